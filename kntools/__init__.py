@@ -1,0 +1,71 @@
+"""kntools: composable hook functions over TransformerLens for knowledge-neuron research."""
+
+from importlib.metadata import PackageNotFoundError, version
+
+from kntools import plots
+from kntools.attribution import activation, activation_x_gradient, integrated_gradients, mean_activations
+from kntools.attribution_result import Attribution
+from kntools.hooks import (
+    ablate_neurons,
+    add_vector,
+    capture,
+    corrupt,
+    enhance_neurons,
+    freeze,
+    mean_ablate_neurons,
+    patch,
+    scale_neurons,
+    scale_site,
+    set_neurons,
+)
+from kntools.metrics import kl_divergence, log_probability, logit_difference, probability
+from kntools.models import load_model
+from kntools.neurons import KnowledgeNeurons, coarse_sets, knowledge_neurons, r1_squared
+from kntools.prompts import Encoded, Prompt, encode
+from kntools.sites import Hook, Neuron
+from kntools.sweep import Derivative, Intervention, RowGradients, sweep, sweep_gradients
+
+try:
+    __version__ = version("kntools")
+except PackageNotFoundError:  # run from a checkout that was not installed
+    __version__ = "0.0.0"
+
+__all__ = [
+    "Attribution",
+    "Derivative",
+    "Encoded",
+    "Hook",
+    "Intervention",
+    "KnowledgeNeurons",
+    "Neuron",
+    "Prompt",
+    "RowGradients",
+    "__version__",
+    "ablate_neurons",
+    "activation",
+    "activation_x_gradient",
+    "add_vector",
+    "capture",
+    "coarse_sets",
+    "corrupt",
+    "encode",
+    "enhance_neurons",
+    "freeze",
+    "integrated_gradients",
+    "kl_divergence",
+    "knowledge_neurons",
+    "load_model",
+    "log_probability",
+    "logit_difference",
+    "mean_ablate_neurons",
+    "mean_activations",
+    "patch",
+    "plots",
+    "probability",
+    "r1_squared",
+    "scale_neurons",
+    "scale_site",
+    "set_neurons",
+    "sweep",
+    "sweep_gradients",
+]

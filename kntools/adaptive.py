@@ -1,0 +1,134 @@
+"""An integral that checks itself: integrated gradients to a stated tolerance.
+
+Along a line (see `kntools/path.py`) both a function and its derivative are known at every node: P(g) comes out of
+the forward pass, dP/dg out of the backward pass. So on each piece [a, b] the polynomial through the derivatives is
+integrated from a to every node and to b, and compared with P there. A piece that passes all of these checks is
+complete, and not by accident: it would have to be wrong between any two nodes without changing P at the second.
+One that fails is cut where it failed. Gauss-Radau nodes include the left end, so that the pieces that tile a line
+know P at both of their ends without asking for more.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+from torch import Tensor
+
+from kntools.path import Paths, Points, Request
+from kntools.quadrature import radau
+
+FIRST_NODES = 8  # enough in all but a few layers
+LATER_NODES = 6
+MAX_ROUNDS = 12
+SHARE = 0.5  # of a line's tolerance that one piece may use up
+# A line that hardly changes P is held to the tolerance of this gap; for an answer that is never more probable than
+# RARE, to a smaller one in proportion.
+SMALL_GAP = 0.05
+RARE = 0.2
+
+
+@dataclass
+class Piece:
+    line: int
+    a: float
+    b: float
+    nodes: int
+    end: float | None = None  # P(b)
+
+
+@dataclass
+class Line:
+    """The integral over one line so far."""
+
+    prompt: int
+    layer: int
+    end: float  # P(1)
+    start: float = float("nan")  # P(0)
+    total: Tensor | None = None
+    nodes: int = 0
+    scale: float = 1.0  # how probable the answer gets at the ends of its prompt's lines
+
+    def limit(self, tol: float) -> float:
+        return tol * max(abs(self.end - self.start), SMALL_GAP * min(1.0, self.scale / RARE))
+
+    def add(self, weighted: Tensor) -> None:
+        self.total = weighted if self.total is None else self.total + weighted
+
+
+def integrate(
+    paths: Paths, lines: Sequence[Line], tol: float, on_done: Callable[[int], object] = lambda n: None
+) -> None:
+    """Fill in `total`, `start` and `nodes` of every line."""
+    todo = [Piece(i, 0.0, 1.0, FIRST_NODES, end=line.end) for i, line in enumerate(lines)]
+    for round_number in range(MAX_ROUNDS + 1):
+        requests = [_request(lines[p.line], p) for p in todo]
+        evaluated = list(zip(todo, paths.evaluate(requests), strict=True))
+        _close(evaluated)
+        if round_number == 0:
+            _note_starts(lines, evaluated)
+        todo = []
+        open_lines = set()
+        for piece, points in evaluated:
+            line = lines[piece.line]
+            line.nodes += piece.nodes
+            mismatch = _mismatch(piece, points)
+            if _passes(mismatch, SHARE * line.limit(tol)) or round_number == MAX_ROUNDS:
+                line.add(points.weighted)
+            else:
+                todo += _cut(piece, mismatch, SHARE * line.limit(tol))
+                open_lines.add(piece.line)
+        on_done(len(lines) - len(open_lines))
+        if not todo:
+            return
+
+
+def _request(line: Line, piece: Piece) -> Request:
+    rule, width = radau(piece.nodes), piece.b - piece.a
+    return Request(line.prompt, line.layer, piece.a + width * rule.nodes, width * rule.weights)
+
+
+def _note_starts(lines: Sequence[Line], evaluated: list[tuple[Piece, Points]]) -> None:
+    """P(0) of each line, and from it how probable the answer of each prompt gets."""
+    scale: dict[int, float] = {}
+    for piece, points in evaluated:
+        line = lines[piece.line]
+        line.start = float(points.values[0])
+        scale[line.prompt] = max(scale.get(line.prompt, 0.0), line.start, line.end)
+    for line in lines:
+        line.scale = scale[line.prompt]
+
+
+def _close(evaluated: list[tuple[Piece, Points]]) -> None:
+    """P at the end of a piece is P at the start of the piece to its right."""
+    starts = {(piece.line, piece.a): float(points.values[0]) for piece, points in evaluated}
+    for piece, _ in evaluated:
+        if piece.end is None:
+            piece.end = starts[(piece.line, piece.b)]
+
+
+def _mismatch(piece: Piece, points: Points) -> np.ndarray:
+    """How far the integrated derivative is from P: at each node but the first, and at the end."""
+    rule = radau(piece.nodes)
+    integrated = points.values[0] + (piece.b - piece.a) * (rule.running[1:] @ points.slopes)
+    assert piece.end is not None
+    return integrated - np.append(points.values[1:], piece.end)
+
+
+def _passes(mismatch: np.ndarray, limit: float) -> bool:
+    return bool(np.abs(mismatch).max() <= limit)
+
+
+def _cut(piece: Piece, mismatch: np.ndarray, limit: float) -> list[Piece]:
+    """Pieces for the next round: the intervals between nodes where it went wrong on their own, the rest together."""
+    width = piece.b - piece.a
+    edges = piece.a + width * np.append(radau(piece.nodes).nodes, 1.0)
+    wrong = np.abs(np.diff(np.concatenate([[0.0], mismatch])))
+    bad = wrong > max(limit, 0.3 * wrong.max())
+    inner = [edges[k] for k in range(1, len(edges) - 1) if bad[k - 1] or bad[k]]
+    cuts = [piece.a, *inner, piece.b] if inner else [piece.a, (piece.a + piece.b) / 2, piece.b]
+    pieces = [Piece(piece.line, a, b, LATER_NODES) for a, b in pairwise(cuts)]
+    pieces[-1].end = piece.end
+    return pieces

@@ -1,0 +1,43 @@
+"""Prompts whose embedding is changed in every run: the corrupted prompts of causal tracing.
+
+What enters block 0 is computed once per prompt; clean rows, kept prefixes and forked rows all come from there.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from kntools import backends
+from kntools.engine.plan import Embedding, stage_of
+
+
+@torch.no_grad()
+def embed(model: Any, tokens: Int[Tensor, "prompt pos"], embedding: Embedding) -> Float[Tensor, "prompt pos d_model"]:
+    """The residual stream that enters block 0, for each prompt with its own hooks."""
+    if len(embedding) != tokens.shape[0]:
+        raise ValueError(f"embedding hooks for {len(embedding)} prompts, but there are {tokens.shape[0]}")
+    layers = backends.n_layers(model)
+    rows = []
+    for number, hooks in enumerate(embedding):
+        for name, _ in hooks:
+            if stage_of(name, layers) != -1:
+                raise ValueError(f"{name!r} is not on the embedding; such hooks belong into the interventions")
+        fired: set[str] = set()
+        points = [(backends.hook_point(model, name), _noting(fn, name, fired)) for name, fn in hooks]
+        rows.append(backends.run_embedding(model, tokens[number : number + 1], points))
+        for name, _ in hooks:
+            if name not in fired:
+                raise RuntimeError(f"the hook on {name!r} never fired before block 0 of this model")
+    return torch.cat(rows)
+
+
+def _noting(fn: Any, name: str, fired: set[str]) -> Any:
+    def call(activation: Any, hook: Any) -> Any:
+        fired.add(name)
+        return fn(activation, hook=hook)
+
+    return call

@@ -1,0 +1,245 @@
+"""One forward pass with many interventions in it.
+
+The batch starts as one row per prompt, untouched by any hook. On the way into the block where an intervention
+first acts, its rows join the batch as copies of its prompt's clean row. From there on its hooks see these rows,
+and no others.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from kntools import backends
+from kntools.engine.plan import Item, Pass, stage_of
+from kntools.positioned import PositionedHook, position_axis
+from kntools.prefix import Rows
+from kntools.sites import resolve_positions
+
+
+class NotBatched(Exception):
+    """A hook point whose tensor has no row for each intervention (rotary tables): the pass cannot be shared."""
+
+
+@dataclass
+class Watched:
+    """An activation to differentiate by, as it was in the pass."""
+
+    tensor: Tensor  # [row pos ...] of one item, the whole activation
+    axis: int
+    local: tuple[int, ...]  # asked positions within the pass
+
+    def select(self, whole: Tensor) -> Tensor:
+        """The asked positions of `whole`, as `[row pos ...]`."""
+        moved = whole.movedim(self.axis, 1)
+        return moved.index_select(1, torch.tensor(self.local, device=whole.device))
+
+
+@dataclass
+class Result:
+    """Logits `[row asked d_vocab]` of one pass: clean rows first, then each item's."""
+
+    logits: Tensor
+    prompts: list[int]  # prompt number of each clean row
+    spans: dict[int, slice]  # item number -> its rows
+    watched: dict[int, dict[str, Watched]]  # item number -> hook name -> activation
+
+
+class ForwardPass:
+    """Runs one `Pass`. `prefix_for(start, prompts, rows)` gives the kept keys and values."""
+
+    def __init__(
+        self,
+        model: Any,
+        tokens: Tensor,
+        asked: Sequence[Sequence[int]],
+        plan: Pass,
+        prefix_for: Callable[..., Any],
+        embedded: Tensor | None = None,
+    ) -> None:
+        self.model, self.tokens, self.plan, self.prefix_for = model, tokens, plan, prefix_for
+        self.embedded = embedded  # [prompt pos d_model]: what enters block 0, if not the tokens' embedding
+        self.length, self.start = tokens.shape[1], plan.start
+        self.layers = backends.n_layers(model)
+        self.items = sorted(plan.items, key=lambda i: i.fork)
+        self.prompts = sorted({i.intervention.prompt for i in self.items})
+        self.row_of = {prompt: row for row, prompt in enumerate(self.prompts)}
+        self.spans = self._spans()
+        self.asked = self._asked(asked)
+        self.rows = Rows(1)
+        self.watched: dict[int, dict[str, Watched]] = {}
+        self.fired: set[tuple[int, int]] = set()  # (item number, number of its hook)
+
+    def run(self, *, gradients: bool) -> Result:
+        prefix = self.prefix_for(self.start, self.prompts, self.rows) if self.start else None
+        with torch.set_grad_enabled(gradients):
+            residual = self._embed_separately()
+            self.rows.count = 1
+            with backends.attached(self._hook_points(residual)):
+                logits = backends.run(self.model, self.tokens[self.prompts[:1], self.start :], prefix)
+        self._check_fired()
+        if logits.shape[1] != self.asked.shape[1]:  # nothing trimmed it before the unembedding
+            logits = _gather_positions(logits, self.asked)
+        return Result(logits, self.prompts, self.spans, self.watched)
+
+    # --- rows -----------------------------------------------------------------------------------------
+
+    def _spans(self) -> dict[int, slice]:
+        spans, row = {}, len(self.prompts)
+        for item in self.items:
+            spans[item.number] = slice(row, row + item.intervention.rows)
+            row += item.intervention.rows
+        return spans
+
+    def _sources(self, layer: int) -> list[int]:
+        """The clean row that each row which joins at `layer` is a copy of."""
+        joining = [i for i in self.items if i.fork == layer]
+        return [self.row_of[i.intervention.prompt] for i in joining for _ in range(i.intervention.rows)]
+
+    def _asked(self, asked: Sequence[Sequence[int]]) -> Tensor:
+        """Asked positions of every row, within the pass: `[row asked]`."""
+        per_row = [asked[p] for p in self.prompts]
+        for i in self.items:
+            per_row += [asked[i.intervention.prompt]] * i.intervention.rows
+        return torch.tensor(per_row, device=self.tokens.device) - self.start
+
+    def _join(self, activation: Tensor, sources: list[int]) -> Tensor:
+        index = torch.tensor(sources, device=activation.device)
+        # Copies must not send gradients back into the clean row: rows are independent of each other.
+        return torch.cat([activation, activation.detach().index_select(0, index)])
+
+    def _note_rows(self, activation: Tensor, layer: int) -> None:
+        """Keep what depends on the number of rows in step with the batch that enters block `layer`."""
+        self.rows.count = activation.shape[0]
+        if len(self.prompts) > 1:
+            joined = [s for stage in range(-1, layer + 1) for s in self._sources(stage)]
+            self.rows.prompt_of = torch.tensor([*range(len(self.prompts)), *joined], device=activation.device)
+        backends.after_fork(self.model, layer, activation.shape[0], activation.shape[1])
+
+    def _embed_separately(self) -> Tensor | None:
+        """The residual stream before block 0, where its batch is not simply one prompt.
+
+        The pass itself starts with a batch of one (so that masks and rotary tables have one row, and
+        broadcast); several prompts, and interventions on the embedding, are put in here.
+        """
+        early = [i for i in self.items if i.fork == -1]
+        if len(self.prompts) == 1 and not early:
+            return None if self.embedded is None else self.embedded[self.prompts, self.start :]
+        sources = list(range(len(self.prompts))) + self._sources(-1)
+        tokens = self.tokens[[self.prompts[s] for s in sources]]
+        self.rows.count = len(sources)
+        embedding = self._dispatchers(early, lambda stage: stage < 0, offset=0)
+        residual = backends.run_embedding(self.model, tokens, embedding)[:, self.start :]
+        if self.embedded is None:
+            return residual
+        return torch.cat([self.embedded[self.prompts, self.start :], residual[len(self.prompts) :]])
+
+    # --- hooks ----------------------------------------------------------------------------------------
+
+    def _hook_points(self, residual: Tensor | None) -> list[tuple[Any, Callable[..., Any]]]:
+        forks: list[tuple[Any, Callable[..., Any]]] = []
+        for layer in range(self.layers):
+            if self._sources(layer) or (layer == 0 and residual is not None):
+                forks.append((backends.fork_point(self.model, layer), self._fork(layer, residual)))
+        inside = self._dispatchers(self.items, lambda stage: stage >= 0, offset=self.start)
+        trim = [] if self._reads_logits() else [(backends.hook_point(self.model, "unembed.hook_in"), self._trim)]
+        return [*forks, *inside, *trim]
+
+    def _fork(self, layer: int, residual: Tensor | None) -> Callable[..., Tensor]:
+        sources = self._sources(layer)
+
+        def grow(activation: Tensor, hook: Any) -> Tensor:
+            if layer == 0 and residual is not None:
+                activation = residual
+            if sources:
+                activation = self._join(activation, sources)
+            self._note_rows(activation, layer)
+            return activation
+
+        return grow
+
+    def _reads_logits(self) -> bool:
+        after = ("unembed.hook_out", "hook_unembed")
+        return any(name in after for i in self.items for name in i.intervention.names())
+
+    def _trim(self, activation: Tensor, hook: Any) -> Tensor | None:
+        """Unembed the asked positions alone."""
+        if activation.shape[1] == self.asked.shape[1]:
+            return None
+        return _gather_positions(activation, self.asked)
+
+    def _dispatchers(
+        self, items: Sequence[Item], here: Callable[[int], bool], *, offset: int
+    ) -> list[tuple[Any, Callable[..., Any]]]:
+        """One hook function per hook point, which hands each item its rows."""
+        points: dict[int, tuple[Any, list[tuple[Item, int, str, Any]]]] = {}
+        for item in items:
+            inter = item.intervention
+            steps = [(n, fn) for n, fn in inter.hooks] + [(n, _Watch(pos)) for n, pos in inter.wrt]
+            for number, (name, fn) in enumerate(steps):
+                if here(stage_of(name, self.layers)):
+                    point = backends.hook_point(self.model, name)
+                    moved = fn.moved(offset, self.length) if isinstance(fn, PositionedHook) else fn
+                    points.setdefault(id(point), (point, []))[1].append((item, number, name, moved))
+        return [(point, self._dispatcher(steps, offset)) for point, steps in points.values()]
+
+    def _dispatcher(self, steps: list[tuple[Item, int, str, Any]], offset: int) -> Callable[..., Any]:
+        by_item: dict[int, list[tuple[Item, int, str, Any]]] = {}
+        for step in steps:  # an item may have several hooks here; they run in the order given
+            by_item.setdefault(step[0].number, []).append(step)
+        in_order = sorted(by_item.values(), key=lambda own: self.spans[own[0][0].number].start)
+
+        def dispatch(activation: Any, hook: Any) -> Tensor | None:
+            if not isinstance(activation, Tensor) or activation.shape[0] != self.rows.count:
+                raise NotBatched(hook.name)
+            pieces, done, changed = [], 0, False
+            for own in in_order:
+                span = self.spans[own[0][0].number]
+                part = old = activation[span]
+                for item, number, name, fn in own:
+                    self.fired.add((item.number, number))
+                    new = self._watch(part, hook, item, name, fn, offset) if isinstance(fn, _Watch) else fn(
+                        part, hook=hook
+                    )  # fmt: skip
+                    part = part if new is None else new
+                if part is not old:
+                    if part.shape != old.shape:
+                        raise ValueError(f"a hook at {hook.name} returned {tuple(part.shape)} for {tuple(old.shape)}")
+                    pieces += [activation[done : span.start], part]
+                    done, changed = span.stop, True
+            return torch.cat([*pieces, activation[done:]]) if changed else None
+
+        return dispatch
+
+    def _watch(self, part: Tensor, hook: Any, item: Item, name: str, watch: _Watch, offset: int) -> Tensor:
+        """Make an item's activation one that can be differentiated by."""
+        # A new tensor in any case: the slice that came in is not what the pass goes on with.
+        part = part.clone() if part.requires_grad else part.detach().requires_grad_()
+        axis = position_axis(hook)
+        local = tuple(p - offset for p in resolve_positions(watch.pos, self.length))
+        self.watched.setdefault(item.number, {})[name] = Watched(part, axis, local)
+        return part
+
+    def _check_fired(self) -> None:
+        for item in self.items:
+            for number, name in enumerate(item.intervention.names()):
+                if (item.number, number) not in self.fired:
+                    raise RuntimeError(
+                        f"the hook on {name!r} (intervention {item.number}) never fired: this model does not compute "
+                        "that activation, or its use_... switch is off (e.g. model.set_use_attn_result(True))"
+                    )
+
+
+class _Watch:
+    def __init__(self, pos: Any) -> None:
+        self.pos = pos
+
+
+def _gather_positions(x: Tensor, positions: Tensor) -> Tensor:
+    """`x [row pos d]` at `positions [row asked]`."""
+    rows = torch.arange(x.shape[0], device=x.device)[:, None]
+    return x[rows, positions.to(x.device)]

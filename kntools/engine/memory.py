@@ -1,0 +1,40 @@
+"""How many rows a pass may have, and what to do when that was too many."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import psutil
+import torch
+
+from kntools import backends
+
+#: No pass gains from more: matrix products are long full by then.
+MOST_ROWS = 1024
+
+
+def rows_that_fit(model: Any, positions: int, *, gradients: bool) -> int:
+    """Rows of `positions` tokens that fit into half of the free memory."""
+    cfg = model.cfg
+    element = next(model.parameters()).element_size()
+    heads = int(getattr(cfg, "n_heads", 1) or 1)
+    # Activations of one block that a backward pass keeps, counted generously, and the logits with two copies.
+    block = positions * (24 * cfg.d_model + 8 * backends.d_mlp(model) + 4 * heads * positions)
+    logits = 3 * 4 * int(cfg.d_vocab)
+    per_row = element * block * (cfg.n_layers if gradients else 2) + logits
+    return max(1, min(MOST_ROWS, int(free_bytes(backends.device_of(model)) // 2 // per_row)))
+
+
+def free_bytes(device: torch.device) -> int:
+    if device.type == "cuda":
+        free, _ = torch.cuda.mem_get_info(device)
+        # What PyTorch holds but does not use is free to us too.
+        return int(free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device))
+    return int(psutil.virtual_memory().available)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    text = str(error).lower()
+    return isinstance(error, RuntimeError) and ("out of memory" in text or "can't allocate memory" in text)

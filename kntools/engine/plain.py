@@ -1,0 +1,51 @@
+"""The plain loop: what a sweep means, and what it falls back to where a model's batch cannot grow."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from kntools import backends
+from kntools.engine.forward import Result, Watched
+from kntools.engine.plan import Item
+from kntools.positioned import position_axis
+from kntools.sites import resolve_positions
+
+
+def run_plain(model: Any, tokens: Tensor, asked: Sequence[Sequence[int]], item: Item, *, gradients: bool) -> Result:
+    """One intervention in a run of its own: the whole prompt, every row from the embedding on."""
+    inter = item.intervention
+    fired: set[int] = set()
+    watched: dict[str, Watched] = {}
+    hooks = [
+        (backends.hook_point(model, name), _noting(fn, number, fired))
+        for number, (name, fn) in enumerate([*inter.hooks, *[(n, _watch(n, pos, watched)) for n, pos in inter.wrt]])
+    ]
+    with torch.set_grad_enabled(gradients), backends.attached(hooks):
+        logits = backends.run(model, tokens[inter.prompt].expand(inter.rows, -1))
+    for number, name in enumerate(inter.names()):
+        if number not in fired:
+            raise RuntimeError(f"the hook on {name!r} (intervention {item.number}) never fired on this model")
+    picked = logits[:, list(asked[inter.prompt])]
+    return Result(picked, [], {item.number: slice(0, inter.rows)}, {item.number: watched})
+
+
+def _noting(fn: Callable[..., Any], number: int, fired: set[int]) -> Callable[..., Any]:
+    def call(activation: Any, hook: Any) -> Any:
+        fired.add(number)
+        return fn(activation, hook=hook)
+
+    return call
+
+
+def _watch(name: str, pos: Any, watched: dict[str, Watched]) -> Callable[..., Tensor]:
+    def watch(activation: Tensor, hook: Any) -> Tensor:
+        axis = position_axis(hook)
+        kept = activation if activation.requires_grad else activation.detach().requires_grad_()
+        watched[name] = Watched(kept, axis, resolve_positions(pos, kept.shape[axis]))
+        return kept
+
+    return watch

@@ -1,0 +1,155 @@
+"""What a sweep runs, and in which forward passes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from torch import Tensor
+
+from kntools.positioned import PositionedHook, is_local
+from kntools.sites import Hook, Positions, layer_of, resolve_positions
+
+# Hook points before block 0; everything else outside the blocks comes after the last one.
+_EMBEDDING = ("embed", "hook_embed", "pos_embed", "hook_pos_embed", "token_type_embed", "hook_full_embed",
+              "embed_ln", "rotary_emb", "hook_tokens")  # fmt: skip
+
+#: Hooks before block 0, for each prompt: every run of that prompt has them.
+Embedding = Sequence[Sequence[Hook]]
+
+# A pass costs about as much as this many token positions, whatever is in it: every weight is read once.
+PASS_OVERHEAD = 64
+
+
+@dataclass(frozen=True)
+class Intervention:
+    """Hooks, and where they act: one entry of a sweep.
+
+    A plain `list[Hook]` does where the rest is not needed.
+
+    Arguments:
+        hooks: TransformerLens forward hooks.
+        prompt: which row of the sweep's `tokens` it starts from.
+        rows: the batch size that the hooks see. With `rows=10`, one hook may treat ten samples at once.
+        wrt: for `sweep_gradients`: `(hook name, positions)` of the activations to differentiate by. What counts is
+            the activation after this intervention's own hooks at that point.
+    """
+
+    hooks: Sequence[Hook]
+    prompt: int = 0
+    rows: int = 1
+    wrt: Sequence[tuple[str, Positions]] = ()
+
+    def names(self) -> list[str]:
+        return [name for name, _ in self.hooks] + [name for name, _ in self.wrt]
+
+
+@dataclass(frozen=True)
+class Item:
+    """An intervention with its number and what the plan needs to know of it."""
+
+    number: int
+    intervention: Intervention
+    fork: int  # the block on whose way in its rows appear; -1: rows from the embedding on
+    start: int  # first position at which it may differ from the clean run
+
+
+@dataclass
+class Pass:
+    """Items that share one forward pass over the tokens from `start` on."""
+
+    start: int
+    items: list[Item] = field(default_factory=list)
+
+    @property
+    def rows(self) -> int:
+        return sum(i.intervention.rows for i in self.items)
+
+
+def as_intervention(given: Any) -> Intervention:
+    return given if isinstance(given, Intervention) else Intervention(hooks=tuple(given))
+
+
+def stage_of(name: str, layers: int) -> int:
+    """The block in which a hook fires: -1 before the first, the last one for what comes after it."""
+    layer = layer_of(name)
+    if layer is not None:
+        return layer
+    return -1 if name.split(".")[0] in _EMBEDDING else layers - 1
+
+
+def make_items(
+    interventions: Sequence[Intervention],
+    *,
+    layers: int,
+    length: int,
+    asked: Sequence[Sequence[int]],
+    reuse: bool,
+    embedding: Embedding | None = None,
+) -> list[Item]:
+    """Find out where each intervention first acts: in which block, and at which position."""
+    items = []
+    for number, inter in enumerate(interventions):
+        fork = min((stage_of(n, layers) for n in inter.names()), default=layers - 1)
+        start = _start(inter, length, asked[inter.prompt]) if reuse else 0
+        # Rows that exist from the embedding on start from the tokens, not from what their prompt's embedding became.
+        whole = with_embedding(inter, embedding) if fork == -1 else inter
+        items.append(Item(number, whole, fork, start))
+    return items
+
+
+def with_embedding(inter: Intervention, embedding: Embedding | None) -> Intervention:
+    """`inter` for a run of its own: after the hooks that its prompt's embedding has in every run."""
+    return replace(inter, hooks=(*embedding[inter.prompt], *inter.hooks)) if embedding else inter
+
+
+def _start(inter: Intervention, length: int, asked: Sequence[int]) -> int:
+    first = min(asked)
+    for name, fn in inter.hooks:
+        # A hook that does not say where it acts may look anywhere: nothing can be left out.
+        if not (isinstance(fn, PositionedHook) and is_local(name, fn)):
+            return 0
+        first = min(first, *fn.positions(length))
+    for _, pos in inter.wrt:
+        first = min(first, *resolve_positions(pos, length))
+    return first
+
+
+def make_passes(items: Sequence[Item], *, max_rows: int) -> list[Pass]:
+    """Group items by the position at which they start, in passes of at most `max_rows` rows.
+
+    A small group joins the one before it (which starts earlier, and so runs more positions than it needs) where
+    that costs less than a pass of its own. Within a group, items that fork in nearby blocks stay together.
+    """
+    groups: list[tuple[int, list[Item]]] = []
+    for item in sorted(items, key=lambda i: i.start):
+        if groups and groups[-1][0] == item.start:
+            groups[-1][1].append(item)
+        else:
+            groups.append((item.start, [item]))
+    merged: list[tuple[int, list[Item]]] = []
+    for start, group in groups:
+        rows = sum(i.intervention.rows for i in group)
+        if merged and rows * (start - merged[-1][0]) < PASS_OVERHEAD:
+            merged[-1][1].extend(group)
+        else:
+            merged.append((start, list(group)))
+    return [p for start, group in merged for p in _chunks(start, group, max_rows)]
+
+
+def _chunks(start: int, group: list[Item], max_rows: int) -> list[Pass]:
+    passes = [Pass(start)]
+    for item in sorted(group, key=lambda i: i.fork):
+        if passes[-1].items and passes[-1].rows + item.intervention.rows > max_rows:
+            passes.append(Pass(start))
+        passes[-1].items.append(item)
+    return passes
+
+
+def check(interventions: Sequence[Intervention], tokens: Tensor) -> None:
+    for number, inter in enumerate(interventions):
+        if not 0 <= inter.prompt < tokens.shape[0]:
+            raise IndexError(f"intervention {number} starts from prompt {inter.prompt}; there are {tokens.shape[0]}")
+        if inter.rows < 1:
+            raise ValueError(f"intervention {number} has rows={inter.rows}; it needs at least 1")

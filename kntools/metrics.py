@@ -1,0 +1,79 @@
+"""Metrics: closures from logits to one value per row. Averaging is the caller's choice.
+
+They take the logits `[row d_vocab]` of one position, or `[row pos d_vocab]` of several with as many ids (the
+pieces of one answer under teacher forcing). Softmax is always computed in float32 at least.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+Ids = int | Sequence[int]
+
+
+def log_probability(ids: Ids) -> Callable[[Tensor], Float[Tensor, " row"]]:
+    """Log-probability of an answer; the pieces of a longer one add up.
+
+    ```python
+    kn.log_probability(encoded.target_ids)(logits)
+    ```
+    """
+    wanted = (ids,) if isinstance(ids, int) else tuple(ids)
+
+    def metric(logits: Tensor) -> Tensor:
+        per_piece = _per_piece(logits, len(wanted))
+        at = torch.tensor(wanted, device=logits.device).expand(per_piece.shape[:2])
+        # Cross entropy is the log-softmax of one entry, without a second copy of the whole vocabulary.
+        loss = torch.nn.functional.cross_entropy(per_piece.flatten(0, 1), at.flatten(), reduction="none")
+        return -loss.view(at.shape).sum(-1)
+
+    return metric
+
+
+def probability(ids: Ids) -> Callable[[Tensor], Float[Tensor, " row"]]:
+    """Probability of an answer; of a longer one, the product over its pieces.
+
+    ```python
+    p = kn.sweep(model, tokens, hooks, metric=kn.probability(answer_id))
+    ```
+    """
+    log_p = log_probability(ids)
+    return lambda logits: log_p(logits).exp()
+
+
+def logit_difference(target: int, foil: int) -> Callable[[Tensor], Float[Tensor, " row"]]:
+    """Logit of `target` minus logit of `foil`, at one position."""
+
+    def metric(logits: Tensor) -> Tensor:
+        per_piece = _per_piece(logits, 1)[:, 0]
+        return per_piece[:, target] - per_piece[:, foil]
+
+    return metric
+
+
+def kl_divergence(reference: Float[Tensor, " d_vocab"]) -> Callable[[Tensor], Float[Tensor, " row"]]:
+    """KL(reference || row) in nats, of the distribution with logits `reference`, at one position."""
+    base = _wide(reference).log_softmax(-1)
+
+    def metric(logits: Tensor) -> Tensor:
+        ours = _per_piece(logits, 1)[:, 0].log_softmax(-1)
+        return torch.nn.functional.kl_div(ours, base.to(ours).expand_as(ours), reduction="none", log_target=True).sum(
+            -1
+        )
+
+    return metric
+
+
+def _wide(logits: Tensor) -> Tensor:
+    return logits if logits.dtype == torch.float64 else logits.float()
+
+
+def _per_piece(logits: Tensor, pieces: int) -> Float[Tensor, "row piece d_vocab"]:
+    out = _wide(logits if logits.ndim == 3 else logits[:, None])
+    if out.shape[1] != pieces:
+        raise ValueError(f"{pieces} token id(s) for the logits of {out.shape[1]} position(s); give one id per position")
+    return out

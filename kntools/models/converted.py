@@ -1,0 +1,78 @@
+"""A cache of converted models: built once, complete or not there at all, rebuilt when damaged."""
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import platformdirs
+from filelock import FileLock
+
+MANIFEST = "kntools.json"
+WEIGHTS = ".safetensors"
+# Raised when what is written changes, so that older copies are left alone and not read.
+LAYOUT = 1
+
+
+def cache_folder() -> Path:
+    """`$KNTOOLS_CACHE`, or else the user's cache folder of this operating system."""
+    chosen = os.environ.get("KNTOOLS_CACHE")
+    return Path(chosen).expanduser() if chosen else Path(platformdirs.user_cache_dir("kntools"))
+
+
+def converted_folder(key: str, build: Callable[[Path], None]) -> Path:
+    """The cached folder `key`, made by `build(folder)` if it is missing or damaged.
+
+    Processes that ask at the same time build it once: the others wait. A process that dies while
+    building leaves nothing that could be taken for a result.
+    """
+    models = cache_folder() / "models"
+    folder = models / f"{key}-v{LAYOUT}"
+    if is_intact(folder):
+        return folder
+    models.mkdir(parents=True, exist_ok=True)
+    with FileLock(models / f"{folder.name}.lock"):
+        if is_intact(folder):  # another process was faster
+            return folder
+        # Whoever holds the lock is alone: what lies here is damaged or was left by a killed process.
+        for remains in [folder, *models.glob(f"{folder.name}.part-*")]:
+            shutil.rmtree(remains, ignore_errors=True)
+        part = models / f"{folder.name}.part-{os.getpid()}"
+        part.mkdir()
+        try:
+            build(part)
+            _seal(part)
+            part.rename(folder)
+        finally:
+            shutil.rmtree(part, ignore_errors=True)
+    return folder
+
+
+def is_intact(folder: Path) -> bool:
+    """Whether the folder holds just what was written: sizes of weight files, contents of all others.
+
+    Weights are not hashed: that would take longer than loading them.
+    """
+    try:
+        manifest = json.loads((folder / MANIFEST).read_text())
+        return bool(manifest["files"]) and manifest["files"] == _describe(folder)
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+
+
+def _seal(folder: Path) -> None:
+    """Write down what the folder holds; a folder without this is not a result."""
+    (folder / MANIFEST).write_text(json.dumps({"files": _describe(folder)}, indent=2))
+
+
+def _describe(folder: Path) -> dict[str, str]:
+    files = sorted(path for path in folder.iterdir() if path.is_file() and path.name != MANIFEST)
+    return {path.name: _fingerprint(path) for path in files}
+
+
+def _fingerprint(path: Path) -> str:
+    if path.suffix == WEIGHTS:
+        return f"{path.stat().st_size} bytes"
+    return hashlib.sha256(path.read_bytes()).hexdigest()

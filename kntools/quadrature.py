@@ -1,0 +1,76 @@
+"""Nodes and weights for integrals over the unit interval.
+
+Fixed rules, under the names of who published them, and the Gauss-Radau rule with what the adaptive rule needs to
+check itself (`kntools/adaptive.py`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+from jaxtyping import Float
+from numpy.polynomial import legendre, polynomial
+
+#: Rules with a fixed number of nodes, for `integrated_gradients(rule=...)`.
+FIXED_RULES = ("midpoint", "gauss_legendre", "dai", "kn_thesis")
+
+
+@dataclass(frozen=True)
+class Rule:
+    """`integral_0^1 f = sum_k weights[k] f(nodes[k])`, nearly."""
+
+    nodes: Float[np.ndarray, " node"]
+    weights: Float[np.ndarray, " node"]
+
+
+def fixed_rule(name: str, steps: int) -> Rule:
+    """A published rule with `steps` nodes.
+
+    | name | nodes | source |
+    | --- | --- | --- |
+    | `midpoint` | (k + 1/2) / n | |
+    | `gauss_legendre` | roots of a Legendre polynomial; exact to degree 2n - 1 | |
+    | `dai` | k / n, k = 0..n-1: left sums | code of Dai et al. 2022 |
+    | `kn_thesis` | linspace(0, 1, n), weights 1/n | code of Niu et al. 2024 and of EleutherAI |
+    """
+    if steps < 1:
+        raise ValueError(f"steps={steps}; an integral needs at least 1 node (20 is what was published)")
+    even = np.full(steps, 1.0 / steps)
+    if name == "midpoint":
+        return Rule((np.arange(steps) + 0.5) / steps, even)
+    if name == "gauss_legendre":
+        x, w = legendre.leggauss(steps)
+        return Rule((x + 1) / 2, w / 2)
+    if name == "dai":
+        return Rule(np.arange(steps) / steps, even)
+    if name == "kn_thesis":
+        return Rule(np.linspace(0, 1, steps), even)
+    raise ValueError(f"unknown rule {name!r}; use 'adaptive', {', '.join(map(repr, FIXED_RULES))}")
+
+
+@dataclass(frozen=True)
+class RadauRule(Rule):
+    """Gauss-Radau: the left end is a node, exact to degree 2n - 2.
+
+    `running[k] @ f(nodes)` is the integral from 0 to `nodes[k]` of the polynomial through all nodes; the last row
+    goes to 1. If `f` is a derivative, these are increments that can be compared with the function itself.
+    """
+
+    running: Float[np.ndarray, "node+1 node"]
+
+
+@lru_cache
+def radau(n: int) -> RadauRule:
+    """The Gauss-Radau rule with `n` nodes on [0, 1)."""
+    # Its nodes are the roots of P_{n-1} + P_n, of which -1 is one.
+    inner = np.sort(legendre.legroots([0.0] * (n - 1) + [1.0, 1.0]).real)
+    nodes = np.concatenate([[0.0], (inner[1:] + 1) / 2])
+    running = np.empty((n + 1, n))
+    for j in range(n):
+        others = np.delete(nodes, j)
+        lagrange = polynomial.polyfromroots(others) / np.prod(nodes[j] - others)
+        integral = polynomial.polyint(lagrange)
+        running[:, j] = polynomial.polyval(np.append(nodes, 1.0), integral)
+    return RadauRule(nodes, running[-1].copy(), running)

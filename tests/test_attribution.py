@@ -1,0 +1,204 @@
+"""Integrated gradients: completeness, a float64 reference, two rules that agree, and what interventions say."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+import kntools as kn
+from kntools.sites import hook_name
+from tests import zoo
+from tests.loop import ALL
+
+
+def prompts_for(name: str) -> list[kn.Prompt]:
+    end = " [MASK]." if name == "bert" else ""
+    places = (("Canada", "Ottawa"), ("France", "Paris"), ("Japan", "Tokyo"))
+    return [kn.Prompt(f"The capital of {a} is{end}", b, subject=a) for a, b in places]
+
+
+def reference(model: Any, prompt: kn.Prompt, layer: int, nodes: Tensor, weights: Tensor) -> Tensor:
+    """One layer's scores by a plain loop over nodes, in TransformerLens alone."""
+    e = kn.encode(model, prompt)
+    name = hook_name("mlp.hook_post", layer)
+    _, cache = model.run_with_cache(e.tokens, names_filter=name)
+    w = cache[name][0, e.position].detach().double()
+    total = torch.zeros_like(w)
+    for g, weight in zip(nodes.tolist(), weights.tolist(), strict=True):
+        kept: list[Tensor] = []
+
+        def scale(x: Tensor, hook: Any, g: float = g, kept: list[Tensor] = kept) -> Tensor:
+            out = x.detach().clone()
+            out[:, e.position] = out[:, e.position] * g
+            kept.append(out.requires_grad_())
+            return out
+
+        with torch.enable_grad():
+            logits = model.run_with_hooks(e.tokens, fwd_hooks=[(name, scale)])
+            p = logits[0, e.position].softmax(-1)[e.target_ids[0]]
+            [gradient] = torch.autograd.grad(p, kept)
+        total += weight * w * gradient[0, e.position].double()
+    return total
+
+
+@pytest.mark.parametrize("name", ["gpt2", "llama", "gemma2", "neox", "bert"])
+def test_adaptive_equals_a_fine_plain_loop(name: str) -> None:
+    """128 Gauss nodes, dense near zero (g = t^3), where tiny random models leap."""
+    model = zoo.tiny(name)
+    prompt = prompts_for(name)[0]
+    att = kn.integrated_gradients(model, prompt, tol=0.001, progress=False)
+    x, w = np.polynomial.legendre.leggauss(128)
+    t = torch.from_numpy((x + 1) / 2)
+    for layer in (0, model.cfg.n_layers - 1):
+        expected = reference(model, prompt, layer, t**4, torch.from_numpy(w / 2) * 4 * t**3)
+        error = (att.scores[0, layer].double() - expected).norm() / expected.norm()
+        assert float(error) < 0.01, layer
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_scores_are_complete(name: str) -> None:
+    model = zoo.tiny(name)
+    prompts = prompts_for(name)
+    att = kn.integrated_gradients(model, prompts, progress=False)
+    for number, prompt in enumerate(prompts):
+        e = kn.encode(model, prompt)
+        p = kn.probability(e.target_ids)
+        zero = [kn.scale_site("mlp.hook_post", layer, 0.0, pos=e.position) for layer in range(model.cfg.n_layers)]
+        clean, *without = kn.sweep(model, e.tokens, [[], *zero], pos=e.position, metric=p).tolist()
+        gap = clean - torch.tensor(without)
+        assert float(att.probability[number]) == pytest.approx(clean, abs=1e-6)
+        torch.testing.assert_close(att.gap[number], gap, atol=1e-6, rtol=1e-3)
+        torch.testing.assert_close(att.residual[number], att.scores[number].sum(-1) - gap, atol=1e-6, rtol=1e-2)
+        assert bool((att.residual[number].abs() <= 0.01 * gap.abs().clamp(min=0.05)).all())
+
+
+@pytest.mark.parametrize("rule", ["midpoint", "gauss_legendre", "dai", "kn_thesis"])
+def test_fixed_rules_are_their_formula(rule: str) -> None:
+    from kntools.quadrature import fixed_rule
+
+    model = zoo.tiny("llama")
+    prompt = prompts_for("llama")[0]
+    att = kn.integrated_gradients(model, prompt, rule=rule, steps=5, progress=False)
+    nodes = fixed_rule(rule, 5)
+    expected = reference(model, prompt, 1, torch.from_numpy(nodes.nodes), torch.from_numpy(nodes.weights))
+    torch.testing.assert_close(att.scores[0, 1].double(), expected, atol=1e-8, rtol=1e-3)
+    assert att.nodes.unique().tolist() == [5]
+
+
+def test_baselines_are_their_formula() -> None:
+    model = zoo.tiny("gpt2")
+    prompt = prompts_for("gpt2")[0]
+    name = hook_name("mlp.hook_post", 2)
+    once = reference(model, prompt, 2, torch.tensor([1.0]), torch.tensor([1.0]))
+    att = kn.activation_x_gradient(model, prompt, progress=False)
+    torch.testing.assert_close(att.scores[0, 2].double(), once, atol=1e-9, rtol=1e-3)
+    e = kn.encode(model, prompt)
+    _, cache = model.run_with_cache(e.tokens, names_filter=name)
+    plain = kn.activation(model, prompt, progress=False)
+    torch.testing.assert_close(plain.scores[0, 2], cache[name][0, -1], atol=1e-6, rtol=1e-5)
+    torch.testing.assert_close(kn.mean_activations(model, [prompt, prompt], progress=False), plain.scores[0])
+
+
+def test_prompts_together_are_prompts_alone() -> None:
+    """Different lengths, in one call, in any order; and packed into small passes."""
+    model = zoo.tiny("llama")
+    prompts = [*prompts_for("llama"), kn.Prompt("Ottawa is the capital of", "Canada"), kn.Prompt("Paris is", "the")]
+    together = kn.integrated_gradients(model, prompts, progress=False)
+    small = kn.integrated_gradients(model, prompts[::-1], max_rows=9, progress=False)
+    torch.testing.assert_close(small.scores.flip(0), together.scores, atol=1e-6, rtol=1e-3)
+    for number in (0, 3):
+        alone = kn.integrated_gradients(model, prompts[number], progress=False)
+        torch.testing.assert_close(alone.scores[0], together.scores[number], atol=1e-6, rtol=1e-3)
+
+
+def likely_answer(model: Any, text: str) -> str:
+    """Two tokens, each the model's own first choice among whole words, so that P is not lost in rounding."""
+    answer = ""
+    for _ in range(2):
+        ids = kn.encode(model, kn.Prompt(text + answer, " is")).tokens
+        words = [
+            i for i in range(model.cfg.d_vocab) if (w := model.tokenizer.decode([i]))[:1] == " " and w[1:].isalpha()
+        ]
+        with torch.no_grad():
+            best = model(ids)[0, -1, words].argmax()
+        answer += model.tokenizer.decode([words[int(best)]])
+    return answer
+
+
+def test_answers_of_several_tokens() -> None:
+    """Teacher forcing: P is the product over pieces, and scores add up to its change."""
+    model = zoo.tiny("llama")
+    # Two likely pieces: " Ottawa" after the text, then whatever the model itself prefers after it.
+    prompt = kn.Prompt("The capital of Canada is", likely_answer(model, "The capital of Canada is"))
+    with pytest.raises(ValueError, match="multi_token='first' or 'sum'"):
+        kn.integrated_gradients(model, prompt, progress=False)
+    first = kn.integrated_gradients(model, prompt, multi_token="first", progress=False)
+    att = kn.integrated_gradients(model, prompt, multi_token="sum", progress=False)
+    assert float(att.probability) < float(first.probability)
+    assert att.provenance["settings"]["multi_token"] == "sum"
+    e = kn.encode(model, prompt, multi_token="sum")
+    metric = kn.probability(e.target_ids)
+    hooks = [kn.scale_site("mlp.hook_post", 1, g, pos=e.positions) for g in (0.0, 1.0)]
+    zero, one = kn.sweep(model, e.tokens, hooks, pos=list(e.positions), metric=metric).tolist()
+    assert float(att.gap[0, 1]) == pytest.approx(one - zero, rel=1e-3)
+    assert float(att.scores[0, 1].sum()) == pytest.approx(one - zero, abs=0.02 * max(one, zero))
+
+
+def test_pre_activation_site_on_bert_is_complete_too() -> None:
+    model = zoo.tiny("bert")
+    att = kn.integrated_gradients(model, prompts_for("bert"), site="mlp.hook_pre", progress=False)
+    assert att.site == "mlp.hook_pre"
+    assert float(att.residual.abs().max()) < 5e-4
+
+
+def test_bad_input_says_what_to_type() -> None:
+    model = zoo.tiny("llama")
+    prompt = prompts_for("llama")[0]
+    cases: list[tuple[type[Exception], str, dict[str, Any]]] = [
+        (ValueError, "'adaptive', 'midpoint'", {"rule": "simpson"}),
+        (ValueError, "at least 1 node", {"rule": "midpoint", "steps": 0}),
+        (ValueError, "between 0 and 1", {"tol": 0.0}),
+        (ValueError, "unknown site", {"site": "neurons"}),
+        (KeyError, "does not exist", {"site": "mlp.hook_nothing"}),
+    ]
+    for kind, text, options in cases:
+        with pytest.raises(kind, match=text):
+            kn.integrated_gradients(model, prompt, progress=False, **options)
+    with pytest.raises(ValueError, match="no prompts"):
+        kn.integrated_gradients(model, [], progress=False)
+
+
+def test_overflowing_activations_are_an_error() -> None:
+    model = zoo.fresh("llama")
+    with torch.no_grad():
+        model.blocks[1].mlp.W_out[:] = float("inf")
+    with pytest.raises(FloatingPointError, match="float32"):
+        kn.integrated_gradients(model, prompts_for("llama")[0], progress=False)
+
+
+def test_bfloat16_weights_are_scored_in_float32() -> None:
+    exact = kn.integrated_gradients(zoo.fresh("gpt2"), prompts_for("gpt2"), rule="midpoint", progress=False)
+    rough = kn.integrated_gradients(
+        zoo.fresh("gpt2", torch.bfloat16), prompts_for("gpt2"), rule="midpoint", progress=False
+    )
+    assert rough.scores.dtype == torch.float32
+    cosine = torch.nn.functional.cosine_similarity(exact.scores.flatten(1), rough.scores.flatten(1))
+    assert float(cosine.min()) > 0.97
+
+
+def test_result_reads_well() -> None:
+    model = zoo.tiny("llama")
+    att = kn.integrated_gradients(model, prompts_for("llama"), progress=False)
+    frame = att.to_frame(top=3)
+    assert list(frame.columns) == ["prompt", "text", "target", "layer", "neuron", "score", "rank"]
+    best = att.top(1, prompt=1)[0]
+    row = frame[(frame["prompt"] == 1) & (frame["rank"] == 1)].iloc[0]
+    assert (row["layer"], row["neuron"]) == (best.layer, best.index)
+    assert att.score_of(best, prompt=1) == pytest.approx(float(att.scores[1].max()))
+    assert "The capital of France is" in repr(att) and "<table>" in att._repr_html_()
+    with pytest.raises(IndexError, match="there are 3"):
+        att.top(1, prompt=3)

@@ -1,0 +1,241 @@
+"""A sweep is the plain loop, only faster: every architecture, every site, mixed positions, any hooks."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+import kntools as kn
+from kntools.engine import runner as runner_module
+from kntools.engine.capability import capability
+from tests import zoo
+from tests.loop import ALL, CAUSAL, one_by_one, sites_of, tokens_for
+
+
+def assert_equal_to_loop(model: Any, tokens: Tensor, interventions: list[Any], **options: Any) -> None:
+    ours = kn.sweep(model, tokens, interventions, **options).softmax(-1)
+    theirs = one_by_one(model, tokens, interventions, pos=options.get("pos", -1))
+    torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_every_architecture_shares_its_passes(name: str) -> None:
+    model = zoo.tiny(name)
+    found = capability(model, tokens_for(model))
+    assert found.fork
+    assert found.prefix == (name in CAUSAL)
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_sweep_equals_loop_at_every_site(name: str) -> None:
+    model = zoo.tiny(name)
+    tokens = tokens_for(model)
+    last = model.cfg.n_layers - 1
+    interventions = []
+    for site in sites_of(name):
+        for layer in range(last + 1):
+            interventions += [
+                kn.scale_site(site, layer, 0.3, pos=1),
+                kn.scale_site(site, layer, 1.7, pos=-1) + kn.scale_site("resid_post", last, 0.5, pos=2),
+                kn.scale_site(site, layer, 0.5, pos=None),
+            ]
+    interventions += [
+        kn.ablate_neurons([(layer, n) for layer in range(last + 1) for n in range(0, 48, 3)], pos=p)
+        for p in (0, -1, None)
+    ]
+    ours = kn.sweep(model, tokens, interventions).softmax(-1)
+    theirs = one_by_one(model, tokens, interventions)
+    torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=0)
+    clean = one_by_one(model, tokens, [[]])
+    moved = (theirs - clean).abs().amax(-1)
+    assert (moved > 1e-4).float().mean() > 0.5, "the interventions hardly do anything: the comparison is empty"
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_hooks_of_your_own_anywhere(name: str) -> None:
+    """Plain functions: outside the blocks, looking at all positions, several at one point, returning None."""
+    model = zoo.tiny(name)
+    tokens = tokens_for(model)
+
+    def halve(x: Tensor, hook: Any) -> Tensor:
+        return x * 0.5
+
+    def reverse(x: Tensor, hook: Any) -> Tensor:
+        return x.flip(1)
+
+    def look(x: Tensor, hook: Any) -> None:
+        assert x.shape[0] == 1
+
+    interventions: list[Any] = [
+        [],
+        [("hook_embed", halve)],
+        [("hook_embed", halve), ("blocks.1.hook_resid_post", reverse)],
+        [("blocks.1.hook_resid_post", reverse), ("blocks.1.hook_resid_post", halve)],
+        [("blocks.2.hook_resid_pre", look), ("blocks.0.attn.hook_z", halve)],
+        [("unembed.hook_in", halve)],
+        [("ln_final.hook_in", reverse)],
+        [("unembed.hook_out", halve), ("blocks.0.mlp.hook_post", halve)],
+    ]
+    assert_equal_to_loop(model, tokens, interventions)
+    assert_equal_to_loop(model, tokens, interventions[:-1], pos=2)
+
+
+def test_shared_tensors_fall_back_to_the_loop() -> None:
+    """Rotary tables have one row for the whole batch: an intervention on them cannot share a pass."""
+    model = zoo.tiny("llama")
+    tokens = tokens_for(model)
+    twist = [("blocks.1.attn.hook_cos", lambda x, hook: x * 0.5)]
+    assert_equal_to_loop(model, tokens, [twist, kn.scale_site("resid_post", 0, 0.5), twist])
+
+
+HOOKS = st.builds(
+    lambda site, layer, factor, pos: (site, layer, factor, pos),
+    st.sampled_from(["resid_pre", "resid_post", "attn_out", "z", "q", "k", "v", "mlp_out", "mlp.hook_post"]),
+    st.integers(0, 2),
+    st.sampled_from([0.0, 0.5, 2.0]),
+    st.one_of(st.none(), st.integers(-5, 4), st.lists(st.integers(0, 4), min_size=1, max_size=3, unique=True)),
+)
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(
+    name=st.sampled_from(ALL),
+    drawn=st.lists(st.lists(HOOKS, min_size=0, max_size=3), min_size=1, max_size=12),
+    opaque=st.booleans(),
+    pos=st.sampled_from([-1, 2]),
+    max_rows=st.sampled_from([None, 1, 3]),
+)
+def test_any_interventions(name: str, drawn: list[Any], opaque: bool, pos: int, max_rows: int | None) -> None:
+    model = zoo.tiny(name)
+    tokens = tokens_for(model)
+    interventions = [
+        [h for site, layer, factor, at in hooks for h in kn.scale_site(site, layer, factor, pos=at)] for hooks in drawn
+    ]
+    if opaque:
+        interventions.append([("blocks.1.hook_resid_post", lambda x, hook: x.roll(1, dims=1))])
+    assert_equal_to_loop(model, tokens, interventions, pos=pos, max_rows=max_rows)
+
+
+@pytest.mark.parametrize("name", ["gpt2", "llama", "gemma2", "opt", "bert"])
+def test_prompts_of_equal_length_share_passes(name: str) -> None:
+    model = zoo.tiny(name)
+    each = [
+        tokens_for(model, text)
+        for text in ("The capital of Canada is", "The capital of Japan is", "The city of Paris is")
+    ]
+    tokens = torch.cat(each)
+    hooks = [
+        kn.scale_site("mlp.hook_post", 1, 0.0),
+        kn.corrupt([1, 2], torch.ones(2, 32)),
+        kn.scale_site("k", 0, 0.3, pos=1),
+    ]
+    given_ = [kn.Intervention(h, prompt=p) for p in (2, 0, 1) for h in hooks]
+    ours = kn.sweep(model, tokens, given_).softmax(-1)
+    theirs = torch.cat([one_by_one(model, each[p], hooks) for p in (2, 0, 1)])
+    torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("name", ["gpt2", "bert"])
+def test_positions_asked_for(name: str) -> None:
+    model = zoo.tiny(name)
+    tokens = tokens_for(model)
+    hooks = kn.scale_site("resid_post", 0, 0.5, pos=3)
+    with torch.no_grad():
+        whole = model.run_with_hooks(tokens, fwd_hooks=hooks)
+    torch.testing.assert_close(kn.sweep(model, tokens, [hooks], pos=None)[0], whole[0], atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(kn.sweep(model, tokens, [hooks], pos=[1, 4])[0], whole[0, [1, 4]], atol=1e-4, rtol=1e-4)
+    two = kn.sweep(
+        model, tokens.repeat(2, 1), [kn.Intervention(hooks), kn.Intervention(hooks, prompt=1)], pos=[[4], [2]]
+    )
+    torch.testing.assert_close(two[:, 0], whole[0, [4, 2]], atol=1e-4, rtol=1e-4)
+
+
+def test_hooks_that_treat_several_rows_at_once() -> None:
+    model = zoo.tiny("llama")
+    tokens = tokens_for(model)
+    factors = torch.tensor([0.0, 0.5, 2.0])
+    together = kn.sweep(
+        model,
+        tokens,
+        [kn.Intervention(kn.scale_site("mlp_out", 1, factors), rows=3), kn.scale_site("z", 2, 0.0)],
+    )
+    apart = kn.sweep(
+        model, tokens, [*[kn.scale_site("mlp_out", 1, float(f)) for f in factors], kn.scale_site("z", 2, 0.0)]
+    )
+    torch.testing.assert_close(together, apart, atol=1e-5, rtol=1e-5)
+
+
+def test_metric_reduces_at_once() -> None:
+    model = zoo.tiny("llama")
+    tokens = tokens_for(model)
+    hooks = [kn.scale_site("resid_post", layer, 0.5) for layer in range(4)]
+    p = kn.sweep(model, tokens, hooks, metric=kn.probability(7))
+    torch.testing.assert_close(p, one_by_one(model, tokens, hooks)[:, 7], atol=1e-6, rtol=0)
+    with pytest.raises(ValueError, match="one value per row"):
+        kn.sweep(model, tokens, hooks, metric=lambda logits: logits)
+    with pytest.raises(FloatingPointError, match="float32"):
+        kn.sweep(model, tokens, hooks, metric=lambda logits: logits[:, 0] * float("nan"))
+
+
+def test_out_of_memory_halves_the_pass(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = zoo.tiny("llama")
+    tokens = tokens_for(model)
+    hooks = [kn.scale_site("resid_post", layer, f) for layer in range(4) for f in (0.0, 0.5, 2.0)]
+    expected = kn.sweep(model, tokens, hooks)
+    sizes: list[int] = []
+
+    class Small(runner_module.ForwardPass):
+        def run(self, *, gradients: bool) -> Any:
+            sizes.append(len(self.items))
+            if len(self.items) > 4:
+                raise torch.OutOfMemoryError("CUDA out of memory")
+            return super().run(gradients=gradients)
+
+    monkeypatch.setattr(runner_module, "ForwardPass", Small)
+    torch.testing.assert_close(kn.sweep(model, tokens, hooks), expected, atol=1e-5, rtol=1e-5)
+    assert sizes == [12, 6, 3, 3, 3, 3]
+
+
+def test_a_model_that_cannot_fork_gives_the_same_with_one_warning(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = zoo.fresh("llama")
+    tokens = tokens_for(model)
+    hooks = [kn.scale_site("resid_post", layer, 0.5, pos=2) for layer in range(4)]
+
+    def broken(*args: Any, **kwargs: Any) -> Any:
+        raise RuntimeError("this architecture notes its batch size elsewhere")
+
+    monkeypatch.setattr("kntools.engine.capability.ForwardPass", broken)
+    with pytest.warns(UserWarning, match="same numbers, but slower") as caught:
+        assert_equal_to_loop(model, tokens, hooks)
+        assert_equal_to_loop(model, tokens, hooks)
+    assert len([w for w in caught if "slower" in str(w.message)]) == 1
+
+
+def test_errors_say_what_to_type() -> None:
+    model = zoo.tiny("llama")
+    tokens = tokens_for(model)
+    with pytest.raises(KeyError, match=r"did you mean .*blocks\.3\.hook_resid_post"):
+        kn.sweep(model, tokens, [[("blocks.9.hook_resid_post", lambda x, hook: x)]])
+    with pytest.raises(RuntimeError, match="never fired"):
+        kn.sweep(model, tokens, [[("blocks.1.attn.hook_result", lambda x, hook: x)]])
+    with pytest.raises(IndexError, match="there are 1"):
+        kn.sweep(model, tokens, [kn.Intervention((), prompt=1)])
+    with pytest.raises(IndexError, match="out of range for 6 tokens"):
+        kn.sweep(model, tokens, [kn.scale_site("z", 1, 0.0, pos=6)])
+    with pytest.raises(IndexError, match="out of range"):
+        kn.sweep(model, tokens, [[]], pos=9)
+    with pytest.raises(ValueError, match="no interventions"):
+        kn.sweep(model, tokens, [])
+    with pytest.raises(ValueError, match="context holds"):
+        kn.sweep(model, torch.ones(1, 99, dtype=torch.long), [[]])
+    with pytest.raises(ValueError, match="max_rows"):
+        kn.sweep(model, tokens, [[]], max_rows=0)
+    with pytest.raises(ValueError, match="token ids"):
+        runner_module.as_batch(model, torch.zeros(1, 4))
+    with pytest.raises(ValueError, match="returned"):
+        kn.sweep(model, tokens, [[("blocks.1.hook_resid_post", lambda x, hook: x[:, :2])]])
