@@ -11,7 +11,7 @@ know P at both of their ends without asking for more.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 import numpy as np
@@ -20,8 +20,13 @@ from torch import Tensor
 from kntools.path import Paths, Points, Request
 from kntools.quadrature import radau
 
-FIRST_NODES = 8  # enough in all but a few layers
+# Nodes of a piece: at first, after a cut, and when a piece that nearly passed is tried again as a whole.
+FIRST_NODES = 5
 LATER_NODES = 6
+MORE_NODES = 9
+NEARLY = 30.0  # a mismatch of up to so many times what is allowed; beyond that, a cut is what helps
+# The first MLP feeds everything: along its line P leaps in every model seen, so its first pieces are smaller.
+FIRST_LAYER_PIECES = (0.0, 0.25, 0.5, 1.0)
 MAX_ROUNDS = 12
 SHARE = 0.5  # of a line's tolerance that one piece may use up
 # A line that hardly changes P is held to the tolerance of this gap; for an answer that is never more probable than
@@ -45,8 +50,8 @@ class Line:
 
     prompt: int
     layer: int
-    end: float  # P(1)
     start: float = float("nan")  # P(0)
+    end: float = float("nan")  # P(1)
     total: Tensor | None = None
     nodes: int = 0
     scale: float = 1.0  # how probable the answer gets at the ends of its prompt's lines
@@ -62,27 +67,38 @@ def integrate(
     paths: Paths, lines: Sequence[Line], tol: float, on_done: Callable[[int], object] = lambda n: None
 ) -> None:
     """Fill in `total`, `start` and `nodes` of every line."""
-    todo = [Piece(i, 0.0, 1.0, FIRST_NODES, end=line.end) for i, line in enumerate(lines)]
+    todo = [piece for i, line in enumerate(lines) for piece in _first_pieces(i, line)]
     for round_number in range(MAX_ROUNDS + 1):
         requests = [_request(lines[p.line], p) for p in todo]
         evaluated = list(zip(todo, paths.evaluate(requests), strict=True))
-        _close(evaluated)
         if round_number == 0:
-            _note_starts(lines, evaluated)
+            _note_ends(paths, lines, evaluated)
+        _close(lines, evaluated)
         todo = []
         open_lines = set()
         for piece, points in evaluated:
             line = lines[piece.line]
             line.nodes += piece.nodes
+            limit = SHARE * line.limit(tol)
             mismatch = _mismatch(piece, points)
-            if _passes(mismatch, SHARE * line.limit(tol)) or round_number == MAX_ROUNDS:
+            worst = float(np.abs(mismatch).max())
+            if worst <= limit or round_number == MAX_ROUNDS:
                 line.add(points.weighted)
+                continue
+            open_lines.add(piece.line)
+            if worst <= NEARLY * limit and piece.nodes < MORE_NODES:
+                todo.append(replace(piece, nodes=MORE_NODES))
             else:
-                todo += _cut(piece, mismatch, SHARE * line.limit(tol))
-                open_lines.add(piece.line)
+                todo += _cut(piece, mismatch, limit)
         on_done(len(lines) - len(open_lines))
         if not todo:
             return
+
+
+def _first_pieces(number: int, line: Line) -> list[Piece]:
+    if line.layer > 0:
+        return [Piece(number, 0.0, 1.0, FIRST_NODES)]
+    return [Piece(number, a, b, LATER_NODES) for a, b in pairwise(FIRST_LAYER_PIECES)]
 
 
 def _request(line: Line, piece: Piece) -> Request:
@@ -90,22 +106,27 @@ def _request(line: Line, piece: Piece) -> Request:
     return Request(line.prompt, line.layer, piece.a + width * rule.nodes, width * rule.weights)
 
 
-def _note_starts(lines: Sequence[Line], evaluated: list[tuple[Piece, Points]]) -> None:
-    """P(0) of each line, and from it how probable the answer of each prompt gets."""
+def _note_ends(paths: Paths, lines: Sequence[Line], evaluated: list[tuple[Piece, Points]]) -> None:
+    """P(0) and P(1) of each line, and how probable the answer of each prompt gets."""
     scale: dict[int, float] = {}
     for piece, points in evaluated:
         line = lines[piece.line]
-        line.start = float(points.values[0])
+        if piece.a == 0.0:
+            line.start = float(points.values[0])
+    for line in lines:
+        line.end = paths.clean_value(line.prompt)
         scale[line.prompt] = max(scale.get(line.prompt, 0.0), line.start, line.end)
     for line in lines:
         line.scale = scale[line.prompt]
 
 
-def _close(evaluated: list[tuple[Piece, Points]]) -> None:
+def _close(lines: Sequence[Line], evaluated: list[tuple[Piece, Points]]) -> None:
     """P at the end of a piece is P at the start of the piece to its right."""
     starts = {(piece.line, piece.a): float(points.values[0]) for piece, points in evaluated}
     for piece, _ in evaluated:
-        if piece.end is None:
+        if piece.b == 1.0:
+            piece.end = lines[piece.line].end
+        elif piece.end is None:
             piece.end = starts[(piece.line, piece.b)]
 
 
@@ -115,10 +136,6 @@ def _mismatch(piece: Piece, points: Points) -> np.ndarray:
     integrated = points.values[0] + (piece.b - piece.a) * (rule.running[1:] @ points.slopes)
     assert piece.end is not None
     return integrated - np.append(points.values[1:], piece.end)
-
-
-def _passes(mismatch: np.ndarray, limit: float) -> bool:
-    return bool(np.abs(mismatch).max() <= limit)
 
 
 def _cut(piece: Piece, mismatch: np.ndarray, limit: float) -> list[Piece]:

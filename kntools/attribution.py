@@ -193,14 +193,13 @@ def _advance(bar: Any, before: int, done: int) -> None:
 _Integrate = Callable[[Paths, int, int, Callable[[int], object]], list[adaptive.Line]]
 
 
-def _lines(paths: Paths, prompts: int, layers: int) -> list[adaptive.Line]:
-    ends = paths.clean_values()
-    return [adaptive.Line(p, layer, ends[p]) for p in range(prompts) for layer in range(layers)]
+def _lines(prompts: int, layers: int) -> list[adaptive.Line]:
+    return [adaptive.Line(p, layer) for p in range(prompts) for layer in range(layers)]
 
 
 def _adaptive(tol: float) -> _Integrate:
     def integrate(paths: Paths, prompts: int, layers: int, on_done: Callable[[int], object]) -> list[adaptive.Line]:
-        lines = _lines(paths, prompts, layers)
+        lines = _lines(prompts, layers)
         adaptive.integrate(paths, lines, tol, on_done)
         return lines
 
@@ -211,14 +210,15 @@ def _fixed(name: str, steps: int) -> _Integrate:
     rule = fixed_rule(name, steps)
 
     def integrate(paths: Paths, prompts: int, layers: int, on_done: Callable[[int], object]) -> list[adaptive.Line]:
-        lines = _lines(paths, prompts, layers)
+        lines = _lines(prompts, layers)
         with_zero = rule.nodes[0] == 0.0
         # One more row at g = 0 gives P(0), without which nobody could tell how complete the rule is.
         nodes = rule.nodes if with_zero else [0.0, *rule.nodes]
         weights = rule.weights if with_zero else [0.0, *rule.weights]
         requests = [Request(line.prompt, line.layer, _float64(nodes), _float64(weights)) for line in lines]
         for n, (line, points) in enumerate(zip(lines, paths.evaluate(requests), strict=True)):
-            line.total, line.start, line.nodes = points.weighted, float(points.values[0]), len(rule.nodes)
+            line.total, line.nodes = points.weighted, len(rule.nodes)
+            line.start, line.end = float(points.values[0]), paths.clean_value(line.prompt)
             on_done(n + 1)
         return lines
 

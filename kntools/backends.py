@@ -112,6 +112,20 @@ def embedding_name(model: Any) -> str:
     return "hook_embed" if "hook_embed" in model.hook_dict else "embed.hook_embed"
 
 
+def state_site(model: Any, kind: str) -> str:
+    """The site of what causal tracing restores: a block's output (`hidden`), or what its `mlp` or `attn` adds to it.
+
+    BERT normalises after adding: its bridge shows attention's own output inside the attention, a HookedEncoder
+    the block's output after the last norm.
+    """
+    post_norm = is_masked(model)
+    if kind == "hidden":
+        return "hook_normalized_resid_post" if post_norm and not is_bridge(model) else "resid_post"
+    if kind == "attn":
+        return "attn.o.hook_out" if post_norm and is_bridge(model) else "attn_out"
+    return "mlp_out"
+
+
 @contextmanager
 def attached(hooks: Iterable[tuple[HookPoint, Callable[..., Any]]]) -> Iterator[None]:
     """Attach hook functions for a while; detach these, and only these, whatever happens."""

@@ -89,7 +89,9 @@ def random_like(
         taken = {n.index for n in given if n.layer == layer}
         free = [i for i in range(width) if i not in taken]
         if len(free) < len(taken):
-            raise ValueError(f"layer {layer} has {len(free)} other neurons, {len(taken)} are needed; give fewer neurons")
+            raise ValueError(
+                f"layer {layer} has {len(free)} other neurons, {len(taken)} are needed; give fewer neurons"
+            )
         order = torch.randperm(len(free), generator=generator)[: len(taken)]
         drawn += [Neuron(layer, free[i]) for i in order.tolist()]
     return tuple(drawn)

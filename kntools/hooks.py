@@ -19,7 +19,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from kntools.positioned import PositionedHook
+from kntools.positioned import QUERY_AXIS, PositionedHook
 from kntools.sites import Hook, Neuron, Positions, as_neurons, hook_name
 
 NeuronLike = Neuron | tuple[int, int]
@@ -219,7 +219,8 @@ def capture(into: dict[str, Tensor], sites: Iterable[str], layers: Iterable[int]
 
     def keep(name: str) -> PositionedHook:
         def edit(x: Tensor) -> None:
-            into[name] = x.detach().clone()
+            # The hook sees positions as axis 1; a pattern is kept as the model has it, [batch head query key].
+            into[name] = x.detach().movedim(1, 2 if name.endswith(QUERY_AXIS) else 1).clone()
 
         return PositionedHook(pos, edit, f"capture {name}")
 

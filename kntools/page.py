@@ -98,9 +98,7 @@ def render(page: Page) -> str:
     ids = [_slug(s.title) for s in page.sections]
     if len(set(ids)) < len(ids):
         raise ValueError(f"two sections have the same title: {[s.title for s in page.sections]}; rename one")
-    links = "".join(
-        f'<li><a href="#{i}">{escape(s.title)}</a></li>' for i, s in zip(ids, page.sections, strict=True)
-    )
+    links = "".join(f'<li><a href="#{i}">{escape(s.title)}</a></li>' for i, s in zip(ids, page.sections, strict=True))
     parts = [
         f'<section aria-labelledby="{i}"><h2 id="{i}">{escape(s.title)}</h2>'
         + "".join(_block(b, page.source, f"{i}-{n}") for n, b in enumerate(s.blocks))

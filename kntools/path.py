@@ -20,7 +20,7 @@ from kntools.engine.runner import Runner
 from kntools.positioned import PositionedHook
 from kntools.prompts import Encoded
 from kntools.sites import hook_name
-from kntools.sweep import Intervention, Metric, run_gradients
+from kntools.sweep import Intervention, Metric, run_gradients, sweep
 
 
 @dataclass(frozen=True)
@@ -53,14 +53,15 @@ class Paths:
         site: str,
         max_rows: int | None,
     ) -> None:
-        self.encoded, self.metrics, self.site = encoded, metrics, site
+        self.model, self.encoded, self.metrics, self.site = model, encoded, metrics, site
+        self._clean_values: dict[int, float] = {}
         tokens = torch.cat([e.tokens for e in encoded])
         self.runner = Runner(model, tokens, [list(e.positions) for e in encoded], max_rows=max_rows)
 
     def evaluate(self, requests: Sequence[Request]) -> list[Points]:
         clean: dict[int, Tensor] = {}
         interventions = [self._intervention(n, r, clean) for n, r in enumerate(requests)]
-        rows = run_gradients(self.runner, interventions, self.metrics, single=False)
+        rows = run_gradients(self.runner, interventions, self.metrics, single=False, on_pass=self._note_clean)
         points = []
         for n, request in enumerate(requests):
             [derivative] = rows[n].wrt.values()
@@ -76,19 +77,17 @@ class Paths:
             )
         return points
 
-    def clean_values(self) -> list[float]:
-        """P(1) of each prompt: nothing scaled."""
-        interventions = [Intervention((), prompt=p) for p in range(len(self.encoded))]
-        found: dict[int, float] = {}
+    def clean_value(self, prompt: int) -> float:
+        """P(1): nothing scaled. Every pass has a clean row, so that this is known once a line was evaluated."""
+        if prompt not in self._clean_values:
+            logits = sweep(self.model, self.encoded[prompt].tokens, [()], pos=list(self.encoded[prompt].positions))
+            self._clean_values[prompt] = float(self.metrics[prompt](logits)[0])
+        return self._clean_values[prompt]
 
-        def finish(result: Result) -> None:
-            for number, rows in result.spans.items():
-                found[number] = float(self.metrics[number](result.logits[rows])[0])
-
-        with torch.no_grad():
-            for _ in self.runner.run(interventions, finish):
-                pass
-        return [found[p] for p in range(len(self.encoded))]
+    def _note_clean(self, result: Result) -> None:
+        for row, prompt in enumerate(result.prompts):
+            logits = result.logits[row : row + 1].detach()
+            self._clean_values[prompt] = float(self.metrics[prompt](logits)[0])
 
     def _intervention(self, number: int, request: Request, clean: dict[int, Tensor]) -> Intervention:
         positions = self.encoded[request.prompt].positions

@@ -15,7 +15,7 @@ from torch import Tensor
 from kntools.sites import SITES, Positions, resolve_positions
 
 # Attention scores and patterns are [batch head query key]: their position is the query's.
-_QUERY_AXIS = ("hook_pattern", "hook_attn_scores")
+QUERY_AXIS = ("hook_pattern", "hook_attn_scores")
 # Sites with one entry per token that is run, whatever was kept from a prefix.
 _PER_TOKEN = (
     *SITES.values(), "hook_embed", "hook_pos_embed", "hook_in", "hook_out", "hook_normalized", "hook_scale"
@@ -27,7 +27,7 @@ def position_axis(hook: Any) -> int:
     declared = getattr(hook, "pos_dim", None)  # transformer-lens 4.x says so where it is unusual
     if declared is not None:
         return int(declared)
-    return 2 if (hook.name or "").endswith(_QUERY_AXIS) else 1
+    return 2 if (hook.name or "").endswith(QUERY_AXIS) else 1
 
 
 class PositionedHook:

@@ -151,10 +151,12 @@ def run_gradients(
     *,
     single: bool,
     progress: bool = False,
+    on_pass: Callable[[Result], object] = lambda result: None,
 ) -> dict[int, RowGradients]:
-    """`sweep_gradients` on a runner that is kept for several rounds."""
+    """`sweep_gradients` on a runner that is kept for several rounds; `on_pass` sees each pass (its clean rows)."""
 
     def finish(result: Result) -> dict[int, RowGradients]:
+        on_pass(result)
         return _differentiate(result, interventions, metric, single)
 
     with backends.frozen_parameters(runner.model), torch.enable_grad():
