@@ -263,13 +263,8 @@ def _encode_all(
 
 
 def _groups(encoded: Sequence[Encoded]) -> list[list[int]]:
-    """Prompts that can share passes: as many tokens, as many answer positions, at most `_TOGETHER`."""
-    groups = []
-    for same_length in by_length(encoded):
-        for pieces in sorted({len(encoded[i].positions) for i in same_length}):
-            same = [i for i in same_length if len(encoded[i].positions) == pieces]
-            groups += [same[i : i + _TOGETHER] for i in range(0, len(same), _TOGETHER)]
-    return groups
+    """Prompts that share passes, at most `_TOGETHER` at once."""
+    return [same[i : i + _TOGETHER] for same in by_length(encoded) for i in range(0, len(same), _TOGETHER)]
 
 
 def _baseline(

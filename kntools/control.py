@@ -6,11 +6,12 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
+from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor
 
 from kntools.metrics import probability
-from kntools.prompts import Encoded, MultiToken, Prompt, encode
+from kntools.prompts import MultiToken, Prompt, by_length, encode
 from kntools.sites import Hook, Neuron, as_neurons
 from kntools.sweep import Intervention, sweep
 
@@ -51,7 +52,7 @@ def answer_probabilities(
         raise ValueError(f"{len(asked)} prompts and {len(edits)} edits were given; at least one of each is needed")
     encoded = [encode(model, p, prepend_bos, multi_token=multi_token) for p in asked]
     found = torch.empty(len(edits), len(asked))
-    for group in _alike(encoded):
+    for group in by_length(encoded):
         part = [encoded[i] for i in group]
         runs = [Intervention(tuple(edit(pos=e.positions)), prompt=p) for edit in edits for p, e in enumerate(part)]
         values = sweep(
@@ -63,7 +64,7 @@ def answer_probabilities(
             max_rows=max_rows,
             progress=progress,
         )
-        found[:, group] = values.view(len(edits), len(part)).float().cpu()
+        found[:, group] = rearrange(values, "(edit prompt) -> edit prompt", edit=len(edits)).float().cpu()
     return found
 
 
@@ -95,11 +96,3 @@ def random_like(
         order = torch.randperm(len(free), generator=generator)[: len(taken)]
         drawn += [Neuron(layer, free[i]) for i in order.tolist()]
     return tuple(drawn)
-
-
-def _alike(encoded: Sequence[Encoded]) -> list[list[int]]:
-    """Prompts that can share passes: as many tokens and as many answer positions."""
-    groups: dict[tuple[int, int], list[int]] = {}
-    for i, e in enumerate(encoded):
-        groups.setdefault((e.tokens.shape[1], len(e.positions)), []).append(i)
-    return list(groups.values())

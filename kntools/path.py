@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from einops import einsum, reduce
 from jaxtyping import Float
 from torch import Tensor
 
@@ -65,14 +66,15 @@ class Paths:
         points = []
         for n, request in enumerate(requests):
             [derivative] = rows[n].wrt.values()
-            # [node pos neuron], and over the answer's positions (one, unless it has several pieces) summed up
-            per_node = (clean[n].double() * derivative.gradient.double()).sum(1)
+            # Over the answer's positions (one, unless it has several pieces) contributions add up.
+            terms = clean[n].double() * derivative.gradient.double()
+            per_node = reduce(terms, "node pos neuron -> node neuron", "sum")
             weights = torch.from_numpy(request.weights).to(per_node)
             points.append(
                 Points(
                     rows[n].values.double().cpu().numpy(),
                     per_node.sum(-1).cpu().numpy(),
-                    (weights @ per_node).cpu(),
+                    einsum(weights, per_node, "node, node neuron -> neuron").cpu(),
                 )
             )
         return points

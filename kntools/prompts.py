@@ -231,8 +231,9 @@ def _subject_span(
 
 
 def by_length(encoded: Sequence[Encoded]) -> list[list[int]]:
-    """Indices of `encoded`, grouped by token count (such prompts can share a forward pass), in order."""
-    groups: dict[int, list[int]] = {}
+    """Indices of `encoded`, grouped by their numbers of tokens and of answer positions: such prompts can share a
+    forward pass. In order of first appearance."""
+    groups: dict[tuple[int, int], list[int]] = {}
     for i, e in enumerate(encoded):
-        groups.setdefault(e.tokens.shape[1], []).append(i)
+        groups.setdefault((e.tokens.shape[1], len(e.positions)), []).append(i)
     return list(groups.values())
