@@ -10,6 +10,7 @@ know P at both of their ends without asking for more.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
@@ -27,7 +28,10 @@ MORE_NODES = 9
 NEARLY = 30.0  # a mismatch of up to so many times what is allowed; beyond that, a cut is what helps
 # The first MLP feeds everything: along its line P leaps in every model seen, so its first pieces are smaller.
 FIRST_LAYER_PIECES = (0.0, 0.25, 0.5, 1.0)
+# When to stop: P that is noisy (bfloat16 weights) or leaps for good is not mended by ever finer pieces. The residual
+# that is left is in the result.
 MAX_ROUNDS = 12
+MAX_NODES = 400
 SHARE = 0.5  # of a line's tolerance that one piece may use up
 # A line that hardly changes P is held to the tolerance of this gap; for an answer that is never more probable than
 # RARE, to a smaller one in proportion.
@@ -50,8 +54,8 @@ class Line:
 
     prompt: int
     layer: int
-    start: float = float("nan")  # P(0)
     end: float = float("nan")  # P(1)
+    start: float = float("nan")  # P(0)
     total: Tensor | None = None
     nodes: int = 0
     scale: float = 1.0  # how probable the answer gets at the ends of its prompt's lines
@@ -82,7 +86,7 @@ def integrate(
             limit = SHARE * line.limit(tol)
             mismatch = _mismatch(piece, points)
             worst = float(np.abs(mismatch).max())
-            if worst <= limit or round_number == MAX_ROUNDS:
+            if worst <= limit or round_number == MAX_ROUNDS or line.nodes > MAX_NODES:
                 line.add(points.weighted)
                 continue
             open_lines.add(piece.line)
@@ -114,7 +118,8 @@ def _note_ends(paths: Paths, lines: Sequence[Line], evaluated: list[tuple[Piece,
         if piece.a == 0.0:
             line.start = float(points.values[0])
     for line in lines:
-        line.end = paths.clean_value(line.prompt)
+        if math.isnan(line.end):
+            line.end = paths.clean_value(line.prompt)
         scale[line.prompt] = max(scale.get(line.prompt, 0.0), line.start, line.end)
     for line in lines:
         line.scale = scale[line.prompt]

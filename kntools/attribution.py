@@ -77,6 +77,8 @@ def integrated_gradients(
         ValueError: an unknown rule, `steps` or `tol` out of range, a prompt that cannot be encoded.
         FloatingPointError: activations that are nan or inf.
     """
+    if steps < 1:
+        raise ValueError(f"steps={steps}; an integral needs at least 1 node (20 is what was published)")
     if rule == "adaptive":
         if not 0 < tol < 1:
             raise ValueError(f"tol={tol}; give the relative residual to allow per layer, between 0 and 1 (0.01)")

@@ -90,6 +90,12 @@ def hook_point(model: Any, name: str) -> HookPoint:
     return known[name]
 
 
+def has_hooks(model: Any) -> bool:
+    """Has somebody attached hooks to the model? They act in every run, on whatever positions the run has."""
+    points = {id(p): p for p in model.hook_dict.values()}.values()
+    return any(p.fwd_hooks or p.bwd_hooks for p in points)
+
+
 def fork_point(model: Any, layer: int) -> HookPoint:
     """Where rows may be added to the batch on the way into block `layer`."""
     return hook_point(model, f"blocks.{layer}.hook_resid_pre")

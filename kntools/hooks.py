@@ -12,8 +12,8 @@ logits = model.run_with_hooks(tokens, fwd_hooks=hooks)
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Sequence
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -23,6 +23,17 @@ from kntools.positioned import QUERY_AXIS, PositionedHook
 from kntools.sites import Hook, Neuron, Positions, as_neurons, hook_name
 
 NeuronLike = Neuron | tuple[int, int]
+
+
+@runtime_checkable
+class Activations(Protocol):
+    """Activations by hook name: a dict, or TransformerLens' `ActivationCache`."""
+
+    def __getitem__(self, name: str) -> Tensor: ...
+
+
+# The sites whose axis before the last (in patterns: the second) is the head.
+_WITH_HEADS = ("hook_z", "hook_q", "hook_k", "hook_v", "hook_pattern", "hook_attn_scores", "hook_result")
 
 
 def scale_neurons(neurons: Iterable[NeuronLike], factor: float, *, pos: Positions = -1) -> list[Hook]:
@@ -69,12 +80,15 @@ def set_neurons(
         ValueError: if there are not as many values as neurons.
     """
     wanted = as_neurons(neurons)
-    given = torch.as_tensor(values, dtype=torch.float32).flatten()
+    given = torch.as_tensor(values, dtype=torch.float64).flatten()
     if given.numel() not in (1, len(wanted)):
         raise ValueError(f"{given.numel()} values for {len(wanted)} neurons; give one, or one per neuron")
     value_of = dict(zip(wanted, given.expand(len(wanted)).tolist(), strict=True))
     return _on_neurons(
-        wanted, pos, "set", lambda x, group: torch.tensor([value_of[n] for n in group]).to(x).expand_as(x)
+        wanted,
+        pos,
+        "set",
+        lambda x, group: torch.tensor([value_of[n] for n in group], dtype=torch.float64).to(x).expand_as(x),
     )
 
 
@@ -114,7 +128,7 @@ def scale_site(site: str, layer: int, factor: float | Float[Tensor, " batch"], *
 
 
 def add_vector(
-    site: str, layer: int, vector: Float[Tensor, "... d"], pos: Positions = -1, *, scale: float = 1.0
+    site: str, layer: int, vector: Float[Tensor, "..."], pos: Positions = -1, *, scale: float = 1.0
 ) -> list[Hook]:
     """Add `scale * vector` to a site at `pos` (steering).
 
@@ -128,15 +142,17 @@ def add_vector(
     name = hook_name(site, layer)
 
     def edit(x: Tensor) -> Tensor:
-        if vector.shape[-1] != x.shape[-1]:
-            raise ValueError(f"a vector of {vector.shape[-1]} does not fit {name}, which has width {x.shape[-1]}")
+        if vector.shape != x.shape[-1:]:
+            raise ValueError(
+                f"a vector of {'x'.join(map(str, vector.shape))} does not fit {name}, which has width {x.shape[-1]}"
+            )
         return x + scale * vector.to(x)
 
     return [(name, PositionedHook(pos, edit, f"add to {name}"))]
 
 
 def patch(
-    cache: Mapping[str, Tensor],
+    cache: Activations,
     site: str,
     layer: int,
     pos: Positions = None,
@@ -159,16 +175,22 @@ def patch(
         neurons: only these entries of the last axis.
     """
     name = hook_name(site, layer)
+    if heads is not None and neurons is not None:
+        raise ValueError("give heads or neurons, not both: they are entries of different axes")
+    if heads is not None and not name.endswith(_WITH_HEADS):
+        raise ValueError(f"{name!r} has no heads; patch them at z, q, k, v, pattern or attn_scores")
     try:
         source = cache[name]
     except KeyError:
         raise KeyError(f"the cache has no {name!r}; run_with_cache(tokens, names_filter={name!r}) keeps it") from None
+    if source.ndim < 3 or source.shape[0] != 1:
+        raise ValueError(
+            f"the cached {name} is {tuple(source.shape)}; patching takes one run, [batch pos ...] with a batch of 1"
+        )
     return [(name, PositionedHook(pos, _Paste(name, source, heads, neurons), f"patch {name}", whole=source))]
 
 
-def freeze(
-    cache: Mapping[str, Tensor], sites: Iterable[str], layers: Iterable[int], pos: Positions = None
-) -> list[Hook]:
+def freeze(cache: Activations, sites: Iterable[str], layers: Iterable[int], pos: Positions = None) -> list[Hook]:
     """Hold sites at the values of another run in many layers: the severed paths of causal tracing.
 
     ```python
@@ -197,7 +219,7 @@ def corrupt(span: Positions, noise: Float[Tensor, "... span d_model"], *, hook: 
     def edit(x: Tensor) -> Tensor:
         if noise.ndim == 3:
             _match_batch(x, noise, "noise samples")
-        if noise.shape[-2:] != x.shape[-2:]:
+        if noise.ndim not in (2, 3) or noise.shape[-2:] != x.shape[-2:]:
             raise ValueError(
                 f"noise {tuple(noise.shape)} does not fit {x.shape[-2]} positions of width {x.shape[-1]}: "
                 "it must be [span d_model] or [sample span d_model]"

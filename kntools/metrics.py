@@ -26,6 +26,7 @@ def log_probability(ids: Ids) -> Callable[[Tensor], Float[Tensor, " row"]]:
 
     def metric(logits: Tensor) -> Tensor:
         per_piece = _per_piece(logits, len(wanted))
+        _check_ids(wanted, logits)
         at = torch.tensor(wanted, device=logits.device).expand(per_piece.shape[:2])
         # Cross entropy is the log-softmax of one entry, without a second copy of the whole vocabulary.
         loss = torch.nn.functional.cross_entropy(per_piece.flatten(0, 1), at.flatten(), reduction="none")
@@ -50,6 +51,7 @@ def logit_difference(target: int, foil: int) -> Callable[[Tensor], Float[Tensor,
 
     def metric(logits: Tensor) -> Tensor:
         per_piece = _per_piece(logits, 1)[:, 0]
+        _check_ids((target, foil), logits)
         return per_piece[:, target] - per_piece[:, foil]
 
     return metric
@@ -61,9 +63,12 @@ def kl_divergence(reference: Float[Tensor, " d_vocab"]) -> Callable[[Tensor], Fl
 
     def metric(logits: Tensor) -> Tensor:
         ours = _per_piece(logits, 1)[:, 0].log_softmax(-1)
-        return torch.nn.functional.kl_div(ours, base.to(ours).expand_as(ours), reduction="none", log_target=True).sum(
-            -1
-        )
+        if base.shape != ours.shape[1:]:
+            raise ValueError(f"the reference has {tuple(base.shape)} logits, each row {ours.shape[1]}; give [d_vocab]")
+        p = base.to(ours)
+        # A token that the reference rules out (probability 0) counts nothing, whatever the row says of it.
+        terms = torch.where(p > -torch.inf, p.exp() * (p - ours), 0.0)
+        return terms.sum(-1)
 
     return metric
 
@@ -72,8 +77,17 @@ def _wide(logits: Tensor) -> Tensor:
     return logits if logits.dtype == torch.float64 else logits.float()
 
 
-def _per_piece(logits: Tensor, pieces: int) -> Float[Tensor, "row piece d_vocab"]:
+def _per_piece(logits: Tensor, pieces: int) -> Tensor:
+    """Logits as `[row piece d_vocab]`."""
+    if logits.ndim not in (2, 3):
+        raise ValueError(f"logits must be [row d_vocab] or [row pos d_vocab], not {tuple(logits.shape)}")
     out = _wide(logits if logits.ndim == 3 else logits[:, None])
     if out.shape[1] != pieces:
         raise ValueError(f"{pieces} token id(s) for the logits of {out.shape[1]} position(s); give one id per position")
     return out
+
+
+def _check_ids(ids: Sequence[int], logits: Tensor) -> None:
+    for i in ids:
+        if not 0 <= i < logits.shape[-1]:
+            raise IndexError(f"token id {i} does not exist: the vocabulary has {logits.shape[-1]}")

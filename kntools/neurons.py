@@ -103,7 +103,7 @@ def knowledge_neurons(
     share: float = 0.7,
     target_count: tuple[int, int] = (2, 5),
     step: float = 0.05,
-    negatives: Scores | None = None,
+    negatives: Attribution | Float[Tensor, "other layer neuron"] | None = None,
 ) -> KnowledgeNeurons:
     """Neurons that stand out in most prompts of one fact (Dai et al. 2022, section 3.3).
 
@@ -128,8 +128,6 @@ def knowledge_neurons(
         ValueError: `threshold`, `share`, `step` or `target_count` out of range; scores that are not finite.
     """
     low, high = target_count
-    if not 0 < threshold <= 1:
-        raise ValueError(f"threshold={threshold}; it is a fraction of the highest score: above 0, at most 1 (0.2)")
     if not 0 < share <= 1:
         raise ValueError(f"share={share}; it is a share of the prompts: above 0, at most 1 (0.7)")
     if not 0 < step <= 1:
@@ -139,6 +137,8 @@ def knowledge_neurons(
     scores = _as_scores(att)
     votes = coarse_sets(scores, threshold).sum(0)
     against = None if negatives is None else coarse_sets(_as_scores(negatives), threshold)
+    if against is not None and against.shape[1:] != scores.shape[1:]:
+        raise ValueError(f"negatives have {tuple(against.shape[1:])} neurons, the prompts {tuple(scores.shape[1:])}")
 
     def chosen(p: Fraction) -> Bool[Tensor, "layer neuron"]:
         keep = votes >= _whole(p, scores.shape[0])
@@ -171,6 +171,8 @@ def coarse_sets(
     scores: Float[Tensor, "prompt layer neuron"], threshold: float = 0.2
 ) -> Bool[Tensor, "prompt layer neuron"]:
     """Neurons with at least `threshold` times their own prompt's highest score (none if that is not positive)."""
+    if not 0 < threshold <= 1:
+        raise ValueError(f"threshold={threshold}; it is a fraction of the highest score: above 0, at most 1 (0.2)")
     highest = scores.amax(dim=(1, 2), keepdim=True)
     return (scores >= threshold * highest) & (highest > 0)
 

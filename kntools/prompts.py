@@ -6,9 +6,10 @@ text; for a masked one the text holds one `[MASK]`. `encode` is the only tokenis
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from jaxtyping import Int
@@ -42,6 +43,8 @@ class Prompt:
             raise ValueError("the prompt's text is empty; give the words that come before the answer")
         if not self.target.strip():
             raise ValueError(f"the prompt {self.text!r} has an empty target; give the answer, e.g. target=' Ottawa'")
+        if self.foil is not None and not self.foil.strip():
+            raise ValueError(f"the prompt {self.text!r} has an empty foil; give a wrong answer, or None")
 
 
 @dataclass(frozen=True)
@@ -88,6 +91,8 @@ def encode(
         ValueError: no or two masks for a masked model, a mask for a causal one, an answer of several tokens, a
             subject that is not in the text, a text that ends in a space or is longer than the context.
     """
+    if multi_token not in get_args(MultiToken):
+        raise ValueError(f"multi_token={multi_token!r} is unknown; use 'error', 'first' or 'sum'")
     tokenizer = model.tokenizer
     if tokenizer is None:
         raise ValueError("this model has no tokenizer; set model.tokenizer first")
@@ -104,7 +109,7 @@ def encode(
         foil_ids = _answer_ids(tokenizer, text, prompt.foil, masked, multi_token, what="foil")
 
     position = ids.index(tokenizer.mask_token_id) if masked else len(ids) - 1
-    if masked and len(target_ids) > 1:
+    if masked and max(len(target_ids), len(foil_ids or ())) > 1:
         raise ValueError("multi_token='sum' needs a causal model: a masked one predicts one piece; use 'first'")
     forced = target_ids[:-1]  # teacher forcing: each piece is read by the prediction of the next one
     ids = [*ids, *forced]
@@ -177,25 +182,23 @@ def _offsets_by_prefix(tokenizer: Any, text: str, ids: list[int], special: bool)
 def _answer_ids(
     tokenizer: Any, text: str, answer: str, masked: bool, multi_token: MultiToken, *, what: str
 ) -> tuple[int, ...]:
-    ids = _masked_answer(tokenizer, answer) if masked else _causal_answer(tokenizer, text, answer)
+    ids = _masked_answer(tokenizer, answer, what) if masked else _causal_answer(tokenizer, text, answer)
     if len(ids) == 1 or multi_token == "sum":
         return ids
     if multi_token == "first":
         return ids[:1]
-    if multi_token != "error":
-        raise ValueError(f"multi_token={multi_token!r} is unknown; use 'error', 'first' or 'sum'")
     pieces = [tokenizer.decode([i]) for i in ids]
-    shown = answer if masked or answer[:1].isspace() else " " + answer
+    shown = answer if masked else _with_space(answer)
     raise ValueError(
         f"{what} {shown!r} is {len(ids)} tokens {pieces}; "
         "pass multi_token='first' or 'sum', or choose a single-token target"
     )
 
 
-def _masked_answer(tokenizer: Any, answer: str) -> tuple[int, ...]:
+def _masked_answer(tokenizer: Any, answer: str, what: str) -> tuple[int, ...]:
     ids = tuple(tokenizer(answer.strip(), add_special_tokens=False)["input_ids"])
     if tokenizer.unk_token_id in ids:
-        raise ValueError(f"target {answer.strip()!r} is not in the model's vocabulary")
+        raise ValueError(f"{what} {answer.strip()!r} is not in the model's vocabulary")
     return ids
 
 
@@ -204,8 +207,7 @@ def _causal_answer(tokenizer: Any, text: str, answer: str) -> tuple[int, ...]:
 
     A word gets its leading space (` Ottawa`); punctuation, and an answer that has one, stay as they are.
     """
-    if not answer[0].isspace() and answer[0].isalnum():
-        answer = " " + answer
+    answer = _with_space(answer)
     alone = list(tokenizer(text, add_special_tokens=False)["input_ids"])
     both = list(tokenizer(text + answer, add_special_tokens=False)["input_ids"])
     if both[: len(alone)] != alone or len(both) == len(alone):
@@ -213,15 +215,21 @@ def _causal_answer(tokenizer: Any, text: str, answer: str) -> tuple[int, ...]:
     return tuple(both[len(alone) :])
 
 
+def _with_space(answer: str) -> str:
+    """A word that continues a text brings a leading space; punctuation, and what has one, stays as it is."""
+    return " " + answer if answer[0].isalnum() else answer
+
+
 def _subject_span(
     tokenizer: Any, prompt: Prompt, text: str, offsets: Sequence[tuple[int, int]], bos: bool, masked: bool
 ) -> range | None:
-    """Tokens that overlap the subject's first occurrence."""
+    """Tokens that overlap the subject's first occurrence: as a word of its own, if there is one."""
     if prompt.subject is None:
         return None
     subject = prompt.subject.strip()
-    start = text.find(subject) if subject else -1
-    if start < 0:
+    whole = re.search(rf"(?<!\w){re.escape(subject)}(?!\w)", text)
+    start = whole.start() if whole else text.find(subject)
+    if not subject or start < 0:
         raise ValueError(f"the subject {prompt.subject!r} is not in the text {prompt.text!r}; give it as it is written")
     end = start + len(subject)
     inside = [i for i, (a, b) in enumerate(offsets) if a < end and b > start and b > a]

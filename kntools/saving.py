@@ -63,7 +63,7 @@ def load(path: str | Path, kind: str) -> tuple[dict[str, Tensor], dict[str, Any]
         found = header.get("kind") if header else "no kntools result"
         raise ValueError(f"{path} holds {found!r}, not {kind!r}; load it with the class that saved it")
     if header["format"] > FORMAT:
-        raise ValueError(f"{path} was written by a newer kntools ({header['versions']['kntools']}); update kntools")
+        raise ValueError(f"{path} was written by a newer kntools; update kntools")
     return tensors, header
 
 

@@ -10,13 +10,14 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from operator import index
+from typing import Any, SupportsIndex
 
 #: A TransformerLens forward hook: the hook point's name and `fn(activation, hook=...)`.
 Hook = tuple[str, Callable[..., Any]]
 
 #: Where along the sequence: an index (negative ones count from the end), several, a range, or `None` for all.
-Positions = int | Sequence[int] | range | slice | None
+Positions = SupportsIndex | Sequence[SupportsIndex] | slice | None
 
 # Short site name -> the rest of the hook name. Everything TransformerLens' own patching offers, and the neurons.
 SITES = {
@@ -84,8 +85,11 @@ def resolve_positions(pos: Positions, length: int) -> tuple[int, ...]:
     if pos is None:
         return tuple(range(length))
     if isinstance(pos, slice):
-        return tuple(range(*pos.indices(length)))
-    wanted = (pos,) if isinstance(pos, int) else tuple(pos)
+        wanted = tuple(range(*pos.indices(length)))
+    else:
+        wanted = (index(pos),) if isinstance(pos, SupportsIndex) else tuple(map(index, pos))
+    if not wanted:
+        raise ValueError(f"no position of {length} tokens is in {pos!r}; give at least one, or None for all")
     for p in wanted:
         if not -length <= p < length:
             raise IndexError(f"position {p} is out of range for {length} tokens (use {-length} to {length - 1})")

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, SupportsIndex, TypeVar
 
 import torch
 from jaxtyping import Float, Int
@@ -78,7 +78,7 @@ def sweep(
     """
     given = [as_intervention(i) for i in interventions]
     runner = Runner(model, tokens, pos, max_rows=max_rows, embedding=embedding)
-    single = isinstance(pos, int)
+    single = isinstance(pos, SupportsIndex)
     if not given:
         raise ValueError("no interventions given; pass a list with at least one list of hooks")
 
@@ -140,7 +140,7 @@ def sweep_gradients(
         FloatingPointError: values or gradients that are not finite.
     """
     runner = Runner(model, tokens, pos, max_rows=max_rows)
-    found = run_gradients(runner, interventions, metric, single=isinstance(pos, int), progress=progress)
+    found = run_gradients(runner, interventions, metric, single=isinstance(pos, SupportsIndex), progress=progress)
     return [found[i] for i in range(len(interventions))]
 
 

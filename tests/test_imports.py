@@ -25,12 +25,15 @@ ORDER: list[set[str]] = [
     {"saving"},
     {"quadrature", "path", "adaptive", "attribution_result", "attribution"},
     {"neurons"},
-    {"patching"},
-    {"tracing"},
+    {"control"},
+    {"statistics"},
+    {"live", "prompt_pairs", "patch_grid", "patch_job", "patching"},
+    {"noise", "token_roles", "trace_result", "tracing"},
+    {"neuron_scan"},
     {"rome", "edits"},
     {"data"},
     {"analyses"},
-    {"report"},
+    {"page", "report"},
     {"cli"},
 ]
 RANK = {module: rank for rank, modules in enumerate(ORDER) for module in modules}

@@ -32,7 +32,13 @@ _known: WeakKeyDictionary[Any, Capability] = WeakKeyDictionary()
 
 
 def capability(model: Any, tokens: Tensor) -> Capability:
-    """Try it on the first tokens of the first prompt; remember the answer for this model."""
+    """Try it on the first tokens of the first prompt; remember the answer for this model.
+
+    While somebody else's hooks are attached to the model, nothing is shared: they would see other batches, and
+    fewer positions, than in a run of its own.
+    """
+    if backends.has_hooks(model):
+        return Capability(False, False)
     if model not in _known:
         probe = tokens[:1, : min(4, tokens.shape[1])]
         fork = _same(model, probe, start=0)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
-from typing import Any, TypeVar, cast
+from typing import Any, SupportsIndex, TypeVar, cast
 
 from torch import Tensor
 
@@ -123,7 +123,7 @@ def as_batch(model: Any, tokens: Tensor) -> Tensor:
 def _asked(pos: Positions | Sequence[Positions], tokens: Tensor) -> list[tuple[int, ...]]:
     """Asked positions of each prompt. A list of sequences has one entry per prompt."""
     length = tokens.shape[1]
-    if isinstance(pos, list | tuple) and pos and not all(isinstance(p, int) for p in pos):
+    if isinstance(pos, list | tuple) and pos and not all(isinstance(p, SupportsIndex) for p in pos):
         if len(pos) != tokens.shape[0]:
             raise ValueError(f"positions for {len(pos)} prompts, but there are {tokens.shape[0]}")
         per_prompt = [resolve_positions(p, length) for p in pos]

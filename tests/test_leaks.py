@@ -1,0 +1,230 @@
+"""kntools leaves a model, and the process, as it found them: also after an error or Ctrl-C at any point."""
+
+from __future__ import annotations
+
+import copy
+import gc
+import hashlib
+import subprocess
+import sys
+import weakref
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+from transformer_lens.hook_points import HookPoint
+
+import kntools as kn
+from kntools.engine.capability import capability
+from kntools.engine.plan import Intervention
+from tests import zoo
+from tests.conftest import ROOT
+from tests.loop import one_by_one
+
+PROMPTS = [
+    kn.Prompt("The capital of Canada is", " Ottawa", subject="Canada"),
+    kn.Prompt("The capital of Japan is", " Tokyo", subject="Japan"),
+]
+NAME = "blocks.2.mlp.hook_post"
+Operation = Callable[[Any, Tensor, list[kn.Hook]], Any]
+
+
+def prepared(name: str) -> Any:
+    """A model of which some parameters are frozen and which is in training mode, with a hook of the user's."""
+    model = zoo.fresh(name)
+    model.train()
+    for parameter in list(model.parameters())[::3]:
+        parameter.requires_grad_(False)
+    point = model.hook_dict["blocks.1.hook_resid_post"]
+    point.add_hook(lambda x, hook: x * 0.5, is_permanent=True)
+    model(kn.encode(model, PROMPTS[0]).tokens)  # a bridge attaches some hooks of its own in its first run
+    return model
+
+
+@pytest.fixture(scope="module", params=["llama", "gpt2", "opt"])
+def model(request: pytest.FixtureRequest) -> Any:
+    return prepared(request.param)
+
+
+def state(model: Any) -> dict[str, Any]:
+    """Everything that must not change."""
+    points = {name: module for name, module in model.named_modules() if isinstance(module, HookPoint)}
+    points |= {name: point for name, point in model.hook_dict.items()}
+    weights = hashlib.sha256()
+    for p in model.parameters():
+        weights.update(p.detach().contiguous().view(torch.uint8).numpy().tobytes())
+    return {
+        "weights": weights.hexdigest(),
+        "buffers": [(n, b.clone().tolist()) for n, b in model.named_buffers()],
+        "requires_grad": [(n, p.requires_grad) for n, p in model.named_parameters()],
+        "grad": [n for n, p in model.named_parameters() if p.grad is not None],
+        "dtype, device": [(n, p.dtype, p.device) for n, p in model.named_parameters()],
+        "training": [(n, m.training) for n, m in model.named_modules()],
+        "fwd_hooks": {n: [id(h) for h in p.fwd_hooks] for n, p in points.items()},
+        "bwd_hooks": {n: [id(h) for h in p.bwd_hooks] for n, p in points.items()},
+        "torch hooks": {
+            n: (list(m._forward_hooks), list(m._forward_pre_hooks), list(m._backward_hooks))
+            for n, m in model.named_modules()
+        },
+        "config": copy.deepcopy(vars(model.cfg)),
+        "hf config": model.original_model.config.to_dict(),
+        "tokenizer": (model.tokenizer.padding_side, model.tokenizer.pad_token, len(model.tokenizer)),
+        "grad enabled": torch.is_grad_enabled(),
+        "default dtype": torch.get_default_dtype(),
+        "threads": torch.get_num_threads(),
+        "torch rng": torch.random.get_rng_state().tolist(),
+        "numpy rng": [part.tolist() if isinstance(part, np.ndarray) else part for part in np.random.get_state()],
+    }
+
+
+@contextmanager
+def nothing_leaks(model: Any) -> Iterator[None]:
+    before = state(model)
+    yield
+    after = state(model)
+    for what, value in before.items():
+        assert after[what] == value, f"{what} changed"
+
+
+OPERATIONS: dict[str, Operation] = {
+    "encode": lambda m, t, hooks: kn.encode(m, PROMPTS[0]),
+    "sweep": lambda m, t, hooks: kn.sweep(m, t, [hooks, [], kn.corrupt([1], torch.ones(1, 32))]),
+    "sweep metric": lambda m, t, hooks: kn.sweep(m, t, [hooks, []], metric=kn.probability(5), max_rows=1),
+    "sweep_gradients": lambda m, t, hooks: kn.sweep_gradients(
+        m, t, [Intervention(hooks, wrt=[(NAME, -1)]), Intervention((), wrt=[(NAME, 2)])], kn.probability(5)
+    ),
+}  # fmt: skip
+ATTRIBUTIONS: dict[str, Operation] = {
+    f.__name__: lambda m, t, hooks, f=f: f(m, PROMPTS, progress=False)
+    for f in (kn.integrated_gradients, kn.activation, kn.activation_x_gradient, kn.mean_activations)
+}
+ATTRIBUTIONS["fixed rule"] = lambda m, t, hooks: kn.integrated_gradients(
+    m, PROMPTS, rule="midpoint", steps=3, progress=False
+)
+
+
+@pytest.mark.parametrize("grad", [True, False])
+@pytest.mark.parametrize("operation", [*OPERATIONS, *ATTRIBUTIONS])
+def test_nothing_leaks(model: Any, operation: str, grad: bool) -> None:
+    tokens = kn.encode(model, PROMPTS[0]).tokens
+    with nothing_leaks(model), torch.set_grad_enabled(grad):
+        (OPERATIONS | ATTRIBUTIONS)[operation](model, tokens, kn.scale_site("z", 1, 0.5))
+        assert torch.is_grad_enabled() == grad
+
+
+@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt, RuntimeError])
+@pytest.mark.parametrize("place", ["hook_embed", "blocks.0.hook_resid_pre", NAME, "unembed.hook_in"])
+@pytest.mark.parametrize("operation", [o for o in OPERATIONS if o != "encode"])
+def test_nothing_leaks_when_a_hook_raises(model: Any, operation: str, place: str, error: type[BaseException]) -> None:
+    def fail(x: Tensor, hook: Any) -> None:
+        raise error("out of cheese")
+
+    tokens = kn.encode(model, PROMPTS[0]).tokens
+    with nothing_leaks(model), pytest.raises(error, match="out of cheese"):
+        OPERATIONS[operation](model, tokens, [("blocks.1.hook_attn_out", lambda x, hook: x * 2), (place, fail)])
+
+
+@pytest.mark.parametrize("operation", ["sweep_gradients", "integrated_gradients", "activation"])
+def test_nothing_leaks_when_it_is_interrupted_anywhere(operation: str) -> None:
+    """Ctrl-C in the n-th call of any module: while the model is tried out, a prefix is built, rows are added."""
+    model = prepared("llama")
+    tokens = kn.encode(model, PROMPTS[0]).tokens
+    run = (OPERATIONS | ATTRIBUTIONS)[operation]
+    remaining = 0
+
+    def count(*_: Any) -> None:
+        nonlocal remaining
+        remaining -= 1
+        if remaining == 0:
+            raise KeyboardInterrupt
+
+    interrupted = 0
+    for calls in (1, 2, 30, 77, 150, 333, 500, 800, 1300, 2100):
+        remaining = calls
+        handle = torch.nn.modules.module.register_module_forward_pre_hook(count)
+        try:
+            with nothing_leaks(model):
+                try:
+                    run(model, tokens, [])
+                except KeyboardInterrupt:
+                    interrupted += 1
+        finally:
+            handle.remove()
+    assert interrupted >= 5
+    # ... and what was learnt until then is not wrong.
+    hooks = [kn.ablate_neurons([(1, 3)]), kn.scale_site("z", 2, 0.0, pos=1)]
+    torch.testing.assert_close(
+        kn.sweep(model, tokens, hooks).softmax(-1), one_by_one(model, tokens, hooks), atol=1e-5, rtol=0
+    )
+
+
+# --- the user's own hooks -------------------------------------------------------------------------------
+
+
+def edits(pos: int) -> dict[str, list[kn.Hook]]:
+    def in_place(x: Tensor, hook: Any) -> Tensor:
+        x[:, pos] = 0
+        return x
+
+    return {
+        "a function": [("blocks.0.hook_resid_post", lambda x, hook: x * 0.5)],
+        "one position": [("blocks.0.hook_resid_post", in_place)],
+        "one of ours": kn.ablate_neurons([(0, n) for n in range(48)], pos=pos),
+    }
+
+
+@pytest.mark.parametrize("learnt", ["before", "under the hook"])
+@pytest.mark.parametrize("pos", [-1, 2])
+@pytest.mark.parametrize("kind", ["a function", "one position", "one of ours"])
+@pytest.mark.parametrize("name", ["llama", "bert"])
+def test_hooks_that_were_there_before_still_work(name: str, kind: str, pos: int, learnt: str) -> None:
+    """`with model.hooks(...)` around a sweep: what a model does with a lesion."""
+    model = zoo.fresh(name)
+    end = " [MASK]." if name == "bert" else ""
+    tokens = kn.encode(model, kn.Prompt(PROMPTS[0].text + end, " Ottawa")).tokens
+    runs = [[], kn.ablate_neurons([(2, 3)]), kn.scale_site("z", 1, 0.5, pos=3)]
+    clean = one_by_one(model, tokens, runs)
+    if learnt == "before":
+        kn.sweep(model, tokens, runs)
+    with model.hooks(fwd_hooks=edits(pos)[kind]):
+        expected = one_by_one(model, tokens, runs)
+        ours = kn.sweep(model, tokens, runs).softmax(-1)
+        [gradients] = kn.sweep_gradients(model, tokens, [Intervention((), wrt=[(NAME, -1)])], kn.probability(5))
+    assert (expected - clean).abs().max() > 1e-3
+    torch.testing.assert_close(ours, expected, atol=1e-5, rtol=0)
+    assert gradients.values.item() == pytest.approx(expected[0, 5].item(), rel=1e-3)
+    torch.testing.assert_close(kn.sweep(model, tokens, runs).softmax(-1), clean, atol=1e-5, rtol=0)
+    assert capability(model, tokens).prefix == (name == "llama"), "what was seen under the hook was taken for good"
+
+
+SCRIPT = """
+import random
+import numpy as np
+import kntools as kn
+from tests import zoo
+model = zoo.tiny("llama")
+prompt = kn.Prompt("The capital of Canada is", " Ottawa")
+before = random.getstate(), np.random.get_state()[1].tolist()
+kn.integrated_gradients(model, prompt, progress=False)
+kn.sweep(model, kn.encode(model, prompt).tokens, [[]], progress=True)
+assert (random.getstate(), np.random.get_state()[1].tolist()) == before
+"""
+
+
+@pytest.mark.slow
+def test_pythons_random_numbers_stay() -> None:
+    # In a process of its own: here, the type checker of the tests draws from them.
+    subprocess.run([sys.executable, "-c", SCRIPT], check=True, cwd=ROOT)
+
+
+def test_a_model_that_nobody_uses_is_freed() -> None:
+    model = zoo.fresh("gpt2")
+    kn.integrated_gradients(model, PROMPTS[0], progress=False)
+    gone = weakref.ref(model)
+    del model
+    gc.collect()
+    assert gone() is None
