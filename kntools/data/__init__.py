@@ -1,0 +1,59 @@
+"""Data sets as typed records that turn into prompts for any model, with a count of what was left out and why.
+
+    facts = kn.data.pararel("P36", limit=50, seed=0)     # Loaded[Fact]
+    prompts = facts.prompts(model)                       # Prompts: masked or causal, as the model asks
+    prompts.skipped                                      # reason -> count
+
+One module per data set. Data is looked for at `path=`, in `$KNTOOLS_DATA`, on the Hugging Face hub, and in
+the built-in sample, in this order; `loaded.source` says where it was found.
+"""
+
+from kntools.data.agreement import Frame, agreement_frames
+from kntools.data.bags import Bag, pararel_bags
+from kntools.data.blimp import PARADIGMS, blimp
+from kntools.data.counterfact import CounterFactRecord, ReducedRecord, counterfact, counterfact_reduced
+from kntools.data.facts import KnownFact, known_facts
+from kntools.data.filters import Filters
+from kntools.data.grouping import determiner, gender, group, number
+from kntools.data.known import known
+from kntools.data.pairs import MinimalPair
+from kntools.data.pararel import RELATIONS, Fact, pararel
+from kntools.data.prompting import TokenizerOnly, to_prompts
+from kntools.data.records import Loaded, Prompts, Skipped
+from kntools.data.symmetric import SymmetricFact, symmetric_facts
+from kntools.data.synonyms import SynonymFact, field_occupations, synonym_facts
+
+__all__ = [
+    "PARADIGMS",
+    "RELATIONS",
+    "Bag",
+    "CounterFactRecord",
+    "Fact",
+    "Filters",
+    "Frame",
+    "KnownFact",
+    "Loaded",
+    "MinimalPair",
+    "Prompts",
+    "ReducedRecord",
+    "Skipped",
+    "SymmetricFact",
+    "SynonymFact",
+    "TokenizerOnly",
+    "agreement_frames",
+    "blimp",
+    "counterfact",
+    "counterfact_reduced",
+    "determiner",
+    "field_occupations",
+    "gender",
+    "group",
+    "known",
+    "known_facts",
+    "number",
+    "pararel",
+    "pararel_bags",
+    "symmetric_facts",
+    "synonym_facts",
+    "to_prompts",
+]

@@ -1,0 +1,79 @@
+"""Facts that GPT-2 XL predicts, used for causal tracing (Meng et al., 2022)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Unpack
+
+from kntools.data import sample, sources
+from kntools.data.counterfact import ask
+from kntools.data.filters import Filters, select
+from kntools.data.read import Row, json_array
+from kntools.data.records import Candidate, Loaded
+
+
+@dataclass(frozen=True)
+class KnownFact:
+    """One fact. `prompt` ends where `target` begins.
+
+    `prediction` is how GPT-2 XL goes on from the filled template.
+    """
+
+    known_id: int
+    subject: str
+    target: str
+    prompt: str
+    template: str
+    prediction: str
+    relation: str
+
+    def candidates(self, masked: bool) -> list[Candidate]:
+        starts = self.template.find("{}")
+        return [ask("fact", self.prompt, masked, self.target, subject=self.subject, starts=starts)]
+
+
+def known_facts(*, path: str | Path | None = None, **filters: Unpack[Filters]) -> Loaded[KnownFact]:
+    """The 1,209 facts of ROME's `known_1000.json`, known to GPT-2 XL and not necessarily to your model.
+
+    ```python
+    facts = kn.data.known_facts(limit=100, known_only=model)
+    for prompt in facts.prompts(model):
+        trace = kn.causal_trace(model, prompt)
+    ```
+
+    Arguments:
+        path: the file, a data folder, or `"sample"`. `None` looks in `$KNTOOLS_DATA`, then takes the built-in
+            sample.
+        filters: `limit`, `seed`, `target`, `known_only`; see `kn.data.Filters`.
+
+    Returns:
+        `Loaded[KnownFact]`.
+
+    Raises:
+        ValueError: a malformed record.
+        FileNotFoundError: `path` is not the data set.
+    """
+    wanted = sources.Wanted(
+        name="ROME's known facts",
+        files=("counterfact/known_1000.json",),
+        read=json_array,
+        sample=sample.known_facts,
+    )
+    tables, source = sources.load(wanted, path)
+    return select([_fact(row) for row in tables[0]], source, **filters)
+
+
+def _fact(row: Row) -> KnownFact:
+    template = row.text("template")
+    if template.count("{}") != 1:
+        raise ValueError(f"{row.where}: field 'template' is {template!r}; expected one {{}} for the subject")
+    return KnownFact(
+        known_id=row.integer("known_id"),
+        subject=row.text("subject"),
+        target=row.text("attribute"),
+        prompt=row.text("prompt"),
+        template=template,
+        prediction=row.text("prediction"),
+        relation=row.text("relation_id"),
+    )

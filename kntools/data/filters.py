@@ -1,0 +1,99 @@
+"""Choose records: by answer, by what a model already knows, and how many."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from collections.abc import Collection, Sequence
+from typing import Any, TypedDict, TypeVar, Unpack
+
+from kntools.data.known import known_records
+from kntools.data.records import Loaded, Skipped
+
+Record = TypeVar("Record")
+
+OTHER_TARGET = "other target"
+OVER_LIMIT = "over the limit"
+NOTHING = Skipped()
+
+
+class Filters(TypedDict, total=False):
+    """What every loader accepts besides its own arguments.
+
+    limit: at most so many records, the first ones of the data or, with `seed`, a random sample of it.
+    seed: which sample. With the same seed a smaller sample is part of a larger one. No global state is read
+        or changed.
+    target: only records with this answer, or one of these.
+    known_only: a model; only records whose first usable prompt it answers right. For a fact the answer is the
+        most probable token; for a minimal pair or frame it is more probable than the foil.
+    prepend_bos: for `known_only`, as in `kn.encode`.
+    progress: a progress bar while the model is asked (default: yes).
+    """
+
+    limit: int | None
+    seed: int | None
+    target: str | Collection[str] | None
+    known_only: Any
+    prepend_bos: bool | None
+    progress: bool
+
+
+def select(
+    records: Sequence[Record], source: str, skipped: Skipped = NOTHING, **filters: Unpack[Filters]
+) -> Loaded[Record]:
+    """Apply `Filters`. The chosen records keep the order of the data.
+
+    Arguments:
+        records: all of them.
+        source: where they came from, in words.
+        skipped: what the loader itself left out.
+
+    Returns:
+        `Loaded`, in which everything left out is counted.
+
+    Raises:
+        ValueError: a negative limit.
+        TypeError: an unknown filter.
+    """
+    unknown = set(filters) - set(Filters.__annotations__)
+    if unknown:
+        raise TypeError(
+            f"unknown argument {', '.join(sorted(unknown))}; the filters are {', '.join(Filters.__annotations__)}"
+        )
+    limit, seed, model = filters.get("limit"), filters.get("seed"), filters.get("known_only")
+    if limit is not None and limit < 0:
+        raise ValueError(f"limit={limit} is negative; give the number of records wanted, or None for all")
+
+    order = list(range(len(records)))
+    if seed is not None:
+        random.Random(seed).shuffle(order)
+    left_out: Counter[str] = Counter()
+    targets = _as_set(filters.get("target"))
+    if targets is not None:
+        matching = [i for i in order if records[i].target.strip() in targets]  # type: ignore[attr-defined]
+        left_out[OTHER_TARGET] = len(order) - len(matching)
+        order = matching
+    if model is None:
+        kept = order if limit is None else order[:limit]
+        left_out[OVER_LIMIT] = len(order) - len(kept)
+    else:
+        # In the order of the sample and only until there are enough: a model need not read all of
+        # CounterFact.
+        kept, reasons = known_records(
+            model,
+            records,
+            order,
+            limit,
+            prepend_bos=filters.get("prepend_bos"),
+            progress=filters.get("progress", True),
+        )
+        left_out.update(reasons)
+        left_out[OVER_LIMIT] = len(order) - len(kept) - sum(reasons.values())
+    chosen = tuple(records[i] for i in sorted(kept))
+    return Loaded(chosen, skipped + Skipped.of(left_out), source)
+
+
+def _as_set(target: str | Collection[str] | None) -> frozenset[str] | None:
+    if target is None:
+        return None
+    return frozenset(t.strip() for t in ((target,) if isinstance(target, str) else target))

@@ -1,0 +1,134 @@
+"""Minimal pairs: two sentences of which one is acceptable, aligned token by token."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from kntools.data.records import Candidate
+from kntools.prompts import MASK, Prompt
+
+IDENTICAL = "identical pair"
+SEVERAL_DIFFER = "multi-token difference"
+FRAGMENT = "fragment of a word differs"
+EMPTY = "empty context"
+ROLE = "pair"
+
+
+@dataclass(frozen=True)
+class MinimalPair:
+    """Two sentences, `good` acceptable and `bad` not, with BLiMP's names for what tells them apart.
+
+    As a prompt its target is the token of `good` and its foil the token of `bad` at the one place where they
+    differ. A masked model sees both sides of it, a causal one what comes before.
+    """
+
+    good: str
+    bad: str
+    paradigm: str
+    pair_id: int
+    field: str
+    term: str
+
+    # "The model knows it" means that the target is more probable than the foil.
+    two_way: ClassVar[bool] = True
+
+    @property
+    def words(self) -> tuple[str, str] | None:
+        """The two words in which the sentences differ, or `None` if it is not just one word in place."""
+        good, bad = self.good.split(), self.bad.split()
+        differing = [i for i, (g, b) in enumerate(zip(good, bad, strict=False)) if g != b]
+        if len(good) != len(bad) or len(differing) != 1:
+            return None
+        return _bare(good[differing[0]]), _bare(bad[differing[0]])
+
+    @property
+    def target(self) -> str:
+        """The good one of `words`, or an empty string."""
+        return self.words[0] if self.words else ""
+
+
+def align(tokenizer: Any, masked: bool, pairs: Sequence[MinimalPair]) -> list[Candidate]:
+    """One candidate per pair: a prompt if the sentences differ in one whole-word token in place.
+
+    The candidate carries the token ids found here, for `to_prompts` to check that the prompt's text gives
+    the same ones again.
+    """
+    if not getattr(tokenizer, "is_fast", False):
+        raise ValueError("minimal pairs need a fast tokenizer (use_fast=True) to know where a token stands")
+    if not pairs:
+        return []
+    found = []
+    goods = _encode(tokenizer, [pair.good for pair in pairs])
+    bads = _encode(tokenizer, [pair.bad for pair in pairs])
+    for pair, (good, good_spans), (bad, bad_spans) in zip(pairs, goods, bads, strict=True):
+        differing = [i for i, (g, b) in enumerate(zip(good, bad, strict=False)) if g != b]
+        if good == bad:  # also two sentences which a lower-casing tokenizer cannot tell apart
+            found.append(_SKIP_IDENTICAL)
+        elif len(good) != len(bad) or len(differing) != 1:
+            found.append(_SKIP_SEVERAL)
+        else:
+            at = differing[0]
+            mask = tokenizer.mask_token_id if masked else None
+            found.append(_candidate(pair, at, good, bad, good_spans[at], bad_spans[at], mask))
+    return found
+
+
+_SKIP_IDENTICAL, _SKIP_SEVERAL = Candidate(ROLE, None, IDENTICAL), Candidate(ROLE, None, SEVERAL_DIFFER)
+
+
+def _candidate(
+    pair: MinimalPair,
+    at: int,
+    good: list[int],
+    bad: list[int],
+    good_span: tuple[int, int],
+    bad_span: tuple[int, int],
+    mask: int | None,
+) -> Candidate:
+    """A pair whose tokens differ at `at` alone. `mask` is the mask's id, `None` for a causal model."""
+    start, end = _word_span(pair.good, good_span)
+    bad_start, bad_end = _word_span(pair.bad, bad_span)
+    if not (_whole(pair.good, start, end) and _whole(pair.bad, bad_start, bad_end)):
+        return Candidate(ROLE, None, FRAGMENT)
+    if mask is not None:
+        text = pair.good[:start] + MASK + pair.good[end:]
+        around = (*good[:at], mask, *good[at + 1 :])
+        target, foil = pair.good[start:end], pair.bad[bad_start:bad_end]
+    else:
+        text = pair.good[:start].rstrip()
+        around = tuple(good[:at])
+        if not text:
+            return Candidate(ROLE, None, EMPTY)
+        # With their leading space: " dog" and "dog" are different tokens.
+        target, foil = pair.good[len(text) : end], pair.bad[len(text) : bad_end]
+    return Candidate(ROLE, Prompt(text, target, foil=foil), ids=(around, (good[at],), (bad[at],)))
+
+
+_Tokens = tuple[list[int], list[tuple[int, int]]]
+
+
+def _encode(tokenizer: Any, sentences: list[str]) -> list[_Tokens]:
+    lean = {"return_attention_mask": False, "return_token_type_ids": False}  # takes half the time
+    out = tokenizer(sentences, add_special_tokens=False, return_offsets_mapping=True, **lean)
+    return list(zip(out["input_ids"], out["offset_mapping"], strict=True))
+
+
+def _word_span(sentence: str, span: tuple[int, int]) -> tuple[int, int]:
+    """The token's characters without the space that byte-level and SentencePiece tokens begin with."""
+    start, end = span
+    while start < end and sentence[start].isspace():
+        start += 1
+    return start, end
+
+
+def _whole(sentence: str, start: int, end: int) -> bool:
+    """Does the token begin and end where a word does? An apostrophe ends one: `doesn` of `doesn't` counts."""
+    before, after = sentence[start - 1 : start], sentence[end : end + 1]
+    return start < end and not before.isalnum() and not after.isalnum()
+
+
+def _bare(word: str) -> str:
+    """Without the punctuation around it; an apostrophe inside stays."""
+    return word.strip(".,;:!?\"'()")

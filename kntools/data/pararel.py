@@ -1,0 +1,127 @@
+"""ParaRel: facts of one relation and paraphrased patterns to ask for them (Elazar et al., 2021)."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Unpack
+
+from kntools.data import sample, sources
+from kntools.data.filters import Filters, select
+from kntools.data.names import check_name
+from kntools.data.patterns import fill
+from kntools.data.read import json_lines
+from kntools.data.records import Candidate, Loaded
+
+# Wikidata's names of ParaRel's relations.
+RELATIONS: dict[str, str] = {
+    "P17": "country",
+    "P19": "place of birth",
+    "P20": "place of death",
+    "P27": "country of citizenship",
+    "P30": "continent",
+    "P36": "capital",
+    "P37": "official language",
+    "P39": "position held",
+    "P47": "shares border with",
+    "P101": "field of work",
+    "P103": "native language",
+    "P106": "occupation",
+    "P108": "employer",
+    "P127": "owned by",
+    "P131": "located in the administrative territorial entity",
+    "P136": "genre",
+    "P138": "named after",
+    "P140": "religion",
+    "P159": "headquarters location",
+    "P176": "manufacturer",
+    "P178": "developer",
+    "P190": "twinned administrative body",
+    "P264": "record label",
+    "P276": "location",
+    "P279": "subclass of",
+    "P361": "part of",
+    "P364": "original language of film or TV show",
+    "P407": "language of work or name",
+    "P413": "position played on team / speciality",
+    "P449": "original network",
+    "P463": "member of",
+    "P495": "country of origin",
+    "P530": "diplomatic relation",
+    "P740": "location of formation",
+    "P937": "work location",
+    "P1001": "applies to jurisdiction",
+    "P1303": "instrument",
+    "P1376": "capital of",
+    "P1412": "languages spoken, written or signed",
+}
+_WITHOUT_PATTERNS = ("P31", "P527")
+
+
+@dataclass(frozen=True)
+class Fact:
+    """One fact and the patterns that ask for it; `[X]` is the subject, `[Y]` the target.
+
+    Each pattern is a question with the role `pattern 0`, `pattern 1` ... in the order of the pattern file.
+    """
+
+    subject: str
+    target: str
+    relation: str
+    patterns: tuple[str, ...]
+    uuid: str = ""
+
+    def candidates(self, masked: bool) -> list[Candidate]:
+        return [
+            fill(f"pattern {i}", pattern, self.subject, self.target, masked) for i, pattern in enumerate(self.patterns)
+        ]
+
+
+def pararel(relation: str, *, path: str | Path | None = None, **filters: Unpack[Filters]) -> Loaded[Fact]:
+    """The facts of one relation, each with all patterns of the relation.
+
+    ```python
+    facts = kn.data.pararel("P36", limit=50, seed=0)
+    for fact, prompts in facts.prompts(model).by_record():     # the paraphrases of one fact together
+        att = kn.integrated_gradients(model, prompts)
+    ```
+
+    A masked model can use every pattern, a causal one only those that end in the answer. Some relations have
+    each pattern twice, with "a" and with "an"; as in the published data both are asked, whatever the answer.
+
+    Arguments:
+        relation: Wikidata's id, one of `kn.data.RELATIONS`.
+        path: a data folder or its `pararel` folder (with `patterns/` and `facts/`), or `"sample"`. `None`
+            looks in `$KNTOOLS_DATA`, then takes the built-in sample (P36, P1376, P101, P106).
+        filters: `limit`, `seed`, `target`, `known_only`; see `kn.data.Filters`.
+
+    Returns:
+        `Loaded[Fact]`.
+
+    Raises:
+        ValueError: an unknown relation, or a malformed record.
+        FileNotFoundError: the data is nowhere.
+    """
+    if relation in _WITHOUT_PATTERNS:
+        raise ValueError(f"ParaRel has facts of {relation} but no patterns to ask for them; choose another relation")
+    check_name("ParaRel relation", relation, RELATIONS)
+    wanted = sources.Wanted(
+        name=f"ParaRel {relation}",
+        files=(f"pararel/patterns/{relation}.jsonl", f"pararel/facts/{relation}.jsonl"),
+        read=json_lines,
+        sample=(lambda: sample.relation(relation)) if relation in sample.RELATIONS else None,
+    )
+    (pattern_rows, fact_rows), source = sources.load(wanted, path)
+    patterns = tuple(_pattern(row.text("pattern"), row.where) for row in pattern_rows)
+    facts = [
+        Fact(row.text("sub_label"), row.text("obj_label"), relation, patterns, row.text("uuid")) for row in fact_rows
+    ]
+    return select(facts, source, **filters)
+
+
+def _pattern(text: str, where: str) -> str:
+    """Checked, and with single spaces: two patterns of P279 have a double one, which is another token."""
+    if text.count("[X]") != 1 or text.count("[Y]") != 1:
+        raise ValueError(f"{where}: pattern {text!r} must hold one [X] (subject) and one [Y] (answer)")
+    return re.sub(" {2,}", " ", text)

@@ -1,0 +1,83 @@
+"""Fill a fact into a pattern: `[X]` is the subject, `[Y]` the answer.
+
+    The capital of [X] is [Y].   ->   The capital of Canada is [MASK].      masked model
+                                      The capital of Canada is              causal model
+
+A causal model can be asked only where nothing but a full stop follows the answer.
+"""
+
+from __future__ import annotations
+
+import re
+
+from kntools.data.records import Candidate
+from kntools.prompts import MASK, Prompt
+
+SUBJECT, ANSWER = "[X]", "[Y]"
+
+NOT_LAST = "mask not last"
+EMPTY = "empty context"
+NO_SUBJECT = "subject not in the prompt"
+SUBJECT_EARLIER = "subject also stands earlier in the prompt"
+SAME_ANSWERS = "target equal to the new target"
+
+# Some patterns set the full stop apart ("is [Y] ."); a few have none.
+_LAST = re.compile(r"(?P<before>.*?)\s*(?:\[Y\]|\[MASK\])\s*\.?\s*")
+
+
+def fill(role: str, pattern: str, subject: str, target: str, masked: bool, foil: str | None = None) -> Candidate:
+    """The question that `pattern` asks about `subject`."""
+    text = pattern
+    if not masked:
+        text_before = before_answer(pattern)
+        if text_before is None:
+            return Candidate(role, None, NOT_LAST)
+        text = text_before
+    start = text.find(SUBJECT)
+    if start < 0:
+        return Candidate(role, None, NO_SUBJECT)
+    text = text.replace(SUBJECT, subject).replace(ANSWER, MASK)
+    return question(role, text, target, subject, foil=foil, starts=_shifted(pattern, start, masked))
+
+
+def question(
+    role: str,
+    text: str,
+    target: str,
+    subject: str | None = None,
+    *,
+    foil: str | None = None,
+    starts: int | None = None,
+) -> Candidate:
+    """A prompt, or why there is none.
+
+    `starts` is where the subject was put. `kn.encode` takes the first place where it stands as a word, so a
+    prompt in which that is another one (the subject "Of" in "The book Of Of is by") would be traced wrongly.
+    """
+    if foil is not None and foil.strip() == target.strip():
+        return Candidate(role, None, SAME_ANSWERS)
+    if not text.strip():
+        return Candidate(role, None, EMPTY)
+    if subject is not None:
+        whole = re.search(rf"(?<!\w){re.escape(subject)}(?!\w)", text)
+        first = whole.start() if whole else text.find(subject)
+        if first < 0:
+            return Candidate(role, None, NO_SUBJECT)
+        if starts is not None and first != starts:
+            return Candidate(role, None, SUBJECT_EARLIER)
+    space = "" if MASK in text else " "  # after a text the answer brings the space between them
+    spaced = None if foil is None else space + foil.strip()
+    return Candidate(role, Prompt(text, space + target.strip(), subject=subject, foil=spaced))
+
+
+def before_answer(text: str) -> str | None:
+    """What comes before an answer (or mask) that stands at the end; `None` if it stands elsewhere."""
+    match = _LAST.fullmatch(text)
+    if match is None or ANSWER in match["before"] or MASK in match["before"]:
+        return None
+    return match["before"].rstrip()
+
+
+def _shifted(pattern: str, start: int, masked: bool) -> int:
+    """Where the subject stands once an `[Y]` before it has become a `[MASK]`, which is longer."""
+    return start + (len(MASK) - len(ANSWER) if masked and pattern.find(ANSWER, 0, start) >= 0 else 0)

@@ -1,0 +1,178 @@
+"""Read data files so that a bad record is an error with its file and line, never a gap.
+
+Every reader returns `Row`s. A row knows where it stands, and its fields are taken out by type:
+`row.text("subject")` is a string, or a `ValueError` that begins with `file.jsonl:12:`.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+_BOM = b"\xef\xbb\xbf"
+
+
+@dataclass(frozen=True)
+class Row:
+    """One record and where it stands (`folder/file.jsonl:12`)."""
+
+    where: str
+    values: Mapping[str, Any]
+
+    def text(self, name: str) -> str:
+        """A string that is not blank."""
+        value = self.values.get(name)
+        if isinstance(value, str) and value.strip():
+            return value
+        raise self._problem(name, "a string that is not blank")
+
+    def integer(self, name: str) -> int:
+        value = self.values.get(name)
+        if isinstance(value, int) and not isinstance(value, bool):  # in Python a bool is an int too
+            return value
+        raise self._problem(name, "an integer")
+
+    def texts(self, name: str) -> tuple[str, ...]:
+        """A list of strings."""
+        value = self.values.get(name)
+        if isinstance(value, list) and all(isinstance(entry, str) and entry.strip() for entry in value):
+            return tuple(value)
+        raise self._problem(name, "a list of strings that are not blank")
+
+    def child(self, name: str) -> Row:
+        """An object inside this one."""
+        value = self.values.get(name)
+        if isinstance(value, Mapping):
+            return Row(f"{self.where}, in {name!r}", value)
+        raise self._problem(name, "an object")
+
+    def _problem(self, name: str, expected: str) -> ValueError:
+        if name in self.values:
+            return ValueError(f"{self.where}: field {name!r} must be {expected}, found {self.values[name]!r}")
+        have = ", ".join(sorted(map(str, self.values))) or "none"
+        return ValueError(f"{self.where}: field {name!r} is missing; expected {expected} (fields here: {have})")
+
+
+def json_lines(path: Path) -> list[Row]:
+    """A `.jsonl` file: one JSON object per line."""
+    expected = "one JSON object per line"
+    rows = []
+    for number, line in _lines(path, expected):
+        where = f"{path}:{number}"
+        try:
+            values = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise ValueError(f"{where}: broken JSON ({error.msg}, column {error.colno}); expected {expected}") from None
+        rows.append(_row(where, values, expected))
+    return rows
+
+
+def json_array(path: Path) -> list[Row]:
+    """A `.json` file that holds one array of objects. Each row knows the line on which it begins."""
+    expected = "one JSON array of objects"
+    text = "\n".join(line for _, line in _lines(path, expected, blank_is_error=False))
+    decoder = json.JSONDecoder()
+    rows: list[Row] = []
+    at = _past_space(text, 0)
+    if text[at : at + 1] != "[":
+        raise ValueError(f"{path}:1: found {text[at : at + 20]!r} at the start; expected {expected}")
+    line, counted = 1, 0
+    while True:
+        at = _past_space(text, at + 1)
+        if text[at : at + 1] == "]" and not rows:
+            raise ValueError(f"{path}: the array is empty; expected {expected}")
+        line, counted = line + text.count("\n", counted, at), at
+        try:
+            values, end = decoder.raw_decode(text, at)
+        except json.JSONDecodeError as error:
+            raise ValueError(f"{path}:{error.lineno}: broken JSON ({error.msg}); expected {expected}") from None
+        rows.append(_row(f"{path}:{line}", values, expected))
+        at = _past_space(text, end)
+        if text[at : at + 1] == "]":
+            break
+        if text[at : at + 1] != ",":
+            line += text.count("\n", counted, at)
+            raise ValueError(f"{path}:{line}: expected ',' or ']' after a record, found {text[at : at + 10]!r}")
+    if text[at + 1 :].strip():
+        raise ValueError(f"{path}: there is more after the end of the array; expected {expected}")
+    return rows
+
+
+def json_object(path: Path) -> dict[str, Any]:
+    """A `.json` or `.json.gz` file that holds one object."""
+    raw = _bytes(path, "one JSON object")
+    if path.suffix == ".gz":
+        try:
+            raw = gzip.decompress(raw)
+        except (OSError, EOFError) as error:
+            raise ValueError(f"{path}: not a complete gzip file ({error})") from None
+    try:
+        value = json.loads(raw.decode("utf-8"))
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path}: not UTF-8 at byte {error.start}; save the file as UTF-8") from None
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path}:{error.lineno}: broken JSON ({error.msg}); expected one JSON object") from None
+    if not isinstance(value, dict):
+        raise ValueError(f"{path}:1: found a {type(value).__name__}; expected one JSON object")
+    return value
+
+
+def table(path: Path, columns: tuple[str, ...]) -> list[Row]:
+    """A tab-separated file whose first line names its columns."""
+    expected = f"tab-separated columns {', '.join(columns)}"
+    lines = list(_lines(path, expected))
+    if tuple(lines[0][1].split("\t")) != columns:
+        raise ValueError(f"{path}:1: the first line is {lines[0][1]!r}; expected {expected}")
+    if len(lines) == 1:
+        raise ValueError(f"{path}: no rows after the first line; expected {expected}")
+    rows = []
+    for number, line in lines[1:]:
+        cells = line.split("\t")
+        if len(cells) != len(columns):
+            raise ValueError(f"{path}:{number}: {len(cells)} columns; expected {expected}")
+        rows.append(Row(f"{path}:{number}", dict(zip(columns, cells, strict=True))))
+    return rows
+
+
+def _row(where: str, values: Any, expected: str) -> Row:
+    if not isinstance(values, dict):
+        raise ValueError(f"{where}: found a {type(values).__name__}; expected {expected}")
+    return Row(where, values)
+
+
+def _lines(path: Path, expected: str, *, blank_is_error: bool = True) -> Iterator[tuple[int, str]]:
+    """Numbered lines, without their ends. Only `\\n` ends a line: a sentence may hold other separators."""
+    raw = _bytes(path, expected).removeprefix(_BOM)
+    lines = raw.removesuffix(b"\n").split(b"\n")
+    for number, line in enumerate(lines, start=1):
+        try:
+            text = line.removesuffix(b"\r").decode("utf-8")
+        except UnicodeDecodeError as error:
+            raise ValueError(
+                f"{path}:{number}: not UTF-8 (byte {line[error.start]:#04x} at column {error.start + 1}); "
+                "save the file as UTF-8"
+            ) from None
+        if blank_is_error and not text.strip():
+            raise ValueError(f"{path}:{number}: the line is blank; expected {expected}")
+        yield number, text
+
+
+def _bytes(path: Path, expected: str) -> bytes:
+    if path.is_dir():
+        raise ValueError(f"{path} is a folder; expected a file with {expected}")
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} does not exist; expected a file with {expected}")
+    raw = path.read_bytes()
+    if not raw.strip():
+        raise ValueError(f"{path} is empty; expected {expected}")
+    return raw
+
+
+def _past_space(text: str, at: int) -> int:
+    while at < len(text) and text[at].isspace():
+        at += 1
+    return at

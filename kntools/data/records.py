@@ -1,0 +1,164 @@
+"""What every loader returns: records, where they came from, and a count of what was left out and why."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar, overload
+
+from kntools.prompts import MultiToken, Prompt
+
+Record = TypeVar("Record")
+
+#: Token ids of a prompt's text, its target and its foil, without special tokens around them.
+Ids = tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...] | None]
+
+
+@dataclass(frozen=True)
+class Skipped:
+    """How many were left out, by reason. `skipped["identical pair"]` is 0 for a reason that did not occur."""
+
+    counts: tuple[tuple[str, int], ...] = ()
+
+    @classmethod
+    def of(cls, reasons: Iterable[str] | Mapping[str, int]) -> Skipped:
+        """Count reasons. The most frequent comes first, ties by name, so that the order means nothing."""
+        kept = [(reason, n) for reason, n in Counter(reasons).items() if n]
+        return cls(tuple(sorted(kept, key=lambda item: (-item[1], item[0]))))
+
+    @property
+    def total(self) -> int:
+        return sum(n for _, n in self.counts)
+
+    def __getitem__(self, reason: str) -> int:
+        return dict(self.counts).get(reason, 0)
+
+    def __add__(self, other: Skipped) -> Skipped:
+        return Skipped.of(Counter(dict(self.counts)) + Counter(dict(other.counts)))
+
+    def __str__(self) -> str:
+        return ", ".join(f"{n:,} {reason}" for reason, n in self.counts) or "none"
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """What a record would ask: a prompt, or the reason why it cannot ask in this way.
+
+    `role` tells the questions of one record apart: `"rewrite"`, `"paraphrase"`, `"forward"` ...
+    """
+
+    role: str
+    prompt: Prompt | None
+    reason: str = ""
+    ids: Ids | None = None  # if the record was found by its tokens: what the prompt must encode to
+
+
+@dataclass(frozen=True)
+class Loaded(Generic[Record]):
+    """Records of one data set. Iterate, index or slice it; `prompts(model)` makes prompts.
+
+    ```python
+    facts = kn.data.pararel("P36", limit=100, seed=0)
+    facts[0].subject, facts.skipped, facts.source
+    for prompt in facts.prompts(model):
+        ...
+    ```
+
+    `len(loaded) + loaded.skipped.total` is the number of records in the data.
+    """
+
+    records: tuple[Record, ...]
+    skipped: Skipped
+    source: str
+
+    @property
+    def total(self) -> int:
+        return len(self.records) + self.skipped.total
+
+    def prompts(self, model: Any, *, role: str | None = None, multi_token: MultiToken = "error") -> Prompts:
+        """The records as prompts for `model`; see `kntools.data.prompting.to_prompts`."""
+        from kntools.data.prompting import to_prompts
+
+        return to_prompts(self, model, role=role, multi_token=multi_token)
+
+    def where(self, keep: Callable[[Record], bool], reason: str) -> Loaded[Record]:
+        """Keep the records for which `keep` is true; count the others as skipped for `reason`."""
+        kept = tuple(record for record in self.records if keep(record))
+        return Loaded(kept, self.skipped + Skipped.of({reason: len(self) - len(kept)}), self.source)
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def __iter__(self) -> Iterator[Record]:
+        return iter(self.records)
+
+    @overload
+    def __getitem__(self, index: int) -> Record: ...
+    @overload
+    def __getitem__(self, index: slice) -> tuple[Record, ...]: ...
+    def __getitem__(self, index: int | slice) -> Record | tuple[Record, ...]:
+        return self.records[index]
+
+    def __repr__(self) -> str:
+        kind = type(self.records[0]).__name__ if self.records else "record"
+        count = f"{len(self):,} of {self.total:,} x {kind}"
+        return f"Loaded({count}, skipped: {self.skipped}, source: {self.source})"
+
+
+@dataclass(frozen=True)
+class Prompts:
+    """Prompts that a given model can be asked. Iterate, index or slice it like a tuple of `Prompt`s.
+
+    `records[i]` is what `prompts[i]` was made from and `roles[i]` which of its questions it is.
+    `len(prompts) + prompts.skipped.total` is the number of questions that the records hold.
+    """
+
+    prompts: tuple[Prompt, ...]
+    records: tuple[Any, ...]
+    roles: tuple[str, ...]
+    skipped: Skipped
+    source: str
+
+    @property
+    def total(self) -> int:
+        return len(self.prompts) + self.skipped.total
+
+    def by_record(self) -> list[tuple[Any, tuple[Prompt, ...]]]:
+        """Records with their prompts, in order: the paraphrases of one fact are together."""
+        grouped: dict[int, tuple[Any, list[Prompt]]] = {}
+        for record, prompt in zip(self.records, self.prompts, strict=True):
+            grouped.setdefault(id(record), (record, []))[1].append(prompt)
+        return [(record, tuple(prompts)) for record, prompts in grouped.values()]
+
+    def where(self, keep: Callable[[Any, Prompt], bool], reason: str) -> Prompts:
+        """Keep the prompts for which `keep(record, prompt)` is true; count the others for `reason`."""
+        pairs = zip(self.records, self.prompts, strict=True)
+        return self.only([i for i, (record, prompt) in enumerate(pairs) if keep(record, prompt)], reason)
+
+    def only(self, indices: Iterable[int], reason: str) -> Prompts:
+        """Keep the prompts at `indices`; count the others for `reason`."""
+        kept = sorted(set(indices))
+        return Prompts(
+            prompts=tuple(self.prompts[i] for i in kept),
+            records=tuple(self.records[i] for i in kept),
+            roles=tuple(self.roles[i] for i in kept),
+            skipped=self.skipped + Skipped.of({reason: len(self) - len(kept)}),
+            source=self.source,
+        )
+
+    def __len__(self) -> int:
+        return len(self.prompts)
+
+    def __iter__(self) -> Iterator[Prompt]:
+        return iter(self.prompts)
+
+    @overload
+    def __getitem__(self, index: int) -> Prompt: ...
+    @overload
+    def __getitem__(self, index: slice) -> tuple[Prompt, ...]: ...
+    def __getitem__(self, index: int | slice) -> Prompt | tuple[Prompt, ...]:
+        return self.prompts[index]
+
+    def __repr__(self) -> str:
+        return f"Prompts({len(self):,} of {self.total:,}, skipped: {self.skipped}, source: {self.source})"

@@ -1,0 +1,110 @@
+"""Where data comes from: `path=`, then `$KNTOOLS_DATA`, then the Hugging Face hub, then the built-in sample.
+
+Each loader describes what it wants as a `Wanted`; `load` finds it and says in words where that was. The
+built-in sample stands in for a data set that is not there with a warning, never silently.
+"""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from kntools.data import hub
+from kntools.data.read import Row
+
+#: `path="sample"` asks for the built-in sample by name.
+SAMPLE = "sample"
+ENVIRONMENT = "KNTOOLS_DATA"
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """A data set as one loader needs it.
+
+    `files` are relative to the data folder, all of them needed. `read` turns one into rows. `hub_config` is
+    the configuration of the hub's data set, if it has several. `sample` makes the rows that ship with
+    kntools, one list per file.
+    """
+
+    name: str
+    files: tuple[str, ...]
+    read: Callable[[Path], list[Row]]
+    hub_set: hub.HubSet | None = None
+    hub_config: str | None = None
+    sample: Callable[[], list[list[Row]]] | None = None
+
+
+def load(wanted: Wanted, path: str | Path | None) -> tuple[list[list[Row]], str]:
+    """Rows, one list per file (the hub gives one list), and where they came from.
+
+    Raises:
+        FileNotFoundError: nothing was found; the message says what was tried and what to type.
+        ValueError: something was found that is not the data set.
+    """
+    if path == SAMPLE:
+        return _sample(wanted), "built-in sample"
+    if path is not None:
+        return _from_path(wanted, Path(path))
+    tried = []
+    folder = os.environ.get(ENVIRONMENT)
+    if not folder:
+        tried.append(f"${ENVIRONMENT} is not set")
+    else:
+        files = _inside(Path(folder), wanted.files)
+        if files:
+            return [wanted.read(file) for file in files], str(Path(folder) / Path(wanted.files[0]).parts[0])
+        tried.append(f"${ENVIRONMENT}={folder} has no {' and '.join(wanted.files)}")
+    if wanted.hub_set is not None:
+        try:
+            return [hub.rows(wanted.hub_set, wanted.hub_config)], f"hub {wanted.hub_set.id}"
+        except hub.Unavailable as error:
+            tried.append(str(error))
+    if wanted.sample is not None:
+        warnings.warn(
+            f"{wanted.name} was not found ({'; '.join(tried)}); using kntools' built-in sample in its place. {_fix()}",
+            UserWarning,
+            stacklevel=3,  # the caller of the loader
+        )
+        return _sample(wanted), f"built-in sample, in place of {wanted.name}"
+    raise FileNotFoundError(f"{wanted.name} was not found: {'; '.join(tried)}. {_fix()}")
+
+
+def _fix() -> str:
+    return f"Set {ENVIRONMENT} to the folder that holds the data, or pass path=..."
+
+
+def _sample(wanted: Wanted) -> list[list[Row]]:
+    if wanted.sample is None:
+        raise ValueError(f"there is no built-in sample of {wanted.name}; {_fix()}")
+    return wanted.sample()
+
+
+def _from_path(wanted: Wanted, path: Path) -> tuple[list[list[Row]], str]:
+    if path.is_file():
+        if len(wanted.files) > 1:
+            raise ValueError(f"{path} is one file; {wanted.name} needs a folder with {' and '.join(wanted.files)}")
+        return [wanted.read(path)], str(path)
+    if not path.is_dir():
+        raise FileNotFoundError(f"path={str(path)!r} does not exist; give a file or folder with {wanted.name}")
+    files = _inside(path, wanted.files)
+    if files:
+        return [wanted.read(file) for file in files], str(path)
+    if wanted.hub_set is not None and hub.is_layout(path):
+        return [hub.rows(wanted.hub_set, wanted.hub_config, folder=path)], str(path)
+    raise FileNotFoundError(
+        f"path={str(path)!r} is not a folder with {wanted.name}: it has no {' and '.join(wanted.files)}"
+        + (", nor the files of its hub data set" if wanted.hub_set else "")
+    )
+
+
+def _inside(folder: Path, names: tuple[str, ...]) -> list[Path] | None:
+    """The files under `folder`, given from the top (`pararel/facts/P36.jsonl`) or from any level below it."""
+    depth = min(len(Path(name).parts) for name in names)
+    for level in range(depth):
+        files = [folder.joinpath(*Path(name).parts[level:]) for name in names]
+        if all(file.is_file() for file in files):
+            return files
+    return None

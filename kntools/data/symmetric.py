@@ -1,0 +1,118 @@
+"""Bijective facts: an edit of "the capital of s is t" should also change what "t is the capital of" says."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar, Unpack
+
+from kntools.data.filters import Filters, select
+from kntools.data.names import check_name
+from kntools.data.pararel import Fact, pararel
+from kntools.data.patterns import fill
+from kntools.data.records import Candidate, Loaded, Skipped
+
+NO_NEW_TARGET = "no other target in the relation"
+
+# Relation -> how a fact is asked, and how the reverse is asked of its target.
+PATTERNS = {
+    "P36": ("The capital of [X] is [Y].", "[X] is the capital of [Y]."),
+    "P1376": ("[X] is the capital of [Y].", "The capital of [X] is [Y]."),
+}
+
+
+@dataclass(frozen=True)
+class SymmetricFact:
+    """A fact s -> t, the new target t' of an edit, and t' 's own subject before the edit.
+
+    As prompts: `forward` asks s for t (foil t'); `reverse_new` asks t' for s, which is right after the edit
+    (foil: the subject that t' belongs to); `reverse_old` asks t for s, which is right before the edit and
+    wrong after.
+    """
+
+    subject: str
+    target: str
+    new_target: str
+    new_subject: str
+    relation: str
+    pattern: str
+    reverse_pattern: str
+
+    known_role: ClassVar[str] = "forward"
+
+    def candidates(self, masked: bool) -> list[Candidate]:
+        s, t, new = self.subject, self.target, self.new_target
+        return [
+            fill("forward", self.pattern, s, t, masked, foil=new),
+            fill("reverse_new", self.reverse_pattern, new, s, masked, foil=self.new_subject),
+            fill("reverse_old", self.reverse_pattern, t, s, masked),
+        ]
+
+
+def symmetric_facts(
+    relation: str, *, path: str | Path | None = None, **filters: Unpack[Filters]
+) -> Loaded[SymmetricFact]:
+    """Facts of a relation that can be asked both ways, each with a new target from the same relation.
+
+    ```python
+    facts = kn.data.symmetric_facts("P36", limit=20)
+    forward = facts.prompts(model, role="forward")          # "The capital of Canada is" -> " Ottawa"
+    reverse = facts.prompts(model, role="reverse_new")      # "Rome is the capital of" -> " Canada"
+    ```
+
+    Arguments:
+        relation: `"P36"` (capital) or `"P1376"` (capital of).
+        path: as for `pararel`.
+        filters: `limit`, `seed`, `target`, `known_only`; see `kn.data.Filters`. `seed` also decides which new
+            target a fact gets, whatever the other filters are.
+
+    Returns:
+        `Loaded[SymmetricFact]`. A new target is never a target of the same subject.
+
+    Raises:
+        ValueError: another relation, or a malformed record.
+        FileNotFoundError: the data is nowhere.
+    """
+    check_name("symmetric relation", relation, {"P36": "capital", "P1376": "capital of"})
+    facts = pararel(relation, path=path)
+    pattern, reverse_pattern = PATTERNS[relation]
+    records = []
+    for fact, donor in zip(facts, new_targets(facts.records, filters.get("seed")), strict=True):
+        if donor is not None:
+            records.append(
+                SymmetricFact(
+                    subject=fact.subject,
+                    target=fact.target,
+                    new_target=donor.target,
+                    new_subject=donor.subject,
+                    relation=relation,
+                    pattern=pattern,
+                    reverse_pattern=reverse_pattern,
+                )
+            )
+    skipped = Skipped.of({NO_NEW_TARGET: len(facts) - len(records)})
+    return select(records, facts.source, skipped, **filters)
+
+
+def new_targets(
+    facts: Sequence[Fact], seed: int | None, meaning: Callable[[Fact], str] = lambda fact: fact.target
+) -> list[Fact | None]:
+    """For each fact another one of a different `meaning` whose target is not true of its subject, or `None`.
+
+    The choice depends on the seed, the fact and the relation's facts, and on nothing else: not on hash order,
+    and not on how many facts are asked for.
+    """
+    true_of: dict[str, set[str]] = {}
+    for fact in facts:
+        true_of.setdefault(fact.subject, set()).add(fact.target)
+    pool = sorted(facts, key=lambda fact: (fact.target, fact.subject, fact.uuid))
+    meant = [(other, other.target, meaning(other)) for other in pool]
+    found: list[Fact | None] = []
+    for fact in facts:
+        rng = random.Random(f"{seed or 0}/{fact.relation}/{fact.subject}/{fact.target}")
+        true, same = true_of[fact.subject], meaning(fact)
+        options = [other for other, target, means in meant if target not in true and means != same]
+        found.append(rng.choice(options) if options else None)
+    return found

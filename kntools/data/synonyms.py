@@ -1,0 +1,108 @@
+"""Facts that can be said another way: who works in the field of linguistics is a linguist."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar, Unpack
+
+from kntools.data import sample
+from kntools.data.filters import Filters, select
+from kntools.data.names import check_name
+from kntools.data.pararel import pararel
+from kntools.data.patterns import fill
+from kntools.data.read import table
+from kntools.data.records import Candidate, Loaded, Skipped
+from kntools.data.symmetric import NO_NEW_TARGET, new_targets
+
+NO_OCCUPATION = "no occupation for this field"
+
+PATTERN = "[X] works in the field of [Y]."
+# "famous" stands between the article and the answer, so that no a/an gives the answer away.
+SYNONYM_PATTERN = "[X] is a famous [Y]."
+
+
+@dataclass(frozen=True)
+class SynonymFact:
+    """A fact s -> field, the new field of an edit, and the occupations that go with the two.
+
+    As prompts: `fact` asks for the field (foil: the new one); `synonym` asks for the occupation that belongs
+    to the field (foil: that of the new one). After a successful edit the foils are the right answers.
+    """
+
+    subject: str
+    target: str
+    new_target: str
+    occupation: str
+    new_occupation: str
+    relation: str
+
+    known_role: ClassVar[str] = "fact"
+
+    def candidates(self, masked: bool) -> list[Candidate]:
+        return [
+            fill("fact", PATTERN, self.subject, self.target, masked, foil=self.new_target),
+            fill("synonym", SYNONYM_PATTERN, self.subject, self.occupation, masked, foil=self.new_occupation),
+        ]
+
+
+def synonym_facts(
+    relation: str = "P101",
+    *,
+    path: str | Path | None = None,
+    synonyms: str | Path | None = None,
+    **filters: Unpack[Filters],
+) -> Loaded[SynonymFact]:
+    """Facts with a second way to say them, each with a new target whose occupation is another one.
+
+    ```python
+    facts = kn.data.synonym_facts("P101", limit=20)
+    facts.prompts(model, role="fact")        # "Alan Turing works in the field of" -> " logic"
+    facts.prompts(model, role="synonym")     # "Alan Turing is a famous" -> " logician"
+    ```
+
+    Arguments:
+        relation: `"P101"` (field of work).
+        path: as for `pararel`.
+        synonyms: your own table: tab-separated, columns `field` and `occupation`; `None` is the built-in one.
+        filters: `limit`, `seed`, `target`, `known_only`; see `kn.data.Filters`. `seed` also decides which new
+            target a fact gets, whatever the other filters are.
+
+    Returns:
+        `Loaded[SynonymFact]`.
+
+    Raises:
+        ValueError: another relation, a malformed record or table.
+        FileNotFoundError: the data or the table is nowhere.
+    """
+    check_name("relation with synonyms", relation, {"P101": "field of work"})
+    facts = pararel(relation, path=path)
+    occupations = field_occupations(synonyms)
+    usable = [fact for fact in facts if fact.target in occupations]
+    donors = new_targets(usable, filters.get("seed"), lambda fact: occupations[fact.target])
+    records = [
+        SynonymFact(
+            subject=fact.subject,
+            target=fact.target,
+            new_target=donor.target,
+            occupation=occupations[fact.target],
+            new_occupation=occupations[donor.target],
+            relation=relation,
+        )
+        for fact, donor in zip(usable, donors, strict=True)
+        if donor is not None
+    ]
+    skipped = Skipped.of({NO_OCCUPATION: len(facts) - len(usable), NO_NEW_TARGET: len(usable) - len(records)})
+    return select(records, facts.source, skipped, **filters)
+
+
+def field_occupations(path: str | Path | None = None) -> dict[str, str]:
+    """The table field of work -> occupation, built in or your own."""
+    file = sample.file("field_to_occupation.tsv") if path is None else Path(path)
+    found: dict[str, str] = {}
+    for row in table(file, ("field", "occupation")):
+        field = row.text("field")
+        if field in found:
+            raise ValueError(f"{row.where}: the field {field!r} stands in the table twice")
+        found[field] = row.text("occupation")
+    return found
