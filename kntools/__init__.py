@@ -20,10 +20,16 @@ from kntools.hooks import (
 )
 from kntools.metrics import kl_divergence, log_probability, logit_difference, probability
 from kntools.models import load_model
+from kntools.neuron_scan import NeuronScan, neuron_scan
 from kntools.neurons import KnowledgeNeurons, coarse_sets, knowledge_neurons, r1_squared
+from kntools.noise import subject_sigma
+from kntools.patch_grid import PatchGrid
+from kntools.patching import activation_patch, attribution_patch
 from kntools.prompts import Encoded, Prompt, encode
 from kntools.sites import Hook, Neuron
 from kntools.sweep import Derivative, Intervention, RowGradients, sweep, sweep_gradients
+from kntools.trace_result import Trace
+from kntools.tracing import causal_trace
 
 try:
     __version__ = version("kntools")
@@ -38,14 +44,20 @@ __all__ = [
     "Intervention",
     "KnowledgeNeurons",
     "Neuron",
+    "NeuronScan",
+    "PatchGrid",
     "Prompt",
     "RowGradients",
+    "Trace",
     "__version__",
     "ablate_neurons",
     "activation",
+    "activation_patch",
     "activation_x_gradient",
     "add_vector",
+    "attribution_patch",
     "capture",
+    "causal_trace",
     "coarse_sets",
     "corrupt",
     "encode",
@@ -59,6 +71,7 @@ __all__ = [
     "logit_difference",
     "mean_ablate_neurons",
     "mean_activations",
+    "neuron_scan",
     "patch",
     "plots",
     "probability",
@@ -66,6 +79,7 @@ __all__ = [
     "scale_neurons",
     "scale_site",
     "set_neurons",
+    "subject_sigma",
     "sweep",
     "sweep_gradients",
 ]

@@ -19,7 +19,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from kntools.positioned import QUERY_AXIS, PositionedHook
+from kntools.positioned import QUERY_AXIS, PositionedHook, shares_memory
 from kntools.sites import Hook, Neuron, Positions, as_neurons, hook_name
 
 NeuronLike = Neuron | tuple[int, int]
@@ -124,7 +124,7 @@ def scale_site(site: str, layer: int, factor: float | Float[Tensor, " batch"], *
         return x * factor
 
     name = hook_name(site, layer)
-    return [(name, PositionedHook(pos, edit, f"scale {name}"))]
+    return [(name, PositionedHook(pos, edit, f"scale {name}", in_place=shares_memory(name)))]
 
 
 def add_vector(
@@ -148,7 +148,7 @@ def add_vector(
             )
         return x + scale * vector.to(x)
 
-    return [(name, PositionedHook(pos, edit, f"add to {name}"))]
+    return [(name, PositionedHook(pos, edit, f"add to {name}", in_place=shares_memory(name)))]
 
 
 def patch(
@@ -187,7 +187,8 @@ def patch(
         raise ValueError(
             f"the cached {name} is {tuple(source.shape)}; patching takes one run, [batch pos ...] with a batch of 1"
         )
-    return [(name, PositionedHook(pos, _Paste(name, source, heads, neurons), f"patch {name}", whole=source))]
+    paste = _Paste(name, source, heads, neurons)
+    return [(name, PositionedHook(pos, paste, f"patch {name}", whole=source, in_place=shares_memory(name)))]
 
 
 def freeze(cache: Activations, sites: Iterable[str], layers: Iterable[int], pos: Positions = None) -> list[Hook]:

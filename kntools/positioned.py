@@ -38,8 +38,16 @@ class PositionedHook:
     positions.
     """
 
-    def __init__(self, pos: Positions, edit: Callable[..., Tensor | None], label: str, *, whole: Tensor | None = None):
-        self.pos, self.edit, self.label, self.whole = pos, edit, label, whole
+    def __init__(
+        self,
+        pos: Positions,
+        edit: Callable[..., Tensor | None],
+        label: str,
+        *,
+        whole: Tensor | None = None,
+        in_place: bool = False,
+    ):
+        self.pos, self.edit, self.label, self.whole, self.in_place = pos, edit, label, whole, in_place
         self.offset, self.length = 0, None  # how many tokens are left out, and of how many; see `moved`
 
     def __repr__(self) -> str:
@@ -53,7 +61,7 @@ class PositionedHook:
         """This hook for a run that leaves out the first `offset` of `length` tokens."""
         if offset == 0:
             return self
-        other = PositionedHook(self.pos, self.edit, self.label, whole=self.whole)
+        other = PositionedHook(self.pos, self.edit, self.label, whole=self.whole, in_place=self.in_place)
         other.offset, other.length = offset, length  # type: ignore[assignment]
         return other
 
@@ -74,7 +82,8 @@ class PositionedHook:
             new = new.to(x.dtype)
         # An edit may hand back what it was given; the copy keeps the incoming activation untouched.
         out = new if everything else x.index_copy(1, at, new)
-        return out.movedim(1, axis)
+        out = out.movedim(1, axis)
+        return activation.copy_(out) if self.in_place else out
 
     def _source(self, axis: int, absolute: tuple[int, ...], length: int) -> Tensor:
         whole = self.whole.movedim(axis, 1)  # type: ignore[union-attr]
@@ -84,6 +93,16 @@ class PositionedHook:
                 "patching needs prompts of equal length"
             )
         return whole.index_select(1, torch.tensor(absolute, device=whole.device))
+
+
+def shares_memory(name: str) -> bool:
+    """Is this the hook on a tensor that the model also reads elsewhere?
+
+    On a bridge `hook_resid_mid` is the input of the second norm. The residual stream goes on from the same tensor,
+    past the hook: what a hook function returns reaches the MLP alone. Written in place it reaches both, as it does
+    at the same point of a HookedTransformer (and as TransformerLens' own patching does it).
+    """
+    return name.endswith("hook_resid_mid")
 
 
 def is_local(name: str, fn: Any) -> bool:

@@ -53,7 +53,7 @@ def encode_pairs(
     A corrupted prompt is asked for the clean one's answer; its own answer is the foil where the clean prompt has none.
     """
     left = [clean] if isinstance(clean, Prompt) else list(clean)
-    right = [corrupted] if isinstance(corrupted, Prompt | str) else list(corrupted)
+    right: list[Prompt | str] = [corrupted] if isinstance(corrupted, Prompt | str) else list(corrupted)
     if len(left) != len(right) or not left:
         raise ValueError(f"{len(left)} clean and {len(right)} corrupted prompts; give as many of each, at least one")
     return [_pair(model, a, b, prepend_bos, multi_token) for a, b in zip(left, right, strict=True)]

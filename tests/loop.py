@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from kntools.positioned import shares_memory
 from kntools.sites import Hook
 from tests import zoo
 
@@ -38,8 +39,9 @@ def gradient_by_loop(
     kept: list[Tensor] = []
 
     def keep(activation: Tensor, hook: Any) -> Tensor:
-        kept.append(activation if activation.requires_grad else activation.detach().requires_grad_())
-        return kept[-1]
+        kept.append(activation.clone() if activation.requires_grad else activation.detach().clone().requires_grad_())
+        # The residual stream goes on from the very tensor that such a hook sees.
+        return activation.copy_(kept[-1]) if shares_memory(name) else kept[-1]
 
     with torch.enable_grad():
         logits = model.run_with_hooks(tokens, fwd_hooks=[*hooks, (name, keep)])

@@ -1,5 +1,6 @@
 """Records as prompts, on the built-in sample: the batched rules are those of `kn.encode`, and nothing is lost."""
 
+import re
 from types import SimpleNamespace
 from typing import Any
 
@@ -12,7 +13,7 @@ import kntools as kn
 from kntools import data
 from kntools.data.agreement import KINDS
 from kntools.data.pairs import MinimalPair, align
-from kntools.data.patterns import before_answer, fill
+from kntools.data.patterns import _where, before_answer, fill
 from kntools.data.read import json_lines
 from kntools.data.records import Loaded, Skipped
 from kntools.data.sample import PARADIGMS, file
@@ -175,6 +176,12 @@ def test_a_subject_that_stands_earlier_is_not_traced_at_the_wrong_place(masked: 
     # As a part of another word it is no trouble: encode looks for the word.
     found = fill("r", "The capital of [X] is [Y].", "cap", "Ottawa", masked)
     assert found.prompt is not None and found.prompt.subject == "cap"
+
+
+@given(text=st.text("ab _.é1", min_size=1, max_size=12), subject=st.text("ab.é", min_size=1, max_size=3))
+def test_the_subject_is_where_encode_looks_for_it(text: str, subject: str) -> None:
+    word = re.search(rf"(?<!\w){re.escape(subject)}(?!\w)", text)
+    assert _where(subject, text) == (word.start() if word else text.find(subject))
 
 
 def test_roles_choose_among_the_questions_of_a_record(models: dict[str, Any]) -> None:

@@ -184,15 +184,18 @@ def test_patch_some_heads_or_neurons(site: str, chosen: dict[str, list[int]]) ->
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_freeze_everything_gives_the_other_run(name: str) -> None:
+def test_with_all_outputs_frozen_the_other_run_comes_out(name: str) -> None:
+    """... at every token that is the same in both: its residual stream starts there, and gets the same additions."""
     model = zoo.tiny(name)
     tokens = three_prompts(model)
     logits, cache = model.run_with_cache(tokens[1:2])
-    layers = range(model.cfg.n_layers)
-    hooks = kn.freeze(cache, iter(["attn_out", "mlp_out"]), iter(layers)) + kn.patch(cache, "resid_pre", 0)
+    hooks = kn.freeze(cache, iter(["attn_out", "mlp_out"]), iter(range(model.cfg.n_layers)))
     with torch.no_grad():
         frozen = model.run_with_hooks(tokens[:1], fwd_hooks=hooks)
-    torch.testing.assert_close(frozen, logits)
+    same = [p for p in range(tokens.shape[1]) if p not in (2, 3)]
+    torch.testing.assert_close(frozen[:, same], logits[:, same], atol=1e-4, rtol=1e-4)
+    if name != "bert":  # where a layer's whole output is hook_mlp_out
+        assert (frozen - logits)[:, 2].abs().max() > 0.1
 
 
 @pytest.mark.parametrize("site", ["resid_post", "z", POST, "pattern"])

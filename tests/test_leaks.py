@@ -39,8 +39,8 @@ def prepared(name: str) -> Any:
     model.train()
     for parameter in list(model.parameters())[::3]:
         parameter.requires_grad_(False)
-    point = model.hook_dict["blocks.1.hook_resid_post"]
-    point.add_hook(lambda x, hook: x * 0.5, is_permanent=True)
+    for name in ("blocks.1.hook_resid_post", NAME):
+        model.hook_dict[name].add_hook(lambda x, hook: x * 0.5, is_permanent=True)
     model(kn.encode(model, PROMPTS[0]).tokens)  # a bridge attaches some hooks of its own in its first run
     return model
 

@@ -228,9 +228,7 @@ def test_another_file_is_another_model(cache: Path, tmp_path: Path, monkeypatch:
 def test_smollm2_knows_its_facts(smollm2, text: str, answer: str, probability: float) -> None:
     with torch.inference_mode():
         logits = smollm2(smollm2.to_tokens(text, prepend_bos=False))
-    assert logits[0, -1].softmax(-1)[smollm2.to_single_token(answer)].item() == pytest.approx(
-        probability, abs=0.006
-    )
+    assert logits[0, -1].softmax(-1)[smollm2.to_single_token(answer)].item() == pytest.approx(probability, abs=0.006)
 
 
 @pytest.mark.smollm2

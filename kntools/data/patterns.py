@@ -59,8 +59,7 @@ def question(
     if not text.strip():
         return Candidate(role, None, EMPTY)
     if subject is not None:
-        whole = re.search(rf"(?<!\w){re.escape(subject)}(?!\w)", text)
-        first = whole.start() if whole else text.find(subject)
+        first = _where(subject, text)
         if first < 0:
             return Candidate(role, None, NO_SUBJECT)
         if starts is not None and first != starts:
@@ -68,6 +67,18 @@ def question(
     space = "" if MASK in text else " "  # after a text the answer brings the space between them
     spaced = None if foil is None else space + foil.strip()
     return Candidate(role, Prompt(text, space + target.strip(), subject=subject, foil=spaced))
+
+
+def _where(subject: str, text: str) -> int:
+    """Where `kn.encode` sees the subject: its first place as a word, else its first place, else -1."""
+    start = text.find(subject)
+    while start >= 0:
+        end = start + len(subject)
+        neighbours = text[max(start - 1, 0) : start] + text[end : end + 1]
+        if not any(letter.isalnum() or letter == "_" for letter in neighbours):
+            return start
+        start = text.find(subject, start + 1)
+    return text.find(subject)
 
 
 def before_answer(text: str) -> str | None:

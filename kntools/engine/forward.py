@@ -16,7 +16,7 @@ from torch import Tensor
 
 from kntools import backends
 from kntools.engine.plan import Item, Pass, stage_of
-from kntools.positioned import PositionedHook, position_axis
+from kntools.positioned import PositionedHook, position_axis, shares_memory
 from kntools.prefix import Rows
 from kntools.sites import resolve_positions
 
@@ -218,11 +218,11 @@ class ForwardPass:
     def _watch(self, part: Tensor, hook: Any, item: Item, name: str, watch: _Watch, offset: int) -> Tensor:
         """Make an item's activation one that can be differentiated by."""
         # A new tensor in any case: the slice that came in is not what the pass goes on with.
-        part = part.clone() if part.requires_grad else part.detach().requires_grad_()
+        kept = part.clone() if part.requires_grad else part.detach().clone().requires_grad_()
         axis = position_axis(hook)
         local = tuple(p - offset for p in resolve_positions(watch.pos, self.length))
-        self.watched.setdefault(item.number, {})[name] = Watched(part, axis, local)
-        return part
+        self.watched.setdefault(item.number, {})[name] = Watched(kept, axis, local)
+        return part.copy_(kept) if shares_memory(name) else kept
 
     def _check_fired(self) -> None:
         for item in self.items:

@@ -11,7 +11,7 @@ from torch import Tensor
 from kntools import backends
 from kntools.engine.forward import Result, Watched
 from kntools.engine.plan import Item
-from kntools.positioned import position_axis
+from kntools.positioned import position_axis, shares_memory
 from kntools.sites import resolve_positions
 
 
@@ -44,8 +44,8 @@ def _noting(fn: Callable[..., Any], number: int, fired: set[int]) -> Callable[..
 def _watch(name: str, pos: Any, watched: dict[str, Watched]) -> Callable[..., Tensor]:
     def watch(activation: Tensor, hook: Any) -> Tensor:
         axis = position_axis(hook)
-        kept = activation if activation.requires_grad else activation.detach().requires_grad_()
+        kept = activation.clone() if activation.requires_grad else activation.detach().clone().requires_grad_()
         watched[name] = Watched(kept, axis, resolve_positions(pos, kept.shape[axis]))
-        return kept
+        return activation.copy_(kept) if shares_memory(name) else kept
 
     return watch

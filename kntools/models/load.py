@@ -116,18 +116,14 @@ def _why_not_on_hub(name: str) -> str | None:
         return "the Hugging Face Hub has no such model (or it is private and no token is set)"
     except Exception as error:
         # Offline mode, no route, a proxy, a time-out: each HTTP library has its own class for it.
-        return (
-            f"the Hugging Face Hub cannot be reached ({type(error).__name__}), nor is it in the local cache"
-        )
+        return f"the Hugging Face Hub cannot be reached ({type(error).__name__}), nor is it in the local cache"
     return None
 
 
 def _possible(name: str = "") -> str:
     near = difflib.get_close_matches(name.lower(), NAMED, n=1)
     hint = f"did you mean {near[0]!r}? " if near else ""
-    return (
-        f"{hint}possible are {', '.join(map(repr, NAMED))}, a local folder, or a Hugging Face id like 'gpt2'"
-    )
+    return f"{hint}possible are {', '.join(map(repr, NAMED))}, a local folder, or a Hugging Face id like 'gpt2'"
 
 
 @contextlib.contextmanager

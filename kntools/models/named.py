@@ -22,9 +22,7 @@ def smollm2() -> Path:
     # The file's own digest: a changed wheel is another model, whatever it calls itself.
     with gguf.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
-    return converted_folder(
-        f"smollm2-135m-{version}-{digest[:16]}", lambda folder: convert_gguf(gguf, folder)
-    )
+    return converted_folder(f"smollm2-135m-{version}-{digest[:16]}", lambda folder: convert_gguf(gguf, folder))
 
 
 def _smollm2_file() -> tuple[Path, str]:

@@ -4,7 +4,9 @@ from kntools.plots.bars import neuron_bars
 from kntools.plots.heatmap import neuron_heatmap
 from kntools.plots.histogram import layer_histogram
 from kntools.plots.interventions import against_random, change_matrix
+from kntools.plots.roles import role_lines, scan_scatter
 from kntools.plots.theme import DARK, LIGHT
+from kntools.plots.tracing import patch_heatmap, trace_heatmap, trace_panels
 
 __all__ = [
     "DARK",
@@ -14,4 +16,9 @@ __all__ = [
     "layer_histogram",
     "neuron_bars",
     "neuron_heatmap",
+    "patch_heatmap",
+    "role_lines",
+    "scan_scatter",
+    "trace_heatmap",
+    "trace_panels",
 ]

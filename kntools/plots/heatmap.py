@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import plotly.graph_objects as go
@@ -13,8 +13,6 @@ import plotly.graph_objects as go
 from kntools.plots.given import Given, label, read_neurons, read_scores
 from kntools.plots.theme import MARK, diverging, new_figure
 from kntools.sites import Neuron
-
-Mode = Literal["leading", "ranked", "bins"]
 
 
 @dataclass(frozen=True)
@@ -31,7 +29,7 @@ def neuron_heatmap(
     *,
     prompt: int | None = None,
     columns: int = 40,
-    mode: Mode = "leading",
+    mode: str = "leading",
     mark: Any = None,
     power: float = 0.5,
 ) -> go.Figure:

@@ -21,7 +21,6 @@ def change_matrix(
     title: str = "Change of the answer's probability",
     row_title: str = "neurons of",
     column_title: str = "answer to",
-    unit: str = "change of probability",
 ) -> go.Figure:
     """How much each intervention (row) changes each answer (column).
 
@@ -48,7 +47,7 @@ def change_matrix(
     figure.add_scatter(
         x=[plain(c) for c in columns] * len(rows),
         y=[plain(r) for r in rows for _ in columns],
-        text=[f"{v:+.2f}" for v in values.ravel()],
+        text=[_signed(v) for v in values.ravel().tolist()],
         mode="text",
         textfont={"size": 11},
         hoverinfo="skip",
@@ -59,7 +58,7 @@ def change_matrix(
             "colorscale": diverging(strongest=0.75),
             "cmin": -largest,
             "cmax": largest,
-            "colorbar": {"title": {"text": unit, "side": "right"}, "thickness": 14, "outlinewidth": 0},
+            "showscale": False,  # every cell says its value
         },
         xaxis={"type": "category", "showgrid": False, "tickangle": -45, "range": [-0.5, len(columns) - 0.5]},
         yaxis={"type": "category", "showgrid": False, "range": [len(rows) - 0.5, -0.5]},
@@ -119,6 +118,11 @@ def against_random(
         yaxis={"type": "category", "autorange": "reversed", "dtick": 1},
     )
     return figure
+
+
+def _signed(value: float) -> str:
+    shown = f"{value:+.2f}"
+    return "0.00" if float(shown) == 0 else shown
 
 
 def _checked(values: Tensor, shape: tuple[int | None, ...], what: str) -> np.ndarray:

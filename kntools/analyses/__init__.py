@@ -1,0 +1,1 @@
+"""The questions of the literature, each a short function over the primitives."""

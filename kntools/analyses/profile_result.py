@@ -1,0 +1,171 @@
+"""What a tracing profile holds."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from kntools import saving
+from kntools.prompts import Prompt
+from kntools.statistics import Interval, bootstrap_interval
+from kntools.token_roles import ROLES
+from kntools.trace_result import Trace
+
+if TYPE_CHECKING:
+    from plotly.graph_objects import Figure
+
+_NAMES = {"hidden": "hidden state", "mlp": "MLP output", "attn": "attention output"}
+_TENSORS = ("effects", "clean", "corrupted")
+
+
+@dataclass(frozen=True, repr=False)
+class TracingProfile:
+    """Indirect effects of many prompts, by token role and layer.
+
+    ```python
+    profile.mean()                    # [variant role layer]: mean effect over prompts; profile.roles names the roles
+    low, high = profile.interval()    # bootstrap over prompts, same shape
+    profile.count()                   # [role]: how many prompts have such a token
+    profile.peak("hidden", "last subject token")       # (layer, mean effect)
+    ```
+    """
+
+    effects: Float[Tensor, "variant prompt role layer"]  # nan where a prompt has no token of that role
+    clean: Float[Tensor, " prompt"]
+    corrupted: Float[Tensor, " prompt"]
+    variants: tuple[tuple[str, str | None], ...]  # (kind, what is severed)
+    prompts: tuple[Prompt, ...]
+    window: int
+    provenance: dict[str, Any]
+    roles: tuple[str, ...] = ROLES
+
+    @property
+    def variant_names(self) -> tuple[str, ...]:
+        return tuple(_NAMES[kind] + (f", {cut} severed" if cut else "") for kind, cut in self.variants)
+
+    @property
+    def total_effect(self) -> Float[Tensor, " prompt"]:
+        """Clean minus corrupted probability of each prompt."""
+        return self.clean - self.corrupted
+
+    def mean(self) -> Float[Tensor, "variant role layer"]:
+        return self.effects.nanmean(1)
+
+    def count(self) -> Int[Tensor, " role"]:
+        return self._present().sum(0)
+
+    def interval(self, *, confidence: float = 0.95, resamples: int = 2000, seed: int = 0) -> Interval:
+        """Bootstrap interval of the mean over prompts: `(low, high)`, `[variant role layer]` each."""
+        by_prompt = self.effects.transpose(0, 1)
+        return bootstrap_interval(by_prompt, confidence=confidence, resamples=resamples, seed=seed)
+
+    def peak(self, kind: str, role: str, *, sever: str | None = None) -> tuple[int, float]:
+        """The layer with the largest mean effect for a role, and that effect."""
+        if (kind, sever) not in self.variants or role not in self.roles:
+            raise ValueError(f"no ({kind!r}, sever={sever!r}, {role!r}); there are {self.variants} and {self.roles}")
+        line = self.mean()[self.variants.index((kind, sever)), self.roles.index(role)]
+        if bool(line.isnan().all()):
+            raise ValueError(f"no prompt has a token of the role {role!r}")
+        return int(line.argmax()), float(line.max())
+
+    def to_frame(self) -> pd.DataFrame:
+        """One row per variant, role and layer: `kind, severed, role, layer, n, effect, low, high`."""
+        mean, n, (low, high) = self.mean(), self.count(), self.interval()
+        rows = [
+            {
+                "kind": kind,
+                "severed": cut or "",
+                "role": role,
+                "layer": layer,
+                "n": int(n[r]),
+                "effect": float(mean[v, r, layer]),
+                "low": float(low[v, r, layer]),
+                "high": float(high[v, r, layer]),
+            }
+            for v, (kind, cut) in enumerate(self.variants)
+            for r, role in enumerate(self.roles)
+            if n[r] > 0
+            for layer in range(mean.shape[-1])
+        ]
+        return pd.DataFrame(rows)
+
+    def plot(self, **options: Any) -> Figure:
+        """Lines with bands: `kntools.plots.roles.role_lines`."""
+        from kntools.plots.roles import role_lines
+
+        return role_lines(self, **options)
+
+    def save(self, path: str | Path) -> Path:
+        """Write to a `.safetensors` file with a JSON header."""
+        header = {
+            **self.provenance,
+            "variants": self.variants,
+            "window": self.window,
+            "prompts": saving.prompts_to_json(self.prompts),
+        }
+        return saving.save(path, "tracing profile", {name: getattr(self, name) for name in _TENSORS}, header)
+
+    @classmethod
+    def load(cls, path: str | Path) -> TracingProfile:
+        """Read what `save` wrote."""
+        tensors, header = saving.load(path, "tracing profile")
+        return cls(
+            effects=tensors["effects"],
+            clean=tensors["clean"],
+            corrupted=tensors["corrupted"],
+            variants=tuple((kind, cut) for kind, cut in header["variants"]),
+            prompts=saving.prompts_from_json(header["prompts"]),
+            window=header["window"],
+            provenance={k: header[k] for k in ("model", "fingerprint", "settings", "versions")},
+        )
+
+    @classmethod
+    def from_traces(cls, traces: Sequence[Sequence[Trace]], window: int) -> TracingProfile:
+        """Put traces together: for each prompt one per variant, in the same order for all prompts."""
+        if not traces:
+            raise ValueError("no traces; give those of at least one prompt")
+        variants = tuple((t.kind, t.sever) for t in traces[0])
+        if any(tuple((t.kind, t.sever) for t in row) != variants for row in traces):
+            raise ValueError("every prompt must have traces of the same kinds, in the same order")
+        first = [row[0] for row in traces]
+        return cls(
+            effects=torch.stack([torch.stack([t.by_role() for t in row]) for row in traces], dim=1),
+            clean=torch.tensor([t.clean for t in first]),
+            corrupted=torch.tensor([t.corrupted for t in first]),
+            variants=variants,
+            prompts=tuple(t.prompt for t in first),
+            window=window,
+            provenance=first[0].provenance,
+        )
+
+    def describe(self) -> str:
+        n, total = len(self.prompts), self.total_effect
+        return (
+            f"Causal traces of {n} prompt{'s' if n != 1 else ''} ({self.provenance['model']}): mean total effect "
+            f"{float(total.mean()):.3f}, clean {float(self.clean.mean()):.3f}, corrupted "
+            f"{float(self.corrupted.mean()):.3f}; MLP and attention over {self.window} layers"
+        )
+
+    def _present(self) -> Bool[Tensor, "prompt role"]:
+        return ~self.effects[0, :, :, 0].isnan()
+
+    def _peaks(self) -> list[str]:
+        present = [
+            r for r, n in zip(self.roles, self.count().tolist(), strict=True) if n and not r.startswith("before")
+        ]
+        lines = []
+        for name, (kind, cut) in zip(self.variant_names, self.variants, strict=True):
+            for role in present:
+                layer, effect = self.peak(kind, role, sever=cut)
+                lines.append(f"  {name}, {role}: {effect:+.3f} in layer {layer}")
+        return lines
+
+    def __repr__(self) -> str:
+        return "\n".join([self.describe(), *self._peaks()])

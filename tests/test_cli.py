@@ -1,0 +1,249 @@
+"""The command line, on a tiny model in a local folder."""
+
+import csv
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from typer.testing import CliRunner, Result
+
+import kntools as kn
+from kntools.cli import app
+from kntools.cli.errors import message
+from tests import zoo
+
+TEXT, TARGET = "The capital of Canada is", " Ottawa"
+TEXTS = [TEXT, "Is Canada near Ottawa? The capital of Canada is", "The city of Canada is"]
+
+
+def save_tiny(name: str, folder: Path) -> Path:
+    zoo.hf_model(name).save_pretrained(folder)
+    zoo.tokenizer(name).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return str(save_tiny("llama", tmp_path_factory.mktemp("models") / "tiny-llama"))
+
+
+def run(*words: str) -> Result:
+    return CliRunner().invoke(app, [str(w) for w in words])
+
+
+def run_json(*words: str) -> dict[str, Any]:
+    result = run(*words, "--json")
+    assert result.exit_code == 0, result.stderr
+    return json.loads(result.stdout)  # nothing but JSON
+
+
+def test_version() -> None:
+    result = run("--version")
+    assert result.exit_code == 0
+    assert result.stdout == f"kntools {kn.__version__}\n"
+
+
+@pytest.mark.parametrize("command", ["attribute", "search"])
+def test_help_of_every_command(command: str) -> None:
+    assert command in run("--help").stdout
+    result = run(command, "--help")
+    assert result.exit_code == 0
+    for option in ("--model", "--out", "--seed", "--json", "--rule"):
+        assert option in result.stdout
+
+
+def test_attribute_prints_what_the_library_says(tiny: str) -> None:
+    found = run_json("attribute", TEXT, TARGET, "--model", tiny, "--top", "4")
+    att = kn.integrated_gradients(kn.load_model(tiny), kn.Prompt(TEXT, TARGET), progress=False)
+    assert [n["neuron"] for n in found["neurons"]] == [repr(n) for n in att.top(4)]
+    assert [n["score"] for n in found["neurons"]] == pytest.approx([att.score_of(n) for n in att.top(4)], abs=1e-6)
+    assert [n["rank"] for n in found["neurons"]] == [1, 2, 3, 4]
+    assert found["probability"] == pytest.approx(float(att.probability[0]))
+    assert found["rule"] == "adaptive"
+    assert found["fingerprint"] == att.provenance["fingerprint"]
+
+
+def test_attribute_as_a_table(tiny: str) -> None:
+    result = run("attribute", TEXT, TARGET, "--model", tiny, "--top", "3")
+    assert result.exit_code == 0, result.stderr
+    found = run_json("attribute", TEXT, TARGET, "--model", tiny, "--top", "3")
+    for neuron in found["neurons"]:
+        assert neuron["neuron"] in result.stdout
+    assert "these 3 suppressed" in result.stdout
+
+
+def test_the_check_is_an_intervention(tiny: str) -> None:
+    """Its numbers are those of plain hooks."""
+    found = run_json("attribute", TEXT, TARGET, "--model", tiny, "--top", "5", "--draws", "3")
+    model = kn.load_model(tiny)
+    encoded = kn.encode(model, kn.Prompt(TEXT, TARGET))
+    neurons = [(n["layer"], n["index"]) for n in found["neurons"]]
+    edits = {"untouched": [], "suppressed": kn.ablate_neurons(neurons), "enhanced": kn.enhance_neurons(neurons)}
+    for name, hooks in edits.items():
+        with torch.no_grad():
+            logits = model.run_with_hooks(encoded.tokens, fwd_hooks=hooks)
+        p = float(logits[0, encoded.position].softmax(-1)[encoded.target_ids[0]])
+        assert found["check"][name] == pytest.approx(p, abs=1e-5)
+    assert len(found["check"]["random_suppressed"]) == 3
+
+
+def test_the_seed_and_nothing_else_chooses_the_random_neurons(tiny: str) -> None:
+    def draws(seed: str) -> list[float]:
+        return run_json("attribute", TEXT, TARGET, "-m", tiny, "--seed", seed)["check"]["random_suppressed"]
+
+    assert draws("1") == draws("1")
+    assert draws("1") != draws("2")
+    assert run_json("attribute", TEXT, TARGET, "-m", tiny, "--draws", "0")["check"] is None
+
+
+def test_options_reach_the_library(tiny: str) -> None:
+    found = run_json(
+        "attribute", TEXT, " Ouagadougou", "-m", tiny, "--rule", "midpoint", "--steps", "7", "--multi-token", "first",
+        "--no-bos",
+    )  # fmt: skip
+    settings = found["settings"]
+    assert (settings["rule"], settings["steps"], settings["tol"]) == ("midpoint", 7, None)
+    assert (settings["multi_token"], settings["prepend_bos"]) == ("first", False)
+
+
+def test_search_finds_what_the_library_finds(tiny: str) -> None:
+    found = run_json("search", TARGET, *TEXTS, "--model", tiny, "--threshold", "0.3", "--least", "1", "--most", "3")
+    prompts = [kn.Prompt(text, TARGET) for text in TEXTS]
+    att = kn.integrated_gradients(kn.load_model(tiny), prompts, progress=False)
+    kns = kn.knowledge_neurons(att, threshold=0.3, target_count=(1, 3))
+    assert [n["neuron"] for n in found["neurons"]] == [repr(n) for n in kns.neurons]
+    assert found["share"] == kns.share
+    assert found["converged"] == kns.converged
+    assert [p["probability"] for p in found["prompts"]] == pytest.approx(att.probability.tolist())
+
+
+def test_search_reads_prompts_from_a_file(tiny: str, tmp_path: Path) -> None:
+    file = tmp_path / "prompts.jsonl"
+    file.write_text("".join(json.dumps({"text": t, "target": TARGET}) + "\n" for t in TEXTS))
+    from_file = run_json("search", "--file", file, "--model", tiny)
+    from_words = run_json("search", TARGET, *TEXTS, "--model", tiny)
+    assert from_file == from_words
+    file.write_text("".join(json.dumps({"text": t}) + "\n" for t in TEXTS))
+    assert run_json("search", TARGET, "--file", file, "--model", tiny) == from_words
+
+
+def test_search_as_a_table(tiny: str) -> None:
+    result = run("search", TARGET, TEXT, "--model", tiny)
+    assert result.exit_code == 0, result.stderr
+    assert "Knowledge neurons" in result.stdout
+    assert "with three or more" in result.stdout
+
+
+def test_attribute_writes_a_page_a_table_and_the_scores(tiny: str, tmp_path: Path) -> None:
+    out = tmp_path / "new" / "folder"
+    found = run_json("attribute", TEXT, TARGET, "--model", tiny, "--top", "6", "--out", out)
+    assert {Path(f).name for f in found["files"]} == {"index.html", "attribution.safetensors", "neurons.csv"}
+    att = kn.Attribution.load(out / "attribution.safetensors")
+    assert [repr(n) for n in att.top(6)] == [n["neuron"] for n in found["neurons"]]
+    with (out / "neurons.csv").open() as file:
+        assert [row["name"] for row in csv.DictReader(file)] == [n["neuron"] for n in found["neurons"]]
+    page = (out / "index.html").read_text()
+    assert "--out DIR" in page  # the command, without a path of this machine
+    assert str(tmp_path / "new") not in page
+
+
+def test_search_writes_a_page_and_its_results(tiny: str, tmp_path: Path) -> None:
+    found = run_json("search", TARGET, *TEXTS, "--model", tiny, "--out", tmp_path)
+    assert all(Path(f).is_file() for f in found["files"])
+    kns = kn.KnowledgeNeurons.load(tmp_path / "knowledge_neurons.safetensors")
+    assert [repr(n) for n in kns] == [n["neuron"] for n in found["neurons"]]
+
+
+def test_a_masked_model(tmp_path: Path) -> None:
+    folder = save_tiny("bert", tmp_path / "bert")
+    found = run_json("attribute", "The capital of Canada is [MASK].", "Ottawa", "--model", folder, "--top", "2")
+    assert len(found["neurons"]) == 2
+    assert found["check"]["suppressed"] != found["check"]["untouched"]
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["attribute", "", TARGET], "text is empty"),
+        (["attribute", TEXT, TARGET, "--model", "smollm2-153m"], "did you mean 'smollm2-135m'"),
+        (["attribute", TEXT, TARGET, "--model", "./no-such-folder"], "unknown model"),
+        (["attribute", TEXT, " Ouagadougou", "--model", "TINY"], "pass --multi-token 'first' or 'sum'"),
+        (["attribute", "The capital is [MASK].", "Ottawa", "--model", "TINY"], "causal model"),
+        (["attribute", TEXT, TARGET, "--model", "TINY", "--rule", "dai", "--steps", "0"], "--steps 0"),
+        (["attribute", TEXT, TARGET, "--model", "TINY", "--tol", "2"], "--tol 2"),
+        (["attribute", TEXT, TARGET, "--model", "TINY", "--top", "0"], "--top 0"),
+        (["attribute", TEXT, TARGET, "--model", "TINY", "--draws", "-1"], "--draws -1"),
+        (["attribute", "Canada " * 100 + "is", TARGET, "--model", "TINY"], "context holds"),
+        (["attribute", TEXT, TARGET, "--model", "TINY", "--device", "abacus"], "--device 'abacus'"),
+        (["search", "--model", "TINY"], "--file FILE"),
+        (["search", TARGET, "--model", "TINY"], "no prompts given"),
+        (["search", TARGET, TEXT, "--model", "TINY", "--threshold", "3"], "--threshold 3"),
+        (["search", TARGET, TEXT, "--model", "TINY", "--share", "0"], "--share 0"),
+        (["search", TARGET, TEXT, "--model", "TINY", "--least", "4", "--most", "2"], "--least 4 --most 2"),
+        (["search", "--file", "nowhere.jsonl", "--model", "TINY"], "nowhere.jsonl"),
+    ],
+)
+def test_mistakes_are_one_line_that_says_what_to_type(words: list[str], says: str, tiny: str) -> None:
+    result = run(*(tiny if w == "TINY" else w for w in words))
+    assert result.exit_code == 2
+    lines = result.stderr.strip().splitlines()
+    assert len(lines) == 1, lines
+    assert lines[0].startswith("kntools: ")
+    assert says in lines[0]
+    assert result.stdout == ""
+
+
+def test_a_bad_line_in_a_file_is_named(tiny: str, tmp_path: Path) -> None:
+    file = tmp_path / "prompts.jsonl"
+    file.write_text('{"text": "The capital of Canada is", "target": " Ottawa"}\n{"text": "x"}\n')
+    result = run("search", "--file", file, "--model", tiny)
+    assert result.exit_code == 2
+    assert "prompts.jsonl:2" in result.stderr
+    assert "target" in result.stderr
+
+
+def test_a_file_where_the_folder_should_be(tiny: str, tmp_path: Path) -> None:
+    (tmp_path / "taken").write_text("")
+    result = run("attribute", TEXT, TARGET, "--model", tiny, "--out", tmp_path / "taken")
+    assert result.exit_code == 2
+    assert "taken" in result.stderr
+
+
+def test_debug_shows_the_traceback(tiny: str) -> None:
+    result = run("attribute", TEXT, " Ouagadougou", "--model", tiny, "--debug")
+    assert isinstance(result.exception, ValueError)
+
+
+def test_usage_errors_have_the_same_exit_code() -> None:
+    assert run("attribute", TEXT).exit_code == 2
+    assert run("attribute", TEXT, TARGET, "--rule", "simpson").exit_code == 2
+    assert run("atribute").exit_code == 2
+
+
+def test_messages_are_plain() -> None:
+    assert message(KeyError("hook 'x' does not exist;\n  use y")) == "hook 'x' does not exist; use y"
+    assert message(ValueError("use prepend_bos=False")) == "use --no-bos"
+    assert message(ValueError("max_rows=0; at least 1")) == "--max-rows 0; at least 1"
+
+
+def test_help_is_there_at_once() -> None:
+    """Help needs neither torch nor transformer-lens."""
+    heavy = "torch", "transformer_lens", "plotly", "pandas"
+    script = (
+        "import sys; sys.argv = ['kntools', '--help']\n"
+        "from kntools.cli import app\n"
+        "try:\n    app()\nexcept SystemExit:\n    pass\n"
+        f"print(sorted(set({heavy!r}) & set(sys.modules)), file=sys.stderr)"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert "attribute" in done.stdout
+    assert done.stderr.strip() == "[]"
+
+
+def test_the_module_is_the_command() -> None:
+    done = subprocess.run([sys.executable, "-m", "kntools", "--version"], capture_output=True, text=True, check=True)
+    assert done.stdout == f"kntools {kn.__version__}\n"

@@ -1,0 +1,151 @@
+"""A page is one file that needs nothing else, and says everything it was given."""
+
+import json
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+
+from kntools import page, plots
+from tests import browser
+
+SCORES = torch.randn(2, 3, 20, generator=torch.Generator().manual_seed(0))
+
+
+def example() -> page.Page:
+    frame = pd.DataFrame({"name": ["<b>", "x"], "score": [0.12345, -1.0], "count": [1, 46080], "ok": [True, False]})
+    return page.Page(
+        title="Scores & <more>",
+        lead="What `kntools` says.",
+        source="Model: tiny. Made by `command --out DIR`.",
+        facts=[("Model", "tiny"), ("Command", "`command`")],
+        sections=[
+            page.Section(
+                "First", [page.Text("a < b, `code`"), page.Chart(plots.neuron_heatmap(SCORES), "One.", n="2")]
+            ),
+            page.Section(
+                "Second",
+                [
+                    page.Chart(plots.neuron_bars(SCORES), "Two.", n="2 prompts", title="</script> in a title"),
+                    page.Table(frame, "A table.", csv="table.csv", digits=2),
+                    page.Table(frame, "A folded table.", folded=True),
+                ],
+            ),
+        ],
+    )
+
+
+class Elements(HTMLParser):
+    """Start tags with their attributes, and the text outside of scripts."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.text = ""
+        self.feed(html)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_data(self, data: str) -> None:
+        if self.tags and self.tags[-1][0] not in ("script", "style"):
+            self.text += data
+
+    def named(self, tag: str) -> list[dict[str, str | None]]:
+        return [attributes for name, attributes in self.tags if name == tag]
+
+
+@pytest.fixture(scope="module")
+def html() -> str:
+    return page.render(example())
+
+
+@pytest.fixture(scope="module")
+def elements(html: str) -> Elements:
+    return Elements(html)
+
+
+def assert_self_contained(html: str) -> None:
+    """Nothing is fetched, and plotly.js is there once."""
+    found = Elements(html)
+    for tag, attributes in found.tags:
+        for name in ("src", "srcset", "data", "poster"):
+            assert name not in attributes, (tag, attributes)
+        if tag == "link":
+            assert str(attributes["href"]).startswith("data:")
+        elif tag == "a":
+            assert "//" not in str(attributes["href"])
+    style = re.findall(r"<style>(.*?)</style>", html, flags=re.DOTALL)
+    assert not any("@import" in s or "url(" in s for s in style)
+    assert len(re.findall(r"plotly\.js v\d", html)) == 1
+
+
+def test_nothing_is_fetched_and_plotly_is_there_once(html: str) -> None:
+    assert_self_contained(html)
+
+
+def test_every_figure_is_there_with_its_numbers(html: str) -> None:
+    specs = re.findall(r'data-plot="([^"]+)">(.*?)</script>', html, flags=re.DOTALL)
+    assert [name for name, _ in specs] == ["first-1-plot", "second-0-plot"]
+    wanted = [plots.neuron_heatmap(SCORES), plots.neuron_bars(SCORES)]
+    for (name, text), figure in zip(specs, wanted, strict=True):
+        assert json.loads(text)["data"] == json.loads(figure.to_json())["data"]
+        assert f'id="{name}"' in html
+
+
+def test_captions_say_what_of_how_many_and_how(html: str) -> None:
+    captions = re.findall(r"<figcaption>(.*?)</figcaption>", html, flags=re.DOTALL)
+    assert captions == [
+        f'{text} <span class="source">Model: tiny. Made by <code>command --out DIR</code>.</span>'
+        for text in ("One. n = 2.", "Two. n = 2 prompts.")
+    ]
+
+
+def test_text_is_text(html: str, elements: Elements) -> None:
+    for shown in ("Scores & <more>", "a < b, code", "<b>", "</script> in a title", "46,080", "0.12", "yes"):
+        assert shown in elements.text
+    assert "b" not in [tag for tag, _ in elements.tags]
+
+
+def test_headings_landmarks_and_keyboard(elements: Elements) -> None:
+    levels = [int(tag[1]) for tag, _ in elements.tags if re.fullmatch(r"h\d", tag)]
+    assert levels == [1, 2, 3, 2, 3]
+    assert len(elements.named("main")) == len(elements.named("nav")) == 1
+    assert elements.named("html")[0]["lang"] == "en"
+    ids = [a["id"] for _, a in elements.tags if "id" in a]
+    assert len(ids) == len(set(ids))
+    links = [str(a["href"]) for a in elements.named("a")]
+    assert {link[1:] for link in links if link.startswith("#")} <= set(ids)
+    assert "#main" in links
+    for _, attributes in elements.tags:
+        if "aria-labelledby" in attributes:
+            assert attributes["aria-labelledby"] in ids
+    scrolling = [a for a in elements.named("div") if a.get("class") == "scroll"]
+    assert len(scrolling) == 2 and all(a["tabindex"] == "0" for a in scrolling)
+
+
+def test_it_is_written_with_its_tables(tmp_path: Path) -> None:
+    path = page.write(tmp_path / "new" / "index.html", example())
+    assert path.read_text(encoding="utf-8") == page.render(example())
+    table = pd.read_csv(tmp_path / "new" / "table.csv")
+    assert table["score"].tolist() == [0.12345, -1.0]  # all digits, whatever the page shows
+
+
+def test_two_sections_of_one_name_are_an_error() -> None:
+    with pytest.raises(ValueError, match="same title"):
+        page.render(page.Page("x", [page.Section("A", []), page.Section("a", [])]))
+
+
+@pytest.mark.skipif(browser.find() is None, reason=browser.MISSING)
+@pytest.mark.parametrize("width", [500, 1280])
+def test_a_browser_draws_it_without_a_complaint(tmp_path: Path, width: int) -> None:
+    path = page.write(tmp_path / "index.html", example())
+    seen = browser.visit(path, tmp_path / "profile", width=width)
+    assert seen.console == []
+    assert 'data-drawn="2"' in seen.dom
+    assert seen.dom.count('class="main-svg"') >= 2
+    assert seen.dom.count("<image") >= 1  # the heatmap's cells
+    assert "L0.N" in seen.dom  # the bars' names

@@ -1,0 +1,333 @@
+"""Activation patching against the plain loop, TransformerLens' own functions, and what must hold whatever the model."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+import kntools as kn
+from kntools.live import check_live
+from kntools.patch_grid import PatchGrid
+from kntools.plots.tracing import patch_heatmap
+from kntools.prompt_pairs import encode_pairs
+from tests import zoo
+from tests.loop import ALL, sites_of
+
+QUIET: dict[str, Any] = {"progress": False}
+READ_OUT = ("gptj", "opt", "bert")  # their pattern is computed beside the forward pass
+
+
+def pair(name: str) -> tuple[kn.Prompt, kn.Prompt]:
+    end = " [MASK]." if zoo.RECIPES[name].masked else ""
+    return (
+        kn.Prompt(f"The capital of Canada is{end}", "Ottawa", foil="Paris"),
+        kn.Prompt(f"The capital of France is{end}", "Paris"),
+    )
+
+
+def by_loop(
+    model: Any, start: Tensor, source: Tensor, site: str, metric: Any, columns: int, *, axis: str, pos: int = -1
+) -> Tensor:
+    """The grid by `run_with_cache` and one `run_with_hooks` per cell."""
+    names = [f"blocks.{layer}.{kn.sites.SITES[site]}" for layer in range(model.cfg.n_layers)]
+    query = site in ("pattern", "attn_scores")
+    with torch.no_grad():
+        _, cache = model.run_with_cache(source)
+        grid = torch.zeros(len(names), columns)
+        for layer, name in enumerate(names):
+            for column in range(columns):
+
+                def put(x: Tensor, hook: Any, name: str = name, column: int = column) -> Tensor:
+                    at: list[Any] = [slice(None)] * x.ndim
+                    at[{"position": 2 if query else 1, "head": 1 if query else 2, "neuron": -1}[axis]] = column
+                    # In place, as TransformerLens does it: the residual stream goes on from this very tensor.
+                    x[tuple(at)] = cache[name][tuple(at)]
+                    return x
+
+                grid[layer, column] = metric(model.run_with_hooks(start, fwd_hooks=[(name, put)])[:, pos])
+    return grid
+
+
+def check_grid(name: str, site: str, *, axis: str = "position", noising: bool = False) -> PatchGrid:
+    model, (clean, corrupted) = zoo.tiny(name), pair(name)
+    [both] = encode_pairs(model, clean, corrupted, None, "error")
+    options: dict[str, Any] = {} if axis == "position" else {axis + "s": True}
+    metric = kn.probability(both.clean.target_ids[0])
+    ours = kn.activation_patch(model, clean, corrupted, site=site, metric=metric, noising=noising, **options, **QUIET)
+    start, source = both.corrupted.tokens, both.clean.tokens
+    if noising:
+        start, source = source, start
+    theirs = by_loop(model, start, source, site, metric, len(ours.columns), axis=axis, pos=both.clean.position)
+    torch.testing.assert_close(ours.values, theirs, atol=1e-5, rtol=0)
+    return ours
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_every_site_equals_the_loop(name: str) -> None:
+    sites = sites_of(name) + ([] if name in READ_OUT else ["pattern", "attn_scores"])
+    moved = {site: float(check_grid(name, site).effect.abs().max()) for site in sites}
+    assert sum(m > 1e-6 for m in moved.values()) > len(sites) // 2, f"patching hardly does anything: {moved}"
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_every_head_equals_the_loop(name: str) -> None:
+    model = zoo.tiny(name)
+    kv = getattr(model.cfg, "n_key_value_heads", None) or zoo.N_HEADS
+    for site in ["z", "q", "k", "v"] + ([] if name in READ_OUT else ["pattern"]):
+        grid = check_grid(name, site, axis="head")
+        assert grid.columns == tuple(range(kv if site in ("k", "v") else zoo.N_HEADS))
+
+
+@pytest.mark.parametrize("name", ["gpt2", "gemma2", "bert"])
+def test_noising_and_single_neurons_equal_the_loop(name: str) -> None:
+    check_grid(name, "resid_pre", noising=True)
+    check_grid(name, "z", axis="head", noising=True)
+    assert check_grid(name, "mlp.hook_post", axis="neuron").columns == tuple(range(zoo.D_MLP))
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_patching_the_whole_state_gives_the_other_prompt(name: str) -> None:
+    """Whichever state of the residual stream it is, the embedding included: all positions of it are all there is."""
+    model = zoo.tiny(name)
+    [both] = encode_pairs(model, *pair(name), None, "error")
+    layers = range(model.cfg.n_layers)
+    for start, source in ((both.clean, both.corrupted), (both.corrupted, both.clean)):
+        other = kn.sweep(model, source.tokens, [[]], pos=None)
+        for site in ["resid_pre", "resid_post"] + (["resid_mid"] if "resid_mid" in sites_of(name) else []):
+            seen: dict[str, Tensor] = {}
+            kn.sweep(model, source.tokens, [kn.capture(seen, [site], layers)])
+            patched = kn.sweep(model, start.tokens, [kn.patch(seen, site, layer) for layer in layers], pos=None)
+            expected = other.expand_as(patched).softmax(-1)
+            torch.testing.assert_close(patched.softmax(-1), expected, atol=1e-5, rtol=0)
+            alone = torch.cat([model.run_with_hooks(start.tokens, fwd_hooks=kn.patch(seen, site, n)) for n in layers])
+            torch.testing.assert_close(alone.softmax(-1), expected, atol=1e-5, rtol=0)
+
+
+def test_identical_prompts_change_nothing() -> None:
+    clean, _ = pair("llama")
+    grid = kn.activation_patch(zoo.tiny("llama"), clean, clean.text, metric="probability", **QUIET)
+    assert grid.clean == pytest.approx(grid.corrupted, rel=1e-4)
+    assert float(grid.effect.abs().max()) == 0
+    with pytest.raises(ValueError, match="nothing to normalise"):
+        _ = PatchGrid(**{**grid.__dict__, "corrupted_per_pair": grid.clean_per_pair}).normalized
+
+
+@pytest.mark.parametrize("name", ["gpt2", "llama"])
+def test_transformer_lens_patching_gives_the_same(name: str) -> None:
+    theirs = pytest.importorskip("transformer_lens.patching")
+    model, (clean, corrupted) = zoo.tiny(name), pair(name)
+    [both] = encode_pairs(model, clean, corrupted, None, "error")
+    difference = kn.logit_difference(both.clean.target_ids[0], both.clean.foil_ids[0])
+    functions = {
+        ("resid_pre", False): theirs.get_act_patch_resid_pre,
+        ("resid_mid", False): theirs.get_act_patch_resid_mid,
+        ("attn_out", False): theirs.get_act_patch_attn_out,
+        ("mlp_out", False): theirs.get_act_patch_mlp_out,
+        ("z", True): theirs.get_act_patch_attn_head_out_all_pos,
+        ("q", True): theirs.get_act_patch_attn_head_q_all_pos,
+        ("pattern", True): theirs.get_act_patch_attn_head_pattern_all_pos,
+    }
+    with torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        _, cache = model.run_with_cache(both.clean.tokens)
+        for (site, heads), function in functions.items():
+            expected = function(model, both.corrupted.tokens, cache, lambda x: difference(x[:, -1])[0])
+            ours = kn.activation_patch(model, clean, corrupted, site=site, heads=heads, **QUIET)
+            assert ours.metric == "logit_difference"
+            torch.testing.assert_close(ours.values, expected.float(), atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_attribution_is_the_derivative_of_the_grid(name: str) -> None:
+    """Its cells are directional derivatives: those of a small step towards the other activation, scaled up."""
+    model, (clean, corrupted) = zoo.tiny(name), pair(name)
+    [both] = encode_pairs(model, clean, corrupted, None, "error")
+    metric = kn.log_probability(both.clean.target_ids[0])
+    e, pos = 1e-2, both.clean.position
+    for site in ("resid_pre", "z", "mlp.hook_post"):
+        grid = kn.attribution_patch(model, clean, corrupted, site=site, metric=metric, **QUIET)
+        seen: list[dict[str, Tensor]] = [{}, {}]
+        for into, encoded in zip(seen, (both.clean, both.corrupted), strict=True):
+            kn.sweep(model, encoded.tokens, [kn.capture(into, [site], range(model.cfg.n_layers))])
+        cell = (1, both.first_difference)
+        key = f"blocks.1.{kn.sites.SITES[site]}"
+        ends = []
+        for step in (e, -e):
+            towards = {key: torch.lerp(seen[1][key], seen[0][key], step)}
+            logits = kn.sweep(model, both.corrupted.tokens, [kn.patch(towards, site, 1, cell[1])], pos=pos)
+            ends.append(float(metric(logits)))
+        slope = (ends[0] - ends[1]) / (2 * e)
+        assert float(grid.effect[cell]) == pytest.approx(slope, abs=0.02, rel=0.05)
+
+
+def test_attribution_agrees_where_the_model_is_linear() -> None:
+    """The last state is read out linearly (but for a norm), and single neurons are small steps."""
+    model, (clean, corrupted) = zoo.tiny("gpt2"), pair("gpt2")
+    exact = kn.activation_patch(model, clean, corrupted, site="mlp.hook_post", neurons=True, **QUIET)
+    fast = kn.attribution_patch(model, clean, corrupted, site="mlp.hook_post", neurons=True, **QUIET)
+    found = exact.agreement(fast)
+    assert found["pearson"] > 0.7
+    assert fast.clean == pytest.approx(exact.clean, abs=1e-5)
+    assert fast.corrupted == pytest.approx(exact.corrupted, abs=1e-5)
+    with pytest.raises(ValueError, match="not about the same cells"):
+        exact.agreement(kn.attribution_patch(model, clean, corrupted, site="mlp_out", **QUIET))
+
+
+def test_hand_computed_effects() -> None:
+    """Effects that can be worked out: what the last block's MLP adds goes straight into the final norm."""
+    model, (clean, corrupted) = zoo.tiny("llama"), pair("llama")
+    [both] = encode_pairs(model, clean, corrupted, None, "error")
+    last = model.cfg.n_layers - 1
+    with torch.no_grad():
+        _, a = model.run_with_cache(both.clean.tokens)
+        _, b = model.run_with_cache(both.corrupted.tokens)
+        state = b[f"blocks.{last}.hook_resid_mid"] + a[f"blocks.{last}.hook_mlp_out"]
+        logits = model.unembed(model.ln_final(state))[0, -1]
+    expected = logits[both.clean.target_ids[0]] - logits[both.clean.foil_ids[0]]
+    grid = kn.activation_patch(model, clean, corrupted, site="mlp_out", **QUIET)
+    assert float(grid.values[last, -1]) == pytest.approx(float(expected), abs=1e-4)
+
+
+def test_several_pairs_keep_their_values_and_give_intervals() -> None:
+    model = zoo.tiny("llama")
+    clean = [
+        kn.Prompt(f"The capital of {c} is", t)
+        for c, t in (("Canada", "Ottawa"), ("Japan", "Tokyo"), ("Cuba", "Havana"))
+    ]
+    corrupted = [
+        kn.Prompt(f"The capital of {c} is", t)
+        for c, t in (("Spain", "Madrid"), ("Kenya", "Nairobi"), ("Italy", "Rome"))
+    ]
+    together = kn.activation_patch(model, clean, corrupted, site="attn_out", max_rows=7, **QUIET)
+    for n, (a, b) in enumerate(zip(clean, corrupted, strict=True)):
+        alone = kn.activation_patch(model, a, b, site="attn_out", **QUIET)
+        torch.testing.assert_close(together.per_pair[n], alone.values, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(together.values, together.per_pair.mean(0))
+    low, high = together.interval(seed=1)
+    assert bool((low <= together.effect + 1e-5).all()) and bool((together.effect <= high + 1e-5).all())
+    again = together.interval(seed=1)
+    assert torch.equal(low, again.low) and torch.equal(high, again.high)
+    # Other lengths: no common positions, but common heads.
+    longer = (
+        [*clean, kn.Prompt("Is Canada near France? Yes, it is", "Paris")],
+        [*corrupted, "Is Canada near Italy? Yes, it is"],
+    )
+    with pytest.raises(ValueError, match="do not line up"):
+        kn.activation_patch(model, *longer, metric="probability", **QUIET)
+    grid = kn.activation_patch(model, *longer, metric="probability", site="z", heads=True, **QUIET)
+    assert grid.per_pair.shape == (4, 4, zoo.N_HEADS)
+
+
+def test_metrics() -> None:
+    model, (clean, corrupted) = zoo.tiny("llama"), pair("llama")
+    run = {"site": "resid_pre", "layers": [1], **QUIET}
+    assert kn.activation_patch(model, clean, corrupted, **run).metric == "logit_difference"
+    plain = kn.activation_patch(model, kn.Prompt(clean.text, clean.target), corrupted.text, **run)
+    assert plain.metric == "probability"
+    kl = kn.activation_patch(model, clean, corrupted, metric="kl_divergence", **run)
+    assert kl.clean == pytest.approx(0, abs=1e-5) and kl.corrupted > 0
+    one_each = kn.activation_patch(model, [clean], [corrupted], metric=[kn.probability(5)], **run)
+    assert one_each.metric == "one per pair"
+    for wrong, words in (
+        (lambda logits: logits, "one value per row"),
+        (lambda logits: logits.mean(), "one value per row"),
+        (lambda logits: 0.5, "returned float"),
+        ("accuracy", "unknown metric"),
+        ([kn.probability(5)] * 2, "2 metrics for 1 pairs"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            kn.activation_patch(model, clean, corrupted, metric=wrong, **run)
+    with pytest.raises(ValueError, match="needs a foil"):
+        kn.activation_patch(model, plain.pairs[0][0], corrupted.text, metric="logit_difference", **run)
+    with pytest.raises(FloatingPointError, match="float32"):
+        kn.activation_patch(model, clean, corrupted, metric=lambda x: x[:, 0] * float("nan"), **run)
+
+
+def test_answers_of_several_tokens() -> None:
+    model = zoo.tiny("llama")
+    clean = kn.Prompt("The capital of Canada is", "Ouagadougou")
+    grid = kn.activation_patch(model, clean, "The capital of France is", multi_token="sum", **QUIET)
+    [both] = encode_pairs(model, clean, "The capital of France is", None, "sum")
+    assert len(both.clean.positions) > 1
+    with torch.no_grad():
+        logits = model(both.clean.tokens)[:, list(both.clean.positions)]
+    assert grid.clean == pytest.approx(float(kn.probability(both.clean.target_ids)(logits)), abs=1e-6)
+
+
+@pytest.mark.parametrize("name", READ_OUT)
+def test_a_read_out_is_an_error_and_not_a_grid_of_zeros(name: str) -> None:
+    model, (clean, corrupted) = zoo.tiny(name), pair(name)
+    for patching in (kn.activation_patch, kn.attribution_patch):
+        for site in ("pattern", "attn_scores"):
+            with pytest.raises(ValueError, match="read-out on this model"):
+                patching(model, clean, corrupted, site=site, **QUIET)
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_other_sites_are_live(name: str) -> None:
+    model = zoo.tiny(name)
+    [both] = encode_pairs(model, *pair(name), None, "error")
+    for site in sites_of(name) + ([] if name in READ_OUT else ["pattern", "attn_scores"]):
+        check_live(model, both.clean.tokens, site, 0, both.clean.position)
+
+
+def test_errors_say_what_to_type() -> None:
+    model, (clean, corrupted) = zoo.tiny("llama"), pair("llama")
+    with pytest.raises(ValueError, match=r"(?s)6 tokens, the corrupted one 7.*' Canada'.*' dog'"):
+        kn.activation_patch(model, clean, "The capital of lazy dog is", **QUIET)
+    with pytest.raises(ValueError, match="as many of each"):
+        kn.activation_patch(model, [clean], [corrupted, corrupted], **QUIET)
+    with pytest.raises(ValueError, match="has no heads"):
+        kn.activation_patch(model, clean, corrupted, site="resid_pre", heads=True, **QUIET)
+    with pytest.raises(ValueError, match="split into heads"):
+        kn.activation_patch(model, clean, corrupted, site="z", neurons=True, **QUIET)
+    with pytest.raises(ValueError, match="two kinds of columns"):
+        kn.activation_patch(model, clean, corrupted, site="z", neurons=True, heads=True, **QUIET)
+    with pytest.raises(ValueError, match="unknown site"):
+        kn.activation_patch(model, clean, corrupted, site="residual", **QUIET)
+    with pytest.raises(IndexError, match="layer 9 does not exist"):
+        kn.activation_patch(model, clean, corrupted, layers=[9], **QUIET)
+    with pytest.raises(IndexError, match="position 6 is out of range"):
+        kn.activation_patch(model, clean, corrupted, positions=[6], **QUIET)
+    with pytest.raises(IndexError, match="head 4 does not exist"):
+        kn.activation_patch(model, clean, corrupted, site="z", heads=[4], **QUIET)
+    with pytest.raises(KeyError, match="hook_resid_mid"):
+        kn.activation_patch(zoo.tiny("neox"), *pair("neox"), site="resid_mid", **QUIET)
+    with pytest.raises(ValueError, match="layers is empty"):
+        kn.activation_patch(model, clean, corrupted, layers=[], **QUIET)
+    with pytest.raises(ValueError, match="heads is empty"):
+        kn.activation_patch(model, clean, corrupted, site="z", heads=[], **QUIET)
+
+
+def test_activations_that_overflow_are_an_error() -> None:
+    model, (clean, corrupted) = zoo.fresh("llama"), pair("llama")
+    with torch.no_grad():
+        model.blocks[2].mlp.W_out.fill_(float("nan"))
+    with pytest.raises(FloatingPointError, match="float32"):
+        kn.activation_patch(model, clean, corrupted, metric="probability", **QUIET)
+
+
+def test_the_result(tmp_path: Path) -> None:
+    model, (clean, corrupted) = zoo.tiny("llama"), pair("llama")
+    grid = kn.activation_patch(model, clean, corrupted, positions=[-1, 4], **QUIET)
+    assert grid.columns == (5, 4)
+    again = PatchGrid.load(grid.save(tmp_path / "grid.safetensors"))
+    assert torch.equal(again.per_pair, grid.per_pair)
+    assert repr(again) == repr(grid) and again.pairs == grid.pairs and again.tokens == grid.tokens
+    frame = grid.to_frame()
+    assert list(frame["token"][:2]) == [" is", " Canada/France"]
+    assert frame["value"].tolist() == pytest.approx(grid.values.flatten().tolist())
+    torch.testing.assert_close(grid.normalized, (grid.values - grid.corrupted) / (grid.clean - grid.corrupted))
+    assert grid.top(1)[0][1] in (4, 5) and "denoising" in repr(grid) and "<table>" in grid._repr_html_()
+    heads = kn.activation_patch(model, clean, corrupted, site="z", heads=[1, 3], **QUIET)
+    assert [len(patch_heatmap(g).data[0].y) for g in (grid, heads)] == [2, 2]
+    assert "Canada" in grid.plot().layout.title.text
+    with pytest.raises(ValueError, match="not 'trace'"):
+        kn.Trace.load(tmp_path / "grid.safetensors")
+    low, high = grid.interval()
+    assert bool(low.isnan().all()) and bool(high.isnan().all())  # one pair has no interval

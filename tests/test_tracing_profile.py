@@ -1,0 +1,136 @@
+"""Averages over prompts by token role, and the command that makes the figure."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import kntools as kn
+from kntools.analyses.tracing_profile import TracingProfile, determiner_noun_prompts, main, tracing_profile
+from kntools.token_roles import ROLES
+from tests import zoo
+
+QUIET: dict[str, Any] = {"progress": False}
+PROMPTS = [
+    kn.Prompt("The capital of Canada is", " Ottawa", subject="capital of Canada", foil=" Paris"),
+    kn.Prompt("Japan is near", " Paris", subject="Japan", foil=" Rome"),
+    kn.Prompt("The city of Paris is the capital of", " France", subject="Paris", foil=" Cuba"),
+]
+
+
+def profile(**options: Any) -> TracingProfile:
+    settings: dict[str, Any] = {"window": 2, "samples": 2, "known_only": False, **QUIET, **options}
+    return tracing_profile(zoo.tiny("llama"), PROMPTS, **settings)
+
+
+def test_means_are_those_of_the_traces() -> None:
+    model = zoo.tiny("llama")
+    found = profile(sever=["mlp"], seed=3)
+    assert found.variants == (("hidden", None), ("mlp", None), ("attn", None), ("hidden", "mlp"))
+    level = 3 * kn.subject_sigma(model, PROMPTS)
+    for v, (kind, sever) in enumerate(found.variants):
+        rows = []
+        for i, prompt in enumerate(PROMPTS):
+            trace = kn.causal_trace(
+                model, prompt, kind=kind, window=2, noise=level, samples=2, sever=sever, seed=3 + i, **QUIET
+            )
+            rows.append(trace.by_role())
+            if v == 0:
+                assert float(found.clean[i]) == pytest.approx(trace.clean)
+                assert float(found.total_effect[i]) == pytest.approx(trace.total_effect, abs=1e-6)
+        torch.testing.assert_close(found.mean()[v], torch.stack(rows).nanmean(0), equal_nan=True)
+    # "capital of Canada" has middle tokens, "Japan" two (it begins the text), "Paris" is one.
+    counts = dict(zip(ROLES, found.count().tolist(), strict=True))
+    assert counts["last subject token"] == counts["last token"] == 3
+    assert counts["first subject token"] == 2 and counts["middle subject tokens"] == 1
+    assert counts["first subsequent token"] == 2 and counts["further tokens"] == 1
+    low, high = found.interval()
+    last = ROLES.index("last token")
+    assert bool(
+        (low[:, last] <= found.mean()[:, last] + 1e-6).all() and (found.mean()[:, last] <= high[:, last] + 1e-6).all()
+    )
+    assert low[:, ROLES.index("middle subject tokens")].isnan().all()
+
+
+def test_an_interrupted_run_goes_on() -> None:
+    whole = profile()
+    kept: list[Any] = []
+    profile(on_prompt=kept.append)
+    assert len(kept) == 3
+    later: list[Any] = []
+    again = profile(done=kept[:2], on_prompt=later.append)
+    assert len(later) == 1
+    torch.testing.assert_close(again.effects, whole.effects, equal_nan=True)
+
+
+def test_only_what_the_model_gets_right() -> None:
+    model = zoo.tiny("llama")
+    right = kn.data.known(model, PROMPTS, two_way=True, progress=False)
+    if any(right):
+        assert len(profile(known_only=True, two_way=True).prompts) == sum(right)
+    with pytest.raises(ValueError, match="none of them right"):
+        tracing_profile(model, [p for p, r in zip(PROMPTS, right, strict=True) if not r], two_way=True, **QUIET)
+
+
+def test_the_result(tmp_path: Path) -> None:
+    found = profile()
+    again = TracingProfile.load(found.save(tmp_path / "profile.safetensors"))
+    torch.testing.assert_close(again.effects, found.effects, equal_nan=True)
+    assert repr(again) == repr(found) and again.prompts == found.prompts
+    frame = found.to_frame()
+    layer, effect = found.peak("mlp", "last token")
+    row = frame[(frame["kind"] == "mlp") & (frame["role"] == "last token") & (frame["layer"] == layer)].iloc[0]
+    assert row["effect"] == pytest.approx(effect) and row["n"] == 3
+    figure = found.plot()
+    assert [a.text for a in figure.layout.annotations] == ["hidden state", "MLP output", "attention output"]
+    assert any("last token (n = 3)" in (t.name or "") for t in figure.data)
+    with pytest.raises(ValueError, match="no "):
+        found.peak("mlp", "first token")
+
+
+def test_a_masked_model() -> None:
+    model = zoo.tiny("bert")
+    prompts = [kn.Prompt("The capital of Canada is [MASK].", "Ottawa", subject="Canada")]
+    found = tracing_profile(model, prompts, window=2, samples=2, known_only=False, **QUIET)
+    assert found.count().tolist() == [1, 0, 0, 1, 1, 1, 1]
+
+
+def test_determiner_noun_prompts(data_root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KNTOOLS_DATA", str(data_root))
+    for name in ("llama", "bert"):
+        for prompt in determiner_noun_prompts(zoo.tiny(name))[:20]:
+            assert prompt.subject in ("this", "that", "these", "those")
+            encoded = kn.encode(zoo.tiny(name), prompt)
+            assert encoded.subject is not None and encoded.subject[-1] < encoded.position - 1
+
+
+def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr("kntools.models.load_model", lambda name: zoo.tiny("llama"))
+    monkeypatch.setattr("kntools.analyses.tracing_profile._prompts", lambda what, model, limit: PROMPTS[:limit])
+    command = ["facts", "--limit", "2", "--samples", "1", "--window", "2", "--traces", str(tmp_path / "traces")]
+    main([*command, "--out", str(tmp_path / "facts")])
+    first = (tmp_path / "facts.csv").read_text()
+    assert {p.name for p in (tmp_path / "traces").iterdir()} == {"0000", "0001"}
+    main([*command, "--out", str(tmp_path / "again")])
+    assert (tmp_path / "again.csv").read_text() == first
+    assert (tmp_path / "facts.html").stat().st_size > 100_000
+    assert "last token" in capsys.readouterr().out
+    assert TracingProfile.load(tmp_path / "facts.safetensors").window == 2
+
+
+@pytest.mark.slow
+@pytest.mark.smollm2
+def test_two_sites_in_smollm2(smollm2: Any) -> None:
+    """The early site at the last subject token and the late one at the last token (Meng et al. 2022)."""
+    prompt = kn.Prompt("The Colosseum is located in the city of", " Rome", subject="The Colosseum")
+    trace = kn.causal_trace(smollm2, prompt, samples=2, prepend_bos=False, **QUIET)
+    assert trace.total_effect > 0.5
+    rows = trace.by_role()
+    early, late = rows[ROLES.index("last subject token")], rows[ROLES.index("last token")]
+    between = rows[ROLES.index("further tokens")]
+    assert float(early[4:16].max()) > 0.15 and float(late[24:].max()) > 0.4
+    assert float(early[4:16].max()) > 3 * float(between.max())
+    assert int(early.argmax()) < 16 < 22 < int(late.argmax())
