@@ -2,7 +2,7 @@
 
 from importlib.metadata import PackageNotFoundError, version
 
-from kntools import plots
+from kntools import data, plots
 from kntools.attribution import activation, activation_x_gradient, integrated_gradients, mean_activations
 from kntools.attribution_result import Attribution
 from kntools.hooks import (
@@ -60,6 +60,7 @@ __all__ = [
     "causal_trace",
     "coarse_sets",
     "corrupt",
+    "data",
     "encode",
     "enhance_neurons",
     "freeze",

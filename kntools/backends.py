@@ -91,9 +91,19 @@ def hook_point(model: Any, name: str) -> HookPoint:
 
 
 def has_hooks(model: Any) -> bool:
-    """Has somebody attached hooks to the model? They act in every run, on whatever positions the run has."""
+    """Has somebody attached hooks to the model? They act in every run, on whatever positions the run has.
+
+    Some bridges (OPT, BERT) are wired with permanent hooks of TransformerLens' own; those are part of the model.
+    """
     points = {id(p): p for p in model.hook_dict.values()}.values()
-    return any(p.fwd_hooks or p.bwd_hooks for p in points)
+    return any(not _is_wiring(handle) for p in points for handle in [*p.fwd_hooks, *p.bwd_hooks])
+
+
+def _is_wiring(handle: Any) -> bool:
+    function = getattr(handle, "user_hook", None)  # transformer-lens 4.x keeps it; 3.x says only what is permanent
+    if function is None:
+        return bool(handle.is_permanent)
+    return bool(handle.is_permanent) and str(getattr(function, "__module__", "")).startswith("transformer_lens.")
 
 
 def fork_point(model: Any, layer: int) -> HookPoint:
