@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import resource
 import subprocess
 import sys
 import time
@@ -19,6 +18,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from peak import peak_gib
 from torch import Tensor
 
 import kntools as kn
@@ -91,10 +91,7 @@ def peak_memory(which: str) -> float:
 def measure_alone(which: str) -> None:
     model = kn.load_model("smollm2-135m", device="cpu")
     model(torch.tensor([[1, 2, 3]]))
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    (plain_loop if which == "plain" else ours)(model, PROMPTS[1])
-    after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    print(json.dumps({"gib": (after - before) / 2**20}))
+    print(json.dumps({"gib": peak_gib(lambda: (plain_loop if which == "plain" else ours)(model, PROMPTS[1]))}))
 
 
 def main() -> None:

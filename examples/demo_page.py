@@ -6,11 +6,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pandas as pd
-import torch
-from torch import Tensor
+from demo_numbers import change_table, gain_over_random, in_words, shared_neurons
 
 from kntools import page, plots
-from kntools.statistics import bootstrap_interval
 
 if TYPE_CHECKING:
     from demo import Results
@@ -43,16 +41,6 @@ def write_page(out: Path, results: Results, command: str) -> Path:
             sections=[part(results) for part in (_known, _scores, _neurons, _interventions, _control)],
         ),
     )
-
-
-def gain_over_random(results: Results) -> tuple[float, float, float]:
-    """How much more suppressing the leading neurons lowers the answer than random ones: mean and 95 % interval.
-
-    The interval is a bootstrap over facts: what would other facts of this kind have given?
-    """
-    gain = results.random.mean(1) - results.leading
-    low, high = bootstrap_interval(gain)
-    return float(gain.mean()), float(low), float(high)
 
 
 def _known(results: Results) -> page.Section:
@@ -144,7 +132,7 @@ def _neurons(results: Results) -> page.Section:
             page.Text(
                 "A neuron is in the coarse set of a prompt if its score is at least 0.2 times the highest one. The "
                 "knowledge neurons of a fact are in the coarse sets of at least a share τ of its phrasings, where τ "
-                "is moved until two to five are left."
+                f"is moved until two to five are left. {shared_neurons(results)}"
             ),
             page.Table(table, "Knowledge neurons of each fact.", csv="knowledge_neurons.csv", digits=2),
             page.Chart(
@@ -160,7 +148,6 @@ def _neurons(results: Results) -> page.Section:
 def _interventions(results: Results) -> page.Section:
     names, answers = [f.name for f in results.facts], [f.target.strip() for f in results.facts]
     n = f"{len(names)} facts, mean over the phrasings of each"
-    size = ", ".join(str(len(kns)) for kns in results.neurons)
     told = pd.DataFrame(
         [(f.texts[0], *map(str.strip, said)) for f, said in zip(results.facts, results.says, strict=True)],
         columns=["text", "the model says", "suppressed", "enhanced"],
@@ -170,7 +157,7 @@ def _interventions(results: Results) -> page.Section:
         [
             page.Text(
                 "The knowledge neurons of one fact are set to 0 (suppressed) or doubled (enhanced) at the answer "
-                f"position, and the answers to all facts are read again. The sets have {size} neurons, in this order."
+                f"position, and the answers to all facts are read again. {in_words(results)}"
             ),
             *(
                 page.Chart(
@@ -181,27 +168,10 @@ def _interventions(results: Results) -> page.Section:
                 )
                 for values, what in ((results.suppressed, "suppressed"), (results.enhanced, "enhanced"))
             ),
-            page.Table(_change_table(results), "Own answer and unrelated answers.", csv="interventions.csv"),
+            page.Table(change_table(results), "Own answer and unrelated answers.", csv="interventions.csv"),
             page.Table(told, "The most probable next token after the first phrasing.", csv="first_choices.csv"),
         ],
     )
-
-
-def _change_table(results: Results) -> pd.DataFrame:
-    """Probability of a fact's own answer, and the mean over the other facts, under its own knowledge neurons."""
-    frame = pd.DataFrame({"fact": [f.name for f in results.facts], "before": results.clean.tolist()})
-    for values, what in ((results.suppressed, "suppressed"), (results.enhanced, "enhanced")):
-        frame[what] = values.diagonal().tolist()
-    if len(results.facts) > 1:
-        others = ~torch.eye(len(results.facts), dtype=torch.bool)
-        frame["others before"] = _others(results.clean.expand_as(results.suppressed), others)
-        frame["others suppressed"] = _others(results.suppressed, others)
-        frame["others enhanced"] = _others(results.enhanced, others)
-    return frame
-
-
-def _others(values: Tensor, others: Tensor) -> list[float]:
-    return [float(row[keep].mean()) for row, keep in zip(values, others, strict=True)]
 
 
 def _control(results: Results) -> page.Section:

@@ -27,7 +27,7 @@ LATER_NODES = 6
 MORE_NODES = 9
 NEARLY = 30.0  # a mismatch of up to so many times what is allowed; beyond that, a cut is what helps
 # The first MLP feeds everything: along its line P leaps in every model seen, so its first pieces are smaller.
-FIRST_LAYER_PIECES = (0.0, 0.25, 0.5, 1.0)
+FIRST_LAYER_PIECES = (0.0, 0.0625, 0.25, 0.5, 1.0)
 # When to stop: P that is noisy (bfloat16 weights) or leaps for good is not mended by ever finer pieces. The residual
 # that is left is in the result.
 MAX_ROUNDS = 12

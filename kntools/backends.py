@@ -193,7 +193,12 @@ def build_prefix(
 
     With `residual`, that is what enters block 0, not the tokens' own embeddings.
     """
-    with attached([] if residual is None else [(fork_point(model, 0), lambda x, hook: residual)]):
+    hooks: list[tuple[HookPoint, Callable[..., Any]]] = []
+    if residual is not None:
+        hooks.append((fork_point(model, 0), lambda x, hook: residual))
+    if is_bridge(model):  # nobody asks for these logits; those of one position are the least that it gives
+        hooks.append((hook_point(model, "unembed.hook_in"), lambda x, hook: x[:, -1:]))
+    with attached(hooks):
         if is_bridge(model):
             _, cache = model(tokens, return_type="logits_and_cache", use_cache=True)
             return BridgePrefix.from_cache(cache, rows)

@@ -39,6 +39,11 @@ class Prompt:
     foil: str | None = None
 
     def __post_init__(self) -> None:
+        for name in ("text", "target"):
+            if not isinstance(getattr(self, name), str):
+                raise TypeError(
+                    f"{name}={getattr(self, name)!r} is no text; write kn.Prompt('The capital of ...', ' Ottawa')"
+                )
         if not self.text.strip():
             raise ValueError("the prompt's text is empty; give the words that come before the answer")
         if not self.target.strip():
@@ -91,6 +96,8 @@ def encode(
         ValueError: no or two masks for a masked model, a mask for a causal one, an answer of several tokens, a
             subject that is not in the text, a text that ends in a space or is longer than the context.
     """
+    if not isinstance(prompt, Prompt):
+        raise TypeError(f"{prompt!r} is no Prompt; write kn.Prompt(text, answer)")
     if multi_token not in get_args(MultiToken):
         raise ValueError(f"multi_token={multi_token!r} is unknown; use 'error', 'first' or 'sum'")
     tokenizer = model.tokenizer

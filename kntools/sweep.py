@@ -83,7 +83,7 @@ def sweep(
         raise ValueError("no interventions given; pass a list with at least one list of hooks")
 
     def finish(result: Result) -> dict[int, Tensor]:
-        logits = {n: result.logits[rows, 0] if single else result.logits[rows] for n, rows in result.spans.items()}
+        logits = {n: rows[:, 0] if single else rows for n, rows in result.of_items().items()}
         if metric is None:
             return logits
         return {n: apply_metric(metric, given[n].prompt, rows) for n, rows in logits.items()}
@@ -138,6 +138,7 @@ def sweep_gradients(
 
     Raises:
         FloatingPointError: values or gradients that are not finite.
+        RuntimeError: called within `torch.inference_mode()`.
     """
     runner = Runner(model, tokens, pos, max_rows=max_rows)
     found = run_gradients(runner, interventions, metric, single=isinstance(pos, SupportsIndex), progress=progress)
@@ -159,6 +160,8 @@ def run_gradients(
         on_pass(result)
         return _differentiate(result, interventions, metric, single)
 
+    if torch.is_inference_mode_enabled():
+        raise RuntimeError("torch.inference_mode() has no gradients, not even inside; use torch.no_grad() around this")
     with backends.frozen_parameters(runner.model), torch.enable_grad():
         return _collect(runner.run(interventions, finish, gradients=True), len(interventions), progress)
 
@@ -167,9 +170,8 @@ def _differentiate(
     result: Result, interventions: Sequence[Intervention], metric: Metric | Sequence[Metric], single: bool
 ) -> dict[int, RowGradients]:
     values = {}
-    for number, rows in result.spans.items():
-        logits = result.logits[rows, 0] if single else result.logits[rows]
-        values[number] = apply_metric(metric, interventions[number].prompt, logits)
+    for number, rows in result.of_items().items():
+        values[number] = apply_metric(metric, interventions[number].prompt, rows[:, 0] if single else rows)
     keys = [(number, name) for number, watched in result.watched.items() for name in watched]
     watched = [result.watched[number][name] for number, name in keys]
     total = torch.cat(list(values.values())).sum()

@@ -17,6 +17,8 @@ from tests.test_cli import save_tiny
 from tests.test_page import assert_self_contained
 
 EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
+PARTS = {"demo_page", "demo_numbers", "facts"}  # what demo.py imports
+SMALL = ("quickstart", "own_intervention")
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +40,7 @@ def demo() -> Iterator[ModuleType]:
         yield module
     finally:
         sys.path.remove(str(EXAMPLES))
-        for name in ("demo", "demo_page", "facts"):
+        for name in ("demo", "demo_page", "demo_numbers", "facts"):
             sys.modules.pop(name, None)
         sys.modules.update({k: v for k, v in before.items() if k not in sys.modules})
 
@@ -135,7 +137,7 @@ def test_a_missing_wheel_is_told_with_the_command_that_installs_it(
         demo.main(["--out", str(tmp_path / "out")])
 
 
-@pytest.mark.parametrize("name", ["quickstart", "own_intervention"])
+@pytest.mark.parametrize("name", SMALL)
 def test_small_examples_run(
     name: str, tiny: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -145,7 +147,7 @@ def test_small_examples_run(
 
 
 def test_every_example_is_run_here() -> None:
-    assert {p.stem for p in EXAMPLES.glob("*.py")} == {"demo", "demo_page", "facts", "quickstart", "own_intervention"}
+    assert {p.stem for p in EXAMPLES.glob("*.py")} == PARTS | {"demo", *SMALL}
 
 
 @pytest.mark.skipif(browser.find() is None, reason=browser.MISSING)

@@ -189,7 +189,7 @@ def test_with_all_outputs_frozen_the_other_run_comes_out(name: str) -> None:
     model = zoo.tiny(name)
     tokens = three_prompts(model)
     logits, cache = model.run_with_cache(tokens[1:2])
-    hooks = kn.freeze(cache, iter(["attn_out", "mlp_out"]), iter(range(model.cfg.n_layers)))
+    hooks = kn.freeze(cache, iter(["mlp_out", "attn_out"]), iter(range(model.cfg.n_layers)))
     with torch.no_grad():
         frozen = model.run_with_hooks(tokens[:1], fwd_hooks=hooks)
     same = [p for p in range(tokens.shape[1]) if p not in (2, 3)]

@@ -33,21 +33,22 @@ NAME = "blocks.2.mlp.hook_post"
 Operation = Callable[[Any, Tensor, list[kn.Hook]], Any]
 
 
-def prepared(name: str) -> Any:
-    """A model of which some parameters are frozen and which is in training mode, with a hook of the user's."""
+def prepared(name: str, *, hooked: bool = False) -> Any:
+    """A model in training mode with some parameters frozen, and maybe with hooks of the user's."""
     model = zoo.fresh(name)
     model.train()
     for parameter in list(model.parameters())[::3]:
         parameter.requires_grad_(False)
-    for name in ("blocks.1.hook_resid_post", NAME):
-        model.hook_dict[name].add_hook(lambda x, hook: x * 0.5, is_permanent=True)
+    for point in ("blocks.1.hook_resid_post", NAME) if hooked else ():
+        model.hook_dict[point].add_hook(lambda x, hook: x * 0.5, is_permanent=True)
     model(kn.encode(model, PROMPTS[0]).tokens)  # a bridge attaches some hooks of its own in its first run
     return model
 
 
-@pytest.fixture(scope="module", params=["llama", "gpt2", "opt"])
+@pytest.fixture(scope="module", params=["llama", "opt", "llama with hooks"])
 def model(request: pytest.FixtureRequest) -> Any:
-    return prepared(request.param)
+    name = request.param.split()[0]
+    return prepared(name, hooked=name != request.param)
 
 
 def state(model: Any) -> dict[str, Any]:
@@ -114,6 +115,11 @@ def test_nothing_leaks(model: Any, operation: str, grad: bool) -> None:
     with nothing_leaks(model), torch.set_grad_enabled(grad):
         (OPERATIONS | ATTRIBUTIONS)[operation](model, tokens, kn.scale_site("z", 1, 0.5))
         assert torch.is_grad_enabled() == grad
+
+
+def test_inference_mode_has_no_gradients_and_says_so(model: Any) -> None:
+    with nothing_leaks(model), torch.inference_mode(), pytest.raises(RuntimeError, match="inference_mode"):
+        kn.integrated_gradients(model, PROMPTS, progress=False)
 
 
 @pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt, RuntimeError])

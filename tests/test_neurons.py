@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 import kntools as kn
-from kntools import saving
+from kntools import backends, saving
 from kntools.prompts import Prompt
 
 PROMPTS = (
@@ -236,3 +236,15 @@ def test_files_that_are_something_else(tmp_path: Path, monkeypatch: pytest.Monke
     for load, path in ((kn.Attribution.load, one), (kn.KnowledgeNeurons.load, two)):
         with pytest.raises(ValueError, match="newer kntools"):
             load(path)
+
+
+def test_a_fingerprint_tells_any_edited_row() -> None:
+    """What value-slot edits change is one row of W_out: as large as SmolLM2's, it must not slip through."""
+    model = torch.nn.Linear(576, 1536, bias=False, device="meta").to_empty(device="cpu")
+    seen = set()
+    with torch.no_grad():
+        for row in range(0, 1536, 61):
+            model.weight.copy_(torch.linspace(-1, 1, model.weight.numel()).view_as(model.weight))
+            model.weight[row] *= 1.5
+            seen.add(backends.fingerprint(model))
+    assert len(seen) == len(range(0, 1536, 61))

@@ -78,9 +78,8 @@ def test_a_multi_token_answer_is_an_error_with_its_pieces_and_the_way_out() -> N
     pieces = [model.tokenizer.decode([i]) for i in ids]
     with pytest.raises(ValueError) as error:
         kn.encode(model, prompt)
-    text = str(error.value)
-    assert text.startswith(f"target ' Ouagadougou' is {len(pieces)} tokens {pieces}")
-    assert "multi_token='first' or 'sum'" in text
+    assert str(error.value).startswith(f"target ' Ouagadougou' is {len(pieces)} tokens {pieces}")
+    assert "multi_token='first' or 'sum'" in str(error.value)
     assert kn.encode(model, prompt, multi_token="first").target_ids == tuple(ids[:1])
 
 
@@ -239,7 +238,7 @@ def test_tokenizers_that_cannot_do_it_say_so() -> None:
     with pytest.raises(ValueError, match="no tokenizer"):
         kn.encode(slow_model(None), CAPITAL)
     no_bos = SlowTokenizer()
-    no_bos.bos_token_id = None  # type: ignore[assignment]
+    no_bos.bos_token_id = None  # type: ignore
     with pytest.raises(ValueError, match="prepend_bos=False"):
         kn.encode(slow_model(no_bos), CAPITAL, True)
     assert not kn.encode(slow_model(no_bos), CAPITAL).prepend_bos
@@ -247,5 +246,12 @@ def test_tokenizers_that_cannot_do_it_say_so() -> None:
 
 def test_by_length_groups_in_order() -> None:
     texts = ["The book", "The capital of Canada", "The city", "The", "The capital of Cuba"]
-    encoded = [kn.encode(zoo.tiny("gpt2"), kn.Prompt(t, " Ottawa")) for t in texts]
+    encoded = [kn.encode(zoo.tiny("gpt2"), kn.Prompt(t, "Ottawa")) for t in texts]
     assert by_length(encoded) == [[0, 2], [1, 4], [3]]
+
+
+def test_what_is_no_prompt_is_told_so() -> None:
+    with pytest.raises(TypeError, match="Prompt"):
+        kn.encode(zoo.tiny("gpt2"), ("The capital of Canada is", " Ottawa"))  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="target"):
+        kn.Prompt("The capital of Canada is", 3)  # type: ignore[arg-type]

@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import kntools as kn
+from kntools.engine.plan import as_intervention
 from kntools.positioned import position_axis
 from kntools.sites import SITES, Neuron, as_neurons, hook_name, layer_of, resolve_positions
 from tests import zoo
@@ -80,6 +81,14 @@ def test_numbers_of_numpy_are_positions_too() -> None:
     assert torch.equal(rows, rows[-1:].expand_as(rows))
 
 
+def test_one_list_of_hooks_is_not_a_list_of_interventions() -> None:
+    model = zoo.tiny("gpt2")
+    with pytest.raises(TypeError, match="interventions"):
+        kn.sweep(model, tokens_for(model), kn.ablate_neurons([(0, 1)]))  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match=r"write \[hooks\], not hooks"):
+        as_intervention(kn.ablate_neurons([(0, 1)])[0])
+
+
 # --- through a model ------------------------------------------------------------------------------------
 
 OTHER = {hook_name("resid_post", 1): torch.zeros(1, 6, 32), hook_name("z", 1): torch.zeros(1, 6, 4, 8)}
@@ -121,6 +130,8 @@ RUNS: list[tuple[type[Exception], str, Callable[[], list[kn.Hook]]]] = [
 @pytest.mark.parametrize(("error", "message", "make"), RUNS, ids=[message for _, message, _ in RUNS])
 def test_what_does_not_exist_is_an_error(how: str, error: Any, message: str, make: Callable[[], Any]) -> None:
     model = zoo.tiny("gpt2")
+    if how == "run_with_hooks" and error is KeyError and "cache" not in message and zoo.has_hooked_classes():
+        pytest.skip("run_with_hooks of a bridge of transformer-lens 3.x ignores names that it does not know")
     with pytest.raises(error, match=message), torch.no_grad():
         if how == "sweep":
             kn.sweep(model, tokens_for(model), [make()])

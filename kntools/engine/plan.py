@@ -68,7 +68,17 @@ class Pass:
 
 
 def as_intervention(given: Any) -> Intervention:
-    return given if isinstance(given, Intervention) else Intervention(hooks=tuple(given))
+    if isinstance(given, Intervention):
+        return given
+    hooks = tuple(given)
+    if not all(isinstance(hook, Sequence) and len(hook) == 2 for hook in hooks) or any(
+        isinstance(hook, str) for hook in hooks
+    ):
+        raise TypeError(
+            f"an intervention is a list of hooks, pairs (name, function), but got {hooks!r}; a sweep takes a list of "
+            "interventions: write [hooks], not hooks, for a single one"
+        )
+    return Intervention(hooks)
 
 
 def stage_of(name: str, layers: int) -> int:
