@@ -24,7 +24,8 @@ from kntools.quadrature import radau
 # Nodes of a piece: at first, after a cut, and when a piece that nearly passed is tried again as a whole.
 FIRST_NODES = 5
 LATER_NODES = 6
-MORE_NODES = 9
+MORE_NODES = 8
+MOST_PIECES = 4  # of one cut; more at once are seldom all needed, and what fails again is cut again
 NEARLY = 30.0  # a mismatch of up to so many times what is allowed; beyond that, a cut is what helps
 # The first MLP feeds everything: along its line P leaps in every model seen, so its first pieces are smaller.
 FIRST_LAYER_PIECES = (0.0, 0.0625, 0.25, 0.5, 1.0)
@@ -32,7 +33,8 @@ FIRST_LAYER_PIECES = (0.0, 0.0625, 0.25, 0.5, 1.0)
 # that is left is in the result.
 MAX_ROUNDS = 12
 MAX_NODES = 400
-SHARE = 0.5  # of a line's tolerance that one piece may use up
+SHARE = 0.7  # of a line's tolerance that its pieces may use up, all together
+INNER = 2.0  # how far a piece may be off between its ends, in shares
 # A line that hardly changes P is held to the tolerance of this gap; for an answer that is never more probable than
 # RARE, to a smaller one in proportion.
 SMALL_GAP = 0.05
@@ -58,12 +60,14 @@ class Line:
     start: float = float("nan")  # P(0)
     total: Tensor | None = None
     nodes: int = 0
+    residual: float = 0.0  # of the pieces in `total`
     scale: float = 1.0  # how probable the answer gets at the ends of its prompt's lines
 
     def limit(self, tol: float) -> float:
         return tol * max(abs(self.end - self.start), SMALL_GAP * min(1.0, self.scale / RARE))
 
-    def add(self, weighted: Tensor) -> None:
+    def add(self, weighted: Tensor, mismatch: float) -> None:
+        self.residual += mismatch
         self.total = weighted if self.total is None else self.total + weighted
 
 
@@ -86,8 +90,10 @@ def integrate(
             limit = SHARE * line.limit(tol)
             mismatch = _mismatch(piece, points)
             worst = float(np.abs(mismatch).max())
-            if worst <= limit or round_number == MAX_ROUNDS or line.nodes > MAX_NODES:
-                line.add(points.weighted)
+            # What is wrong at the ends of the pieces adds up to the residual; what is wrong before tells of accidents.
+            complete = abs(line.residual + mismatch[-1]) <= limit and worst <= INNER * limit
+            if complete or round_number == MAX_ROUNDS or line.nodes > MAX_NODES:
+                line.add(points.weighted, mismatch[-1])
                 continue
             open_lines.add(piece.line)
             if worst <= NEARLY * limit and piece.nodes < MORE_NODES:
@@ -150,6 +156,9 @@ def _cut(piece: Piece, mismatch: np.ndarray, limit: float) -> list[Piece]:
     wrong = np.abs(np.diff(np.concatenate([[0.0], mismatch])))
     bad = wrong > max(limit, 0.3 * wrong.max())
     inner = [edges[k] for k in range(1, len(edges) - 1) if bad[k - 1] or bad[k]]
+    if len(inner) >= MOST_PIECES:
+        step = (len(inner) + 1) / MOST_PIECES
+        inner = [inner[round(step * k) - 1] for k in range(1, MOST_PIECES)]
     cuts = [piece.a, *inner, piece.b] if inner else [piece.a, (piece.a + piece.b) / 2, piece.b]
     pieces = [Piece(piece.line, a, b, LATER_NODES) for a, b in pairwise(cuts)]
     pieces[-1].end = piece.end
