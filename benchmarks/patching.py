@@ -13,7 +13,6 @@ import argparse
 import contextlib
 import io
 import json
-import resource
 import subprocess
 import sys
 import time
@@ -22,6 +21,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from peak import peak_gib
 from torch import Tensor
 
 import kntools as kn
@@ -66,11 +66,8 @@ def peak_memory(which: str) -> float:
 
 def measure_alone(which: str) -> None:
     model = kn.load_model("smollm2-135m", device="cpu")
-    model(torch.tensor([[1, 2, 3]]))
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    (theirs if which == "plain" else ours)(model, next(iter(CORRUPTED.values())))
-    after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    print(json.dumps({"gib": (after - before) / 2**20}))
+    grid = theirs if which == "plain" else ours
+    print(json.dumps({"gib": peak_gib(lambda: grid(model, next(iter(CORRUPTED.values()))))}))
 
 
 def main() -> None:

@@ -2,8 +2,8 @@
 
 The plain loop is how released code works: for each layer and token one forward pass of its own over the whole prompt,
 with the samples of noise as its batch. Both run in this process, on the same weights, threads and noise. The loop's
-time is that of every `--every`th cell, scaled up (with `--every 1`: of all of them). CPU seconds are given too: they
-change less on a busy machine. Peak memory is that of each in a process of its own.
+time is that of every `--every`th cell, scaled up (with `--every 1`: of all of them), without its clean run. CPU seconds
+are given too: they change less on a busy machine. Peak memory is that of each in a process of its own.
 
 Most of the ratio is arithmetic, and it is printed: positions x layers that are run, weighted with their parameters.
 A restored state in layer l leaves l layers of the corrupted run as they are, and a state at token t all tokens before
@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import resource
 import subprocess
 import sys
 import time
@@ -22,20 +21,26 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from peak import peak_gib
 from torch import Tensor
 
 import kntools as kn
+from kntools.noise import make_noise
 
 PROMPT = kn.Prompt("The Colosseum is located in the city of", " Rome", subject="The Colosseum")
 SAMPLES = 10
 
 
-def plain_loop(model: Any, trace: kn.Trace, cells: list[tuple[int, int]]) -> Tensor:
+def clean_states(model: Any) -> Any:
+    tokens = kn.encode(model, PROMPT).tokens
+    return model.run_with_cache(tokens, names_filter=lambda name: name.endswith("hook_resid_post"))[1]
+
+
+def plain_loop(model: Any, noise: Tensor, cache: Any, cells: list[tuple[int, int]]) -> Tensor:
     """Scores of some cells `[cell]`, one forward pass each."""
-    e = kn.encode(model, trace.prompt)
+    e = kn.encode(model, PROMPT)
     batch = e.tokens.expand(SAMPLES, -1)
-    _, cache = model.run_with_cache(e.tokens, names_filter=lambda name: name.endswith("hook_resid_post"))
-    corrupt = kn.corrupt(e.subject, trace.noise)
+    corrupt = kn.corrupt(e.subject, noise)
     scores = []
     for layer, token in cells:
         name = f"blocks.{layer}.hook_resid_post"
@@ -51,7 +56,7 @@ def plain_loop(model: Any, trace: kn.Trace, cells: list[tuple[int, int]]) -> Ten
 
 
 def ours(model: Any, kind: str = "hidden") -> kn.Trace:
-    return kn.causal_trace(model, PROMPT, kind=kind, samples=SAMPLES, progress=False)
+    return kn.causal_trace(model, PROMPT, kind=kind, samples=SAMPLES, progress=sys.stderr.isatty())
 
 
 def timed(run: Callable[[], Any]) -> tuple[Any, float, float]:
@@ -76,22 +81,20 @@ def arithmetic(model: Any, trace: kn.Trace) -> tuple[float, float]:
 
 
 def peak_memory(which: str) -> float:
-    """GiB above the loaded model, of one grid (of the loop: some cells) in a process of its own."""
+    """GiB above the loaded model, of one grid (of the loop: some cells, for all take the same) in its own process."""
     command = [sys.executable, __file__, "--only", which]
     out = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     return float(json.loads(out.splitlines()[-1])["gib"])
 
 
+@torch.no_grad()
 def measure_alone(which: str) -> None:
     model = kn.load_model("smollm2-135m", device="cpu")
-    trace = kn.causal_trace(model, PROMPT, samples=SAMPLES, max_rows=1, progress=False) if which == "plain" else None
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    if trace is None:
-        ours(model)
-    else:
-        plain_loop(model, trace, [(0, 1), (15, 5), (29, 10)])
-    after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    print(json.dumps({"gib": (after - before) / 2**20}))
+    e = kn.encode(model, PROMPT)
+    noise = make_noise(model, e, "3sigma", SAMPLES, seed=0)
+    cells = [(0, 1), (15, 5), (29, e.position)]
+    loop: Callable[[], Any] = lambda: plain_loop(model, noise, clean_states(model), cells)  # noqa: E731
+    print(json.dumps({"gib": peak_gib((lambda: ours(model)) if which == "ours" else loop)}))
 
 
 @torch.no_grad()
@@ -106,9 +109,12 @@ def main() -> None:
     model = kn.load_model("smollm2-135m", device="cpu")
     kn.causal_trace(model, kn.Prompt("Rome is in", " Italy", subject="Rome"), samples=1, progress=False)  # warms up
     trace, wall, cpu = timed(lambda: ours(model))
+    seconds = {"hidden": wall}
     layers, length = trace.scores.shape
     cells = [(layer, token) for layer in range(layers) for token in range(length)][:: args.every]
-    theirs, loop_wall, loop_cpu = timed(lambda: plain_loop(model, trace, cells))
+    cache = clean_states(model)
+    plain_loop(model, trace.noise, cache, cells[:1])  # warms up
+    theirs, loop_wall, loop_cpu = timed(lambda: plain_loop(model, trace.noise, cache, cells))
     scale = layers * length / len(cells)
     difference = max(abs(float(trace.scores[cell]) - float(score)) for cell, score in zip(cells, theirs, strict=True))
     by_count, mine = arithmetic(model, trace)
@@ -120,8 +126,9 @@ def main() -> None:
         f"  largest difference {difference:.1e}"
     )
     for kind in ("mlp", "attn"):
-        _, wall, cpu = timed(lambda: ours(model, kind))  # noqa: B023
-        print(f"  {kind}, windows of 10 layers: {wall:.1f} s ({cpu:.1f} s CPU)")
+        _, seconds[kind], cpu = timed(lambda: ours(model, kind))  # noqa: B023
+        print(f"  {kind}, windows of 10 layers: {seconds[kind]:.1f} s ({cpu:.1f} s CPU)")
+    print(f"  full grid of one fact, three kinds: {sum(seconds.values()):.1f} s")
     print(f"peak memory above the model: plain {peak_memory('plain'):.2f} GiB, ours {peak_memory('ours'):.2f} GiB")
 
 

@@ -5,6 +5,7 @@ from importlib.metadata import PackageNotFoundError, version
 from kntools import data, plots
 from kntools.attribution import activation, activation_x_gradient, integrated_gradients, mean_activations
 from kntools.attribution_result import Attribution
+from kntools.fine_tune import fine_tune
 from kntools.hooks import (
     ablate_neurons,
     add_vector,
@@ -26,10 +27,16 @@ from kntools.noise import subject_sigma
 from kntools.patch_grid import PatchGrid
 from kntools.patching import activation_patch, attribution_patch
 from kntools.prompts import Encoded, Prompt, encode
+from kntools.rank_one import RankOneEdit
+from kntools.rome import rome, rome_each
+from kntools.sampling import generate, sample_templates, sample_texts
+from kntools.second_moment import SecondMoment, second_moment
 from kntools.sites import Hook, Neuron
 from kntools.sweep import Derivative, Intervention, RowGradients, sweep, sweep_gradients
 from kntools.trace_result import Trace
 from kntools.tracing import causal_trace
+from kntools.value_edits import edit_values, erase_values, relation_neurons
+from kntools.weight_edits import WeightEdit
 
 try:
     __version__ = version("kntools")
@@ -47,8 +54,11 @@ __all__ = [
     "NeuronScan",
     "PatchGrid",
     "Prompt",
+    "RankOneEdit",
     "RowGradients",
+    "SecondMoment",
     "Trace",
+    "WeightEdit",
     "__version__",
     "ablate_neurons",
     "activation",
@@ -61,9 +71,13 @@ __all__ = [
     "coarse_sets",
     "corrupt",
     "data",
+    "edit_values",
     "encode",
     "enhance_neurons",
+    "erase_values",
+    "fine_tune",
     "freeze",
+    "generate",
     "integrated_gradients",
     "kl_divergence",
     "knowledge_neurons",
@@ -77,8 +91,14 @@ __all__ = [
     "plots",
     "probability",
     "r1_squared",
+    "relation_neurons",
+    "rome",
+    "rome_each",
+    "sample_templates",
+    "sample_texts",
     "scale_neurons",
     "scale_site",
+    "second_moment",
     "set_neurons",
     "subject_sigma",
     "sweep",

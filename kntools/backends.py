@@ -19,6 +19,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from transformer_lens.hook_points import HookPoint
 from transformer_lens.model_bridge import TransformerBridge
+from transformers import DynamicCache
 
 from kntools.prefix import BridgePrefix, HookedPrefix, Rows
 
@@ -200,7 +201,10 @@ def build_prefix(
         hooks.append((hook_point(model, "unembed.hook_in"), lambda x, hook: x[:, -1:]))
     with attached(hooks):
         if is_bridge(model):
-            _, cache = model(tokens, return_type="logits_and_cache", use_cache=True)
+            # A cache of our own: the one that a model makes forgets what is outside of a sliding window, while the
+            # masks of a longer prompt count every position.
+            cache = DynamicCache()
+            model(tokens, return_type="logits", past_key_values=cache, use_cache=True)
             return BridgePrefix.from_cache(cache, rows)
         return HookedPrefix.from_run(model, tokens, rows)
 

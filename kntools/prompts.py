@@ -230,12 +230,11 @@ def _with_space(answer: str) -> str:
 def _subject_span(
     tokenizer: Any, prompt: Prompt, text: str, offsets: Sequence[tuple[int, int]], bos: bool, masked: bool
 ) -> range | None:
-    """Tokens that overlap the subject's first occurrence: as a word of its own, if there is one."""
+    """Tokens that overlap the subject, where `subject_start` sees it."""
     if prompt.subject is None:
         return None
     subject = prompt.subject.strip()
-    whole = re.search(rf"(?<!\w){re.escape(subject)}(?!\w)", text)
-    start = whole.start() if whole else text.find(subject)
+    start = subject_start(text, subject)
     if not subject or start < 0:
         raise ValueError(f"the subject {prompt.subject!r} is not in the text {prompt.text!r}; give it as it is written")
     end = start + len(subject)
@@ -243,6 +242,12 @@ def _subject_span(
     if not inside:
         raise ValueError(f"no token of {prompt.text!r} covers the subject {prompt.subject!r}")
     return range(inside[0], inside[-1] + 1)
+
+
+def subject_start(text: str, subject: str) -> int:
+    """Where a subject begins: at its first occurrence as a word of its own, else at its first, else -1."""
+    whole = re.search(rf"(?<!\w){re.escape(subject)}(?!\w)", text)
+    return whole.start() if whole else text.find(subject)
 
 
 def by_length(encoded: Sequence[Encoded]) -> list[list[int]]:

@@ -1,6 +1,5 @@
 """Records as prompts, on the built-in sample: the batched rules are those of `kn.encode`, and nothing is lost."""
 
-import re
 from types import SimpleNamespace
 from typing import Any
 
@@ -13,11 +12,11 @@ import kntools as kn
 from kntools import data
 from kntools.data.agreement import KINDS
 from kntools.data.pairs import MinimalPair, align
-from kntools.data.patterns import _where, before_answer, fill
+from kntools.data.patterns import before_answer, fill
 from kntools.data.read import json_lines
 from kntools.data.records import Loaded, Skipped
 from kntools.data.sample import PARADIGMS, file
-from kntools.prompts import MASK
+from kntools.prompts import MASK, subject_start
 from tests import data_tokenizers
 
 
@@ -179,9 +178,11 @@ def test_a_subject_that_stands_earlier_is_not_traced_at_the_wrong_place(masked: 
 
 
 @given(text=st.text("ab _.é1", min_size=1, max_size=12), subject=st.text("ab.é", min_size=1, max_size=3))
-def test_the_subject_is_where_encode_looks_for_it(text: str, subject: str) -> None:
-    word = re.search(rf"(?<!\w){re.escape(subject)}(?!\w)", text)
-    assert _where(subject, text) == (word.start() if word else text.find(subject))
+def test_a_subject_is_looked_for_as_a_word_first(text: str, subject: str) -> None:
+    starts = [i for i in range(len(text)) if text.startswith(subject, i)]
+    around = {i: text[max(i - 1, 0) : i] + text[i + len(subject) :][:1] for i in starts}
+    words = [i for i in starts if not any(letter.isalnum() or letter == "_" for letter in around[i])]
+    assert subject_start(text, subject) == [*words, *starts, -1][0]
 
 
 def test_roles_choose_among_the_questions_of_a_record(models: dict[str, Any]) -> None:

@@ -130,6 +130,8 @@ def test_transformer_lens_patching_gives_the_same(name: str) -> None:
         ("mlp_out", False): theirs.get_act_patch_mlp_out,
         ("z", True): theirs.get_act_patch_attn_head_out_all_pos,
         ("q", True): theirs.get_act_patch_attn_head_q_all_pos,
+        ("k", True): theirs.get_act_patch_attn_head_k_all_pos,
+        ("v", True): theirs.get_act_patch_attn_head_v_all_pos,
         ("pattern", True): theirs.get_act_patch_attn_head_pattern_all_pos,
     }
     with torch.no_grad(), warnings.catch_warnings():

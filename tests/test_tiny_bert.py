@@ -16,6 +16,8 @@ from typing import Any
 import pytest
 import torch
 
+import kntools as kn
+
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "scripts"))
 
@@ -287,40 +289,15 @@ def test_bridge_gives_the_same_probabilities(shipped: tuple[Any, Any]) -> None:
 def test_hooked_encoder_gives_the_same_probabilities(shipped: tuple[Any, Any]) -> None:
     import transformer_lens
 
-    hooked = as_hooked_encoder(*shipped)
+    hooked = kn.load_model("tiny-bert", device="cpu", hooked=True)
     assert isinstance(hooked, transformer_lens.HookedEncoder)
+    assert hooked.cfg.model_name == "tiny-bert" and not hooked.training
     for prompt in questions(40):
         tokens = shipped[1](prompt, return_tensors="pt").input_ids
         with torch.no_grad():
             expected = shipped[0](tokens).logits.softmax(-1)
             torch.testing.assert_close(hooked(tokens).softmax(-1), expected, atol=1e-5, rtol=0)
-
-
-def as_hooked_encoder(bert: Any, tokenizer: Any) -> Any:
-    """`HookedEncoder.from_pretrained` knows official names only, so: a config of our own, converted weights."""
-    from transformer_lens import HookedEncoder, HookedTransformerConfig
-    from transformer_lens.pretrained.weight_conversions import convert_bert_weights
-    from transformers import BertForPreTraining
-
-    c = bert.config
-    config = HookedTransformerConfig(
-        n_layers=c.num_hidden_layers,
-        d_model=c.hidden_size,
-        d_head=c.hidden_size // c.num_attention_heads,
-        n_heads=c.num_attention_heads,
-        d_mlp=c.intermediate_size,
-        n_ctx=c.max_position_embeddings,
-        d_vocab=c.vocab_size,
-        eps=c.layer_norm_eps,
-        act_fn=c.hidden_act,
-        attention_dir="bidirectional",
-        device="cpu",
-    )
-    # The converter also reads a pooler and a next-sentence head, which a masked LM does not have.
-    with torch.random.fork_rng(devices=[]):
-        full = BertForPreTraining(c)
-    full.load_state_dict(bert.state_dict(), strict=False)
-    with torch.random.fork_rng(devices=[]):
-        hooked = HookedEncoder(config, tokenizer)
-    hooked.load_state_dict(convert_bert_weights(full, config), strict=False)
-    return hooked.eval()
+    bridge = kn.load_model("tiny-bert", device="cpu")
+    prompt = kn.Prompt("The capital of Canada is [MASK].", "Ottawa")
+    both = [kn.integrated_gradients(m, prompt, progress=False).scores for m in (hooked, bridge)]
+    torch.testing.assert_close(*both, atol=1e-5, rtol=0)

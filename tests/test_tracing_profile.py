@@ -9,7 +9,9 @@ import pytest
 import torch
 
 import kntools as kn
-from kntools.analyses.tracing_profile import TracingProfile, determiner_noun_prompts, main, tracing_profile
+from kntools.analyses.profile_result import TracingProfile
+from kntools.analyses.tracing_profile import determiner_noun_prompts, main, tracing_profile
+from kntools.analyses.two_sites import two_sites
 from kntools.token_roles import ROLES
 from tests import zoo
 
@@ -66,6 +68,59 @@ def test_an_interrupted_run_goes_on() -> None:
     torch.testing.assert_close(again.effects, whole.effects, equal_nan=True)
 
 
+def test_an_interrupted_run_goes_on_only_with_the_same_settings() -> None:
+    kept: list[Any] = []
+    profile(on_prompt=kept.append)
+    for changed, named in (
+        ({"samples": 3}, "samples 2 and not 3"),
+        ({"window": 3}, "window 2 and not 3"),
+        ({"seed": 1}, "seed 0 and not 1"),
+        ({"kinds": ["hidden"]}, "variants"),
+        ({"noise": 0.1}, "noise"),
+        ({"prepend_bos": False}, "prepend_bos True and not False"),
+        ({"two_way": True}, "two_way False and not True"),
+    ):
+        with pytest.raises(ValueError, match=named):
+            profile(done=kept[:2], **changed)
+    with pytest.raises(ValueError, match="prompt"):
+        profile(done=kept[1:])
+    with pytest.raises(ValueError, match="nothing to trace"):
+        profile(kinds=[])
+
+
+def test_the_two_sites_by_hand() -> None:
+    """30 layers; prompt 1 has no middle token. What is written into a site is found there, and only there."""
+    effects = torch.zeros(1, 2, len(ROLES), 30)
+    last_subject, last = ROLES.index("last subject token"), ROLES.index("last token")
+    effects[0, :, last_subject, 5:15] = torch.tensor([[0.2], [0.4]])
+    effects[0, :, last, 24:] = torch.tensor([[0.5], [0.7]])
+    effects[0, 0, ROLES.index("further tokens")] = 0.06
+    effects[0, 1, ROLES.index("middle subject tokens")] = torch.nan
+    effects[0, :, 0] = 99.0  # before the subject: not counted
+    found = two_sites(
+        TracingProfile(
+            effects=effects,
+            clean=torch.tensor([0.9, 0.8]),
+            corrupted=torch.tensor([0.1, 0.2]),
+            variants=(("hidden", None),),
+            prompts=tuple(PROMPTS[:2]),
+            window=10,
+            provenance={},
+        )
+    ).set_index("what")
+    means = {what: pytest.approx(mean, abs=1e-6) for what, mean in found["mean"].items()}
+    assert means == {
+        "total effect": 0.7,
+        "early site": 0.3,
+        "late site": 0.6,
+        "rest": 0.005,  # 0.06 in one of six roles of the first prompt, nothing in the second
+        "early site - rest": 0.295,
+        "late site - rest": 0.595,
+    }
+    assert set(found["n"]) == {2}
+    assert found["low"]["late site"] == pytest.approx(0.5) and found["high"]["late site"] == pytest.approx(0.7)
+
+
 def test_only_what_the_model_gets_right() -> None:
     model = zoo.tiny("llama")
     right = kn.data.known(model, PROMPTS, two_way=True, progress=False)
@@ -86,6 +141,9 @@ def test_the_result(tmp_path: Path) -> None:
     assert row["effect"] == pytest.approx(effect) and row["n"] == 3
     figure = found.plot()
     assert [a.text for a in figure.layout.annotations] == ["hidden state", "MLP output", "attention output"]
+    severed = profile(sever=["mlp", "attn"]).plot()  # a second row of panels
+    assert severed.layout.annotations[-1].text == "hidden state, attention severed"
+    assert severed.layout.annotations[-1].y < severed.layout.annotations[0].y
     assert any("last token (n = 3)" in (t.name or "") for t in figure.data)
     with pytest.raises(ValueError, match="no "):
         found.peak("mlp", "first token")
@@ -109,7 +167,7 @@ def test_determiner_noun_prompts(data_root: Path, monkeypatch: pytest.MonkeyPatc
 
 def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr("kntools.models.load_model", lambda name: zoo.tiny("llama"))
-    monkeypatch.setattr("kntools.analyses.tracing_profile._prompts", lambda what, model, limit: PROMPTS[:limit])
+    monkeypatch.setattr("kntools.analyses.tracing_profile._prompts", lambda what, model, limit, bos: PROMPTS[:limit])
     command = ["facts", "--limit", "2", "--samples", "1", "--window", "2", "--traces", str(tmp_path / "traces")]
     main([*command, "--out", str(tmp_path / "facts")])
     first = (tmp_path / "facts.csv").read_text()
@@ -118,6 +176,10 @@ def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: py
     assert (tmp_path / "again.csv").read_text() == first
     assert (tmp_path / "facts.html").stat().st_size > 100_000
     assert "last token" in capsys.readouterr().out
+    sites = (tmp_path / "facts-sites.csv").read_text()
+    assert sites.startswith("kind,severed,what,n,mean,low,high") and "late site - rest" in sites
+    with pytest.raises(ValueError, match="kept traces are of another run"):
+        main([*command, "--no-bos", "--out", str(tmp_path / "other")])
     assert TracingProfile.load(tmp_path / "facts.safetensors").window == 2
 
 

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from plotly.graph_objects import Figure
 
 _NAMES = {"hidden": "hidden state", "mlp": "MLP output", "attn": "attention output"}
+_CUT = {"mlp": "MLPs", "attn": "attention"}
 _TENSORS = ("effects", "clean", "corrupted")
 
 
@@ -48,7 +49,7 @@ class TracingProfile:
 
     @property
     def variant_names(self) -> tuple[str, ...]:
-        return tuple(_NAMES[kind] + (f", {cut} severed" if cut else "") for kind, cut in self.variants)
+        return tuple(_NAMES[kind] + (f", {_CUT[cut]} severed" if cut else "") for kind, cut in self.variants)
 
     @property
     def total_effect(self) -> Float[Tensor, " prompt"]:

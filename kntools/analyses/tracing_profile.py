@@ -3,12 +3,15 @@
     python -m kntools.analyses.tracing_profile facts --limit 100 --out tracing-facts
 
 `facts` are known facts, `determiner_noun` and `subject_verb` agreement; only prompts that the model gets right count.
-`--out` names the files to write: `.safetensors`, `.csv`, `.html`.
+`--out` names the files to write: `.safetensors`, `.csv` (the lines of the figure), `.html` (the figure) and
+`-sites.csv` (the early and the late site against the rest). Started again with the same `--traces`, an interrupted run
+goes on where it was.
 """
 
 from __future__ import annotations
 
 import argparse
+import shutil
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,6 +20,7 @@ from tqdm.auto import tqdm
 
 from kntools import data
 from kntools.analyses.profile_result import TracingProfile
+from kntools.analyses.two_sites import two_sites
 from kntools.noise import subject_sigma
 from kntools.prompts import Prompt
 from kntools.trace_result import Trace
@@ -58,14 +62,14 @@ def tracing_profile(
         samples: of noise per prompt; prompt i draws them with `seed + i`.
         two_way: read the answer against the foil alone, as in `causal_trace`; what counts as right changes with it.
         known_only: leave out prompts that the model gets wrong.
-        done: traces of the first prompts, from an earlier run that was interrupted.
+        done: traces of the first prompts, from an earlier run of the same settings that was interrupted.
         on_prompt: called with the traces of each prompt as soon as they are done.
 
     Returns:
         `TracingProfile`. A role's effect in a prompt is the mean over its tokens; prompts count equally.
 
     Raises:
-        ValueError: no prompts are left; see also `causal_trace`.
+        ValueError: no prompts are left; `done` is from a run of other prompts or settings; see also `causal_trace`.
     """
     asked = list(prompts)
     if known_only:
@@ -77,7 +81,12 @@ def tracing_profile(
     if isinstance(noise, str):
         level = float(noise.removesuffix("sigma")) * subject_sigma(model, asked, prepend_bos=prepend_bos)
     variants: list[tuple[str, str | None]] = [(kind, None) for kind in kinds] + [("hidden", cut) for cut in sever]
+    if not variants:
+        raise ValueError(f"nothing to trace: kinds and sever are both empty; kinds are {', '.join(KINDS)}")
+    settings = {"noise": level, "samples": samples, "two_way": two_way, "prepend_bos": prepend_bos}
     traces = list(done)
+    for i, row in enumerate(traces):
+        _check_done(row, asked[i : i + 1], variants, window, {**settings, "seed": seed + i})
     for i in tqdm(range(len(traces), len(asked)), disable=not progress, unit="prompt", leave=False):
         row = [
             causal_trace(
@@ -103,6 +112,30 @@ def tracing_profile(
     return TracingProfile.from_traces(traces, window)
 
 
+def _check_done(
+    row: Sequence[Trace],
+    asked: Sequence[Prompt],
+    variants: Sequence[tuple[str, str | None]],
+    window: int,
+    settings: dict[str, Any],
+) -> None:
+    """Traces that are taken over must be those that would be made."""
+    wanted: dict[str, Any] = {"prompt": list(asked), "variants": list(variants), **settings}
+    found: dict[str, Any] = {"prompt": [row[0].prompt], "variants": [(t.kind, t.sever) for t in row]}
+    found |= {name: row[0].provenance["settings"].get(name) for name in settings}
+    found["two_way"] = row[0].two_way
+    for trace in row:
+        if trace.kind != "hidden":
+            wanted["window"], found["window"] = window, trace.window
+    if wanted["prepend_bos"] is None:  # the model's own way, which the traces know
+        wanted["prepend_bos"] = found["prepend_bos"]
+    other = [f"{name} {found[name]!r} and not {wanted[name]!r}" for name in wanted if found[name] != wanted[name]]
+    if other:
+        raise ValueError(
+            f"the kept traces are of another run: {'; '.join(other)}; start anew in another folder (--traces)"
+        )
+
+
 # Prompts whose answers are checked at a time, until there are enough.
 _ASKED_TOGETHER = 128
 
@@ -122,7 +155,7 @@ def determiner_noun_prompts(model: Any, limit: int | None = None) -> list[Prompt
     return found[:limit]
 
 
-def _prompts(what: str, model: Any, limit: int) -> list[Prompt]:
+def _prompts(what: str, model: Any, limit: int, prepend_bos: bool | None) -> list[Prompt]:
     """The first `limit` prompts that the model gets right."""
     if what == "facts":
         asked = list(data.known_facts().prompts(model, multi_token="first"))
@@ -133,7 +166,7 @@ def _prompts(what: str, model: Any, limit: int) -> list[Prompt]:
     found: list[Prompt] = []
     for start in range(0, len(asked), _ASKED_TOGETHER):
         some = asked[start : start + _ASKED_TOGETHER]
-        right = data.known(model, some, two_way=what != "facts", progress=False)
+        right = data.known(model, some, two_way=what != "facts", prepend_bos=prepend_bos, progress=False)
         found += [p for p, r in zip(some, right, strict=True) if r]
         if len(found) >= limit:
             break
@@ -150,6 +183,7 @@ def _kept(folder: Path | None) -> tuple[list[list[Trace]], Callable[[Sequence[Tr
 
     def keep(row: Sequence[Trace]) -> None:
         part, whole = folder / "part", folder / f"{len(done):04d}"
+        shutil.rmtree(part, ignore_errors=True)
         for number, trace in enumerate(row):
             trace.save(part / f"{number}.safetensors")
         part.rename(whole)
@@ -169,7 +203,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     add("--limit", type=int, default=100, help="how many prompts that the model gets right")
     add("--samples", type=int, default=10)
     add("--window", type=int, default=10)
+    add("--kinds", nargs="*", default=list(KINDS), choices=KINDS, help="default: all three")
     add("--sever", nargs="*", default=[], choices=("mlp", "attn"))
+    add("--bos", action=argparse.BooleanOptionalAction, help="a BOS token first; default: the model's own way")
     add("--seed", type=int, default=0)
     add("--traces", type=Path, help="keep every trace in this folder; started again, the command goes on from there")
     add("--out", type=Path, required=True, help="files to write, without their ending")
@@ -178,20 +214,25 @@ def main(argv: Sequence[str] | None = None) -> None:
     done, keep = _kept(options.traces)
     profile = tracing_profile(
         model,
-        _prompts(options.what, model, options.limit),
+        _prompts(options.what, model, options.limit, options.bos),
+        kinds=options.kinds,
         sever=options.sever,
         window=options.window,
         samples=options.samples,
         seed=options.seed,
         two_way=options.what != "facts",
         known_only=False,
+        prepend_bos=options.bos,
         done=done[: options.limit],
         on_prompt=keep,
     )
     profile.save(options.out.with_suffix(".safetensors"))
     profile.to_frame().to_csv(options.out.with_suffix(".csv"), index=False, float_format="%.5f")
     profile.plot().write_html(options.out.with_suffix(".html"), include_plotlyjs=True)
+    sites = two_sites(profile)
+    sites.to_csv(options.out.with_name(f"{options.out.name}-sites.csv"), index=False, float_format="%.5f")
     print(profile)
+    print(sites.to_string(index=False, float_format=lambda x: f"{x:.3f}"))
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
-"""The command line: `kntools attribute`, `kntools search`, `kntools patch`, `kntools trace`.
+"""The command line: `kntools attribute`, `kntools search`, `kntools patch`, `kntools trace`, `kntools edit`,
+`kntools evaluate`.
 
-One file per command. Nothing heavy is imported before a command runs, so that `kntools --help` answers at once.
+One file per command. What a command needs is imported when it runs, so that one command does not wait for the others.
 """
 
 from __future__ import annotations
@@ -11,6 +12,8 @@ from typing import Annotated
 import typer
 
 from kntools.cli.attribute import attribute
+from kntools.cli.edit import edit
+from kntools.cli.evaluate import evaluate
 from kntools.cli.patch import patch
 from kntools.cli.search import search
 from kntools.cli.trace import trace
@@ -44,3 +47,5 @@ app.command()(attribute)
 app.command()(search)
 app.command()(patch)
 app.command()(trace)
+app.command()(edit)
+app.command()(evaluate)

@@ -32,7 +32,6 @@ class Sever(StrEnum):
 
 
 def trace(
-    context: typer.Context,
     text: Annotated[str, typer.Argument(help="The words before the answer, or with one [MASK] for a masked model.")],
     target: Annotated[str, typer.Argument(help="The answer, e.g. ' Rome'.")],
     subject: Annotated[str, typer.Option("--subject", "-s", help="The words to corrupt, as they stand in the text.")],
@@ -60,6 +59,7 @@ def trace(
     with friendly(debug):
         from kntools.prompts import Prompt
 
+        common.prepare(out, 0)
         prompt = Prompt(text, target, subject=subject)
         level: str | float = noise if noise.endswith("sigma") else _number(noise)
         loaded = common.load(model, device)
@@ -100,7 +100,6 @@ def _number(noise: str) -> float:
 def _write(out: Path, traces: list[Trace]) -> list[str]:
     from kntools.plots.tracing import trace_panels
 
-    out.mkdir(parents=True, exist_ok=True)
     files = [out / "index.html"]
     trace_panels(traces).write_html(files[0], include_plotlyjs=True)
     for one in traces:

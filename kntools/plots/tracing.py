@@ -152,7 +152,12 @@ def _finish(figure: go.Figure, values: Sequence[np.ndarray], title: str, unit: s
             "colorscale": diverging(),
             "cmin": -largest,
             "cmax": largest,
-            "colorbar": {"title": {"text": plain(unit), "side": "right"}, "thickness": 14, "outlinewidth": 0},
+            "colorbar": {
+                "title": {"text": plain(unit), "side": "right"},
+                "ticksuffix": " ",
+                "thickness": 14,
+                "outlinewidth": 0,
+            },
         },
     )
     figure.update_xaxes(title_text=plain(x), showgrid=False, zeroline=False, tickformat="d")

@@ -1,0 +1,167 @@
+"""One rank-one edit against the plain loop: `python benchmarks/rome.py`.
+
+The plain loop is how one would write it down: in every step of the value optimisation each template is a forward pass
+and a backward pass of its own, over the whole text and all blocks. Both run in this process, on the same weights,
+threads and templates; parameters get no gradients in either. The loop's time is that of `--steps` steps, scaled up to
+20. CPU seconds are given too: they change less on a busy machine. Peak memory is that of each in a process of its own.
+
+Most of the ratio is arithmetic, and it is printed: positions x layers that are run, weighted with their parameters.
+The loop runs the words before the subject, and the blocks below the edited layer, again in every step.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import subprocess
+import sys
+import time
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+import kntools as kn
+from kntools import backends
+from kntools.rome_rows import TEMPLATES, make_rows
+from kntools.rome_value import ValueSearch
+
+PROMPT = kn.Prompt("The capital of Canada is", " Ottawa", subject="Canada")
+TARGET, STEPS, BOS = " Rome", 20, False
+CAPITALS = {
+    "Canada": "Ottawa",
+    "France": "Paris",
+    "Japan": "Tokyo",
+    "Germany": "Berlin",
+    "Norway": "Oslo",
+    "Spain": "Madrid",
+    "Kenya": "Nairobi",
+    "Cuba": "Havana",
+}
+
+
+def plain_loop(model: Any, layer: int, steps: int) -> list[float]:
+    """-log P(target), mean over templates, at each step."""
+    rows = make_rows(model, PROMPT, TARGET, None, BOS)
+    name = f"blocks.{layer}.mlp.hook_out"
+
+    def logits(number: int, delta: Tensor) -> Tensor:
+        at = rows.lookups[number]
+
+        def add(x: Tensor, hook: Any) -> Tensor:
+            return x.index_put((torch.tensor([0]), torch.tensor([at])), x[:1, at] + delta)
+
+        return model.run_with_hooks(rows.encoded[number].tokens, fwd_hooks=[(name, add)])[0]
+
+    with backends.frozen_parameters(model):
+        _, cache = model.run_with_cache(rows.encoded[0].tokens, names_filter=[name])
+        v0 = cache[name][0, rows.lookups[0]].detach()
+        delta = torch.zeros_like(v0, requires_grad=True)
+        with torch.no_grad():
+            before = logits(rows.essence, delta)[rows.lookups[-1]].log_softmax(-1)
+        adam = torch.optim.Adam([delta], lr=0.5)
+        curve = []
+        for step in range(steps):
+            adam.zero_grad()
+            total = 0.0
+            for number in range(rows.essence):
+                log_p = logits(number, delta)[-1].log_softmax(-1)[rows.target_ids[0]]
+                loss = -log_p * rows.weights[number]
+                total += float(loss.detach())
+                loss.backward(inputs=[delta])
+            after = logits(rows.essence, delta)[rows.lookups[-1]].log_softmax(-1)
+            rest = 0.0625 * (after.exp() * (after - before)).sum() + 0.5 * delta.norm() / v0.norm() ** 2
+            rest.backward(inputs=[delta])
+            curve.append(total)
+            if step < steps - 1:
+                adam.step()
+                with torch.no_grad():
+                    delta.mul_((4.0 * v0.norm() / delta.norm()).clamp(max=1))
+    return curve
+
+
+def ours(model: Any, layer: int, steps: int = STEPS) -> kn.RankOneEdit:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return kn.rome(model, PROMPT, TARGET, layer=layer, steps=steps, prepend_bos=BOS, stop_loss=0.0)
+
+
+def together(model: Any, layer: int) -> list[kn.RankOneEdit]:
+    prompts = [kn.Prompt(f"The capital of {country} is", f" {city}", country) for country, city in CAPITALS.items()]
+    return kn.rome_each(model, prompts, [TARGET] * len(prompts), layer=layer, prepend_bos=BOS, stop_loss=0.0)
+
+
+def timed(run: Callable[[], Any]) -> tuple[Any, float, float]:
+    wall, cpu = time.perf_counter(), time.process_time()
+    result = run()
+    return result, time.perf_counter() - wall, time.process_time() - cpu
+
+
+def arithmetic(model: Any, layer: int) -> tuple[float, float]:
+    """Multiply-adds of one step of the loop and of ours, forward and backward, from what each runs."""
+    layers = model.cfg.n_layers
+    block = sum(p.numel() for p in model.blocks[0].parameters())
+    unembed = model.cfg.d_model * model.cfg.d_vocab
+    rows = make_rows(model, PROMPT, TARGET, None, BOS)
+    lengths = [len(t) for t in rows.tokens]
+    plain = sum(lengths) * ((layers + layers - layer) * block + 2 * unembed)
+    mine = 0
+    for group in ValueSearch(model, [rows], layer, max_rows=None).upper.groups:
+        count, window = len(group.numbers), group.tokens.shape[1] - group.start
+        mine += count * window * 2 * (layers - layer) * block + window * layer * block + 2 * count * unembed
+    return float(plain), float(mine)
+
+
+def peak_memory(which: str, layer: int) -> float:
+    """GiB above the loaded model, in a process of its own."""
+    command = [sys.executable, __file__, "--only", which, "--layer", str(layer)]
+    out = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    return float(json.loads(out.splitlines()[-1])["gib"])
+
+
+def measure_alone(which: str, layer: int) -> None:
+    model = kn.load_model("smollm2-135m", device="cpu")
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    if which == "plain":
+        plain_loop(model, layer, 2)
+    else:
+        ours(model, layer, 3)
+    after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    print(json.dumps({"gib": (after - before) / 2**20}))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--layer", type=int, default=5)
+    parser.add_argument("--steps", type=int, default=3, help="steps of the plain loop that are timed")
+    parser.add_argument("--only", choices=["plain", "ours"], help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.only:
+        measure_alone(args.only, args.layer)
+        return
+    model = kn.load_model("smollm2-135m", device="cpu")
+    ours(model, args.layer, 2)  # warms up
+    edit, wall, cpu = timed(lambda: ours(model, args.layer))
+    curve, loop_wall, loop_cpu = timed(lambda: plain_loop(model, args.layer, args.steps))
+    scale = STEPS / args.steps
+    difference = max(abs(a.target - b) for a, b in zip(edit.steps, curve, strict=False))
+    by_count, mine = arithmetic(model, args.layer)
+    print(
+        f"{torch.get_num_threads()} threads, layer {args.layer}, {len(TEMPLATES)} templates, {STEPS} steps\n"
+        f"  plain loop {loop_wall * scale:.1f} s ({loop_cpu * scale:.1f} s CPU), one edit of ours {wall:.1f} s "
+        f"({cpu:.1f} s CPU)\n"
+        f"  ratio {loop_wall * scale / wall:.1f} (CPU {loop_cpu * scale / cpu:.1f}); by count of multiply-adds "
+        f"{by_count:.2e} / {mine:.2e} = {by_count / mine:.1f}\n"
+        f"  largest difference in -log P(target) {difference:.1e}"
+    )
+    edits, wall, cpu = timed(lambda: together(model, args.layer))
+    print(f"  {len(edits)} edits together: {wall / len(edits):.1f} s each ({cpu / len(edits):.1f} s CPU)")
+    memory = [peak_memory(which, args.layer) for which in ("plain", "ours")]
+    print(f"peak memory above the model: plain {memory[0]:.2f} GiB, ours {memory[1]:.2f} GiB")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,109 @@
+"""A folder as a HookedTransformer or HookedEncoder, the model classes of transformer-lens 3.x.
+
+Their own `from_pretrained` knows official names only. Here it is a config of our own and the library's conversion.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Callable
+from importlib.metadata import version
+from typing import Any
+
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForMaskedLM, AutoTokenizer
+
+
+def load_hooked(source: str, device: str | None, dtype: torch.dtype) -> Any:
+    """The weights as they are: nothing folded, nothing centred.
+
+    Raises:
+        ValueError: this transformer-lens has no such classes any more, or they cannot hold the architecture.
+    """
+    if importlib.util.find_spec("transformer_lens.HookedTransformer") is None:
+        raise ValueError(
+            f"hooked=True needs HookedTransformer and HookedEncoder, which transformer-lens 4.0 removed (installed: "
+            f'{version("transformer-lens")}); leave it out for a TransformerBridge, or pip install "transformer-lens<4"'
+        )
+    architecture = (AutoConfig.from_pretrained(source).architectures or [""])[0]
+    if architecture not in _BUILDERS:
+        raise ValueError(
+            f"hooked=True can hold {' and '.join(_BUILDERS)}, not {architecture!r}; "
+            "leave it out for a TransformerBridge"
+        )
+    model = _BUILDERS[architecture](source, AutoTokenizer.from_pretrained(source), {"device": device, "dtype": dtype})
+    return model.eval()
+
+
+def _encoder(source: str, tokenizer: Any, options: dict[str, Any]) -> Any:
+    from transformer_lens import HookedEncoder, HookedTransformerConfig
+    from transformer_lens.pretrained.weight_conversions import convert_bert_weights
+    from transformers import BertForPreTraining
+
+    bert = AutoModelForMaskedLM.from_pretrained(source)
+    c = bert.config
+    config = HookedTransformerConfig(
+        **_shared(c),
+        d_head=c.hidden_size // c.num_attention_heads,
+        n_ctx=c.max_position_embeddings,
+        eps=c.layer_norm_eps,
+        attention_dir="bidirectional",
+        **options,
+    )
+    # The conversion also reads a pooler and a next-sentence head, which a masked LM lacks; its logits need neither.
+    full = BertForPreTraining(c)
+    full.load_state_dict(bert.state_dict(), strict=False)
+    model = HookedEncoder(config, tokenizer)
+    model.load_state_dict(convert_bert_weights(full, config), strict=False)
+    return model
+
+
+def _transformer(source: str, tokenizer: Any, options: dict[str, Any]) -> Any:
+    from transformer_lens import HookedTransformer, HookedTransformerConfig
+    from transformer_lens.pretrained.weight_conversions import convert_llama_weights
+
+    llama = AutoModelForCausalLM.from_pretrained(source)
+    c = llama.config
+    config = HookedTransformerConfig(
+        **_shared(c),
+        d_head=c.head_dim,
+        n_key_value_heads=c.num_key_value_heads,
+        n_ctx=min(c.max_position_embeddings, _LONGEST),
+        normalization_type="RMS",
+        final_rms=True,
+        eps=c.rms_norm_eps,
+        gated_mlp=True,
+        positional_embedding_type="rotary",
+        rotary_adjacent_pairs=False,
+        rotary_dim=c.head_dim,
+        rotary_base=c.rope_parameters["rope_theta"],
+        **options,
+    )
+    model = HookedTransformer(config, tokenizer)
+    model.load_and_process_state_dict(
+        convert_llama_weights(llama, config),
+        fold_ln=False,
+        center_writing_weights=False,
+        center_unembed=False,
+        fold_value_biases=False,
+    )
+    return model
+
+
+# Rotary tables and masks are made for the whole context, in every layer.
+_LONGEST = 2048
+_BUILDERS: dict[str, Callable[[str, Any, dict[str, Any]], Any]] = {
+    "BertForMaskedLM": _encoder,
+    "LlamaForCausalLM": _transformer,
+}
+
+
+def _shared(c: Any) -> dict[str, Any]:
+    return {
+        "n_layers": c.num_hidden_layers,
+        "d_model": c.hidden_size,
+        "d_mlp": c.intermediate_size,
+        "n_heads": c.num_attention_heads,
+        "d_vocab": c.vocab_size,
+        "act_fn": c.hidden_act,
+    }

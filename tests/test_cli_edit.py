@@ -1,0 +1,106 @@
+"""`kntools edit` and `kntools evaluate`, on a tiny model in a local folder."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+import kntools as kn
+from tests import zoo
+from tests.test_cli import run, run_json, save_tiny
+
+TEXT, TARGET = "The capital of Canada is", " Rome"
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return str(save_tiny("llama", tmp_path_factory.mktemp("models") / "tiny-llama"))
+
+
+@pytest.mark.parametrize("command", ["edit", "evaluate"])
+def test_help(command: str) -> None:
+    assert command in run("--help").stdout
+    result = run(command, "--help")
+    assert result.exit_code == 0
+    for option in ("--model", "--out", "--seed", "--json", "--layer", "--second-moment"):
+        assert option in result.stdout
+
+
+def test_edit_prints_what_the_library_says(tiny: str, tmp_path: Path) -> None:
+    model = kn.load_model(tiny)
+    c = kn.second_moment(model, 2, [*zoo.SENTENCES, *zoo.SENTENCES], progress=False)
+    file = c.save(tmp_path / "C2.safetensors")
+    words = ["edit", TEXT, TARGET, "-s", "Canada", "--old", " Ottawa", "--model", tiny, "--layer", "2", "--steps", "3"]
+    options = [
+        "--symmetric",
+        "Rome is the capital of",
+        "--synonym",
+        "Canada is",
+        "--tokens",
+        "3",
+        "--out",
+        str(tmp_path),
+    ]
+    found = run_json(*words, "--second-moment", str(file), *options)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        prompt = kn.Prompt(TEXT, " Ottawa", subject="Canada")
+        edit = kn.rome(model, prompt, TARGET, layer=2, steps=3, second_moment=c)
+    assert (found["before"], found["after"]) == pytest.approx((edit.before, edit.after), abs=1e-5)
+    assert found["uses_second_moment"] and found["layer"] == 2 and found["warnings"] == edit.warnings()
+    assert [e["group"] for e in found["examples"]] == ["edited", "symmetric", "synonym", "unrelated", "unrelated"]
+    loaded = kn.RankOneEdit.load(tmp_path / "edit.safetensors")
+    with loaded.applied(model):
+        tokens = kn.encode(model, kn.Prompt(TEXT, " the")).tokens
+        assert found["examples"][0]["after"] == model.tokenizer.decode(kn.generate(model, tokens, 3)[0].tolist())
+    assert len(pd.read_csv(tmp_path / "examples.csv")) == 5 and len(pd.read_csv(tmp_path / "loss.csv")) == 3
+    table = run("edit", TEXT, TARGET, "--subject", "Canada", "--model", tiny, "--steps", "2", "--unrelated", "Is Japan")
+    assert table.exit_code == 0 and "in L1" in table.stdout and "C = I" in table.stdout and "Is Japan" in table.stdout
+
+
+def test_evaluate_prints_what_the_library_says(tiny: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from kntools.analyses import edit_consistency as module
+    from tests.test_edit_consistency import cases
+
+    monkeypatch.setattr(module, "make_cases", lambda *args, **kwargs: cases(2))
+    words = ["evaluate", "counterfact", "--model", tiny, "--steps", "2", "--method", "rome", "--method", "values"]
+    found = run_json(*words, "--out", str(tmp_path / "out"), "--layer", "2")
+    result = module.evaluate(
+        kn.load_model(tiny), "counterfact", layer=2, steps=2, methods=("rome", "values"), progress=False
+    )
+    frame = result.to_frame()
+    assert found["cases"] == list(result.cases) and len(found["scores"]) == len(frame)
+    for ours, theirs in zip(found["scores"], frame.to_dict("records"), strict=True):
+        assert (ours["method"], ours["score"]) == (theirs["method"], theirs["score"])
+        assert ours["value"] == pytest.approx(theirs["value"], abs=1e-5)
+    assert len(pd.read_csv(tmp_path / "out" / "scores.csv")) == len(frame)
+    assert "efficacy" in (tmp_path / "out" / "index.html").read_text()
+    there = {f: f.stat().st_mtime_ns for f in (tmp_path / "out" / "run" / "items").iterdir()}
+    assert len(there) == 2 + 2 * len(result.cases)
+    assert run_json(*words, "--out", str(tmp_path / "out"), "--layer", "2")["scores"] == found["scores"]
+    assert {f: f.stat().st_mtime_ns for f in there} == there  # nothing was done twice
+    other = run(*words, "--out", str(tmp_path / "out"), "--layer", "1")
+    assert other.exit_code == 2 and "another run" in other.stderr
+    table = run(*words)
+    assert table.exit_code == 0 and "efficacy" in table.stdout and "before" in table.stdout
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["edit", TEXT, TARGET, "-s", "Japan"], "not in the text"),
+        (["edit", TEXT, TARGET, "-s", "Canada", "--old", "Rome"], "nothing to edit"),
+        (["edit", TEXT, TARGET, "-s", "Canada", "--layer", "9"], "layers 0 to 3"),
+        (["edit", TEXT, TARGET, "-s", "Canada", "--key", "mean"], "published"),
+        (["edit", TEXT, TARGET, "-s", "Canada", "--second-moment", "nowhere"], "no file"),
+        (["edit", "The capital of [MASK]", TARGET, "-s", "The"], "causal models"),
+        (["evaluate", "counterfact", "--method", "luck"], "unknown methods"),
+    ],
+)
+def test_mistakes_are_one_line(words: list[str], said: str, tiny: str) -> None:
+    result = run(*words, "--model", tiny)
+    assert result.exit_code == 2
+    assert said in result.stderr and "Traceback" not in result.stderr

@@ -1,0 +1,378 @@
+"""Evaluations of edits: scores against counting by hand, runs that go on after a kill, every edit undone."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import kntools as kn
+from kntools.analyses.edit_cases import Case, Question, counterfact_cases, make_cases, symmetric_cases, synonym_cases
+from kntools.analyses.edit_consistency import SAYS_IT, edit_consistency
+from kntools.analyses.edit_examples import edit_examples
+from kntools.analyses.edit_layer import cases_for_choice, measure, propose_layer, sweep_layers
+from kntools.analyses.edit_methods import fine_tune_method, rome_method, values_method
+from kntools.analyses.edit_result import SCORES, EditConsistency
+from kntools.analyses.edit_scores import ask, generation_entropy
+from kntools.edit_stack import weights_digest
+from kntools.rome_settings import PUBLISHED, settings_for
+from tests import zoo
+from tests.conftest import ROOT
+
+CAPITALS = list(zoo.COUNTRIES.items())
+
+
+def cases(count: int = 4) -> list[Case]:
+    """The capital of each country becomes that of the next; the one after that is its neighbour."""
+    made = []
+    for n in range(count):
+        (country, city), (_, new), (other, theirs) = (CAPITALS[(n + i) % len(CAPITALS)] for i in range(3))
+        questions = [
+            *(
+                Question(f"rewrite {w}", f"The capital of {country} is", f" {a}")
+                for w, a in (("new", new), ("true", city))
+            ),
+            *(Question(f"paraphrase {w}", f"Is {country} near", f" {a}") for w, a in (("new", new), ("true", city))),
+            *(
+                Question(f"neighborhood {w}", f"The capital of {other} is", f" {a}")
+                for w, a in (("new", new), ("true", theirs))
+            ),
+        ]
+        prompt = kn.Prompt(f"The capital of {country} is", f" {city}", subject=country)
+        made.append(Case(f"case {n}", prompt, f" {new}", tuple(questions), f"{country} is"))
+    return made
+
+
+METHODS = {
+    "rome": rome_method(1, steps=3, templates=["{}"]),
+    "fine-tuning": fine_tune_method(1, steps=2),
+    "values": values_method(3),
+}
+
+
+@pytest.mark.parametrize("name", zoo.CAUSAL)
+def test_answers_are_those_of_whole_runs(name: str) -> None:
+    model = zoo.tiny(name)
+    questions = [
+        Question("a", text, answer)
+        for text in ("The capital of Canada is", "Is Japan near", "Ottawa is the capital of the quick brown fox and")
+        for answer in (" Rome", " Ouagadougou", " the lazy dog")
+    ]
+    says = kn.generate(model, kn.encode(model, kn.Prompt("Is Japan near", " Rome")).tokens, 2)[0].tolist()
+    best = model.tokenizer.decode(says)
+    if tuple(model.tokenizer(best, add_special_tokens=False)["input_ids"]) == tuple(says) and best.strip():
+        questions.append(Question("a", "Is Japan near", best))
+    for question, found in zip(questions, ask(model, questions), strict=True):
+        e = kn.encode(model, kn.Prompt(question.text, question.answer), multi_token="sum")
+        log_p = model(e.tokens)[0, list(e.positions)].detach().log_softmax(-1)
+        p = float(log_p[range(len(e.target_ids)), list(e.target_ids)].sum().exp())
+        right = (log_p.argmax(-1) == torch.tensor(e.target_ids)).tolist()
+        assert found.p == pytest.approx(p, abs=1e-5, rel=1e-3)
+        assert (found.first, found.exact) == (right[0], all(right))
+
+
+def test_scores_are_what_counting_by_hand_gives(tmp_path: Path) -> None:
+    model = zoo.fresh("llama")
+    digest = weights_digest(model)
+    result = edit_consistency(
+        model, cases(), METHODS, generations=2, generation_tokens=6, generation_rows=2, progress=False
+    )
+    assert weights_digest(model) == digest
+    assert result.methods == ["before", *METHODS] and len(result.cases) + sum(result.skipped.values()) == 4
+
+    def p(text: str, answer: str) -> float:
+        e = kn.encode(model, kn.Prompt(text, answer))
+        return float(model(e.tokens)[0, -1].detach().softmax(-1)[e.target_ids[0]])
+
+    by_hand: dict[str, list[float]] = {"efficacy": [], "paraphrase magnitude": [], "neighborhood": []}
+    for case in (c for c in cases() if c.key in result.cases):
+        [edit] = METHODS["rome"](model, [case.prompt], [case.target])
+        with edit.applied(model):
+            rewrite, rephrased, near = ([p(q.text, q.answer) for q in case.questions[i : i + 2]] for i in (0, 2, 4))
+        by_hand["efficacy"].append(float(rewrite[0] > rewrite[1]))
+        by_hand["paraphrase magnitude"].append(rephrased[0] - rephrased[1])
+        by_hand["neighborhood"].append(float(near[1] > near[0]))
+    for score, values in by_hand.items():
+        assert result.scores("rome", score) == pytest.approx(values, abs=1e-5)
+        assert result.value("rome", score) == pytest.approx(sum(values) / len(values), abs=1e-5)
+    frame = result.to_frame()
+    entropy = frame[(frame["score"] == "generation entropy") & (frame["method"] == "rome")]
+    assert entropy["n"].item() == 2 and 0 < entropy["value"].item() < 4
+    assert set(frame["condition"]) == {"all"} and "rome, all: efficacy" in repr(result)
+    assert len(result.plot().data) == 4
+    assert len((result.save(tmp_path / "scores.csv")).read_text().splitlines()) == len(frame) + 1
+    with pytest.raises(ValueError, match="there are"):
+        result.scores("rome", "luck")
+
+
+def payload(entropy: float | None = None, **answers: list[tuple[float, bool, bool]]) -> dict[str, Any]:
+    said = {
+        role.replace("_", " "): [dict(zip(("p", "first", "exact"), a, strict=True)) for a in some]
+        for role, some in answers.items()
+    }
+    return {"answers": said, "entropy": entropy}
+
+
+def test_symmetry_scores_raw_and_known() -> None:
+    yes, no = (0.9, True, True), (0.1, False, False)
+    befores = (
+        payload(forward_true=[yes], reverse_old=[yes], reverse_new_before=[yes]),
+        payload(forward_true=[no], reverse_old=[yes], reverse_new_before=[yes]),
+    )
+    afters = (
+        payload(forward_new=[yes], reverse_new=[no], reverse_old=[yes]),
+        payload(forward_new=[(0.5, True, False)], reverse_new=[yes], reverse_old=[no]),
+    )
+    result = EditConsistency(("a", "b"), befores, {"rome": afters}, {}, {"model": "hand-made"})
+    expected = {
+        "reliability, exact": (0.5, 1.0), "reliability, first": (1.0, 1.0), "reliability, p": (0.7, 0.9),
+        "symmetry, exact": (0.5, 0.0), "old direction gone": (0.5, 0.0), "old direction, p": (0.5, 0.9),
+    }  # fmt: skip
+    for score, (raw, known) in expected.items():
+        assert result.value("rome", score) == pytest.approx(raw)
+        assert result.value("rome", score, known=True) == pytest.approx(known)
+    frame = result.to_frame()
+    assert set(frame["condition"]) == {"all", "known"}
+    assert frame[(frame["condition"] == "known") & (frame["method"] == "rome")]["n"].unique().tolist() == [1]
+    assert "efficacy" not in set(frame["score"])
+
+
+def test_entropy_by_hand() -> None:
+    assert generation_entropy([1, 1, 1, 1]) == 0
+    # bigrams 12 23 31 12: entropies 1.5 of {2, 1, 1}; trigrams 123 231 312: log2 3
+    assert generation_entropy([1, 2, 3, 1, 2]) == pytest.approx((2 / 3 * 1.5 + 4 / 3 * 1.5849625) / 2)
+    assert generation_entropy([]) == 0
+
+
+def test_a_case_that_the_model_says_already_is_left_out() -> None:
+    model = zoo.tiny("llama")
+    [case] = cases(1)
+    said = model.tokenizer.decode([int(model(kn.encode(model, case.prompt).tokens)[0, -1].argmax())])
+    same = Case("same", case.prompt, said, (Question("rewrite new", case.prompt.text, said),))
+    result = edit_consistency(model, [case, same], {"rome": METHODS["rome"]}, progress=False)
+    assert result.cases == ("case 0",) and result.skipped == {SAYS_IT: 1}
+
+
+def test_a_case_that_a_method_cannot_edit_is_left_out_of_all() -> None:
+    model = zoo.tiny("llama")
+    some = cases(3)
+    odd = Case("odd", kn.Prompt("It is", " Rome"), " Paris", some[0].questions)  # no subject: nothing for ROME
+    both = {"rome": METHODS["rome"], "ft": METHODS["fine-tuning"]}
+    found = edit_consistency(model, [some[0], odd, *some[1:]], both, progress=False)
+    alone = edit_consistency(model, some, {"rome": METHODS["rome"]}, progress=False)
+    assert found.cases == alone.cases and found.skipped == {"rome cannot make this edit": 1}
+    score = "efficacy magnitude"
+    assert found.scores("rome", score) == pytest.approx(alone.scores("rome", score), abs=1e-5)
+    assert len(found.after["ft"]) == 3
+    with pytest.raises(ValueError, match="no case is left"):
+        edit_consistency(model, [odd], {"rome": METHODS["rome"]}, progress=False)
+
+
+def test_bad_input(tmp_path: Path) -> None:
+    model = zoo.tiny("llama")
+    for wrong in ({"cases": []}, {"methods": {}}, {"methods": {"before": METHODS["rome"]}}, {"cases": cases(1) * 2}):
+        given: dict[str, Any] = {"cases": cases(1), "methods": METHODS, **wrong}
+        with pytest.raises(ValueError):
+            edit_consistency(model, given["cases"], given["methods"], progress=False)
+    only = {"rome": METHODS["rome"]}
+    edit_consistency(model, cases(1), only, run=tmp_path / "run", settings={"layer": 1}, progress=False)
+    for change in ({"settings": {"layer": 2}}, {"seed": 1}, {"methods": METHODS}):
+        given = {"methods": only, "settings": {"layer": 1}, **change}
+        with pytest.raises(ValueError, match="another run"):
+            edit_consistency(model, cases(1), run=tmp_path / "run", progress=False, **given)
+
+
+def test_weights_that_are_not_put_back_are_noticed() -> None:
+    model = zoo.fresh("llama")
+
+    def vandal(model: Any, prompts: Any, targets: Any) -> Any:
+        with torch.no_grad():
+            next(model.parameters()).add_(1e-3)
+        return METHODS["rome"](model, prompts, targets)
+
+    with pytest.raises(RuntimeError, match="not what they were"):
+        edit_consistency(model, cases(1), {"vandal": vandal}, progress=False)
+
+
+SCRIPT = """
+import sys
+from kntools.analyses.edit_consistency import edit_consistency
+from tests import zoo
+from tests.test_edit_consistency import METHODS, cases
+edit_consistency(zoo.fresh("llama"), cases(6), METHODS, run=sys.argv[1], together=2, progress=False)
+"""
+
+
+def test_a_killed_run_goes_on_and_nothing_is_done_twice(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    running = subprocess.Popen(
+        [sys.executable, "-c", SCRIPT, str(folder)], cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1"}
+    )
+    deadline = time.monotonic() + 300
+    while len(list(folder.glob("items/*.json"))) < 9 and running.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.005)
+    running.send_signal(signal.SIGKILL)
+    running.wait()
+    there = {file: file.stat().st_mtime_ns for file in folder.glob("items/*.json")}
+    assert 9 <= len(there) < 24, "it was not killed half-way"
+    model = zoo.fresh("llama")
+    made: list[str] = []
+
+    def watched(name: str) -> Any:
+        def method(model: Any, prompts: Any, targets: Any) -> Any:
+            made.extend(f"{name}/{p.text}" for p in prompts)
+            return METHODS[name](model, prompts, targets)
+
+        return method
+
+    again = edit_consistency(model, cases(6), {n: watched(n) for n in METHODS}, run=folder, together=2, progress=False)
+    assert all(file.stat().st_mtime_ns == then for file, then in there.items())
+    edited_before = len(there) - len(list(again.cases)) - sum(again.skipped.values())
+    assert len(made) == len(set(made)) == 3 * len(again.cases) - edited_before
+    whole = edit_consistency(model, cases(6), METHODS, together=2, progress=False)
+    assert again.cases == whole.cases
+    for score in SCORES:
+        for method in METHODS:
+            assert again.scores(method, score) == pytest.approx(whole.scores(method, score), abs=1e-5)
+
+
+# --- cases of the data sets, the layer, examples ----------------------------------------------------------
+
+
+def test_cases_from_data() -> None:
+    model = zoo.tiny("llama")
+    [record] = kn.data.counterfact(path="sample", limit=1)
+    [case] = counterfact_cases(model, [record])
+    assert case.target == f" {record.new_target}" and case.prompt.subject == record.subject
+    roles = [q.role for q in case.questions]
+    assert roles[:2] == ["rewrite new", "rewrite true"]
+    assert roles.count("neighborhood true") == len(record.neighborhood_prompts)
+    assert roles.count("paraphrase new") == len(record.paraphrase_prompts)
+    assert case.generation in record.generation_prompts
+    fact = kn.data.symmetric_facts("P36", path="sample")[0]
+    [case] = symmetric_cases(model, [fact])
+    answers = {q.role: (q.text, q.answer.strip()) for q in case.questions}
+    assert answers["reverse new"] == (f"{fact.new_target} is the capital of", fact.subject)
+    assert answers["reverse old"] == (f"{fact.target} is the capital of", fact.subject)
+    assert answers["reverse new before"][1] == fact.new_subject and case.target == f" {fact.new_target}"
+    job = kn.data.synonym_facts("P101", path="sample")[0]
+    [case] = synonym_cases(model, [job])
+    assert {q.role: q.answer.strip() for q in case.questions}["synonym new"] == job.new_occupation
+    assert counterfact_cases(model, []) == []
+
+
+@pytest.mark.data
+@pytest.mark.parametrize("what", ["P36", "P1376", "P101"])
+def test_facts_that_the_model_knows_come_first(what: str, data_root: Path) -> None:
+    model = zoo.tiny("llama")
+    found = make_cases(model, what, 30, seed=0, prepend_bos=None)
+    assert len(found) == 30 and len({c.prompt.subject for c in found}) == 30
+    right = kn.data.known(model, [c.prompt for c in found], progress=False)
+    assert right == sorted(right, reverse=True)
+
+
+def test_proposals_and_sweeps_over_layers(tmp_path: Path) -> None:
+    model = zoo.tiny("llama")
+    prompts = [c.prompt for c in cases(2)]
+    proposal = propose_layer(model, prompts, samples=2, window=1, progress=False)
+    traces = [
+        kn.causal_trace(model, p, kind="mlp", window=1, samples=2, seed=n, progress=False)
+        for n, p in enumerate(prompts)
+    ]
+    expected = torch.stack([t.effect[:, t.subject[-1]] for t in traces]).mean(0)
+    torch.testing.assert_close(proposal.effects, expected)
+    assert proposal.layer == int(expected.argmax()) and proposal.prompts == 2
+    moments = measure(model, [0, 2], tokens=200, seed=0, folder=tmp_path, progress=False)
+    assert [
+        c.layer for c in measure(model, [0, 2], tokens=10**9, seed=0, folder=tmp_path, progress=False).values()
+    ] == [0, 2]
+    assert all(c.count >= 200 for c in moments.values())
+    table = sweep_layers(model, cases(2), [0, 2], second_moments=moments, steps=2, templates=["{}"], progress=False)
+    assert table["layer"].tolist() == [0, 2] and set(table.columns) >= {"efficacy", "neighborhood", "score", "n"}
+    alone = edit_consistency(
+        model, cases(2), {"x": rome_method(2, moments[2], steps=2, templates=["{}"])}, progress=False
+    )
+    assert table["efficacy magnitude"][1] == pytest.approx(alone.value("x", "efficacy magnitude"))
+    with pytest.raises(ValueError, match="no prompts"):
+        propose_layer(model, [])
+
+
+@pytest.mark.data
+def test_a_layer_is_chosen_on_other_records_than_those_evaluated(data_root: Path) -> None:
+    model = zoo.tiny("llama")
+    chosen = cases_for_choice(model, 5, prepend_bos=None)
+    assert 0 < len(chosen) <= 5
+    assert not any(kn.data.known(model, [c.prompt for c in chosen], two_way=False, progress=False))
+
+
+def test_default_settings() -> None:
+    assert settings_for(zoo.tiny("llama")) == {"layer": 1}
+
+    class Named:
+        cfg = type("cfg", (), {"model_name": "openai-community/gpt2-xl", "n_layers": 48})
+
+    assert settings_for(Named()) == PUBLISHED["gpt2-xl"] and settings_for(Named())["layer"] == 17
+
+
+def test_examples_before_and_after() -> None:
+    model = zoo.fresh("llama")
+    digest = weights_digest(model)
+    [case] = cases(1)
+    [edit] = METHODS["values"](model, [case.prompt], [case.target])
+    texts = {"edited": [case.prompt.text], "unrelated": ["Is Japan near", "The lazy dog"]}
+    shown = edit_examples(model, edit, texts, tokens=4)
+    assert weights_digest(model) == digest
+    assert shown.to_frame()["group"].tolist() == ["edited", "unrelated", "unrelated"]
+
+    def plain(text: str) -> str:
+        tokens = kn.encode(model, kn.Prompt(text, " the")).tokens
+        return model.tokenizer.decode(kn.generate(model, tokens, 4)[0].tolist())
+
+    assert [e.before for e in shown.examples] == [plain(e.text) for e in shown.examples]
+    with edit.applied(model):
+        assert [e.after for e in shown.examples] == [plain(e.text) for e in shown.examples]
+    assert "unrelated" in repr(shown) and "Japan" in shown._repr_html_()
+    with pytest.raises(ValueError, match="no texts"):
+        edit_examples(model, edit, {"edited": []})
+
+
+@pytest.mark.data
+def test_the_command(data_root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from kntools.analyses import edit_consistency as module
+    from tests.test_cli import save_tiny
+
+    page = tmp_path / "page.md"
+    page.write_text("Above.\n\n<!-- edits-P36 -->\n<!-- /edits-P36 -->\n\nBelow.\n")
+    model = save_tiny("llama", tmp_path / "tiny-llama")
+    words = [
+        "P36",
+        "--model",
+        str(model),
+        "--layer",
+        "1",
+        "--limit",
+        "2",
+        "--methods",
+        "rome",
+        "fine-tuning",
+        "--steps",
+        "2",
+    ]
+    files = ["--out", str(tmp_path / "table"), "--page", str(page), "--figure", str(tmp_path / "f.html")]
+    module.main([*words, *files, "--run", str(tmp_path / "run")])
+    table = (tmp_path / "table.csv").read_text().splitlines()
+    assert table[0] == "method,condition,score,n,value,low,high" and len(table) > 20
+    text = page.read_text()
+    assert (
+        text.startswith("Above.")
+        and text.endswith("Below.\n")
+        and "| facts | score | n | before | rome | fine-tuning |" in text
+    )
+    assert "symmetry, exact" in capsys.readouterr().out and "reliability" in (tmp_path / "f.html").read_text()

@@ -1,0 +1,85 @@
+"""Edits of HookedTransformer and HookedEncoder (transformer-lens 3.x): same numbers, same bits afterwards."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any
+
+import pytest
+import torch
+
+import kntools as kn
+from kntools import backends
+from kntools.analyses.edit_cases import Question
+from kntools.analyses.edit_scores import ask
+from kntools.edit_stack import weights_digest
+from tests import zoo
+
+pytestmark = [pytest.mark.legacy, pytest.mark.filterwarnings("ignore:.*in L[0-9]+. the")]
+PROMPT = kn.Prompt("The capital of Canada is", " Ottawa", subject="Canada")
+FEW = ("{}", "Yes, it is. {}", "The dog and the cat are near the table. {}")
+
+
+def bits(model: Any) -> str:
+    whole = hashlib.sha256()
+    for p in model.parameters():
+        whole.update(p.detach().contiguous().view(torch.uint8).numpy().tobytes())
+    return whole.hexdigest()
+
+
+@pytest.mark.parametrize("target", [" Rome", " Ouagadougou"])
+@pytest.mark.parametrize("name", ["gpt2", "llama"])
+def test_rome_is_the_same(name: str, target: str) -> None:
+    bridge, twin = zoo.tiny(name), zoo.hooked_twin(name)
+    texts = [*zoo.SENTENCES, *zoo.SENTENCES]
+    moments = [kn.second_moment(m, 1, texts, progress=False) for m in (bridge, twin)]
+    torch.testing.assert_close(moments[1].matrix, moments[0].matrix, atol=1e-3, rtol=1e-4)
+    ours, theirs = (
+        kn.rome(m, PROMPT, target, layer=1, second_moment=c, steps=6, templates=FEW)
+        for m, c in zip((twin, bridge), reversed(moments), strict=True)
+    )
+    assert [s.loss for s in ours.steps] == pytest.approx([s.loss for s in theirs.steps], abs=1e-4)
+    assert (ours.before, ours.after) == pytest.approx((theirs.before, theirs.after), abs=1e-5)
+    k, b = ours.key, backends.b_out(twin, 1)
+    with ours.applied(twin):
+        value = k @ backends.w_out(twin, 1).detach() + (0 if b is None else b.detach())
+    assert float((value - ours.value).norm() / ours.value.norm()) < 1e-4
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("name", zoo.TWINS)
+def test_same_bits_after_every_edit(name: str, dtype: torch.dtype) -> None:
+    twin = zoo.hooked_twin(name)
+    kept = {n: p.detach().clone() for n, p in twin.named_parameters()}
+    try:
+        for p in twin.parameters():
+            p.data = p.data.to(dtype)
+        before, digest = bits(twin), weights_digest(twin)
+        old, new = ("Ottawa", "Rome") if name == "bert" else (" Ottawa", " Rome")
+        edits: list[kn.WeightEdit] = [kn.edit_values(twin, [(1, n) for n in range(9)], old, new)]
+        edits.append(kn.erase_values(twin, [(0, n) for n in range(9)]))
+        if name != "bert" and dtype == torch.float32:
+            edits.append(kn.rome(twin, PROMPT, " Rome", layer=1, steps=3, templates=FEW))
+            edits.append(kn.fine_tune(twin, PROMPT, " Rome", layer=1, steps=2))
+        for edit in edits:
+            with pytest.raises(KeyboardInterrupt), edit.applied(twin):
+                assert bits(twin) != before
+                raise KeyboardInterrupt
+            assert bits(twin) == before and weights_digest(twin) == digest
+    finally:
+        for n, p in twin.named_parameters():
+            p.data = kept[n]
+
+
+@pytest.mark.parametrize("name", ["gpt2", "llama"])
+def test_generation_fine_tuning_and_answers_are_the_same(name: str) -> None:
+    bridge, twin = zoo.tiny(name), zoo.hooked_twin(name)
+    tokens = torch.tensor([[5, 17, 30], [9, 12, 40]])
+    assert torch.equal(kn.generate(twin, tokens, 8), kn.generate(bridge, tokens, 8))
+    questions = [
+        Question("a", t, a) for t in ("The capital of Canada is", "Is Japan near") for a in (" Rome", " Ouagadougou")
+    ]
+    for ours, theirs in zip(ask(twin, questions), ask(bridge, questions), strict=True):
+        assert ours.p == pytest.approx(theirs.p, abs=1e-5) and (ours.first, ours.exact) == (theirs.first, theirs.exact)
+    losses = [kn.fine_tune(m, PROMPT, " Rome", layer=1, steps=4).details["losses"] for m in (twin, bridge)]
+    assert losses[0] == pytest.approx(losses[1], abs=1e-3)

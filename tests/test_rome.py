@@ -1,0 +1,333 @@
+"""Rank-one edits: the algebra, the value optimisation against a plain loop, and what goes wrong."""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+import kntools as kn
+from kntools import backends
+from kntools.edit_stack import output_site, weights_digest
+from kntools.rome_rows import ESSENCE, TEMPLATES
+from kntools.sites import hook_name
+from tests import zoo
+
+PROMPT = kn.Prompt("The capital of Canada is", " Ottawa", subject="Canada")
+TARGET = " Rome"
+FEW = ("{}", "Yes, it is. {}", "{}", "The dog and the cat are near the table. {}")
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:.*in L[0-9]+. the"
+)  # a random model knows nothing, and edits of it say so
+
+
+def text_keys(model: Any, layer: int, seed: int = 0) -> kn.SecondMoment:
+    generator = torch.Generator().manual_seed(seed)
+    texts = [
+        " ".join(zoo.SENTENCES[int(i)] for i in torch.randint(len(zoo.SENTENCES), (2,), generator=generator))
+        for _ in range(30)
+    ]
+    return kn.second_moment(model, layer, texts, progress=False)
+
+
+# --- the plain loop ---------------------------------------------------------------------------------
+
+
+class Plain:
+    """SCIENCE as it is written: every template a forward and a backward pass of its own, over the whole text."""
+
+    def __init__(self, model: Any, prompt: kn.Prompt, target: str, layer: int, templates: Sequence[str], bos: Any):
+        self.model, self.layer = model, layer
+        self.out = hook_name(output_site(model), layer)
+
+        def encoded(text: str, multi: Any) -> kn.Encoded:
+            return kn.encode(model, kn.Prompt(text, target, prompt.subject), bos, multi_token=multi)
+
+        self.rows = [encoded(t.replace("{}", prompt.text), "sum") for t in templates]
+        self.bare = encoded(prompt.text, "sum")
+        self.essence = encoded(ESSENCE.replace("{}", str(prompt.subject)), "first")
+
+    def logits(self, e: kn.Encoded, delta: Tensor) -> Tensor:
+        def add(x: Tensor, hook: Any) -> Tensor:
+            x = x.clone()
+            x[0, e.subject[-1]] = x[0, e.subject[-1]] + delta.to(x.dtype)
+            return x
+
+        return self.model.run_with_hooks(e.tokens, fwd_hooks=[(self.out, add)])[0].float()
+
+    def log_p(self, e: kn.Encoded, delta: Tensor) -> Tensor:
+        log_p = self.logits(e, delta)[list(e.positions)].log_softmax(-1)
+        return log_p[range(len(e.target_ids)), list(e.target_ids)].sum()
+
+    def read(self, e: kn.Encoded, site: str) -> Tensor:
+        _, cache = self.model.run_with_cache(e.tokens)
+        return cache[hook_name(site, self.layer)][0, e.subject[-1]].detach().float()
+
+    def run(self, steps: int = 20, lr: float = 0.5, decay: float = 0.5, clamp: float = 4.0, kl: float = 0.0625):
+        v0 = self.read(self.bare, output_site(self.model))
+        delta = torch.zeros_like(v0, requires_grad=True)
+        adam = torch.optim.Adam([delta], lr=lr)
+        at = self.essence.subject[-1]
+        before = self.logits(self.essence, torch.zeros_like(v0))[at].log_softmax(-1).detach()
+        curve = []
+        for step in range(steps):
+            nll = -torch.stack([self.log_p(e, delta) for e in self.rows]).mean()
+            after = self.logits(self.essence, delta)[at].log_softmax(-1)
+            loss = nll + kl * (after.exp() * (after - before)).sum() + decay * delta.norm() / v0.norm() ** 2
+            curve.append((-float(nll.detach()), float(loss.detach())))
+            if float(loss.detach()) < 0.05 or step == steps - 1:
+                break
+            adam.zero_grad()
+            loss.backward(inputs=[delta])
+            adam.step()
+            with torch.no_grad():
+                if delta.norm() > clamp * v0.norm():
+                    delta.mul_(clamp * v0.norm() / delta.norm())
+        keys = torch.stack([self.read(e, "mlp.hook_post") for e in self.rows])
+        return delta.detach(), curve, keys.mean(0), self.read(self.bare, "mlp.hook_post")
+
+
+@pytest.mark.parametrize(
+    ("name", "target", "templates", "bos"),
+    [
+        *((name, TARGET, FEW, None) for name in zoo.CAUSAL),
+        ("llama", " Ouagadougou", FEW, False),  # several pieces
+        ("gpt2", TARGET, ("Yes, it is. {}",), True),  # the bare prompt is none of the templates
+        ("llama", TARGET, TEMPLATES, None),
+    ],
+)
+def test_the_value_is_that_of_the_plain_loop_at_every_step(name: str, target: str, templates: Any, bos: Any) -> None:
+    model, steps = zoo.tiny(name), 6
+    edit = kn.rome(model, PROMPT, target, layer=1, templates=templates, steps=steps, prepend_bos=bos)
+    with backends.frozen_parameters(model):
+        delta, curve, mean, own = Plain(model, PROMPT, target, 1, templates, bos).run(steps)
+    assert len(edit.steps) == len(curve) == steps
+    for ours, (log_p, loss) in zip(edit.steps, curve, strict=True):
+        assert ours.log_probability == pytest.approx(log_p, abs=1e-4)
+        assert ours.loss == pytest.approx(loss, abs=1e-4)
+    torch.testing.assert_close(edit.key, mean, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(edit.prompt_key, own, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(edit.right * (mean @ edit.left), delta, atol=2e-3, rtol=1e-3)
+
+
+@pytest.mark.parametrize("max_rows", [None, 3])
+def test_several_edits_together_are_those_made_alone(max_rows: int | None) -> None:
+    model = zoo.tiny("llama")
+    prompts = [
+        PROMPT,
+        kn.Prompt("The capital of Japan is", " Tokyo", subject="Japan"),
+        kn.Prompt("The quick brown fox is", " x", subject="fox"),
+    ]
+    targets, c = [TARGET, " Ouagadougou", " Paris"], text_keys(model, 1)
+    options: dict[str, Any] = {"layer": 1, "second_moment": c, "templates": FEW, "steps": 8}
+    alone = [kn.rome(model, p, t, **options) for p, t in zip(prompts, targets, strict=True)]
+    stop = alone[1].steps[4].loss + 1e-3  # the second one stops early
+    options["stop_loss"] = stop
+    alone = [kn.rome(model, p, t, **options) for p, t in zip(prompts, targets, strict=True)]
+    together = kn.rome_each(model, prompts, targets, **options, max_rows=max_rows)
+    assert len({len(edit.steps) for edit in together}) > 1
+    for one, other in zip(together, alone, strict=True):
+        assert [s.loss for s in one.steps] == pytest.approx([s.loss for s in other.steps], abs=1e-4)
+        torch.testing.assert_close(one.delta, other.delta, atol=2e-3, rtol=2e-3)
+        assert (one.before, one.after) == pytest.approx((other.before, other.after), abs=1e-5)
+    with pytest.raises(ValueError, match="give as many"):
+        kn.rome_each(model, prompts, targets[:1], layer=1)
+
+
+def test_a_model_with_hooks_of_the_users_gives_the_plain_loop_too() -> None:
+    """They may act on any position, so nothing is shared."""
+    model = zoo.fresh("llama")
+    model.hook_dict["blocks.0.hook_resid_post"].add_hook(lambda x, hook: x * 0.7, is_permanent=True)
+    edit = kn.rome(model, PROMPT, TARGET, layer=2, templates=FEW, steps=4)
+    with backends.frozen_parameters(model):
+        _, curve, _, _ = Plain(model, PROMPT, TARGET, 2, FEW, None).run(4)
+    assert [s.log_probability for s in edit.steps] == pytest.approx([c[0] for c in curve], abs=1e-4)
+
+
+def test_n_steps_are_n_losses_and_stop_early() -> None:
+    model = zoo.tiny("llama")
+    whole = kn.rome(model, PROMPT, TARGET, layer=1, steps=12, stop_loss=-1.0)
+    assert len(whole.steps) == 12
+    enough = whole.steps[7].loss + 1e-4
+    stop = next(n for n, step in enumerate(whole.steps) if step.loss < enough)
+    early = kn.rome(model, PROMPT, TARGET, layer=1, steps=12, stop_loss=enough)
+    assert early.steps == whole.steps[: stop + 1] and 2 < len(early.steps) < 12
+    # The step that stopped, and the last one of a run, only measure.
+    few = kn.rome(model, PROMPT, TARGET, layer=1, steps=len(early.steps), stop_loss=-1.0)
+    torch.testing.assert_close(few.delta, early.delta)
+    short = kn.rome(model, PROMPT, TARGET, layer=1, templates=["{}"], clamp=0.25)
+    change = short.right * (short.key @ short.left)
+    assert float(change.norm()) == pytest.approx(0.25 * float((short.value - change).norm()), rel=1e-4)
+
+
+# --- algebra ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("real", [False, True])
+@pytest.mark.parametrize("key", ["consistent", "published"])
+@pytest.mark.parametrize("name", ["gpt2", "llama", "gemma2"])
+def test_algebra(name: str, key: Any, real: bool) -> None:
+    model = zoo.tiny(name)
+    c = text_keys(model, 2) if real else None
+    edit = kn.rome(model, PROMPT, TARGET, layer=2, second_moment=c, key=key, steps=5, templates=FEW)
+    old = backends.w_out(model, 2).detach().clone()
+    b = backends.b_out(model, 2)
+    with edit.applied(model):
+        new = backends.w_out(model, 2).detach().clone()
+    k = edit.key if key == "consistent" else edit.prompt_key
+    value = k @ new + (0 if b is None else b.detach())
+    assert float((value - edit.value).norm() / edit.value.norm()) < 1e-4
+    assert float((k @ new - k @ old).norm()) > 0.1
+    change = (new - old).double()
+    assert float((change - edit.delta).abs().max()) < 1e-6
+    singular = torch.linalg.svdvals(edit.delta.double())
+    assert singular[0] > 1e-3 and singular[1] < 1e-6 * singular[0]
+    # Keys that are orthogonal to k in the metric of C^-1 are unchanged: those with k C^-1 x = 0.
+    u = edit.key.double() if c is None else torch.linalg.solve(
+        c.matrix.double() + edit.ridge * torch.eye(zoo.D_MLP).double(), edit.key.double()
+    )  # fmt: skip
+    x = torch.randn(20, zoo.D_MLP, generator=torch.Generator().manual_seed(0)).double()
+    orthogonal = x - (x @ u)[:, None] * u / (u @ u)
+    assert float((orthogonal @ edit.delta.double()).abs().max()) < 1e-4 * float((x @ edit.delta.double()).abs().max())
+
+
+def test_a_second_moment_protects_the_keys_it_was_measured_on() -> None:
+    """What C is for: of all updates with k W' = v it changes those keys least (Meng et al. 2022, equation 1)."""
+    model = zoo.tiny("llama")
+    c = text_keys(model, 1)
+    with_c, without = (kn.rome(model, PROMPT, TARGET, layer=1, second_moment=m, steps=5) for m in (c, None))
+    harm = [float((e.delta.T @ c.matrix @ e.delta).trace()) for e in (with_c, without)]
+    assert harm[0] < 0.9 * harm[1]
+    assert with_c.uses_second_moment and not without.uses_second_moment
+    assert "C = I" in repr(without) and "C of L1" in repr(with_c) and "ridge" in with_c._repr_html_()
+
+
+def test_the_edited_weights_do_what_the_hooks_and_the_diagnostics_say() -> None:
+    model = zoo.tiny("gemma2")
+    edit = kn.rome(model, PROMPT, TARGET, layer=1)
+    e = kn.encode(model, kn.Prompt(PROMPT.text, TARGET))
+    hooked = kn.sweep(model, e.tokens, [edit.hooks(model)]).softmax(-1)[0]
+    with edit.applied(model):
+        weights = model(e.tokens)[0, -1].softmax(-1)
+    torch.testing.assert_close(hooked, weights, atol=1e-5, rtol=1e-4)
+    assert edit.after == pytest.approx(float(weights[e.target_ids[0]]), abs=1e-5)
+    assert edit.before == pytest.approx(float(model(e.tokens)[0, -1].softmax(-1)[e.target_ids[0]]), abs=1e-5)
+    assert edit.after > 1.5 * edit.before
+
+
+def test_templates_are_shipped_given_or_written_by_the_model() -> None:
+    model = zoo.tiny("llama")
+    assert TEMPLATES[0] == "{}" and len(set(TEMPLATES)) == len(TEMPLATES) > 5
+    shipped = kn.rome(model, PROMPT, TARGET, layer=1, steps=2)
+    assert shipped.provenance["settings"]["templates"] == list(TEMPLATES)
+    drawn = [
+        kn.rome(model, PROMPT, TARGET, layer=1, steps=2, templates=4, seed=s).provenance["settings"]["templates"]
+        for s in (0, 0, 1)
+    ]
+    assert drawn[0] == drawn[1] != drawn[2] and len(drawn[0]) == 4 and drawn[0][0] == "{}"
+
+
+def test_warnings() -> None:
+    model = zoo.tiny("llama")
+    with pytest.warns(UserWarning, match="has not taken"):
+        kn.rome(model, PROMPT, TARGET, layer=3, steps=2)
+    edit = kn.rome(model, PROMPT, TARGET, layer=1, steps=2)
+    good = replace(edit, after=0.9)
+    assert edit.relative_norm < 0.5 < edit.key_cosine and good.warnings() == []
+    turned = torch.roll(edit.prompt_key, 7)
+    assert "Does the subject open the text" in replace(good, prompt_key=turned - edit.key).warnings()[0]
+    assert "expect other facts to change" in replace(good, weight_norm=edit.weight_norm / 1e3).warnings()[0]
+    assert "warning" in repr(edit) and "cosine" in repr(edit)
+
+
+def test_save_and_load(tmp_path: Path) -> None:
+    model = zoo.tiny("llama")
+    edit = kn.rome(model, PROMPT, TARGET, layer=1, second_moment=text_keys(model, 1), steps=3)
+    for cls in (kn.RankOneEdit, kn.WeightEdit):
+        again = cls.load(edit.save(tmp_path / "edit.safetensors"))
+        assert isinstance(again, kn.RankOneEdit) and torch.equal(again.delta, edit.delta)
+        assert again.steps == edit.steps and again.prompt == PROMPT and repr(again) == repr(edit)
+        assert again.provenance == edit.provenance
+    assert edit.to_frame().columns.tolist() == ["step", "loss", "target", "kl", "decay"] and len(edit.to_frame()) == 3
+    with again.applied(model):
+        assert not torch.equal(backends.w_out(model, 1), backends.w_out(zoo.tiny("gpt2"), 1))
+
+
+# --- what goes wrong ----------------------------------------------------------------------------------
+
+
+def call(model: Any, prompt: kn.Prompt = PROMPT, target: str = TARGET, layer: int = 1, **options: Any) -> Any:
+    return kn.rome(model, prompt, target, layer=layer, steps=options.pop("steps", 3), **options)
+
+
+BAD: dict[str, tuple[Any, type[Exception], str]] = {
+    "no subject": (lambda m: call(m, kn.Prompt("The capital is", " Ottawa")), ValueError, "has no subject"),
+    "missing subject": (
+        lambda m: call(m, kn.Prompt("The city is", " x", subject="Japan")), ValueError, "not in the text"),
+    "own answer": (lambda m: call(m, target="Ottawa"), ValueError, "nothing to edit"),
+    "empty target": (lambda m: call(m, target=" "), ValueError, "empty target"),
+    "layer": (lambda m: call(m, layer=4), IndexError, "layers 0 to 3"),
+    "negative layer": (lambda m: call(m, layer=-1), IndexError, "layers 0 to 3"),
+    "key": (lambda m: call(m, key="mean"), ValueError, "published"),
+    "steps": (lambda m: call(m, steps=1), ValueError, "at least 2"),
+    "clamp": (lambda m: call(m, clamp=0.0), ValueError, "clamp"),
+    "no templates": (lambda m: call(m, templates=[]), ValueError, "one {} each"),
+    "two places": (lambda m: call(m, templates=["{} {}"]), ValueError, "exactly one"),
+    "after the answer": (lambda m: call(m, templates=["{} now"]), ValueError, "follow the prompt"),
+    "subject in template": (lambda m: call(m, templates=["In Canada. {}"]), ValueError, "holds the subject"),
+    "C of another layer": (lambda m: call(m, second_moment=text_keys(m, 2)), ValueError, "layer 2"),
+    "C of another model": (
+        lambda m: call(m, second_moment=text_keys(zoo.tiny("mistral"), 1)), ValueError, "other weights"),
+    "singular C": (
+        lambda m: call(m, second_moment=kn.second_moment(m, 1, ["The cat."], progress=False)), ValueError, "singular"),
+    "overflow": (lambda m: call(m, kl_weight=float("inf")), FloatingPointError, "untouched"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("what", BAD)
+def test_bad_input(what: str) -> None:
+    model = zoo.tiny("llama")
+    before = weights_digest(model)
+    run, kind, said = BAD[what]
+    with pytest.raises(kind, match=said):
+        run(model)
+    assert weights_digest(model) == before
+    assert all(p.requires_grad and p.grad is None for p in model.parameters())
+
+
+def test_what_the_model_says_already_is_no_target() -> None:
+    model = zoo.tiny("llama")
+    e = kn.encode(model, PROMPT)
+    said = model.tokenizer.decode([int(model(e.tokens)[0, -1].argmax())])
+    with pytest.raises(ValueError, match="answers already"):
+        call(model, kn.Prompt(PROMPT.text, " Paris", subject="Canada"), said)
+
+
+def test_a_singular_second_moment_of_many_tokens() -> None:
+    model = zoo.tiny("llama")
+    c = text_keys(model, 1)
+    flat = copy.copy(c)
+    object.__setattr__(flat, "matrix", torch.outer(c.matrix[0], c.matrix[0]))
+    with pytest.raises(ValueError, match="singular"):
+        call(model, second_moment=flat)
+
+
+def test_masked_models_are_told_what_they_can_do() -> None:
+    with pytest.raises(ValueError, match="edit_values"):
+        call(zoo.tiny("bert"))
+
+
+def test_nan_weights_are_an_error() -> None:
+    model = zoo.fresh("llama")
+    with torch.no_grad():
+        backends.w_out(model, 3)[0, 0] = torch.nan
+    with warnings.catch_warnings(), pytest.raises(FloatingPointError):
+        warnings.simplefilter("ignore")
+        call(model)

@@ -1,0 +1,47 @@
+"""Rank-one edits of the real model."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+import kntools as kn
+from kntools import backends
+from kntools.analyses.edit_cases import Question
+from kntools.analyses.edit_scores import ask
+from kntools.edit_stack import weights_digest
+from kntools.rome_rows import TEMPLATES
+from tests.test_rome import Plain
+
+pytestmark = [pytest.mark.smollm2, pytest.mark.slow]
+PROMPT = kn.Prompt("The capital of Canada is", " Ottawa", subject="Canada")
+
+
+def test_ottawa_becomes_rome_and_back(smollm2: Any) -> None:
+    before = weights_digest(smollm2)
+    questions = [
+        Question("edited", PROMPT.text, " Rome"),
+        Question("edited", PROMPT.text, " Ottawa"),
+        Question("symmetric", "Rome is the capital of", " Canada"),
+        Question("unrelated", "The Colosseum is located in the city of", " Rome"),
+    ]
+    clean = ask(smollm2, questions, prepend_bos=False)
+    edit = kn.rome(smollm2, PROMPT, " Rome", layer=8, prepend_bos=False)
+    with edit.applied(smollm2):
+        edited = ask(smollm2, questions, prepend_bos=False)
+    assert weights_digest(smollm2) == before
+    assert clean[1].exact and clean[0].p < 0.01
+    assert edited[0].exact and edited[0].p > 0.5 and edited[0].p == pytest.approx(edit.after, abs=1e-4)
+    assert not edited[1].exact
+    assert not edited[2].exact, "the reverse does not follow from the edit"
+    assert clean[3].exact
+    assert ask(smollm2, questions, prepend_bos=False) == clean
+
+
+def test_the_first_steps_are_those_of_the_plain_loop(smollm2: Any) -> None:
+    few = TEMPLATES[:4]
+    edit = kn.rome(smollm2, PROMPT, " Rome", layer=5, templates=few, steps=3, prepend_bos=False)
+    with backends.frozen_parameters(smollm2):
+        _, curve, _, _ = Plain(smollm2, PROMPT, " Rome", 5, few, False).run(3)
+    assert [s.log_probability for s in edit.steps] == pytest.approx([c[0] for c in curve], abs=1e-4)

@@ -1,0 +1,201 @@
+"""An edit is a value, applying it a scope, and afterwards every bit is as before."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import kntools as kn
+from kntools import backends
+from kntools.edit_stack import weights_digest
+from kntools.weight_edits import Change, LayerEdit, edit_provenance
+from tests import zoo
+
+PROMPT = kn.Prompt("The capital of Canada is", " Ottawa", subject="Canada")
+pytestmark = pytest.mark.filterwarnings("ignore:.*in L[0-9]+. the")
+
+
+def edits(model: Any) -> list[kn.WeightEdit]:
+    """One of each kind."""
+    if backends.is_masked(model):
+        return [kn.edit_values(model, [(1, 3)], "Ottawa", "Rome"), kn.erase_values(model, [(0, n) for n in range(9)])]
+    return [
+        kn.rome(model, PROMPT, " Rome", layer=1, steps=3, templates=["{}", "Yes, it is. {}"]),
+        kn.edit_values(model, [*((1, n) for n in range(9)), (2, 5)], " Ottawa", " Rome"),
+        kn.erase_values(model, [(0, n) for n in range(9)]),
+        kn.fine_tune(model, PROMPT, " Rome", layer=1, steps=2),
+    ]
+
+
+def logits(model: Any) -> torch.Tensor:
+    return model(torch.arange(5, 12)[None]).detach()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("name", zoo.ALL)
+def test_same_bits_after_every_edit(name: str, dtype: torch.dtype) -> None:
+    model = zoo.fresh(name, dtype)
+    before, clean = weights_digest(model), logits(model)
+    for edit in edits(model):
+        with edit.applied(model) as same:
+            assert same is model
+            assert weights_digest(model) != before
+            assert not torch.equal(logits(model), clean), "the weights that were edited are not those that run"
+        assert weights_digest(model) == before
+        assert torch.equal(logits(model), clean)
+        with pytest.raises(KeyboardInterrupt), edit.applied(model):
+            raise KeyboardInterrupt
+        assert weights_digest(model) == before
+        edit.apply(model)
+        edit.undo(model)
+        assert weights_digest(model) == before
+
+
+def test_the_change_is_what_is_added() -> None:
+    model = zoo.fresh("llama")
+    for edit in edits(model):
+        old = [backends.w_out(model, n).detach().clone() for n in range(4)]
+        expected = [w.clone() for w in old]
+        for change in edit.changes:
+            if change.rows is None:
+                expected[change.layer] += change.update
+            else:
+                expected[change.layer][change.rows] += change.update
+        with edit.applied(model):
+            for n in range(4):
+                torch.testing.assert_close(backends.w_out(model, n).detach(), expected[n])
+
+
+def test_scopes_nest_and_add_up() -> None:
+    model = zoo.fresh("llama")
+    before = weights_digest(model)
+    one, two, three, four = edits(model)
+    with one.applied(model), two.applied(model), four.applied(model):
+        nested = logits(model)
+        after = kn.rome(model, PROMPT, " Paris", layer=2, steps=2)  # made on the edited weights
+        with after.applied(model), three.applied(model):
+            pass
+    assert weights_digest(model) == before
+    both = one + two + four
+    with both.applied(model):
+        torch.testing.assert_close(logits(model), nested)
+    assert weights_digest(model) == before
+    with pytest.raises(ValueError, match="other weights"):
+        after.apply(model)
+    with pytest.raises(ValueError, match="do not add up"):
+        _ = one + after
+
+
+def test_scopes_closed_out_of_order() -> None:
+    model = zoo.fresh("llama")
+    before = weights_digest(model)
+    one, two, *_ = edits(model)
+    outer, inner = one.applied(model), two.applied(model)
+    outer.__enter__()
+    inner.__enter__()
+    edited = weights_digest(model)
+    with pytest.raises(RuntimeError, match="applied after this one"):
+        outer.__exit__(None, None, None)
+    assert weights_digest(model) == edited
+    inner.__exit__(None, None, None)
+    one.undo(model)
+    assert weights_digest(model) == before
+
+
+def test_twice_and_never(tmp_path: Path) -> None:
+    model = zoo.fresh("gpt2")
+    before = weights_digest(model)
+    edit, other, *_ = edits(model)
+    with pytest.raises(RuntimeError, match="not applied"):
+        edit.undo(model)
+    with edit.applied(model):
+        inside = weights_digest(model)
+        again = kn.WeightEdit.load(edit.save(tmp_path / "edit.safetensors"))
+        for twice in (edit, again):
+            with pytest.raises(RuntimeError, match="applied already"):
+                twice.apply(model)
+        with pytest.raises(RuntimeError, match="not applied"):
+            other.undo(model)
+        assert weights_digest(model) == inside
+    assert weights_digest(model) == before
+
+
+def test_other_weights_are_refused(tmp_path: Path) -> None:
+    model = zoo.fresh("llama")
+    for number, edit in enumerate(edits(model)):
+        loaded = kn.WeightEdit.load(edit.save(tmp_path / f"{number}.safetensors"))
+        assert loaded.title() == edit.title() and loaded.provenance == edit.provenance
+        for other in (zoo.fresh("mistral"), zoo.fresh("llama", torch.bfloat16)):
+            before = weights_digest(other)
+            with pytest.raises(ValueError, match="made on other weights"):
+                loaded.apply(other)
+            assert weights_digest(other) == before
+        with loaded.applied(model):
+            pass
+
+
+def test_an_entry_that_the_fingerprint_does_not_look_at() -> None:
+    """The fingerprint samples large parameters; the matrices that an edit changes are compared bit by bit."""
+    model = zoo.fresh("llama")
+    edit = kn.edit_values(model, [(1, 3)], " Ottawa", " Rome")
+    stale = LayerEdit(edit.changes, edit.title(), {**edit.provenance, "w_out": {"1": "0" * 32}})
+    with pytest.raises(ValueError, match="W_out of layer 1 is not what it was"):
+        stale.apply(model)
+
+
+@pytest.mark.parametrize("bad", [torch.nan, torch.inf])
+def test_changes_that_cannot_be_made(bad: float) -> None:
+    model = zoo.fresh("llama")
+    before = weights_digest(model)
+
+    def made(*changes: Change) -> LayerEdit:
+        return LayerEdit(changes, "made by hand", edit_provenance(model, (1,)))
+
+    good = Change(1, torch.ones(zoo.D_MLP, zoo.D_MODEL))
+    with pytest.raises(FloatingPointError, match="untouched"):
+        made(good, Change(1, torch.full((zoo.D_MLP, zoo.D_MODEL), bad))).apply(model)
+    with pytest.raises(ValueError, match="its W_out"):
+        made(good, Change(1, torch.ones(3, zoo.D_MODEL))).apply(model)
+    with pytest.raises(IndexError):  # found only while writing: what was written before is put back
+        made(good, Change(1, torch.ones(1, zoo.D_MODEL), torch.tensor([zoo.D_MLP]))).apply(model)
+    assert weights_digest(model) == before
+    with made(good, good).applied(model):  # the same rows twice
+        pass
+    assert weights_digest(model) == before
+
+
+def test_a_file_that_is_no_edit(tmp_path: Path) -> None:
+    attribution = kn.activation(zoo.tiny("llama"), PROMPT, progress=False).save(tmp_path / "a.safetensors")
+    with pytest.raises(ValueError, match="does not hold an edit"):
+        kn.WeightEdit.load(attribution)
+    (tmp_path / "b.safetensors").write_text("nonsense")
+    with pytest.raises(ValueError, match="not a safetensors file"):
+        kn.WeightEdit.load(tmp_path / "b.safetensors")
+    with pytest.raises(FileNotFoundError):
+        kn.WeightEdit.load(tmp_path / "c.safetensors")
+
+
+def test_making_edits_leaves_the_model_alone() -> None:
+    from tests.test_leaks import nothing_leaks, prepared
+
+    model = prepared("llama", hooked=True)
+    with nothing_leaks(model), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for edit in edits(model):
+            with edit.applied(model):
+                pass
+        with torch.no_grad():
+            kn.rome(model, PROMPT, " Rome", layer=1, steps=2)
+        kn.second_moment(model, [1, 2], zoo.SENTENCES[:3], progress=False)
+        list(kn.sample_texts(model, 20, seed=0, length=5, rows=2))
+    with nothing_leaks(model), pytest.raises(FloatingPointError):
+        kn.rome(model, PROMPT, " Rome", layer=1, kl_weight=float("inf"))
+
+
+def test_inference_mode_is_refused() -> None:
+    with torch.inference_mode(), pytest.raises(RuntimeError, match="inference_mode"):
+        kn.rome(zoo.tiny("llama"), PROMPT, " Rome", layer=1)
