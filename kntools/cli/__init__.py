@@ -1,5 +1,5 @@
 """The command line: `kntools attribute`, `kntools search`, `kntools patch`, `kntools trace`, `kntools edit`,
-`kntools evaluate`.
+`kntools evaluate`, `kntools localise`.
 
 One file per command. What a command needs is imported when it runs, so that one command does not wait for the others.
 """
@@ -14,6 +14,7 @@ import typer
 from kntools.cli.attribute import attribute
 from kntools.cli.edit import edit
 from kntools.cli.evaluate import evaluate
+from kntools.cli.localise import localise
 from kntools.cli.patch import patch
 from kntools.cli.search import search
 from kntools.cli.trace import trace
@@ -49,3 +50,4 @@ app.command()(patch)
 app.command()(trace)
 app.command()(edit)
 app.command()(evaluate)
+app.command()(localise)

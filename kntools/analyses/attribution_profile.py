@@ -1,0 +1,200 @@
+"""Figure 1: mean attribution score of each neuron, for each target word.
+
+    python -m kntools.analyses.attribution_profile determiner_noun_agreement_2 --limit 200 --run runs/profile --out results/profile
+
+`--out` names the files to write (`.safetensors`, `.csv`: the leading neurons, `.html`); `--run` a folder from which a
+killed run goes on.
+"""  # noqa: E501 - a command
+
+from __future__ import annotations
+
+import argparse
+import base64
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from kntools import data, saving
+from kntools.analyses.neuron_search import PAPER, SearchSettings, open_run
+from kntools.analyses.prompt_groups import PromptGroup, is_relation
+from kntools.analyses.table_result import shown
+from kntools.prompts import Prompt
+from kntools.sites import Neuron
+
+# Prompts of one item of a run: their scores are added up before they are written.
+_TOGETHER = 8
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class AttributionProfile:
+    """Mean scores per class of answers.
+
+    ```python
+    profile.scores                      # [class layer neuron], probabilities
+    profile.leading(3)                  # the neurons that stand out in one class and not in the others
+    profile.to_frame(neurons)           # their mean score in every class
+    ```
+    """
+
+    scores: Float[Tensor, "class layer neuron"]
+    classes: tuple[str, ...]
+    counts: tuple[int, ...]  # prompts of each class
+    header: dict[str, Any]
+
+    def leading(self, k: int = 3) -> tuple[Neuron, ...]:
+        """For each class the `k` neurons with the highest mean score, without repetition."""
+        if not 1 <= k <= self.scores[0].numel():
+            raise ValueError(f"k={k}; there are {self.scores[0].numel()} neurons")
+        width = self.scores.shape[-1]
+        best = [i for one in self.scores for i in one.flatten().topk(k).indices.tolist()]
+        return tuple(dict.fromkeys(Neuron(i // width, i % width) for i in best))
+
+    def to_frame(self, neurons: Sequence[Neuron] | None = None) -> pd.DataFrame:
+        """`class, prompts, neuron, layer, index, score` of the leading neurons, or of those given."""
+        wanted = self.leading() if neurons is None else tuple(neurons)
+        return pd.DataFrame(
+            [
+                {
+                    "class": name, "prompts": n, "neuron": repr(neuron), "layer": neuron.layer, "index": neuron.index,
+                    "score": float(scores[neuron.layer, neuron.index]),
+                }
+                for name, n, scores in zip(self.classes, self.counts, self.scores, strict=True) for neuron in wanted
+            ]
+        )  # fmt: skip
+
+    def plot(self, **options: Any) -> Any:
+        """Heatmap of the leading neurons by class."""
+        from kntools.plots.class_profile import class_heatmap
+
+        return class_heatmap(self, **options)
+
+    def save(self, path: str | Path) -> Path:
+        """Write to a `.safetensors` file with a JSON header."""
+        header = {"classes": list(self.classes), "counts": list(self.counts), "header": self.header}
+        return saving.save(path, "attribution profile", {"scores": self.scores}, header)
+
+    @classmethod
+    def load(cls, path: str | Path) -> AttributionProfile:
+        """Read what `save` wrote."""
+        tensors, header = saving.load(path, "attribution profile")
+        return cls(tensors["scores"], tuple(header["classes"]), tuple(header["counts"]), header["header"])
+
+    def describe(self) -> str:
+        counts = ", ".join(f"{c} (n = {n})" for c, n in zip(self.classes, self.counts, strict=True))
+        return f"Mean attribution scores by answer: {counts} ({self.header['model']})"
+
+    def __repr__(self) -> str:
+        table = self.to_frame().pivot(index="neuron", columns="class", values="score").reset_index()
+        return f"{self.describe()}\n{shown(table)}"
+
+    def _repr_html_(self) -> str:
+        return self.to_frame().pivot(index="neuron", columns="class", values="score").to_html()
+
+
+def attribution_profile(
+    model: Any,
+    prompts: Mapping[str, Sequence[Prompt]],
+    *,
+    settings: SearchSettings | None = None,
+    run: str | Path | None = None,
+    progress: bool = True,
+) -> AttributionProfile:
+    """Mean attribution score of every neuron for every class of answers (Niu et al. 2024, figure 1).
+
+    ```python
+    profile = attribution_profile(model, by_answer(model, "determiner_noun_agreement_2", limit=200))
+    profile.plot()
+    ```
+
+    Arguments:
+        prompts: class -> prompts, as `by_answer` makes them.
+        settings: of attribution; `PAPER` has the published rule.
+        run: a folder that keeps what is finished, from which a killed run goes on.
+        progress: show a bar.
+
+    Returns:
+        `AttributionProfile`; scores are probabilities.
+
+    Raises:
+        ValueError: no class, or a class without prompts.
+    """
+    empty = [name for name, some in prompts.items() if not some]
+    if not prompts or empty:
+        raise ValueError(f"every class needs a prompt: {empty or 'no class'} has none; see by_answer(model, paradigm)")
+    chosen = settings or SearchSettings()
+    folder = open_run(run, "attribution profile", model, search=chosen.written())
+    total = sum(map(len, prompts.values()))
+    means = []
+    with tqdm(total=total, disable=not progress, unit="prompt", leave=False) as bar:
+        for name, some in prompts.items():
+            parts = []
+            for start in range(0, len(some), _TOGETHER):
+                part = PromptGroup(f"{name}/{start}", "", "linguistic", tuple(some[start : start + _TOGETHER]))
+                if part.item not in folder:
+                    folder.put(part.item, _packed(chosen.scores(model, part.prompts).double().sum(0)))
+                parts.append(_unpacked(folder.get(part.item)))
+                bar.update(len(part.prompts))
+            means.append((torch.stack(parts).sum(0) / len(some)).float())
+    counts = tuple(len(some) for some in prompts.values())
+    return AttributionProfile(torch.stack(means), tuple(prompts), counts, folder.header)
+
+
+def by_answer(
+    model: Any, name: str, *, limit: int | None = None, classes: int = 8, seed: int = 0, path: Any = None
+) -> dict[str, list[Prompt]]:
+    """Prompts of a paradigm or relation by their answer: the `classes` most frequent ones, `limit` prompts of each."""
+    records = data.pararel(name, path=path) if is_relation(name) else data.blimp(name, path=path)
+    found: dict[str, list[Prompt]] = {}
+    for prompt in records.prompts(model):
+        found.setdefault(prompt.target.strip(), []).append(prompt)
+    order = sorted(found, key=lambda answer: (-len(found[answer]), answer))[:classes]
+    rng = random.Random(seed)
+    return {a: found[a] if limit is None or limit >= len(found[a]) else rng.sample(found[a], limit) for a in order}
+
+
+def _packed(scores: Float[Tensor, "layer neuron"]) -> dict[str, Any]:
+    """As many bytes as numbers would take in JSON, and exactly what was computed."""
+    return {"shape": list(scores.shape), "float64": base64.b64encode(scores.contiguous().numpy().tobytes()).decode()}
+
+
+def _unpacked(payload: dict[str, Any]) -> Float[Tensor, "layer neuron"]:
+    numbers = np.frombuffer(base64.b64decode(payload["float64"]), dtype=np.float64)
+    return torch.from_numpy(numbers.copy()).reshape(payload["shape"])
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """The command; see the top of the module."""
+    from kntools.models import load_model
+
+    parser = argparse.ArgumentParser(prog="python -m kntools.analyses.attribution_profile", description="Figure 1.")
+    add = parser.add_argument
+    add("source", help="a BLiMP paradigm or a ParaRel relation")
+    add("--model", default="smollm2-135m")
+    add("--limit", type=int, default=100, help="prompts per answer")
+    add("--classes", type=int, default=8, help="answers, the most frequent ones")
+    add("--paper", action="store_true", help="the published rule of integration")
+    add("--seed", type=int, default=0)
+    add("--run", type=Path, help="keep what is finished in this folder; started again, the command goes on from there")
+    add("--out", type=Path, required=True, help="files to write, without their ending")
+    o = parser.parse_args(argv)
+    is_relation(o.source)
+    model = load_model(o.model)
+    prompts = by_answer(model, o.source, limit=o.limit, classes=o.classes, seed=o.seed)
+    found = attribution_profile(model, prompts, settings=PAPER if o.paper else SearchSettings(), run=o.run)
+    found.save(o.out.with_name(o.out.name + ".safetensors"))
+    found.to_frame().to_csv(o.out.with_name(o.out.name + ".csv"), index=False)
+    found.plot().write_html(o.out.with_name(o.out.name + ".html"), include_plotlyjs=True)
+    print(found)
+
+
+if __name__ == "__main__":
+    main()

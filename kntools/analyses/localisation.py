@@ -1,0 +1,219 @@
+"""Figure 3: how localised are agreement and facts? Knowledge neurons, tau and R1^2, with what chance would give.
+
+    python -m kntools.analyses.localisation determiner_noun_agreement_2 P36 P101 --limit 30 --run runs/loc --out results/loc
+
+`--out` names the files to write (`.csv`: one row per pair or fact, `-summary.csv`, `-difference.csv`, `.json`, `.html`);
+`--run` a folder from which a killed run goes on.
+"""  # noqa: E501 - a command
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+from tqdm.auto import tqdm
+
+from kntools.analyses.comparisons import holm, welch
+from kntools.analyses.neuron_search import NULLS, PAPER, SearchSettings, answer_pool, local_seed, open_run, search
+from kntools.analyses.prompt_groups import PromptGroup, is_relation, prompt_groups
+from kntools.analyses.table_result import Row, TableResult, numbers
+from kntools.sites import Neuron
+from kntools.statistics import bootstrap_interval
+
+MEASURES = {"count": "|KN|", "tau": "tau", "r1": "R1^2"}
+
+
+@dataclass(frozen=True, repr=False)
+class Localisation(TableResult):
+    """One row per determiner-noun pair or fact: `source, kind, group, prompts, count, tau, r1, converged, neurons`.
+
+    Columns that begin with `null_` are the same measures of the null. `|KN|` is a number of neurons, tau a share of
+    prompts, R1^2 between 0 and 1.
+    """
+
+    kind = "localisation"
+
+    def summary(self, *, seed: int = 0) -> pd.DataFrame:
+        """One row per paradigm or relation: means over its groups, bootstrap intervals, and the null's means.
+
+        `above_null` is the share of groups whose R1^2 is above that of their null.
+        """
+        frame = self.to_frame()
+        rows = []
+        for source, some in frame.groupby("source", sort=False):
+            row: Row = {"source": source, "kind": some["kind"].iloc[0], "groups": len(some)}
+            for name in MEASURES:
+                values = _tensor(some[name])
+                low, high = bootstrap_interval(values, seed=seed)
+                row |= {name: float(values.nanmean()), f"{name}_low": float(low), f"{name}_high": float(high)}
+                if f"null_{name}" in some:
+                    row[f"null_{name}"] = float(_tensor(some[f"null_{name}"]).nanmean())
+            row["converged"] = float(some["converged"].mean())
+            if "null_r1" in some:
+                row["above_null"] = float((_tensor(some["r1"]) > _tensor(some["null_r1"])).double().mean())
+            rows.append(row)
+        return pd.DataFrame(rows)
+
+    def difference(self) -> pd.DataFrame:
+        """Factual minus linguistic, per measure: Welch's test over the means of their sets, with Holm's correction.
+
+        Paradigms and relations are what would be drawn anew, so they are the units, not the pairs and facts in them:
+        with fewer than two of a kind there is no test (p is nan).
+        """
+        means = self.summary()
+        sides = [means[means["kind"] == kind] for kind in ("linguistic", "factual")]
+        rows: list[Row] = []
+        p_values = []
+        for name, written in MEASURES.items():
+            linguistic, factual = (_tensor(side[name]) for side in sides)
+            t, p = welch(linguistic, factual)
+            p_values.append(p)
+            rows.append(
+                {
+                    "measure": written, "linguistic": float(linguistic.mean()), "factual": float(factual.mean()),
+                    "difference": float(factual.mean() - linguistic.mean()), "paradigms": len(linguistic),
+                    "relations": len(factual), "t": t, "p": p,
+                }
+            )  # fmt: skip
+        for row, p in zip(rows, holm(p_values), strict=True):
+            row["p_holm"] = p
+        return pd.DataFrame(rows)
+
+    def neurons(self, kind: str | None = None) -> tuple[tuple[Neuron, ...], ...]:
+        """The knowledge neurons of every group: of all, or of those of one kind."""
+        chosen = [row for row in self.rows if kind in (None, row["kind"])]
+        return tuple(tuple(Neuron(*pair) for pair in row["neurons"]) for row in chosen)
+
+    def plot(self, **options: Any) -> Any:
+        """The three measures per paradigm and relation, with intervals and nulls."""
+        from kntools.plots.localisation import localisation_bars
+
+        return localisation_bars(self, **options)
+
+    def describe(self) -> str:
+        n = len({row["source"] for row in self.rows})
+        return f"Localisation in {n} paradigms and relations, {len(self.rows)} groups ({self.header['model']})"
+
+
+def localisation(
+    model: Any,
+    groups: Sequence[PromptGroup],
+    *,
+    settings: SearchSettings | None = None,
+    null: str | None = "neurons",
+    seed: int = 0,
+    run: str | Path | None = None,
+    progress: bool = True,
+) -> Localisation:
+    """Knowledge neurons, tau and R1^2 of every group (Niu et al. 2024, figure 3 and section 3.3).
+
+    ```python
+    groups = [*prompt_groups(model, "determiner_noun_agreement_2", limit=30), *prompt_groups(model, "P36", limit=30)]
+    found = localisation(model, groups, run="runs/localisation")
+    found.summary()         # one row per paradigm or relation
+    found.difference()      # linguistic against factual
+    ```
+
+    Arguments:
+        groups: from `prompt_groups`, of any paradigms and relations.
+        settings: of attribution and choice; `PAPER` has the published rule.
+        null: what chance gives. `"neurons"`: each prompt's scores stand on random neurons of the same layer, so the
+            marginal stays and agreement goes. `"answers"`: the same prompts ask for answers drawn from the whole
+            paradigm or relation, which costs as much again. `None`: no null.
+        seed: of the null.
+        run: a folder that keeps each finished group, from which a killed run goes on.
+        progress: show a bar.
+
+    Returns:
+        `Localisation`.
+
+    Raises:
+        ValueError: no groups, a group of one prompt (R1^2 compares prompts), or a run folder of another run.
+    """
+    chosen = settings or SearchSettings()
+    if not groups:
+        raise ValueError("no groups given; make some with prompt_groups(model, 'P36')")
+    if null not in (None, *NULLS):
+        raise ValueError(f"null={null!r} is unknown; use 'neurons', 'answers' or None")
+    small = [g.key for g in groups if len(g.prompts) < 2]
+    if small:
+        raise ValueError(f"R1^2 compares prompts: {small[:3]} have fewer than 2; give least=3 to prompt_groups")
+    pools = answer_pool(groups)
+    written = {"search": chosen.written(), "null": null, "seed": seed}
+    if null == "answers":
+        written["answers"] = {source: local_seed(*pool) for source, pool in pools.items()}  # what is drawn from
+    folder = open_run(run, "localisation", model, **written)
+    rows = []
+    for group in tqdm(groups, disable=not progress, unit="group", leave=False):
+        rows.append(_row(group, folder.once(group.item, _searched(model, group, chosen, null, pools, seed))))
+    return Localisation(tuple(rows), folder.header)
+
+
+def _searched(
+    model: Any, group: PromptGroup, settings: SearchSettings, null: str | None, pools: dict[str, list[str]], seed: int
+) -> Callable[[], dict[str, Any]]:
+    return lambda: search(model, group, settings, null=null, pool=pools[group.source], seed=seed)
+
+
+def _row(group: PromptGroup, found: dict[str, Any]) -> Row:
+    row: Row = {"source": group.source, "kind": group.kind, "group": group.key, "prompts": found["prompts"]}
+    row |= _measures(found)
+    if "null" in found:
+        row |= {f"null_{name}": value for name, value in _measures(found["null"]).items() if name in MEASURES}
+    return {**row, "converged": found["converged"], "neurons": found["neurons"]}
+
+
+def _measures(found: dict[str, Any]) -> Row:
+    return {"count": len(found["neurons"]), "tau": found["share"], "r1": found["r1"]}
+
+
+def _tensor(column: Any) -> torch.Tensor:
+    return torch.tensor(numbers(column), dtype=torch.float64)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """The command; see the top of the module."""
+    from kntools.models import load_model
+
+    parser = argparse.ArgumentParser(prog="python -m kntools.analyses.localisation", description="Figure 3.")
+    add = parser.add_argument
+    add("sources", nargs="+", help="BLiMP paradigms and ParaRel relations")
+    add("--model", default="smollm2-135m")
+    add("--limit", type=int, default=30, help="groups per paradigm or relation")
+    add("--frames", type=int, default=10, help="sentences per pair")
+    add("--null", choices=NULLS, default="neurons")
+    add("--paper", action="store_true", help="the published rule of integration")
+    add("--seed", type=int, default=0)
+    add("--run", type=Path, help="keep every group in this folder; started again, the command goes on from there")
+    add("--out", type=Path, required=True, help="files to write, without their ending")
+    o = parser.parse_args(argv)
+    for source in o.sources:
+        is_relation(source)
+    model = load_model(o.model)
+    groups = [
+        g for source in o.sources for g in prompt_groups(model, source, frames=o.frames, limit=o.limit, seed=o.seed)
+    ]
+    settings = PAPER if o.paper else SearchSettings()
+    found = localisation(model, groups, settings=settings, null=o.null, seed=o.seed, run=o.run)
+    write(found, o.out)
+    print(found)
+
+
+def write(found: Localisation, out: Path) -> list[Path]:
+    """All files of the command."""
+    files = [found.save(out.with_name(out.name + ending)) for ending in (".csv", ".json")]
+    for name, frame in (("summary", found.summary()), ("difference", found.difference())):
+        files.append(out.with_name(f"{out.name}-{name}.csv"))
+        frame.to_csv(files[-1], index=False)
+    files.append(out.with_name(out.name + ".html"))
+    found.plot().write_html(files[-1], include_plotlyjs=True)
+    return files
+
+
+if __name__ == "__main__":
+    main()

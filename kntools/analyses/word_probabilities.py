@@ -1,0 +1,84 @@
+"""The probabilities of many words in the place of an answer, under interventions."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import torch
+from einops import rearrange
+from jaxtyping import Float
+from torch import Tensor
+
+from kntools import backends
+from kntools.control import Edit
+from kntools.prompts import Prompt, answer_ids, by_length, encode
+from kntools.sites import Neuron, as_neurons
+from kntools.sweep import Intervention, sweep
+
+
+def checked_neurons(model: Any, neurons: Iterable[Neuron | tuple[int, int]]) -> tuple[Neuron, ...]:
+    """The neurons, if this model has them."""
+    wanted = as_neurons(neurons)
+    if not wanted:
+        raise ValueError("no neurons given; pass at least one, e.g. result.leading('plural')")
+    layers, width = backends.n_layers(model), backends.d_mlp(model)
+    foreign = [n for n in wanted if n.layer >= layers or n.index >= width]
+    if foreign:
+        raise ValueError(
+            f"{foreign} are neurons of another model: {backends.model_name(model)} has {layers} layers of {width}"
+        )
+    return wanted
+
+
+def word_ids(model: Any, prompt: Prompt, words: Sequence[str]) -> list[int]:
+    """Token ids of words where the answer stands. A word of several tokens, or an unknown one, is an error."""
+    found, problems = [], []
+    for word in words:
+        try:
+            found.append(answer_ids(model, prompt.text, word)[0])
+        except ValueError as error:
+            problems.append(str(error).split(";")[0])
+    if problems:
+        raise ValueError(
+            f"{'; '.join(problems)}: leave these words out of the list, this model has no one token for them"
+        )
+    return found
+
+
+def word_probabilities(
+    model: Any,
+    prompts: Sequence[Prompt],
+    words: Sequence[str],
+    edits: Sequence[Edit],
+    *,
+    prepend_bos: bool | None = None,
+    max_rows: int | None = None,
+) -> Float[Tensor, "edit prompt word"]:
+    """The probability of every word in the place of every prompt's answer, under every edit.
+
+    ```python
+    off = functools.partial(kn.ablate_neurons, neurons)
+    before, after = word_probabilities(model, prompts, ["these", "this"], [untouched, off])
+    ```
+
+    Arguments:
+        prompts: their answers play no part but to say where they stand.
+        edits: functions that make hooks when called with `pos=`, as in `kntools.control`.
+    """
+    if not prompts or not words or not edits:
+        raise ValueError(
+            f"{len(prompts)} prompts, {len(words)} words, {len(edits)} edits; at least one of each is needed"
+        )
+    encoded = [encode(model, p, prepend_bos, multi_token="first") for p in prompts]
+    ids = torch.tensor([word_ids(model, p, words) for p in prompts])
+    found = torch.empty(len(edits), len(prompts), len(words))
+    for group in by_length(encoded):
+        part = [encoded[i] for i in group]
+        runs = [Intervention(tuple(edit(pos=e.positions)), prompt=p) for edit in edits for p, e in enumerate(part)]
+        logits = sweep(
+            model, torch.cat([e.tokens for e in part]), runs, pos=[list(e.positions) for e in part], max_rows=max_rows
+        )  # fmt: skip
+        p = rearrange(logits[:, 0].float().cpu().softmax(-1), "(edit prompt) v -> edit prompt v", edit=len(edits))
+        found[:, group] = p.gather(-1, ids[group].expand(len(edits), -1, -1))
+    return found

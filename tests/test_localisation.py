@@ -1,0 +1,208 @@
+"""Localisation, its null, and the layers: on a model whose number neurons were set by hand, and in closed form."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import kntools as kn
+from kntools.analyses.layer_distribution import LayerDistribution, layer_distribution
+from kntools.analyses.localisation import Localisation, localisation
+from kntools.analyses.neuron_search import SearchSettings, shuffled_neurons
+from kntools.analyses.prompt_groups import PromptGroup, PromptGroups, prompt_groups
+from tests import planted, zoo
+
+ONE = SearchSettings(target_count=(1, 5))
+QUIET: dict[str, Any] = {"progress": False}
+
+
+@pytest.fixture(scope="module")
+def groups(tmp_path_factory: pytest.TempPathFactory) -> PromptGroups:
+    path = planted.write_pairs(tmp_path_factory.mktemp("blimp"))
+    return prompt_groups(planted.cached(), "determiner_noun_agreement_1", frames=4, path=path)
+
+
+def test_groups_are_pairs_in_many_frames(groups: PromptGroups) -> None:
+    assert [g.key for g in groups] == sorted(f"{d} {noun}" for d, noun, _ in planted.PAIRS)
+    for g in groups:
+        assert len(g.prompts) == 4 and g.label("number") == (
+            "plural" if g.label("determiner") == "those" else "singular"
+        )
+        assert {p.text for p in g.prompts} == {f"{frame} {g.label('determiner')}" for frame in planted.FRAMES}
+        assert {p.target for p in g.prompts} == {f" {g.label('noun')}"}
+    assert groups.skipped.total == 0
+
+
+def test_planted_neurons_are_found_and_fully_localised(groups: PromptGroups) -> None:
+    found = localisation(planted.cached(), groups.groups, settings=ONE, **QUIET)
+    for row, g in zip(found.rows, groups, strict=True):
+        assert row["neurons"] == [[1, planted.DETERMINERS[g.label("determiner")].index]]
+        assert (row["count"], row["tau"], row["converged"]) == (1, 0.7, True)
+        assert row["r1"] == pytest.approx(1, abs=1e-6), "all prompts of a pair give the same scores"
+        # One score per prompt, on one of 48 neurons at random.
+        assert row["null_r1"] < 0.6
+    summary = found.summary()
+    assert summary["count"].item() == 1 and summary["r1_low"].item() == pytest.approx(1)
+    assert summary["above_null"].item() == 1
+    assert "p_holm" in found.difference() and found.difference()["p"].isna().all()
+
+
+def test_the_score_is_what_the_neuron_does(groups: PromptGroups) -> None:
+    model, prompt = planted.cached(), groups.groups[0].prompts[0]
+    on, off = (
+        float(model.run_with_hooks(kn.encode(model, prompt).tokens, fwd_hooks=h)[0, -1].detach().softmax(-1)[
+            kn.encode(model, prompt).target_ids[0]
+        ])
+        for h in ([], kn.ablate_neurons([planted.SINGULAR]))
+    )  # fmt: skip
+    att = kn.integrated_gradients(model, prompt, **QUIET)
+    assert on - off > 0.1
+    assert att.score_of(planted.SINGULAR) == pytest.approx(on - off, rel=0.01)
+    assert att.score_of(planted.PLURAL) == 0
+
+
+def test_null_keeps_marginals_and_breaks_agreement() -> None:
+    scores = torch.randn(1, 3, 400, generator=torch.Generator().manual_seed(0)).expand(6, -1, -1)
+    shuffled = shuffled_neurons(scores, 1)
+    torch.testing.assert_close(shuffled.sort(-1).values, scores.sort(-1).values, atol=0, rtol=0)
+    assert kn.r1_squared(scores) == pytest.approx(1) and kn.r1_squared(shuffled) < 0.1
+    assert torch.equal(shuffled, shuffled_neurons(scores, 1)) and not torch.equal(shuffled, shuffled_neurons(scores, 2))
+
+
+def facts(model: Any, count: int = 3) -> list[PromptGroup]:
+    texts = ("The capital of {} is [MASK].", "[MASK] is the capital of {}.") if kn.data.TokenizerOnly(
+        model.tokenizer
+    ).tokenizer.mask_token else ("The capital of {} is", "Is the capital of {}")  # fmt: skip
+    return [
+        PromptGroup(f"{a} -> {b}", "P36", "factual", tuple(kn.Prompt(t.format(a), b) for t in texts))
+        for a, b in list(zoo.COUNTRIES.items())[:count]
+    ]
+
+
+@pytest.mark.parametrize("name", ["bert", "gpt2"])
+@pytest.mark.parametrize("null", ["neurons", "answers", None])
+def test_masked_and_causal_models(name: str, null: Any, tmp_path: Path) -> None:
+    model = zoo.tiny(name)
+    found = localisation(model, facts(model), null=null, run=tmp_path / "run", **QUIET)
+    scores = kn.integrated_gradients(model, facts(model)[0].prompts, **QUIET)
+    assert found.rows[0]["r1"] == pytest.approx(kn.r1_squared(scores), abs=1e-9)
+    kns = kn.knowledge_neurons(scores)
+    assert found.neurons("factual")[0] == kns.neurons and found.rows[0]["tau"] == kns.share
+    assert ("null_r1" in found.to_frame()) == (null is not None)
+    path = found.save(tmp_path / "a.json")
+    again = localisation(model, facts(model), null=null, run=tmp_path / "run", **QUIET)
+    assert again.save(tmp_path / "b.json").read_bytes() == path.read_bytes()
+    assert Localisation.load(path).summary().equals(found.summary())
+    assert len(found.save(tmp_path / "a.csv").read_text().splitlines()) == 4
+    assert len(found.plot().data) >= 3 and "Localisation in 1" in repr(found)
+
+
+def test_difference_is_welch_over_sources() -> None:
+    stats = pytest.importorskip("scipy.stats")
+    counts = {"linguistic": [[2, 3], [4, 4], [3, 5]], "factual": [[1, 1], [2, 1]]}
+    rows = tuple(
+        {"source": f"{kind} {i}", "kind": kind, "group": str(j), "count": c, "tau": 0.7, "r1": c / 10,
+         "converged": True, "neurons": []}
+        for kind, sources in counts.items() for i, some in enumerate(sources) for j, c in enumerate(some)
+    )  # fmt: skip
+    table = Localisation(rows, {"model": "by hand"}).difference().set_index("measure")
+    expected = stats.ttest_ind([1, 1.5], [2.5, 4, 4], equal_var=False)
+    assert table.loc["|KN|", "t"] == pytest.approx(expected.statistic)
+    assert table.loc["|KN|", "p"] == pytest.approx(expected.pvalue)
+    assert table.loc["|KN|", "p_holm"] == pytest.approx(min(1, 2 * expected.pvalue))
+    assert table.loc["|KN|", "difference"] == pytest.approx(1.25 - 3.5)
+
+
+def test_errors_say_what_to_do(groups: PromptGroups, tmp_path: Path) -> None:
+    model = planted.cached()
+    with pytest.raises(ValueError, match="did you mean 'determiner_noun_agreement_1'"):
+        prompt_groups(model, "determiner_noun_agreemnt_1")
+    with pytest.raises(ValueError, match="unknown ParaRel relation"):
+        prompt_groups(model, "P3666")
+    with pytest.raises(ValueError, match="no group has 40 prompts"):
+        prompt_groups(model, "determiner_noun_agreement_1", least=40, path=planted.write_pairs(tmp_path))
+    with pytest.raises(ValueError, match="no groups"):
+        localisation(model, [])
+    with pytest.raises(ValueError, match="compares prompts"):
+        localisation(model, [PromptGroup("a", "P36", "factual", groups.groups[0].prompts[:1])])
+    with pytest.raises(ValueError, match="null="):
+        localisation(model, groups.groups, null="luck")
+    with pytest.raises(ValueError, match="target_count"):
+        SearchSettings(target_count=(5, 2))
+    localisation(model, groups.groups[:1], run=tmp_path / "run", **QUIET)
+    with pytest.raises(ValueError, match="another run"):
+        localisation(model, groups.groups[:1], run=tmp_path / "run", seed=1, **QUIET)
+    with pytest.raises(ValueError, match="another run"):
+        localisation(zoo.tiny("gpt2"), facts(zoo.tiny("gpt2")), run=tmp_path / "run", **QUIET)
+    item = next((tmp_path / "run" / "items").glob("*.json"))
+    item.write_text("{")
+    with pytest.raises(ValueError, match="cannot be read"):
+        localisation(model, groups.groups[:1], run=tmp_path / "run", **QUIET)
+    with pytest.raises(ValueError, match="saved as"):
+        Localisation((), {"model": "m"}).save(tmp_path / "a.txt")
+    (tmp_path / "other.json").write_text(json.dumps({"result": "something"}))
+    with pytest.raises(ValueError, match="'something', not 'localisation'"):
+        Localisation.load(tmp_path / "other.json")
+
+
+# Layers
+
+
+def test_layers_by_hand(tmp_path: Path) -> None:
+    result = layer_distribution(
+        {"agreement": [[(3, 0)], [(3, 1), (2, 1)]], "facts": [[(0, 1)], [(0, 2), (0, 4)], []]}, n_layers=4
+    )
+    frame = result.to_frame().set_index(["kind", "layer"])
+    assert frame["share"].to_dict() == {
+        **{("agreement", i): x for i, x in enumerate((0, 0, 0.25, 0.75))},
+        **{("facts", i): x for i, x in enumerate((1, 0, 0, 0))},
+    }
+    assert frame.loc[("facts", 0), "neurons"] == 3
+    test = result.header["test"]
+    assert test["distance"] == 1 and test["means"] == [2.75, 0]
+    # Of the six ways to share out four groups, the two that keep the kinds apart are as far or farther.
+    assert test["p"] == pytest.approx(1 / 3, abs=0.03)
+    assert LayerDistribution.load(result.save(tmp_path / "a.json")).rows == result.rows
+    assert len(result.plot().data) == 2 and "distance 1" in repr(result)
+
+
+def test_same_layers_give_uniform_p() -> None:
+    p = []
+    for seed in range(60):
+        generator = torch.Generator().manual_seed(seed)
+        drawn = torch.randint(6, (40, 3), generator=generator).tolist()
+        neurons = [[(layer, n) for n, layer in enumerate(one)] for one in drawn]
+        given = {"a": neurons[:20], "b": neurons[20:]}
+        p.append(layer_distribution(given, n_layers=6, permutations=100, seed=seed).header["test"]["p"])
+    assert pytest.importorskip("scipy.stats").kstest(p, "uniform").pvalue > 0.01
+
+
+def test_layers_of_another_model() -> None:
+    with pytest.raises(ValueError, match="another model"):
+        layer_distribution({"a": [[(7, 1)]]}, n_layers=4)
+    with pytest.raises(ValueError, match="no neurons"):
+        layer_distribution({"a": [[]]}, n_layers=4)
+
+
+def test_compounds_and_odd_phrases_are_no_frames(tmp_path: Path) -> None:
+    rows = [json.loads(line) for line in planted.write_pairs(tmp_path).read_text().splitlines()]
+    for row, middle in ((rows[0], "quick"), (rows[1], "dog of the")):
+        for side in ("sentence_good", "sentence_bad"):
+            words = row[side].split()
+            row[side] = " ".join([*words[:-1], middle, words[-1]])
+    (tmp_path / "determiner_noun_agreement_1.jsonl").write_text("\n".join(map(json.dumps, rows)) + "\n")
+    path = tmp_path / "determiner_noun_agreement_1.jsonl"
+    found = prompt_groups(planted.cached(), "determiner_noun_agreement_1", frames=9, path=path)
+    assert found.skipped["noun phrase of another form"] == 2
+    assert all(middle not in p.text.split()[-2:] for g in found for p in g.prompts for middle in ("quick", "of"))
+    with_adjective = [{**row, "UID": "determiner_noun_agreement_with_adjective_1"} for row in rows]
+    path = tmp_path / "determiner_noun_agreement_with_adjective_1.jsonl"
+    path.write_text("\n".join(map(json.dumps, with_adjective)) + "\n")
+    found = prompt_groups(
+        planted.cached(), "determiner_noun_agreement_with_adjective_1", least=1, path=path, limit=1, seed=3
+    )
+    assert len(found) == 1 and all(p.text.endswith(" quick") for p in found.groups[0].prompts)
