@@ -44,10 +44,9 @@ def localisation_bars(result: Any, *, title: str | None = None) -> go.Figure:
                 hovertemplate="%{y}: null %{x:.3f}<extra></extra>", row=1, col=column,
             )  # fmt: skip
     figure.update_layout(
-        template="kntools", height=210 + 26 * len(frame), title_text=wrapped(title or result.describe()),
-        margin={"t": 120}, legend={"y": 1.0, "yanchor": "bottom", "yref": "container", "x": 0},
+        template="kntools", height=250 + 26 * len(frame), title_text=wrapped(title or result.describe()),
+        margin={"t": 110, "b": 90}, legend={"y": 0.02, "yanchor": "bottom", "yref": "container", "x": 0},
     )  # fmt: skip
-    figure.update_layout(legend={"orientation": "h", "y": -0.12, "yanchor": "top", "yref": "paper"})
     figure.update_yaxes(autorange="reversed", type="category")
     return figure
 

@@ -36,7 +36,8 @@ def effect_bars(effect: Any, *, title: str | None = None) -> go.Figure:
                 **error_bars(part, "change", "low", "high"), row=number, col=1,
             )  # fmt: skip
     figure.update_layout(
-        template="kntools", barmode="overlay", height=160 + 290 * len(groups), margin={"t": 120},
+        template="kntools", barmode="overlay", height=160 + 290 * len(groups),
+        margin={"t": 120, "r": 70},  # room for the last word, which is written aslant
         title_text=wrapped(title or effect.describe()),
     )  # fmt: skip
     figure.update_yaxes(title_text=f"change ({effect.header['change']})")
