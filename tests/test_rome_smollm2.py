@@ -44,4 +44,9 @@ def test_the_first_steps_are_those_of_the_plain_loop(smollm2: Any) -> None:
     edit = kn.rome(smollm2, PROMPT, " Rome", layer=5, templates=few, steps=3, prepend_bos=False)
     with backends.frozen_parameters(smollm2):
         _, curve, _, _ = Plain(smollm2, PROMPT, " Rome", 5, few, False).run(3)
-    assert [s.log_probability for s in edit.steps] == pytest.approx([c[0] for c in curve], abs=1e-4)
+    ours, theirs = [s.log_probability for s in edit.steps], [c[0] for c in curve]
+    assert ours[0] == pytest.approx(theirs[0], abs=1e-4)
+    # Adam's first update is the sign of the gradient times lr. Where an entry is nothing but rounding, the order of a
+    # sum decides, and with it the number of threads; tests/test_rome.py compares every step where that does not happen.
+    assert ours == pytest.approx(theirs, abs=0.05)
+    assert ours[-1] - ours[0] > 1
