@@ -6,13 +6,18 @@ Takes about 40 minutes on two cores (307,200 forward and backward rows); `--fact
 from __future__ import annotations
 
 import argparse
+import sys
+from pathlib import Path
 
 import torch
 
 import kntools as kn
 from kntools.path import Paths, Request
 from kntools.quadrature import fixed_rule
-from tests.facts import FACTS
+
+# The facts are those of the tests, which a script in this folder does not find by itself.
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+from tests.facts import FACTS  # noqa: E402
 
 CHUNK = 64
 
