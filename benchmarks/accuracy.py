@@ -17,7 +17,7 @@ from kntools.quadrature import fixed_rule
 
 # The facts are those of the tests, which a script in this folder does not find by itself.
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-from tests.facts import FACTS  # noqa: E402
+from tests.facts import FACTS
 
 CHUNK = 64
 
