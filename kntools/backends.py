@@ -61,6 +61,11 @@ def w_out(model: Any, layer: int) -> Float[Tensor, "d_mlp d_model"]:
     return model.blocks[layer].mlp.W_out
 
 
+def output_site(model: Any) -> str:
+    """The site of what `W_out` gives: `mlp.hook_post @ W_out + b_out`, before any norm behind it (Gemma 2 has one)."""
+    return "mlp.hook_out" if is_bridge(model) else "mlp_out"
+
+
 def b_out(model: Any, layer: int) -> Float[Tensor, " d_model"] | None:
     check_layer(model, layer)
     return getattr(model.blocks[layer].mlp, "b_out", None)
@@ -207,6 +212,25 @@ def build_prefix(
             model(tokens, return_type="logits", past_key_values=cache, use_cache=True)
             return BridgePrefix.from_cache(cache, rows)
         return HookedPrefix.from_run(model, tokens, rows)
+
+
+class Steps:
+    """One step after the other; each adds to the kept keys and values."""
+
+    def __init__(self, model: Any, rows: int) -> None:
+        self.model, self.cache = model, None
+        if not is_bridge(model):
+            from transformer_lens.cache.key_value_cache import TransformerLensKeyValueCache
+
+            self.cache = TransformerLensKeyValueCache.init_cache(model.cfg, device_of(model), rows)
+
+    def __call__(self, tokens: Tensor) -> Tensor:
+        if not is_bridge(self.model):
+            mask = tokens.new_ones(tokens.shape[0], tokens.shape[1])
+            return self.model(tokens, return_type="logits", past_kv_cache=self.cache, attention_mask=mask)
+        more = {} if self.cache is None else {"past_key_values": self.cache}
+        logits, self.cache = self.model(tokens, return_type="logits_and_cache", use_cache=True, **more)
+        return logits
 
 
 class _Stop(Exception):

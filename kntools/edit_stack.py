@@ -64,11 +64,6 @@ def pop(edit: WeightEdit, model: Any) -> None:
     _restore(model, stack.pop())
 
 
-def output_site(model: Any) -> str:
-    """The site of what `W_out` gives: `mlp.hook_post @ W_out + b_out`, before any norm behind it (Gemma 2 has one)."""
-    return "mlp.hook_out" if backends.is_bridge(model) else "mlp_out"
-
-
 def w_out_digest(model: Any, layer: int) -> str:
     """A hash of every bit of one layer's `W_out`."""
     return _digest(backends.w_out(model, layer))

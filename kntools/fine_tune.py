@@ -12,7 +12,6 @@ from torch.nn.functional import cross_entropy
 from tqdm.auto import tqdm
 
 from kntools import backends
-from kntools.edit_stack import output_site
 from kntools.engine.upper import Upper
 from kntools.prompts import Prompt, encode
 from kntools.sites import hook_name
@@ -107,4 +106,4 @@ def _tuned(model: Any, layer: int, change: Float[Tensor, "d_mlp d_model"]) -> li
     def add(x: Tensor, hook: Any) -> Tensor:
         return x + (seen["keys"].float() @ change).to(x.dtype)
 
-    return [(hook_name("mlp.hook_post", layer), note), (hook_name(output_site(model), layer), add)]
+    return [(hook_name("mlp.hook_post", layer), note), (hook_name(backends.output_site(model), layer), add)]

@@ -195,7 +195,7 @@ def _columns(model: Any, request: Request, pairs: Sequence[Pair], layer: int) ->
 
 
 def _chosen(asked: bool | Sequence[int], count: int, what: str) -> tuple[int, ...]:
-    wanted = tuple(range(count)) if asked is True else tuple(asked)  # type: ignore[arg-type]
+    wanted = tuple(range(count)) if isinstance(asked, bool) else tuple(asked)
     for i in wanted:
         if not 0 <= i < count:
             raise IndexError(f"{what} {i} does not exist: there are {count}")

@@ -48,7 +48,9 @@ class PositionedHook:
         in_place: bool = False,
     ):
         self.pos, self.edit, self.label, self.whole, self.in_place = pos, edit, label, whole, in_place
-        self.offset, self.length = 0, None  # how many tokens are left out, and of how many; see `moved`
+        # How many tokens are left out, and of how many; see `moved`.
+        self.offset = 0
+        self.length: int | None = None
 
     def __repr__(self) -> str:
         return f"<{self.label} at {'all positions' if self.pos is None else self.pos}>"
@@ -62,7 +64,7 @@ class PositionedHook:
         if offset == 0:
             return self
         other = PositionedHook(self.pos, self.edit, self.label, whole=self.whole, in_place=self.in_place)
-        other.offset, other.length = offset, length  # type: ignore[assignment]
+        other.offset, other.length = offset, length
         return other
 
     def __call__(self, activation: Tensor, hook: Any) -> Tensor | None:
@@ -74,7 +76,7 @@ class PositionedHook:
         everything = local == list(range(x.shape[1]))
         at = torch.tensor(local, device=x.device)
         chosen = x if everything else x.index_select(1, at)
-        args = () if self.whole is None else (self._source(axis, absolute, length),)
+        args = () if self.whole is None else (self._source(self.whole, axis, absolute, length),)
         new = self.edit(chosen, *args)
         if new is None:
             return None
@@ -85,8 +87,8 @@ class PositionedHook:
         out = out.movedim(1, axis)
         return activation.copy_(out) if self.in_place else out
 
-    def _source(self, axis: int, absolute: tuple[int, ...], length: int) -> Tensor:
-        whole = self.whole.movedim(axis, 1)  # type: ignore[union-attr]
+    def _source(self, other_run: Tensor, axis: int, absolute: tuple[int, ...], length: int) -> Tensor:
+        whole = other_run.movedim(axis, 1)
         if whole.shape[1] != length:
             raise ValueError(
                 f"{self.label}: the other run has {whole.shape[1]} tokens, this one {length}; "

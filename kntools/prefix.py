@@ -56,7 +56,8 @@ class BridgePrefix(Cache):
     def use(self, rows: Rows) -> None:
         """Follow the rows of another pass."""
         for layer in self.layers:
-            layer.rows = rows  # type: ignore[union-attr]
+            assert isinstance(layer, _PrefixLayer)
+            layer.rows = rows
 
 
 class _HookedEntry:

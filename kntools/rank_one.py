@@ -13,8 +13,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from kntools import saving
-from kntools.edit_stack import output_site
+from kntools import backends, saving
 from kntools.prompts import Prompt
 from kntools.sites import Hook, hook_name
 from kntools.weight_edits import Change, WeightEdit, edit_header, load_kind
@@ -74,6 +73,7 @@ class RankOneEdit(WeightEdit):
     def delta(self) -> Float[Tensor, "d_mlp d_model"]:
         return torch.outer(self.left, self.right)
 
+    # Derived here, a field in other edits: callers only read it, so that a property serves.
     @property
     def changes(self) -> tuple[Change, ...]:  # type: ignore[override]
         return (Change(self.layer, self.delta),)
@@ -126,7 +126,11 @@ class RankOneEdit(WeightEdit):
 
         fns: list[Callable[..., Any]] = [note, add]
         return list(
-            zip((hook_name("mlp.hook_post", self.layer), hook_name(output_site(model), self.layer)), fns, strict=True)
+            zip(
+                (hook_name("mlp.hook_post", self.layer), hook_name(backends.output_site(model), self.layer)),
+                fns,
+                strict=True,
+            )
         )
 
     def to_frame(self) -> pd.DataFrame:
@@ -156,6 +160,7 @@ class RankOneEdit(WeightEdit):
             FileNotFoundError, ValueError: no such file, or not a rank-one edit.
         """
         tensors, header = load_kind(path, "rank-one edit")
+        # The tensors of the file are those of `_TENSORS`, which the type checker cannot know.
         return cls(
             **tensors,  # type: ignore[arg-type]
             **{name: header[name] for name in ("layer", "weight_norm", "before", "after", "ridge", "target")},

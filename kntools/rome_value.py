@@ -18,7 +18,6 @@ from torch.nn.functional import cross_entropy
 from tqdm.auto import tqdm
 
 from kntools import backends
-from kntools.edit_stack import output_site
 from kntools.engine.upper import Group, Upper, WindowHook
 from kntools.rank_one import Step
 from kntools.rome_rows import Rows
@@ -97,7 +96,7 @@ class ValueSearch:
             for group in self.upper.groups:
                 hooks = [
                     self._note("mlp.hook_post", group, keys),
-                    self._note(output_site(self.model), group, values),
+                    self._note(backends.output_site(self.model), group, values),
                 ]
                 logits = group.run(hooks, self.asked[group.numbers])
                 p = self._log_p(logits, group.numbers).exp().tolist()
@@ -118,7 +117,7 @@ class ValueSearch:
         gradient = torch.zeros_like(delta)
         with torch.set_grad_enabled(backward):
             for group in self.upper.groups:
-                hooks = [(hook_name(output_site(self.model), self.layer), self._add(group, delta))]
+                hooks = [(hook_name(backends.output_site(self.model), self.layer), self._add(group, delta))]
                 logits = group.run(hooks, self.asked[group.numbers])
                 owner = self.owner[group.numbers]
                 # A row of weight zero (the essence) counts nothing, whatever its log-probability is.

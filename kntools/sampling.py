@@ -1,7 +1,4 @@
-"""Text that the model itself writes, drawn by a generator of its own.
-
-With `backends` the only module that knows how a bridge and a HookedTransformer keep keys and values while they write.
-"""
+"""Text that the model itself writes, drawn by a generator of its own."""
 
 from __future__ import annotations
 
@@ -47,7 +44,7 @@ def generate(
     limit = backends.context_length(model)
     if tokens.shape[1] + count > limit:
         raise ValueError(f"{tokens.shape[1]} tokens and {count} more; the model's context holds {limit}")
-    step, new = _Steps(model, tokens.shape[0]), tokens.to(backends.device_of(model))
+    step, new = backends.Steps(model, tokens.shape[0]), tokens.to(backends.device_of(model))
     out = []
     for _ in range(count):
         logits = step(new)[:, -1].float().cpu()
@@ -131,22 +128,3 @@ def _draw(logits: Tensor, generator: torch.Generator, temperature: float, top_k:
         least = logits.topk(min(top_k, logits.shape[-1])).values[:, -1:]
         logits = logits.masked_fill(logits < least, -torch.inf)
     return torch.multinomial((logits / temperature).softmax(-1), 1, generator=generator)[:, 0]
-
-
-class _Steps:
-    """One step after the other; each adds to the kept keys and values."""
-
-    def __init__(self, model: Any, rows: int) -> None:
-        self.model, self.cache = model, None
-        if not backends.is_bridge(model):
-            from transformer_lens.cache.key_value_cache import TransformerLensKeyValueCache
-
-            self.cache = TransformerLensKeyValueCache.init_cache(model.cfg, backends.device_of(model), rows)
-
-    def __call__(self, tokens: Tensor) -> Tensor:
-        if not backends.is_bridge(self.model):
-            mask = tokens.new_ones(tokens.shape[0], tokens.shape[1])
-            return self.model(tokens, return_type="logits", past_kv_cache=self.cache, attention_mask=mask)
-        more = {} if self.cache is None else {"past_key_values": self.cache}
-        logits, self.cache = self.model(tokens, return_type="logits_and_cache", use_cache=True, **more)
-        return logits

@@ -10,6 +10,7 @@ Scopes nest. They are closed in the opposite order; each puts back the copy that
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -32,7 +33,7 @@ class Change:
     rows: Int[Tensor, " row"] | None = None
 
 
-class WeightEdit:
+class WeightEdit(ABC):
     """A change of the `W_out` of some layers, made for certain weights and applicable to those alone.
 
     ```python
@@ -100,9 +101,9 @@ class WeightEdit:
         """One line that says what it is."""
         return f"edit of layers {list(self.layers)}"
 
+    @abstractmethod
     def save(self, path: str | Path) -> Path:
         """Write to a `.safetensors` file with a JSON header."""
-        raise NotImplementedError
 
     @classmethod
     def load(cls, path: str | Path) -> WeightEdit:

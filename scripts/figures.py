@@ -63,7 +63,7 @@ def from_page(html: str) -> dict[str, Any]:
     for _ in range(3):  # name of the element, data, layout
         value, position = decode(html, position)
         found.append(value)
-        position = re.compile(r"[\s,]*").match(html, position).end()  # type: ignore[union-attr]
+        position = len(html) - len(html[position:].lstrip(" \t\r\n,"))
     return {"data": found[1], "layout": found[2]}
 
 

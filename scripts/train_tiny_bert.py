@@ -12,6 +12,7 @@ It needs torch and transformers alone, no network, and no data but the tables in
 from __future__ import annotations
 
 import argparse
+import io
 import sys
 import time
 from pathlib import Path
@@ -49,7 +50,8 @@ def main() -> int:
     parser.add_argument("--text", type=int, metavar="N", help="print N lines of training text; do not train")
     options = parser.parse_args()
     if options.text is not None:
-        sys.stdout.reconfigure(encoding="utf-8", newline="\n")  # type: ignore[union-attr]
+        if isinstance(sys.stdout, io.TextIOWrapper):  # the same bytes on every system
+            sys.stdout.reconfigure(encoding="utf-8", newline="\n")
         for line in training_text(options.seed, options.text):
             print(line)
         return 0

@@ -34,7 +34,7 @@ def smollm2() -> TransformerBridge:
     try:
         return kn.load_model("smollm2-135m", device="cpu")
     except ModuleNotFoundError as error:
-        pytest.skip(str(error))
+        pytest.skip(str(error))  # the wheel is no dependency; the error is the command that installs it
 
 
 @pytest.fixture(scope="session")

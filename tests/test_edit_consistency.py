@@ -14,15 +14,12 @@ import pytest
 import torch
 
 import kntools as kn
-from kntools.analyses.edit_cases import Case, Question, counterfact_cases, make_cases, symmetric_cases, synonym_cases
+from kntools.analyses.edit_cases import Case, Question
 from kntools.analyses.edit_consistency import SAYS_IT, edit_consistency
-from kntools.analyses.edit_examples import edit_examples
-from kntools.analyses.edit_layer import cases_for_choice, measure, propose_layer, sweep_layers
 from kntools.analyses.edit_methods import fine_tune_method, rome_method, values_method
 from kntools.analyses.edit_result import SCORES, EditConsistency
 from kntools.analyses.edit_scores import ask, generation_entropy
 from kntools.edit_stack import weights_digest
-from kntools.rome_settings import PUBLISHED, settings_for
 from tests import zoo
 from tests.conftest import ROOT
 
@@ -241,138 +238,3 @@ def test_a_killed_run_goes_on_and_nothing_is_done_twice(tmp_path: Path) -> None:
     for score in SCORES:
         for method in METHODS:
             assert again.scores(method, score) == pytest.approx(whole.scores(method, score), abs=1e-5)
-
-
-# --- cases of the data sets, the layer, examples ----------------------------------------------------------
-
-
-def test_cases_from_data() -> None:
-    model = zoo.tiny("llama")
-    [record] = kn.data.counterfact(path="sample", limit=1)
-    [case] = counterfact_cases(model, [record])
-    assert case.target == f" {record.new_target}" and case.prompt.subject == record.subject
-    roles = [q.role for q in case.questions]
-    assert roles[:2] == ["rewrite new", "rewrite true"]
-    assert roles.count("neighborhood true") == len(record.neighborhood_prompts)
-    assert roles.count("paraphrase new") == len(record.paraphrase_prompts)
-    assert case.generation in record.generation_prompts
-    fact = kn.data.symmetric_facts("P36", path="sample")[0]
-    [case] = symmetric_cases(model, [fact])
-    answers = {q.role: (q.text, q.answer.strip()) for q in case.questions}
-    assert answers["reverse new"] == (f"{fact.new_target} is the capital of", fact.subject)
-    assert answers["reverse old"] == (f"{fact.target} is the capital of", fact.subject)
-    assert answers["reverse new before"][1] == fact.new_subject and case.target == f" {fact.new_target}"
-    job = kn.data.synonym_facts("P101", path="sample")[0]
-    [case] = synonym_cases(model, [job])
-    assert {q.role: q.answer.strip() for q in case.questions}["synonym new"] == job.new_occupation
-    assert counterfact_cases(model, []) == []
-
-
-@pytest.mark.data
-@pytest.mark.parametrize("what", ["P36", "P1376", "P101"])
-def test_facts_that_the_model_knows_come_first(what: str, data_root: Path) -> None:
-    model = zoo.tiny("llama")
-    found = make_cases(model, what, 30, seed=0, prepend_bos=None)
-    assert len(found) == 30 and len({c.prompt.subject for c in found}) == 30
-    right = kn.data.known(model, [c.prompt for c in found], progress=False)
-    assert right == sorted(right, reverse=True)
-
-
-def test_proposals_and_sweeps_over_layers(tmp_path: Path) -> None:
-    model = zoo.tiny("llama")
-    prompts = [c.prompt for c in cases(2)]
-    proposal = propose_layer(model, prompts, samples=2, window=1, progress=False)
-    traces = [
-        kn.causal_trace(model, p, kind="mlp", window=1, samples=2, seed=n, progress=False)
-        for n, p in enumerate(prompts)
-    ]
-    expected = torch.stack([t.effect[:, t.subject[-1]] for t in traces]).mean(0)
-    torch.testing.assert_close(proposal.effects, expected)
-    assert proposal.layer == int(expected.argmax()) and proposal.prompts == 2
-    moments = measure(model, [0, 2], tokens=200, seed=0, folder=tmp_path, progress=False)
-    assert [
-        c.layer for c in measure(model, [0, 2], tokens=10**9, seed=0, folder=tmp_path, progress=False).values()
-    ] == [0, 2]
-    assert all(c.count >= 200 for c in moments.values())
-    table = sweep_layers(model, cases(2), [0, 2], second_moments=moments, steps=2, templates=["{}"], progress=False)
-    assert table["layer"].tolist() == [0, 2] and set(table.columns) >= {"efficacy", "neighborhood", "score", "n"}
-    alone = edit_consistency(
-        model, cases(2), {"x": rome_method(2, moments[2], steps=2, templates=["{}"])}, progress=False
-    )
-    assert table["efficacy magnitude"][1] == pytest.approx(alone.value("x", "efficacy magnitude"))
-    with pytest.raises(ValueError, match="no prompts"):
-        propose_layer(model, [])
-
-
-@pytest.mark.data
-def test_a_layer_is_chosen_on_other_records_than_those_evaluated(data_root: Path) -> None:
-    model = zoo.tiny("llama")
-    chosen = cases_for_choice(model, 5, prepend_bos=None)
-    assert 0 < len(chosen) <= 5
-    assert not any(kn.data.known(model, [c.prompt for c in chosen], two_way=False, progress=False))
-
-
-def test_default_settings() -> None:
-    assert settings_for(zoo.tiny("llama")) == {"layer": 1}
-
-    class Named:
-        cfg = type("cfg", (), {"model_name": "openai-community/gpt2-xl", "n_layers": 48})
-
-    assert settings_for(Named()) == PUBLISHED["gpt2-xl"] and settings_for(Named())["layer"] == 17
-
-
-def test_examples_before_and_after() -> None:
-    model = zoo.fresh("llama")
-    digest = weights_digest(model)
-    [case] = cases(1)
-    [edit] = METHODS["values"](model, [case.prompt], [case.target])
-    texts = {"edited": [case.prompt.text], "unrelated": ["Is Japan near", "The lazy dog"]}
-    shown = edit_examples(model, edit, texts, tokens=4)
-    assert weights_digest(model) == digest
-    assert shown.to_frame()["group"].tolist() == ["edited", "unrelated", "unrelated"]
-
-    def plain(text: str) -> str:
-        tokens = kn.encode(model, kn.Prompt(text, " the")).tokens
-        return model.tokenizer.decode(kn.generate(model, tokens, 4)[0].tolist())
-
-    assert [e.before for e in shown.examples] == [plain(e.text) for e in shown.examples]
-    with edit.applied(model):
-        assert [e.after for e in shown.examples] == [plain(e.text) for e in shown.examples]
-    assert "unrelated" in repr(shown) and "Japan" in shown._repr_html_()
-    with pytest.raises(ValueError, match="no texts"):
-        edit_examples(model, edit, {"edited": []})
-
-
-@pytest.mark.data
-def test_the_command(data_root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    from kntools.analyses import edit_consistency as module
-    from tests.test_cli import save_tiny
-
-    page = tmp_path / "page.md"
-    page.write_text("Above.\n\n<!-- edits-P36 -->\n<!-- /edits-P36 -->\n\nBelow.\n")
-    model = save_tiny("llama", tmp_path / "tiny-llama")
-    words = [
-        "P36",
-        "--model",
-        str(model),
-        "--layer",
-        "1",
-        "--limit",
-        "2",
-        "--methods",
-        "rome",
-        "fine-tuning",
-        "--steps",
-        "2",
-    ]
-    files = ["--out", str(tmp_path / "table"), "--page", str(page), "--figure", str(tmp_path / "f.html")]
-    module.main([*words, *files, "--run", str(tmp_path / "run")])
-    table = (tmp_path / "table.csv").read_text().splitlines()
-    assert table[0] == "method,condition,score,n,value,low,high" and len(table) > 20
-    text = page.read_text()
-    assert (
-        text.startswith("Above.")
-        and text.endswith("Below.\n")
-        and "| facts | score | n | before | rome | fine-tuning |" in text
-    )
-    assert "symmetry, exact" in capsys.readouterr().out and "reliability" in (tmp_path / "f.html").read_text()

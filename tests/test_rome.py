@@ -15,7 +15,8 @@ from torch import Tensor
 
 import kntools as kn
 from kntools import backends
-from kntools.edit_stack import output_site, weights_digest
+from kntools.backends import output_site
+from kntools.edit_stack import weights_digest
 from kntools.rome_rows import ESSENCE, TEMPLATES
 from kntools.sites import hook_name
 from tests import zoo

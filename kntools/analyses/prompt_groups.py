@@ -245,3 +245,13 @@ def _in_frame(phrase: _Phrase, frame: tuple[str, str, str]) -> MinimalPair:
     determiner, noun = phrase.determiner, phrase.noun
     bad = (bad_word, noun) if good_word.lower() == determiner.lower() else (determiner, bad_word)
     return replace(phrase.record, good=_sentence(frame, determiner, noun), bad=_sentence(frame, *bad))
+
+
+def known_prompts(model: Any, sources: Sequence[str], *, limit: int, seed: int) -> dict[str, list[Prompt]]:
+    """Of each paradigm or relation `limit` prompts that the model gets right, one per pair or fact."""
+    prompts = {}
+    for source in sources:
+        load = data.pararel if is_relation(source) else data.blimp
+        found = load(source, limit=limit, seed=seed, known_only=model, progress=False).prompts(model)
+        prompts[source] = [some[0] for _, some in found.by_record()]
+    return prompts

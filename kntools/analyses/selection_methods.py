@@ -21,10 +21,10 @@ import pandas as pd
 import torch
 from tqdm.auto import tqdm
 
-from kntools import backends, data
+from kntools import backends
 from kntools.analyses.comparisons import holm, t_test
 from kntools.analyses.neuron_search import local_seed, open_run
-from kntools.analyses.prompt_groups import PromptGroup, is_relation
+from kntools.analyses.prompt_groups import PromptGroup, is_relation, known_prompts
 from kntools.analyses.table_result import Row, TableResult
 from kntools.attribution import activation, activation_x_gradient, integrated_gradients
 from kntools.attribution_result import Attribution
@@ -205,13 +205,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     add("--run", type=Path, help="keep every prompt in this folder; started again, the command goes on from there")
     add("--out", type=Path, required=True, help="files to write, without their ending")
     o = parser.parse_args(argv)
-    relations = {source: is_relation(source) for source in o.sources}
+    for source in o.sources:
+        is_relation(source)  # a wrong name is an error before the model is loaded
     model = load_model(o.model)
-    prompts = {}
-    for source, relation in relations.items():
-        load = data.pararel if relation else data.blimp
-        found = load(source, limit=o.limit, seed=o.seed, known_only=model, progress=False).prompts(model)
-        prompts[source] = [some[0] for _, some in found.by_record()]
+    prompts = known_prompts(model, o.sources, limit=o.limit, seed=o.seed)
     result = selection_methods(model, prompts, count=o.count, seed=o.seed, run=o.run)
     for ending in (".csv", ".json"):
         result.save(o.out.with_name(o.out.name + ending))

@@ -70,6 +70,7 @@ def select(
     left_out: Counter[str] = Counter()
     targets = _as_set(filters.get("target"))
     if targets is not None:
+        # Records of every data set with a target; `T` also stands for those that have none, and are not asked for one.
         matching = [i for i in order if records[i].target.strip() in targets]  # type: ignore[attr-defined]
         left_out[OTHER_TARGET] = len(order) - len(matching)
         order = matching

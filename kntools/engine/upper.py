@@ -56,8 +56,6 @@ class Upper:
             self.groups = [Group(model, [n], [row], 0, None) for n, row in enumerate(tokens)]
             return
         longest = max(len(row) for row in tokens)
-        if longest > _sliding_window(model):  # a kept beginning would reach out of the window
-            starts = [0] * len(tokens)
         fit = max_rows or rows_that_fit(model, longest, gradients=True)
         lengths = [len(row) for row in tokens]
         self.groups = [
@@ -120,7 +118,8 @@ class Group:
             self.rows.count = count
             self.rows.prompt_of = torch.arange(count, device=activation.device)
             backends.after_fork(self.model, layer, count, activation.shape[1])
-            return self.entry  # type: ignore[return-value]
+            assert self.entry is not None  # there is a layer, and so there are states that enter it
+            return self.entry
 
         if self.prefix is not None:
             self.prefix.use(self.rows)
@@ -147,13 +146,6 @@ def grouped(starts: Sequence[int], lengths: Sequence[int], max_rows: int) -> lis
         cuts.append(best[cuts[-1]][1])
     cuts.reverse()
     return [order[a:b] for a, b in pairwise(cuts)]
-
-
-def _sliding_window(model: Any) -> int:
-    """How far back the model's attention reaches, where some layers are limited."""
-    config = getattr(getattr(model, "original_model", None), "config", None)
-    found = [getattr(config, "sliding_window", None), getattr(model.cfg, "window_size", None)]
-    return min((int(size) for size in found if size), default=backends.context_length(model))
 
 
 def _at(x: Tensor, positions: Tensor) -> Tensor:
