@@ -16,7 +16,7 @@ from kntools.analyses.edit_methods import rome_method
 from kntools.edit_stack import weights_digest
 from kntools.rome_settings import PUBLISHED, settings_for
 from tests import zoo
-from tests.test_edit_consistency import cases
+from tests.test_edit_consistency import METHODS, cases
 
 
 def test_cases_from_data() -> None:
