@@ -34,9 +34,8 @@ def push(edit: WeightEdit, model: Any) -> None:
     stack = _stacks.setdefault(model, [])
     if any(_same(edit, entry.edit) for entry in stack):
         raise RuntimeError("this edit is applied already; undo it first, or leave its scope")
-    _check(edit, model, stack)
-    digests = {layer: w_out_digest(model, layer) for layer in edit.layers}
-    entry = Applied(edit, backends.fingerprint(model), digests)
+    entry = Applied(edit, backends.fingerprint(model), {layer: w_out_digest(model, layer) for layer in edit.layers})
+    _check(entry, model, stack)
     try:
         with torch.no_grad():
             for change in edit.changes:
@@ -82,13 +81,14 @@ def _digest(tensor: Tensor) -> str:
     return hashlib.blake2b(raw.data, digest_size=16).hexdigest()
 
 
-def _check(edit: WeightEdit, model: Any, stack: list[Applied]) -> None:
+def _check(entry: Applied, model: Any, stack: list[Applied]) -> None:
     """Was the edit made on these weights: as they are now, or as they were before one of the edits applied?"""
+    edit, known = entry.edit, [entry, *stack]
     wanted = edit.provenance["fingerprint"]
-    if wanted not in [backends.fingerprint(model), *(entry.fingerprint for entry in stack)]:
+    if wanted not in [one.fingerprint for one in known]:
         raise ValueError(
             f"this edit was made on other weights ({edit.provenance['model']}, fingerprint {wanted}) than those of "
-            f"this {backends.model_name(model)} ({backends.fingerprint(model)}); make it anew on this model"
+            f"this {backends.model_name(model)} ({entry.fingerprint}); make it anew on this model"
         )
     for change in edit.changes:
         w = backends.w_out(model, change.layer)
@@ -100,8 +100,7 @@ def _check(edit: WeightEdit, model: Any, stack: list[Applied]) -> None:
         if not bool(torch.isfinite(change.update).all()):
             raise FloatingPointError(f"the change of layer {change.layer} holds nan or inf; the model is untouched")
     for layer in edit.layers:
-        known = [w_out_digest(model, layer), *(e.digests[layer] for e in stack if layer in e.digests)]
-        if edit.provenance["w_out"][str(layer)] not in known:
+        if edit.provenance["w_out"][str(layer)] not in [e.digests[layer] for e in known if layer in e.digests]:
             raise ValueError(
                 f"W_out of layer {layer} is not what it was when this edit was made (was another edit kept?); "
                 "undo that change, or make the edit anew"

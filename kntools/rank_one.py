@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from html import escape
 from pathlib import Path
@@ -13,9 +12,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from kntools import backends, saving
+from kntools import saving
 from kntools.prompts import Prompt
-from kntools.sites import Hook, hook_name
 from kntools.weight_edits import Change, WeightEdit, edit_header, load_kind
 
 #: Warnings: below this cosine the mean key is not the prompt's own key; above this norm (relative to that of `W_out`)
@@ -112,26 +110,6 @@ class RankOneEdit(WeightEdit):
                 "taken. Try an earlier layer, or more steps"
             )
         return found
-
-    def hooks(self, model: Any) -> list[Hook]:
-        """The edit as hooks, which leave the weights alone: `kn.sweep(model, tokens, [edit.hooks(model)])`."""
-        seen: dict[str, Tensor] = {}
-
-        def note(x: Tensor, hook: Any) -> None:
-            seen["key"] = x
-
-        def add(x: Tensor, hook: Any) -> Tensor:
-            read = seen["key"].float() @ self.left.to(x.device)
-            return x + (read[..., None] * self.right.to(x.device)).to(x.dtype)
-
-        fns: list[Callable[..., Any]] = [note, add]
-        return list(
-            zip(
-                (hook_name("mlp.hook_post", self.layer), hook_name(backends.output_site(model), self.layer)),
-                fns,
-                strict=True,
-            )
-        )
 
     def to_frame(self) -> pd.DataFrame:
         """The loss curve: one row per step, `step, loss, target, kl, decay`."""

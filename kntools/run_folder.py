@@ -2,26 +2,29 @@
 
 ```python
 folder = RunFolder("runs/edits", kind="edit consistency", model=model, settings={"layer": 3})
-for key in keys:
-    payload = folder.get(key)
-    if payload is None:
-        folder.put(key, work(key))         # on disk, whole, before the next item begins
+payloads = folder.each(facts, key=str, make=work)       # on disk, whole, before the next item begins
 ```
 
-`run.json` says what the run is; `items/` holds one JSON file per item. A file appears whole or not at all.
+`run.json` says what the run is; `items/` holds one JSON file per item. A file appears whole or not at all. Where there
+are several processes (`kntools.processes`), each makes its share of the items, and all of them get all payloads.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+from tqdm.auto import tqdm
+
+from kntools import processes
 from kntools.saving import provenance
 
 FORMAT = 1
+
+T = TypeVar("T")
 
 
 class RunFolder:
@@ -43,6 +46,10 @@ class RunFolder:
         made = provenance(model, **json.loads(json.dumps(settings)))
         self.header: dict[str, Any] = {"kind": kind, "format": FORMAT, **made}
         self._items: dict[str, Any] = {}
+        with processes.main_first():
+            self._open()
+
+    def _open(self) -> None:
         if self.path is None:
             return
         head = self.path / "run.json"
@@ -75,11 +82,46 @@ class RunFolder:
             _write_text(self._file(key), text)
         self._items[key] = json.loads(text)["payload"]
 
-    def once(self, key: str, make: Callable[[], Any]) -> Any:
-        """The payload of `key`, made now if it is not there yet."""
-        if key not in self:
-            self.put(key, make())
-        return self._items[key]
+    def each(
+        self,
+        items: Sequence[T],
+        *,
+        key: Callable[[T], str],
+        make: Callable[[T], Any],
+        unit: str = "item",
+        progress: bool = True,
+    ) -> list[Any]:
+        """The payload of every item, in their order. Those that are not there are made now.
+
+        Arguments:
+            key: the name of an item; items of the same name are made once.
+            make: from an item to its payload. It must not depend on other items, for another process may have those.
+            unit: what the progress bar counts.
+
+        Raises:
+            RuntimeError: another process failed; its error is in the text.
+        """
+        names = [key(item) for item in items]
+        todo = {name: item for name, item in zip(names, items, strict=True) if name not in self}
+        made: list[tuple[str, Any]] = []
+        failure: Exception | None = None
+        with tqdm(total=len(todo), disable=not progress or not processes.is_main(), unit=unit, leave=False) as bar:
+            for name in processes.share(list(todo)):
+                try:
+                    self.put(name, make(todo[name]))
+                except Exception as error:
+                    if processes.count() == 1:
+                        raise
+                    failure = error  # the others wait for what this process has to tell
+                    break
+                made.append((name, self._items[name]))
+                bar.update(processes.count())
+        told = [] if failure is None else [f"process {processes.index()}: {type(failure).__name__}: {failure}"]
+        for part, errors in processes.gather([(made, told)]):
+            if errors:
+                raise RuntimeError(f"{errors[0]}; what is finished is kept, so the run can go on") from failure
+            self._items.update(part)
+        return [self._items[name] for name in names]
 
     def _file(self, key: str) -> Path:
         assert self.path is not None

@@ -20,8 +20,9 @@ from typing import Any
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from kntools import edit_stack, saving
+from kntools import backends, edit_stack, saving
 from kntools.edit_stack import w_out_digest
+from kntools.sites import Hook, hook_name
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,6 +79,13 @@ class WeightEdit(ABC):
             RuntimeError: the edit is not applied, or another one was applied after it.
         """
         edit_stack.pop(self, model)
+
+    def hooks(self, model: Any) -> list[Hook]:
+        """The edit as hooks, which leave the weights alone: `kn.sweep(model, tokens, [edit.hooks(model)])`.
+
+        What the changed rows of `W_out` would add is added to the output of the MLP, at every position.
+        """
+        return [hook for change in self.changes for hook in _as_hooks(model, change)]
 
     @property
     def layers(self) -> tuple[int, ...]:
@@ -156,6 +164,20 @@ class LayerEdit(WeightEdit):
             Change(layer, tensors[f"update.{n}"], tensors.get(f"rows.{n}")) for n, layer in enumerate(header["layers"])
         )
         return cls(tuple(changes), header["label"], edit_header(header), header["details"])
+
+
+def _as_hooks(model: Any, change: Change) -> list[Hook]:
+    seen: dict[str, Tensor] = {}
+
+    def note(x: Tensor, hook: Any) -> None:
+        seen["neurons"] = x
+
+    def add(x: Tensor, hook: Any) -> Tensor:
+        read = seen["neurons"] if change.rows is None else seen["neurons"][..., change.rows.to(x.device)]
+        return x + (read.float() @ change.update.to(x.device).float()).to(x.dtype)
+
+    sites = ("mlp.hook_post", backends.output_site(model))
+    return [(hook_name(site, change.layer), fn) for site, fn in zip(sites, (note, add), strict=True)]
 
 
 class WrongKind(ValueError):

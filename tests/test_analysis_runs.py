@@ -44,6 +44,10 @@ elif what == "pair_search":
 elif what == "reliability":
     from kntools.analyses.reliability import reliability
     result = reliability(model, prompts, count=1, **quiet)
+elif what == "tracing_profile":
+    from kntools.analyses.tracing_profile import tracing_profile
+    some = [kn.Prompt(p.text, p.target, subject=p.text.split()[-1]) for p in prompts["all"]]
+    result = tracing_profile(model, some[:6], window=2, samples=2, known_only=False, **quiet)
 elif what == "suppression_effect":
     from kntools.analyses.suppression_effect import suppression_effect
     some = {str(i): g.prompts for i, g in enumerate(groups)}
@@ -51,11 +55,17 @@ elif what == "suppression_effect":
 else:
     from kntools.analyses.attribution_profile import attribution_profile
     result = attribution_profile(model, {str(i): g.prompts for i, g in enumerate(groups)}, **quiet)
-    result.save(out.with_suffix(".safetensors")).rename(out)
-    sys.exit()
-result.save(out.with_suffix(".json")).rename(out)
+tensors = what in ("attribution_profile", "tracing_profile")
+result.save(out.with_suffix(".safetensors" if tensors else ".json")).rename(out)
 """
-ANALYSES = ("localisation", "pair_search", "reliability", "suppression_effect", "attribution_profile")
+ANALYSES = (
+    "localisation",
+    "pair_search",
+    "reliability",
+    "suppression_effect",
+    "attribution_profile",
+    "tracing_profile",
+)
 
 
 def start(what: str, folder: Path, out: Path, wait: float) -> subprocess.Popen[bytes]:

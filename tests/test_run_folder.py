@@ -21,13 +21,27 @@ def test_items_come_back(kept: bool, tmp_path: Path) -> None:
     run = folder(tmp_path / "run" if kept else None)
     run.put("a/b c", {"p": 0.1, "of": (1, 2)})
     assert run.get("a/b c") == {"p": 0.1, "of": [1, 2]} and "a/b c" in run and run.get("other") is None
-    calls: list[int] = []
-    for _ in range(3):
-        assert run.once("Zürich", lambda: calls.append(1) or [None, "é"]) == [None, "é"]
-    assert len(calls) == 1 and len(run) == 2
+    calls: list[str] = []
+
+    def make(item: str) -> list[str | None]:
+        calls.append(item)
+        return [None, item]
+
+    for _ in range(3):  # in order, and each made once, however often it is asked for
+        assert run.each(["Zürich", "é", "Zürich"], key=str.lower, make=make, progress=False) == [
+            [None, "Zürich"], [None, "é"], [None, "Zürich"]
+        ]  # fmt: skip
+    assert calls == ["Zürich", "é"] and len(run) == 3
     if kept:
         again = folder(tmp_path / "run")
-        assert again.get("a/b c") == run.get("a/b c") and sorted(again.keys()) == ["Zürich", "a/b c"]
+        assert again.get("a/b c") == run.get("a/b c") and sorted(again.keys()) == ["a/b c", "zürich", "é"]
+
+
+def test_an_item_that_fails_leaves_the_others(tmp_path: Path) -> None:
+    run = folder(tmp_path / "run")
+    with pytest.raises(ZeroDivisionError):
+        run.each([2, 1, 0, 4], key=str, make=lambda n: 1 / n, progress=False)
+    assert sorted(folder(tmp_path / "run").keys()) == ["1", "2"]
 
 
 def test_what_a_kill_leaves_behind(tmp_path: Path) -> None:

@@ -57,33 +57,29 @@ def test_means_are_those_of_the_traces() -> None:
     assert low[:, ROLES.index("middle subject tokens")].isnan().all()
 
 
-def test_an_interrupted_run_goes_on() -> None:
-    whole = profile()
-    kept: list[Any] = []
-    profile(on_prompt=kept.append)
-    assert len(kept) == 3
-    later: list[Any] = []
-    again = profile(done=kept[:2], on_prompt=later.append)
-    assert len(later) == 1
-    torch.testing.assert_close(again.effects, whole.effects, equal_nan=True)
+def test_a_run_folder_keeps_every_prompt(tmp_path: Path) -> None:
+    whole, run = profile(), tmp_path / "run"
+    assert torch.equal(profile(run=run).effects.nan_to_num(9), whole.effects.nan_to_num(9))
+    done = sorted((run / "items").iterdir())
+    assert len(done) == 3
+    done[0].unlink()
+    kept = {path: path.stat().st_mtime_ns for path in done[1:]}
+    again = profile(run=run)
+    assert {path: path.stat().st_mtime_ns for path in kept} == kept and done[0].exists()
+    assert torch.equal(again.effects.nan_to_num(9), whole.effects.nan_to_num(9))
+    assert torch.equal(again.clean, whole.clean) and torch.equal(again.corrupted, whole.corrupted)
 
 
-def test_an_interrupted_run_goes_on_only_with_the_same_settings() -> None:
-    kept: list[Any] = []
-    profile(on_prompt=kept.append)
-    for changed, named in (
-        ({"samples": 3}, "samples 2 and not 3"),
-        ({"window": 3}, "window 2 and not 3"),
-        ({"seed": 1}, "seed 0 and not 1"),
-        ({"kinds": ["hidden"]}, "variants"),
-        ({"noise": 0.1}, "noise"),
-        ({"prepend_bos": False}, "prepend_bos True and not False"),
-        ({"two_way": True}, "two_way False and not True"),
-    ):
-        with pytest.raises(ValueError, match=named):
-            profile(done=kept[:2], **changed)
-    with pytest.raises(ValueError, match="prompt"):
-        profile(done=kept[1:])
+def test_a_run_goes_on_only_with_the_same_settings(tmp_path: Path) -> None:
+    profile(run=tmp_path)
+    for changed in (
+        {"samples": 3}, {"window": 3}, {"seed": 1}, {"kinds": ["hidden"]}, {"noise": 0.1}, {"prepend_bos": False},
+        {"two_way": True},
+    ):  # fmt: skip
+        with pytest.raises(
+            ValueError, match=f"another run.*{'variants' if 'kinds' in changed else next(iter(changed))}"
+        ):
+            profile(run=tmp_path, **changed)
     with pytest.raises(ValueError, match="nothing to trace"):
         profile(kinds=[])
 
@@ -166,19 +162,21 @@ def test_determiner_noun_prompts(data_root: Path, monkeypatch: pytest.MonkeyPatc
 
 
 def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.setattr("kntools.models.load_model", lambda name: zoo.tiny("llama"))
-    monkeypatch.setattr("kntools.analyses.tracing_profile._prompts", lambda what, model, limit, bos: PROMPTS[:limit])
-    command = ["facts", "--limit", "2", "--samples", "1", "--window", "2", "--traces", str(tmp_path / "traces")]
+    monkeypatch.setattr("kntools.models.load_model", lambda name, device: zoo.tiny("llama"))
+    monkeypatch.setattr(
+        "kntools.analyses.tracing_profile.traced_prompts", lambda model, what, limit, prepend_bos: PROMPTS[:limit]
+    )
+    command = ["facts", "--limit", "2", "--samples", "1", "--window", "2", "--run", str(tmp_path / "run")]
     main([*command, "--out", str(tmp_path / "facts")])
     first = (tmp_path / "facts.csv").read_text()
-    assert {p.name for p in (tmp_path / "traces").iterdir()} == {"0000", "0001"}
+    assert len(list((tmp_path / "run" / "items").iterdir())) == 2
     main([*command, "--out", str(tmp_path / "again")])
     assert (tmp_path / "again.csv").read_text() == first
     assert (tmp_path / "facts.html").stat().st_size > 100_000
     assert "last token" in capsys.readouterr().out
     sites = (tmp_path / "facts-sites.csv").read_text()
     assert sites.startswith("kind,severed,what,n,mean,low,high") and "late site - rest" in sites
-    with pytest.raises(ValueError, match="kept traces are of another run"):
+    with pytest.raises(ValueError, match="is another run"):
         main([*command, "--no-bos", "--out", str(tmp_path / "other")])
     assert TracingProfile.load(tmp_path / "facts.safetensors").window == 2
 

@@ -8,7 +8,6 @@ killed run goes on.
 
 from __future__ import annotations
 
-import argparse
 import base64
 import random
 from collections.abc import Mapping, Sequence
@@ -21,11 +20,11 @@ import pandas as pd
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from kntools import data, saving
-from kntools.analyses.neuron_search import PAPER, SearchSettings, open_run
-from kntools.analyses.prompt_groups import PromptGroup, is_relation
+from kntools.analyses import command
+from kntools.analyses.neuron_search import SearchSettings, open_run
+from kntools.analyses.prompt_groups import in_parts, is_relation
 from kntools.analyses.table_result import shown
 from kntools.prompts import Prompt
 from kntools.sites import Neuron
@@ -132,18 +131,18 @@ def attribution_profile(
         raise ValueError(f"every class needs a prompt: {empty or 'no class'} has none; see by_answer(model, paradigm)")
     chosen = settings or SearchSettings()
     folder = open_run(run, "attribution profile", model, search=chosen.written())
-    total = sum(map(len, prompts.values()))
+    parts = in_parts(prompts, _TOGETHER)
+    sums = folder.each(
+        parts,
+        key=lambda part: part.item,
+        make=lambda part: _packed(chosen.scores(model, part.prompts).double().sum(0)),
+        unit="part",
+        progress=progress,
+    )
     means = []
-    with tqdm(total=total, disable=not progress, unit="prompt", leave=False) as bar:
-        for name, some in prompts.items():
-            parts = []
-            for start in range(0, len(some), _TOGETHER):
-                part = PromptGroup(f"{name}/{start}", "", "linguistic", tuple(some[start : start + _TOGETHER]))
-                if part.item not in folder:
-                    folder.put(part.item, _packed(chosen.scores(model, part.prompts).double().sum(0)))
-                parts.append(_unpacked(folder.get(part.item)))
-                bar.update(len(part.prompts))
-            means.append((torch.stack(parts).sum(0) / len(some)).float())
+    for name, some in prompts.items():
+        own = [_unpacked(one) for part, one in zip(parts, sums, strict=True) if part.source == name]
+        means.append((torch.stack(own).sum(0) / len(some)).float())
     counts = tuple(len(some) for some in prompts.values())
     return AttributionProfile(torch.stack(means), tuple(prompts), counts, folder.header)
 
@@ -173,26 +172,16 @@ def _unpacked(payload: dict[str, Any]) -> Float[Tensor, "layer neuron"]:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """The command; see the top of the module."""
-    from kntools.models import load_model
-
-    parser = argparse.ArgumentParser(prog="python -m kntools.analyses.attribution_profile", description="Figure 1.")
-    add = parser.add_argument
-    add("source", help="a BLiMP paradigm or a ParaRel relation")
-    add("--model", default="smollm2-135m")
-    add("--limit", type=int, default=100, help="prompts per answer")
-    add("--classes", type=int, default=8, help="answers, the most frequent ones")
-    add("--paper", action="store_true", help="the published rule of integration")
-    add("--seed", type=int, default=0)
-    add("--run", type=Path, help="keep what is finished in this folder; started again, the command goes on from there")
-    add("--out", type=Path, required=True, help="files to write, without their ending")
+    parser = command.parser("attribution_profile", "Figure 1.", rule=True)
+    parser.add_argument("source", help="a BLiMP paradigm or a ParaRel relation")
+    parser.add_argument("--limit", type=int, default=100, help="prompts per answer")
+    parser.add_argument("--classes", type=int, default=8, help="answers, the most frequent ones")
     o = parser.parse_args(argv)
     is_relation(o.source)
-    model = load_model(o.model)
+    model = command.load(o)
     prompts = by_answer(model, o.source, limit=o.limit, classes=o.classes, seed=o.seed)
-    found = attribution_profile(model, prompts, settings=PAPER if o.paper else SearchSettings(), run=o.run)
-    found.save(o.out.with_name(o.out.name + ".safetensors"))
-    found.to_frame().to_csv(o.out.with_name(o.out.name + ".csv"), index=False)
-    found.plot().write_html(o.out.with_name(o.out.name + ".html"), include_plotlyjs=True)
+    found = attribution_profile(model, prompts, settings=command.settings(o), run=o.run)
+    command.write(found, o.out, data=".safetensors")
     print(found)
 
 

@@ -7,22 +7,23 @@ reads what `kntools.analyses.suppression_effect` wrote (`.json`) and texts, one 
 
 from __future__ import annotations
 
-import argparse
 import math
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from kntools import data
-from kntools.analyses.layer_distribution import write_result
+from kntools.analyses import command
 from kntools.analyses.suppression_effect import SuppressionEffect
 from kntools.analyses.table_result import TableResult
 from kntools.data.grouping import noun_number
+from kntools.sampling import sample_texts
 from kntools.statistics import pearson, spearman
 
 _WORD = re.compile(r"[^\W_]+(?:['-][^\W_]+)*|[.!?;:,]")
@@ -184,22 +185,23 @@ def _interval(x: torch.Tensor, y: torch.Tensor, resamples: int, seed: int) -> tu
 
 def main(argv: Sequence[str] | None = None) -> None:
     """The command; see the top of the module."""
-    parser = argparse.ArgumentParser(prog="python -m kntools.analyses.cooccurrence_bias", description="Figure 6.")
+    parser = command.parser("cooccurrence_bias", "Figure 6.")
     add = parser.add_argument
     add("effect", type=Path, help="the .json of kntools.analyses.suppression_effect")
-    add("corpus", type=Path, nargs="+", help="text files, one sentence a line")
+    add("corpus", type=Path, nargs="*", help="text files, one sentence a line")
+    add("--written", type=int, default=0, help="count in so many tokens that the model writes, too")
     add("--group", default="plural", help="number of the nouns in the prompts")
     add("--sections", nargs="+", default=["neutral"])
     add("--least", type=int, default=10, help="fewest nouns beside a word")
     add("--between", type=int, default=1, help="words that may stand between a word and its noun")
-    add("--seed", type=int, default=0)
-    add("--out", type=Path, required=True, help="files to write, without their ending")
     o = parser.parse_args(argv)
     effect = SuppressionEffect.load(o.effect)
-    lines = (line for path in o.corpus for line in path.read_text(encoding="utf-8").splitlines())
-    counts = count_beside(lines, {row["word"] for row in effect.rows}, noun_numbers(), between=o.between)
+    files = (line for path in o.corpus for line in path.read_text(encoding="utf-8").splitlines())
+    written = sample_texts(command.load(o), o.written, seed=o.seed) if o.written else ()
+    words = {row["word"] for row in effect.rows}
+    counts = count_beside(chain(files, written), words, noun_numbers(), between=o.between)
     found = cooccurrence_bias(effect, counts, group=o.group, sections=o.sections, least=o.least, seed=o.seed)
-    write_result(found, o.out)
+    command.write(found, o.out)
     print(found)
 
 

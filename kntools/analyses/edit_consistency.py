@@ -3,20 +3,19 @@
     python -m kntools.analyses.edit_consistency counterfact --layer 3 --second-moment C3.safetensors --out results/counterfact
     python -m kntools.analyses.edit_consistency P36 --methods rome --layer 3 --second-moment C3.safetensors --out results/P36
 
-`--out` names a table to write (`.csv`); `--run` a folder from which a killed run goes on.
+`--out` names the files to write (`.csv`, `.json`, `.html`); `--run` a folder from which a killed run goes on.
 """  # noqa: E501 - commands
 
 from __future__ import annotations
 
-import argparse
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from tqdm.auto import tqdm
-
+from kntools import processes
+from kntools.analyses import command
 from kntools.analyses.edit_cases import Case, make_cases
 from kntools.analyses.edit_methods import Method, fine_tune_method, rome_method, values_method
 from kntools.analyses.edit_result import EditConsistency, Payload
@@ -61,7 +60,7 @@ def edit_consistency(
             there, also after the process was killed; items of another model or of other `settings` are refused.
         settings: what is worth writing down of the methods (layer, second moment). Methods are functions, and cannot
             be compared themselves.
-        together: how many cases are edited in shared passes; each from the unedited model.
+        together: how many cases are edited in shared passes, each from the unedited model; one item of the run.
         generations: of so many first cases the entropy of generated text is measured: `generation_rows` continuations
             of `generation_tokens` tokens, drawn with `seed`.
         prepend_bos: as in `encode`.
@@ -81,7 +80,7 @@ def edit_consistency(
     if len(set(keys)) != len(keys):
         raise ValueError("two cases have the same key; give each case once")
     written = {
-        **(settings or {}), "methods": list(methods), "generations": generations,
+        **(settings or {}), "methods": list(methods), "together": together, "generations": generations,
         "generation_tokens": generation_tokens, "generation_rows": generation_rows, "seed": seed,
         "prepend_bos": prepend_bos, "weights": clean,
     }  # fmt: skip
@@ -91,56 +90,53 @@ def edit_consistency(
     def said(case: Case) -> dict[str, Any]:
         return _said(model, case, generation_tokens, generation_rows, seed, prepend_bos, case.key in entropy_of)
 
-    with tqdm(total=len(cases) * (1 + len(methods)), disable=not progress, unit="edit", leave=False) as bar:
-        kept = []
-        for case in cases:
-            before = folder.once(f"before/{case.key}", lambda: said(case))  # noqa: B023 - called at once
-            if not _says_it(before):
-                kept.append(case)
-            bar.update()
-        for start in range(0, len(kept), together):
-            some = kept[start : start + together]
-            for name, method in methods.items():
-                _edit_some(model, name, method, some, folder, said)
-                bar.update(len(some))
+    first = folder.each(cases, key=lambda c: f"before/{c.key}", make=said, unit="case", progress=progress)
+    before = {case.key: payload for case, payload in zip(cases, first, strict=True)}
+    kept = [case for case in cases if not _says_it(before[case.key])]
+    # What is edited in shared passes is one item: its last bits may depend on the company.
+    parts = [(name, tuple(kept[i : i + together])) for i in range(0, len(kept), together) for name in methods]
+    found = folder.each(
+        parts,
+        key=lambda part: f"{part[0]}/{'/'.join(case.key for case in part[1])}",
+        make=lambda part: _edited(model, methods[part[0]], part[1], said),
+        unit="part",
+        progress=progress,
+    )
+    after: dict[str, dict[str, Payload]] = {name: {} for name in methods}
+    for (name, some), payloads in zip(parts, found, strict=True):
+        after[name] |= {case.key: payload for case, payload in zip(some, payloads, strict=True)}
     if weights_digest(model) != clean:
         raise RuntimeError("the weights are not what they were before the evaluation; load the model anew")
     skipped = Counter({SAYS_IT: len(cases) - len(kept)})
     for name in methods:
-        skipped[NO_EDIT.format(name)] = sum("error" in folder.get(f"{name}/{case.key}") for case in kept)
+        skipped[NO_EDIT.format(name)] = sum("error" in payload for payload in after[name].values())
     # All methods are compared on the same cases.
-    done = [case.key for case in kept if not any("error" in folder.get(f"{name}/{case.key}") for name in methods)]
+    done = [case.key for case in kept if not any("error" in after[name][case.key] for name in methods)]
     if not done:
         raise ValueError(f"no case is left: {dict(+skipped)}")
     return EditConsistency(
         cases=tuple(done),
-        before=tuple(folder.get(f"before/{key}") for key in done),
-        after={name: tuple(folder.get(f"{name}/{key}") for key in done) for name in methods},
+        before=tuple(before[key] for key in done),
+        after={name: tuple(after[name][key] for key in done) for name in methods},
         skipped=dict(+skipped),
         header=folder.header,
     )
 
 
-def _edit_some(
-    model: Any, name: str, method: Method, cases: Sequence[Case], folder: RunFolder, said: Callable[[Case], Any]
-) -> None:
-    """Those of some cases that are not done yet."""
-    todo = [case for case in cases if f"{name}/{case.key}" not in folder]
-    if not todo:
-        return
+def _edited(model: Any, method: Method, cases: Sequence[Case], said: Callable[[Case], Any]) -> list[Any]:
+    """What the model says to each case after its own edit, or the error of one that cannot be made."""
     try:
-        edits = method(model, [case.prompt for case in todo], [case.target for case in todo])
+        edits = method(model, [case.prompt for case in cases], [case.target for case in cases])
     except (ValueError, FloatingPointError) as error:
-        if len(todo) == 1:
-            folder.put(f"{name}/{todo[0].key}", {"error": str(error)})
-        else:  # one of them: the others are edited all the same
-            for case in todo:
-                _edit_some(model, name, method, [case], folder, said)
-        return
-    for case, edit in zip(todo, edits, strict=True):
+        if len(cases) == 1:
+            return [{"error": str(error)}]
+        # One of them: the others are edited all the same.
+        return [payload for case in cases for payload in _edited(model, method, [case], said)]
+    payloads = []
+    for case, edit in zip(cases, edits, strict=True):
         with edit.applied(model):
-            payload = said(case)
-        folder.put(f"{name}/{case.key}", payload)
+            payloads.append(said(case))
+    return payloads
 
 
 def _said(
@@ -164,36 +160,25 @@ def _says_it(before: Payload) -> bool:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """The command; see the top of the module."""
-    from kntools.models import load_model
-
-    parser = argparse.ArgumentParser(prog="python -m kntools.analyses.edit_consistency", description="Figure 11.")
+    parser = command.parser("edit_consistency", "Figure 11.")
     add = parser.add_argument
     add("what", choices=("counterfact", "P36", "P1376", "P101"))
-    add("--model", default="smollm2-135m")
     add("--layer", type=int, required=True, help="the layer to edit; see kntools.analyses.edit_layer")
     add("--second-moment", type=Path, help="C of that layer, as second_moment saved it (default: C = I)")
     add("--methods", nargs="*", default=["rome", "fine-tuning", "values"], choices=("rome", "fine-tuning", "values"))
     add("--limit", type=int, default=100)
     add("--steps", type=int, default=20, help="of the value optimisation")
     add("--generations", type=int, default=0, help="measure the entropy of generated text on so many cases")
-    add("--seed", type=int, default=0)
-    add("--bos", action=argparse.BooleanOptionalAction, help="begin with BOS (default: as the model)")
-    add("--run", type=Path, help="keep every item in this folder; started again, the command goes on from there")
-    add("--out", type=Path, required=True, help="table to write, without its ending")
-    add("--figure", type=Path, help="also write a figure (.html)")
     add("--page", type=Path, help="also write the table into this .md page, between its markers")
     o = parser.parse_args(argv)
-    model = load_model(o.model)
-    result = evaluate(
-        model, o.what, layer=o.layer, second_moment=o.second_moment, methods=o.methods, limit=o.limit, steps=o.steps,
-        generations=o.generations, seed=o.seed, prepend_bos=o.bos, run=o.run,
+    found = evaluate(
+        command.load(o), o.what, layer=o.layer, second_moment=o.second_moment, methods=o.methods, limit=o.limit,
+        steps=o.steps, generations=o.generations, seed=o.seed, prepend_bos=o.bos, run=o.run,
     )  # fmt: skip
-    result.save(o.out.with_suffix(".csv"))
-    if o.figure is not None:
-        result.plot().write_html(o.figure, include_plotlyjs=True)
-    if o.page is not None:
-        tables.write(o.page, *result.table(), marker=f"edits-{o.what}")
-    print(result)
+    command.write(found, o.out)
+    if o.page is not None and processes.is_main():
+        tables.write(o.page, *found.table(), marker=f"edits-{o.what}")
+    print(found)
 
 
 def evaluate(

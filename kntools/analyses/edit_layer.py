@@ -7,7 +7,6 @@
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +18,8 @@ from jaxtyping import Float
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from kntools import data
+from kntools import data, processes
+from kntools.analyses import command
 from kntools.analyses.edit_cases import Case, Question, counterfact_cases
 from kntools.analyses.edit_consistency import edit_consistency
 from kntools.analyses.edit_methods import rome_method
@@ -132,23 +132,16 @@ def sweep_layers(
 
 def main(argv: Sequence[str] | None = None) -> None:
     """The command; see the top of the module."""
-    from kntools.models import load_model
-
-    parser = argparse.ArgumentParser(prog="python -m kntools.analyses.edit_layer", description="Which layer to edit.")
+    parser = command.parser("edit_layer", "Which layer to edit.")
     add = parser.add_argument
-    add("--model", default="smollm2-135m")
     add("--layers", type=int, nargs="+", required=True)
     add("--limit", type=int, default=12, help="facts to edit in every layer")
     add("--traced", type=int, default=10, help="facts that the model knows, to be traced for the proposal")
     add("--tokens", type=int, default=50_000, help="drawn from the model itself for the second moments; 0: C = I")
-    add("--seed", type=int, default=0)
-    add("--bos", action=argparse.BooleanOptionalAction, help="begin with BOS (default: as the model)")
     add("--moments", type=Path, help="folder for the second moments: C3.safetensors, ...")
-    add("--run", type=Path, help="keep every item in this folder; started again, the command goes on from there")
-    add("--out", type=Path, required=True, help="table to write, without its ending")
     add("--page", type=Path, help="also write the table into this .md page, between its markers")
     o = parser.parse_args(argv)
-    model = load_model(o.model)
+    model = command.load(o)
     facts = data.known_facts(known_only=model, limit=o.traced, seed=o.seed, prepend_bos=o.bos, progress=False)
     prompts = list(facts.prompts(model, multi_token="first"))
     proposal = propose_layer(model, prompts, seed=o.seed, prepend_bos=o.bos)
@@ -157,11 +150,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     cases = cases_for_choice(model, o.limit, prepend_bos=o.bos)
     table = sweep_layers(model, cases, o.layers, second_moments=moments, run=o.run, prepend_bos=o.bos)
     table["traced effect"] = [float(proposal.effects[layer]) for layer in o.layers]
-    o.out.parent.mkdir(parents=True, exist_ok=True)
-    table.to_csv(o.out.with_suffix(".csv"), index=False, float_format="%.4f")
-    if o.page is not None:
-        cells = [[int(row[0]), int(row[1]), *map(float, row[2:])] for row in table.to_numpy().tolist()]
-        tables.write(o.page, list(table.columns), cells, marker="edit-layers")
+    if processes.is_main():
+        o.out.parent.mkdir(parents=True, exist_ok=True)
+        table.to_csv(o.out.with_name(o.out.name + ".csv"), index=False, float_format="%.4f")
+        if o.page is not None:
+            cells = [[int(row[0]), int(row[1]), *map(float, row[2:])] for row in table.to_numpy().tolist()]
+            tables.write(o.page, list(table.columns), cells, marker="edit-layers")
     print(table.to_string(index=False))
 
 

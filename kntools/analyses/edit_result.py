@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 import torch
 
+from kntools.analyses.table_result import load_table, save_table
 from kntools.statistics import bootstrap_interval
 
 if TYPE_CHECKING:
@@ -170,15 +171,28 @@ class EditConsistency:
         return edit_bars(self.to_frame(), **options)
 
     def save(self, path: str | Path) -> Path:
-        """Write the table as CSV."""
-        path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self.to_frame().to_csv(path, index=False, float_format="%.4f")
-        return path
+        """Write `.csv` (the table) or `.json` (everything)."""
+        content = {name: getattr(self, name) for name in ("cases", "before", "after", "skipped", "header")}
+        return save_table(path, "edit consistency", self.to_frame(), content)
+
+    @classmethod
+    def load(cls, path: str | Path) -> EditConsistency:
+        """Read the `.json` that `save` wrote.
+
+        Raises:
+            FileNotFoundError, ValueError: no such file, or another result.
+        """
+        found = load_table(path, "edit consistency")
+        after = {name: tuple(some) for name, some in found["after"].items()}
+        return cls(tuple(found["cases"]), tuple(found["before"]), after, found["skipped"], found["header"])
+
+    def describe(self) -> str:
+        """One line: what it is, of what model, how many."""
+        left_out = ", ".join(f"{n} {reason}" for reason, n in self.skipped.items()) or "none"
+        return f"EditConsistency of {len(self.cases)} cases ({self.header['model']}), left out: {left_out}"
 
     def __repr__(self) -> str:
-        left_out = ", ".join(f"{n} {reason}" for reason, n in self.skipped.items()) or "none"
-        lines = [f"EditConsistency of {len(self.cases)} cases ({self.header['model']}), left out: {left_out}"]
+        lines = [self.describe()]
         for row in self.to_frame().to_dict("records"):
             lines.append(
                 f"  {row['method']}, {row['condition']}: {row['score']} {row['value']:.3f} "

@@ -7,7 +7,6 @@ reads what `kntools.analyses.localisation` wrote (`.json`), and writes `.csv`, `
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +16,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from kntools.analyses import command
 from kntools.analyses.localisation import Localisation
 from kntools.analyses.table_result import TableResult
 from kntools.sites import Neuron, as_neurons
@@ -141,24 +141,13 @@ def _distance(a: Tensor, b: Tensor) -> float:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """The command; see the top of the module."""
-    parser = argparse.ArgumentParser(prog="python -m kntools.analyses.layer_distribution", description="Figure 4.")
-    add = parser.add_argument
-    add("localisation", type=Path, help="the .json of kntools.analyses.localisation")
-    add("--layers", type=int, required=True, help="layers of the model")
-    add("--seed", type=int, default=0)
-    add("--out", type=Path, required=True, help="files to write, without their ending")
+    parser = command.table_parser("layer_distribution", "Figure 4.")
+    parser.add_argument("localisation", type=Path, help="the .json of kntools.analyses.localisation")
+    parser.add_argument("--layers", type=int, required=True, help="layers of the model")
     o = parser.parse_args(argv)
     found = layer_distribution(Localisation.load(o.localisation), n_layers=o.layers, seed=o.seed)
-    write_result(found, o.out)
+    command.write(found, o.out)
     print(found)
-
-
-def write_result(found: Any, out: Path) -> list[Path]:
-    """`.csv`, `.json` and `.html` of a result."""
-    files = [found.save(out.with_name(out.name + ending)) for ending in (".csv", ".json")]
-    files.append(out.with_name(out.name + ".html"))
-    found.plot().write_html(files[-1], include_plotlyjs=True)
-    return files
 
 
 if __name__ == "__main__":

@@ -8,18 +8,17 @@
 
 from __future__ import annotations
 
-import argparse
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import torch
-from tqdm.auto import tqdm
 
+from kntools.analyses import command
 from kntools.analyses.comparisons import holm, welch
-from kntools.analyses.neuron_search import NULLS, PAPER, SearchSettings, answer_pool, local_seed, open_run, search
+from kntools.analyses.neuron_search import NULLS, SearchSettings, answer_pool, local_seed, open_run, search
 from kntools.analyses.prompt_groups import PromptGroup, is_relation, prompt_groups
 from kntools.analyses.table_result import Row, TableResult, numbers
 from kntools.sites import Neuron
@@ -148,16 +147,14 @@ def localisation(
     if null == "answers":
         written["answers"] = {source: local_seed(*pool) for source, pool in pools.items()}  # what is drawn from
     folder = open_run(run, "localisation", model, **written)
-    rows = []
-    for group in tqdm(groups, disable=not progress, unit="group", leave=False):
-        rows.append(_row(group, folder.once(group.item, _searched(model, group, chosen, null, pools, seed))))
-    return Localisation(tuple(rows), folder.header)
-
-
-def _searched(
-    model: Any, group: PromptGroup, settings: SearchSettings, null: str | None, pools: dict[str, list[str]], seed: int
-) -> Callable[[], dict[str, Any]]:
-    return lambda: search(model, group, settings, null=null, pool=pools[group.source], seed=seed)
+    found = folder.each(
+        groups,
+        key=lambda group: group.item,
+        make=lambda group: search(model, group, chosen, null=null, pool=pools[group.source], seed=seed),
+        unit="group",
+        progress=progress,
+    )
+    return Localisation(tuple(map(_row, groups, found)), folder.header)
 
 
 def _row(group: PromptGroup, found: dict[str, Any]) -> Row:
@@ -178,41 +175,26 @@ def _tensor(column: Any) -> torch.Tensor:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """The command; see the top of the module."""
-    from kntools.models import load_model
-
-    parser = argparse.ArgumentParser(prog="python -m kntools.analyses.localisation", description="Figure 3.")
-    add = parser.add_argument
-    add("sources", nargs="+", help="BLiMP paradigms and ParaRel relations")
-    add("--model", default="smollm2-135m")
-    add("--limit", type=int, default=30, help="groups per paradigm or relation")
-    add("--frames", type=int, default=10, help="sentences per pair")
-    add("--null", choices=NULLS, default="neurons")
-    add("--paper", action="store_true", help="the published rule of integration")
-    add("--seed", type=int, default=0)
-    add("--run", type=Path, help="keep every group in this folder; started again, the command goes on from there")
-    add("--out", type=Path, required=True, help="files to write, without their ending")
+    parser = command.parser("localisation", "Figure 3.", rule=True)
+    parser.add_argument("sources", nargs="+", help="BLiMP paradigms and ParaRel relations")
+    parser.add_argument("--limit", type=int, default=30, help="groups per paradigm or relation")
+    parser.add_argument("--frames", type=int, default=10, help="sentences per pair")
+    parser.add_argument("--null", choices=NULLS, default="neurons")
     o = parser.parse_args(argv)
     for source in o.sources:
         is_relation(source)
-    model = load_model(o.model)
+    model = command.load(o)
     groups = [
         g for source in o.sources for g in prompt_groups(model, source, frames=o.frames, limit=o.limit, seed=o.seed)
     ]
-    settings = PAPER if o.paper else SearchSettings()
-    found = localisation(model, groups, settings=settings, null=o.null, seed=o.seed, run=o.run)
+    found = localisation(model, groups, settings=command.settings(o), null=o.null, seed=o.seed, run=o.run)
     write(found, o.out)
     print(found)
 
 
 def write(found: Localisation, out: Path) -> list[Path]:
     """All files of the command."""
-    files = [found.save(out.with_name(out.name + ending)) for ending in (".csv", ".json")]
-    for name, frame in (("summary", found.summary()), ("difference", found.difference())):
-        files.append(out.with_name(f"{out.name}-{name}.csv"))
-        frame.to_csv(files[-1], index=False)
-    files.append(out.with_name(out.name + ".html"))
-    found.plot().write_html(files[-1], include_plotlyjs=True)
-    return files
+    return command.write(found, out, summary=found.summary(), difference=found.difference())
 
 
 if __name__ == "__main__":

@@ -8,7 +8,6 @@
 
 from __future__ import annotations
 
-import argparse
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -16,11 +15,11 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from tqdm.auto import tqdm
 
+from kntools.analyses import command
 from kntools.analyses.comparisons import fisher, holm, share_interval
 from kntools.analyses.localisation import Localisation
-from kntools.analyses.neuron_search import PAPER, SearchSettings, open_run, search
+from kntools.analyses.neuron_search import SearchSettings, open_run, search
 from kntools.analyses.prompt_groups import PromptGroup, prompt_groups
 from kntools.analyses.table_result import Row, TableResult
 from kntools.sites import Neuron, as_neurons
@@ -137,13 +136,17 @@ def pair_search(
             f"pair_search needs determiner-noun pairs: {what}; use prompt_groups(model, 'determiner_noun_agreement_2')"
         )
     folder = open_run(run, "pair search", model, search=chosen.written())
-    rows = []
-    for group in tqdm(groups, disable=not progress, unit="pair", leave=False):
-        payload = folder.get(group.item)
-        if payload is None:
-            folder.put(group.item, search(model, group, chosen, null=None, pool=(), seed=0))
-            payload = folder.get(group.item)
-        rows.append(_row(group, payload["prompts"], payload["share"], payload["converged"], payload["neurons"]))
+    found = folder.each(
+        groups,
+        key=lambda group: group.item,
+        make=lambda group: search(model, group, chosen, null=None, pool=(), seed=0),
+        unit="pair",
+        progress=progress,
+    )
+    rows = (
+        _row(g, one["prompts"], one["share"], one["converged"], one["neurons"])
+        for g, one in zip(groups, found, strict=True)
+    )
     return PairSearch(tuple(rows), folder.header)
 
 
@@ -179,34 +182,21 @@ def _rank(determiner: str) -> int:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """The command; see the top of the module."""
-    from kntools.models import load_model
-
-    parser = argparse.ArgumentParser(prog="python -m kntools.analyses.pair_search", description="Figure 2.")
-    add = parser.add_argument
-    add("paradigm")
-    add("--model", default="smollm2-135m")
-    add("--limit", type=int, help="pairs (default: all)")
-    add("--frames", type=int, default=10, help="sentences per pair")
-    add("--paper", action="store_true", help="the published rule of integration")
-    add("--seed", type=int, default=0)
-    add("--run", type=Path, help="keep every pair in this folder; started again, the command goes on from there")
-    add("--out", type=Path, required=True, help="files to write, without their ending")
+    parser = command.parser("pair_search", "Figure 2.", rule=True)
+    parser.add_argument("paradigm")
+    parser.add_argument("--limit", type=int, help="pairs (default: all)")
+    parser.add_argument("--frames", type=int, default=10, help="sentences per pair")
     o = parser.parse_args(argv)
-    model = load_model(o.model)
+    model = command.load(o)
     groups = prompt_groups(model, o.paradigm, frames=o.frames, limit=o.limit, seed=o.seed)
-    found = pair_search(model, groups.groups, settings=PAPER if o.paper else SearchSettings(), run=o.run)
+    found = pair_search(model, groups.groups, settings=command.settings(o), run=o.run)
     write(found, o.out)
     print(found)
 
 
 def write(found: PairSearch, out: Path) -> list[Path]:
     """All files of the command."""
-    files = [found.save(out.with_name(out.name + ending)) for ending in (".csv", ".json")]
-    files.append(out.with_name(out.name + "-shares.csv"))
-    found.shares().to_csv(files[-1], index=False)
-    files.append(out.with_name(out.name + ".html"))
-    found.plot().write_html(files[-1], include_plotlyjs=True)
-    return files
+    return command.write(found, out, shares=found.shares())
 
 
 if __name__ == "__main__":

@@ -8,7 +8,6 @@
 from __future__ import annotations
 
 import argparse
-import random
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -19,14 +18,15 @@ import pandas as pd
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from tqdm.auto import tqdm
 
-from kntools import data, saving
+from kntools import saving
+from kntools.analyses import command
 from kntools.analyses.neuron_search import open_run
-from kntools.analyses.prompt_groups import PromptGroup, is_relation
+from kntools.analyses.noun_prompts import noun_prompts
+from kntools.analyses.prompt_groups import in_parts
 from kntools.analyses.table_result import shown
 from kntools.analyses.word_lists import FIGURE_5, checked_words
-from kntools.analyses.word_probabilities import checked_neurons, word_ids, word_probabilities
+from kntools.analyses.word_probabilities import check_words, checked_neurons, word_probabilities
 from kntools.control import Edit, untouched
 from kntools.hooks import scale_neurons
 from kntools.prompts import Prompt
@@ -123,15 +123,17 @@ def probability_shift(
     """Probabilities of words before and after neurons are scaled (Niu et al. 2024, figure 7).
 
     ```python
-    prompts = noun_prompts(model, "determiner_noun_agreement_2", limit=200)     # {"plural": ..., "singular": ...}
+    prompts = noun_prompts(model, "determiner_noun_agreement_1", limit=200)     # {"plural": ..., "singular": ...}
     shift = probability_shift(model, prompts, found.leading("plural"))
     shift.to_frame()
     ```
 
     Arguments:
-        prompts: name -> prompts; the words stand in the place of the answer.
+        prompts: name -> prompts. The words stand in the place of the answer; or, where a text has a `{}`, there, and
+            the value is the probability of the prompt's own answer after each word (`noun_prompts` makes both).
         neurons: any, of this model.
-        words: section -> words, or a list. Each must be one token. The default is figure 5's.
+        words: section -> words, or a list. In the place of an answer each must be one token. The default is figure
+            5's.
         factor: what their activations are multiplied by at the answer position: 0 suppresses, 2 enhances.
         run: a folder that keeps what is finished, from which a killed run goes on.
 
@@ -146,56 +148,26 @@ def probability_shift(
     if not prompts or any(not some for some in prompts.values()):
         raise ValueError(f"every group needs a prompt; there are { ({k: len(v) for k, v in prompts.items()}) }")
     names = [word for _, word in listed]
-    word_ids(model, next(iter(prompts.values()))[0], names)  # before any work
+    parts = in_parts(prompts, _TOGETHER)
+    for some in prompts.values():
+        check_words(model, some, names)  # before any work
     folder = open_run(
         run, "probability shift", model, neurons=[[n.layer, n.index] for n in wanted], factor=factor, words=names,
         prepend_bos=prepend_bos,
     )  # fmt: skip
     edits: list[Edit] = [untouched, partial(scale_neurons, wanted, factor)]
-    found: list[Tensor] = []
-    with tqdm(total=sum(map(len, prompts.values())), disable=not progress, unit="prompt", leave=False) as bar:
-        for name, some in prompts.items():
-            for start in range(0, len(some), _TOGETHER):
-                part = PromptGroup(f"{name}/{start}", "", "linguistic", tuple(some[start : start + _TOGETHER]))
-                if part.item not in folder:
-                    p = word_probabilities(
-                        model, part.prompts, names, edits, prepend_bos=prepend_bos, max_rows=max_rows
-                    )
-                    folder.put(part.item, p.tolist())
-                found.append(torch.tensor(folder.get(part.item)))
-                bar.update(len(part.prompts))
-    before, after = torch.cat(found, dim=1)
+    found = folder.each(
+        parts,
+        key=lambda part: part.item,
+        make=lambda part: word_probabilities(
+            model, part.prompts, names, edits, prepend_bos=prepend_bos, max_rows=max_rows
+        ).tolist(),
+        unit="part",
+        progress=progress,
+    )
+    before, after = torch.cat([torch.tensor(one) for one in found], dim=1)
     groups = tuple(name for name, some in prompts.items() for _ in some)
     return ProbabilityShift(before, after, groups, tuple(listed), wanted, factor, folder.header)
-
-
-def noun_prompts(
-    model: Any, paradigm: str, *, limit: int | None = None, seed: int = 0, path: Any = None
-) -> dict[str, list[Prompt]]:
-    """Prompts of a determiner-noun paradigm by the number of the noun, `limit` of each.
-
-    The determiner is what is asked for, so `determiner_noun_agreement_2` and `..._with_adj_2` are the ones to use. A
-    masked model sees the noun. A causal one does not, and can only have a preference of its own.
-    """
-    if is_relation(paradigm):
-        raise ValueError(
-            f"{paradigm} is a relation; numbers of nouns are in paradigms like determiner_noun_agreement_2"
-        )
-    asked = data.blimp(paradigm, path=path).prompts(model)
-    found: dict[str, list[Prompt]] = {}
-    for record, prompt in zip(asked.records, asked.prompts, strict=True):
-        name = data.number(record)
-        if name is not None and prompt.target.strip().lower() == data.determiner(record):
-            found.setdefault(name, []).append(prompt)
-    if not found:
-        raise ValueError(
-            f"{paradigm} asks this model for no determiner (skipped: {asked.skipped}); use one ending in _2"
-        )
-    rng = random.Random(seed)
-    return {
-        name: some if limit is None or limit >= len(some) else rng.sample(some, limit)
-        for name, some in sorted(found.items())
-    }
 
 
 def parse_neurons(texts: Sequence[str]) -> list[Neuron]:
@@ -206,32 +178,24 @@ def parse_neurons(texts: Sequence[str]) -> list[Neuron]:
         raise ValueError(f"{list(texts)} are no neurons; write layer.index, e.g. 9.1094 or L9.N1094") from error
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """What the commands of figures 5 and 7 share."""
+def command_parser(name: str, description: str) -> argparse.ArgumentParser:
+    """The commands of figures 5 and 7."""
+    parser = command.parser(name, description)
     add = parser.add_argument
-    add("paradigm")
+    add("paradigm", help="whose nouns are asked for, or whose determiners (ending in _1 or _2)")
     add("--neurons", nargs="+", required=True, help="layer.index, counted from zero")
-    add("--model", default="smollm2-135m")
     add("--factor", type=float, default=0.0, help="what activations are multiplied by")
     add("--limit", type=int, default=200, help="prompts per number")
-    add("--seed", type=int, default=0)
-    add("--run", type=Path, help="keep what is finished in this folder; started again, the command goes on from there")
-    add("--out", type=Path, required=True, help="files to write, without their ending")
+    return parser
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """The command; see the top of the module."""
-    from kntools.models import load_model
-
-    parser = argparse.ArgumentParser(prog="python -m kntools.analyses.probability_shift", description="Figure 7.")
-    add_arguments(parser)
-    o = parser.parse_args(argv)
-    neurons, model = parse_neurons(o.neurons), load_model(o.model)
+    o = command_parser("probability_shift", "Figure 7.").parse_args(argv)
+    neurons, model = parse_neurons(o.neurons), command.load(o)
     prompts = noun_prompts(model, o.paradigm, limit=o.limit, seed=o.seed)
-    found = probability_shift(model, prompts, neurons, factor=o.factor, run=o.run)
-    found.save(o.out.with_name(o.out.name + ".safetensors"))
-    found.to_frame().to_csv(o.out.with_name(o.out.name + ".csv"), index=False)
-    found.plot().write_html(o.out.with_name(o.out.name + ".html"), include_plotlyjs=True)
+    found = probability_shift(model, prompts, neurons, factor=o.factor, prepend_bos=o.bos, run=o.run)
+    command.write(found, o.out, data=".safetensors")
     print(found)
 
 

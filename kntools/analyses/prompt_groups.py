@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
@@ -247,11 +247,29 @@ def _in_frame(phrase: _Phrase, frame: tuple[str, str, str]) -> MinimalPair:
     return replace(phrase.record, good=_sentence(frame, determiner, noun), bad=_sentence(frame, *bad))
 
 
-def known_prompts(model: Any, sources: Sequence[str], *, limit: int, seed: int) -> dict[str, list[Prompt]]:
+def prompt_item(prompt: Prompt) -> str:
+    """A key for run folders, of a prompt that is an item by itself."""
+    return PromptGroup(prompt.text[:60], "", "factual", (prompt,)).item
+
+
+def in_parts(prompts: Mapping[str, Sequence[Prompt]], size: int) -> list[PromptGroup]:
+    """Every class of prompts in parts of at most `size`, which are items of a run; `source` is the class."""
+    return [
+        PromptGroup(f"{name}/{start}", name, "linguistic", tuple(some[start : start + size]))
+        for name, some in prompts.items()
+        for start in range(0, len(some), size)
+    ]
+
+
+def known_prompts(
+    model: Any, sources: Sequence[str], *, limit: int, seed: int, prepend_bos: bool | None = None
+) -> dict[str, list[Prompt]]:
     """Of each paradigm or relation `limit` prompts that the model gets right, one per pair or fact."""
     prompts = {}
     for source in sources:
         load = data.pararel if is_relation(source) else data.blimp
-        found = load(source, limit=limit, seed=seed, known_only=model, progress=False).prompts(model)
+        found = load(source, limit=limit, seed=seed, known_only=model, prepend_bos=prepend_bos, progress=False).prompts(
+            model
+        )
         prompts[source] = [some[0] for _, some in found.by_record()]
     return prompts

@@ -8,22 +8,19 @@ from which a killed run goes on.
 
 from __future__ import annotations
 
-import argparse
-import hashlib
-import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import torch
-from tqdm.auto import tqdm
 
 from kntools import backends
+from kntools.analyses import command
 from kntools.analyses.comparisons import holm, share_interval, sign_test
-from kntools.analyses.neuron_search import PAPER, SearchSettings, local_seed, open_run
-from kntools.analyses.prompt_groups import is_relation, known_prompts
+from kntools.analyses.neuron_search import SearchSettings, local_seed, open_run
+from kntools.analyses.prompt_groups import is_relation, known_prompts, prompt_item
 from kntools.analyses.reliability_edits import EDITS, Outcome, outcomes
 from kntools.analyses.table_result import Row, TableResult
 from kntools.analyses.word_probabilities import checked_neurons
@@ -105,7 +102,7 @@ def reliability(
         run: a folder that keeps each finished prompt, from which a killed run goes on.
 
     Returns:
-        `Reliability`. Every edit is undone, bit for bit.
+        `Reliability`. Weights are not touched: edits of value rows act as hooks.
 
     Raises:
         ValueError: no prompts, an unknown edit, no prompt that the model gets right, neurons of another model.
@@ -126,14 +123,16 @@ def reliability(
         run, "reliability", model, neurons=named, count=count, edits=list(edits), search=chosen.written(), seed=seed
     )
     asked = [(source, prompt) for source, some in prompts.items() for prompt in some]
+    found = folder.each(
+        asked,
+        key=lambda one: prompt_item(one[1]),
+        make=lambda one: _item(model, one[1], given, count, edits, chosen, seed),
+        unit="prompt",
+        progress=progress,
+    )
     rows: list[Row] = []
     wrong = 0
-    for source, prompt in tqdm(asked, disable=not progress, unit="prompt", leave=False):
-        key = _key(prompt)
-        payload = folder.get(key)
-        if payload is None:
-            folder.put(key, _item(model, prompt, given, count, edits, chosen, seed))
-            payload = folder.get(key)
+    for (source, prompt), payload in zip(asked, found, strict=True):
         if correct_only and not payload["correct"]:
             wrong += 1
             continue
@@ -143,11 +142,6 @@ def reliability(
     if not rows:
         raise ValueError(f"the model gets none of the {len(asked)} prompts right; pass correct_only=False")
     return Reliability(tuple(rows), {**folder.header, "wrong": wrong, "correct_only": correct_only})
-
-
-def _key(prompt: Prompt) -> str:
-    text = json.dumps(asdict(prompt), ensure_ascii=False)
-    return f"{prompt.text[:60]}/{hashlib.blake2b(text.encode(), digest_size=8).hexdigest()}"
 
 
 def _item(
@@ -165,11 +159,10 @@ def _item(
         scores = settings.scores(model, [prompt])[0]
         top = scores.flatten().topk(count).indices.tolist()
         neurons = tuple(Neuron(i // scores.shape[1], i % scores.shape[1]) for i in top)
-    generator = torch.Generator().manual_seed(local_seed(seed, _key(prompt)))
+    generator = torch.Generator().manual_seed(local_seed(seed, prompt_item(prompt)))
     others = random_like(neurons, backends.d_mlp(model), generator)
     encoded = encode(model, prompt, settings.prepend_bos)
-    before, ours = outcomes(model, encoded, neurons, edits)
-    _, theirs = outcomes(model, encoded, others, edits)
+    before, (ours, theirs) = outcomes(model, encoded, [neurons, others], edits)
     found = [_row(edit, before, ours[edit], theirs[edit]) for edit in edits]
     return {"correct": before.right, "neurons": [[n.layer, n.index] for n in neurons], "outcomes": found}
 
@@ -183,33 +176,22 @@ def _row(edit: str, before: Outcome, ours: Outcome, theirs: Outcome) -> Row:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """The command; see the top of the module."""
-    from kntools.models import load_model
-
-    parser = argparse.ArgumentParser(prog="python -m kntools.analyses.reliability", description="Figure 8.")
+    parser = command.parser("reliability", "Figure 8.", rule=True)
     add = parser.add_argument
     add("sources", nargs="+", help="BLiMP paradigms (8a) and ParaRel relations (8b)")
-    add("--model", default="smollm2-135m")
     add("--limit", type=int, default=100, help="prompts per paradigm or relation that the model gets right")
     add("--count", type=int, default=5, help="neurons edited per prompt")
     add("--edits", nargs="+", choices=EDITS, default=list(EDITS))
-    add("--paper", action="store_true", help="the published rule of integration")
-    add("--seed", type=int, default=0)
-    add("--run", type=Path, help="keep every prompt in this folder; started again, the command goes on from there")
-    add("--out", type=Path, required=True, help="files to write, without their ending")
     o = parser.parse_args(argv)
     for source in o.sources:
         is_relation(source)  # a wrong name is an error before the model is loaded
-    model = load_model(o.model)
-    prompts = known_prompts(model, o.sources, limit=o.limit, seed=o.seed)
-    result = reliability(
-        model, prompts, count=o.count, edits=o.edits, settings=PAPER if o.paper else SearchSettings(), seed=o.seed,
-        run=o.run,
-    )  # fmt: skip
-    for ending in (".csv", ".json"):
-        result.save(o.out.with_name(o.out.name + ending))
-    result.summary().to_csv(o.out.with_name(o.out.name + "-summary.csv"), index=False)
-    result.plot().write_html(o.out.with_name(o.out.name + ".html"), include_plotlyjs=True)
-    print(result)
+    model = command.load(o)
+    prompts = known_prompts(model, o.sources, limit=o.limit, seed=o.seed, prepend_bos=o.bos)
+    found = reliability(
+        model, prompts, count=o.count, edits=o.edits, settings=command.settings(o), seed=o.seed, run=o.run
+    )
+    command.write(found, o.out, summary=found.summary())
+    print(found)
 
 
 if __name__ == "__main__":

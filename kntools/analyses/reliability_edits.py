@@ -6,17 +6,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from kntools import backends
 from kntools.hooks import ablate_neurons, enhance_neurons
 from kntools.prompts import Encoded
-from kntools.sites import Neuron
+from kntools.sites import Hook, Neuron
 from kntools.sweep import sweep
 from kntools.value_edits import edit_values, erase_values
-from kntools.weight_edits import WeightEdit
 
 #: On activations, at the answer position: suppress (0), enhance (x 2). On value rows: erase (0), values (a new answer).
 EDITS = ("suppress", "enhance", "erase", "values")
@@ -32,34 +29,33 @@ class Outcome:
 
 
 def outcomes(
-    model: Any, encoded: Encoded, neurons: Sequence[Neuron], edits: Sequence[str]
-) -> tuple[Outcome, dict[str, Outcome]]:
-    """Untouched, and under every one of `edits`. Value rows are restored bit for bit."""
-    hooks = {"suppress": ablate_neurons, "enhance": enhance_neurons}
-    on_activations = [name for name in edits if name in hooks]
-    runs = [[], *(hooks[name](neurons, pos=encoded.positions) for name in on_activations)]
-    first = sweep(model, encoded.tokens, runs, pos=encoded.position)
-    clean = first[0].float()
-    before = _outcome(clean, encoded)
-    found = {name: _outcome(row, encoded) for name, row in zip(on_activations, first[1:].float(), strict=True)}
-    for name in edits:
-        if name not in hooks:
-            with _weights(model, name, neurons, encoded, clean).applied(model), torch.no_grad():
-                found[name] = _outcome(backends.run(model, encoded.tokens)[0, encoded.position].float(), encoded)
-    return before, found
+    model: Any, encoded: Encoded, sets: Sequence[Sequence[Neuron]], edits: Sequence[str]
+) -> tuple[Outcome, list[dict[str, Outcome]]]:
+    """Untouched, and for each set of neurons under every one of `edits`, in one sweep.
+
+    Edits of value rows act as hooks (`WeightEdit.hooks`), so that no weight is touched.
+    """
+    clean = sweep(model, encoded.tokens, [[]], pos=encoded.position)[0].float()
+    runs = [_hooks(model, name, neurons, encoded, clean) for neurons in sets for name in edits]
+    rows = iter(sweep(model, encoded.tokens, runs, pos=encoded.position).float())
+    return _outcome(clean, encoded), [{name: _outcome(next(rows), encoded) for name in edits} for _ in sets]
 
 
-def _weights(
+def _hooks(
     model: Any, name: str, neurons: Sequence[Neuron], encoded: Encoded, clean: Float[Tensor, " d_vocab"]
-) -> WeightEdit:
+) -> list[Hook]:
+    if name == "suppress":
+        return ablate_neurons(neurons, pos=encoded.positions)
+    if name == "enhance":
+        return enhance_neurons(neurons, pos=encoded.positions)
     if name == "erase":
-        return erase_values(model, neurons)
+        return erase_values(model, neurons).hooks(model)
     old = encoded.target_ids[0]
     if encoded.foil_ids is not None:
         new = encoded.foil_ids[0]
     else:
         new = next(i for i in clean.topk(2).indices.tolist() if i != old)
-    return edit_values(model, neurons, old, new)
+    return edit_values(model, neurons, old, new).hooks(model)
 
 
 def _outcome(logits: Float[Tensor, " d_vocab"], encoded: Encoded) -> Outcome:

@@ -8,7 +8,6 @@
 
 from __future__ import annotations
 
-import argparse
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,12 +18,12 @@ from typing import Any
 
 import pandas as pd
 import torch
-from tqdm.auto import tqdm
 
 from kntools import backends
+from kntools.analyses import command
 from kntools.analyses.comparisons import holm, t_test
 from kntools.analyses.neuron_search import local_seed, open_run
-from kntools.analyses.prompt_groups import PromptGroup, is_relation, known_prompts
+from kntools.analyses.prompt_groups import is_relation, known_prompts, prompt_item
 from kntools.analyses.table_result import Row, TableResult
 from kntools.attribution import activation, activation_x_gradient, integrated_gradients
 from kntools.attribution_result import Attribution
@@ -142,14 +141,20 @@ def selection_methods(
     folder = open_run(
         run, "selection methods", model, methods=list(methods), count=count, seed=seed, prepend_bos=prepend_bos
     )
-    rows: list[Row] = []
-    for source, prompt in tqdm(asked, disable=not progress, unit="prompt", leave=False):
-        key = PromptGroup(prompt.text[:60], "", "factual", (prompt,)).item
-        payload = folder.get(key)
-        if payload is None:
-            folder.put(key, _compared(model, prompt, methods, count, local_seed(seed, key), prepend_bos, max_rows))
-            payload = folder.get(key)
-        rows += [{"source": source, "text": prompt.text, "target": prompt.target, **row} for row in payload]
+    found = folder.each(
+        asked,
+        key=lambda one: prompt_item(one[1]),
+        make=lambda one: _compared(
+            model, one[1], methods, count, local_seed(seed, prompt_item(one[1])), prepend_bos, max_rows
+        ),
+        unit="prompt",
+        progress=progress,
+    )
+    rows = [
+        {"source": source, "text": prompt.text, "target": prompt.target, **row}
+        for (source, prompt), payload in zip(asked, found, strict=True)
+        for row in payload
+    ]
     return SelectionMethods(tuple(rows), {**folder.header, "methods": list(methods), "count": count})
 
 
@@ -193,29 +198,18 @@ def _column(frame: pd.DataFrame, method: str, name: str) -> torch.Tensor:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """The command; see the top of the module."""
-    from kntools.models import load_model
-
-    parser = argparse.ArgumentParser(prog="python -m kntools.analyses.selection_methods", description="Ways to choose.")
-    add = parser.add_argument
-    add("sources", nargs="+", help="BLiMP paradigms and ParaRel relations")
-    add("--model", default="smollm2-135m")
-    add("--limit", type=int, default=20, help="prompts per paradigm or relation that the model gets right")
-    add("--count", type=int, default=5, help="neurons per prompt")
-    add("--seed", type=int, default=0)
-    add("--run", type=Path, help="keep every prompt in this folder; started again, the command goes on from there")
-    add("--out", type=Path, required=True, help="files to write, without their ending")
+    parser = command.parser("selection_methods", "Ways to choose.")
+    parser.add_argument("sources", nargs="+", help="BLiMP paradigms and ParaRel relations")
+    parser.add_argument("--limit", type=int, default=20, help="prompts per source that the model gets right")
+    parser.add_argument("--count", type=int, default=5, help="neurons per prompt")
     o = parser.parse_args(argv)
     for source in o.sources:
         is_relation(source)  # a wrong name is an error before the model is loaded
-    model = load_model(o.model)
-    prompts = known_prompts(model, o.sources, limit=o.limit, seed=o.seed)
-    result = selection_methods(model, prompts, count=o.count, seed=o.seed, run=o.run)
-    for ending in (".csv", ".json"):
-        result.save(o.out.with_name(o.out.name + ending))
-    for name, frame in (("summary", result.summary()), ("overlap", result.overlap())):
-        frame.to_csv(o.out.with_name(f"{o.out.name}-{name}.csv"), index=False)
-    result.plot().write_html(o.out.with_name(o.out.name + ".html"), include_plotlyjs=True)
-    print(result)
+    model = command.load(o)
+    prompts = known_prompts(model, o.sources, limit=o.limit, seed=o.seed, prepend_bos=o.bos)
+    found = selection_methods(model, prompts, count=o.count, seed=o.seed, prepend_bos=o.bos, run=o.run)
+    command.write(found, o.out, summary=found.summary(), overlap=found.overlap())
+    print(found)
 
 
 if __name__ == "__main__":

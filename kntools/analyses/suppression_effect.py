@@ -7,7 +7,6 @@
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,12 +15,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from kntools.analyses import command
 from kntools.analyses.comparisons import holm, t_test
-from kntools.analyses.layer_distribution import write_result
+from kntools.analyses.noun_prompts import noun_prompts
 from kntools.analyses.probability_shift import (
     ProbabilityShift,
-    add_arguments,
-    noun_prompts,
+    command_parser,
     parse_neurons,
     probability_shift,
 )
@@ -168,19 +167,17 @@ def _interval(
 
 def main(argv: Sequence[str] | None = None) -> None:
     """The command; see the top of the module."""
-    from kntools.models import load_model
-
-    parser = argparse.ArgumentParser(prog="python -m kntools.analyses.suppression_effect", description="Figure 5.")
-    add_arguments(parser)
+    parser = command_parser("suppression_effect", "Figure 5.")
     parser.add_argument("--change", choices=tuple(CHANGES), default="kn_thesis")
     parser.add_argument("--paper", action="store_true", help="the published test")
     o = parser.parse_args(argv)
-    neurons, model = parse_neurons(o.neurons), load_model(o.model)
+    neurons, model = parse_neurons(o.neurons), command.load(o)
     prompts = noun_prompts(model, o.paradigm, limit=o.limit, seed=o.seed)
     found = suppression_effect(
-        model, prompts, neurons, factor=o.factor, change=o.change, paper=o.paper, seed=o.seed, run=o.run
-    )
-    write_result(found, o.out)
+        model, prompts, neurons, factor=o.factor, change=o.change, paper=o.paper, seed=o.seed, prepend_bos=o.bos,
+        run=o.run,
+    )  # fmt: skip
+    command.write(found, o.out)
     print(found)
 
 

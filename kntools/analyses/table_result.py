@@ -38,19 +38,7 @@ class TableResult:
 
     def save(self, path: str | Path) -> Path:
         """Write `.csv` (the table) or `.json` (table and header). The file appears whole or not at all."""
-        path = Path(path)
-        if path.suffix == ".csv":
-            text = self.to_frame().to_csv(index=False)
-        elif path.suffix == ".json":
-            content = {"result": self.kind, "header": self.header, "rows": list(self.rows)}
-            text = json.dumps(without_nan(content), ensure_ascii=False, indent=1, allow_nan=False)
-        else:
-            raise ValueError(f"{path.name}: a table is saved as .csv or .json; name the file so")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part = path.with_name(path.name + ".part")
-        part.write_text(text, encoding="utf-8")
-        part.replace(path)
-        return path
+        return save_table(path, self.kind, self.to_frame(), {"header": self.header, "rows": list(self.rows)})
 
     @classmethod
     def load(cls, path: str | Path) -> Any:
@@ -59,16 +47,7 @@ class TableResult:
         Raises:
             FileNotFoundError, ValueError: no such file, or another result.
         """
-        path = Path(path)
-        if not path.is_file():
-            raise FileNotFoundError(f"no file {path}; results are written by .save('name.json')")
-        try:
-            found = json.loads(path.read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise ValueError(f"{path} is not JSON: {error}") from error
-        kind = found.get("result") if isinstance(found, dict) else None
-        if kind != cls.kind:
-            raise ValueError(f"{path} holds {kind!r}, not {cls.kind!r}; load it with the class that saved it")
+        found = load_table(path, cls.kind)
         return cls(tuple(found["rows"]), found["header"])
 
     def summary(self) -> pd.DataFrame:
@@ -86,6 +65,37 @@ class TableResult:
         from html import escape
 
         return f"<p>{escape(self.describe())}</p>" + self.summary().head(40).to_html(index=False)
+
+
+def save_table(path: str | Path, kind: str, frame: pd.DataFrame, content: Row) -> Path:
+    """A result as `.csv` (its table) or `.json` (everything). The file appears whole or not at all."""
+    path = Path(path)
+    if path.suffix == ".csv":
+        text = frame.to_csv(index=False)
+    elif path.suffix == ".json":
+        text = json.dumps(without_nan({"result": kind, **content}), ensure_ascii=False, indent=1, allow_nan=False)
+    else:
+        raise ValueError(f"{path.name}: a table is saved as .csv or .json; name the file so")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(path.name + ".part")
+    part.write_text(text, encoding="utf-8")
+    part.replace(path)
+    return path
+
+
+def load_table(path: str | Path, kind: str) -> Row:
+    """The content of a `.json` that `save_table` wrote; errors say what else the file is."""
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"no file {path}; results are written by .save('name.json')")
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} is not JSON: {error}") from error
+    held = found.get("result") if isinstance(found, dict) else None
+    if held != kind:
+        raise ValueError(f"{path} holds {held!r}, not {kind!r}; load it with the class that saved it")
+    return found
 
 
 def shown(frame: pd.DataFrame, rows: int = 20) -> str:

@@ -4,26 +4,28 @@
 
 `facts` are known facts, `determiner_noun` and `subject_verb` agreement; only prompts that the model gets right count.
 `--out` names the files to write: `.safetensors`, `.csv` (the lines of the figure), `.html` (the figure) and
-`-sites.csv` (the early and the late site against the rest). Started again with the same `--traces`, an interrupted run
-goes on where it was.
+`-sites.csv` (the early and the late site against the rest); `--run` a folder from which a killed run goes on.
 """
 
 from __future__ import annotations
 
-import argparse
-import shutil
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from tqdm.auto import tqdm
+import torch
+from jaxtyping import Float
+from torch import Tensor
 
 from kntools import data
+from kntools.analyses import command
+from kntools.analyses.neuron_search import open_run
 from kntools.analyses.profile_result import TracingProfile
+from kntools.analyses.prompt_groups import prompt_item
+from kntools.analyses.table_result import numbers, without_nan
 from kntools.analyses.two_sites import two_sites
 from kntools.noise import subject_sigma
 from kntools.prompts import Prompt
-from kntools.trace_result import Trace
 from kntools.tracing import KINDS, causal_trace
 
 
@@ -41,9 +43,8 @@ def tracing_profile(
     known_only: bool = True,
     prepend_bos: bool | None = None,
     max_rows: int | None = None,
+    run: str | Path | None = None,
     progress: bool = True,
-    done: Iterable[Sequence[Trace]] = (),
-    on_prompt: Callable[[Sequence[Trace]], object] | None = None,
 ) -> TracingProfile:
     """Average indirect effect by token role and layer (Meng et al. 2022, figure 2; Niu et al. 2024, figure 9).
 
@@ -62,14 +63,13 @@ def tracing_profile(
         samples: of noise per prompt; prompt i draws them with `seed + i`.
         two_way: read the answer against the foil alone, as in `causal_trace`; what counts as right changes with it.
         known_only: leave out prompts that the model gets wrong.
-        done: traces of the first prompts, from an earlier run of the same settings that was interrupted.
-        on_prompt: called with the traces of each prompt as soon as they are done.
+        run: a folder that keeps each finished prompt, from which a killed run goes on.
 
     Returns:
         `TracingProfile`. A role's effect in a prompt is the mean over its tokens; prompts count equally.
 
     Raises:
-        ValueError: no prompts are left; `done` is from a run of other prompts or settings; see also `causal_trace`.
+        ValueError: no prompts are left, or a run folder of another run; see also `causal_trace`.
     """
     asked = list(prompts)
     if known_only:
@@ -83,58 +83,46 @@ def tracing_profile(
     variants: list[tuple[str, str | None]] = [(kind, None) for kind in kinds] + [("hidden", cut) for cut in sever]
     if not variants:
         raise ValueError(f"nothing to trace: kinds and sever are both empty; kinds are {', '.join(KINDS)}")
-    settings = {"noise": level, "samples": samples, "two_way": two_way, "prepend_bos": prepend_bos}
-    traces = list(done)
-    for i, row in enumerate(traces):
-        _check_done(row, asked[i : i + 1], variants, window, {**settings, "seed": seed + i})
-    for i in tqdm(range(len(traces), len(asked)), disable=not progress, unit="prompt", leave=False):
-        row = [
+    settings = {
+        "noise": level, "samples": samples, "two_way": two_way, "window": window, "variants": variants, "seed": seed,
+        "prepend_bos": prepend_bos,
+    }  # fmt: skip
+    folder = open_run(run, "tracing profile", model, **settings)
+    numbered = list(enumerate(asked))
+
+    def traced(one: tuple[int, Prompt]) -> dict[str, Any]:
+        number, prompt = one
+        traces = [
             causal_trace(
-                model,
-                asked[i],
-                kind=kind,
-                window=window,
-                noise=level,
-                samples=samples,
-                sever=cut,
-                seed=seed + i,
-                two_way=two_way,
-                multi_token="first",
-                prepend_bos=prepend_bos,
-                max_rows=max_rows,
-                progress=False,
+                model, prompt, kind=kind, window=window, noise=level, samples=samples, sever=cut, seed=seed + number,
+                two_way=two_way, multi_token="first", prepend_bos=prepend_bos, max_rows=max_rows, progress=False,
             )
             for kind, cut in variants
-        ]
-        traces.append(row)
-        if on_prompt is not None:
-            on_prompt(row)
-    return TracingProfile.from_traces(traces, window)
+        ]  # fmt: skip
+        effects = [without_nan(t.by_role().tolist()) for t in traces]
+        return {"effects": effects, "clean": traces[0].clean, "corrupted": traces[0].corrupted}
+
+    found = folder.each(
+        numbered, key=lambda one: f"{one[0]}/{prompt_item(one[1])}", make=traced, unit="prompt", progress=progress
+    )
+    return TracingProfile(
+        effects=torch.stack([_tensor(payload["effects"]) for payload in found], dim=1),
+        clean=torch.tensor([payload["clean"] for payload in found]),
+        corrupted=torch.tensor([payload["corrupted"] for payload in found]),
+        variants=tuple(variants),
+        prompts=tuple(asked),
+        window=window,
+        provenance=folder.header,
+    )
 
 
-def _check_done(
-    row: Sequence[Trace],
-    asked: Sequence[Prompt],
-    variants: Sequence[tuple[str, str | None]],
-    window: int,
-    settings: dict[str, Any],
-) -> None:
-    """Traces that are taken over must be those that would be made."""
-    wanted: dict[str, Any] = {"prompt": list(asked), "variants": list(variants), **settings}
-    found: dict[str, Any] = {"prompt": [row[0].prompt], "variants": [(t.kind, t.sever) for t in row]}
-    found |= {name: row[0].provenance["settings"].get(name) for name in settings}
-    found["two_way"] = row[0].two_way
-    for trace in row:
-        if trace.kind != "hidden":
-            wanted["window"], found["window"] = window, trace.window
-    if wanted["prepend_bos"] is None:  # the model's own way, which the traces know
-        wanted["prepend_bos"] = found["prepend_bos"]
-    other = [f"{name} {found[name]!r} and not {wanted[name]!r}" for name in wanted if found[name] != wanted[name]]
-    if other:
-        raise ValueError(
-            f"the kept traces are of another run: {'; '.join(other)}; start anew in another folder (--traces)"
-        )
+def _tensor(effects: list[list[list[float | None]]]) -> Float[Tensor, "variant role layer"]:
+    """`None` is a role that the prompt has no token of."""
+    return torch.tensor([[numbers(line) for line in variant] for variant in effects])
 
+
+#: What may be traced by name -> is the answer read against the foil alone (`two_way`)?
+PROMPTS = {"facts": False, "determiner_noun": True, "subject_verb": True}
 
 # Prompts whose answers are checked at a time, until there are enough.
 _ASKED_TOGETHER = 128
@@ -155,8 +143,8 @@ def determiner_noun_prompts(model: Any, limit: int | None = None) -> list[Prompt
     return found[:limit]
 
 
-def _prompts(what: str, model: Any, limit: int, prepend_bos: bool | None) -> list[Prompt]:
-    """The first `limit` prompts that the model gets right."""
+def traced_prompts(model: Any, what: str, *, limit: int, prepend_bos: bool | None = None) -> list[Prompt]:
+    """The first `limit` prompts that the model gets right, of `"facts"`, `"determiner_noun"` or `"subject_verb"`."""
     if what == "facts":
         asked = list(data.known_facts().prompts(model, multi_token="first"))
     elif what == "determiner_noun":
@@ -166,71 +154,40 @@ def _prompts(what: str, model: Any, limit: int, prepend_bos: bool | None) -> lis
     found: list[Prompt] = []
     for start in range(0, len(asked), _ASKED_TOGETHER):
         some = asked[start : start + _ASKED_TOGETHER]
-        right = data.known(model, some, two_way=what != "facts", prepend_bos=prepend_bos, progress=False)
+        right = data.known(model, some, two_way=PROMPTS[what], prepend_bos=prepend_bos, progress=False)
         found += [p for p, r in zip(some, right, strict=True) if r]
         if len(found) >= limit:
             break
     return found[:limit]
 
 
-def _kept(folder: Path | None) -> tuple[list[list[Trace]], Callable[[Sequence[Trace]], None]]:
-    """Traces of an earlier run in `folder`, by prompt, and what keeps those of the next one."""
-    if folder is None:
-        return [], lambda row: None
-    done = [
-        [Trace.load(path) for path in sorted(prompt.glob("*.safetensors"))] for prompt in sorted(folder.glob("[0-9]*"))
-    ]
-
-    def keep(row: Sequence[Trace]) -> None:
-        part, whole = folder / "part", folder / f"{len(done):04d}"
-        shutil.rmtree(part, ignore_errors=True)
-        for number, trace in enumerate(row):
-            trace.save(part / f"{number}.safetensors")
-        part.rename(whole)
-        done.append(list(row))
-
-    return list(done), keep
-
-
 def main(argv: Sequence[str] | None = None) -> None:
     """The command; see the top of the module."""
-    from kntools.models import load_model
-
-    parser = argparse.ArgumentParser(prog="python -m kntools.analyses.tracing_profile", description="Figure 9.")
+    parser = command.parser("tracing_profile", "Figure 9.")
     add = parser.add_argument
-    add("what", choices=("facts", "determiner_noun", "subject_verb"))
-    add("--model", default="smollm2-135m")
+    add("what", choices=tuple(PROMPTS))
     add("--limit", type=int, default=100, help="how many prompts that the model gets right")
     add("--samples", type=int, default=10)
     add("--window", type=int, default=10)
     add("--kinds", nargs="*", default=list(KINDS), choices=KINDS, help="default: all three")
     add("--sever", nargs="*", default=[], choices=("mlp", "attn"))
-    add("--bos", action=argparse.BooleanOptionalAction, help="a BOS token first; default: the model's own way")
-    add("--seed", type=int, default=0)
-    add("--traces", type=Path, help="keep every trace in this folder; started again, the command goes on from there")
-    add("--out", type=Path, required=True, help="files to write, without their ending")
-    options = parser.parse_args(argv)
-    model = load_model(options.model)
-    done, keep = _kept(options.traces)
+    o = parser.parse_args(argv)
+    model = command.load(o)
     profile = tracing_profile(
         model,
-        _prompts(options.what, model, options.limit, options.bos),
-        kinds=options.kinds,
-        sever=options.sever,
-        window=options.window,
-        samples=options.samples,
-        seed=options.seed,
-        two_way=options.what != "facts",
+        traced_prompts(model, o.what, limit=o.limit, prepend_bos=o.bos),
+        kinds=o.kinds,
+        sever=o.sever,
+        window=o.window,
+        samples=o.samples,
+        seed=o.seed,
+        two_way=PROMPTS[o.what],
         known_only=False,
-        prepend_bos=options.bos,
-        done=done[: options.limit],
-        on_prompt=keep,
+        prepend_bos=o.bos,
+        run=o.run,
     )
-    profile.save(options.out.with_suffix(".safetensors"))
-    profile.to_frame().to_csv(options.out.with_suffix(".csv"), index=False, float_format="%.5f")
-    profile.plot().write_html(options.out.with_suffix(".html"), include_plotlyjs=True)
     sites = two_sites(profile)
-    sites.to_csv(options.out.with_name(f"{options.out.name}-sites.csv"), index=False, float_format="%.5f")
+    command.write(profile, o.out, data=".safetensors", sites=sites)
     print(profile)
     print(sites.to_string(index=False, float_format=lambda x: f"{x:.3f}"))
 

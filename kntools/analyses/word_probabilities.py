@@ -1,8 +1,9 @@
-"""The probabilities of many words in the place of an answer, under interventions."""
+"""The probabilities of many words in the place of an answer, or of an answer after each of them."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -11,10 +12,13 @@ from jaxtyping import Float
 from torch import Tensor
 
 from kntools import backends
-from kntools.control import Edit
+from kntools.control import Edit, answer_probabilities
 from kntools.prompts import Prompt, answer_ids, by_length, encode
 from kntools.sites import Neuron, as_neurons
 from kntools.sweep import Intervention, sweep
+
+#: Where a word goes in the text of a prompt that asks what comes after it: `"Carl cures {}"` -> `" horses"`.
+SLOT = "{}"
 
 
 def checked_neurons(model: Any, neurons: Iterable[Neuron | tuple[int, int]]) -> tuple[Neuron, ...]:
@@ -31,8 +35,14 @@ def checked_neurons(model: Any, neurons: Iterable[Neuron | tuple[int, int]]) -> 
     return wanted
 
 
-def word_ids(model: Any, prompt: Prompt, words: Sequence[str]) -> list[int]:
-    """Token ids of words where the answer stands. A word of several tokens, or an unknown one, is an error."""
+def check_words(model: Any, prompts: Sequence[Prompt], words: Sequence[str]) -> None:
+    """Words that stand in the place of an answer must be one token each; an error names those that are not."""
+    asked = next((p for p in prompts if SLOT not in p.text), None)
+    if asked is not None:
+        _word_ids(model, asked, words)
+
+
+def _word_ids(model: Any, prompt: Prompt, words: Sequence[str]) -> list[int]:
     found, problems = [], []
     for word in words:
         try:
@@ -63,15 +73,28 @@ def word_probabilities(
     ```
 
     Arguments:
-        prompts: their answers play no part but to say where they stand.
-        edits: functions that make hooks when called with `pos=`, as in `kntools.control`.
+        prompts: their answers play no part but to say where they stand. A text with a `{}` is asked otherwise: every
+            word is put there, and the value is the probability of the prompt's own answer after it.
+        edits: functions that make hooks when called with `pos=`, the position(s) of the answer, as in
+            `kntools.control`.
+
+    Raises:
+        ValueError: no prompts, words or edits; a word that is not one token where the answer stands; prompts with and
+            without a slot together.
     """
     if not prompts or not words or not edits:
         raise ValueError(
             f"{len(prompts)} prompts, {len(words)} words, {len(edits)} edits; at least one of each is needed"
         )
+    slots = [SLOT in p.text for p in prompts]
+    if all(slots):
+        asked = [replace(p, text=p.text.replace(SLOT, word)) for p in prompts for word in words]
+        values = answer_probabilities(model, asked, edits, prepend_bos=prepend_bos, max_rows=max_rows)
+        return rearrange(values, "edit (prompt word) -> edit prompt word", word=len(words))
+    if any(slots):
+        raise ValueError(f"{sum(slots)} of {len(slots)} prompts have a slot {SLOT}; give all of them one, or none")
     encoded = [encode(model, p, prepend_bos, multi_token="first") for p in prompts]
-    ids = torch.tensor([word_ids(model, p, words) for p in prompts])
+    ids = torch.tensor([_word_ids(model, p, words) for p in prompts])
     found = torch.empty(len(edits), len(prompts), len(words))
     for group in by_length(encoded):
         part = [encoded[i] for i in group]

@@ -121,10 +121,9 @@ def localise(
 
 
 def _write(out: Path, found: Localisation, layers: Any, searched: PairSearch | None) -> list[str]:
-    from kntools.analyses import localisation, pair_search
-    from kntools.analyses.layer_distribution import write_result
+    from kntools.analyses import command, localisation, pair_search
 
-    files = [*localisation.write(found, out / "localisation"), *write_result(layers, out / "layers")]
+    files = [*localisation.write(found, out / "localisation"), *command.write(layers, out / "layers")]
     files += pair_search.write(searched, out / "pairs") if searched is not None else []
     return [str(f) for f in files]
 

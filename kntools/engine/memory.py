@@ -14,7 +14,11 @@ MOST_ROWS = 1024
 
 
 def rows_that_fit(model: Any, positions: int, *, gradients: bool) -> int:
-    """Rows of `positions` tokens that fit into half of the free memory."""
+    """Rows of `positions` tokens that fit into half of the free memory: a power of two.
+
+    The last bits of a sum depend on how many rows are multiplied at once. A coarse step keeps that number, and so
+    every bit of a result, the same while the free memory goes up and down a little.
+    """
     cfg = model.cfg
     element = next(model.parameters()).element_size()
     heads = int(getattr(cfg, "n_heads", 1) or 1)
@@ -22,7 +26,8 @@ def rows_that_fit(model: Any, positions: int, *, gradients: bool) -> int:
     block = positions * (24 * cfg.d_model + 8 * backends.d_mlp(model) + 4 * heads * positions)
     logits = 3 * 4 * int(cfg.d_vocab)
     per_row = element * block * (cfg.n_layers if gradients else 2) + logits
-    return max(1, min(MOST_ROWS, int(free_bytes(backends.device_of(model)) // 2 // per_row)))
+    fit = max(1, int(free_bytes(backends.device_of(model)) // 2 // per_row))
+    return min(MOST_ROWS, 1 << (fit.bit_length() - 1))
 
 
 def free_bytes(device: torch.device) -> int:

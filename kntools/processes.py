@@ -1,0 +1,77 @@
+"""Many processes, one table: `accelerate launch -m kntools report ...` splits the items of an analysis.
+
+Without `accelerate launch` there is one process, and nothing here does anything.
+
+```python
+with processes.main_first():            # what only one process may do at a time, e.g. making a folder
+    ...
+mine = processes.share(todo)            # the items of this process
+everything = processes.gather(results)  # of all processes, in all processes
+if processes.is_main():                 # write files, draw bars
+    ...
+```
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+
+# A process that is done waits for the slowest one, which may have a large model's share of a data set to go.
+_PATIENCE = timedelta(days=7)
+
+
+def count() -> int:
+    """How many processes work on this run."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def index() -> int:
+    """Which of them this is, from 0."""
+    return int(os.environ.get("RANK", "0")) if count() > 1 else 0
+
+
+def is_main() -> bool:
+    """Is this the process that writes files and draws bars?"""
+    return index() == 0
+
+
+def device() -> str | None:
+    """The device of this process, where there are several; `None` leaves the choice to others."""
+    return None if count() == 1 else str(_state().device)
+
+
+@contextmanager
+def main_first() -> Iterator[None]:
+    """The main process goes through this block before all others."""
+    if count() == 1:
+        yield
+        return
+    with _state().main_process_first():
+        yield
+
+
+def share(items: Sequence[T]) -> Sequence[T]:
+    """Every `count()`-th item: neighbours, which are often alike in length, go to different processes."""
+    return items[index() :: count()]
+
+
+def gather(items: Sequence[T]) -> list[T]:
+    """The items of all processes, in all processes. Every process must call it."""
+    if count() == 1:
+        return list(items)
+    from accelerate.utils import gather_object
+
+    _state()
+    return gather_object(list(items))
+
+
+def _state() -> Any:
+    from accelerate import PartialState
+
+    return PartialState(timeout=_PATIENCE)
