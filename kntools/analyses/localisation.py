@@ -179,14 +179,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("sources", nargs="+", help="BLiMP paradigms and ParaRel relations")
     parser.add_argument("--limit", type=int, default=30, help="groups per paradigm or relation")
     parser.add_argument("--frames", type=int, default=10, help="sentences per pair")
+    parser.add_argument("--known", action="store_true", help="only facts and pairs that the model gets right")
     parser.add_argument("--null", choices=NULLS, default="neurons")
     o = parser.parse_args(argv)
     for source in o.sources:
         is_relation(source)
     model = command.load(o)
-    groups = [
-        g for source in o.sources for g in prompt_groups(model, source, frames=o.frames, limit=o.limit, seed=o.seed)
-    ]
+    options = {"frames": o.frames, "limit": o.limit, "seed": o.seed, "known_only": o.known, "prepend_bos": o.bos}
+    groups = [g for source in o.sources for g in prompt_groups(model, source, **options)]
     found = localisation(model, groups, settings=command.settings(o), null=o.null, seed=o.seed, run=o.run)
     write(found, o.out)
     print(found)

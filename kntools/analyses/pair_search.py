@@ -186,9 +186,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("paradigm")
     parser.add_argument("--limit", type=int, help="pairs (default: all)")
     parser.add_argument("--frames", type=int, default=10, help="sentences per pair")
+    parser.add_argument("--known", action="store_true", help="only facts and pairs that the model gets right")
     o = parser.parse_args(argv)
     model = command.load(o)
-    groups = prompt_groups(model, o.paradigm, frames=o.frames, limit=o.limit, seed=o.seed)
+    groups = prompt_groups(
+        model, o.paradigm, frames=o.frames, limit=o.limit, seed=o.seed, known_only=o.known, prepend_bos=o.bos
+    )
     found = pair_search(model, groups.groups, settings=command.settings(o), run=o.run)
     write(found, o.out)
     print(found)

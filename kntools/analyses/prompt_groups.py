@@ -16,6 +16,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 from kntools import data
+from kntools.data.filters import Filters
 from kntools.data.grouping import DETERMINER_NUMBER
 from kntools.data.names import check_name
 from kntools.data.pairs import MinimalPair
@@ -91,7 +92,9 @@ def prompt_groups(
     limit: int | None = None,
     seed: int = 0,
     least: int = LEAST,
+    known_only: bool = False,
     by: Callable[[Any], str | None] | None = None,
+    prepend_bos: bool | None = None,
     path: Any = None,
 ) -> PromptGroups:
     """The prompts of a BLiMP paradigm or a ParaRel relation, in groups of one answer.
@@ -104,7 +107,9 @@ def prompt_groups(
         model: masked or causal.
         limit: at most so many groups: a sample drawn with `seed`.
         least: groups of fewer prompts are left out, and counted.
+        known_only: leave out facts and pairs that the model gets wrong, as the loaders of `kn.data` do.
         by: for a paradigm: group by this instead (`kn.data.number`).
+        prepend_bos: for `known_only`, as in `kn.encode`.
         path: where the data is; see `kn.data.blimp`.
 
     Raises:
@@ -112,10 +117,12 @@ def prompt_groups(
     """
     if frames < 1 or least < 1:
         raise ValueError(f"frames={frames}, least={least}; both must be at least 1")
+    known: Filters = {"known_only": model if known_only else None, "prepend_bos": prepend_bos, "progress": False}
     if is_relation(name):
-        found, skipped = _facts(model, data.pararel(name, path=path), name)
+        known |= {"limit": limit if known_only else None, "seed": seed}  # a model need not be asked for all facts
+        found, skipped = _facts(model, data.pararel(name, path=path, **known), name)
     else:
-        loaded = data.blimp(name, path=path)
+        loaded = data.blimp(name, path=path, **known)
         if by is None and any(data.determiner(record) for record in loaded):
             return _kept(*_determiner_pairs(model, loaded, name, frames, limit, seed), name, limit, seed, least)
         found, skipped = _answers(model, loaded, name, frames, seed, by)
