@@ -1,6 +1,7 @@
 """Many processes, one table: `accelerate launch -m kntools report ...` splits the items of an analysis.
 
-Without `accelerate launch` there is one process, and nothing here does anything.
+`torchrun --nproc_per_node 2 -m kntools report ...` does so on a machine without GPUs, where `accelerate launch` would
+need MPI. Started alone there is one process, and nothing here does anything.
 
 ```python
 with processes.main_first():            # what only one process may do at a time, e.g. making a folder
@@ -72,6 +73,7 @@ def gather(items: Sequence[T]) -> list[T]:
 
 
 def _state() -> Any:
+    import torch
     from accelerate import PartialState
 
-    return PartialState(timeout=_PATIENCE)
+    return PartialState(cpu=not torch.accelerator.is_available(), timeout=_PATIENCE)

@@ -1,0 +1,71 @@
+"""Words in the place of a determiner, and the noun after them: figures 5 to 7 for a causal model."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import pytest
+import torch
+
+import kntools as kn
+from kntools.analyses.noun_prompts import noun_prompts
+from kntools.analyses.suppression_effect import suppression_effect
+from kntools.analyses.word_probabilities import check_words, word_probabilities
+from kntools.control import untouched
+from tests import planted, zoo
+
+
+@pytest.fixture(scope="module")
+def prompts(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[kn.Prompt]]:
+    path = planted.write_pairs(tmp_path_factory.mktemp("pairs"))
+    return noun_prompts(planted.cached(), "determiner_noun_agreement_1", path=path)
+
+
+def test_the_determiner_gives_way_to_a_slot(prompts: dict[str, list[kn.Prompt]]) -> None:
+    assert {number: len(some) for number, some in prompts.items()} == {"plural": 8, "singular": 16}
+    assert {p.text for some in prompts.values() for p in some} == {f"{frame} {{}}" for frame in planted.FRAMES}
+    assert {p.target for p in prompts["plural"]} == {" books", " people"}
+
+
+def test_a_masked_model_is_asked_for_the_determiner() -> None:
+    model = kn.load_model("tiny-bert")
+    found = noun_prompts(model, "sample_determiner_noun_agreement_2", limit=4)
+    assert {number: len(some) for number, some in found.items()} == {"plural": 4, "singular": 4}
+    assert {p.target.strip() for p in found["plural"]} <= {"these", "those"}
+    assert all("{}" not in p.text and kn.encode(model, p).target_ids for some in found.values() for p in some)
+
+
+def test_the_value_is_the_answer_after_each_word(prompts: dict[str, list[kn.Prompt]]) -> None:
+    model, words = planted.cached(), ["those", "this", "Ouagadougou"]  # a word of several tokens will do here
+    some = prompts["plural"][:3]
+    check_words(model, some, words)
+    edits = [untouched, partial(kn.ablate_neurons, [planted.PLURAL])]
+    found = word_probabilities(model, some, words, edits)
+    for p, prompt in enumerate(some):
+        for w, word in enumerate(words):
+            e = kn.encode(model, kn.Prompt(prompt.text.replace("{}", word), prompt.target))
+            for n, hooks in enumerate(([], kn.ablate_neurons([planted.PLURAL]))):
+                logits = model.run_with_hooks(e.tokens, fwd_hooks=hooks)[0, -1].detach()
+                torch.testing.assert_close(found[n, p, w], logits.softmax(-1)[e.target_ids[0]], atol=1e-6, rtol=0)
+
+
+def test_suppression_says_what_the_weights_say(prompts: dict[str, list[kn.Prompt]]) -> None:
+    """The plural neuron fires after `those` alone, so plural nouns lose there, and nothing else changes."""
+    words = {"plural": ["those"], "singular": ["this", "that"], "neutral": ["some"]}
+    found = suppression_effect(planted.cached(), prompts, [planted.PLURAL], words=words, progress=False)
+    change = {(row["group"], row["word"]): row["change"] for row in found.rows}
+    assert change["plural", "those"] < -0.5 and change["singular", "those"] > 0
+    others = {key: value for key, value in change.items() if key[1] != "those"}
+    assert others and set(others.values()) == {0.0}
+
+
+def test_prompts_with_and_without_a_slot_do_not_go_together() -> None:
+    model = zoo.tiny("llama")
+    mixed = [kn.Prompt("The dog and {}", " Paris"), kn.Prompt("The dog and", " Paris")]
+    with pytest.raises(ValueError, match="1 of 2 prompts have a slot"):
+        word_probabilities(model, mixed, ["these"], [untouched])
+
+
+def test_paradigms_without_determiners_are_refused() -> None:
+    with pytest.raises(ValueError, match="use determiner_noun_agreement_1 or _2"):
+        noun_prompts(planted.cached(), "sample_subject_verb_agreement")

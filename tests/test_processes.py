@@ -1,0 +1,122 @@
+"""Many processes make the tables that one makes: launched as a user would, on two CPU processes."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from itertools import chain
+from pathlib import Path
+
+import pytest
+
+from kntools import processes
+from tests.conftest import ROOT
+
+# What `torchrun --nproc_per_node 2` runs, on a free port.
+LAUNCHER = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2")
+
+SCRIPT = """
+import sys
+from pathlib import Path
+import kntools as kn
+from kntools import processes
+from kntools.analyses import command
+from kntools.analyses.localisation import localisation
+from kntools.analyses.neuron_search import SearchSettings
+from kntools.analyses.prompt_groups import prompt_groups
+from kntools.analyses.reliability import reliability
+from kntools.analyses.edit_consistency import edit_consistency
+from tests import planted, zoo
+from tests.test_edit_consistency import METHODS, cases
+
+out, kept = Path(sys.argv[1]), sys.argv[2] == "kept"
+model = planted.build()
+groups = prompt_groups(model, "determiner_noun_agreement_1", frames=3, path=sys.argv[3]).groups
+prompts = {"all": [p for g in groups for p in g.prompts][:7]}
+def run(name):
+    return out / "runs" / name if kept else None
+found = {
+    "localisation": localisation(model, groups, null="answers", settings=SearchSettings(target_count=(1, 5)),
+                                 run=run("localisation"), progress=False),
+    "reliability": reliability(model, prompts, count=1, run=run("reliability"), progress=False),
+    "edits": edit_consistency(zoo.fresh("llama"), cases(5), METHODS, together=2, run=run("edits"), progress=False),
+}
+for name, result in found.items():
+    command.write(result, out / name)
+print(f"process {processes.index()} of {processes.count()}: {sum(len(r.to_frame()) for r in found.values())} rows")
+"""
+
+
+def launch(out: Path, pairs: Path, processes: int, kept: bool) -> str:
+    script = out.with_suffix(".py")
+    script.write_text(SCRIPT)
+    several = LAUNCHER if processes > 1 else ()
+    command = [sys.executable, *several, str(script), str(out), "kept" if kept else "", str(pairs)]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, cwd=out.parent, env=environment, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kept", [True, False])
+def test_two_processes_make_the_tables_of_one(kept: bool, tmp_path: Path) -> None:
+    from tests import planted
+
+    pairs = planted.write_pairs(tmp_path)
+    one, two = tmp_path / "one", tmp_path / "two"
+    assert "process 0 of 1" in launch(one, pairs, 1, kept)
+    said = launch(two, pairs, 2, kept)
+    assert "process 0 of 2" in said and "process 1 of 2" in said
+    tables = sorted(p.name for p in one.iterdir() if p.suffix in (".csv", ".json"))
+    assert len(tables) == 6
+    for name in tables:
+        assert (one / name).read_bytes() == (two / name).read_bytes(), name
+    if kept:
+        items = [{p.name: p.read_bytes() for p in (where / "runs").rglob("items/*.json")} for where in (one, two)]
+        assert len(items[0]) > 15 and items[0] == items[1]
+
+
+FAILING = """
+import sys
+from kntools import processes
+from kntools.run_folder import RunFolder
+from tests import zoo
+folder = RunFolder(None, kind="test", model=zoo.tiny("llama"), settings={})
+def make(n):
+    if n == 3:
+        raise ZeroDivisionError("three is bad")
+    return n
+try:
+    folder.each(range(6), key=str, make=make, progress=False)
+except RuntimeError as error:
+    print(f"process {processes.index()} was told: {error}")
+"""
+
+
+@pytest.mark.slow
+def test_an_error_in_one_process_is_told_to_all(tmp_path: Path) -> None:
+    script = tmp_path / "failing.py"
+    script.write_text(FAILING)
+    command = [sys.executable, *LAUNCHER, str(script)]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+    for index in (0, 1):
+        assert f"process {index} was told: process 1: ZeroDivisionError: three is bad" in done.stdout, done.stderr[
+            -2000:
+        ]
+
+
+def test_one_process_has_everything() -> None:
+    assert (processes.count(), processes.index(), processes.is_main(), processes.device()) == (1, 0, True, None)
+    assert list(processes.share(range(5))) == processes.gather([0, 1, 2, 3, 4]) == [0, 1, 2, 3, 4]
+
+
+def test_every_item_goes_to_one_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "3")
+    parts = []
+    for rank in range(3):
+        monkeypatch.setenv("RANK", str(rank))
+        parts.append(list(processes.share(range(8))))
+    assert sorted(chain(*parts)) == list(range(8)) and [len(p) for p in parts] == [3, 3, 2]
