@@ -51,6 +51,25 @@ def test_erasing_is_ablating_everywhere(dtype: torch.dtype) -> None:
     torch.testing.assert_close(erased, ablated, atol=1e-4 if dtype == torch.float32 else 0.2, rtol=1e-3)
 
 
+@pytest.mark.parametrize("name", ["gpt2", "llama", "bert", "gemma2", "gptj"])
+def test_hooks_do_what_the_edited_weights_do(name: str) -> None:
+    """Rows of one layer, of two, whole matrices, and sums of edits, read at every position."""
+    model = zoo.fresh(name)
+    text = "The capital of Canada is [MASK]." if name == "bert" else PROMPT.text
+    tokens = kn.encode(model, kn.Prompt(text, "Ottawa")).tokens
+    values = kn.edit_values(model, NEURONS, "Ottawa", "Rome")
+    edits = [kn.erase_values(model, NEURONS), values, values + kn.erase_values(model, [(0, 1)])]
+    if name != "bert":
+        edits.append(kn.fine_tune(model, PROMPT, " Rome", layer=1, steps=2))
+    clean = model(tokens).detach()
+    for edit in edits:
+        hooked = model.run_with_hooks(tokens, fwd_hooks=edit.hooks(model)).detach()
+        with edit.applied(model):
+            weights = model(tokens).detach()
+        torch.testing.assert_close(hooked, weights, atol=1e-4, rtol=1e-3)
+        assert float((weights - clean).abs().max()) > 1e-3, "the edit does nothing: the test says nothing"
+
+
 def test_relation_neurons() -> None:
     facts = [[(0, 1), (0, 2)], [(0, 1), (0, 2), (3, 4)], [(0, 1)], [(0, 1), (2, 2)]]
     unrelated = [[(0, 1)], [(0, 1), (2, 2)], *[[(5, n)] for n in range(18)]]

@@ -155,7 +155,7 @@ def _facts(model: Any, loaded: Loaded[Any], name: str) -> tuple[list[PromptGroup
         )
         for fact, prompts in asked.by_record()
     ]  # fmt: skip
-    return groups, asked.skipped
+    return groups, loaded.skipped + asked.skipped
 
 
 def _answers(
@@ -171,7 +171,7 @@ def _answers(
     for key, prompts in sorted(sorted_in.items()):
         some = prompts if len(prompts) <= most else [prompts[i] for i in sorted(rng.sample(range(len(prompts)), most))]
         groups.append(PromptGroup(key, name, "linguistic", tuple(dict.fromkeys(some)), (("answer", key),)))
-    return groups, asked.skipped
+    return groups, loaded.skipped + asked.skipped
 
 
 @dataclass(frozen=True)
@@ -236,7 +236,7 @@ def _determiner_pairs(
         PromptGroup(key, name, "linguistic", tuple(dict.fromkeys(prompts)), _labels(key)) for key, prompts in
         sorted_in.items()
     ]  # fmt: skip
-    return groups, asked.skipped + Skipped.of(
+    return groups, loaded.skipped + asked.skipped + Skipped.of(
         {"noun phrase of another form": len(loaded) - len(parsed), "over the limit": len(pairs) - len(keys)}
     )
 

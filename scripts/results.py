@@ -1,0 +1,185 @@
+"""The tables of the documentation, from the results they stand on: `python -m scripts.results`, from the root.
+
+`docs/results/runs/` holds every finished item of the runs that `COMMANDS` name, `docs/results/` the tables that these
+commands wrote. This script puts the tables into the pages, between their markers; a test compares pages, tables and
+items. A command that is given again finds all its items there, and writes the same tables.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shlex
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from kntools.data import tables
+
+ROOT = Path(__file__).resolve().parent.parent
+RESULTS = ROOT / "docs" / "results"
+AGREEMENT = (
+    "determiner_noun_agreement_1 determiner_noun_agreement_irregular_1 determiner_noun_agreement_with_adjective_1 "
+    "determiner_noun_agreement_with_adj_irregular_1 regular_plural_subject_verb_agreement_1 "
+    "irregular_plural_subject_verb_agreement_1 anaphor_number_agreement"
+)
+RELATIONS = "P36 P1376 P101 P30 P27 P19 P407 P364"
+MINIMAL_PAIRS = (
+    "determiner_noun_agreement_1 determiner_noun_agreement_irregular_1 regular_plural_subject_verb_agreement_1 "
+    "irregular_plural_subject_verb_agreement_1 anaphor_number_agreement"
+)
+
+#: Name of a result -> analysis and arguments. `--no-bos`, `--run` and `--out` are the same for all; see `command`.
+COMMANDS: dict[str, str] = {
+    "profile": "attribution_profile anaphor_number_agreement --limit 24 --classes 4",
+    "pairs": "pair_search determiner_noun_agreement_1 --known --limit 40 --frames 5",
+    "localisation": f"localisation {AGREEMENT} {RELATIONS} --known --limit 8 --frames 5",
+    "methods": "selection_methods P36 determiner_noun_agreement_1 --limit 12",
+    "reliability-pairs": f"reliability {MINIMAL_PAIRS} --limit 100",
+    "reliability-facts": "reliability P36 P1376 P27 P19 --limit 50",
+}
+
+
+def command(name: str) -> str:
+    """What to type to make a result."""
+    analysis, *rest = shlex.split(COMMANDS[name])
+    arguments = shlex.join(rest)
+    return (
+        f"python -m kntools.analyses.{analysis} {arguments} --no-bos --run docs/results/runs/{name} "
+        f"--out docs/results/{name}"
+    )
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table of a page: `columns` are headings and how a cell is made from a row of the CSV file."""
+
+    page: str
+    marker: str
+    csv: str
+    columns: dict[str, Callable[[Any], object]]
+
+    def cells(self) -> list[list[object]]:
+        frame = pd.read_csv(RESULTS / self.csv)
+        return [[make(row) for make in self.columns.values()] for row in frame.to_dict("records")]
+
+    def write(self, page: Path) -> None:
+        tables.write(page, list(self.columns), self.cells(), marker=self.marker)
+
+
+def column(name: str, digits: int = 3) -> Callable[[Any], object]:
+    """A number or a word, as it is."""
+    return lambda row: f"{row[name]:.{digits}f}" if isinstance(row[name], float) else row[name]
+
+
+def interval(name: str, low: str = "", high: str = "", digits: int = 2) -> Callable[[Any], object]:
+    """`0.52 (0.40 to 0.61)`."""
+    ends = (low or f"{name}_low", high or f"{name}_high")
+    return lambda row: f"{row[name]:.{digits}f} ({row[ends[0]]:.{digits}f} to {row[ends[1]]:.{digits}f})"
+
+
+def share(name: str, low: str, high: str) -> Callable[[Any], object]:
+    """`52 % (40 to 61)`."""
+    return lambda row: f"{row[name]:.1%} ({100 * row[low]:.1f} to {100 * row[high]:.1f})".replace("%", " %")
+
+
+def p_value(name: str) -> Callable[[Any], object]:
+    return lambda row: "" if pd.isna(row[name]) else ("< 0.001" if row[name] < 0.001 else f"{row[name]:.3f}")
+
+
+FINDINGS = "docs/findings.md"
+
+TABLES: tuple[Table, ...] = (
+    Table(
+        FINDINGS,
+        "pair-shares",
+        "pairs-shares.csv",
+        {
+            "neuron": column("neuron"),
+            "determiner": column("determiner"),
+            "number": column("number"),
+            "pairs": column("pairs"),
+            "found in": share("share", "low", "high"),
+            "other number": lambda row: f"{row['opposite']:.1%}".replace("%", " %"),
+            "p (Holm)": p_value("p_holm"),
+        },
+    ),
+    Table(
+        FINDINGS,
+        "localisation",
+        "localisation-summary.csv",
+        {
+            "paradigm or relation": lambda row: f"`{row['source']}`",
+            "n": column("groups"),
+            "KNs": interval("count", digits=1),
+            "tau": interval("tau"),
+            "R1^2": interval("r1"),
+            "null R1^2": column("null_r1", 2),
+            "null KNs": column("null_count", 1),
+        },
+    ),
+    Table(
+        FINDINGS,
+        "difference",
+        "localisation-difference.csv",
+        {
+            "measure": column("measure"),
+            "linguistic": column("linguistic", 2),
+            "factual": column("factual", 2),
+            "paradigms, relations": lambda row: f"{row['paradigms']}, {row['relations']}",
+            "p (Welch, Holm)": p_value("p_holm"),
+        },
+    ),
+    *(
+        Table(
+            FINDINGS,
+            f"reliability-{what}",
+            f"reliability-{what}-summary.csv",
+            {
+                "paradigm" if what == "pairs" else "relation": lambda row: f"`{row['source']}`",
+                "edit of 5 neurons": column("edit"),
+                "n": column("n"),
+                "overturned": share("share", "low", "high"),
+                "random neurons": share("random", "random_low", "random_high"),
+                "p (Holm)": p_value("p_holm"),
+                "P(answer)": lambda row: f"{row['before']:.3f} -> {row['after']:.3f}",
+            },
+        )
+        for what in ("pairs", "facts")
+    ),
+    Table(
+        FINDINGS,
+        "methods",
+        "methods-summary.csv",
+        {
+            "method": column("method"),
+            "n": column("n"),
+            "drop of P(answer)": interval("drop", "low", "high", digits=3),
+            "rows run backwards": column("gradients", 0),
+            "p (paired, Holm)": p_value("p_holm"),
+        },
+    ),
+)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(prog="python -m scripts.results", description=__doc__)
+    parser.add_argument("--commands", action="store_true", help="print what makes the results, and change nothing")
+    if parser.parse_args(argv).commands:
+        print("\n".join(map(command, COMMANDS)))
+        return
+    for table in TABLES:
+        table.write(ROOT / table.page)
+
+
+def items(name: str) -> dict[str, Any]:
+    """The finished items of a run: from key to payload."""
+    found = (json.loads(file.read_text("utf-8")) for file in (RESULTS / "runs" / name / "items").glob("*.json"))
+    return {item["key"]: item["payload"] for item in found}
+
+
+if __name__ == "__main__":
+    main()
