@@ -18,7 +18,8 @@ def method_panels(result: Any, *, title: str | None = None) -> go.Figure:
     shared = {frozenset((row.one, row.other)): row.jaccard for row in overlap.itertuples()}
     table = [[1.0 if a == b else shared[frozenset((a, b))] for b in names] for a in names]
     figure = make_subplots(
-        rows=1, cols=2, horizontal_spacing=0.18, subplot_titles=["drop of the probability", "overlap (Jaccard)"]
+        rows=1, cols=2, shared_yaxes=True, horizontal_spacing=0.06,
+        subplot_titles=["drop of the probability", "overlap (Jaccard)"],
     )  # fmt: skip
     figure.add_bar(
         x=frame["drop"], y=frame["method"].map(plain), orientation="h", marker_color=CATEGORIES[0], showlegend=False,
