@@ -1,5 +1,6 @@
 # make demo         set up, run the main job, print where its page is
 # make test         lint, types, tests and docs, in the same environment
+# make environment  the environment alone: .venv
 # make test-legacy  the HookedTransformer / HookedEncoder tests, on transformer-lens 3.9
 # make bench        the benchmarks
 # make clean        remove what these commands made, except downloads and the model cache
@@ -16,7 +17,7 @@ LEGACY := .venv-legacy
 LEGACY_BIN := $(LEGACY)/bin
 LEGACY_STAMP := $(LEGACY)/.installed
 
-.PHONY: demo test lint types pytest docs test-legacy bench clean
+.PHONY: demo test environment lint types pytest docs test-legacy bench clean
 .DELETE_ON_ERROR:
 
 demo: $(STAMP)
@@ -25,6 +26,8 @@ demo: $(STAMP)
 	@echo "The page: file://$(abspath $(OUT)/demo/index.html)"
 
 test: lint types pytest docs
+
+environment: $(STAMP)
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

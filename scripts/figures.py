@@ -68,12 +68,14 @@ def from_page(html: str) -> dict[str, Any]:
 
 
 def run_notebook(path: Path) -> None:
-    """Run it, keep what it shows but for bars and warnings, and add pictures."""
+    """Run it in an empty folder, keep what it shows but for bars and warnings, and add pictures."""
     import nbformat
     from nbclient import NotebookClient
 
     notebook = nbformat.read(path, as_version=4)
-    NotebookClient(notebook, timeout=600, kernel_name="python3").execute()
+    with tempfile.TemporaryDirectory() as folder:
+        resources = {"metadata": {"path": folder}}
+        NotebookClient(notebook, timeout=600, kernel_name="python3", resources=resources).execute()
     for number, cell in enumerate(notebook.cells):
         cell.metadata.pop("execution", None)  # times of day
         if cell.cell_type != "code":

@@ -19,6 +19,7 @@ from tests.test_page import assert_self_contained
 EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
 PARTS = {"demo_page", "demo_numbers", "facts"}  # what demo.py imports
 SMALL = ("quickstart", "own_intervention")
+OWN = {"own_dataset", "own_analysis"}  # see test_own_examples.py
 
 
 @pytest.fixture(scope="module")
@@ -147,7 +148,7 @@ def test_small_examples_run(
 
 
 def test_every_example_is_run_here() -> None:
-    assert {p.stem for p in EXAMPLES.glob("*.py")} == PARTS | {"demo", *SMALL}
+    assert {p.stem for p in EXAMPLES.glob("*.py")} == PARTS | OWN | {"demo", *SMALL}
 
 
 @pytest.mark.skipif(browser.find() is None, reason=browser.MISSING)

@@ -1,0 +1,126 @@
+"""An analysis of your own: what does an answer lose without the MLP of each layer?
+
+    python examples/own_analysis.py P36 --limit 20 --run runs/mlps --out mlps
+
+`--out` names the files to write (`.csv`, `.json`, `.html`); `--run` a folder from which a killed run goes on.
+An analysis that ships with kntools is a file like this one in `kntools/analyses/`.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import plotly.graph_objects as go
+import torch
+from tqdm.auto import tqdm
+
+import kntools as kn
+from kntools.analyses.layer_distribution import write_result
+from kntools.analyses.prompt_groups import known_prompts
+from kntools.analyses.table_result import Row, TableResult
+from kntools.positioned import PositionedHook
+from kntools.run_folder import RunFolder
+from kntools.sites import hook_name
+from kntools.statistics import bootstrap_interval
+
+
+@dataclass(frozen=True, repr=False)
+class MlpLoss(TableResult):
+    """One row per prompt and layer: `text, target, layer, before, after, loss`; all are probabilities."""
+
+    kind = "MLP loss"
+
+    def summary(self) -> pd.DataFrame:
+        """Per layer: `layer, n, loss, low, high`, the mean over prompts and its bootstrap interval."""
+        rows = []
+        for layer, some in self.to_frame().groupby("layer"):
+            values = torch.tensor(some["loss"].to_numpy())
+            low, high = bootstrap_interval(values)
+            mean = float(values.mean())
+            rows.append({"layer": layer, "n": len(values), "loss": mean, "low": float(low), "high": float(high)})
+        return pd.DataFrame(rows)
+
+    def plot(self) -> go.Figure:
+        """A bar per layer, with its interval."""
+        s = self.summary()
+        errors = {"array": s["high"] - s["loss"], "arrayminus": s["loss"] - s["low"]}
+        figure = go.Figure(go.Bar(x=s["layer"], y=s["loss"], error_y=errors))
+        return figure.update_layout(
+            template="kntools", title=self.describe(), xaxis_title="layer", yaxis_title="loss of probability"
+        )
+
+
+def mlp_loss(
+    model: Any,
+    prompts: Sequence[kn.Prompt],
+    *,
+    prepend_bos: bool | None = None,
+    run: str | Path | None = None,
+    progress: bool = True,
+) -> MlpLoss:
+    """The answer's probability with all MLPs, and with that of one layer left out at the answer position.
+
+    ```python
+    mlp_loss(model, kn.data.pararel("P36", limit=20, known_only=model).prompts(model)).plot()
+    ```
+
+    Arguments:
+        prompts: with answers of one token.
+        prepend_bos: as in `kn.encode`.
+        run: a folder that keeps each finished prompt, from which a killed run goes on.
+        progress: show a bar.
+
+    Raises:
+        ValueError: no prompts, or a run folder of another run.
+    """
+    if not prompts:
+        raise ValueError("no prompts given; e.g. kn.data.pararel('P36', limit=20).prompts(model)")
+    folder = RunFolder(run, kind=MlpLoss.kind, model=model, settings={"prepend_bos": prepend_bos})
+    rows: list[Row] = []
+    for prompt in tqdm(prompts, disable=not progress, unit="prompt", leave=False):
+        before, *without = folder.once(repr(prompt), partial(_probabilities, model, prompt, prepend_bos))
+        rows += [
+            {
+                "text": prompt.text, "target": prompt.target, "layer": layer,
+                "before": before, "after": after, "loss": before - after,
+            }
+            for layer, after in enumerate(without)
+        ]  # fmt: skip
+    return MlpLoss(tuple(rows), folder.header)
+
+
+def _probabilities(model: Any, prompt: kn.Prompt, prepend_bos: bool | None) -> list[float]:
+    """Of the answer: untouched, and without the MLP of each layer, in one sweep."""
+    encoded = kn.encode(model, prompt, prepend_bos)
+    names = [hook_name("mlp_out", layer) for layer in range(model.cfg.n_layers)]
+    off = [[(name, PositionedHook(encoded.position, torch.zeros_like, f"ablate {name}"))] for name in names]
+    answer = kn.probability(encoded.target_ids)
+    return kn.sweep(model, encoded.tokens, [[], *off], pos=encoded.position, metric=answer).tolist()
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """The command; see the top of the file."""
+    parser = argparse.ArgumentParser(description="What does an answer lose without the MLP of each layer?")
+    add = parser.add_argument
+    add("source", help="a BLiMP paradigm or a ParaRel relation")
+    add("--model", default="tiny-bert")
+    add("--limit", type=int, default=20, help="prompts that the model gets right")
+    add("--seed", type=int, default=0)
+    add("--run", type=Path, help="keep every prompt in this folder; started again, the command goes on from there")
+    add("--out", type=Path, required=True, help="files to write, without their ending")
+    o = parser.parse_args(argv)
+    model = kn.load_model(o.model)
+    prompts = known_prompts(model, [o.source], limit=o.limit, seed=o.seed)[o.source]
+    found = mlp_loss(model, prompts, run=o.run)
+    write_result(found, o.out)
+    print(found)
+
+
+if __name__ == "__main__":
+    main()

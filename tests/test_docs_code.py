@@ -1,0 +1,191 @@
+"""The code in the documentation runs, and the names it documents are the public ones."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import importlib.util
+import inspect
+import pkgutil
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import kntools as kn
+import kntools.analyses
+from tests import zoo
+from tests.pages import CODE, DOCS, PAGES, ROOT, blocks, read, rows, sections
+
+START, README, MIGRATION = (ROOT / name for name in ("docs/start.md", "README.md", "docs/migration.md"))
+
+
+@pytest.fixture
+def small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Whatever model is asked for, a small one is loaded; an empty folder to write to."""
+    models = {"bert": kn.load_model("tiny-bert"), "gpt": zoo.tiny("gpt2")}
+    monkeypatch.setattr(kn, "load_model", lambda name: models["bert" if "bert" in name else "gpt"])
+    monkeypatch.delenv("KNTOOLS_DATA", raising=False)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+#: What a small model has instead.
+SMALLER = {
+    "(9, 1094)": "(3, 152)",
+    "layer=17": "layer=1",
+    "layer=5": "layer=1",
+    "window=10": "window=2",
+    "100_000, seed=0": "500, seed=0, length=40",
+}
+
+
+def run(codes: list[str]) -> dict[str, Any]:
+    """One after the other, in one namespace, which is returned."""
+    namespace: dict[str, Any] = {}
+    for code in codes:
+        for large, little in SMALLER.items():
+            code = code.replace(large, little)
+        exec(code, namespace)
+    return namespace
+
+
+# --- code -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_every_python_block_is_python(page: Path) -> None:
+    for code in blocks(read(page), "python"):
+        ast.parse(code)
+
+
+def test_what_is_included_is_there() -> None:
+    included = re.findall(r'^--8<-- "(.*)"$', read(ROOT / "docs/extending.md"), re.M)
+    assert len(included) == 3 and all((ROOT / name).is_file() for name in included)
+
+
+@pytest.mark.filterwarnings("ignore")  # tiny random models are edited badly
+def test_the_first_steps_run(small: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run(blocks(read(START), "python"))
+    assert "<div" in (small / "heatmap.html").read_text("utf-8")
+    out = capsys.readouterr().out
+    assert out.startswith("Attribution of 4 x 48 neurons for 1 prompt")
+    assert re.search(r"^\[0\.\d+, 0\.\d+, 0\.\d+\]$", out, re.M), "as it is, off, doubled"
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_the_readme_runs(small: Path) -> None:
+    namespace = run(blocks(read(README), "python"))
+    assert (small / "heatmap.html").is_file()
+    assert namespace["p"].shape == (4 * 20,)
+    assert namespace["edit"].before < namespace["edit"].after
+
+
+def test_both_begin_with_the_same_lines() -> None:
+    assert blocks(read(README), "python")[0] == blocks(read(START), "python")[0]
+
+
+def migration(section: str) -> list[str]:
+    """Blocks and the middle column of the tables, in the order of the page."""
+    found = []
+    for part in re.split(r"^(?=```python|\| you wrote)", section, flags=re.M):
+        if part.startswith("```"):
+            found += blocks(part, "python")
+        else:
+            cells = rows(part)
+            assert all(len(row) == 3 and CODE.fullmatch(row[1]) for row in cells), cells
+            found += [row[1].strip("`") for row in cells]
+    return found
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("title", sections(read(MIGRATION)))
+def test_what_you_write_now_runs(title: str, small: Path) -> None:
+    code = migration(sections(read(MIGRATION))[title])
+    assert len(code) > 7
+    run(code)
+
+
+# --- names ------------------------------------------------------------------------------------------
+
+#: What a module has for its command, and for nobody else.
+PLUMBING = {"main", "write", "add_arguments"}
+
+
+def directives() -> list[str]:
+    """What mkdocstrings is asked for, over all pages."""
+    return [name for page in DOCS for name in re.findall(r"^::: (\S+)", read(page), re.M)]
+
+
+def is_module(path: str) -> bool:
+    try:
+        return importlib.util.find_spec(path) is not None
+    except ModuleNotFoundError:  # its parent is no package
+        return False
+
+
+def is_there(path: str) -> bool:
+    module, _, name = path.rpartition(".")
+    return is_module(path) or hasattr(importlib.import_module(module), name)
+
+
+def with_its_module(package: Any, name: str) -> bool:
+    """A module shows what has a docstring of its own, but not what is called like one of its submodules."""
+    found = getattr(package, name)
+    return (inspect.isclass(found) or inspect.isfunction(found)) and not is_module(f"{package.__name__}.{name}")
+
+
+def undocumented(package: Any, names: set[str]) -> set[str]:
+    asked = set(directives())
+    prefix = package.__name__
+    whole = {name for name in names if prefix in asked and with_its_module(package, name)}
+    return {n for n in names - whole if not asked & {f"{prefix}.{n}", f"{prefix}.{n}.{n}"}}
+
+
+def test_every_public_name_is_documented() -> None:
+    assert undocumented(kn, set(kn.__all__) - {"__version__", "data"}) == set()
+    assert undocumented(kn.data, set(kn.data.__all__)) == set()
+    assert undocumented(kn.plots, set(kn.plots.__all__)) == set()
+    assert undocumented(kn, {"no_such_name"}) == {"no_such_name"}
+
+
+def test_every_analysis_is_documented() -> None:
+    for module in pkgutil.iter_modules(kntools.analyses.__path__, "kntools.analyses."):
+        found = importlib.import_module(module.name)
+        own = {n for n, o in vars(found).items() if getattr(o, "__module__", "") == module.name and n[0] != "_"}
+        public = {n for n in own if inspect.isclass(vars(found)[n]) or inspect.isfunction(vars(found)[n])}
+        assert undocumented(found, public - PLUMBING) == set(), module.name
+
+
+def test_nothing_is_documented_that_is_not_public() -> None:
+    asked = directives()
+    assert sorted(set(asked)) == sorted(asked), "twice"
+    assert [name for name in asked if not is_there(name)] == []
+    paths = [name.split(".")[1:] for name in asked]
+    names = {parts[0] for parts in paths if len(set(parts)) == 1}  # kntools.rome, or kntools.rome.rome
+    parts_of_kn = {name for name in names if name in kn.__all__ or not is_module(f"kntools.{name}")}
+    assert parts_of_kn | {"__version__"} == set(kn.__all__)
+
+
+def test_the_page_of_names_lists_them_all() -> None:
+    listed = sections(read(ROOT / "docs/api.md"))
+    for title, names in (
+        ("kn", set(kn.__all__) - {"data", "plots", "__version__"}),
+        ("kn.data", set(kn.data.__all__)),
+        ("kn.plots", set(kn.plots.__all__)),
+    ):
+        links = re.findall(r"\[`(\w+)`\]\[([\w.]+)\]", listed[title])
+        assert sorted(name for name, _ in links) == sorted(names), title
+        assert [target for name, target in links if not is_there(target) or not target.endswith(f".{name}")] == []
+
+
+def test_the_map_of_the_paper_names_what_is_there() -> None:
+    figures = rows(read(ROOT / "docs/paper.md"))[:11]
+    assert [CODE.sub("", row[0])[1:].split("]")[0] for row in figures] == [str(n) for n in range(1, 12)]
+    known = set(kn.__all__)
+    for module in pkgutil.iter_modules(kntools.analyses.__path__, "kntools.analyses."):
+        known |= set(vars(importlib.import_module(module.name)))
+    for row in figures:
+        names = [name.removeprefix("kn.") for name in CODE.findall(" ".join(row[2:]))]
+        assert len(names) > 1 and set(names) <= known
