@@ -1,6 +1,6 @@
 """An analysis of your own: what does an answer lose without the MLP of each layer?
 
-    python examples/own_analysis.py P36 --limit 20 --run runs/mlps --out mlps
+    python examples/own_analysis.py P36 --model tiny-bert --limit 20 --run runs/mlps --out mlps
 
 `--out` names the files to write (`.csv`, `.json`, `.html`); `--run` a folder from which a killed run goes on.
 An analysis that ships with kntools is a file like this one in `kntools/analyses/`.
@@ -8,20 +8,17 @@ An analysis that ships with kntools is a file like this one in `kntools/analyses
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import plotly.graph_objects as go
 import torch
-from tqdm.auto import tqdm
 
 import kntools as kn
-from kntools.analyses.layer_distribution import write_result
+from kntools.analyses import command
 from kntools.analyses.prompt_groups import known_prompts
 from kntools.analyses.table_result import Row, TableResult
 from kntools.positioned import PositionedHook
@@ -82,16 +79,21 @@ def mlp_loss(
     if not prompts:
         raise ValueError("no prompts given; e.g. kn.data.pararel('P36', limit=20).prompts(model)")
     folder = RunFolder(run, kind=MlpLoss.kind, model=model, settings={"prepend_bos": prepend_bos})
-    rows: list[Row] = []
-    for prompt in tqdm(prompts, disable=not progress, unit="prompt", leave=False):
-        before, *without = folder.once(repr(prompt), partial(_probabilities, model, prompt, prepend_bos))
-        rows += [
-            {
-                "text": prompt.text, "target": prompt.target, "layer": layer,
-                "before": before, "after": after, "loss": before - after,
-            }
-            for layer, after in enumerate(without)
-        ]  # fmt: skip
+    found = folder.each(
+        prompts,
+        key=repr,
+        make=lambda prompt: _probabilities(model, prompt, prepend_bos),
+        unit="prompt",
+        progress=progress,
+    )
+    rows: list[Row] = [
+        {
+            "text": prompt.text, "target": prompt.target, "layer": layer,
+            "before": before, "after": after, "loss": before - after,
+        }
+        for prompt, (before, *without) in zip(prompts, found, strict=True)
+        for layer, after in enumerate(without)
+    ]  # fmt: skip
     return MlpLoss(tuple(rows), folder.header)
 
 
@@ -106,19 +108,14 @@ def _probabilities(model: Any, prompt: kn.Prompt, prepend_bos: bool | None) -> l
 
 def main(argv: Sequence[str] | None = None) -> None:
     """The command; see the top of the file."""
-    parser = argparse.ArgumentParser(description="What does an answer lose without the MLP of each layer?")
-    add = parser.add_argument
-    add("source", help="a BLiMP paradigm or a ParaRel relation")
-    add("--model", default="tiny-bert")
-    add("--limit", type=int, default=20, help="prompts that the model gets right")
-    add("--seed", type=int, default=0)
-    add("--run", type=Path, help="keep every prompt in this folder; started again, the command goes on from there")
-    add("--out", type=Path, required=True, help="files to write, without their ending")
+    parser = command.parser("own_analysis", "What does an answer lose without the MLP of each layer?")
+    parser.add_argument("source", help="a BLiMP paradigm or a ParaRel relation")
+    parser.add_argument("--limit", type=int, default=20, help="prompts that the model gets right")
     o = parser.parse_args(argv)
-    model = kn.load_model(o.model)
-    prompts = known_prompts(model, [o.source], limit=o.limit, seed=o.seed)[o.source]
-    found = mlp_loss(model, prompts, run=o.run)
-    write_result(found, o.out)
+    model = command.load(o)
+    prompts = known_prompts(model, [o.source], limit=o.limit, seed=o.seed, prepend_bos=o.bos)[o.source]
+    found = mlp_loss(model, prompts, prepend_bos=o.bos, run=o.run)
+    command.write(found, o.out)
     print(found)
 
 

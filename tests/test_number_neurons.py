@@ -9,8 +9,8 @@ import pytest
 
 import kntools as kn
 from kntools.analyses.cooccurrence_bias import cooccurrence_bias, count_beside
+from kntools.analyses.noun_prompts import noun_prompts
 from kntools.analyses.pair_search import PairSearch, pair_search
-from kntools.analyses.probability_shift import noun_prompts
 from kntools.analyses.prompt_groups import prompt_groups
 from kntools.analyses.suppression_effect import SuppressionEffect, suppression_effect
 from kntools.analyses.word_lists import FIGURE_5
