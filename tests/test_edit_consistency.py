@@ -122,22 +122,25 @@ def test_symmetry_scores_raw_and_known() -> None:
     befores = (
         payload(forward_true=[yes], reverse_old=[yes], reverse_new_before=[yes]),
         payload(forward_true=[no], reverse_old=[yes], reverse_new_before=[yes]),
+        payload(forward_true=[yes], reverse_old=[no], reverse_new_before=[no]),  # the fact, but not its reverse
     )
     afters = (
         payload(forward_new=[yes], reverse_new=[no], reverse_old=[yes]),
         payload(forward_new=[(0.5, True, False)], reverse_new=[yes], reverse_old=[no]),
+        payload(forward_new=[yes], reverse_new=[yes], reverse_old=[no]),
     )
-    result = EditConsistency(("a", "b"), befores, {"rome": afters}, {}, {"model": "hand-made"})
+    result = EditConsistency(("a", "b", "c"), befores, {"rome": afters}, {}, {"model": "hand-made"})
     expected = {
-        "reliability, exact": (0.5, 1.0), "reliability, first": (1.0, 1.0), "reliability, p": (0.7, 0.9),
-        "symmetry, exact": (0.5, 0.0), "old direction gone": (0.5, 0.0), "old direction, p": (0.5, 0.9),
+        "reliability, exact": (2 / 3, 1.0), "reliability, first": (1.0, 1.0), "reliability, p": (2.3 / 3, 0.9),
+        "symmetry, exact": (2 / 3, 0.0), "old direction gone": (2 / 3, 0.0), "old direction, p": (1.1 / 3, 0.9),
     }  # fmt: skip
     for score, (raw, known) in expected.items():
         assert result.value("rome", score) == pytest.approx(raw)
         assert result.value("rome", score, known=True) == pytest.approx(known)
     frame = result.to_frame()
     assert set(frame["condition"]) == {"all", "known"}
-    assert frame[(frame["condition"] == "known") & (frame["method"] == "rome")]["n"].unique().tolist() == [1]
+    known = frame[(frame["condition"] == "known") & (frame["method"] == "rome")].set_index("score")["n"]
+    assert known["reliability, exact"] == 2 and known["symmetry, exact"] == known["old direction gone"] == 1
     assert "efficacy" not in set(frame["score"])
 
 

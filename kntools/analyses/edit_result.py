@@ -85,12 +85,19 @@ SCORES: dict[str, Score] = {
     "old direction gone": _no_longer("reverse old"),
 }
 
-#: Which questions the model must have answered exactly, before the edit, to count as knowing what a score is about.
-KNOWN = ("forward true", "reverse old", "reverse new before", "synonym true")
+#: What a score is about -> questions that a model which knew that answered exactly before the edit: the fact itself, and
+#: what follows from it.
+KNOWN = {
+    "reliability": ("forward true",),
+    "symmetry": ("forward true", "reverse old"),
+    "old direction": ("forward true", "reverse old"),
+    "synonym": ("forward true", "synonym true"),
+}
 
 
-def knew(before: Payload, roles: Sequence[str] = KNOWN) -> bool:
-    """Did the model answer exactly, before the edit, those of these questions that the case has?"""
+def knew(before: Payload, score: str) -> bool:
+    """Did the model know, before the edit, what a score is about? Scores of CounterFact are about facts it knows."""
+    roles = next((known for about, known in KNOWN.items() if score.startswith(about)), ())
     return all(a["exact"] for role in roles for a in before["answers"].get(role, []))
 
 
@@ -117,7 +124,7 @@ class EditConsistency:
             raise ValueError(f"no score {score!r} of {method!r}; there are {list(SCORES)} of {self.methods}")
         after = self.before if method == "before" else self.after[method]
         pairs = zip(self.before, after, strict=True)
-        values = [SCORES[score](b, a) for b, a in pairs if not known or knew(b)]
+        values = [SCORES[score](b, a) for b, a in pairs if not known or knew(b, score)]
         return [v for v in values if v is not None]
 
     @property
@@ -127,12 +134,12 @@ class EditConsistency:
 
     def value(self, method: str, score: str, *, known: bool = False) -> float:
         """The mean of a score over cases; nan if there are none."""
-        return torch.tensor(self.scores(method, score, known=known)).mean().item()
+        return torch.tensor(self.scores(method, score, known=known), dtype=torch.float64).mean().item()
 
     def to_frame(self) -> pd.DataFrame:
         """One row per method, condition and score: `method, condition, score, n, value, low, high`.
 
-        `condition` is `all`, or `known`: only cases of which the model knew everything before the edit. The interval
+        `condition` is `all`, or `known`: only cases of which the model knew what the score is about. The interval
         is a bootstrap over cases.
         """
         conditions = ["all"]
@@ -142,7 +149,7 @@ class EditConsistency:
         for method in self.methods:
             for condition in conditions:
                 for score in SCORES:
-                    values = torch.tensor(self.scores(method, score, known=condition == "known"))
+                    values = torch.tensor(self.scores(method, score, known=condition == "known"), dtype=torch.float64)
                     if len(values):
                         low, high = bootstrap_interval(values)
                         numbers = {"value": float(values.mean()), "low": float(low), "high": float(high)}
