@@ -85,8 +85,8 @@ SCORES: dict[str, Score] = {
     "old direction gone": _no_longer("reverse old"),
 }
 
-#: What a score is about -> questions that a model which knew that answered exactly before the edit: the fact itself, and
-#: what follows from it.
+#: What a score is about -> questions that a model which knew that answered exactly before the edit: the fact itself,
+#: and what follows from it.
 KNOWN = {
     "reliability": ("forward true",),
     "symmetry": ("forward true", "reverse old"),
