@@ -26,7 +26,9 @@ AGREEMENT = (
     "determiner_noun_agreement_with_adj_irregular_1 regular_plural_subject_verb_agreement_1 "
     "irregular_plural_subject_verb_agreement_1 anaphor_number_agreement"
 )
-RELATIONS = "P36 P1376 P101 P30 P27 P19 P407 P364"
+RELATIONS = "P36 P1376 P101 P407 P178 P176 P159 P131"
+KNOWN_RELATIONS = "P36 P407 P178 P101"
+EDITS = "--layer 5 --second-moment moments/C5.safetensors --limit 100"
 MINIMAL_PAIRS = (
     "determiner_noun_agreement_1 determiner_noun_agreement_irregular_1 regular_plural_subject_verb_agreement_1 "
     "irregular_plural_subject_verb_agreement_1 anaphor_number_agreement"
@@ -36,10 +38,15 @@ MINIMAL_PAIRS = (
 COMMANDS: dict[str, str] = {
     "profile": "attribution_profile anaphor_number_agreement --limit 24 --classes 4",
     "pairs": "pair_search determiner_noun_agreement_1 --known --limit 40 --frames 5",
-    "localisation": f"localisation {AGREEMENT} {RELATIONS} --known --limit 8 --frames 5",
+    "localisation": f"localisation {AGREEMENT} {RELATIONS} --known --limit 5 --frames 5",
     "methods": "selection_methods P36 determiner_noun_agreement_1 --limit 12",
     "reliability-pairs": f"reliability {MINIMAL_PAIRS} --limit 100",
-    "reliability-facts": "reliability P36 P1376 P27 P19 --limit 50",
+    "effect-plural": "suppression_effect determiner_noun_agreement_1 --neurons 0.586 --limit 40",
+    "reliability-facts": f"reliability {KNOWN_RELATIONS} --limit 55",
+    "edit-layers": "edit_layer --layers 1 3 5 8 11 --limit 8 --tokens 50000 --moments moments",
+    "edit-counterfact": f"edit_consistency counterfact {EDITS} --methods rome fine-tuning values --generations 20",
+    "edit-P36": f"edit_consistency P36 {EDITS} --methods rome",
+    "edit-P101": f"edit_consistency P101 {EDITS} --methods rome",
 }
 
 
@@ -61,9 +68,10 @@ class Table:
     marker: str
     csv: str
     columns: dict[str, Callable[[Any], object]]
+    prepare: Callable[[pd.DataFrame], pd.DataFrame] = lambda frame: frame
 
     def cells(self) -> list[list[object]]:
-        frame = pd.read_csv(RESULTS / self.csv)
+        frame = self.prepare(pd.read_csv(RESULTS / self.csv))
         return [[make(row) for make in self.columns.values()] for row in frame.to_dict("records")]
 
     def write(self, page: Path) -> None:
@@ -90,7 +98,21 @@ def p_value(name: str) -> Callable[[Any], object]:
     return lambda row: "" if pd.isna(row[name]) else ("< 0.001" if row[name] < 0.001 else f"{row[name]:.3f}")
 
 
-FINDINGS = "docs/findings.md"
+def by_method(frame: pd.DataFrame) -> pd.DataFrame:
+    """Of an evaluation of edits: a row per score, a column per method."""
+    cell = interval("value", "low", "high", digits=3)
+    shown = frame.assign(shown=[cell(row) for row in frame.to_dict("records")])
+    wide = shown.pivot(index=["condition", "score", "n"], columns="method", values="shown").reset_index()
+    order = {score: place for place, score in enumerate(dict.fromkeys(frame["score"]))}
+    return wide.sort_values("score", key=lambda names: names.map(order)).sort_values("condition", kind="stable")
+
+
+def leading_words(frame: pd.DataFrame) -> pd.DataFrame:
+    """Of a suppression effect: the modifiers before plural nouns, as the figure has them."""
+    return frame[frame["group"] == "plural"]
+
+
+FINDINGS, EVALUATION = "docs/findings.md", "docs/evaluation.md"
 
 TABLES: tuple[Table, ...] = (
     Table(
@@ -149,6 +171,47 @@ TABLES: tuple[Table, ...] = (
             },
         )
         for what in ("pairs", "facts")
+    ),
+    Table(
+        FINDINGS,
+        "effect",
+        "effect-plural.csv",
+        {
+            "section": column("section"),
+            "modifier": column("word"),
+            "n": column("n"),
+            "P(plural noun)": lambda row: f"{row['before']:.4f} -> {row['after']:.4f}",
+            "change": interval("change", "low", "high"),
+            "p (Holm)": p_value("p_corrected"),
+        },
+        leading_words,
+    ),
+    Table(
+        "docs/editing.md",
+        "edit-layers",
+        "edit-layers.csv",
+        {
+            "layer": column("layer"),
+            "n": column("n"),
+            **{
+                name: column(name)
+                for name in ("efficacy", "efficacy magnitude", "paraphrase", "neighborhood", "score", "traced effect")
+            },
+        },
+    ),
+    *(
+        Table(
+            EVALUATION,
+            f"edit-{what}",
+            f"edit-{what}.csv",
+            {"facts": column("condition"), **{name: column(name) for name in ("score", "n", "before", *methods)}},
+            by_method,
+        )
+        for what, methods in (
+            ("counterfact", ("rome", "fine-tuning", "values")),
+            ("P36", ("rome",)),
+            ("P101", ("rome",)),
+        )
     ),
     Table(
         FINDINGS,

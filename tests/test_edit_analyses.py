@@ -121,18 +121,10 @@ def test_the_command(data_root: Path, tmp_path: Path, capsys: pytest.CaptureFixt
     from kntools.analyses import edit_consistency as module
     from tests.test_cli import save_tiny
 
-    page = tmp_path / "page.md"
-    page.write_text("Above.\n\n<!-- edits-P36 -->\n<!-- /edits-P36 -->\n\nBelow.\n")
     model = save_tiny("llama", tmp_path / "tiny-llama")
     words = ["P36", "--model", str(model), "--layer", "1", "--limit", "2", "--methods", "rome", "fine-tuning"]
-    files = ["--out", str(tmp_path / "table"), "--page", str(page)]
+    files = ["--out", str(tmp_path / "table")]
     module.main([*words, "--steps", "2", *files, "--run", str(tmp_path / "run")])
     table = (tmp_path / "table.csv").read_text().splitlines()
     assert table[0] == "method,condition,score,n,value,low,high" and len(table) > 20
-    text = page.read_text()
-    assert (
-        text.startswith("Above.")
-        and text.endswith("Below.\n")
-        and "| facts | score | n | before | rome | fine-tuning |" in text
-    )
     assert "symmetry, exact" in capsys.readouterr().out and "reliability" in (tmp_path / "table.html").read_text()

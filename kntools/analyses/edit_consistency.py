@@ -14,13 +14,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from kntools import processes
 from kntools.analyses import command
 from kntools.analyses.edit_cases import Case, make_cases
 from kntools.analyses.edit_methods import Method, fine_tune_method, rome_method, values_method
 from kntools.analyses.edit_result import EditConsistency, Payload
 from kntools.analyses.edit_scores import ask, continued, generation_entropy
-from kntools.data import tables
 from kntools.edit_stack import weights_digest
 from kntools.run_folder import RunFolder
 from kntools.second_moment import SecondMoment
@@ -169,15 +167,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     add("--limit", type=int, default=100)
     add("--steps", type=int, default=20, help="of the value optimisation")
     add("--generations", type=int, default=0, help="measure the entropy of generated text on so many cases")
-    add("--page", type=Path, help="also write the table into this .md page, between its markers")
     o = parser.parse_args(argv)
     found = evaluate(
         command.load(o), o.what, layer=o.layer, second_moment=o.second_moment, methods=o.methods, limit=o.limit,
         steps=o.steps, generations=o.generations, seed=o.seed, prepend_bos=o.bos, run=o.run,
     )  # fmt: skip
     command.write(found, o.out)
-    if o.page is not None and processes.is_main():
-        tables.write(o.page, *found.table(), marker=f"edits-{o.what}")
     print(found)
 
 

@@ -24,7 +24,6 @@ from kntools.analyses.edit_cases import Case, Question, counterfact_cases
 from kntools.analyses.edit_consistency import edit_consistency
 from kntools.analyses.edit_methods import rome_method
 from kntools.analyses.edit_scores import ask
-from kntools.data import tables
 from kntools.prompts import Prompt
 from kntools.sampling import sample_texts
 from kntools.second_moment import SecondMoment, second_moment
@@ -139,7 +138,6 @@ def main(argv: Sequence[str] | None = None) -> None:
     add("--traced", type=int, default=10, help="facts that the model knows, to be traced for the proposal")
     add("--tokens", type=int, default=50_000, help="drawn from the model itself for the second moments; 0: C = I")
     add("--moments", type=Path, help="folder for the second moments: C3.safetensors, ...")
-    add("--page", type=Path, help="also write the table into this .md page, between its markers")
     o = parser.parse_args(argv)
     model = command.load(o)
     facts = data.known_facts(known_only=model, limit=o.traced, seed=o.seed, prepend_bos=o.bos, progress=False)
@@ -153,9 +151,6 @@ def main(argv: Sequence[str] | None = None) -> None:
     if processes.is_main():
         o.out.parent.mkdir(parents=True, exist_ok=True)
         table.to_csv(o.out.with_name(o.out.name + ".csv"), index=False, float_format="%.4f")
-        if o.page is not None:
-            cells = [[int(row[0]), int(row[1]), *map(float, row[2:])] for row in table.to_numpy().tolist()]
-            tables.write(o.page, list(table.columns), cells, marker="edit-layers")
     print(table.to_string(index=False))
 
 

@@ -1,0 +1,97 @@
+"""The tables of the documentation are those of the committed results, and these those of the finished items."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from kntools.analyses.edit_result import EditConsistency
+from scripts.results import COMMANDS, RESULTS, ROOT, TABLES, Table, command, items
+
+PAGES = sorted({table.page for table in TABLES})
+
+
+@pytest.mark.parametrize("table", TABLES, ids=lambda table: table.marker)
+def test_a_table_on_a_page_is_what_the_results_say(table: Table, tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    page.write_text((ROOT / table.page).read_text("utf-8"), encoding="utf-8")
+    table.write(page)
+    assert page.read_text("utf-8") == (ROOT / table.page).read_text("utf-8"), "python -m scripts.results"
+    assert table.cells()
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_the_command_is_on_a_page(name: str) -> None:
+    assert any(command(name) in (ROOT / page).read_text("utf-8") for page in PAGES)
+
+
+def test_pages_have_no_place_that_was_not_filled() -> None:
+    for page in PAGES:
+        assert not re.findall(r"@@\w+", (ROOT / page).read_text("utf-8"))
+
+
+def rows(name: str) -> list[dict[str, Any]]:
+    return json.loads((RESULTS / f"{name}.json").read_text("utf-8"))["rows"]
+
+
+@pytest.mark.parametrize("name", ["pairs", "localisation"])
+def test_searches_are_those_of_the_items(name: str) -> None:
+    found = {key.rsplit("/", 1)[0]: payload for key, payload in items(name).items()}
+    table = rows(name)
+    assert len(table) == len(found) >= 40
+    for row in table:
+        payload = found[f"{row['source']}/{row['pair' if name == 'pairs' else 'group']}"]
+        same = ("prompts", "neurons", "converged")
+        assert [row[k] for k in same] == [payload[k] for k in same] and row["tau"] == payload["share"]
+        if name == "localisation":
+            assert (row["count"], row["r1"]) == (len(payload["neurons"]), payload["r1"])
+            assert row["null_r1"] == payload["null"]["r1"]
+
+
+@pytest.mark.parametrize("name", ["reliability-pairs", "reliability-facts"])
+def test_overturned_predictions_are_those_of_the_items(name: str) -> None:
+    payloads = items(name)
+    table = pd.DataFrame(rows(name))
+    right = [payload for payload in payloads.values() if payload["correct"]]
+    assert len(table) == sum(len(payload["outcomes"]) for payload in right)
+    assert len(right) >= (500 if name.endswith("pairs") else 200)
+    for edit, some in table.groupby("edit"):
+        outcomes = [o for payload in right for o in payload["outcomes"] if o["edit"] == edit]
+        for column in ("overturned", "random"):
+            assert some[column].sum() == sum(o[column] for o in outcomes)
+    summary = pd.read_csv(RESULTS / f"{name}-summary.csv")
+    for row in summary.itertuples():
+        some = table[(table["source"] == row.source) & (table["edit"] == row.edit)]
+        assert (row.n, row.share) == (len(some), pytest.approx(some["overturned"].mean()))
+
+
+@pytest.mark.parametrize("what", ["counterfact", "P36", "P101"])
+def test_scores_of_edits_are_those_of_the_items(what: str) -> None:
+    payloads = items(f"edit-{what}")
+    before = {key.removeprefix("before/"): payload for key, payload in payloads.items() if key.startswith("before/")}
+    after: dict[str, dict[str, Any]] = {}
+    for key, some in payloads.items():
+        method, *cases = key.split("/")
+        if method != "before":
+            after.setdefault(method, {}).update(zip("/".join(cases).split("/"), some, strict=True))
+    edited = next(iter(after.values()))
+    done = [key for key in before if key in edited and not any("error" in after[m][key] for m in after)]
+    result = EditConsistency(
+        tuple(done),
+        tuple(before[key] for key in done),
+        {method: tuple(after[method][key] for key in done) for method in after},
+        {},
+        {"model": "smollm2-135m"},
+    )
+    assert len(done) >= 95
+    table = pd.read_csv(RESULTS / f"edit-{what}.csv")
+    columns = ["method", "condition", "score", "n", "value"]
+    keys = ["method", "condition", "score"]
+    ours = result.to_frame()[columns].sort_values(keys).reset_index(drop=True)
+    theirs = table[columns].sort_values(keys).reset_index(drop=True)
+    pd.testing.assert_frame_equal(ours, theirs, check_exact=False, rtol=1e-9)
