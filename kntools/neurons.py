@@ -15,6 +15,7 @@ from torch import Tensor
 
 from kntools import saving
 from kntools.attribution_result import Attribution
+from kntools.shown import frame_html
 from kntools.sites import Neuron
 
 Scores = Attribution | Float[Tensor, "prompt layer neuron"]
@@ -91,9 +92,7 @@ class KnowledgeNeurons:
         return f"KnowledgeNeurons({shown or 'none'}; {self.prompts} prompts, tau {self.share:.2f}{state})"
 
     def _repr_html_(self) -> str:
-        from html import escape
-
-        return f"<p>{escape(repr(self))}</p>" + self.to_frame().to_html(index=False)
+        return frame_html(repr(self), self.to_frame())
 
 
 def knowledge_neurons(

@@ -21,6 +21,7 @@ from kntools import backends
 from kntools.engine.forward import Result
 from kntools.engine.plan import Embedding, Intervention, as_intervention
 from kntools.engine.runner import Runner
+from kntools.shown import as_html
 from kntools.sites import Hook, Positions
 
 __all__ = ["Derivative", "Intervention", "Metric", "RowGradients", "sweep", "sweep_gradients"]
@@ -100,6 +101,9 @@ class Derivative:
     activation: Tensor
     gradient: Tensor
 
+    def __repr__(self) -> str:
+        return f"Derivative({list(self.gradient.shape)}, largest gradient {float(self.gradient.abs().max()):.3g})"
+
 
 @dataclass(frozen=True)
 class RowGradients:
@@ -107,6 +111,10 @@ class RowGradients:
 
     values: Float[Tensor, " row"]
     wrt: dict[str, Derivative]
+
+    def _repr_html_(self) -> str:
+        rows = [(name, str(list(d.gradient.shape)), float(d.gradient.abs().max())) for name, d in self.wrt.items()]
+        return as_html(f"values {self.values.tolist()}", rows, ["by", "[row pos ...]", "largest gradient"])
 
 
 def sweep_gradients(

@@ -15,6 +15,7 @@ PACKAGE = Path(__file__).resolve().parent.parent / "kntools"
 
 # A module may import those of earlier lines, and of its own line (a package: itself).
 ORDER: list[set[str]] = [
+    {"shown"},
     {"sites", "prefix", "backends"},
     {"models"},
     {"prompts"},

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 import torch
 
+from kntools.shown import frame_html, frame_text
 from kntools.statistics import bootstrap_interval
 
 if TYPE_CHECKING:
@@ -176,12 +177,16 @@ class EditConsistency:
         self.to_frame().to_csv(path, index=False, float_format="%.4f")
         return path
 
-    def __repr__(self) -> str:
+    def describe(self) -> str:
         left_out = ", ".join(f"{n} {reason}" for reason, n in self.skipped.items()) or "none"
-        lines = [f"EditConsistency of {len(self.cases)} cases ({self.header['model']}), left out: {left_out}"]
-        for row in self.to_frame().to_dict("records"):
-            lines.append(
-                f"  {row['method']}, {row['condition']}: {row['score']} {row['value']:.3f} "
-                f"({row['low']:.3f} to {row['high']:.3f}, n={row['n']})"
-            )
-        return "\n".join(lines)
+        return f"EditConsistency of {len(self.cases)} cases ({self.header['model']}), left out: {left_out}"
+
+    def _scores(self) -> pd.DataFrame:
+        columns, rows = self.table()
+        return pd.DataFrame(rows, columns=columns)
+
+    def __repr__(self) -> str:
+        return f"{self.describe()}\n{frame_text(self._scores(), limit=30)}"
+
+    def _repr_html_(self) -> str:
+        return frame_html(self.describe(), self._scores(), limit=30)
