@@ -169,7 +169,12 @@ def knowledge_neurons(
 def coarse_sets(
     scores: Float[Tensor, "prompt layer neuron"], threshold: float = 0.2
 ) -> Bool[Tensor, "prompt layer neuron"]:
-    """Neurons with at least `threshold` times their own prompt's highest score (none if that is not positive)."""
+    """Neurons with at least `threshold` times their own prompt's highest score (none if that is not positive).
+
+    ```python
+    kn.coarse_sets(att.scores).sum((1, 2))      # how many of each prompt
+    ```
+    """
     if not 0 < threshold <= 1:
         raise ValueError(f"threshold={threshold}; it is a fraction of the highest score: above 0, at most 1 (0.2)")
     highest = scores.amax(dim=(1, 2), keepdim=True)

@@ -55,7 +55,14 @@ class Prompt:
 
 @dataclass(frozen=True)
 class Encoded:
-    """A tokenised prompt. Read `tokens`, run them, and look at the logits of `positions`."""
+    """A tokenised prompt. Read `tokens`, run them, and look at the logits of `positions`.
+
+    ```python
+    e = kn.encode(model, prompt)
+    p = model(e.tokens)[0, e.position].softmax(-1)[e.target_ids[0]]
+    e.str_tokens[e.subject.start : e.subject.stop]     # the subject's tokens
+    ```
+    """
 
     prompt: Prompt
     tokens: Int[Tensor, "1 pos"]

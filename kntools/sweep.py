@@ -96,7 +96,13 @@ def sweep(
 
 @dataclass(frozen=True)
 class Derivative:
-    """An activation and the gradient of the metric by it, both `[row pos ...]`."""
+    """An activation and the gradient of the metric by it, both `[row pos ...]`.
+
+    ```python
+    d = gradients.wrt["blocks.3.mlp.hook_post"]
+    (d.activation * d.gradient).sum((0, 1))      # activation x gradient of every neuron
+    ```
+    """
 
     activation: Tensor
     gradient: Tensor
@@ -107,7 +113,13 @@ class Derivative:
 
 @dataclass(frozen=True)
 class RowGradients:
-    """What `sweep_gradients` returns for one intervention."""
+    """What `sweep_gradients` returns for one intervention.
+
+    ```python
+    [g] = kn.sweep_gradients(model, tokens, [kn.Intervention((), wrt=[(name, -1)])], kn.probability(answer_id))
+    g.values, g.wrt[name].gradient
+    ```
+    """
 
     values: Float[Tensor, " row"]
     wrt: dict[str, Derivative]
