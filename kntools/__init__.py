@@ -104,3 +104,8 @@ __all__ = [
     "sweep",
     "sweep_gradients",
 ]
+
+
+def __dir__() -> list[str]:
+    """What autocompletion offers: the public names, without the modules that they come from."""
+    return [*__all__, *(name for name in globals() if name.startswith("__") and name not in __all__)]

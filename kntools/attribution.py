@@ -161,6 +161,10 @@ def activation(
 ) -> Attribution:
     """The activations themselves, `w_i`, as scores: the baseline of Dai et al. 2022, section 4.1.
 
+    ```python
+    kn.activation(model, prompt).top(5)
+    ```
+
     Arguments and result are those of `integrated_gradients`; `residual` and `gap` are nan.
     """
     return _baseline(model, prompts, "activation", lambda w, g: w, site, multi_token, prepend_bos, max_rows, progress)

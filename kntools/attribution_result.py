@@ -12,6 +12,7 @@ from torch import Tensor
 
 from kntools import saving
 from kntools.prompts import Prompt
+from kntools.shown import as_html
 from kntools.sites import Neuron
 
 if TYPE_CHECKING:
@@ -143,11 +144,4 @@ class Attribution:
         return "\n".join([self._title(), *lines, *more])
 
     def _repr_html_(self) -> str:
-        from html import escape
-
-        rows = "".join(
-            "<tr>" + "".join(f"<td style='text-align:left'>{escape(cell)}</td>" for cell in line) + "</tr>"
-            for line in self._lines()
-        )
-        head = "<tr><th>prompt</th><th>answer, probability</th><th>leading neurons</th></tr>"
-        return f"<p>{escape(self._title())}</p><table>{head}{rows}</table>"
+        return as_html(self._title(), self._lines(), ["prompt", "answer, probability", "leading neurons"])

@@ -58,12 +58,22 @@ def scale_neurons(neurons: Iterable[NeuronLike], factor: float, *, pos: Position
 
 
 def ablate_neurons(neurons: Iterable[NeuronLike], *, pos: Positions = -1) -> list[Hook]:
-    """Suppress neurons: set their activations to zero at `pos`. See `scale_neurons`."""
+    """Suppress neurons: set their activations to zero at `pos`. See `scale_neurons`.
+
+    ```python
+    model.run_with_hooks(tokens, fwd_hooks=kn.ablate_neurons(att.top(20)))
+    ```
+    """
     return scale_neurons(neurons, 0.0, pos=pos)
 
 
 def enhance_neurons(neurons: Iterable[NeuronLike], factor: float = 2.0, *, pos: Positions = -1) -> list[Hook]:
-    """Enhance neurons: double their activations at `pos`. See `scale_neurons`."""
+    """Enhance neurons: double their activations at `pos`. See `scale_neurons`.
+
+    ```python
+    hooks = kn.enhance_neurons(kns) + kn.ablate_neurons([(3, 7)])
+    ```
+    """
     return scale_neurons(neurons, factor, pos=pos)
 
 
@@ -114,7 +124,10 @@ def mean_ablate_neurons(
 def scale_site(site: str, layer: int, factor: float | Float[Tensor, " batch"], *, pos: Positions = -1) -> list[Hook]:
     """Multiply a whole site by `factor`, or each row of the batch by its own.
 
-    This is the path of integrated gradients: `scale_site("mlp.hook_post", 3, torch.linspace(0, 1, 20))`.
+    ```python
+    hooks = kn.scale_site("attn_out", 5, 0.0)       # without the attention of layer 5
+    path = kn.scale_site("mlp.hook_post", 3, torch.linspace(0, 1, 20))    # 20 rows: that of integrated gradients
+    ```
     """
 
     def edit(x: Tensor) -> Tensor:

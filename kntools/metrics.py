@@ -47,7 +47,13 @@ def probability(ids: Ids) -> Callable[[Tensor], Float[Tensor, " row"]]:
 
 
 def logit_difference(target: int, foil: int) -> Callable[[Tensor], Float[Tensor, " row"]]:
-    """Logit of `target` minus logit of `foil`, at one position."""
+    """Logit of `target` minus logit of `foil`, at one position.
+
+    ```python
+    [target], [foil] = encoded.target_ids, encoded.foil_ids
+    grid = kn.activation_patch(model, clean, corrupted, site="z", metric=kn.logit_difference(target, foil))
+    ```
+    """
 
     def metric(logits: Tensor) -> Tensor:
         per_piece = _per_piece(logits, 1)[:, 0]
@@ -58,7 +64,13 @@ def logit_difference(target: int, foil: int) -> Callable[[Tensor], Float[Tensor,
 
 
 def kl_divergence(reference: Float[Tensor, " d_vocab"]) -> Callable[[Tensor], Float[Tensor, " row"]]:
-    """KL(reference || row) in nats, of the distribution with logits `reference`, at one position."""
+    """KL(reference || row) in nats, of the distribution with logits `reference`, at one position.
+
+    ```python
+    clean = model(tokens)[0, -1]
+    moved = kn.sweep(model, tokens, hooks, metric=kn.kl_divergence(clean))
+    ```
+    """
     base = _wide(reference).log_softmax(-1)
 
     def metric(logits: Tensor) -> Tensor:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +19,7 @@ from kntools.positioned import PositionedHook
 from kntools.prompt_pairs import checked
 from kntools.prompts import MultiToken, Prompt, encode
 from kntools.saving import provenance
+from kntools.shown import as_html
 from kntools.sites import Hook, Neuron, Positions, as_neurons, hook_name
 from kntools.statistics import pearson, spearman
 from kntools.sweep import Intervention, Metric, sweep
@@ -129,8 +129,7 @@ class NeuronScan:
         return "\n".join([self.describe(), *(f"  {name}: {effect}" for name, effect in self._leading())])
 
     def _repr_html_(self) -> str:
-        rows = "".join(f"<tr><td>{name}</td><td>{effect}</td></tr>" for name, effect in self._leading())
-        return f"<p>{escape(self.describe())}</p><table><tr><th>neuron</th><th>effect</th></tr>{rows}</table>"
+        return as_html(self.describe(), self._leading(), ["neuron", "effect"])
 
 
 def neuron_scan(

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from kntools import saving
 from kntools.attribution_result import Attribution
+from kntools.shown import frame_html
 from kntools.sites import Neuron
 
 Scores = Attribution | Float[Tensor, "prompt layer neuron"]
@@ -91,9 +92,7 @@ class KnowledgeNeurons:
         return f"KnowledgeNeurons({shown or 'none'}; {self.prompts} prompts, tau {self.share:.2f}{state})"
 
     def _repr_html_(self) -> str:
-        from html import escape
-
-        return f"<p>{escape(repr(self))}</p>" + self.to_frame().to_html(index=False)
+        return frame_html(repr(self), self.to_frame())
 
 
 def knowledge_neurons(
@@ -170,7 +169,12 @@ def knowledge_neurons(
 def coarse_sets(
     scores: Float[Tensor, "prompt layer neuron"], threshold: float = 0.2
 ) -> Bool[Tensor, "prompt layer neuron"]:
-    """Neurons with at least `threshold` times their own prompt's highest score (none if that is not positive)."""
+    """Neurons with at least `threshold` times their own prompt's highest score (none if that is not positive).
+
+    ```python
+    kn.coarse_sets(att.scores).sum((1, 2))      # how many of each prompt
+    ```
+    """
     if not 0 < threshold <= 1:
         raise ValueError(f"threshold={threshold}; it is a fraction of the highest score: above 0, at most 1 (0.2)")
     highest = scores.amax(dim=(1, 2), keepdim=True)

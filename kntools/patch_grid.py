@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +13,7 @@ from torch import Tensor
 
 from kntools import saving
 from kntools.prompts import Prompt
+from kntools.shown import as_html
 from kntools.statistics import Interval, bootstrap_interval, pearson, spearman
 
 if TYPE_CHECKING:
@@ -192,5 +192,4 @@ class PatchGrid:
         return "\n".join([self._title(), *(f"  {at}: {effect}" for at, effect in self._cells())])
 
     def _repr_html_(self) -> str:
-        rows = "".join(f"<tr><td style='text-align:left'>{escape(a)}</td><td>{b}</td></tr>" for a, b in self._cells())
-        return f"<p>{escape(self._title())}</p><table><tr><th>cell</th><th>effect</th></tr>{rows}</table>"
+        return as_html(self._title(), self._cells(), ["cell", "effect"])

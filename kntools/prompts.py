@@ -16,6 +16,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from kntools import backends
+from kntools.shown import as_html
 
 #: How a mask is written in every text, whatever the tokenizer calls it.
 MASK = "[MASK]"
@@ -54,7 +55,14 @@ class Prompt:
 
 @dataclass(frozen=True)
 class Encoded:
-    """A tokenised prompt. Read `tokens`, run them, and look at the logits of `positions`."""
+    """A tokenised prompt. Read `tokens`, run them, and look at the logits of `positions`.
+
+    ```python
+    e = kn.encode(model, prompt)
+    p = model(e.tokens)[0, e.position].softmax(-1)[e.target_ids[0]]
+    e.str_tokens[e.subject.start : e.subject.stop]     # the subject's tokens
+    ```
+    """
 
     prompt: Prompt
     tokens: Int[Tensor, "1 pos"]
@@ -69,6 +77,14 @@ class Encoded:
     def position(self) -> int:
         """The answer position: the `[MASK]`, or the last token of the text."""
         return self.positions[0]
+
+    def _repr_html_(self) -> str:
+        asked = dict(zip(self.positions, self.target_ids, strict=True))
+        rows = [
+            (p, repr(token), id, "subject" if p in (self.subject or ()) else "", f"-> {asked[p]}" if p in asked else "")
+            for p, (token, id) in enumerate(zip(self.str_tokens, self.tokens[0].tolist(), strict=True))
+        ]
+        return as_html(repr(self.prompt), rows, ["position", "token", "id", "subject", "answer"])
 
 
 def encode(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ from torch import Tensor
 
 from kntools import saving
 from kntools.prompts import Prompt
+from kntools.shown import as_html
 from kntools.weight_edits import Change, WeightEdit, edit_header, load_kind
 
 #: Warnings: below this cosine the mean key is not the prompt's own key; above this norm (relative to that of `W_out`)
@@ -150,6 +150,9 @@ class RankOneEdit(WeightEdit):
     def title(self) -> str:
         return f"{self.prompt.text!r} -> {self.target!r} in L{self.layer}"
 
+    def _head(self) -> str:
+        return f"RankOneEdit {self.title()} ({self.provenance['model']})"
+
     def _lines(self) -> list[tuple[str, str]]:
         settings = self.provenance["settings"]
         used = f"C of {settings['second_moment']} (ridge {self.ridge:.1e})" if self.ridge is not None else "C = I"
@@ -163,12 +166,7 @@ class RankOneEdit(WeightEdit):
         ]
 
     def __repr__(self) -> str:
-        head = f"RankOneEdit {self.title()} ({self.provenance['model']})"
-        return "\n".join([head, *(f"  {name}: {text}" for name, text in self._lines())])
+        return "\n".join([self._head(), *(f"  {name}: {text}" for name, text in self._lines())])
 
     def _repr_html_(self) -> str:
-        rows = "".join(
-            f"<tr><td style='text-align:left'>{escape(a)}</td><td style='text-align:left'>{escape(b)}</td></tr>"
-            for a, b in self._lines()
-        )
-        return f"<p>Rank-one edit: {escape(self.title())} ({escape(self.provenance['model'])})</p><table>{rows}</table>"
+        return as_html(self._head(), self._lines())

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from kntools import backends, saving
 from kntools.moment_sums import Sums
+from kntools.shown import as_html
 from kntools.sites import hook_name
 
 #: Texts, one after the other: strings, rows with a `"text"`, or a file with one text per line.
@@ -121,6 +122,16 @@ class SecondMoment:
 
     def __repr__(self) -> str:
         return f"SecondMoment({self.title()}, {self.provenance['model']})"
+
+    def _repr_html_(self) -> str:
+        rows = [
+            ("layer", self.layer),
+            ("neurons", len(self.matrix)),
+            ("tokens", self.count),
+            ("texts", self.texts),
+            ("median of the diagonal", float(self.matrix.diagonal().median())),
+        ]
+        return as_html(f"Second moment of the inputs of W_out ({self.provenance['model']})", rows)
 
 
 def second_moment(

@@ -21,6 +21,7 @@ from kntools import backends
 from kntools.engine.forward import Result
 from kntools.engine.plan import Embedding, Intervention, as_intervention
 from kntools.engine.runner import Runner
+from kntools.shown import as_html
 from kntools.sites import Hook, Positions
 
 __all__ = ["Derivative", "Intervention", "Metric", "RowGradients", "sweep", "sweep_gradients"]
@@ -95,18 +96,37 @@ def sweep(
 
 @dataclass(frozen=True)
 class Derivative:
-    """An activation and the gradient of the metric by it, both `[row pos ...]`."""
+    """An activation and the gradient of the metric by it, both `[row pos ...]`.
+
+    ```python
+    d = gradients.wrt["blocks.3.mlp.hook_post"]
+    (d.activation * d.gradient).sum((0, 1))      # activation x gradient of every neuron
+    ```
+    """
 
     activation: Tensor
     gradient: Tensor
 
+    def __repr__(self) -> str:
+        return f"Derivative({list(self.gradient.shape)}, largest gradient {float(self.gradient.abs().max()):.3g})"
+
 
 @dataclass(frozen=True)
 class RowGradients:
-    """What `sweep_gradients` returns for one intervention."""
+    """What `sweep_gradients` returns for one intervention.
+
+    ```python
+    [g] = kn.sweep_gradients(model, tokens, [kn.Intervention((), wrt=[(name, -1)])], kn.probability(answer_id))
+    g.values, g.wrt[name].gradient
+    ```
+    """
 
     values: Float[Tensor, " row"]
     wrt: dict[str, Derivative]
+
+    def _repr_html_(self) -> str:
+        rows = [(name, str(list(d.gradient.shape)), float(d.gradient.abs().max())) for name, d in self.wrt.items()]
+        return as_html(f"values {self.values.tolist()}", rows, ["by", "[row pos ...]", "largest gradient"])
 
 
 def sweep_gradients(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +13,7 @@ from torch import Tensor
 
 from kntools import saving
 from kntools.prompts import Prompt
+from kntools.shown import as_html
 from kntools.token_roles import by_role, token_roles
 
 if TYPE_CHECKING:
@@ -161,6 +161,4 @@ class Trace:
         return "\n".join([self._title(), *(f"  {state}: {effect}" for state, effect in self._states())])
 
     def _repr_html_(self) -> str:
-        rows = "".join(f"<tr><td style='text-align:left'>{escape(a)}</td><td>{b}</td></tr>" for a, b in self._states())
-        head = "<tr><th>largest effect per role</th><th></th></tr>"
-        return f"<p>{escape(self._title())}</p><table>{head}{rows}</table>"
+        return as_html(self._title(), self._states(), ["state", "largest effect of its role"])

@@ -22,6 +22,7 @@ from torch import Tensor
 
 from kntools import backends, edit_stack, saving
 from kntools.edit_stack import w_out_digest
+from kntools.shown import as_html
 from kntools.sites import Hook, hook_name
 
 
@@ -149,6 +150,11 @@ class LayerEdit(WeightEdit):
         shapes = ", ".join(f"L{c.layer}: {len(c.update)} rows" for c in self.changes[:6])
         more = f", and {len(self.changes) - 6} more" if len(self.changes) > 6 else ""
         return f"LayerEdit({self.label}; {shapes}{more}; {self.provenance['model']})"
+
+    def _repr_html_(self) -> str:
+        rows = [(f"L{c.layer}", len(c.update), float(c.update.norm())) for c in self.changes]
+        columns = ["layer", "rows of W_out", "norm of the change"]
+        return as_html(f"{self.label} ({self.provenance['model']})", rows, columns)
 
     def save(self, path: str | Path) -> Path:
         tensors = {f"update.{n}": c.update for n, c in enumerate(self.changes)}

@@ -15,7 +15,9 @@ import kntools as kn
 from tests import zoo
 
 ROOT = Path(__file__).resolve().parent.parent
-THREADS = torch.get_num_threads()
+# Under pytest-xdist the workers share the cores, and so do the processes that tests start.
+THREADS = max(1, torch.get_num_threads() // int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1")))
+os.environ["OMP_NUM_THREADS"] = str(THREADS)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

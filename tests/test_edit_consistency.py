@@ -102,7 +102,7 @@ def test_scores_are_what_counting_by_hand_gives(tmp_path: Path) -> None:
     frame = result.to_frame()
     entropy = frame[(frame["score"] == "generation entropy") & (frame["method"] == "rome")]
     assert entropy["n"].item() == 2 and 0 < entropy["value"].item() < 4
-    assert set(frame["condition"]) == {"all"} and "rome, all: efficacy" in repr(result)
+    assert set(frame["condition"]) == {"all"} and "efficacy magnitude  4" in repr(result)
     assert len(result.plot().data) == 4
     assert len((result.save(tmp_path / "scores.csv")).read_text().splitlines()) == len(frame) + 1
     with pytest.raises(ValueError, match="there are"):

@@ -15,7 +15,7 @@ PACKAGE = Path(__file__).resolve().parent.parent / "kntools"
 
 # A module may import those of earlier lines, and of its own line (a package: itself).
 ORDER: list[set[str]] = [
-    {"processes"},
+    {"processes", "shown"},
     {"sites", "prefix", "backends"},
     {"models"},
     {"prompts"},

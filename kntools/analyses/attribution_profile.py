@@ -25,8 +25,8 @@ from kntools import data, saving
 from kntools.analyses import command
 from kntools.analyses.neuron_search import SearchSettings, open_run
 from kntools.analyses.prompt_groups import in_parts, is_relation
-from kntools.analyses.table_result import shown
 from kntools.prompts import Prompt
+from kntools.shown import frame_html, frame_text
 from kntools.sites import Neuron
 
 # Prompts of one item of a run: their scores are added up before they are written.
@@ -91,12 +91,14 @@ class AttributionProfile:
         counts = ", ".join(f"{c} (n = {n})" for c, n in zip(self.classes, self.counts, strict=True))
         return f"Mean attribution scores by answer: {counts} ({self.header['model']})"
 
+    def _by_class(self) -> pd.DataFrame:
+        return self.to_frame().pivot(index="neuron", columns="class", values="score").reset_index()
+
     def __repr__(self) -> str:
-        table = self.to_frame().pivot(index="neuron", columns="class", values="score").reset_index()
-        return f"{self.describe()}\n{shown(table)}"
+        return f"{self.describe()}\n{frame_text(self._by_class())}"
 
     def _repr_html_(self) -> str:
-        return self.to_frame().pivot(index="neuron", columns="class", values="score").to_html()
+        return frame_html(self.describe(), self._by_class())
 
 
 def attribution_profile(

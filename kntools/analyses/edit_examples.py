@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from html import escape
 from typing import Any
 
 import pandas as pd
 
 from kntools.prompts import Prompt, encode
 from kntools.sampling import generate
+from kntools.shown import frame_html
 from kntools.weight_edits import WeightEdit
+
+_SHOWN = 10  # examples, of three lines each
 
 
 @dataclass(frozen=True)
@@ -42,18 +44,13 @@ class EditExamples:
 
     def __repr__(self) -> str:
         lines = [self.title]
-        for e in self.examples:
+        for e in self.examples[:_SHOWN]:
             lines += [f"  {e.group}: {e.text}", f"    before:{e.before!r}", f"    after: {e.after!r}"]
-        return "\n".join(lines)
+        more = [f"  ... and {len(self.examples) - _SHOWN} more"] if len(self.examples) > _SHOWN else []
+        return "\n".join([*lines, *more])
 
     def _repr_html_(self) -> str:
-        left = "<td style='text-align:left'>"
-        rows = "".join(
-            "<tr>" + "".join(f"{left}{escape(cell)}</td>" for cell in (e.group, e.text, e.before, e.after)) + "</tr>"
-            for e in self.examples
-        )
-        head = "<tr><th></th><th>text</th><th>before</th><th>after</th></tr>"
-        return f"<p>{escape(self.title)}</p><table>{head}{rows}</table>"
+        return frame_html(self.title, self.to_frame())
 
 
 def edit_examples(

@@ -11,6 +11,7 @@ import pandas as pd
 import torch
 
 from kntools.analyses.table_result import load_table, save_table
+from kntools.shown import frame_html, frame_text
 from kntools.statistics import bootstrap_interval
 
 if TYPE_CHECKING:
@@ -198,11 +199,12 @@ class EditConsistency:
         left_out = ", ".join(f"{n} {reason}" for reason, n in self.skipped.items()) or "none"
         return f"EditConsistency of {len(self.cases)} cases ({self.header['model']}), left out: {left_out}"
 
+    def _scores(self) -> pd.DataFrame:
+        columns, rows = self.table()
+        return pd.DataFrame(rows, columns=columns)
+
     def __repr__(self) -> str:
-        lines = [self.describe()]
-        for row in self.to_frame().to_dict("records"):
-            lines.append(
-                f"  {row['method']}, {row['condition']}: {row['score']} {row['value']:.3f} "
-                f"({row['low']:.3f} to {row['high']:.3f}, n={row['n']})"
-            )
-        return "\n".join(lines)
+        return f"{self.describe()}\n{frame_text(self._scores(), limit=30)}"
+
+    def _repr_html_(self) -> str:
+        return frame_html(self.describe(), self._scores(), limit=30)

@@ -24,12 +24,12 @@ from kntools.analyses import command
 from kntools.analyses.neuron_search import open_run
 from kntools.analyses.noun_prompts import noun_prompts
 from kntools.analyses.prompt_groups import in_parts
-from kntools.analyses.table_result import shown
 from kntools.analyses.word_lists import FIGURE_5, checked_words
 from kntools.analyses.word_probabilities import check_words, checked_neurons, word_probabilities
 from kntools.control import Edit, untouched
 from kntools.hooks import scale_neurons
 from kntools.prompts import Prompt
+from kntools.shown import frame_html, frame_text
 from kntools.sites import Neuron
 from kntools.statistics import bootstrap_interval
 
@@ -105,7 +105,10 @@ class ProbabilityShift:
         )
 
     def __repr__(self) -> str:
-        return f"{self.describe()}\n{shown(self.to_frame())}"
+        return f"{self.describe()}\n{frame_text(self.to_frame())}"
+
+    def _repr_html_(self) -> str:
+        return frame_html(self.describe(), self.to_frame())
 
 
 def probability_shift(

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from kntools import saving
 from kntools.prompts import Prompt
+from kntools.shown import as_html
 from kntools.statistics import Interval, bootstrap_interval
 from kntools.token_roles import ROLES
 from kntools.trace_result import Trace
@@ -157,16 +158,21 @@ class TracingProfile:
     def _present(self) -> Bool[Tensor, "prompt role"]:
         return ~self.effects[0, :, :, 0].isnan()
 
-    def _peaks(self) -> list[str]:
+    def _peaks(self) -> list[tuple[str, str, int, float]]:
+        """What is restored and at which role, the layer where it has the largest effect, and that effect."""
         present = [
             r for r, n in zip(self.roles, self.count().tolist(), strict=True) if n and not r.startswith("before")
         ]
-        lines = []
-        for name, (kind, cut) in zip(self.variant_names, self.variants, strict=True):
-            for role in present:
-                layer, effect = self.peak(kind, role, sever=cut)
-                lines.append(f"  {name}, {role}: {effect:+.3f} in layer {layer}")
-        return lines
+        return [
+            (name, role, *self.peak(kind, role, sever=cut))
+            for name, (kind, cut) in zip(self.variant_names, self.variants, strict=True)
+            for role in present
+        ]
 
     def __repr__(self) -> str:
-        return "\n".join([self.describe(), *self._peaks()])
+        lines = [f"  {name}, {role}: {effect:+.3f} in layer {layer}" for name, role, layer, effect in self._peaks()]
+        return "\n".join([self.describe(), *lines])
+
+    def _repr_html_(self) -> str:
+        columns = ["restored", "at", "layer of the largest effect", "effect"]
+        return as_html(self.describe(), self._peaks(), columns, limit=40)

@@ -23,6 +23,7 @@ from kntools.data.pairs import MinimalPair
 from kntools.data.records import Loaded, Skipped
 from kntools.data.sample import PARADIGMS as SAMPLES
 from kntools.prompts import Prompt
+from kntools.shown import as_html
 
 Kind = Literal["linguistic", "factual"]
 
@@ -67,6 +68,10 @@ class PromptGroups:
     def __repr__(self) -> str:
         n = sum(len(g.prompts) for g in self.groups)
         return f"PromptGroups({self.source}: {len(self)} groups, {n} prompts, skipped: {self.skipped})"
+
+    def _repr_html_(self) -> str:
+        rows = [(g.key, len(g.prompts), g.prompts[0].text, g.prompts[0].target) for g in self.groups]
+        return as_html(repr(self), rows, ["group", "prompts", "the first", "target"], limit=10)
 
 
 def is_relation(name: str) -> bool:

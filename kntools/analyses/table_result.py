@@ -11,6 +11,8 @@ from typing import Any, ClassVar
 
 import pandas as pd
 
+from kntools.shown import frame_html, frame_text
+
 Row = dict[str, Any]
 
 
@@ -59,12 +61,10 @@ class TableResult:
         return f"{self.kind} ({self.header.get('model', '?')}), {len(self.rows)} rows"
 
     def __repr__(self) -> str:
-        return f"{self.describe()}\n{shown(self.summary())}"
+        return f"{self.describe()}\n{frame_text(self.summary())}"
 
     def _repr_html_(self) -> str:
-        from html import escape
-
-        return f"<p>{escape(self.describe())}</p>" + self.summary().head(40).to_html(index=False)
+        return frame_html(self.describe(), self.summary())
 
 
 def save_table(path: str | Path, kind: str, frame: pd.DataFrame, content: Row) -> Path:
@@ -96,14 +96,6 @@ def load_table(path: str | Path, kind: str) -> Row:
     if held != kind:
         raise ValueError(f"{path} holds {held!r}, not {kind!r}; load it with the class that saved it")
     return found
-
-
-def shown(frame: pd.DataFrame, rows: int = 20) -> str:
-    """A table as text, its first rows."""
-    if frame.empty:
-        return "(no rows)"
-    text = frame.head(rows).to_string(index=False, float_format=lambda x: f"{x:.4g}")
-    return text + (f"\n... and {len(frame) - rows} more" if len(frame) > rows else "")
 
 
 def without_nan(value: Any) -> Any:

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import astuple, dataclass, fields
 from typing import Any, Generic, TypeVar, overload
 
 from kntools.prompts import MultiToken, Prompt
+from kntools.shown import as_html
 
 Record = TypeVar("Record")
 
 #: Token ids of a prompt's text, its target and its foil, without special tokens around them.
 Ids = tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...] | None]
+
+_SHOWN = 5  # records, in a notebook
 
 
 @dataclass(frozen=True)
@@ -105,6 +108,9 @@ class Loaded(Generic[Record]):
         count = f"{len(self):,} of {self.total:,} x {kind}"
         return f"Loaded({count}, skipped: {self.skipped}, source: {self.source})"
 
+    def _repr_html_(self) -> str:
+        return as_html(repr(self), *_table(self.records[:_SHOWN]))
+
 
 @dataclass(frozen=True)
 class Prompts:
@@ -162,3 +168,11 @@ class Prompts:
 
     def __repr__(self) -> str:
         return f"Prompts({len(self):,} of {self.total:,}, skipped: {self.skipped}, source: {self.source})"
+
+    def _repr_html_(self) -> str:
+        return as_html(repr(self), *_table(self.prompts[:_SHOWN]))
+
+
+def _table(records: Sequence[Any]) -> tuple[list[tuple[Any, ...]], list[str]]:
+    """Rows, and the names of the columns."""
+    return [astuple(r) for r in records], [f.name for f in fields(records[0])] if records else []

@@ -97,7 +97,12 @@ def synonym_facts(
 
 
 def field_occupations(path: str | Path | None = None) -> dict[str, str]:
-    """The table field of work -> occupation, built in or your own."""
+    """The table field of work -> occupation, built in or your own.
+
+    ```python
+    kn.data.field_occupations()["linguistics"]      # 'linguist'
+    ```
+    """
     file = sample.file("field_to_occupation.tsv") if path is None else Path(path)
     found: dict[str, str] = {}
     for row in table(file, ("field", "occupation")):

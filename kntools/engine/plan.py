@@ -26,6 +26,11 @@ PASS_OVERHEAD = 64
 class Intervention:
     """Hooks, and where they act: one entry of a sweep.
 
+    ```python
+    runs = [kn.Intervention(kn.ablate_neurons([(3, 7)]), prompt=n) for n in range(len(tokens))]
+    kn.sweep(model, tokens, runs)       # one row per prompt
+    ```
+
     A plain `list[Hook]` does where the rest is not needed.
 
     Arguments:

@@ -1,0 +1,77 @@
+"""The analyses that keep what they have finished, each on a small model: in this process, or in one to be killed.
+
+python -m tests.long_runs reliability run-folder
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import kntools as kn
+from kntools.analyses.attribution_profile import attribution_profile
+from kntools.analyses.localisation import localisation
+from kntools.analyses.neuron_search import SearchSettings
+from kntools.analyses.pair_search import pair_search
+from kntools.analyses.prompt_groups import PromptGroup, prompt_groups
+from kntools.analyses.reliability import reliability
+from kntools.analyses.suppression_effect import suppression_effect
+from kntools.analyses.tracing_profile import tracing_profile
+from kntools.run_folder import RunFolder
+from tests import planted
+
+Groups = tuple[PromptGroup, ...]
+PAUSE = 0.5  # seconds after each item, for the one who kills
+ONE = SearchSettings(target_count=(1, 5))
+
+
+def _by_name(groups: Groups) -> dict[str, tuple[kn.Prompt, ...]]:
+    return {str(n): group.prompts for n, group in enumerate(groups)}
+
+
+def _with_subjects(groups: Groups) -> list[kn.Prompt]:
+    return [kn.Prompt(p.text, p.target, subject=p.text.split()[-1]) for group in groups for p in group.prompts]
+
+
+ANALYSES: dict[str, Callable[[Any, Groups, dict[str, Any]], Any]] = {
+    "localisation": lambda m, groups, run: localisation(m, groups, settings=ONE, null="answers", **run),
+    "pair_search": lambda m, groups, run: pair_search(m, groups, settings=ONE, **run),
+    "reliability": lambda m, groups, run: reliability(
+        m, {"all": [p for g in groups for p in g.prompts]}, count=1, **run
+    ),
+    "suppression_effect": lambda m, groups, run: suppression_effect(
+        m, _by_name(groups), [planted.PLURAL], words=["book", "books"], **run
+    ),
+    "attribution_profile": lambda m, groups, run: attribution_profile(m, _by_name(groups), **run),
+    "tracing_profile": lambda m, groups, run: tracing_profile(
+        m, _with_subjects(groups)[:6], window=2, samples=2, known_only=False, **run
+    ),
+}
+
+
+def result_of(what: str, folder: Path) -> bytes:
+    """What the analysis saves, kept in and continued from a run folder."""
+    with TemporaryDirectory() as scratch:
+        pairs = planted.write_pairs(Path(scratch))
+        model = planted.cached()
+        groups = prompt_groups(model, "determiner_noun_agreement_1", frames=3, path=pairs).groups
+        found = ANALYSES[what](model, groups, {"run": folder, "progress": False})
+        ending = ".safetensors" if what.endswith("_profile") else ".json"
+        return found.save(Path(scratch) / f"result{ending}").read_bytes()
+
+
+def _slowly(put: Callable[..., None]) -> Callable[..., None]:
+    def wrapped(*args: Any) -> None:
+        put(*args)
+        time.sleep(PAUSE)
+
+    return wrapped
+
+
+if __name__ == "__main__":
+    RunFolder.put = _slowly(RunFolder.put)  # type: ignore[method-assign]
+    result_of(sys.argv[1], Path(sys.argv[2]))

@@ -1,0 +1,137 @@
+"""Ctrl-C, wherever a model happens to be: the model is as it was, and what a long run had finished is kept."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import kntools as kn
+from kntools.analyses.attribution_profile import attribution_profile
+from kntools.analyses.edit_consistency import edit_consistency
+from kntools.analyses.edit_examples import edit_examples
+from kntools.analyses.edit_methods import rome_method, values_method
+from kntools.analyses.localisation import localisation
+from kntools.analyses.pair_search import pair_search
+from kntools.analyses.prompt_groups import PromptGroup
+from kntools.analyses.reliability import reliability
+from kntools.analyses.selection_methods import selection_methods
+from kntools.analyses.suppression_effect import suppression_effect
+from kntools.analyses.tracing_profile import tracing_profile
+from tests import zoo
+from tests.leaks import PROMPTS, nothing_leaks, prepared
+from tests.test_edit_consistency import cases
+
+QUIET: dict[str, Any] = {"progress": False}
+CLEAN, CORRUPTED = PROMPTS
+GROUPS = [
+    PromptGroup(
+        key=f"this {noun}",
+        source="agreement",
+        kind="linguistic",
+        prompts=tuple(kn.Prompt(f"{start} this", f" {noun}") for start in ("Is Italy near", "The dog and")),
+        labels=(("determiner", "this"), ("noun", noun), ("number", "singular")),
+    )
+    for noun in ("book", "cat", "field")
+]
+BY_NOUN = {g.key: g.prompts for g in GROUPS}
+WORDS = ["book", "cat", "table"]
+
+
+@contextmanager
+def counted(stop_at: int | None = None) -> Iterator[list[int]]:
+    """Count the calls of all modules; at the `stop_at`-th raise what Ctrl-C raises."""
+    seen = [0]
+
+    def count(*_: Any) -> None:
+        seen[0] += 1
+        if seen[0] == stop_at:
+            raise KeyboardInterrupt
+
+    handle = torch.nn.modules.module.register_module_forward_pre_hook(count)
+    try:
+        yield seen
+    finally:
+        handle.remove()
+
+
+def fine_tuned(model: Any) -> kn.WeightEdit:
+    return kn.fine_tune(model, CLEAN, " Rome", layer=1, steps=2)
+
+
+OPERATIONS: dict[str, Callable[[Any], Any]] = {
+    "neuron_scan": lambda m: kn.neuron_scan(m, CLEAN, [1, 3], max_rows=16, **QUIET),
+    "activation_patch": lambda m: kn.activation_patch(m, CLEAN, CORRUPTED, site="resid_pre", **QUIET),
+    "attribution_patch": lambda m: kn.attribution_patch(m, CLEAN, CORRUPTED, site="z", heads=True, **QUIET),
+    "causal_trace": lambda m: kn.causal_trace(m, CLEAN, samples=2, sever="mlp", **QUIET),
+    "tracing_profile": lambda m: tracing_profile(m, PROMPTS, window=2, samples=1, known_only=False, **QUIET),
+    "second_moment": lambda m: kn.second_moment(m, 2, [p.text for p in PROMPTS] * 20, rows=4, **QUIET),
+    "rome": lambda m: kn.rome(m, CLEAN, " Rome", layer=1, steps=3, templates=["{}", "Yes. {}"], **QUIET),
+    "fine_tune": fine_tuned,
+    "edit_examples": lambda m: edit_examples(m, fine_tuned(m), {"edited": [CLEAN.text]}, tokens=4),
+    "generate": lambda m: kn.generate(m, kn.encode(m, CLEAN).tokens, 4),
+    "selection_methods": lambda m: selection_methods(m, {"capitals": PROMPTS}, **QUIET),
+}
+#: Those with a run folder.
+RUNS: dict[str, Callable[[Any, Path], Any]] = {
+    "localisation": lambda m, run: localisation(m, GROUPS, run=run, **QUIET).rows,
+    "pair_search": lambda m, run: pair_search(m, GROUPS, run=run, **QUIET).rows,
+    "attribution_profile": lambda m, run: attribution_profile(m, BY_NOUN, run=run, **QUIET).scores.tolist(),
+    "suppression_effect": lambda m, run: suppression_effect(m, BY_NOUN, [(1, 5)], words=WORDS, run=run, **QUIET).rows,
+    "reliability": lambda m, run: reliability(m, {"capitals": PROMPTS}, correct_only=False, run=run, **QUIET).rows,
+    "edit_consistency": lambda m, run: (
+        edit_consistency(
+            m,
+            cases(2),
+            {"rome": rome_method(1, steps=2, templates=["{}"]), "values": values_method(3)},
+            run=run,
+            **QUIET,
+        ).after
+    ),
+}
+
+
+@pytest.fixture(scope="module")
+def model() -> Any:
+    return prepared("llama")
+
+
+@pytest.mark.filterwarnings("ignore:.*it has not taken")  # edits of a random model, in few steps
+@pytest.mark.parametrize("name", OPERATIONS)
+def test_an_interrupted_model_is_clean(name: str, model: Any) -> None:
+    OPERATIONS[name](model)  # what is learnt of a model once
+    with counted() as total:
+        OPERATIONS[name](model)
+    for share in (0.2, 0.8):
+        with nothing_leaks(model), pytest.raises(KeyboardInterrupt), counted(1 + int(share * total[0])):
+            OPERATIONS[name](model)
+
+
+@pytest.mark.filterwarnings("ignore:.*it has not taken")
+@pytest.mark.parametrize("name", RUNS)
+def test_an_interrupted_run_is_kept(name: str, model: Any, tmp_path: Path) -> None:
+    with counted() as total:
+        expected = RUNS[name](model, tmp_path / "whole")
+    for share in (0.3, 0.95):
+        folder = tmp_path / str(share)
+        with nothing_leaks(model), pytest.raises(KeyboardInterrupt), counted(1 + int(share * total[0])):
+            RUNS[name](model, folder)
+        kept = {p: p.stat().st_mtime_ns for p in (folder / "items").iterdir()}
+        assert kept or share < 0.5, "nothing is finished near the end"
+        for file in kept:
+            assert file.read_bytes() == (tmp_path / "whole" / "items" / file.name).read_bytes(), "half an item"
+        with counted() as rest:
+            assert RUNS[name](model, folder) == expected
+        assert {p: p.stat().st_mtime_ns for p in kept} == kept, "a finished item was made again"
+        assert rest[0] < total[0] or not kept
+
+
+def test_an_edit_is_undone_when_its_scope_is_interrupted() -> None:
+    model = zoo.fresh("llama")
+    edit = fine_tuned(model)
+    with nothing_leaks(model), pytest.raises(KeyboardInterrupt), edit.applied(model), counted(5):
+        model(kn.encode(model, CLEAN).tokens)

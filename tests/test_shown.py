@@ -1,0 +1,183 @@
+"""Every result has a short text for the prompt and a small table for a notebook, in which a text is only a text."""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from collections.abc import Callable
+from html.parser import HTMLParser
+from typing import Any
+
+import pandas as pd
+import pytest
+import torch
+
+import kntools as kn
+from kntools.analyses.attribution_profile import attribution_profile
+from kntools.analyses.cooccurrence_bias import cooccurrence_bias
+from kntools.analyses.edit_cases import Case, Question
+from kntools.analyses.edit_consistency import edit_consistency
+from kntools.analyses.edit_examples import edit_examples
+from kntools.analyses.edit_methods import values_method
+from kntools.analyses.layer_distribution import layer_distribution
+from kntools.analyses.localisation import localisation
+from kntools.analyses.pair_search import pair_search
+from kntools.analyses.probability_shift import probability_shift
+from kntools.analyses.prompt_groups import PromptGroup, PromptGroups
+from kntools.analyses.reliability import reliability
+from kntools.analyses.selection_methods import selection_methods
+from kntools.analyses.suppression_effect import suppression_effect
+from kntools.analyses.table_result import TableResult
+from kntools.analyses.tracing_profile import tracing_profile
+from kntools.data.records import Loaded, Skipped
+from kntools.shown import as_html, frame_text
+from kntools.weight_edits import WeightEdit
+from tests import planted, zoo
+
+EVIL = "<script>alert('1')</script> &"
+QUIET: dict[str, Any] = {"progress": False}
+PROMPT = kn.Prompt(f"{EVIL} Italy and this", " book", subject="Italy", foil=" books")
+PAIRS = [kn.Prompt(f"{EVIL} {frame} this", " book", foil=" books") for frame in planted.FRAMES]
+GROUPS = [
+    PromptGroup(
+        key=f"{d} {n}",
+        source=EVIL,
+        kind="linguistic",
+        prompts=tuple(kn.Prompt(f"{EVIL} {frame} {d}", f" {n}") for frame in planted.FRAMES),
+        labels=(("determiner", d), ("noun", n), ("number", number)),
+    )
+    for d, n, number in (("this", "book", "singular"), ("those", "books", "plural"))
+]
+CASE = Case(
+    EVIL,
+    PROMPT,
+    " books",
+    tuple(
+        Question(f"rewrite {which}", PROMPT.text, f" {word}") for which, word in (("new", "books"), ("true", "book"))
+    ),
+    PROMPT.text,
+)
+METHOD = f"erase {EVIL}"
+
+
+@pytest.fixture(scope="module")
+def model() -> Any:
+    """Its name stands in almost every result."""
+    made = zoo.fresh("llama")
+    made.cfg.model_name = f"tiny {EVIL}"
+    return made
+
+
+def shift_of(m: Any) -> Any:
+    return probability_shift(m, {EVIL: PAIRS}, [planted.SINGULAR], words=["book", "books", "cat"], **QUIET)
+
+
+def effect_of(m: Any) -> Any:
+    return suppression_effect(m, {EVIL: PAIRS}, [planted.SINGULAR], words=["book", "books", "cat"], **QUIET)
+
+
+def gradients_of(m: Any) -> kn.RowGradients:
+    run = kn.Intervention((), wrt=[("blocks.1.mlp.hook_post", -1)])
+    return kn.sweep_gradients(m, kn.encode(m, PROMPT).tokens, [run], kn.probability(5))[0]
+
+
+COUNTS = {word: {"plural": n + 10, "singular": 20 - n} for n, word in enumerate(("book", "books", "cat"))}
+RESULTS: dict[str, Callable[[Any], Any]] = {
+    "Encoded": lambda m: kn.encode(m, PROMPT),
+    "RowGradients": gradients_of,
+    "Derivative": lambda m: gradients_of(m).wrt["blocks.1.mlp.hook_post"],
+    "Attribution": lambda m: kn.integrated_gradients(m, PAIRS * 3, **QUIET),
+    "KnowledgeNeurons": lambda m: kn.knowledge_neurons(kn.integrated_gradients(m, PAIRS, **QUIET)),
+    "NeuronScan": lambda m: kn.neuron_scan(m, PROMPT, 1, **QUIET),
+    "PatchGrid": lambda m: kn.activation_patch(m, PAIRS[0], PAIRS[0], site="resid_pre", metric=None, **QUIET),
+    "Trace": lambda m: kn.causal_trace(m, PROMPT, samples=1, **QUIET),
+    "SecondMoment": lambda m: kn.second_moment(m, 1, [PROMPT.text], **QUIET),
+    "RankOneEdit": lambda m: kn.rome(m, PROMPT, " books", layer=1, steps=2, templates=["{}"], **QUIET),
+    "LayerEdit": lambda m: kn.fine_tune(m, PROMPT, " cat", layer=1, steps=1, **QUIET),
+    "TracingProfile": lambda m: tracing_profile(
+        m, [PROMPT], sever=("mlp", "attn"), window=1, samples=1, known_only=False, **QUIET
+    ),
+    "AttributionProfile": lambda m: attribution_profile(m, {EVIL: PAIRS}, **QUIET),
+    "ProbabilityShift": shift_of,
+    "SuppressionEffect": effect_of,
+    "CooccurrenceBias": lambda m: cooccurrence_bias(effect_of(m), COUNTS, sections=None),
+    "PairSearch": lambda m: pair_search(m, GROUPS, **QUIET),
+    "Localisation": lambda m: localisation(m, GROUPS, null=None, **QUIET),
+    "LayerDistribution": lambda m: layer_distribution({EVIL: [[planted.SINGULAR]], "b": [[(0, 1)]]}, n_layers=4),
+    "Reliability": lambda m: reliability(m, {EVIL: PAIRS}, edits=["suppress"], correct_only=False, **QUIET),
+    "SelectionMethods": lambda m: selection_methods(m, {EVIL: PAIRS[:2]}, methods={EVIL: kn.activation}, **QUIET),
+    "EditExamples": lambda m: edit_examples(
+        m, kn.fine_tune(m, PROMPT, " cat", layer=1, steps=1), {EVIL: [PROMPT.text] * 20}, tokens=1
+    ),
+    "EditConsistency": lambda m: edit_consistency(m, [CASE], {METHOD: values_method(3)}, **QUIET),
+    "Loaded": lambda m: Loaded(tuple(GROUPS * 20), Skipped.of([EVIL]), EVIL),
+    "Prompts": lambda m: kn.data.Prompts(tuple(PAIRS), tuple(PAIRS), ("",) * len(PAIRS), Skipped(), EVIL),
+    "PromptGroups": lambda m: PromptGroups(tuple(GROUPS * 20), Skipped.of([EVIL]), EVIL),
+}
+#: Those that show no text of the user's.
+NUMBERS_ALONE = {"RowGradients", "KnowledgeNeurons"}
+#: What users give, and the base of all edits.
+NO_RESULTS = {kn.Prompt, kn.Intervention, kn.Neuron, WeightEdit, TableResult}
+
+
+class Balanced(HTMLParser):
+    """Fails where a tag is closed that is not the last one opened."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.seen: set[str] = set()
+        self.rows: list[int] = []  # cells of each
+        self.feed(html)
+        self.close()
+        assert self.open == [], "not closed"
+
+    def handle_starttag(self, tag: str, attrs: Any) -> None:
+        self.open.append(tag)
+        self.seen.add(tag)
+        if tag == "tr":
+            self.rows.append(0)
+        elif tag in ("td", "th"):
+            self.rows[-1] += 1
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+
+@pytest.mark.filterwarnings("ignore:.*it has not taken")  # an edit of a random model, in two steps
+@pytest.mark.parametrize("kind", RESULTS)
+def test_results_are_short_and_safe(kind: str, model: Any) -> None:
+    result = RESULTS[kind](model)
+    assert type(result).__name__ == kind
+    text = repr(result)
+    assert len(text) > 10 and len(text.splitlines()) < 40
+    if kind == "Derivative":
+        return  # two tensors of RowGradients, which has the table
+    html = result._repr_html_()
+    found = Balanced(html)
+    assert found.seen <= {"p", "table", "tr", "th", "td"}, "text became markup"
+    assert len(set(found.rows)) == 1 and 1 <= len(found.rows) <= 45, "rows of one table, of one length"
+    assert ("&lt;script&gt;" in html) == (kind not in NUMBERS_ALONE) and len(html) < 20_000
+
+
+def test_every_result_is_here() -> None:
+    """Whatever can become a table of pandas, and every class of the public face."""
+    public = {x for x in (getattr(kn, name) for name in kn.__all__) if isinstance(x, type)}
+    for found in pkgutil.walk_packages(kn.__path__, "kntools."):
+        if not found.name.endswith("__main__"):
+            module = importlib.import_module(found.name)
+            public |= {x for x in vars(module).values() if isinstance(x, type) and hasattr(x, "to_frame")}
+    ours = {x for x in public if x.__module__.startswith("kntools.")}
+    assert {x.__name__ for x in ours - NO_RESULTS} <= set(RESULTS)
+
+
+def test_a_table_by_hand() -> None:
+    html = as_html("a & b", [("<i>", 0.123456, 7), ("x" * 200, torch.tensor(1).item(), True)], ["one", "two", "three"])
+    assert html.startswith("<p>a &amp; b</p><table><tr><th>one</th>") and html.endswith("</table>")
+    assert "<td style='text-align:left'>&lt;i&gt;</td><td>0.1235</td><td>7</td>" in html
+    assert "x" * 117 + "...</td><td>1</td><td>True</td>" in html
+    assert as_html("t", [(n,) for n in range(9)], limit=7).endswith("<td>6</td></tr></table><p>... and 2 more</p>")
+    assert as_html("nothing", []) == "<p>nothing</p><table></table>"
+    frame = pd.DataFrame({"n": range(25), "x": 0.5})
+    assert len(frame_text(frame).splitlines()) == 22 and frame_text(frame).endswith("... and 5 more")
+    assert frame_text(frame.head(20)).endswith("0.5") and frame_text(frame.head(0)) == "(no rows)"
