@@ -109,6 +109,7 @@ def _probabilities(model: Any, prompt: kn.Prompt, prepend_bos: bool | None) -> l
 def main(argv: Sequence[str] | None = None) -> None:
     """The command; see the top of the file."""
     parser = command.parser("own_analysis", "What does an answer lose without the MLP of each layer?")
+    parser.prog = "python examples/own_analysis.py"
     parser.add_argument("source", help="a BLiMP paradigm or a ParaRel relation")
     parser.add_argument("--limit", type=int, default=20, help="prompts that the model gets right")
     o = parser.parse_args(argv)

@@ -125,7 +125,9 @@ def test_a_killed_analysis_goes_on(
 def test_the_command_writes_what_it_prints(
     own_analysis: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    own_analysis.main(["sample_determiner_noun_agreement_2", "--limit", "3", "--out", str(tmp_path / "mlps")])
+    own_analysis.main(
+        ["sample_determiner_noun_agreement_2", "--model", "tiny-bert", "--limit", "3", "--out", str(tmp_path / "mlps")]
+    )
     assert capsys.readouterr().out.startswith("MLP loss (tiny-bert), 12 rows")
     loaded = own_analysis.MlpLoss.load(tmp_path / "mlps.json")
     assert len(loaded.rows) == 12 and loaded.header["model"] == "tiny-bert"
