@@ -20,6 +20,7 @@ from kntools import backends
 from kntools.analyses import command
 from kntools.analyses.comparisons import holm, share_interval, sign_test
 from kntools.analyses.neuron_search import SearchSettings, local_seed, open_run
+from kntools.analyses.probability_shift import parse_neurons
 from kntools.analyses.prompt_groups import is_relation, known_prompts, prompt_item
 from kntools.analyses.reliability_edits import EDITS, Outcome, outcomes
 from kntools.analyses.table_result import Row, TableResult
@@ -180,16 +181,19 @@ def main(argv: Sequence[str] | None = None) -> None:
     add = parser.add_argument
     add("sources", nargs="+", help="BLiMP paradigms (8a) and ParaRel relations (8b)")
     add("--limit", type=int, default=100, help="prompts per paradigm or relation that the model gets right")
-    add("--count", type=int, default=5, help="neurons edited per prompt")
+    add("--count", type=int, default=5, help="neurons edited per prompt: those with its highest scores")
+    add("--neurons", nargs="+", help="edit these (layer.index) in all prompts instead")
     add("--edits", nargs="+", choices=EDITS, default=list(EDITS))
     o = parser.parse_args(argv)
     for source in o.sources:
         is_relation(source)  # a wrong name is an error before the model is loaded
+    neurons = parse_neurons(o.neurons) if o.neurons else None
     model = command.load(o)
     prompts = known_prompts(model, o.sources, limit=o.limit, seed=o.seed, prepend_bos=o.bos)
     found = reliability(
-        model, prompts, count=o.count, edits=o.edits, settings=command.settings(o), seed=o.seed, run=o.run
-    )
+        model, prompts, neurons=neurons, count=o.count, edits=o.edits, settings=command.settings(o), seed=o.seed,
+        run=o.run,
+    )  # fmt: skip
     command.write(found, o.out, summary=found.summary())
     print(found)
 
