@@ -52,18 +52,10 @@ def edit_values(
         ValueError: no neurons, an answer of several tokens, the same answer twice.
         IndexError: a neuron that does not exist.
     """
-    wanted = _checked(model, neurons)
     before, after = (_token(model, answer, multi_token) for answer in (old, new))
-    if before == after:
-        raise ValueError(f"the old answer {old!r} and the new one {new!r} are the same token: there is nothing to edit")
-    e_old, e_new = (_output_embedding(model, token) for token in (before, after))
-
-    def update(v: Float[Tensor, "row d_model"]) -> Float[Tensor, "row d_model"]:
-        size = v.norm(dim=1, keepdim=True)
-        return size * (amounts[1] * e_new / e_new.norm() - amounts[0] * e_old / e_old.norm())
-
+    wanted, changes = rewritten(model, neurons, before, after, amounts)
     label = f"values of {len(wanted)} neurons: {old!r} -> {new!r}"
-    return _edit(model, wanted, update, label, method="edit_values", old=before, new=after, amounts=list(amounts))
+    return _edit(model, wanted, changes, label, method="edit_values", old=before, new=after, amounts=list(amounts))
 
 
 def erase_values(model: Any, neurons: Iterable[NeuronLike]) -> LayerEdit:
@@ -77,8 +69,28 @@ def erase_values(model: Any, neurons: Iterable[NeuronLike]) -> LayerEdit:
         ValueError: no neurons.
         IndexError: a neuron that does not exist.
     """
-    wanted = _checked(model, neurons)
-    return _edit(model, wanted, lambda v: -v, f"{len(wanted)} neurons erased", method="erase_values")
+    wanted, changes = erased(model, neurons)
+    return _edit(model, wanted, changes, f"{len(wanted)} neurons erased", method="erase_values")
+
+
+def rewritten(
+    model: Any, neurons: Iterable[NeuronLike], old: int, new: int, amounts: tuple[float, float] = (1.0, 8.0)
+) -> tuple[tuple[Neuron, ...], tuple[Change, ...]]:
+    """The neurons, and what `edit_values` changes, without the record of the weights that an edit keeps."""
+    if old == new:
+        raise ValueError(f"the old answer and the new one are the same token, {old}: there is nothing to edit")
+    e_old, e_new = (_output_embedding(model, token) for token in (old, new))
+
+    def update(v: Float[Tensor, "row d_model"]) -> Float[Tensor, "row d_model"]:
+        size = v.norm(dim=1, keepdim=True)
+        return size * (amounts[1] * e_new / e_new.norm() - amounts[0] * e_old / e_old.norm())
+
+    return _changes(model, neurons, update)
+
+
+def erased(model: Any, neurons: Iterable[NeuronLike]) -> tuple[tuple[Neuron, ...], tuple[Change, ...]]:
+    """The same of `erase_values`."""
+    return _changes(model, neurons, lambda v: -v)
 
 
 def relation_neurons(
@@ -110,15 +122,22 @@ def relation_neurons(
     return tuple(n for _, n in sorted(kept)[:count])
 
 
-def _edit(model: Any, neurons: tuple[Neuron, ...], update: Any, label: str, **settings: Any) -> LayerEdit:
+def _changes(model: Any, neurons: Iterable[NeuronLike], update: Any) -> tuple[tuple[Neuron, ...], tuple[Change, ...]]:
+    wanted = _checked(model, neurons)
     changes = []
-    for layer in sorted({n.layer for n in neurons}):
-        rows = torch.tensor([n.index for n in neurons if n.layer == layer])
+    for layer in sorted({n.layer for n in wanted}):
+        rows = torch.tensor([n.index for n in wanted if n.layer == layer])
         w = backends.w_out(model, layer).detach()
         changes.append(Change(layer, update(w[rows.to(w.device)].float().cpu()), rows))
+    return wanted, tuple(changes)
+
+
+def _edit(
+    model: Any, neurons: tuple[Neuron, ...], changes: tuple[Change, ...], label: str, **settings: Any
+) -> LayerEdit:
     layers = tuple(change.layer for change in changes)
     details = {"neurons": [[n.layer, n.index] for n in neurons]}
-    return LayerEdit(tuple(changes), label, edit_provenance(model, layers, **settings), details)
+    return LayerEdit(changes, label, edit_provenance(model, layers, **settings), details)
 
 
 def _checked(model: Any, neurons: Iterable[NeuronLike]) -> tuple[Neuron, ...]:

@@ -11,7 +11,7 @@ Scopes nest. They are closed in the opposite order; each puts back the copy that
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -86,7 +86,7 @@ class WeightEdit(ABC):
 
         What the changed rows of `W_out` would add is added to the output of the MLP, at every position.
         """
-        return [hook for change in self.changes for hook in _as_hooks(model, change)]
+        return as_hooks(model, self.changes)
 
     @property
     def layers(self) -> tuple[int, ...]:
@@ -170,6 +170,11 @@ class LayerEdit(WeightEdit):
             Change(layer, tensors[f"update.{n}"], tensors.get(f"rows.{n}")) for n, layer in enumerate(header["layers"])
         )
         return cls(tuple(changes), header["label"], edit_header(header), header["details"])
+
+
+def as_hooks(model: Any, changes: Iterable[Change]) -> list[Hook]:
+    """What the changed rows of `W_out` would add, added to the outputs of the MLPs at every position."""
+    return [hook for change in changes for hook in _as_hooks(model, change)]
 
 
 def _as_hooks(model: Any, change: Change) -> list[Hook]:

@@ -13,7 +13,8 @@ from kntools.hooks import ablate_neurons, enhance_neurons
 from kntools.prompts import Encoded
 from kntools.sites import Hook, Neuron
 from kntools.sweep import sweep
-from kntools.value_edits import edit_values, erase_values
+from kntools.value_edits import erased, rewritten
+from kntools.weight_edits import as_hooks
 
 #: On activations, at the answer position: suppress (0), enhance (x 2). On value rows: erase (0), values (a new answer).
 EDITS = ("suppress", "enhance", "erase", "values")
@@ -33,7 +34,7 @@ def outcomes(
 ) -> tuple[Outcome, list[dict[str, Outcome]]]:
     """Untouched, and for each set of neurons under every one of `edits`, in one sweep.
 
-    Edits of value rows act as hooks (`WeightEdit.hooks`), so that no weight is touched.
+    Edits of value rows act as hooks, so that no weight is touched.
     """
     clean = sweep(model, encoded.tokens, [[]], pos=encoded.position)[0].float()
     runs = [_hooks(model, name, neurons, encoded, clean) for neurons in sets for name in edits]
@@ -49,13 +50,13 @@ def _hooks(
     if name == "enhance":
         return enhance_neurons(neurons, pos=encoded.positions)
     if name == "erase":
-        return erase_values(model, neurons).hooks(model)
+        return as_hooks(model, erased(model, neurons)[1])
     old = encoded.target_ids[0]
     if encoded.foil_ids is not None:
         new = encoded.foil_ids[0]
     else:
         new = next(i for i in clean.topk(2).indices.tolist() if i != old)
-    return edit_values(model, neurons, old, new).hooks(model)
+    return as_hooks(model, rewritten(model, neurons, old, new)[1])
 
 
 def _outcome(logits: Float[Tensor, " d_vocab"], encoded: Encoded) -> Outcome:

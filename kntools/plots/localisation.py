@@ -45,7 +45,8 @@ def localisation_bars(result: Any, *, title: str | None = None) -> go.Figure:
             )  # fmt: skip
     figure.update_layout(
         template="kntools", height=250 + 26 * len(frame), title_text=wrapped(title or result.describe()),
-        margin={"t": 110, "b": 90}, legend={"y": 0.02, "yanchor": "bottom", "yref": "container", "x": 0},
+        title={"x": 0.02, "xref": "container"}, margin={"t": 110, "b": 90},
+        legend={"y": 0.02, "yanchor": "bottom", "yref": "container", "x": 0},
     )  # fmt: skip
     figure.update_yaxes(autorange="reversed", type="category")
     return figure
@@ -62,5 +63,8 @@ def layer_bars(result: Any, *, title: str | None = None) -> go.Figure:
             hovertemplate="layer %{x}: %{y:.3f} (%{customdata} neurons)<extra>%{fullData.name}</extra>",
             **error_bars(some, "share", "low", "high"),
         )  # fmt: skip
-    figure.update_layout(barmode="group", xaxis={"tickformat": "d", "showgrid": False}, yaxis={"rangemode": "tozero"})
+    figure.update_layout(
+        barmode="group", xaxis={"tickformat": "d", "showgrid": False}, yaxis={"rangemode": "tozero"},
+        margin={"t": 84, "b": 90}, legend={"y": 0.02, "yanchor": "bottom", "yref": "container"},
+    )  # fmt: skip
     return figure
