@@ -84,7 +84,7 @@ class Encoded:
             (p, repr(token), id, "subject" if p in (self.subject or ()) else "", f"-> {asked[p]}" if p in asked else "")
             for p, (token, id) in enumerate(zip(self.str_tokens, self.tokens[0].tolist(), strict=True))
         ]
-        return as_html(repr(self.prompt), rows, ["position", "token", "id", "subject", "answer"])
+        return as_html(repr(self.prompt), rows, ["position", "token", "id", "subject", "answer"], limit=100)
 
 
 def encode(

@@ -175,4 +175,5 @@ class Prompts:
 
 def _table(records: Sequence[Any]) -> tuple[list[tuple[Any, ...]], list[str]]:
     """Rows, and the names of the columns."""
-    return [astuple(r) for r in records], [f.name for f in fields(records[0])] if records else []
+    columns = [f.name for f in fields(records[0])] if records else []
+    return [astuple(r) for r in records], columns
