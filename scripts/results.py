@@ -43,6 +43,7 @@ COMMANDS: dict[str, str] = {
     "methods": "selection_methods P36 determiner_noun_agreement_1 --limit 12",
     "reliability-pairs": f"reliability {MINIMAL_PAIRS} --limit 105 --neurons {NUMBER_NEURONS}",
     "effect-plural": "suppression_effect determiner_noun_agreement_1 --neurons 0.586 --limit 40",
+    "effect-plurals": "suppression_effect determiner_noun_agreement_1 --neurons 0.586 19.1044 26.891 --limit 40",
     "reliability-facts": f"reliability {KNOWN_RELATIONS} --limit 57",
     "edit-layers": "edit_layer --layers 1 3 5 8 11 --limit 8 --tokens 50000 --moments moments",
     "edit-counterfact": f"edit_consistency counterfact {EDITS} --methods rome fine-tuning values --generations 20",
@@ -108,8 +109,8 @@ def by_method(frame: pd.DataFrame) -> pd.DataFrame:
     return wide.sort_values("score", key=lambda names: names.map(order)).sort_values("condition", kind="stable")
 
 
-def leading_words(frame: pd.DataFrame) -> pd.DataFrame:
-    """Of a suppression effect: the modifiers before plural nouns, as the figure has them."""
+def before_plurals(frame: pd.DataFrame) -> pd.DataFrame:
+    """Of a suppression effect: the modifiers before plural nouns."""
     return frame[frame["group"] == "plural"]
 
 
@@ -173,19 +174,22 @@ TABLES: tuple[Table, ...] = (
         )
         for what in ("pairs", "facts")
     ),
-    Table(
-        FINDINGS,
-        "effect",
-        "effect-plural.csv",
-        {
-            "section": column("section"),
-            "modifier": column("word"),
-            "n": column("n"),
-            "P(plural noun)": lambda row: f"{row['before']:.4f} -> {row['after']:.4f}",
-            "change": interval("change", "low", "high"),
-            "p (Holm)": p_value("p_corrected"),
-        },
-        leading_words,
+    *(
+        Table(
+            FINDINGS,
+            marker,
+            f"{marker}.csv",
+            {
+                "section": column("section"),
+                "modifier": column("word"),
+                "n": column("n"),
+                "P(plural noun)": lambda row: f"{row['before']:.4f} -> {row['after']:.4f}",
+                "change": interval("change", "low", "high"),
+                "p (Holm)": p_value("p_corrected"),
+            },
+            before_plurals,
+        )
+        for marker in ("effect-plural", "effect-plurals")
     ),
     Table(
         "docs/editing.md",

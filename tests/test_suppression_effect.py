@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections import Counter
 from pathlib import Path
@@ -11,7 +12,7 @@ import pytest
 import torch
 
 import kntools as kn
-from kntools.analyses.cooccurrence_bias import CooccurrenceBias, cooccurrence_bias, count_beside, noun_numbers
+from kntools.analyses.cooccurrence_bias import CooccurrenceBias, cooccurrence_bias, count_beside, main, noun_numbers
 from kntools.analyses.probability_shift import ProbabilityShift, noun_prompts, parse_neurons, probability_shift
 from kntools.analyses.suppression_effect import SuppressionEffect, effect_of, suppression_effect
 from kntools.analyses.word_lists import FIGURE_5
@@ -154,6 +155,25 @@ def test_counting_by_hand() -> None:
     assert count_beside(texts, ["some"], nouns, between=0)["some"] == Counter(singular=1, plural=0)
     with pytest.raises(ValueError, match="at least one word"):
         count_beside(texts, [], nouns)
+
+
+def test_the_command_reads_lines_and_rows(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = torch.full((4, 3), 0.1)
+    shift = ProbabilityShift(
+        before, before * torch.tensor([0.9, 0.5, 0.7]), ("plural",) * 4,
+        (("neutral", "some"), ("neutral", "all"), ("neutral", "any")), (Neuron(0, 0),), 0.0, {"model": "by hand"},
+    )  # fmt: skip
+    effect = effect_of(shift).save(tmp_path / "effect.json")
+    rows = ["some boy", "some guys", "all guys", "all guys", "any boy", "any boy"]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps({"said": row}) + "\n" for row in rows[:4]))
+    (tmp_path / "lines.txt").write_text("\n".join(rows[4:]))
+    words = [str(effect), str(tmp_path / "rows.jsonl"), str(tmp_path / "lines.txt"), "--least", "2"]
+    main([*words, "--field", "said", "--out", str(tmp_path / "bias")])
+    found = CooccurrenceBias.load(tmp_path / "bias.json").to_frame().set_index("word")
+    assert found[["plural", "singular"]].to_numpy().tolist() == [[1, 1], [2, 0], [0, 2]]
+    assert "Spearman" in capsys.readouterr().out
+    with pytest.raises(ValueError, match="line 1: no field 'text'; there are said"):
+        main([*words, "--out", str(tmp_path / "bias")])
 
 
 def test_nouns_of_the_sample() -> None:

@@ -7,6 +7,7 @@ reads what `kntools.analyses.suppression_effect` wrote (`.json`) and texts, one 
 
 from __future__ import annotations
 
+import json
 import math
 import re
 from collections import Counter
@@ -183,12 +184,26 @@ def _interval(x: torch.Tensor, y: torch.Tensor, resamples: int, seed: int) -> tu
     return low, high
 
 
+def _lines(path: Path, field: str) -> Iterator[str]:
+    """The texts of a file."""
+    lines = path.read_text(encoding="utf-8").splitlines()
+    if path.suffix != ".jsonl":
+        yield from lines
+        return
+    for number, line in enumerate(lines, start=1):
+        row = json.loads(line)
+        if field not in row:
+            raise ValueError(f"{path}, line {number}: no field {field!r}; there are {', '.join(row)} (--field)")
+        yield str(row[field])
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     """The command; see the top of the module."""
     parser = command.parser("cooccurrence_bias", "Figure 6.")
     add = parser.add_argument
     add("effect", type=Path, help="the .json of kntools.analyses.suppression_effect")
-    add("corpus", type=Path, nargs="*", help="text files, one sentence a line")
+    add("corpus", type=Path, nargs="*", help="text files, one sentence a line, or .jsonl with one row a line")
+    add("--field", default="text", help="which field of the rows of a .jsonl file is the text")
     add("--written", type=int, default=0, help="count in so many tokens that the model writes, too")
     add("--group", default="plural", help="number of the nouns in the prompts")
     add("--sections", nargs="+", default=["neutral"])
@@ -196,7 +211,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     add("--between", type=int, default=1, help="words that may stand between a word and its noun")
     o = parser.parse_args(argv)
     effect = SuppressionEffect.load(o.effect)
-    files = (line for path in o.corpus for line in path.read_text(encoding="utf-8").splitlines())
+    files = (line for path in o.corpus for line in _lines(path, o.field))
     written = sample_texts(command.load(o), o.written, seed=o.seed) if o.written else ()
     words = {row["word"] for row in effect.rows}
     counts = count_beside(chain(files, written), words, noun_numbers(), between=o.between)
