@@ -28,6 +28,14 @@ def test_tables_files_and_json(tmp_path: Path) -> None:
     assert {p: p.stat().st_mtime_ns for p in (tmp_path / "run").rglob("items/*.json")} == before and len(before) == 4
 
 
+def test_known_pairs_without_bos() -> None:
+    found = run_json("localise", "sample_determiner_noun_agreement_1", "--known", "--no-bos", *WORDS[2:])
+    assert found["settings"]["search"]["prepend_bos"] is False
+    everything = run_json("localise", "sample_determiner_noun_agreement_1", *WORDS[2:])
+    assert everything["settings"]["search"]["prepend_bos"] is None
+    assert found["summary"][0]["groups"] == everything["summary"][0]["groups"] == 4
+
+
 def test_errors_and_help() -> None:
     result = run("localise", "--help")
     assert result.exit_code == 0

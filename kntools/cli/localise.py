@@ -51,6 +51,7 @@ def localise(
         list[str] | None,
         typer.Option(help="A neuron (layer.index) whose share of the pairs is wanted; may be repeated."),
     ] = None,
+    known: Annotated[bool, typer.Option("--known", help="Only pairs and facts that the model gets right.")] = False,
     null: Annotated[Null, typer.Option(help="What chance gives: random neurons, or shuffled answers.")] = Null.neurons,
     seed: Annotated[int, typer.Option(help="Of the sample and the null.")] = 0,
     out: Annotated[
@@ -58,6 +59,7 @@ def localise(
         typer.Option("--out", "-o", help="Folder for figures, tables (CSV, JSON), and the run: goes on after a kill."),
     ] = None,
     as_json: options.Json = False,
+    bos: options.Bos = None,
     device: options.Device = None,
     max_rows: options.MaxRows = None,
     debug: options.Debug = False,
@@ -88,9 +90,15 @@ def localise(
         marks = parse_neurons(landmark or (_LANDMARKS if paper else ()))
         if marks:
             checked_neurons(loaded, marks)
-        settings = replace(PAPER if paper else SearchSettings(), max_rows=max_rows)
+        settings = replace(PAPER if paper else SearchSettings(), prepend_bos=bos, max_rows=max_rows)
         most = limit if limit is not None or paper else 20
-        groups = [g for n in names for g in prompt_groups(loaded, n, frames=frames, limit=most, seed=seed)]
+        groups = [
+            group
+            for name in names
+            for group in prompt_groups(
+                loaded, name, frames=frames, limit=most, seed=seed, known_only=known, prepend_bos=bos
+            )
+        ]
         found = localisation(
             loaded,
             groups,
