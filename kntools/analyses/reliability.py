@@ -123,7 +123,8 @@ def reliability(
     folder = open_run(
         run, "reliability", model, neurons=named, count=count, edits=list(edits), search=chosen.written(), seed=seed
     )
-    asked = [(source, prompt) for source, some in prompts.items() for prompt in some]
+    # Pairs may differ only behind the answer; what a causal model reads of them is then one prompt.
+    asked = list(dict.fromkeys((source, prompt) for source, some in prompts.items() for prompt in some))
     found = folder.each(
         asked,
         key=lambda one: prompt_item(one[1]),
