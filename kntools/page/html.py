@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from html import escape
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
+from pandas.api.types import is_bool_dtype, is_numeric_dtype
 from plotly.offline import get_plotlyjs
 
 from kntools.page.blocks import Block, Chart, Command, Links, Notes, Page, Table, Text
@@ -124,7 +127,7 @@ def _buttons(name: str, file: str) -> str:
 
 
 def _table(table: Table, name: str) -> str:
-    head = "".join(f'<th scope="col">{escape(str(c))}</th>' for c in table.frame.columns)
+    head = "".join(_head(table.frame[c]) for c in table.frame.columns)
     rows = "".join(
         "<tr>" + "".join(_cell(v, table.digits) for v in row) + "</tr>"
         for row in table.frame.itertuples(index=False, name=None)
@@ -143,14 +146,29 @@ def _table(table: Table, name: str) -> str:
     return f"<details><summary>Table: {caption}</summary>{body}</details>"
 
 
+def _head(column: pd.Series) -> str:
+    """Names of numbers stand on the right, as the numbers do."""
+    right = is_numeric_dtype(column) and not is_bool_dtype(column)
+    return f'<th scope="col"{" class=number" if right else ""}>{escape(str(column.name))}</th>'
+
+
 def _cell(value: Any, digits: int) -> str:
     if isinstance(value, bool):
         return f"<td>{'yes' if value else 'no'}</td>"
     if isinstance(value, float):
-        return f'<td class="number">{value:.{digits}f}</td>'
+        return f'<td class="number">{_decimal(value, digits)}</td>'
     if isinstance(value, int):
         return f'<td class="number">{value:,}</td>'
     return f"<td>{escape(str(value))}</td>"
+
+
+def _decimal(value: float, digits: int) -> str:
+    """In so many digits; what would look like 0 and is not, by its exponent."""
+    if math.isnan(value):
+        return ""
+    if 0 < abs(value) < 0.5 * 10**-digits:
+        return f"{value:.1e}"
+    return f"{value:.{digits}f}"
 
 
 def _inline(text: str) -> str:

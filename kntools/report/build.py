@@ -82,6 +82,7 @@ def _page(study: Study, shown: Sequence[tuple[Figure, Shown]], command: str) -> 
             ("Model", f"{name}, weights {about['fingerprint']}"),
             ("Neurons", f"{layers} layers of {width:,}"),
             ("Kind", "masked" if study.masked else f"causal, {bos[study.prepend_bos]}"),
+            ("Data", f"pairs of {'the built-in sample' if study.sampled else 'BLiMP'}"),
             ("Size, seed", f"{study.size.name}, {study.seed}"),
             ("Versions", ", ".join(f"{k} {v}" for k, v in about["versions"].items())),
             *([("Command", f"`{command}`")] if command else []),
@@ -95,9 +96,9 @@ def _page(study: Study, shown: Sequence[tuple[Figure, Shown]], command: str) -> 
 
 def _blocks(figure: Figure, found: Shown, command: str) -> list[page.Block]:
     notes = [("Question", figure.question), ("The paper", figure.claim), ("This model", found.finding)]
-    if found.n:
-        notes.append(("n", f"{found.n}."))
-    notes += [("Note", note) for note in found.notes]
+    notes += [("In numbers", " ".join(found.details))] if found.details else []
+    notes += [("n", f"{found.n}.")] if found.n else []
+    notes += [("Notes", " ".join(found.notes))] if found.notes else []
     alone: list[page.Block] = []
     if command:
         alone = [page.Text("This figure alone:"), page.Command(f"{command} --figures {shlex.quote(figure.key)}")]

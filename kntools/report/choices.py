@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from typing import Any, TypeVar
 
-from kntools import data
+from kntools import backends, data
 from kntools.analyses.edit_cases import Case, Question
 from kntools.analyses.noun_prompts import noun_prompts
 from kntools.analyses.prompt_groups import PromptGroup, is_relation, known_prompts, prompt_groups
@@ -28,8 +28,16 @@ MASKED = (
     "determiner_noun_agreement_2", "regular_plural_subject_verb_agreement_1", "determiner_noun_agreement_with_adj_2",
     "determiner_noun_agreement_irregular_2", *CAUSAL[4:],
 )  # fmt: skip
+# Pairs of our own, for where BLiMP is not at hand or not in the model's words.
+SAMPLE = {
+    False: ("sample_determiner_noun_agreement_1", "sample_subject_verb_agreement"),
+    True: ("sample_determiner_noun_agreement_2", "sample_subject_verb_agreement"),
+}
 RELATIONS = ("P36", "P1376", "P101", "P103", "P30", "P176")
 
+
+# So many sentences tell whether a tokenizer knows the words.
+_READ = 100
 
 T = TypeVar("T")
 
@@ -88,6 +96,26 @@ def read_case(row: dict[str, Any]) -> Case:
     return Case(**{**row, "prompt": read_prompt(row["prompt"]), "questions": questions})
 
 
+def paradigms(model: Any) -> tuple[str, ...]:
+    """Those that this model can be asked; the first one is that of determiners and the number of their nouns."""
+    masked = backends.is_masked(model)
+    names = MASKED if masked else CAUSAL
+    pairs = data.blimp(names[0])
+    if pairs.source.startswith("built-in") or not _knows_words(model, [pair.good for pair in pairs[:_READ]]):
+        return SAMPLE[masked]
+    return names
+
+
+def _knows_words(model: Any, sentences: Sequence[str]) -> bool:
+    """Or does it spell most sentences, or have no token for them? A small model may have few words."""
+    unknown = model.tokenizer.unk_token_id
+    pieces = [model.tokenizer(text, add_special_tokens=False)["input_ids"] for text in sentences]
+    read = [
+        unknown not in ids and len(ids) <= 2 * len(text.split()) for text, ids in zip(sentences, pieces, strict=True)
+    ]
+    return 2 * sum(read) > len(read)
+
+
 def groups(model: Any, name: str, limit: int, frames: int, seed: int, prepend_bos: bool | None) -> list[PromptGroup]:
     """Of a relation only facts that the model knows: an unknown answer has no knowledge neurons to look for."""
     return list(
@@ -143,13 +171,13 @@ def judged(model: Any, source: str, limit: int, seed: int, prepend_bos: bool | N
     return found
 
 
-def traced(model: Any, what: str, limit: int, prepend_bos: bool | None) -> list[Prompt]:
-    """Prompts that the model gets right; frames of our own stand in for BLiMP's adjectives."""
-    try:
-        found = traced_prompts(model, what, limit=limit, prepend_bos=prepend_bos)
-    except FileNotFoundError:
-        frames = data.agreement_frames("determiner_noun", limit=limit, known_only=model, prepend_bos=prepend_bos)
+def traced(model: Any, what: str, limit: int, prepend_bos: bool | None, sampled: bool) -> list[Prompt]:
+    """Prompts that the model gets right; frames of our own where the pairs are our own."""
+    if what == "determiner_noun" and sampled:
+        frames = data.agreement_frames(what, limit=limit, known_only=model, prepend_bos=prepend_bos, progress=False)
         found = list(frames.prompts(model))
+    else:
+        found = traced_prompts(model, what, limit=limit, prepend_bos=prepend_bos)
     if not found:
         raise ValueError(f"{what.replace('_', '-')}: the model gets no prompt right")
     return found

@@ -156,7 +156,7 @@ def consistency(study: Study) -> Shown:
         n=", ".join(f"{len(one.cases)} edits of {what}" for what, one in found.items()),
         parts=[
             Picture(
-                "figure-11", "Scores before and after edits", edit_bars(_for_figure(frame)),
+                "figure-11", "Scores before and after edits", _bars(frame),
                 "reliability: the new answer is said. symmetry: after “the capital of s is t”, “t is the capital of” "
                 "gives s; old reverse gone: the old capital no longer does. synonym: the occupation follows the field "
                 "of work. efficacy, paraphrase: the new answer is more probable than the old one; neighborhood: other "
@@ -173,11 +173,10 @@ def _edited(study: Study, what: str) -> EditConsistency:
     if what == "counterfact" and study.masked:
         raise NotPossible("its sentences have no mask")
     size = study.size
+    among = None if study.masked else size.among  # a masked one can be asked for few: all their answers are one token
     cases = study.choose(
         f"cases/{what}",
-        lambda: make_cases(
-            study.model, what, size.edits, seed=study.seed, prepend_bos=study.prepend_bos, among=size.among
-        ),
+        lambda: make_cases(study.model, what, size.edits, seed=study.seed, prepend_bos=study.prepend_bos, among=among),
         choices.read_case,
     )
     if not cases:
@@ -222,11 +221,12 @@ def _scores_in_words(frame: pd.DataFrame, what: str, method: str) -> str:
     return f"{what}: {', '.join(told)}."
 
 
-def _for_figure(frame: pd.DataFrame) -> pd.DataFrame:
+def _bars(frame: pd.DataFrame) -> Any:
     """The scores that are shown, by their data set and short name."""
     names = {(what, score): f"{what}: {name}" for what, some in SCORES.items() for score, name in some.items()}
     labels = [names.get(key) for key in zip(frame["data"], frame["score"], strict=True)]
-    return frame.assign(score=labels).dropna(subset="score")
+    figure = edit_bars(frame.assign(score=labels).dropna(subset="score"))
+    return figure.update_yaxes(range=[0, 1.05])
 
 
 def _left_out(found: dict[str, EditConsistency]) -> list[str]:

@@ -16,6 +16,8 @@ from kntools.report.shown import Numbers, Picture, Shown, mean, missing_notes, p
 from kntools.report.study import Study
 from kntools.sites import Neuron
 
+_NAMES = {"linguistic": "agreement", "factual": "facts"}
+
 
 def attribution(study: Study) -> Shown:
     """Figure 1."""
@@ -24,12 +26,14 @@ def attribution(study: Study) -> Shown:
     profile = attribution_profile(
         study.model, prompts, settings=study.search, run=study.run("attribution_profile"), progress=study.progress
     )
+    found = [_standing_out(profile, number) for number in NUMBERS]
     return Shown(
-        " ".join(_standing_out(profile, number) for number in NUMBERS),
+        " ".join(finding for finding, _ in found),
+        details=[detail for _, detail in found],
         n=", ".join(f"{n} prompts of {name}" for name, n in zip(profile.classes, profile.counts, strict=True)),
         parts=[
             Picture(
-                "figure-1", "Mean attribution scores", profile.plot(k=3),
+                "figure-1", "Mean attribution scores", profile.plot(k=3).update_yaxes(title_text="determiner"),
                 "Columns are the three leading neurons of each determiner, rows the determiners. Red adds to the "
                 "probability of the answer, blue takes from it.",
             ),
@@ -38,29 +42,31 @@ def attribution(study: Study) -> Shown:
     )  # fmt: skip
 
 
-def _standing_out(profile: AttributionProfile, number: str) -> str:
-    """The neuron whose scores after determiners of one number are the farthest above those after the other's."""
+def _standing_out(profile: AttributionProfile, number: str) -> tuple[str, str]:
+    """The neuron whose scores for determiners of one number are the farthest above those for the other's."""
     mine = [DETERMINER_NUMBER[name] == number for name in profile.classes]
     if all(mine) or not any(mine):
-        return f"There are no determiners to set the {number} ones against."
+        return "", f"There are no determiners to set the {number} ones against."
     ours, theirs = (profile.scores[[m is side for m in mine]] for side in (True, False))
     best = int((ours.mean(0) - theirs.mean(0)).argmax())
     neuron = Neuron(*divmod(best, profile.scores.shape[-1]))
     rows = profile.to_frame([neuron]).set_index("class").to_dict("index")
-    said = {name: f"{within(r['score'], r['low'], r['high'], 4, signed=True)} ({name})" for name, r in rows.items()}
-    here, there = (
-        ", ".join(said[name] for name, m in zip(profile.classes, mine, strict=True) if m is side)
-        for side in (True, False)
+    here, there = ([r for r, m in zip(rows.values(), mine, strict=True) if m is side] for side in (True, False))
+    clear = min(r["low"] for r in here) > max(r["high"] for r in there)
+    finding = (
+        f"{neuron} leads for the {number}, {'and no' if clear else 'but some'} intervals of the two numbers overlap."
     )
-    return f"{neuron} stands out for the {number}: {here}, against {there}."
+    said = [f"{within(r['score'], r['low'], r['high'], 4, signed=True)} ({name})" for name, r in rows.items()]
+    return finding, f"Mean score of {neuron}, the {number} neuron: {', '.join(said)}."
 
 
 def pair_search(study: Study) -> Shown:
     """Figure 2."""
     found = study.pair_search
     shares = found.shares()
+    leading = {number: found.leading(number) for number in NUMBERS}
     return Shown(
-        " ".join(_number_neuron(found, number) for number in NUMBERS),
+        " ".join(_number_neuron(found, number, *neurons) for number, neurons in leading.items()),
         n=f"{len(found.rows)} pairs, each in up to {study.size.frames} sentences",
         parts=[
             Picture(
@@ -76,23 +82,23 @@ def pair_search(study: Study) -> Shown:
     )  # fmt: skip
 
 
-def _number_neuron(found: PairSearch, number: str) -> str:
-    leading = found.leading(number)
-    if not leading:
+def _number_neuron(found: PairSearch, number: str, neuron: Neuron | None = None) -> str:
+    if neuron is None:
         return f"No neuron is found in more pairs of the {number} than of the other number."
-    shares = found.shares(leading)
+    shares = found.shares([neuron])
     mine = shares["number"] == number
-    counts = [(int(side["found"].sum()), int(side["pairs"].sum())) for side in (shares[mine], shares[~mine])]
-    here, there = (share(*side) for side in counts)
-    return f"{leading[0]} is a knowledge neuron in {here} of the {number} pairs, and in {there} of the others."
+    here, there = (share(int(side["found"].sum()), int(side["pairs"].sum())) for side in (shares[mine], shares[~mine]))
+    return f"The {number} neuron {neuron} is found in {here} {number} pairs, and in {there} of the others."
 
 
 def localisation(study: Study) -> Shown:
     """Figure 3."""
     found, missing = study.localised
     table = found.summary()
+    tests = found.difference()
     return Shown(
-        f"{_how_localised(found, table)} {_difference(found.difference())}",
+        f"{_how_localised(found)} {_verdict(tests)}",
+        details=[*_by_source(table), *_tests_in_words(tests)],
         n=f"{len(found.rows)} groups of prompts",
         parts=[
             Picture(
@@ -103,39 +109,45 @@ def localisation(study: Study) -> Shown:
                 min_width=640,
             ),
             Numbers("figure-3", "Means over the groups of each paradigm and relation.", table),
-            Numbers("figure-3-difference", "Facts against agreement: Welch's test, Holm-corrected.",
-                    found.difference()),
+            Numbers("figure-3-difference", "Facts against agreement: Welch's test, Holm-corrected.", tests),
             Numbers("figure-3-groups", "Every group and its knowledge neurons.", _readable(found.to_frame())),
         ],
         notes=missing_notes(missing),
     )  # fmt: skip
 
 
-def _how_localised(found: Localisation, table: pd.DataFrame) -> str:
-    frame, parts = found.to_frame(), []
-    for kind, name in (("linguistic", "agreement"), ("factual", "facts")):
-        some, means = frame[frame["kind"] == kind], table[table["kind"] == kind]["r1"]
-        if len(some):
-            values = mean([float(x) for x in some["r1"]])
-            parts.append(
-                f"{values} for {name} ({len(some)} groups; {means.min():.2f} to {means.max():.2f} by "
-                f"{'paradigm' if kind == 'linguistic' else 'relation'})"
-            )
+def _how_localised(found: Localisation) -> str:
+    frame = found.to_frame()
+    kinds = {kind: [float(x) for x in frame[frame["kind"] == kind]["r1"]] for kind in _NAMES}
+    parts = [f"{mean(values)} for {_NAMES[kind]}" for kind, values in kinds.items() if values]
     chance = float(frame["null_r1"].astype(float).mean())
-    return f"R₁² is {' and '.join(parts)}; scores on random neurons give {chance:.2f}."
+    return f"R₁² is {' and '.join(parts)}, and {chance:.2f} by chance."
 
 
-def _difference(tests: pd.DataFrame) -> str:
-    """What the three tests say together."""
+def _by_source(table: pd.DataFrame) -> list[str]:
+    """The range of the means."""
+    kinds = {kind: table[table["kind"] == kind]["r1"] for kind in _NAMES}
+    names = {"linguistic": "paradigms", "factual": "relations"}
+    return [
+        f"Mean R₁² of {len(means)} {names[kind]}: {means.min():.2f} to {means.max():.2f}."
+        for kind, means in kinds.items()
+        if len(means)
+    ]
+
+
+def _verdict(tests: pd.DataFrame) -> str:
     if tests["p_holm"].isna().all():
         return "With fewer than two paradigms or relations there is no test of their difference."
-    told = ", ".join(
-        f"{r['measure']} {r['linguistic']:.2f} and {r['factual']:.2f} (p = {r['p_holm']:.2g})"
-        for r in tests.to_dict("records")
-    )
     different = int((tests["p_holm"] < 0.05).sum())
-    verdict = f"differ in {different} of {len(tests)} measures" if different else "do not differ significantly"
-    return f"Agreement and facts {verdict}: {told}."
+    return f"{different or 'None'} of number, τ and R₁² {'differ' if different > 1 else 'differs'} significantly."
+
+
+def _tests_in_words(tests: pd.DataFrame) -> list[str]:
+    rows = [r for r in tests.to_dict("records") if r["p_holm"] == r["p_holm"]]
+    return [
+        f"{r['measure']}: {r['linguistic']:.2f} for agreement, {r['factual']:.2f} for facts (p = {r['p_holm']:.2g})."
+        for r in rows
+    ]
 
 
 def layers(study: Study) -> Shown:
@@ -148,7 +160,7 @@ def layers(study: Study) -> Shown:
     top = count - max(1, round(count / 3))
     parts = [
         f"{_in_upper(groups, top)} of those of {name}"
-        for kind, name in (("linguistic", "agreement"), ("factual", "facts"))
+        for kind, name in _NAMES.items()
         if (groups := [g for g in found.neurons(kind) if g])
     ]
     test = spread.header["test"]
@@ -157,7 +169,8 @@ def layers(study: Study) -> Shown:
         f"{test['p']:.2g}; the mean layers are {test['means'][0]:.1f} and {test['means'][1]:.1f}."
     )  # fmt: skip
     return Shown(
-        f"In the upper third of the layers ({top} to {count - 1}) lie {' and '.join(parts)}. {said}",
+        f"In the upper third of the layers ({top} to {count - 1}) lie {' and '.join(parts)}.",
+        details=[said],
         n=", ".join(f"{n} {kind} groups" for kind, n in spread.header["groups"].items()),
         parts=[
             Picture(

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import pandas as pd
 
-from kntools.analyses.comparisons import share_interval
 from kntools.analyses.prompt_groups import is_relation
 from kntools.analyses.reliability import reliability as measure
 from kntools.prompts import Prompt
 from kntools.report import choices
 from kntools.report.choices import each_possible
-from kntools.report.shown import Numbers, Picture, Shown, missing_notes, percent, share
+from kntools.report.shown import Numbers, Picture, Shown, missing_notes, share
 from kntools.report.study import Study
+
+_NAMES = {"pair": "minimal pairs", "fact": "facts"}
 
 
 def reliability(study: Study) -> Shown:
@@ -22,8 +23,11 @@ def reliability(study: Study) -> Shown:
         progress=study.progress,
     )  # fmt: skip
     frame, table = found.to_frame(), found.summary()
+    kinds = [kind for kind in _NAMES if (frame["kind"] == kind).any()]
+    worst = {kind: _worst(frame[frame["kind"] == kind]) for kind in kinds}
     return Shown(
-        " ".join(_most_overturned(frame, kind) for kind in ("pair", "fact") if (frame["kind"] == kind).any()),
+        f"Of all edits the worst overturns {' and '.join(f'{share(*worst[k][1:3])} {_NAMES[k]}' for k in kinds)}.",
+        details=[_beside_random(*worst[kind], _NAMES[kind]) for kind in kinds],
         n=", ".join(f"{n} of {source}" for source, n in table.groupby("source", sort=False)["n"].first().items()),
         parts=[
             Picture(
@@ -50,19 +54,19 @@ def _judged(study: Study, source: str) -> list[Prompt]:
     )
 
 
-def _most_overturned(frame: pd.DataFrame, kind: str) -> str:
-    """Of all edits the one that overturns the most."""
-    some = frame[frame["kind"] == kind]
-    counts = {
-        str(edit): (int(of["overturned"].sum()), int(of["random"].sum()), len(of))
-        for edit, of in some.groupby("edit", sort=False)
-    }
-    edit, (ours, theirs, of) = max(counts.items(), key=lambda item: item[1][0])
-    what = "minimal pairs" if kind == "pair" else "facts"
+def _worst(frame: pd.DataFrame) -> tuple[str, int, int, int]:
+    """The edit that overturns the most: its name, how many, of how many, and how many at random neurons."""
+    counts = [
+        (str(edit), int(some["overturned"].sum()), len(some), int(some["random"].sum()))
+        for edit, some in frame.groupby("edit", sort=False)
+    ]
+    return max(counts, key=lambda one: one[1])
+
+
+def _beside_random(edit: str, ours: int, of: int, theirs: int, what: str) -> str:
     if ours == 0:
-        high = share_interval(0, of)[1]
-        return f"Of {of} {what} no edit overturns a single one (95 % interval up to {percent(high)})."
+        return f"Of {of} {what} no edit overturns a single one."
     return (
-        f"Of {what} the edit that overturns the most ({edit}) overturns {share(ours, of)}, the same edit of random "
-        f"neurons {share(theirs, of)}."
+        f"Of {what} it is the edit {edit} that overturns the most, {share(ours, of)}; of random neurons it overturns "
+        f"{share(theirs, of)}."
     )

@@ -38,9 +38,10 @@ class Numbers:
 
 @dataclass(frozen=True)
 class Shown:
-    """What one model shows: a finding in words, made from the numbers below it, and the numbers."""
+    """What one model shows, in words that are made from the numbers below them, and the numbers."""
 
-    finding: str
+    finding: str  # for the summary
+    details: Sequence[str] = ()
     n: str = ""
     parts: Sequence[Picture | Numbers | str] = ()  # a text is a paragraph
     notes: Sequence[str] = ()  # how it was made, what was left out and why
@@ -87,10 +88,13 @@ def mean(values: Sequence[float], digits: int = 2) -> str:
 
 def within(value: float, low: float, high: float, digits: int = 3, *, signed: bool = False) -> str:
     """`0.412 [0.361, 0.463]`."""
-    sign = "+" if signed else ""
-    if math.isnan(low) or math.isnan(high):
-        return f"{value:{sign}.{digits}f}"
-    return f"{value:{sign}.{digits}f} [{low:{sign}.{digits}f}, {high:{sign}.{digits}f}]"
+    middle, *ends = (_fixed(x, digits, signed) for x in (value, low, high))
+    return middle if math.isnan(low) or math.isnan(high) else f"{middle} [{', '.join(ends)}]"
+
+
+def _fixed(value: float, digits: int, signed: bool) -> str:
+    text = f"{value:+.{digits}f}" if signed else f"{value:.{digits}f}"
+    return text.lstrip("+-") if float(text) == 0 else text  # no -0.00
 
 
 def missing_notes(missing: dict[str, str]) -> list[str]:

@@ -14,6 +14,7 @@ from kntools.analyses.neuron_search import SearchSettings, local_seed, open_run
 from kntools.analyses.pair_search import PairSearch, pairs_of
 from kntools.analyses.probability_shift import ProbabilityShift, probability_shift
 from kntools.analyses.prompt_groups import PromptGroup
+from kntools.data import sample
 from kntools.prompts import Prompt
 from kntools.report import choices
 from kntools.report.choices import NotPossible
@@ -73,10 +74,15 @@ class Study:
     def neurons_per_layer(self) -> int:
         return backends.d_mlp(self.model)
 
-    @property
+    @cached_property
     def paradigms(self) -> tuple[str, ...]:
         """The first one is that of numbers: what figures 1, 2 and 5 to 8 are about."""
-        return (choices.MASKED if self.masked else choices.CAUSAL)[: self.size.paradigms]
+        return choices.paradigms(self.model)[: self.size.paradigms]
+
+    @property
+    def sampled(self) -> bool:
+        """Are the pairs those of the built-in sample?"""
+        return self.paradigms[0] in sample.PARADIGMS
 
     @property
     def relations(self) -> tuple[str, ...]:

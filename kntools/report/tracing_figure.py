@@ -22,8 +22,10 @@ def tracing(study: Study) -> Shown:
     """Figure 9."""
     profiles, missing = each_possible(PROMPTS, lambda what: _traced(study, what))
     sites = {what: two_sites(profile, seed=study.seed) for what, profile in profiles.items()}
+    answers = "; ".join(_yes_or_no(table, _NAMES[what]) for what, table in sites.items())
     return Shown(
-        " ".join(_sites_in_words(table, _NAMES[what]) for what, table in sites.items()),
+        f"Do the early and the late site stand out? {answers}.",
+        details=[_sites_in_words(table, _NAMES[what]) for what, table in sites.items()],
         n=", ".join(f"{len(profile.prompts)} prompts of {_NAMES[what]}" for what, profile in profiles.items()),
         parts=[
             part for what, profile in profiles.items() for part in _parts(what, profile, sites[what])
@@ -49,7 +51,7 @@ def _parts(what: str, profile: TracingProfile, sites: pd.DataFrame) -> list[Pict
 def _traced(study: Study, what: str) -> TracingProfile:
     prompts = study.choose(
         f"traced/{what}",
-        lambda: choices.traced(study.model, what, study.size.traces, study.prepend_bos),
+        lambda: choices.traced(study.model, what, study.size.traces, study.prepend_bos, study.sampled),
         choices.read_prompt,
     )
     return tracing_profile(
@@ -60,12 +62,20 @@ def _traced(study: Study, what: str) -> TracingProfile:
     )  # fmt: skip
 
 
+def _above_rest(table: pd.DataFrame) -> dict[str, dict[str, float]]:
+    """Of hidden states: the mean effect in each site of Meng et al. minus that in all other states."""
+    hidden = table[(table["kind"] == "hidden") & (table["severed"] == "")].set_index("what").to_dict("index")
+    return {site: hidden[f"{site} - rest"] for site in ("early site", "late site")}
+
+
+def _yes_or_no(table: pd.DataFrame, name: str) -> str:
+    early, late = ("yes" if r["low"] > 0 else "no" for r in _above_rest(table).values())
+    return f"{name}: {early} and {late}"
+
+
 def _sites_in_words(table: pd.DataFrame, name: str) -> str:
-    """Do the sites of Meng et al. stand out among hidden states?"""
-    hidden = table[(table["kind"] == "hidden") & (table["severed"] == "")].set_index("what")
-    parts = []
-    for site in ("early site", "late site"):
-        r = hidden.loc[f"{site} - rest"]
-        verdict = "stands out" if r["low"] > 0 else "does not stand out"
-        parts.append(f"the {site} {verdict} ({within(r['mean'], r['low'], r['high'], 2, signed=True)})")
-    return f"{name[0].upper()}{name[1:]}: {' and '.join(parts)}, compared with all other hidden states."
+    parts = [
+        f"{within(r['mean'], r['low'], r['high'], 2, signed=True)} in the {site}"
+        for site, r in _above_rest(table).items()
+    ]
+    return f"{name[0].upper()}{name[1:]}, effect above that of all other hidden states: {' and '.join(parts)}."

@@ -12,21 +12,24 @@ from kntools.analyses.cooccurrence_bias import CooccurrenceBias, cooccurrence_bi
 from kntools.analyses.pair_search import NUMBERS
 from kntools.analyses.probability_shift import ProbabilityShift
 from kntools.analyses.suppression_effect import SuppressionEffect, effect_of
+from kntools.data import sample
 from kntools.data.grouping import DETERMINER_NUMBER
-from kntools.report.choices import NotPossible, each_possible
+from kntools.report.choices import each_possible, possible
 from kntools.report.shown import Numbers, Picture, Shown, missing_notes, share, within
 from kntools.report.study import Study
 from kntools.statistics import bootstrap_interval
 
-# The fewest neutral words whose correlation says anything.
-_FEWEST = 5
+# The fewest neutral words whose correlation says anything, and the fewest nouns beside a word.
+_FEWEST, _LEAST = 5, 10
 
 
 def suppression(study: Study) -> Shown:
     """Figure 5."""
     effects, missing = each_possible(NUMBERS, lambda number: effect_of(study.shift(number), seed=study.seed))
+    number, effect = ("plural", effects["plural"]) if "plural" in effects else next(iter(effects.items()))
     return Shown(
-        " ".join(_words_that_move(effect, study.leading(number), number) for number, effect in effects.items()),
+        _own_words(effect, number, study.masked),
+        details=[_words_that_move(effect, study.leading(number), number) for number, effect in effects.items()],
         n=_prompts(study),
         parts=[part for number, effect in effects.items() for part in _suppressed(study, number, effect)],
         notes=missing_notes(missing),
@@ -37,7 +40,7 @@ def _suppressed(study: Study, number: str, effect: SuppressionEffect) -> list[Pi
     name, neuron = f"figure-5-{number}", study.leading(number)
     return [
         Picture(
-            name, f"{neuron}, the {number} neuron, suppressed", effect.plot(),
+            name, f"{neuron}, the {number} neuron, suppressed", effect.plot().update_yaxes(title_text="change"),
             f"{_what_is_asked(study)} Change: (after - before) / the smaller of the two, of the means over prompts. "
             "Red: significant (paired t-test, Holm-corrected, 0.05). Thin lines are 95 % bootstrap intervals.",
             min_width=640,
@@ -46,29 +49,41 @@ def _suppressed(study: Study, number: str, effect: SuppressionEffect) -> list[Pi
     ]  # fmt: skip
 
 
+def _own_words(effect: SuppressionEffect, number: str, masked: bool) -> str:
+    """Of the words of the neuron's own number, at nouns of that number: with how many does the probability fall?"""
+    rows = [row for row in effect.rows if row["group"] == number and row["section"] == number]
+    fall = [row for row in rows if row["change"] < 0]
+    counted = share(len(fall), len(rows))
+    what = (
+        f"{counted} {number} words less probable before {number} nouns"
+        if masked
+        else f"{number} nouns less probable after {counted} {number} words"
+    )
+    return f"Suppressing the {number} neuron makes {what}, {sum(row['significant'] for row in fall)} significantly."
+
+
 def _words_that_move(effect: SuppressionEffect, neuron: object, number: str) -> str:
-    """Of the prompts of the neuron's own number: which words of each section fall, and the largest change."""
+    """At nouns of the neuron's own number: with which words of each section it falls, and the largest change."""
     rows = [row for row in effect.rows if row["group"] == number]
     parts = []
     for section in dict.fromkeys(row["section"] for row in rows):
         some = [row for row in rows if row["section"] == section]
         fall = [row for row in some if row["change"] < 0]
-        certain = sum(row["significant"] for row in some)
-        parts.append(f"{len(fall)} of {len(some)} {section} words fall ({certain} changes are significant)")
+        parts.append(f"{len(fall)} of {len(some)} {section} ones ({sum(row['significant'] for row in fall)})")
     most = max(rows, key=lambda row: abs(row["change"]))
     return (
-        f"With {neuron} suppressed, at {number} nouns {', '.join(parts)}; the largest change is that of "
-        f"{most['word']}: {within(most['change'], most['low'], most['high'], 2, signed=True)}."
+        f"With {neuron} suppressed, the probability at {number} nouns falls with {', '.join(parts)} (in brackets: "
+        f"significantly); the largest change is that with {most['word']}: "
+        f"{within(most['change'], most['low'], most['high'], 2, signed=True)}."
     )
 
 
 def bias(study: Study) -> Shown:
     """Figure 6."""
     effect = effect_of(study.shift("plural"), seed=study.seed)
-    texts, what, missing = _corpus(study)
-    # The nouns come from the paradigms that ask for one; the irregular ones only where BLiMP itself is at hand.
-    names = ["determiner_noun_agreement_1", "determiner_noun_agreement_irregular_1"]
-    nouns = noun_numbers([name for name in names if name not in missing])
+    with possible():
+        texts, what = _corpus(study)
+        nouns = noun_numbers(sample.PARADIGMS[:1] if study.sampled else ())
     counts = count_beside(texts, {row["word"] for row in effect.rows}, nouns)
     found, why = _neutral_or_all(effect, counts, study.seed)
     c = found.header["correlation"]
@@ -89,44 +104,43 @@ def bias(study: Study) -> Shown:
     )  # fmt: skip
 
 
-def _corpus(study: Study) -> tuple[list[str], str, set[str]]:
-    """Sentences of BLiMP, and what the model writes; in words what they are; which paradigms are not at hand."""
-    texts, missing = [], set()
-    for name in data.PARADIGMS:
-        try:
-            texts += [record.good for record in data.blimp(name)]
-        except FileNotFoundError:
-            missing.add(name)
-    what = f"{len(texts):,} sentences of {len(data.PARADIGMS) - len(missing)} paradigms"
+def _corpus(study: Study) -> tuple[list[str], str]:
+    """Sentences of all paradigms at hand, and what the model writes; and in words what they are."""
+    names = sample.PARADIGMS if study.sampled else data.PARADIGMS
+    texts = [record.good for name in names for record in data.blimp(name)]
+    what = f"{len(texts):,} sentences of {'the built-in sample' if study.sampled else 'BLiMP'}"
     if study.size.corpus and not study.masked:
         written = study.written(study.size.corpus)
         texts += written
         what += f" and {len(written):,} texts that the model writes"
-    return texts, what, missing
+    return texts, what
 
 
 def _neutral_or_all(
     effect: SuppressionEffect, counts: Mapping[str, Mapping[str, int]], seed: int
 ) -> tuple[CooccurrenceBias, str]:
     """Of the neutral words if there are enough of them; else of all, and what is to be said about that."""
-    try:
-        found = cooccurrence_bias(effect, counts, group="plural", seed=seed)
-        if len(found.rows) >= _FEWEST:
-            return found, "neutral words, on which grammar is silent"
-        return (
-            cooccurrence_bias(effect, counts, group="plural", sections=None, seed=seed),
-            f"all words, for only {len(found.rows)} neutral ones stand before enough nouns; the others correlate "
-            "because grammar says so",
+    neutral = {row["word"] for row in effect.rows if row["section"] == "neutral"}
+    counted = sum(sum(counts[word].values()) >= _LEAST for word in neutral)
+    enough = counted >= _FEWEST
+    with possible():
+        found = cooccurrence_bias(
+            effect, counts, group="plural", sections=("neutral",) if enough else None, least=_LEAST, seed=seed
         )
-    except ValueError as error:
-        raise NotPossible(str(error).split(";")[0]) from error
+    if enough:
+        return found, "neutral words, on which grammar is silent"
+    return found, (
+        f"all words, for only {counted} neutral ones stand before enough nouns; the others correlate because grammar "
+        "says so"
+    )
 
 
 def shift(study: Study) -> Shown:
     """Figure 7."""
     shifts, missing = each_possible(NUMBERS, study.shift)
     return Shown(
-        " ".join(_still_right(found, study.leading(number), number) for number, found in shifts.items()),
+        " ".join(_overturned(found, number) for number, found in shifts.items()),
+        details=[_means_in_words(found, study.leading(number), number) for number, found in shifts.items()],
         n=_prompts(study),
         parts=[part for number, found in shifts.items() for part in _shifted(study, number, found)],
         notes=missing_notes(missing),
@@ -144,21 +158,33 @@ def _shifted(study: Study, number: str, found: ProbabilityShift) -> list[Picture
     ]  # fmt: skip
 
 
-def _still_right(found: ProbabilityShift, neuron: object, number: str) -> str:
-    """At nouns of the neuron's own number: are the demonstratives of that number still the more probable ones?"""
+def _demonstratives(found: ProbabilityShift, number: str) -> tuple[list[str], list[str]]:
+    """Those of this number, and the others."""
     words = [word for _, word in found.words if word in DETERMINER_NUMBER]
     right = [word for word in words if DETERMINER_NUMBER[word] == number]
-    wrong = [word for word in words if word not in right]
-    before, after = _means(found, number, right)
-    other_before, other_after = _means(found, number, wrong)
+    return right, [word for word in words if word not in right]
+
+
+def _overturned(found: ProbabilityShift, number: str) -> str:
+    """At nouns of the neuron's own number: are the demonstratives of that number still the more probable ones?"""
+    right, wrong = _demonstratives(found, number)
+    (before, after), (other_before, other_after) = (_means(found, number, words) for words in (right, wrong))
     known = before > other_before
     lost = known & (after <= other_after)
-    low, high = bootstrap_interval(after - before)
-    change = within(float((after - before).mean()), float(low), float(high), 4, signed=True)
     return (
-        f"With {neuron} suppressed, at {number} nouns the mean probability with {' and '.join(right)} goes from "
-        f"{float(before.mean()):.4g} to {float(after.mean()):.4g} ({change}); of the prompts in which it was above "
-        f"that with {' and '.join(wrong)}, the order is overturned in {share(int(lost.sum()), int(known.sum()))}."
+        f"Suppressing the {number} neuron overturns the order of {' and '.join(right)} over {' and '.join(wrong)} in "
+        f"{share(int(lost.sum()), int(known.sum()))} prompts with {number} nouns."
+    )
+
+
+def _means_in_words(found: ProbabilityShift, neuron: object, number: str) -> str:
+    right, _ = _demonstratives(found, number)
+    before, after = _means(found, number, right)
+    low, high = bootstrap_interval(after - before)
+    change = within(float((after - before).mean()), float(low), float(high), 5, signed=True)
+    return (
+        f"With {neuron} suppressed, the mean probability with {' and '.join(right)} goes from "
+        f"{float(before.mean()):.4g} to {float(after.mean()):.4g} at {number} nouns ({change})."
     )
 
 

@@ -15,7 +15,7 @@
   function layoutOf(spec) {
     const layout = structuredClone(spec.layout);
     layout.template = isDark() ? templates.dark : templates.light;
-    layout.margin = { ...layout.margin, t: layout.showlegend === false ? 24 : 56, r: 12 };
+    layout.margin = { r: 12, ...layout.margin, t: layout.showlegend === false ? 24 : 56 };
     if (narrow.matches) {
       const bar = layout.coloraxis && layout.coloraxis.colorbar;
       if (bar && layout.coloraxis.showscale !== false) {
@@ -38,7 +38,7 @@
 
   function draw() {
     for (const { div, spec } of plots) {
-      const config = { responsive: true, displaylogo: false, scrollZoom: false, displayModeBar: narrow.matches ? false : "hover" };
+      const config = { responsive: true, scrollZoom: false, displayModeBar: false };
       Plotly.react(div, spec.data, layoutOf(spec), config);
     }
   }
