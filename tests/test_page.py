@@ -29,9 +29,19 @@ def example() -> page.Page:
             page.Section(
                 "Second",
                 [
-                    page.Chart(plots.neuron_bars(SCORES), "Two.", n="2 prompts", title="</script> in a title"),
-                    page.Table(frame, "A table.", csv="table.csv", digits=2),
+                    page.Chart(
+                        plots.neuron_bars(SCORES),
+                        "Two.",
+                        n="2 prompts",
+                        title="</script> in a title",
+                        name="bars",
+                        min_width=640,
+                    ),
+                    page.Table(frame, "A table.", csv="table.csv", json="tables/table.json", digits=2),
                     page.Table(frame, "A folded table.", folded=True),
+                    page.Notes([("Question", "Why `so`?"), ("n", "2 < 3")]),
+                    page.Command("kntools report --out 'a & b'"),
+                    page.Links([("First", "says 1 & 2")]),
                 ],
             ),
         ],
@@ -124,7 +134,40 @@ def test_headings_landmarks_and_keyboard(elements: Elements) -> None:
         if "aria-labelledby" in attributes:
             assert attributes["aria-labelledby"] in ids
     scrolling = [a for a in elements.named("div") if a.get("class") == "scroll"]
-    assert len(scrolling) == 2 and all(a["tabindex"] == "0" for a in scrolling)
+    assert len(scrolling) == 3 and all(a["tabindex"] == "0" for a in scrolling)
+
+
+def test_buttons_have_names_and_wait_for_the_script(elements: Elements) -> None:
+    buttons = elements.named("button")
+    assert all(a["type"] == "button" and "hidden" in a for a in buttons)
+    assert buttons[0]["id"] == "theme" and buttons[0]["aria-pressed"] == "false"
+    saving = [(a["data-of"], a["data-save"], a["data-file"], a["aria-label"]) for a in buttons if "data-save" in a]
+    assert saving == [
+        (name, kind, file, f"Save as {kind.upper()}")
+        for name, file in (("first-1", "first-1"), ("second-0", "bars"))
+        for kind in ("png", "svg")
+    ]
+    assert sum("data-copy" in a for a in buttons) == 1 and "Copy" in elements.text
+
+
+def test_notes_commands_and_links(html: str, elements: Elements) -> None:
+    assert '<dl class="notes"><div><dt>Question</dt><dd>Why <code>so</code>?</dd></div>' in html
+    assert "kntools report --out 'a & b'" in elements.text
+    assert '<li><a href="#first">First</a> says 1 &amp; 2</li>' in html
+    with pytest.raises(ValueError, match="no section 'Third' to link to; there are"):
+        page.render(page.Page("x", [page.Section("First", [page.Links([("Third", "")])])]))
+
+
+def test_numbers_stand_right_and_say_what_they_are() -> None:
+    frame = pd.DataFrame(
+        {"x": [0.0, 0.00001, float("nan"), -0.5], "k": [1, 2, 3, 4], "ok": [True] * 4, "s": list("abcd")}
+    )
+    html = page.render(page.Page("x", [page.Section("A", [page.Table(frame, "T.", digits=3)])]))
+    cells = re.findall(r'<td class="number">([^<]*)</td>', html)
+    assert cells == ["0.000", "1", "1.0e-05", "2", "", "3", "-0.500", "4"]
+    assert re.findall(r'<th scope="col"( class=number)?>(\w+)', html) == [
+        (" class=number", "x"), (" class=number", "k"), ("", "ok"), ("", "s"),
+    ]  # fmt: skip
 
 
 def test_it_is_written_with_its_tables(tmp_path: Path) -> None:
@@ -132,6 +175,8 @@ def test_it_is_written_with_its_tables(tmp_path: Path) -> None:
     assert path.read_text(encoding="utf-8") == page.render(example())
     table = pd.read_csv(tmp_path / "new" / "table.csv")
     assert table["score"].tolist() == [0.12345, -1.0]  # all digits, whatever the page shows
+    rows = json.loads((tmp_path / "new" / "tables" / "table.json").read_text(encoding="utf-8"))
+    assert rows[0] == {"name": "<b>", "score": 0.12345, "count": 1, "ok": True}
 
 
 def test_two_sections_of_one_name_are_an_error() -> None:
@@ -140,12 +185,37 @@ def test_two_sections_of_one_name_are_an_error() -> None:
 
 
 @pytest.mark.skipif(browser.find() is None, reason=browser.MISSING)
-@pytest.mark.parametrize("width", [500, 1280])
-def test_a_browser_draws_it_without_a_complaint(tmp_path: Path, width: int) -> None:
+@pytest.mark.parametrize(("width", "dark"), [(390, True), (1280, False)])
+def test_a_browser_draws_it_without_a_complaint(tmp_path: Path, width: int, dark: bool) -> None:
     path = page.write(tmp_path / "index.html", example())
-    seen = browser.visit(path, tmp_path / "profile", width=width)
+    seen = browser.visit(path, tmp_path / "profile", width=width, dark=dark)
     assert seen.console == []
+    assert seen.overflow <= 0
+    assert f'data-theme="{"dark" if dark else "light"}"' in seen.dom
+    assert "hidden" not in seen.dom.split("<main", 1)[1].split("<button", 1)[1].split(">", 1)[0]
     assert 'data-drawn="2"' in seen.dom
     assert seen.dom.count('class="main-svg"') >= 2
     assert seen.dom.count("<image") >= 1  # the heatmap's cells
     assert "L0.N" in seen.dom  # the bars' names
+
+
+# Pushes all buttons, and notes what a browser would download instead of doing so.
+PUSH = """<script>
+const noted = document.documentElement.dataset;
+HTMLAnchorElement.prototype.click = function () {
+  noted.saved = [noted.saved, this.download].filter(Boolean).join(" ");
+};
+addEventListener("load", () => document.querySelectorAll("button").forEach((button) => button.click()));
+</script>"""
+
+
+@pytest.mark.skipif(browser.find() is None, reason=browser.MISSING)
+def test_buttons_save_figures_and_change_the_theme(tmp_path: Path) -> None:
+    path = page.write(tmp_path / "index.html", example())
+    path.write_text(path.read_text(encoding="utf-8").replace("</body>", PUSH + "</body>"), encoding="utf-8")
+    seen = browser.visit(path, tmp_path / "profile")
+    assert seen.console == []
+    [saved] = re.findall(r'data-saved="([^"]*)"', seen.dom)
+    assert sorted(saved.split()) == ["bars.png", "bars.svg", "first-1.png", "first-1.svg"]
+    assert 'data-theme="dark"' in seen.dom and 'aria-pressed="true"' in seen.dom
+    assert re.search(r"data-copy[^>]*>(Copied|Selected)<", seen.dom)

@@ -23,6 +23,7 @@ from torch import Tensor
 
 from kntools import data, saving
 from kntools.analyses import command
+from kntools.analyses.comparisons import t_quantile
 from kntools.analyses.neuron_search import SearchSettings, open_run
 from kntools.analyses.prompt_groups import in_parts, is_relation
 from kntools.prompts import Prompt
@@ -45,6 +46,7 @@ class AttributionProfile:
     """
 
     scores: Float[Tensor, "class layer neuron"]
+    errors: Float[Tensor, "class layer neuron"]  # standard errors of these means; nan where a class has one prompt
     classes: tuple[str, ...]
     counts: tuple[int, ...]  # prompts of each class
     header: dict[str, Any]
@@ -58,17 +60,23 @@ class AttributionProfile:
         return tuple(dict.fromkeys(Neuron(i // width, i % width) for i in best))
 
     def to_frame(self, neurons: Sequence[Neuron] | None = None) -> pd.DataFrame:
-        """`class, prompts, neuron, layer, index, score` of the leading neurons, or of those given."""
+        """`class, prompts, neuron, layer, index, score, low, high` of the leading neurons, or of those given.
+
+        `low` and `high` are the ends of a 95 % interval (Student's t over prompts).
+        """
         wanted = self.leading() if neurons is None else tuple(neurons)
-        return pd.DataFrame(
-            [
-                {
-                    "class": name, "prompts": n, "neuron": repr(neuron), "layer": neuron.layer, "index": neuron.index,
-                    "score": float(scores[neuron.layer, neuron.index]),
-                }
-                for name, n, scores in zip(self.classes, self.counts, self.scores, strict=True) for neuron in wanted
-            ]
-        )  # fmt: skip
+        rows = []
+        for c, (name, n) in enumerate(zip(self.classes, self.counts, strict=True)):
+            for neuron in wanted:
+                score, error = (float(x[c, neuron.layer, neuron.index]) for x in (self.scores, self.errors))
+                margin = error * t_quantile(n - 1) if n > 1 else float("nan")
+                rows.append(
+                    {
+                        "class": name, "prompts": n, "neuron": repr(neuron), "layer": neuron.layer,
+                        "index": neuron.index, "score": score, "low": score - margin, "high": score + margin,
+                    }
+                )  # fmt: skip
+        return pd.DataFrame(rows)
 
     def plot(self, **options: Any) -> Any:
         """Heatmap of the leading neurons by class."""
@@ -79,13 +87,15 @@ class AttributionProfile:
     def save(self, path: str | Path) -> Path:
         """Write to a `.safetensors` file with a JSON header."""
         header = {"classes": list(self.classes), "counts": list(self.counts), "header": self.header}
-        return saving.save(path, "attribution profile", {"scores": self.scores}, header)
+        tensors = {"scores": self.scores, "errors": self.errors}
+        return saving.save(path, "attribution profile", tensors, header)
 
     @classmethod
     def load(cls, path: str | Path) -> AttributionProfile:
         """Read what `save` wrote."""
         tensors, header = saving.load(path, "attribution profile")
-        return cls(tensors["scores"], tuple(header["classes"]), tuple(header["counts"]), header["header"])
+        classes, counts = (tuple(header[name]) for name in ("classes", "counts"))
+        return cls(tensors["scores"], tensors["errors"], classes, counts, header["header"])
 
     def describe(self) -> str:
         counts = ", ".join(f"{c} (n = {n})" for c, n in zip(self.classes, self.counts, strict=True))
@@ -137,16 +147,21 @@ def attribution_profile(
     sums = folder.each(
         parts,
         key=lambda part: part.item,
-        make=lambda part: _packed(chosen.scores(model, part.prompts).double().sum(0)),
+        make=lambda part: _summed(chosen.scores(model, part.prompts).double()),
         unit="part",
         progress=progress,
     )
-    means = []
+    means, errors = [], []
     for name, some in prompts.items():
-        own = [_unpacked(one) for part, one in zip(parts, sums, strict=True) if part.source == name]
-        means.append((torch.stack(own).sum(0) / len(some)).float())
+        own = [one for part, one in zip(parts, sums, strict=True) if part.source == name]
+        total, squares = (torch.stack([_unpacked(one[what]) for one in own]).sum(0) for what in ("sum", "squares"))
+        means.append(total / len(some))
+        # Rounding may take a variance of 0 below it.
+        spread = (squares / len(some) - means[-1] ** 2).clamp(min=0)
+        errors.append((spread / (len(some) - 1)).sqrt() if len(some) > 1 else torch.full_like(spread, torch.nan))
     counts = tuple(len(some) for some in prompts.values())
-    return AttributionProfile(torch.stack(means), tuple(prompts), counts, folder.header)
+    scores, deviations = (torch.stack(x).float() for x in (means, errors))
+    return AttributionProfile(scores, deviations, tuple(prompts), counts, folder.header)
 
 
 def by_answer(
@@ -160,6 +175,10 @@ def by_answer(
     order = sorted(found, key=lambda answer: (-len(found[answer]), answer))[:classes]
     rng = random.Random(seed)
     return {a: found[a] if limit is None or limit >= len(found[a]) else rng.sample(found[a], limit) for a in order}
+
+
+def _summed(scores: Float[Tensor, "prompt layer neuron"]) -> dict[str, Any]:
+    return {"sum": _packed(scores.sum(0)), "squares": _packed((scores**2).sum(0))}
 
 
 def _packed(scores: Float[Tensor, "layer neuron"]) -> dict[str, Any]:

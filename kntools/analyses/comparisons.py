@@ -53,6 +53,11 @@ def welch(a: Float[Tensor, " item"], b: Float[Tensor, " other"]) -> tuple[float,
     return float(found.statistic), float(found.pvalue)
 
 
+def t_quantile(freedom: int, confidence: float = 0.95) -> float:
+    """How many standard errors the interval of a mean reaches to either side (Student's t)."""
+    return float(_stats().t.ppf((1 + confidence) / 2, freedom))
+
+
 def fisher(hits: int, of: int, other_hits: int, of_others: int) -> float:
     """p, two-sided, of the same share in two groups (Fisher's exact test)."""
     return float(_stats().fisher_exact([[hits, of - hits], [other_hits, of_others - other_hits]]).pvalue)

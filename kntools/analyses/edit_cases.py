@@ -6,11 +6,11 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from kntools import data
+from kntools import backends, data
 from kntools.data import CounterFactRecord, ReducedRecord, SymmetricFact, SynonymFact
 from kntools.data.prompting import to_prompts
 from kntools.data.records import Loaded, Skipped
-from kntools.prompts import Prompt
+from kntools.prompts import Prompt, answer_ids
 
 # Records that are asked at a time, until there are enough.
 _ASKED_TOGETHER = 512
@@ -63,7 +63,7 @@ def symmetric_cases(model: Any, facts: Iterable[SymmetricFact]) -> list[Case]:
     """s -> t becomes s -> t'. Then t' should lead to s (`reverse new`), and t no longer (`reverse old`)."""
     cases = []
     for f in _usable(model, facts, "forward"):
-        asked = {c.role: c.prompt for c in f.candidates(False) if c.prompt is not None}
+        asked = {c.role: c.prompt for c in f.candidates(backends.is_masked(model)) if c.prompt is not None}
         if len(asked) < 3:
             continue
         forward, to_new, to_old = asked["forward"], asked["reverse_new"], asked["reverse_old"]
@@ -83,7 +83,7 @@ def synonym_cases(model: Any, facts: Iterable[SynonymFact]) -> list[Case]:
     """The field of work changes; the occupation should follow."""
     cases = []
     for f in _usable(model, facts, "fact"):
-        asked = {c.role: c.prompt for c in f.candidates(False) if c.prompt is not None}
+        asked = {c.role: c.prompt for c in f.candidates(backends.is_masked(model)) if c.prompt is not None}
         if len(asked) < 2:
             continue
         fact, synonym = asked["fact"], asked["synonym"]
@@ -98,13 +98,15 @@ def synonym_cases(model: Any, facts: Iterable[SynonymFact]) -> list[Case]:
     return cases
 
 
-def make_cases(model: Any, what: str, limit: int, *, seed: int, prepend_bos: bool | None) -> list[Case]:
+def make_cases(
+    model: Any, what: str, limit: int, *, seed: int, prepend_bos: bool | None, among: int | None = None
+) -> list[Case]:
     """`limit` cases: `"counterfact"` records that the model knows, or facts of `"P36"`, `"P1376"`, `"P101"`.
 
     CounterFact records with all fields come first, then reduced ones, which have one neighbour and no paraphrase.
 
     Of the facts, those that the model knows come first (the others are filled up with), so that both the raw and the
-    conditioned scores have as many as there are.
+    conditioned scores have as many as there are. They are looked for among so many facts (a sample), or all.
     """
     if what == "counterfact":
         full = data.counterfact(known_only=model, limit=limit, prepend_bos=prepend_bos, progress=False)
@@ -125,14 +127,24 @@ def make_cases(model: Any, what: str, limit: int, *, seed: int, prepend_bos: boo
     # Each subject once: "The capital of X is" has one answer to edit.
     seen: set[str] = set()
     cases = []
-    for case in build(model, load(what, seed=seed)):
+    for case in build(model, load(what, seed=seed, limit=among)):
         subject = str(case.prompt.subject)
-        if subject not in seen:
+        if subject not in seen and (not backends.is_masked(model) or _one_token_each(model, case)):
             seen.add(subject)
             cases.append(case)
     right = data.known(model, [case.prompt for case in cases], prepend_bos=prepend_bos, progress=False)
     order = sorted(range(len(cases)), key=lambda n: not right[n])
     return [cases[n] for n in order[:limit]]
+
+
+def _one_token_each(model: Any, case: Case) -> bool:
+    """Are all answers of a case one token? A masked model can be asked for no more."""
+    try:
+        for question in case.questions:
+            answer_ids(model, question.text, question.answer)
+    except ValueError:
+        return False
+    return True
 
 
 def _usable(model: Any, records: Iterable[Any], role: str) -> Sequence[Any]:

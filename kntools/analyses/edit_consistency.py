@@ -27,6 +27,10 @@ SAYS_IT = "the model says the new answer already"
 NO_EDIT = "{} cannot make this edit"
 
 
+class NoCaseLeft(ValueError):
+    """The model says every new answer already, or no method can edit any case."""
+
+
 def edit_consistency(
     model: Any,
     cases: Sequence[Case],
@@ -68,7 +72,7 @@ def edit_consistency(
         `EditConsistency`.
 
     Raises:
-        ValueError: no cases, or none left, or a run folder of another run.
+        ValueError: no cases, or none left (`NoCaseLeft`), or a run folder of another run.
         RuntimeError: in the end the weights are not what they were, bit by bit.
     """
     if not cases or not methods or "before" in methods:
@@ -111,7 +115,7 @@ def edit_consistency(
     # All methods are compared on the same cases.
     done = [case.key for case in kept if not any("error" in after[name][case.key] for name in methods)]
     if not done:
-        raise ValueError(f"no case is left: {dict(+skipped)}")
+        raise NoCaseLeft(f"no case is left: {dict(+skipped)}")
     return EditConsistency(
         cases=tuple(done),
         before=tuple(before[key] for key in done),

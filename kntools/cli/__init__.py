@@ -1,5 +1,5 @@
 """The command line: `kntools attribute`, `kntools search`, `kntools patch`, `kntools trace`, `kntools edit`,
-`kntools evaluate`, `kntools localise`.
+`kntools evaluate`, `kntools localise`, `kntools report`.
 
 One file per command. What a command needs is imported when it runs, so that one command does not wait for the others.
 """
@@ -16,6 +16,7 @@ from kntools.cli.edit import edit
 from kntools.cli.evaluate import evaluate
 from kntools.cli.localise import localise
 from kntools.cli.patch import patch
+from kntools.cli.report import report
 from kntools.cli.search import search
 from kntools.cli.trace import trace
 
@@ -51,3 +52,4 @@ app.command()(trace)
 app.command()(edit)
 app.command()(evaluate)
 app.command()(localise)
+app.command()(report)

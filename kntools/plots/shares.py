@@ -26,14 +26,19 @@ def pair_shares(result: Any, neurons: Any = None, *, title: str | None = None) -
 
 
 def overturned_bars(result: Any, *, title: str | None = None) -> go.Figure:
-    """Share of predictions that each edit overturns, beside the same edit of random neurons (figure 8)."""
+    """Share of predictions that each edit overturns, beside the same edit of random neurons (figure 8).
+
+    Several sources stand side by side.
+    """
     frame = result.summary()
+    edits = frame["edit"].map(plain)
+    places = edits if frame["source"].nunique() == 1 else [frame["source"].map(plain), edits]
     figure = new_figure(title or result.describe(), height=420, x="edit", y="share overturned")
     sides = (("share", "low", "high", "knowledge neurons", CATEGORIES[0]),
              ("random", "random_low", "random_high", "random neurons", NEUTRAL))  # fmt: skip
     for share, low, high, name, colour in sides:
         figure.add_bar(
-            x=frame["edit"].map(plain), y=frame[share], name=name, marker_color=colour, customdata=frame["n"],
+            x=places, y=frame[share], name=name, marker_color=colour, customdata=frame["n"],
             hovertemplate="%{x}: %{y:.2%} (n = %{customdata})<extra>%{fullData.name}</extra>",
             **error_bars(frame, share, low, high),
         )  # fmt: skip

@@ -80,10 +80,12 @@ def bias_scatter(result: Any, *, title: str | None = None) -> go.Figure:
     figure = new_figure(
         title or result.describe(), height=460, x="log odds of a plural noun beside the word", y="change of probability"
     )
+    # Neighbours have their names on different sides, for many words lie close together.
+    frame["side"] = ["top center" if rank % 2 else "bottom center" for rank in frame["bias"].rank(method="first")]
     for n, (section, some) in enumerate(frame.groupby("section", sort=False)):
         figure.add_scatter(
             x=some["bias"], y=some["effect"], mode="markers+text", text=some["word"].map(plain),
-            textposition="top center", name=plain(str(section)), customdata=some[["plural", "singular"]],
+            textposition=some["side"], name=plain(str(section)), customdata=some[["plural", "singular"]],
             marker={"size": 9, "color": CATEGORIES[n % len(CATEGORIES)]},
             hovertemplate="<b>%{text}</b>: %{y:+.3f}<br>"
             "%{customdata[0]} plural, %{customdata[1]} singular<extra></extra>",

@@ -1,14 +1,21 @@
 "use strict";
 (() => {
   const templates = JSON.parse(document.getElementById("templates").textContent);
-  const dark = matchMedia("(prefers-color-scheme: dark)");
+  const root = document.documentElement;
+  const system = matchMedia("(prefers-color-scheme: dark)");
   const narrow = matchMedia("(max-width: 40rem)");
+  const toggle = document.getElementById("theme");
+
+  // The system's theme until somebody chooses; a choice lasts as long as the tab, where a browser lets a page keep it.
+  let chosen = null;
+  try { chosen = sessionStorage.getItem("theme"); } catch { /* a page from disk may not be allowed to */ }
+  const isDark = () => (chosen ? chosen === "dark" : system.matches);
 
   // Figures have no title of their own here (it is a heading), and on a narrow screen the colour bar lies on top.
   function layoutOf(spec) {
     const layout = structuredClone(spec.layout);
-    layout.template = dark.matches ? templates.dark : templates.light;
-    layout.margin = { ...layout.margin, t: layout.showlegend === false ? 24 : 56, r: 12 };
+    layout.template = isDark() ? templates.dark : templates.light;
+    layout.margin = { r: 12, ...layout.margin, t: layout.showlegend === false ? 24 : 56 };
     if (narrow.matches) {
       const bar = layout.coloraxis && layout.coloraxis.colorbar;
       if (bar && layout.coloraxis.showscale !== false) {
@@ -31,12 +38,57 @@
 
   function draw() {
     for (const { div, spec } of plots) {
-      const config = { responsive: true, displaylogo: false, scrollZoom: false, displayModeBar: narrow.matches ? false : "hover" };
+      const config = { responsive: true, scrollZoom: false, displayModeBar: false };
       Plotly.react(div, spec.data, layoutOf(spec), config);
     }
   }
 
-  draw();
-  for (const query of [dark, narrow]) query.addEventListener("change", draw);
-  document.documentElement.dataset.drawn = String(plots.length);
+  function show() {
+    root.dataset.theme = isDark() ? "dark" : "light";
+    toggle.setAttribute("aria-pressed", String(isDark()));
+    draw();
+  }
+
+  toggle.addEventListener("click", () => {
+    chosen = isDark() ? "light" : "dark";
+    try { sessionStorage.setItem("theme", chosen); } catch { /* then until the page is left */ }
+    show();
+  });
+
+  // A saved picture stands alone: it has its heading as a title.
+  function save(button) {
+    const plot = plots.find(({ div }) => div.id === button.dataset.of + "-plot");
+    const layout = layoutOf(plot.spec);
+    const size = { width: Math.max(plot.div.clientWidth, 800), height: plot.div.clientHeight + 40 };
+    layout.margin.t += 40;
+    layout.title = { text: document.getElementById(button.dataset.of + "-title").innerHTML, yref: "container", y: 0.98, yanchor: "top" };
+    const options = { format: button.dataset.save, filename: button.dataset.file, ...size };
+    if (options.format === "png") options.scale = 2;
+    return Plotly.downloadImage({ data: plot.spec.data, layout: { ...layout, ...size } }, options);
+  }
+
+  // Where a page may not write to the clipboard, the text is selected, so that it can be copied by hand.
+  async function copy(button) {
+    const code = button.parentElement.querySelector("code");
+    try {
+      await navigator.clipboard.writeText(code.textContent);
+      button.textContent = "Copied";
+    } catch {
+      getSelection().selectAllChildren(code);
+      button.textContent = "Selected";
+    }
+  }
+
+  for (const [kind, act] of [["[data-save]", save], ["[data-copy]", copy]]) {
+    for (const button of document.querySelectorAll(kind)) {
+      button.hidden = false;
+      button.addEventListener("click", () => act(button));
+    }
+  }
+  toggle.hidden = false;
+
+  show();
+  system.addEventListener("change", show);
+  narrow.addEventListener("change", draw);
+  root.dataset.drawn = String(plots.length);
 })();

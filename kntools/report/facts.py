@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import kntools as kn
+from kntools.prompts import MASK, Prompt
 
 
 @dataclass(frozen=True)
@@ -19,9 +19,9 @@ class Fact:
     target: str
     texts: tuple[str, ...]
 
-    @property
-    def prompts(self) -> list[kn.Prompt]:
-        return [kn.Prompt(text, self.target) for text in self.texts]
+    def prompts(self, masked: bool = False) -> list[Prompt]:
+        """A masked model is asked for the word that follows, before a full stop."""
+        return [Prompt(f"{text} {MASK}." if masked else text, self.target) for text in self.texts]
 
 
 FACTS = (

@@ -1,90 +1,34 @@
-"""One HTML file with figures and tables that opens anywhere: no network, no other file, no build step.
-
-```python
-page.write("out/index.html", page.Page(
-    title="Where a model keeps a fact",
-    lead="Attribution of SmolLM2-135M.",
-    source="Model: smollm2-135m. Made by `python examples/demo.py`.",
-    sections=[page.Section("Scores", [page.Text("..."), page.Chart(fig, "What one sees.", n="4 prompts")])],
-))
-```
-
-plotly.js is in the file once, however many figures there are. The page follows the reader's light or dark setting and
-the width of the window; every figure has a caption that says what it was made from.
-"""
+"""A page and its blocks as HTML."""
 
 from __future__ import annotations
 
 import json
+import math
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass, field
 from html import escape
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from pandas.api.types import is_bool_dtype, is_numeric_dtype
 from plotly.offline import get_plotlyjs
 
+from kntools.page.blocks import Block, Chart, Command, Links, Notes, Page, Table, Text
 from kntools.plots.theme import DARK, LIGHT
 
-
-@dataclass(frozen=True)
-class Text:
-    """A paragraph. Backticks set code; everything else is shown as it is written."""
-
-    text: str
-
-
-@dataclass(frozen=True)
-class Chart:
-    """A plotly figure under a heading, with what it shows and of how many."""
-
-    figure: Any
-    caption: str
-    n: str = ""
-    title: str = ""  # the figure's own title, if empty
-
-
-@dataclass(frozen=True)
-class Table:
-    """A data frame. `csv` is the name of a file beside the page with the same numbers."""
-
-    frame: pd.DataFrame
-    caption: str
-    csv: str = ""
-    digits: int = 3
-    folded: bool = False  # behind a line to click on
-
-
-@dataclass(frozen=True)
-class Section:
-    """A part of the page with a heading, and an entry in its table of contents."""
-
-    title: str
-    blocks: Sequence[Text | Chart | Table]
-
-
-@dataclass(frozen=True)
-class Page:
-    """Everything on a page. `source` (model, settings, command) is repeated under every figure."""
-
-    title: str
-    sections: Sequence[Section]
-    lead: str = ""
-    source: str = ""
-    facts: Sequence[tuple[str, str]] = field(default=())  # name and value, at the top
+# What can be saved, and by which name a button says so.
+_PICTURES = {"png": "PNG", "svg": "SVG"}
 
 
 def write(path: str | Path, page: Page) -> Path:
-    """Write a page, and a CSV file for each table that names one, into the folder of `path`."""
+    """Write a page, and the files that its tables name, into the folder of `path`."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     for section in page.sections:
         for block in section.blocks:
-            if isinstance(block, Table) and block.csv:
-                block.frame.to_csv(path.parent / block.csv, index=False)
+            if isinstance(block, Table):
+                block.write(path.parent)
     path.write_text(render(page), encoding="utf-8", newline="\n")
     return path
 
@@ -93,7 +37,7 @@ def render(page: Page) -> str:
     """The page as one string of HTML.
 
     Raises:
-        ValueError: two sections with the same title (their links would lead to the same place).
+        ValueError: two sections with the same title (their links would lead to the same place), or a link to none.
     """
     ids = [_slug(s.title) for s in page.sections]
     if len(set(ids)) < len(ids):
@@ -101,11 +45,11 @@ def render(page: Page) -> str:
     links = "".join(f'<li><a href="#{i}">{escape(s.title)}</a></li>' for i, s in zip(ids, page.sections, strict=True))
     parts = [
         f'<section aria-labelledby="{i}"><h2 id="{i}">{escape(s.title)}</h2>'
-        + "".join(_block(b, page.source, f"{i}-{n}") for n, b in enumerate(s.blocks))
+        + "".join(_block(b, page, f"{i}-{n}") for n, b in enumerate(s.blocks))
         + "</section>"
         for i, s in zip(ids, page.sections, strict=True)
     ]
-    facts = "".join(f"<div><dt>{escape(k)}</dt><dd>{_inline(v)}</dd></div>" for k, v in page.facts)
+    facts = _pairs(page.facts)
     fill = {
         "TITLE": escape(page.title),
         "STYLE": _asset("page.css"),
@@ -121,12 +65,31 @@ def render(page: Page) -> str:
     return re.sub(r"%%([A-Z]+)%%", lambda m: fill[m.group(1)], _asset("page.html"))
 
 
-def _block(block: Text | Chart | Table, source: str, name: str) -> str:
+def _block(block: Block, page: Page, name: str) -> str:
     if isinstance(block, Text):
         return f"<p>{_inline(block.text)}</p>"
+    if isinstance(block, Notes):
+        return f'<dl class="notes">{_pairs(block.rows)}</dl>'
+    if isinstance(block, Command):
+        return (
+            f'<div class="command"><pre tabindex="0"><code>{escape(block.text, quote=False)}</code></pre>'
+            '<button type="button" data-copy hidden>Copy</button></div>'
+        )
+    if isinstance(block, Links):
+        return f'<ul class="links">{"".join(_link(title, text, page) for title, text in block.rows)}</ul>'
     if isinstance(block, Chart):
-        return _chart(block, source, name)
+        return _chart(block, page.source, name)
     return _table(block, name)
+
+
+def _pairs(rows: Any) -> str:
+    return "".join(f"<div><dt>{escape(k)}</dt><dd>{_inline(v)}</dd></div>" for k, v in rows)
+
+
+def _link(title: str, text: str, page: Page) -> str:
+    if title not in (s.title for s in page.sections):
+        raise ValueError(f"no section {title!r} to link to; there are {[s.title for s in page.sections]}")
+    return f'<li><a href="#{_slug(title)}">{escape(title)}</a> {_inline(text)}</li>'
 
 
 def _chart(chart: Chart, source: str, name: str) -> str:
@@ -137,29 +100,45 @@ def _chart(chart: Chart, source: str, name: str) -> str:
     title = escape(chart.title, quote=False) if chart.title else own
     height = int(layout.get("height") or 450)
     n = f" n = {chart.n}." if chart.n else ""
+    plot = f'<div class="plot" id="{name}-plot" style="min-height:{height}px"></div>'
+    if chart.min_width:
+        plot = (
+            f'<div class="scroll" role="region" tabindex="0" aria-labelledby="{name}-title">'
+            f'<div style="min-width:{chart.min_width}px">{plot}</div></div>'
+        )
     return (
         f'<figure id="{name}" aria-labelledby="{name}-title">'
-        f'<h3 id="{name}-title">{title}</h3>'
-        f'<div class="plot" id="{name}-plot" style="min-height:{height}px"></div>'
+        f'<h3 id="{name}-title">{title}</h3>{plot}'
         f'<script type="application/json" data-plot="{name}-plot">{_script_json(spec)}</script>'
         f"<figcaption>{_inline(chart.caption)}{escape(n)}"
         + (f' <span class="source">{_inline(source)}</span>' if source else "")
-        + "</figcaption></figure>"
+        + f"</figcaption>{_buttons(name, chart.name or name)}</figure>"
     )
 
 
+def _buttons(name: str, file: str) -> str:
+    """Without scripts there is nothing to save, so the script shows them."""
+    buttons = "".join(
+        f'<button type="button" data-save="{format}" data-of="{name}" data-file="{escape(file)}" '
+        f'aria-label="Save as {label}" aria-describedby="{name}-title" hidden>{label}</button>'
+        for format, label in _PICTURES.items()
+    )
+    return f'<div class="save">{buttons}</div>'
+
+
 def _table(table: Table, name: str) -> str:
-    head = "".join(f'<th scope="col">{escape(str(c))}</th>' for c in table.frame.columns)
+    head = "".join(_head(table.frame[c]) for c in table.frame.columns)
     rows = "".join(
         "<tr>" + "".join(_cell(v, table.digits) for v in row) + "</tr>"
         for row in table.frame.itertuples(index=False, name=None)
     )
     caption = _inline(table.caption)
-    link = f' <a href="{escape(table.csv)}" download>{escape(table.csv)}</a>' if table.csv else ""
+    files = [escape(file) for file in (table.csv, table.json) if file]
+    links = "".join(f' <a href="{file}" download>{file}</a>' for file in files)
     # A region that scrolls must be reachable by keyboard.
     body = (
         f'<div class="scroll" role="region" tabindex="0" aria-labelledby="{name}-caption">'
-        f'<table><caption id="{name}-caption">{caption}{link}</caption>'
+        f'<table><caption id="{name}-caption">{caption}{links}</caption>'
         f"<thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div>"
     )
     if not table.folded:
@@ -167,14 +146,29 @@ def _table(table: Table, name: str) -> str:
     return f"<details><summary>Table: {caption}</summary>{body}</details>"
 
 
+def _head(column: pd.Series) -> str:
+    """Names of numbers stand on the right, as the numbers do."""
+    right = is_numeric_dtype(column) and not is_bool_dtype(column)
+    return f'<th scope="col"{" class=number" if right else ""}>{escape(str(column.name))}</th>'
+
+
 def _cell(value: Any, digits: int) -> str:
     if isinstance(value, bool):
         return f"<td>{'yes' if value else 'no'}</td>"
     if isinstance(value, float):
-        return f'<td class="number">{value:.{digits}f}</td>'
+        return f'<td class="number">{_decimal(value, digits)}</td>'
     if isinstance(value, int):
         return f'<td class="number">{value:,}</td>'
     return f"<td>{escape(str(value))}</td>"
+
+
+def _decimal(value: float, digits: int) -> str:
+    """In so many digits; what would look like 0 and is not, by its exponent."""
+    if math.isnan(value):
+        return ""
+    if 0 < abs(value) < 0.5 * 10**-digits:
+        return f"{value:.1e}"
+    return f"{value:.{digits}f}"
 
 
 def _inline(text: str) -> str:

@@ -1,0 +1,41 @@
+"""Figures as PNG and SVG files, where kaleido and a Chromium browser are there to draw them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import plotly.io
+
+from kntools.report.shown import Picture
+
+# What a figure is drawn as, and pixels per CSS pixel.
+_FORMATS = {"png": 2, "svg": 1}
+_WIDTH, _HEIGHT = 1000, 450
+
+
+def write(folder: Path, pictures: Sequence[Picture]) -> tuple[list[Path], str]:
+    """The files, and why there are none, if so: the page can save each figure without them.
+
+    All are drawn in one go, for it is the browser's start that takes its time.
+    """
+    if find_spec("kaleido") is None:
+        return [], "no PNG and SVG files beside the page (its buttons save them): pip install 'kntools[images]'"
+    if not pictures:
+        return [], ""
+    folder.mkdir(parents=True, exist_ok=True)
+    drawn: dict[str, list[Any]] = {"fig": [], "file": [], "width": [], "height": [], "scale": []}
+    for picture in pictures:
+        for ending, scale in _FORMATS.items():
+            drawn["fig"].append(picture.figure)
+            drawn["file"].append(folder / f"{picture.name}.{ending}")
+            drawn["width"].append(max(_WIDTH, picture.min_width))
+            drawn["height"].append(picture.figure.layout.height or _HEIGHT)
+            drawn["scale"].append(scale)
+    try:
+        plotly.io.write_images(**drawn)
+    except Exception as error:  # kaleido, the browser and what is between them have errors of many kinds
+        return [], f"no PNG and SVG files beside the page (its buttons save them): {type(error).__name__}: {error}"
+    return drawn["file"], ""

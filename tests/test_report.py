@@ -1,0 +1,322 @@
+"""The report on two tiny models: every figure is there, says what its tables hold, and survives a kill."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shlex
+import subprocess
+import sys
+import warnings
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+import kntools as kn
+from kntools.report import FIGURES, QUICK, Report, Size, Study, build, choose, pictures
+from kntools.report.shown import Picture
+from kntools.run_folder import RunFolder
+from tests import browser, planted, zoo
+from tests.conftest import ROOT
+from tests.test_cli import run, run_json
+from tests.test_page import Elements, assert_self_contained
+
+SIZE = replace(
+    QUICK, facts=2, phrasings=3, draws=2, per_determiner=3, pairs=4, groups=2, frames=3, nouns=6, judged_pairs=4,
+    judged_facts=2, traces=2, edits=2,
+)  # fmt: skip
+COMMAND = "kntools report --model tiny-bert --quick --out DIR"
+
+
+def bert_study(out: Path, size: Size = SIZE) -> Study:
+    return Study(kn.load_model("tiny-bert"), size, out, progress=False)
+
+
+@pytest.fixture(scope="module")
+def sample_only() -> Iterator[None]:
+    """No data but what ships with the package."""
+    with pytest.MonkeyPatch.context() as patch, warnings.catch_warnings():
+        patch.delenv("KNTOOLS_DATA", raising=False)
+        warnings.simplefilter("ignore", UserWarning)  # of the sample that stands in
+        yield
+
+
+@pytest.fixture(scope="module")
+def bert(sample_only: None, tmp_path_factory: pytest.TempPathFactory) -> Report:
+    return build(bert_study(tmp_path_factory.mktemp("bert")), FIGURES, command=COMMAND)
+
+
+@pytest.fixture(scope="module")
+def llama(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Report]:
+    """A random model, and a data folder with pairs in its words."""
+    root = tmp_path_factory.mktemp("data")
+    (root / "blimp").mkdir()
+    planted.write_pairs(root / "blimp")
+    with pytest.MonkeyPatch.context() as patch, warnings.catch_warnings():
+        patch.setenv("KNTOOLS_DATA", str(root))
+        warnings.simplefilter("ignore", UserWarning)
+        study = Study(zoo.tiny("llama"), SIZE, tmp_path_factory.mktemp("llama"), progress=False)
+        yield build(study, FIGURES)
+
+
+def finding(report: Report, key: str) -> str:
+    return next(shown.finding for figure, shown in report.shown if figure.key == key)
+
+
+def table(report: Report, name: str) -> pd.DataFrame:
+    return pd.read_csv(report.page.parent / "tables" / f"{name}.csv")
+
+
+# Everything is there.
+
+
+def test_all_figures_are_on_the_page(bert: Report, llama: Report) -> None:
+    assert [f.key for f in FIGURES] == ["facts", *map(str, range(1, 12))]
+    for report, not_shown in ((bert, {"10"}), (llama, {"6"})):
+        html = report.page.read_text(encoding="utf-8")
+        assert_self_contained(html)
+        for figure, shown in report.shown:
+            assert f">{figure.heading}</h2>" in html and figure.question in Elements(html).text
+            missing = shown.finding.startswith("Not shown")
+            assert missing == (figure.key in not_shown), (figure.key, shown.finding)
+            assert bool(shown.parts) != missing and (missing or shown.n)
+    assert "a masked model does not go on writing" in finding(bert, "10")
+    assert "its data set is not at hand" in finding(llama, "6")
+
+
+def test_what_is_left_out_is_said(llama: Report) -> None:
+    notes = {figure.key: " ".join(shown.notes) for figure, shown in llama.shown}
+    assert "P36" in notes["3"] and "P36" in notes["8"]  # a random model knows no fact
+    assert "facts" in notes["9"]
+
+
+def test_no_path_of_this_machine_no_time_and_no_date(bert: Report, llama: Report) -> None:
+    for report in (bert, llama):
+        html = report.page.read_text(encoding="utf-8")
+        body = html[html.index("<header>") : html.index('id="templates"')]
+        assert "/tmp" not in body and str(Path.home()) not in body and "seconds" not in body
+
+
+def test_every_table_has_its_files(bert: Report, llama: Report) -> None:
+    for report in (bert, llama):
+        links = [str(a["href"]) for a in Elements(report.page.read_text(encoding="utf-8")).named("a")]
+        files = [link for link in links if not link.startswith("#")]
+        assert len(files) > 30 and len(set(files)) == len(files)
+        for link in files:
+            assert (report.page.parent / link).stat().st_size > 0
+        for file in report.files:
+            if file.suffix == ".csv":
+                rows = json.loads(file.with_suffix(".json").read_text(encoding="utf-8"))
+                assert list(rows[0]) == list(pd.read_csv(file).columns) and len(rows) == len(pd.read_csv(file))
+
+
+# What is said is what was measured.
+
+
+def test_findings_agree_with_the_tables(bert: Report) -> None:
+    shares = table(bert, "figure-2")
+    for number in ("singular", "plural"):
+        said = re.search(rf"The {number} neuron (L\d+\.N\d+) is found in (\d+) of (\d+) \(", finding(bert, "2"))
+        assert said
+        mine = shares[(shares["neuron"] == said[1]) & (shares["number"] == number)]
+        assert (int(said[2]), int(said[3])) == (mine["found"].sum(), mine["pairs"].sum())
+
+    groups = table(bert, "figure-3-groups")
+    for kind, name in (("linguistic", "agreement"), ("factual", "facts")):
+        mean = groups[groups["kind"] == kind]["r1"].mean()
+        assert re.search(rf"{mean:.2f} \[[\d., ]+\] for {name}", finding(bert, "3"))
+
+    effect = table(bert, "figure-5-plural")
+    own = effect[(effect["group"] == "plural") & (effect["section"] == "plural")]
+    fall = own[own["change"] < 0]
+    assert f"makes {len(fall)} of {len(own)} (" in finding(bert, "5")
+    assert f"{fall['significant'].sum()} significantly" in finding(bert, "5")
+
+    prompts = table(bert, "figure-8-prompts")
+    for kind, name in (("pair", "minimal pairs"), ("fact", "facts")):
+        of = prompts[prompts["kind"] == kind].groupby("edit")["overturned"]
+        assert re.search(rf"{of.sum().max()} of {of.size().iloc[0]} \([^)]*\) {name}", finding(bert, "8"))
+
+    for what, name in (("facts", "facts"), ("subject_verb", "subject-verb agreement")):
+        sites = table(bert, f"figure-9-{what}-sites")
+        hidden = sites[(sites["kind"] == "hidden") & sites["severed"].isna()].set_index("what")["low"]
+        answers = ["yes" if hidden[f"{site} - rest"] > 0 else "no" for site in ("early site", "late site")]
+        assert f"{name}: {' and '.join(answers)}" in finding(bert, "9")
+
+
+def test_findings_of_edits_agree_with_the_tables(llama: Report) -> None:
+    written = table(llama, "figure-10")
+    assert written["follows"].tolist() == [
+        str(after).strip().startswith(begins)
+        for after, begins in zip(written["after"].fillna(""), written["begins"], strict=True)
+    ]
+    edited = written[written["group"] == "edited"]["follows"]
+    assert f"in {edited.sum()} of {len(edited)} (" in finding(llama, "10")
+    scores = table(llama, "figure-11")
+    [value] = scores[
+        (scores["data"] == "P36") & (scores["method"] == "rome") & (scores["condition"] == "all")
+        & (scores["score"] == "reliability, exact")
+    ]["value"]  # fmt: skip
+    assert f"P36: reliability {value:.2f} [" in finding(llama, "11")
+
+
+def test_figure_7_is_counted_from_the_probabilities(bert: Report) -> None:
+    """The number of overturned prompts, from the items of the run."""
+    from kntools.analyses.word_lists import FIGURE_5
+
+    words = [word for some in FIGURE_5.values() for word in some]
+    lost = known = 0
+    for file in (bert.page.parent / "runs" / "probability_shift_plural" / "items").glob("*.json"):
+        item = json.loads(file.read_text(encoding="utf-8"))
+        if not item["key"].startswith("plural/"):
+            continue
+        before, after = (pd.DataFrame(side, columns=words) for side in item["payload"])
+        right = [(side["these"] + side["those"]) > (side["this"] + side["that"]) for side in (before, after)]
+        known += int(right[0].sum())
+        lost += int((right[0] & ~right[1]).sum())
+    assert f"over this and that in {lost} of {known} (" in finding(bert, "7")
+
+
+# Killed, chosen, refused.
+
+
+def files_of(folder: Path) -> dict[str, bytes]:
+    """The page and the tables."""
+    return {p.relative_to(folder).as_posix(): p.read_bytes() for p in [folder / "index.html", *folder.glob("tables/*")]}
+
+
+def test_killed_and_resumed_it_is_the_same(bert: Report, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = len(list(bert.page.parent.glob("runs/*/items/*.json")))
+    put, times = RunFolder.put, []
+
+    def stopping(self: RunFolder, key: str, payload: Any) -> None:
+        put(self, key, payload)
+        times.append(key)
+        if len(times) == whole // 2:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(RunFolder, "put", stopping)
+    with pytest.raises(KeyboardInterrupt):
+        build(bert_study(tmp_path), FIGURES, command=COMMAND)
+    done = {p: p.stat().st_mtime_ns for p in tmp_path.glob("runs/*/items/*.json")}
+    assert len(done) == whole // 2 and not (tmp_path / "index.html").exists()
+    build(bert_study(tmp_path), FIGURES, command=COMMAND)
+    assert len(times) == whole  # nothing twice
+    assert {p: p.stat().st_mtime_ns for p in done} == done
+    assert files_of(tmp_path) == files_of(bert.page.parent)
+
+
+def test_a_figure_alone_has_the_same_numbers(bert: Report, tmp_path: Path) -> None:
+    alone = build(bert_study(tmp_path), choose(["suppression_effect"]), command=COMMAND)
+    assert [figure.key for figure, _ in alone.shown] == ["5"]
+    found, whole = files_of(tmp_path), files_of(bert.page.parent)
+    assert len(found) == 5
+    for name in found.keys() - {"index.html"}:
+        assert found[name] == whole[name]
+
+
+def test_the_folder_of_another_report_is_refused(bert: Report) -> None:
+    with pytest.raises(ValueError, match=r"its settings is \{'seed': 0\}, not \{'seed': 1\}; name a new folder"):
+        Study(kn.load_model("tiny-bert"), SIZE, bert.page.parent, seed=1)
+    with pytest.raises(ValueError, match="another run: its settings"):
+        bert_study(bert.page.parent, replace(SIZE, traces=99))
+    with pytest.raises(ValueError, match="another run: its model is tiny-bert"):
+        Study(zoo.tiny("llama"), SIZE, bert.page.parent)
+
+
+def test_unknown_figures() -> None:
+    assert [f.key for f in choose(["localisation", "1"])] == ["1", "3"]
+    assert choose([]) == FIGURES
+    with pytest.raises(ValueError, match=r"unknown figures 12, b; there are facts .*11 \(edit_consistency\)"):
+        choose(["12", "1", "b"])
+
+
+# The command line.
+
+
+def test_the_command_and_the_one_on_its_page(sample_only: None, tmp_path: Path) -> None:
+    words = ["report", "--model", "tiny-bert", "--quick", "--figures", "2"]
+    found = run_json(*words, "--out", str(tmp_path / "first"))
+    assert [(f["figure"], f["analysis"]) for f in found["figures"]] == [("2", "pair_search")]
+    assert found["model"] == "tiny-bert" and all(Path(file).is_file() for file in found["files"])
+    html = Path(found["page"]).read_text(encoding="utf-8")
+    [alone] = re.findall(r"<pre[^>]*><code>(kntools [^<]+)</code>", html)
+    again = run(*(str(tmp_path / "second") if word == "DIR" else word for word in shlex.split(alone)[1:]))
+    assert again.exit_code == 0, again.stderr
+    assert found["figures"][0]["finding"] in again.stdout and "Figure 2" in again.stderr
+    assert files_of(tmp_path / "first") == files_of(tmp_path / "second")
+    other = run(*words, "--seed", "5", "--out", str(tmp_path / "first"))
+    assert other.exit_code == 2 and "name a new folder" in other.stderr
+
+
+def test_mistakes_are_told_before_a_model_is_loaded(tmp_path: Path) -> None:
+    wrong = run("report", "--model", "no-such-model", "--figures", "13", "--out", str(tmp_path))
+    assert wrong.exit_code == 2 and "unknown figures 13; there are facts" in wrong.stderr
+    assert run("report", "--model", "no-such-model", "--out", str(tmp_path)).exit_code == 2
+    assert not any(tmp_path.iterdir())
+
+
+@pytest.mark.slow
+def test_two_processes_make_the_tables_of_one(tmp_path: Path) -> None:
+    words = ["-m", "kntools", "report", "--model", "tiny-bert", "--quick", "--json"]
+    for figure in ("facts", "2", "5", "8"):
+        words += ["--figures", figure]
+    env = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    env.pop("KNTOOLS_DATA", None)
+    launch = ["-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2", "--num_machines", "1"]
+    found = {}
+    for name, start in (("one", []), ("two", launch)):
+        command = [sys.executable, *start, *words, "--out", str(tmp_path / name)]
+        done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=900)
+        assert done.returncode == 0, done.stderr[-3000:]
+        found[name] = json.loads(done.stdout)["figures"]  # printed once
+    assert found["one"] == found["two"]
+    assert files_of(tmp_path / "one") == files_of(tmp_path / "two")
+
+
+# Pictures and the browser.
+
+
+def test_pictures_are_drawn_in_one_go_or_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import plotly.graph_objects as go
+    import plotly.io
+
+    drawn: dict[str, list[Any]] = {}
+    some = [Picture(f"p{n}", "", go.Figure(layout={"height": 300 + n}), "", min_width=1200 * n) for n in (0, 1)]
+    monkeypatch.setattr(pictures, "find_spec", lambda name: None)
+    assert pictures.write(tmp_path, some) == ([], pictures.write(tmp_path, some)[1])
+    assert "kntools[images]" in pictures.write(tmp_path, some)[1]
+    monkeypatch.setattr(pictures, "find_spec", lambda name: object())
+    monkeypatch.setattr(plotly.io, "write_images", lambda **given: drawn.update(given))
+    files, note = pictures.write(tmp_path, some)
+    assert not note and [f.name for f in files] == ["p0.png", "p0.svg", "p1.png", "p1.svg"]
+    assert drawn["height"] == [300, 300, 301, 301] and drawn["width"] == [1000, 1000, 1200, 1200]
+
+    def fails(**given: Any) -> None:
+        raise RuntimeError("no browser")
+
+    monkeypatch.setattr(plotly.io, "write_images", fails)
+    assert "RuntimeError: no browser" in pictures.write(tmp_path, some)[1]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(browser.find() is None, reason=browser.MISSING)
+@pytest.mark.parametrize(("width", "dark"), [(1280, False), (1280, True), (390, False), (390, True)])
+def test_a_browser_draws_every_figure(bert: Report, tmp_path: Path, width: int, dark: bool) -> None:
+    seen = browser.visit(bert.page, tmp_path / "profile", width=width, dark=dark)
+    assert seen.console == []
+    assert seen.overflow <= 0
+    assert f'data-theme="{"dark" if dark else "light"}"' in seen.dom
+    wanted = re.findall(r'data-plot="([^"]+)"', bert.page.read_text(encoding="utf-8"))
+    assert len(wanted) == sum(isinstance(part, Picture) for _, shown in bert.shown for part in shown.parts) > 15
+    for name in wanted:
+        plot = seen.dom.split(f'id="{name}"', 1)[1].split("<script", 1)[0]
+        # Axes, and something between them.
+        assert 'class="main-svg"' in plot and re.search(r'class="(point|trace|hm|js-fill|layer-above)|<image', plot), (
+            name
+        )
