@@ -118,8 +118,8 @@ def test_the_command_runs_on_the_model_in_the_wheel(environment: Path, tmp_path:
 
 def test_the_main_job_runs_on_it(environment: Path, tmp_path: Path) -> None:
     model = save_tiny("llama", tmp_path / "tiny-llama")
-    options = ["--model", str(model), "--facts", "2", "--top", "3", "--draws", "2", "--out", str(tmp_path / "out")]
-    run(environment, "python", str(ROOT / "examples" / "demo.py"), *options, folder=tmp_path)
+    options = ["--model", str(model), "--quick", "--figures", "1", "--out", str(tmp_path / "out")]
+    run(environment, "kntools", "report", *options, folder=tmp_path)
     assert (tmp_path / "out" / "index.html").stat().st_size > 1_000_000  # with plotly in it
 
 

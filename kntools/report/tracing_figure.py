@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pandas as pd
 
 from kntools import backends
@@ -62,7 +64,7 @@ def _traced(study: Study, what: str) -> TracingProfile:
     )  # fmt: skip
 
 
-def _above_rest(table: pd.DataFrame) -> dict[str, dict[str, float]]:
+def _above_rest(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
     """Of hidden states: the mean effect in each site of Meng et al. minus that in all other states."""
     hidden = table[(table["kind"] == "hidden") & (table["severed"] == "")].set_index("what").to_dict("index")
     return {site: hidden[f"{site} - rest"] for site in ("early site", "late site")}
