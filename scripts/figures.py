@@ -15,11 +15,13 @@ import os
 import re
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import plotly.offline
 
+from scripts.png import smaller
 from tests import browser
 
 PLOTLY = "application/vnd.plotly.v1+json"
@@ -27,31 +29,36 @@ PLOTLY = "application/vnd.plotly.v1+json"
 WIDTH = 800
 # What a figure is in a page that `write_html` wrote: the arguments of this call.
 CALL = re.compile(r"Plotly\.newPlot\(\s*")
-PAGE = """<!doctype html><meta charset="utf-8"><script>{plotly}</script><div id="figure"></div><script>
-const figure = {figure};
-Plotly.newPlot("figure", figure.data, figure.layout)
-  .then(made => Plotly.toImage(made, {{format: "png", width: {width}, height: {height}, scale: {scale}}}))
-  .then(url => {{ document.body.innerHTML = "<img id='png' src='" + url + "'>"; }});
+PAGE = """<!doctype html><meta charset="utf-8"><body><script>{plotly}</script><script>
+const figures = {figures};
+(async () => {{
+  for (const [figure, size] of figures) {{
+    const image = document.createElement("img");
+    image.src = await Plotly.toImage(figure, {{format: "png", ...size}});
+    document.body.append(image);
+  }}
+}})();
 </script>"""
 
 
-def picture(figure: dict[str, Any], *, width: int = WIDTH, scale: float = 1) -> bytes:
-    """A figure as PNG, drawn by a browser; `scale` is pixels per CSS pixel."""
-    page = PAGE.format(
-        plotly=plotly.offline.get_plotlyjs(),
-        figure=json.dumps({"data": figure["data"], "layout": figure["layout"]}).replace("</", "<\\/"),
-        width=width,
-        height=figure["layout"].get("height", 450),
-        scale=scale,
-    )
+def pictures(figures: Sequence[dict[str, Any]], *, width: int = WIDTH, scale: float = 1) -> list[bytes]:
+    """Figures as PNG, drawn by one browser; `scale` is pixels per CSS pixel."""
+    asked = [
+        (
+            {"data": figure["data"], "layout": figure["layout"]},
+            {"width": width, "height": figure["layout"].get("height", 450), "scale": scale},
+        )
+        for figure in figures
+    ]
+    page = PAGE.format(plotly=plotly.offline.get_plotlyjs(), figures=json.dumps(asked).replace("</", "<\\/"))
     with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder, "figure.html")
+        file = Path(folder, "figures.html")
         file.write_text(page, encoding="utf-8")
         seen = browser.visit(file, Path(folder, "profile"))
-    found = re.search(r"""<img id="png" src="data:image/png;base64,([A-Za-z0-9+/=]+)""", seen.dom)
-    if not found:
-        raise RuntimeError(f"the browser drew no picture: {seen.console}")
-    return base64.b64decode(found[1])
+    found = re.findall(r"""<img src="data:image/png;base64,([A-Za-z0-9+/=]+)""", seen.dom)
+    if len(found) != len(figures):
+        raise RuntimeError(f"the browser drew {len(found)} of {len(figures)} pictures: {seen.console}")
+    return [smaller(base64.b64decode(png)) for png in found]
 
 
 def from_page(html: str) -> dict[str, Any]:
@@ -76,21 +83,20 @@ def run_notebook(path: Path) -> None:
     with tempfile.TemporaryDirectory() as folder:
         resources = {"metadata": {"path": folder}}
         NotebookClient(notebook, timeout=600, kernel_name="python3", resources=resources).execute()
-    for number, cell in enumerate(notebook.cells):
+    drawn = []
+    for cell in notebook.cells:
         cell.metadata.pop("execution", None)  # times of day
-        if cell.cell_type != "code":
-            continue
-        cell.outputs = [o for o in cell.outputs if o.get("name") != "stderr"]
-        for output in cell.outputs:
-            data = output.get("data", {})
-            if PLOTLY in data:
-                data["image/png"] = base64.b64encode(picture(data[PLOTLY])).decode()
-                print(f"{path}, cell {number}: {len(data['image/png']) // 1024} kB")
+        if cell.cell_type == "code":
+            cell.outputs = [o for o in cell.outputs if o.get("name") != "stderr"]
+            drawn += [o.data for o in cell.outputs if PLOTLY in o.get("data", {})]
+    for data, png in zip(drawn, pictures([data[PLOTLY] for data in drawn]) if drawn else [], strict=True):
+        data["image/png"] = base64.b64encode(png).decode()
     notebook.metadata = {
         "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
         "language_info": {"name": "python"},
     }
     nbformat.write(notebook, path)
+    print(f"{path}: {len(drawn)} figures, {path.stat().st_size // 1024} kB")
 
 
 def main() -> None:
@@ -109,9 +115,9 @@ def main() -> None:
     os.environ["PLOTLY_RENDERER"] = "plotly_mimetype"
     if options.command == "png":
         options.image.parent.mkdir(parents=True, exist_ok=True)
-        options.image.write_bytes(
-            picture(from_page(options.page.read_text("utf-8")), width=options.width, scale=options.scale)
-        )
+        figure = from_page(options.page.read_text("utf-8"))
+        [png] = pictures([figure], width=options.width, scale=options.scale)
+        options.image.write_bytes(png)
     else:
         for path in options.notebooks:
             run_notebook(path)

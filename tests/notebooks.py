@@ -1,0 +1,77 @@
+"""Run a notebook as a reader would, and read what is in it."""
+
+from __future__ import annotations
+
+import ast
+import base64
+from pathlib import Path
+from typing import Any
+
+import nbformat
+import numpy as np
+import pytest
+from nbclient import NotebookClient
+
+EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
+PATHS = sorted(EXAMPLES.glob("*.ipynb"))
+PLOTLY = "application/vnd.plotly.v1+json"
+
+
+def stored(name: str) -> Any:
+    """The notebook as it is in the repository."""
+    return nbformat.read(EXAMPLES / f"{name}.ipynb", as_version=4)
+
+
+def execute(name: str, folder: Path) -> Any:
+    """The notebook after all its cells ran, from top to bottom, in a kernel of its own and in an empty folder."""
+    notebook = stored(name)
+    for cell in code(notebook):
+        cell.outputs = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PLOTLY_RENDERER", "plotly_mimetype")
+        patch.setenv("HF_HUB_OFFLINE", "1")
+        resources = {"metadata": {"path": str(folder)}}
+        NotebookClient(notebook, timeout=600, kernel_name="python3", resources=resources).execute()
+    return notebook
+
+
+def code(notebook: Any) -> list[Any]:
+    return [cell for cell in notebook.cells if cell.cell_type == "code"]
+
+
+def outputs(notebook: Any) -> list[Any]:
+    return [output for cell in code(notebook) for output in cell.outputs]
+
+
+def figures(notebook: Any) -> list[Any]:
+    return [o.data[PLOTLY] for o in outputs(notebook) if PLOTLY in o.get("data", {})]
+
+
+def shown(notebook: Any, words: str) -> Any:
+    """What the only cell that holds these words shows as its result: text of several kinds, or a figure."""
+    [cell] = [cell for cell in code(notebook) if words in cell.source]
+    return cell.outputs[-1].data
+
+
+def value_of(notebook: Any, words: str) -> Any:
+    """The result of a cell as a value of Python."""
+    return ast.literal_eval(shown(notebook, words)["text/plain"])
+
+
+def traces_of(notebook: Any, words: str) -> list[Any]:
+    """What is drawn in the figure of a cell."""
+    return shown(notebook, words)[PLOTLY]["data"]
+
+
+def numbers(field: Any) -> np.ndarray:
+    """Numbers of a figure: a list, or bytes with their type and shape."""
+    if isinstance(field, list):
+        return np.array(field, dtype=float)
+    flat = np.frombuffer(base64.b64decode(field["bdata"]), dtype=field["dtype"]).astype(float)
+    return flat.reshape([int(n) for n in str(field.get("shape", flat.size)).split(",")])
+
+
+def bars(trace: Any) -> dict[str, float]:
+    """Name -> length of the bars of a trace, whichever way they lie."""
+    names, lengths = (trace["y"], trace["x"]) if trace.get("orientation") == "h" else (trace["x"], trace["y"])
+    return dict(zip(map(str, names), numbers(lengths).tolist(), strict=True))
