@@ -1,4 +1,4 @@
-# make demo         set up, run the report on a real model, print where its page is
+# make demo         set up, run the main job on a real model, print where its page is
 # make test         lint, types, tests and docs, in the same environment
 # make environment  the environment alone: .venv
 # make test-legacy  the HookedTransformer / HookedEncoder tests, on transformer-lens 3.9
@@ -23,7 +23,7 @@ LEGACY_STAMP := $(LEGACY)/.installed
 .DELETE_ON_ERROR:
 
 demo: $(STAMP)
-	$(BIN)/kntools report --quick --model smollm2-135m --no-bos --out $(OUT)/demo
+	$(BIN)/kntools report --figures facts --quick --model smollm2-135m --no-bos --out $(OUT)/demo
 	@echo
 	@echo "The page: file://$(abspath $(OUT)/demo/index.html)"
 
