@@ -34,7 +34,9 @@ def push(edit: WeightEdit, model: Any) -> None:
     stack = _stacks.setdefault(model, [])
     if any(_same(edit, entry.edit) for entry in stack):
         raise RuntimeError("this edit is applied already; undo it first, or leave its scope")
-    entry = Applied(edit, backends.fingerprint(model), {layer: w_out_digest(model, layer) for layer in edit.layers})
+    entry = Applied(edit, backends.fingerprint(model), {})
+    _check_weights(entry, model, stack)  # before anything that another model may not have, such as the layer
+    entry.digests.update({layer: w_out_digest(model, layer) for layer in edit.layers})
     _check(entry, model, stack)
     try:
         with torch.no_grad():
@@ -81,15 +83,19 @@ def _digest(tensor: Tensor) -> str:
     return hashlib.blake2b(raw.data, digest_size=16).hexdigest()
 
 
-def _check(entry: Applied, model: Any, stack: list[Applied]) -> None:
+def _check_weights(entry: Applied, model: Any, stack: list[Applied]) -> None:
     """Was the edit made on these weights: as they are now, or as they were before one of the edits applied?"""
-    edit, known = entry.edit, [entry, *stack]
-    wanted = edit.provenance["fingerprint"]
-    if wanted not in [one.fingerprint for one in known]:
+    wanted = entry.edit.provenance["fingerprint"]
+    if wanted not in [one.fingerprint for one in (entry, *stack)]:
         raise ValueError(
-            f"this edit was made on other weights ({edit.provenance['model']}, fingerprint {wanted}) than those of "
-            f"this {backends.model_name(model)} ({entry.fingerprint}); make it anew on this model"
+            f"this edit was made on other weights ({entry.edit.provenance['model']}, fingerprint {wanted}) than those "
+            f"of this {backends.model_name(model)} ({entry.fingerprint}); make it anew on this model"
         )
+
+
+def _check(entry: Applied, model: Any, stack: list[Applied]) -> None:
+    """Does it fit the matrices that it changes, and are these what they were?"""
+    edit, known = entry.edit, [entry, *stack]
     for change in edit.changes:
         w = backends.w_out(model, change.layer)
         rows = w.shape[0] if change.rows is None else len(change.rows)

@@ -199,3 +199,14 @@ def test_making_edits_leaves_the_model_alone() -> None:
 def test_inference_mode_is_refused() -> None:
     with torch.inference_mode(), pytest.raises(RuntimeError, match="inference_mode"):
         kn.rome(zoo.tiny("llama"), PROMPT, " Rome", layer=1)
+
+
+def test_a_layer_that_the_other_model_does_not_have_is_other_weights() -> None:
+    """kn.load_model("tiny-bert") has four layers: what is wrong is the model, not an index."""
+    edit = LayerEdit((Change(9, torch.zeros(1, 4), torch.tensor([0])),), "by hand", edit_record())
+    with pytest.raises(ValueError, match="made on other weights"):
+        edit.apply(zoo.tiny("llama"))
+
+
+def edit_record() -> dict[str, Any]:
+    return {"fingerprint": "0" * 16, "model": "another", "w_out": {"9": "0"}}
