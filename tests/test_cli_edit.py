@@ -61,6 +61,33 @@ def test_edit_prints_what_the_library_says(tiny: str, tmp_path: Path) -> None:
     assert table.exit_code == 0 and "in L1" in table.stdout and "C = I" in table.stdout and "Is Japan" in table.stdout
 
 
+def test_evaluate_prints_what_the_library_says(tiny: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from kntools.analyses import edit_consistency as module
+    from tests.test_edit_consistency import cases
+
+    monkeypatch.setattr(module, "make_cases", lambda *args, **kwargs: cases(2))
+    words = ["evaluate", "counterfact", "--model", tiny, "--steps", "2", "--method", "rome", "--method", "values"]
+    found = run_json(*words, "--out", str(tmp_path / "out"), "--layer", "2")
+    result = module.evaluate(
+        kn.load_model(tiny), "counterfact", layer=2, steps=2, methods=("rome", "values"), progress=False
+    )
+    frame = result.to_frame()
+    assert found["cases"] == list(result.cases) and len(found["scores"]) == len(frame)
+    for ours, theirs in zip(found["scores"], frame.to_dict("records"), strict=True):
+        assert (ours["method"], ours["score"]) == (theirs["method"], theirs["score"])
+        assert ours["value"] == pytest.approx(theirs["value"], abs=1e-5)
+    assert len(pd.read_csv(tmp_path / "out" / "scores.csv")) == len(frame)
+    assert "efficacy" in (tmp_path / "out" / "index.html").read_text()
+    there = {f: f.stat().st_mtime_ns for f in (tmp_path / "out" / "run" / "items").iterdir()}
+    assert len(there) == 2 + 2  # each case before the edits, and one part per method
+    assert run_json(*words, "--out", str(tmp_path / "out"), "--layer", "2")["scores"] == found["scores"]
+    assert {f: f.stat().st_mtime_ns for f in there} == there  # nothing was done twice
+    other = run(*words, "--out", str(tmp_path / "out"), "--layer", "1")
+    assert other.exit_code == 2 and "another run" in other.stderr
+    table = run(*words)
+    assert table.exit_code == 0 and "efficacy" in table.stdout and "before" in table.stdout
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [
