@@ -8,7 +8,6 @@ import re
 import shlex
 import subprocess
 import sys
-import warnings
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -24,6 +23,10 @@ from kntools.run_folder import RunFolder
 from tests import browser, planted, zoo
 from tests.conftest import ROOT
 from tests.test_cli import run, run_json
+from tests.test_page import Elements, assert_self_contained
+from tests.test_processes import LAUNCHER
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*using kntools' built-in sample:UserWarning")
 
 SIZE = replace(
     QUICK, facts=2, phrasings=3, draws=2, per_determiner=3, pairs=4, groups=2, frames=3, nouns=6, judged_pairs=4,
@@ -39,9 +42,8 @@ def bert_study(out: Path, size: Size = SIZE) -> Study:
 @pytest.fixture(scope="module")
 def sample_only() -> Iterator[None]:
     """No data but what ships with the package."""
-    with pytest.MonkeyPatch.context() as patch, warnings.catch_warnings():
+    with pytest.MonkeyPatch.context() as patch:
         patch.delenv("KNTOOLS_DATA", raising=False)
-        warnings.simplefilter("ignore", UserWarning)  # of the sample that stands in
         yield
 
 
@@ -56,9 +58,8 @@ def llama(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Report]:
     root = tmp_path_factory.mktemp("data")
     (root / "blimp").mkdir()
     planted.write_pairs(root / "blimp")
-    with pytest.MonkeyPatch.context() as patch, warnings.catch_warnings():
+    with pytest.MonkeyPatch.context() as patch:
         patch.setenv("KNTOOLS_DATA", str(root))
-        warnings.simplefilter("ignore", UserWarning)
         study = Study(zoo.tiny("llama"), SIZE, tmp_path_factory.mktemp("llama"), progress=False)
         yield build(study, FIGURES)
 
@@ -74,11 +75,44 @@ def table(report: Report, name: str) -> pd.DataFrame:
 # Everything is there.
 
 
+def test_all_figures_are_on_the_page(bert: Report, llama: Report) -> None:
+    assert [f.key for f in FIGURES] == ["facts", *map(str, range(1, 12))]
+    for report, not_shown in ((bert, {"10"}), (llama, {"6"})):
+        html = report.page.read_text(encoding="utf-8")
+        assert_self_contained(html)
+        for figure, shown in report.shown:
+            assert f">{figure.heading}</h2>" in html and figure.question in Elements(html).text
+            missing = shown.finding.startswith("Not shown")
+            assert missing == (figure.key in not_shown), (figure.key, shown.finding)
+            assert bool(shown.parts) != missing and (missing or shown.n)
+    assert "a masked model does not go on writing" in finding(bert, "10")
+    assert "no neuron is found in more pairs of the plural" in finding(llama, "6")
+
+
+def test_what_is_left_out_is_said(llama: Report) -> None:
+    notes = {figure.key: " ".join(shown.notes) for figure, shown in llama.shown}
+    assert "P36" in notes["3"] and "P36" in notes["8"]  # a random model knows no fact
+    assert "determiner-noun agreement; its data set is not at hand" in notes["9"]
+
+
 def test_no_path_of_this_machine_no_time_and_no_date(bert: Report, llama: Report) -> None:
     for report in (bert, llama):
         html = report.page.read_text(encoding="utf-8")
         body = html[html.index("<header>") : html.index('id="templates"')]
         assert "/tmp" not in body and str(Path.home()) not in body and "seconds" not in body
+
+
+def test_every_table_has_its_files(bert: Report, llama: Report) -> None:
+    for report in (bert, llama):
+        links = [str(a["href"]) for a in Elements(report.page.read_text(encoding="utf-8")).named("a")]
+        files = [link for link in links if not link.startswith("#")]
+        assert len(files) > 30 and len(set(files)) == len(files)
+        for link in files:
+            assert (report.page.parent / link).stat().st_size > 0
+        for file in report.files:
+            if file.suffix == ".csv":
+                rows = json.loads(file.with_suffix(".json").read_text(encoding="utf-8"))
+                assert list(rows[0]) == list(pd.read_csv(file).columns) and len(rows) == len(pd.read_csv(file))
 
 
 # What is said is what was measured.
@@ -113,6 +147,21 @@ def test_findings_agree_with_the_tables(bert: Report) -> None:
         hidden = sites[(sites["kind"] == "hidden") & sites["severed"].isna()].set_index("what")["low"]
         answers = ["yes" if hidden[f"{site} - rest"] > 0 else "no" for site in ("early site", "late site")]
         assert f"{name}: {' and '.join(answers)}" in finding(bert, "9")
+
+
+def test_findings_of_edits_agree_with_the_tables(llama: Report) -> None:
+    written = table(llama, "figure-10")
+    assert written["follows"].tolist() == [
+        after.startswith(begins) for after, begins in zip(written["after"].fillna(""), written["begins"], strict=True)
+    ]
+    edited = written[written["group"] == "edited"]["follows"]
+    assert f"in {edited.sum()} of {len(edited)} (" in finding(llama, "10")
+    scores = table(llama, "figure-11")
+    [value] = scores[
+        (scores["data"] == "P36") & (scores["method"] == "rome") & (scores["condition"] == "all")
+        & (scores["score"] == "reliability, exact")
+    ]["value"]  # fmt: skip
+    assert f"P36: reliability {value:.2f} [" in finding(llama, "11")
 
 
 def test_figure_7_is_counted_from_the_probabilities(bert: Report) -> None:
@@ -213,14 +262,13 @@ def test_mistakes_are_told_before_a_model_is_loaded(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_two_processes_make_the_tables_of_one(tmp_path: Path) -> None:
-    words = ["-m", "kntools", "report", "--model", "tiny-bert", "--quick", "--json"]
+    words = ["kntools", "report", "--model", "tiny-bert", "--quick", "--json"]
     for figure in ("facts", "2", "5", "8"):
         words += ["--figures", figure]
     env = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     env.pop("KNTOOLS_DATA", None)
-    launch = ["-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2", "--num_machines", "1"]
     found = {}
-    for name, start in (("one", []), ("two", launch)):
+    for name, start in (("one", ["-m"]), ("two", [*LAUNCHER, "-m"])):
         command = [sys.executable, *start, *words, "--out", str(tmp_path / name)]
         done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=900)
         assert done.returncode == 0, done.stderr[-3000:]

@@ -17,7 +17,7 @@ from kntools.plots.edits import edit_bars
 from kntools.prompts import Prompt
 from kntools.report import choices
 from kntools.report.choices import NotPossible, each_possible
-from kntools.report.shown import Numbers, Picture, Shown, missing_notes, share, within
+from kntools.report.shown import Numbers, Picture, Shown, missing_notes, one_line, share, within
 from kntools.report.study import Study
 from kntools.rome import rome_each
 
@@ -128,6 +128,7 @@ def _written(study: Study, one: Example) -> dict[str, Any]:
     begins = {text.text: text.begins for text in one.texts}
     frame["begins"] = frame["text"].map(begins)
     frame["follows"] = [a.strip().startswith(b) for a, b in zip(frame["after"], frame["begins"], strict=True)]
+    frame[["before", "after"]] = frame[["before", "after"]].map(one_line)
     return {"rows": frame.to_dict("records"), "warnings": list(edit.warnings())}
 
 
@@ -163,7 +164,7 @@ def consistency(study: Study) -> Shown:
                 "subjects keep theirs. Thin lines are 95 % bootstrap intervals over edits.",
                 min_width=720,
             ),
-            Numbers("figure-11", "All scores. known: edits of which the model knew everything before.", frame),
+            Numbers("figure-11", "All scores; known: of facts of which the model knew what the score is about.", frame),
         ],
         notes=[_how(study), *_left_out(found), *missing_notes(missing)],
     )  # fmt: skip

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from kntools import plots
 from kntools.report.fact_effects import FactEffects, fact_effects
-from kntools.report.shown import Numbers, Picture, Shown, within
+from kntools.report.shown import Numbers, Picture, Shown, one_line, within
 from kntools.report.study import Study
 from kntools.statistics import bootstrap_interval
 
@@ -103,7 +103,7 @@ def _interventions(found: FactEffects) -> list[Picture | Numbers | str]:
     names = [fact.name for fact in found.facts]
     answers = [fact.prompts[0].target.strip() for fact in found.facts]
     table = _changes(found)
-    said = [(f.prompts[0].text, *map(str.strip, says)) for f, says in zip(found.facts, found.says, strict=True)]
+    said = [(f.prompts[0].text, *map(one_line, says)) for f, says in zip(found.facts, found.says, strict=True)]
     columns = ["text", "the model says", "suppressed", "enhanced"]
     return [
         "The knowledge neurons of one fact are set to 0 (suppressed) or doubled (enhanced) at the answer position, and "

@@ -97,6 +97,11 @@ def _fixed(value: float, digits: int, signed: bool) -> str:
     return text.lstrip("+-") if float(text) == 0 else text  # no -0.00
 
 
+def one_line(text: str) -> str:
+    """What a model writes, with `\\n` for a line break."""
+    return repr(text.strip())[1:-1]
+
+
 def missing_notes(missing: dict[str, str]) -> list[str]:
     """One line per paradigm or relation that is left out."""
     return [f"Left out: {name}; {why}." for name, why in missing.items()]

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pandas as pd
 
 from kntools import backends
 from kntools.analyses.profile_result import TracingProfile
+from kntools.analyses.table_result import Row
 from kntools.analyses.tracing_profile import PROMPTS, tracing_profile
 from kntools.analyses.two_sites import two_sites
 from kntools.report import choices
@@ -64,7 +63,7 @@ def _traced(study: Study, what: str) -> TracingProfile:
     )  # fmt: skip
 
 
-def _above_rest(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
+def _above_rest(table: pd.DataFrame) -> dict[str, Row]:
     """Of hidden states: the mean effect in each site of Meng et al. minus that in all other states."""
     hidden = table[(table["kind"] == "hidden") & (table["severed"] == "")].set_index("what").to_dict("index")
     return {site: hidden[f"{site} - rest"] for site in ("early site", "late site")}
