@@ -137,8 +137,9 @@ def _table(table: Table, name: str) -> str:
     links = "".join(f' <a href="{file}" download>{file}</a>' for file in files)
     # A region that scrolls must be reachable by keyboard.
     body = (
+        f'<p class="caption" id="{name}-caption">{caption}{links}</p>'
         f'<div class="scroll" role="region" tabindex="0" aria-labelledby="{name}-caption">'
-        f'<table><caption id="{name}-caption">{caption}{links}</caption>'
+        f'<table aria-labelledby="{name}-caption">'
         f"<thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div>"
     )
     if not table.folded:

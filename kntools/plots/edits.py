@@ -5,6 +5,8 @@ from __future__ import annotations
 import pandas as pd
 import plotly.graph_objects as go
 
+from kntools.plots.localisation import error_bars
+
 
 def edit_bars(frame: pd.DataFrame, *, condition: str = "all", title: str | None = None) -> go.Figure:
     """One group of bars per score, one bar per method, with its interval.
@@ -28,14 +30,9 @@ def edit_bars(frame: pd.DataFrame, *, condition: str = "all", title: str | None 
             name=str(method),
             x=rows["score"],
             y=rows["value"],
-            error_y={
-                "type": "data",
-                "symmetric": False,
-                "array": rows["high"] - rows["value"],
-                "arrayminus": rows["value"] - rows["low"],
-            },
             customdata=rows["n"],
             hovertemplate="%{x}: %{y:.3f} (n=%{customdata})<extra>%{fullData.name}</extra>",
+            **error_bars(rows, "value", "low", "high"),
         )
     figure.update_layout(barmode="group", yaxis_title="score", title=title)
     return figure

@@ -212,12 +212,12 @@ def _how(study: Study) -> str:
 
 
 def _scores_in_words(frame: pd.DataFrame, what: str, method: str) -> str:
-    chosen = (frame["data"] == what) & (frame["method"] == method) & (frame["condition"] == "all")
-    rows = frame[chosen].set_index("score").to_dict("index")
+    some = frame[(frame["data"] == what) & (frame["condition"] == "all")]
+    before, after = (some[some["method"] == m].set_index("score").to_dict("index") for m in ("before", method))
     told = [
-        f"{name} {within(rows[score]['value'], rows[score]['low'], rows[score]['high'], 2)}"
+        f"{name} {within(r['value'], r['low'], r['high'], 2)} (before {before[score]['value']:.2f})"
         for score, name in SCORES[what].items()
-        if score in rows
+        if (r := after.get(score))
     ]
     return f"{what}: {', '.join(told)}."
 

@@ -112,7 +112,7 @@ def _interventions(found: FactEffects) -> list[Picture | Numbers | str]:
             Picture(
                 f"facts-{what}", f"Change of the answers when the neurons are {what}",
                 plots.change_matrix(values - found.clean, names, answers),
-                "Rows: whose neurons; columns: which answer. Off the diagonal are unrelated facts.",
+                "Rows: whose neurons; columns: which answer. Off the diagonal are unrelated facts.", min_width=560,
             )
             for values, what in ((found.suppressed, "suppressed"), (found.enhanced, "enhanced"))
         ),

@@ -43,12 +43,13 @@ def attribution(study: Study) -> Shown:
 
 
 def _standing_out(profile: AttributionProfile, number: str) -> tuple[str, str]:
-    """The neuron whose scores for determiners of one number are the farthest above those for the other's."""
+    """The neuron that both determiners of one number have in common: its lowest score for them is the farthest above
+    its highest one for the other's."""
     mine = [DETERMINER_NUMBER[name] == number for name in profile.classes]
     if all(mine) or not any(mine):
         return "", f"There are no determiners to set the {number} ones against."
     ours, theirs = (profile.scores[[m is side for m in mine]] for side in (True, False))
-    best = int((ours.mean(0) - theirs.mean(0)).argmax())
+    best = int((ours.amin(0) - theirs.amax(0)).argmax())
     neuron = Neuron(*divmod(best, profile.scores.shape[-1]))
     rows = profile.to_frame([neuron]).set_index("class").to_dict("index")
     here, there = ([r for r, m in zip(rows.values(), mine, strict=True) if m is side] for side in (True, False))
@@ -164,13 +165,16 @@ def layers(study: Study) -> Shown:
         if (groups := [g for g in found.neurons(kind) if g])
     ]
     test = spread.header["test"]
-    said = "There is only one kind of them, so nothing to compare." if test is None else (
-        f"The two distributions are {test['distance']:.2f} apart (0: the same, 1: no layer in common), p = "
-        f"{test['p']:.2g}; the mean layers are {test['means'][0]:.1f} and {test['means'][1]:.1f}."
-    )  # fmt: skip
+    verdict, details = "There is only one kind of them, so nothing to compare.", []
+    if test is not None:
+        verdict = f"The two distributions {'differ' if test['p'] < 0.05 else 'do not differ'} (p = {test['p']:.2g})."
+        details = [
+            f"They are {test['distance']:.2f} apart (0: the same, 1: no layer in common); the mean layers are "
+            f"{test['means'][0]:.1f} and {test['means'][1]:.1f}."
+        ]
     return Shown(
-        f"In the upper third of the layers ({top} to {count - 1}) lie {' and '.join(parts)}.",
-        details=[said],
+        f"In the upper third of the layers ({top} to {count - 1}) lie {' and '.join(parts)}. {verdict}",
+        details=details,
         n=", ".join(f"{n} {kind} groups" for kind, n in spread.header["groups"].items()),
         parts=[
             Picture(

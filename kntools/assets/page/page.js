@@ -16,6 +16,11 @@
     const layout = structuredClone(spec.layout);
     layout.template = isDark() ? templates.dark : templates.light;
     layout.margin = { r: 12, ...layout.margin, t: layout.showlegend === false ? 24 : 56 };
+    // Names of panels stand where the legend would.
+    if ((layout.annotations ?? []).some((a) => a.yref === "paper" && a.y >= 1) && layout.legend?.y === undefined) {
+      layout.margin.t = 88;
+      layout.legend = { ...layout.legend, y: 1 + 26 / (layout.height - layout.margin.t - 56) };
+    }
     if (narrow.matches) {
       const bar = layout.coloraxis && layout.coloraxis.colorbar;
       if (bar && layout.coloraxis.showscale !== false) {
