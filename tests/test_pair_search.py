@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from scipy import stats
 
 import kntools as kn
 from kntools.analyses.attribution_profile import AttributionProfile, attribution_profile, by_answer
@@ -84,8 +85,13 @@ def test_profile_is_the_mean_of_attributions(folder: Path, tmp_path: Path) -> No
         expected = kn.integrated_gradients(model, prompts[name], **QUIET).scores.mean(0)
         torch.testing.assert_close(scores, expected, atol=1e-6, rtol=1e-5)
     assert set(profile.leading(1)) == {planted.SINGULAR, planted.PLURAL}
+    each = kn.integrated_gradients(model, prompts["book"], **QUIET).scores.double()[:, 1, planted.SINGULAR.index]
+    [row] = profile.to_frame([planted.SINGULAR]).query("`class` == 'book'").to_dict("records")
+    margin = stats.sem(each.numpy()) * stats.t.ppf(0.975, 7)  # of 8 prompts
+    assert [row["low"], row["high"]] == pytest.approx([each.mean() - margin, each.mean() + margin], abs=1e-6)
     loaded = AttributionProfile.load(profile.save(tmp_path / "a.safetensors"))
-    assert torch.equal(loaded.scores, profile.scores) and loaded.classes == profile.classes
+    assert torch.equal(loaded.scores, profile.scores) and torch.equal(loaded.errors, profile.errors)
+    assert (loaded.classes, loaded.counts) == (profile.classes, profile.counts)
     again = attribution_profile(model, prompts, run=tmp_path / "run", **QUIET)
     assert torch.equal(again.scores, profile.scores) and len(profile.plot().data) == 1
     assert "book (n = 8)" in repr(profile) and len(profile.to_frame()) == 4 * len(profile.leading())
