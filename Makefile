@@ -23,7 +23,7 @@ LEGACY_STAMP := $(LEGACY)/.installed
 .DELETE_ON_ERROR:
 
 demo: $(STAMP)
-	$(BIN)/kntools report --figures facts --quick --model smollm2-135m --no-bos --out $(OUT)/demo
+	$(BIN)/kntools report --quick --model smollm2-135m --no-bos --out $(OUT)/demo
 	@echo
 	@echo "The page: file://$(abspath $(OUT)/demo/index.html)"
 

@@ -133,9 +133,10 @@ class Attribution:
     def _title(self) -> str:
         n, layers, width = self.scores.shape
         worst = float(self.residual.abs().max())
+        complete = "" if worst != worst else f", largest residual {worst:.1e}"  # scores that are no integrals have none
         return (
             f"Attribution of {layers} x {width:,} neurons for {n} prompt{'s' if n != 1 else ''} "
-            f"({self.provenance['model']}, rule {self.rule}, largest residual {worst:.1e})"
+            f"({self.provenance['model']}, rule {self.rule}{complete})"
         )
 
     def __repr__(self) -> str:

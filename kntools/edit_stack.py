@@ -38,6 +38,7 @@ def push(edit: WeightEdit, model: Any) -> None:
     _check_weights(entry, model, stack)  # before anything that another model may not have, such as the layer
     entry.digests.update({layer: w_out_digest(model, layer) for layer in edit.layers})
     _check(entry, model, stack)
+    stack.append(entry)  # before the first write: wherever Ctrl-C strikes, what was written is put back
     try:
         with torch.no_grad():
             for change in edit.changes:
@@ -47,9 +48,8 @@ def push(edit: WeightEdit, model: Any) -> None:
                 # In float32: a model in half precision is rounded once, not twice.
                 _write(w, change, (old.float() + change.update.to(w.device).float()).to(w.dtype))
     except BaseException:
-        _restore(model, entry)
+        _restore(model, stack.pop())
         raise
-    stack.append(entry)
 
 
 def pop(edit: WeightEdit, model: Any) -> None:

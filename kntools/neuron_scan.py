@@ -135,7 +135,7 @@ class NeuronScan:
 def neuron_scan(
     model: Any,
     prompt: Prompt,
-    layers: int | Iterable[int] | None = None,
+    layers: int | Iterable[int | Neuron | tuple[int, int]] | None = None,
     *,
     neurons: Iterable[Neuron | tuple[int, int]] | None = None,
     factor: float = 0.0,
@@ -150,12 +150,12 @@ def neuron_scan(
 
     ```python
     scan = kn.neuron_scan(model, prompt, layers=20)                       # every neuron of layer 20
-    scan = kn.neuron_scan(model, prompt, neurons=att.top(200))            # those that attribution names
+    scan = kn.neuron_scan(model, prompt, att.top(200))                    # those that attribution names
     scan.agreement(att)
     ```
 
     Arguments:
-        layers: all neurons of this layer or these layers.
+        layers: all neurons of this layer or these layers; single neurons may stand among them.
         neurons: these neurons (instead of `layers`).
         factor: what each is multiplied by; 0 ablates.
         pos: where; `None` is the answer position(s).
@@ -198,15 +198,12 @@ def neuron_scan(
     )
 
 
-def _wanted(model: Any, layers: int | Iterable[int] | None, neurons: Iterable[Any] | None) -> tuple[Neuron, ...]:
+def _wanted(model: Any, layers: int | Iterable[Any] | None, neurons: Iterable[Any] | None) -> tuple[Neuron, ...]:
     if (layers is None) == (neurons is None):
         raise ValueError("give layers=20 for all neurons of a layer, or neurons=[(20, 7), ...]; one of the two")
     width = backends.d_mlp(model)
-    if neurons is not None:
-        found = as_neurons(neurons)
-    else:
-        given = [layers] if isinstance(layers, int) else list(layers or ())
-        found = tuple(Neuron(layer, i) for layer in given for i in range(width))
+    given = neurons if layers is None else [layers] if isinstance(layers, int) else layers
+    found = as_neurons(n for one in given or () for n in ([one] if not isinstance(one, int) else _layer(one, width)))
     if not found:
         raise ValueError("no neurons to scan: the list is empty")
     for n in found:
@@ -214,6 +211,10 @@ def _wanted(model: Any, layers: int | Iterable[int] | None, neurons: Iterable[An
         if n.index >= width:
             raise IndexError(f"neuron {n} does not exist: a layer has neurons 0 to {width - 1}")
     return found
+
+
+def _layer(layer: int, width: int) -> list[Neuron]:
+    return [Neuron(layer, i) for i in range(width)]
 
 
 def _blocks(neurons: Sequence[Neuron], size: int) -> list[list[Neuron]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 import torch
@@ -15,6 +15,9 @@ from kntools import saving
 from kntools.prompts import Prompt
 from kntools.shown import as_html
 from kntools.weight_edits import Change, WeightEdit, edit_header, load_kind
+
+if TYPE_CHECKING:
+    from plotly.graph_objects import Figure
 
 #: Warnings: below this cosine the mean key is not the prompt's own key; above this norm (relative to that of `W_out`)
 #: an update changes what other keys read too; below this probability the edit has not taken.
@@ -114,6 +117,12 @@ class RankOneEdit(WeightEdit):
     def to_frame(self) -> pd.DataFrame:
         """The loss curve: one row per step, `step, loss, target, kl, decay`."""
         return pd.DataFrame([{"step": n, **asdict(step)} for n, step in enumerate(self.steps)])
+
+    def plot(self, **options: Any) -> Figure:
+        """The loss curve: `kntools.plots.edits.loss_lines`."""
+        from kntools.plots.edits import loss_lines
+
+        return loss_lines(self, **options)
 
     def save(self, path: str | Path) -> Path:
         """Write to a `.safetensors` file with a JSON header."""

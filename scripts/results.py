@@ -49,7 +49,11 @@ COMMANDS: dict[str, str] = {
     "edit-counterfact": f"edit_consistency counterfact {EDITS} --methods rome fine-tuning values --generations 20",
     "edit-P36": f"edit_consistency P36 {EDITS} --methods rome",
     "edit-P101": f"edit_consistency P101 {EDITS} --methods rome",
+    "tracing-facts": "tracing_profile facts --limit 100 --samples 1 --sever mlp attn",
+    "tracing-determiner-noun": "tracing_profile determiner_noun --limit 100 --samples 1",
+    "tracing-subject-verb": "tracing_profile subject_verb --limit 24 --samples 1",
 }
+TRACES = ("facts", "determiner-noun", "subject-verb")
 
 
 def command(name: str) -> str:
@@ -109,12 +113,28 @@ def by_method(frame: pd.DataFrame) -> pd.DataFrame:
     return wide.sort_values("score", key=lambda names: names.map(order)).sort_values("condition", kind="stable")
 
 
+def by_state(frame: pd.DataFrame) -> pd.DataFrame:
+    """Of a tracing profile: a row per kind of state, a column per site."""
+    cell = interval("mean", "low", "high", digits=3)
+    names = {name: frame[name].astype(object).fillna("") for name in ("kind", "severed")}
+    shown = frame.assign(**names, shown=[cell(row) for row in frame.to_dict("records")])
+    shown = shown[shown["what"] != "total effect"]
+    wide = shown.pivot(index=["kind", "severed"], columns="what", values="shown").reset_index()
+    order = list(dict.fromkeys(zip(shown["kind"], shown["severed"], strict=True)))
+    wide["place"] = [order.index(key) for key in zip(wide["kind"], wide["severed"], strict=True)]
+    return wide.sort_values("place")
+
+
+STATES = {"hidden": "hidden state", "mlp": "MLP output, 10 layers", "attn": "attention output, 10 layers"}
+CUT = {"": "", "mlp": ", MLPs severed", "attn": ", attention severed"}
+
+
 def before_plurals(frame: pd.DataFrame) -> pd.DataFrame:
     """Of a suppression effect: the modifiers before plural nouns."""
     return frame[frame["group"] == "plural"]
 
 
-FINDINGS, EVALUATION = "docs/findings.md", "docs/evaluation.md"
+FINDINGS, EVALUATION, TRACING = "docs/findings.md", "docs/evaluation.md", "docs/tracing.md"
 
 TABLES: tuple[Table, ...] = (
     Table(
@@ -229,6 +249,21 @@ TABLES: tuple[Table, ...] = (
             "rows run backwards": column("gradients", 0),
             "p (paired, Holm)": p_value("p_holm"),
         },
+    ),
+    *(
+        Table(
+            TRACING,
+            f"tracing-{what}",
+            f"tracing-{what}-sites.csv",
+            {
+                "restored": lambda row: STATES[row["kind"]] + CUT[row["severed"]],
+                **{name: column(name) for name in ("early site", "late site", "rest")},
+                "early - rest": column("early site - rest"),
+                "late - rest": column("late site - rest"),
+            },
+            by_state,
+        )
+        for what in TRACES
     ),
 )
 

@@ -18,6 +18,9 @@ ROOT = Path(__file__).resolve().parent.parent
 # Under pytest-xdist the workers share the cores, and so do the processes that tests start.
 THREADS = max(1, torch.get_num_threads() // int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1")))
 os.environ["OMP_NUM_THREADS"] = str(THREADS)
+# One thread for tiny models: on a busy machine, splitting a 32 x 48 product makes it 10 x slower. From the start, so
+# that what the fixtures of a module make has the last bits of what its tests make.
+torch.set_num_threads(1)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -50,10 +53,10 @@ def data_root() -> Path:
 
 @pytest.fixture(autouse=True)
 def _threads(request: pytest.FixtureRequest) -> Iterator[None]:
-    """One thread for tiny models: on a busy machine, splitting a 32 x 48 product makes it 10 x slower."""
+    """All threads for the real model."""
     torch.set_num_threads(THREADS if "smollm2" in request.fixturenames else 1)
     yield
-    torch.set_num_threads(THREADS)
+    torch.set_num_threads(1)
 
 
 @pytest.fixture(autouse=True)

@@ -4,6 +4,7 @@ import csv
 import json
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from typer.testing import CliRunner, Result
 
 import kntools as kn
 from kntools.cli import app
-from kntools.cli.errors import message
+from kntools.cli.errors import friendly, in_words
 from tests import zoo
 
 TEXT, TARGET = "The capital of Canada is", " Ottawa"
@@ -218,6 +219,16 @@ def test_debug_shows_the_traceback(tiny: str) -> None:
     assert isinstance(result.exception, ValueError)
 
 
+def test_warnings_are_one_line_each(capsys: pytest.CaptureFixture[str]) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        with friendly(debug=False):
+            warnings.warn("no data here;\n  pass prepend_bos=True", stacklevel=1)
+        shown = warnings.showwarning
+    assert capsys.readouterr().err == "kntools: no data here; pass --bos\n"
+    assert shown.__module__ == "warnings"  # and afterwards as before
+
+
 def test_usage_errors_have_the_same_exit_code() -> None:
     assert run("attribute", TEXT).exit_code == 2
     assert run("attribute", TEXT, TARGET, "--rule", "simpson").exit_code == 2
@@ -225,9 +236,9 @@ def test_usage_errors_have_the_same_exit_code() -> None:
 
 
 def test_messages_are_plain() -> None:
-    assert message(KeyError("hook 'x' does not exist;\n  use y")) == "hook 'x' does not exist; use y"
-    assert message(ValueError("use prepend_bos=False")) == "use --no-bos"
-    assert message(ValueError("max_rows=0; at least 1")) == "--max-rows 0; at least 1"
+    assert in_words(KeyError("hook 'x' does not exist;\n  use y")) == "hook 'x' does not exist; use y"
+    assert in_words(ValueError("use prepend_bos=False")) == "use --no-bos"
+    assert in_words(ValueError("max_rows=0; at least 1")) == "--max-rows 0; at least 1"
 
 
 def test_help_names_the_commands() -> None:

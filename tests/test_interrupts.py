@@ -83,6 +83,11 @@ RUNS: dict[str, Callable[[Any, Path], Any]] = {
     "attribution_profile": lambda m, run: attribution_profile(m, BY_NOUN, run=run, **QUIET).scores.tolist(),
     "suppression_effect": lambda m, run: suppression_effect(m, BY_NOUN, [(1, 5)], words=WORDS, run=run, **QUIET).rows,
     "reliability": lambda m, run: reliability(m, {"capitals": PROMPTS}, correct_only=False, run=run, **QUIET).rows,
+    "tracing_profile": lambda m, run: (
+        tracing_profile(m, PROMPTS, window=2, samples=1, known_only=False, run=run, **QUIET)
+        .effects.nan_to_num()
+        .tolist()
+    ),
     "edit_consistency": lambda m, run: (
         edit_consistency(
             m,

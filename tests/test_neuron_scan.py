@@ -46,6 +46,14 @@ def test_chosen_neurons_other_factors_positions_and_metrics() -> None:
     assert len(both.neurons) == 2 * zoo.D_MLP
 
 
+def test_neurons_may_be_given_in_the_place_of_layers() -> None:
+    model, prompt = zoo.tiny("llama"), prompt_for("llama")
+    named = kn.neuron_scan(model, prompt, neurons=[(1, 2), (0, 3)], **QUIET)
+    assert torch.equal(kn.neuron_scan(model, prompt, [kn.Neuron(1, 2), (0, 3)], **QUIET).values, named.values)
+    mixed = kn.neuron_scan(model, prompt, [(0, 3), 1], **QUIET)
+    assert mixed.neurons == (kn.Neuron(0, 3), *(kn.Neuron(1, i) for i in range(zoo.D_MLP)))
+
+
 def test_beside_attribution() -> None:
     """Of a layer whose neurons the answer depends on linearly, the score is what ablation takes away."""
     model = zoo.tiny("gpt2")

@@ -53,6 +53,7 @@ def test_number_neurons_in_their_pairs_and_not_in_the_others(groups: PromptGroup
     assert pairs_of(located, groups.groups).rows == found.rows
     with pytest.raises(ValueError, match="same ones"):
         pairs_of(located, groups.groups[1:])
+    assert [bars.name for bars in found.plot([(0, 3)]).data] == ["L0.N3"]
     assert len(found.plot().data) == 2 and "4 singular, 2 plural" in repr(found)
 
 
@@ -88,7 +89,8 @@ def test_profile_is_the_mean_of_attributions(folder: Path, tmp_path: Path) -> No
     each = kn.integrated_gradients(model, prompts["book"], **QUIET).scores.double()[:, 1, planted.SINGULAR.index]
     [row] = profile.to_frame([planted.SINGULAR]).query("`class` == 'book'").to_dict("records")
     margin = stats.sem(each.numpy()) * stats.t.ppf(0.975, 7)  # of 8 prompts
-    assert [row["low"], row["high"]] == pytest.approx([each.mean() - margin, each.mean() + margin], abs=1e-6)
+    middle = float(each.mean())
+    assert [row["low"], row["high"]] == pytest.approx([middle - margin, middle + margin], abs=1e-6)
     loaded = AttributionProfile.load(profile.save(tmp_path / "a.safetensors"))
     assert torch.equal(loaded.scores, profile.scores) and torch.equal(loaded.errors, profile.errors)
     assert (loaded.classes, loaded.counts) == (profile.classes, profile.counts)

@@ -9,9 +9,13 @@ from typing import Any
 
 import pandas as pd
 import pytest
+import torch
 
+import kntools as kn
 from kntools.analyses.edit_result import EditConsistency
-from scripts.results import COMMANDS, RESULTS, ROOT, TABLES, Table, command, items
+from kntools.analyses.profile_result import TracingProfile
+from kntools.analyses.two_sites import two_sites
+from scripts.results import COMMANDS, RESULTS, ROOT, TABLES, TRACES, Table, command, items
 
 PAGES = sorted({table.page for table in TABLES})
 
@@ -95,3 +99,28 @@ def test_scores_of_edits_are_those_of_the_items(what: str) -> None:
     ours = result.to_frame()[columns].sort_values(keys).reset_index(drop=True)
     theirs = table[columns].sort_values(keys).reset_index(drop=True)
     pd.testing.assert_frame_equal(ours, theirs, check_exact=False, rtol=1e-9)
+
+
+@pytest.mark.parametrize("what", TRACES)
+def test_traces_are_those_of_the_items(what: str) -> None:
+    name = f"tracing-{what}"
+    settings = json.loads((RESULTS / "runs" / name / "run.json").read_text("utf-8"))["settings"]
+    payloads = items(name)
+    found = [payloads[key] for key in sorted(payloads, key=lambda key: int(key.split("/")[0]))]
+    effects = [
+        [[[float("nan") if x is None else x for x in line] for line in variant] for variant in one["effects"]]
+        for one in found
+    ]
+    profile = TracingProfile(
+        effects=torch.tensor(effects).transpose(0, 1),
+        clean=torch.tensor([one["clean"] for one in found]),
+        corrupted=torch.tensor([one["corrupted"] for one in found]),
+        variants=tuple((kind, cut) for kind, cut in settings["variants"]),
+        prompts=(kn.Prompt("in the items", " by number"),) * len(found),
+        window=settings["window"],
+        provenance={"model": "smollm2-135m"},
+    )
+    assert len(found) >= 24
+    for table, file in ((profile.to_frame(), f"{name}.csv"), (two_sites(profile), f"{name}-sites.csv")):
+        committed = pd.read_csv(RESULTS / file, dtype={"kind": str, "severed": str}, keep_default_na=False)
+        pd.testing.assert_frame_equal(table, committed, check_exact=False, rtol=1e-6)

@@ -160,6 +160,11 @@ def test_n_steps_are_n_losses_and_stop_early() -> None:
     stop = next(n for n, step in enumerate(whole.steps) if step.loss < enough)
     early = kn.rome(model, PROMPT, TARGET, layer=1, steps=12, stop_loss=enough)
     assert early.steps == whole.steps[: stop + 1] and 2 < len(early.steps) < 12
+    lines = {line.name: list(line.y) for line in early.plot().data}
+    assert lines.pop("loss") == [step.loss for step in early.steps]
+    assert [sum(parts) for parts in zip(*lines.values(), strict=True)] == pytest.approx(
+        early.to_frame()["loss"].tolist()
+    )
     # The step that stopped, and the last one of a run, only measure.
     few = kn.rome(model, PROMPT, TARGET, layer=1, steps=len(early.steps), stop_loss=-1.0)
     torch.testing.assert_close(few.delta, early.delta)

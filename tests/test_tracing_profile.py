@@ -135,6 +135,8 @@ def test_the_result(tmp_path: Path) -> None:
     layer, effect = found.peak("mlp", "last token")
     row = frame[(frame["kind"] == "mlp") & (frame["role"] == "last token") & (frame["layer"] == layer)].iloc[0]
     assert row["effect"] == pytest.approx(effect) and row["n"] == 3
+    assert "MLPs and attention of 2 layers together" in found.describe()
+    assert "layers together" not in profile(kinds=["hidden"]).describe()
     figure = found.plot()
     assert [a.text for a in figure.layout.annotations] == ["hidden state", "MLP output", "attention output"]
     severed = profile(sever=["mlp", "attn"]).plot()  # a second row of panels

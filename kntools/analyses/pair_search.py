@@ -79,11 +79,11 @@ class PairSearch(TableResult):
     def summary(self) -> pd.DataFrame:
         return self.shares()
 
-    def plot(self, **options: Any) -> Any:
-        """Shares per determiner, one group of bars per neuron."""
+    def plot(self, neurons: Iterable[Neuron | tuple[int, int]] | None = None, **options: Any) -> Any:
+        """Shares per determiner, one group of bars per neuron; `neurons` as in `shares`."""
         from kntools.plots.shares import pair_shares
 
-        return pair_shares(self, **options)
+        return pair_shares(self, neurons, **options)
 
     def describe(self) -> str:
         counts = ", ".join(f"{n} {number}" for number in NUMBERS if (n := self._pairs(number)))

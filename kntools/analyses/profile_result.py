@@ -149,10 +149,12 @@ class TracingProfile:
 
     def describe(self) -> str:
         n, total = len(self.prompts), self.total_effect
+        several = [_CUT[kind] for kind in ("mlp", "attn") if (kind, None) in self.variants]
+        windows = f"; {' and '.join(several)} of {self.window} layers together" if several else ""
         return (
             f"Causal traces of {n} prompt{'s' if n != 1 else ''} ({self.provenance['model']}): mean total effect "
             f"{float(total.mean()):.3f}, clean {float(self.clean.mean()):.3f}, corrupted "
-            f"{float(self.corrupted.mean()):.3f}; MLP and attention over {self.window} layers"
+            f"{float(self.corrupted.mean()):.3f}{windows}"
         )
 
     def _present(self) -> Bool[Tensor, "prompt role"]:

@@ -1,10 +1,12 @@
-"""Errors of the library as one line on stderr and exit code 2, in the words of the command line."""
+"""Errors and warnings of the library as one line each on stderr, in the words of the command line."""
 
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import typer
 
@@ -18,17 +20,24 @@ _ARGUMENT = re.compile(rf"\b({'|'.join(_OPTIONS)})=")
 
 @contextmanager
 def friendly(debug: bool) -> Iterator[None]:
-    """Say what went wrong and what to type instead; with `debug`, let the traceback through."""
+    """Say what went wrong and what to type instead, with exit code 2; with `debug`, let the traceback through."""
     try:
-        yield
+        with warnings.catch_warnings():
+            if not debug:
+                warnings.showwarning = _show_in_one_line
+            yield
     except (ValueError, KeyError, IndexError, OSError, ModuleNotFoundError, FloatingPointError) as error:
         if debug:
             raise
-        typer.echo(f"kntools: {message(error)}", err=True)
+        typer.echo(f"kntools: {in_words(error)}", err=True)
         raise typer.Exit(2) from error
 
 
-def message(error: Exception) -> str:
+def _show_in_one_line(message: Warning | str, *where: Any, **more: Any) -> None:
+    typer.echo(f"kntools: {in_words(message)}", err=True)
+
+
+def in_words(error: Warning | Exception | str) -> str:
     """One line: no quotes around a `KeyError`'s text, no line breaks, `--option` instead of `argument=`."""
     raw = error.args[0] if isinstance(error, KeyError) and error.args else error
     text = " ".join(str(raw).split()) or type(error).__name__

@@ -17,8 +17,8 @@ def class_heatmap(profile: Any, k: int = 3, *, title: str | None = None) -> go.F
     figure = new_figure(title or profile.describe(), height=230 + 30 * len(values), x="neuron", y="answer")
     figure.add_heatmap(
         z=values, x=[repr(n) for n in neurons], y=[plain(c) for c in profile.classes], zmin=-strongest, zmax=strongest,
-        colorscale=diverging(0.7), colorbar={"title": "score"},
-        hovertemplate="<b>%{x}</b>, %{y}<br>mean score %{z:.4f}<extra></extra>",
+        colorscale=diverging(0.7), colorbar={"title": "score", "exponentformat": "power"},
+        hovertemplate="<b>%{x}</b>, %{y}<br>mean score %{z:.3g}<extra></extra>",
     )  # fmt: skip
     figure.update_yaxes(autorange="reversed", type="category")
     return figure

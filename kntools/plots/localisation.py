@@ -7,7 +7,7 @@ from typing import Any
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from kntools.plots.theme import CATEGORIES, NEUTRAL, new_figure, plain, wrapped
+from kntools.plots.theme import CATEGORIES, NEUTRAL, framed, new_figure, plain
 
 KIND_COLOURS = {"linguistic": CATEGORIES[0], "factual": CATEGORIES[1]}
 _NAMES = {"count": "|KN|", "tau": "τ", "r1": "R₁²"}
@@ -43,11 +43,8 @@ def localisation_bars(result: Any, *, title: str | None = None) -> go.Figure:
                 legendgroup="null", showlegend=column == 1, marker={"symbol": "x", "size": 8, "color": NEUTRAL},
                 hovertemplate="%{y}: null %{x:.3f}<extra></extra>", row=1, col=column,
             )  # fmt: skip
-    figure.update_layout(
-        template="kntools", height=250 + 26 * len(frame), title_text=wrapped(title or result.describe()),
-        title={"x": 0.02, "xref": "container"}, margin={"t": 110, "b": 90},
-        legend={"y": 0.02, "yanchor": "bottom", "yref": "container", "x": 0},
-    )  # fmt: skip
+    framed(figure, title or result.describe(), height=240 + 26 * len(frame), panels=True)
+    figure.update_layout(title={"x": 0.02, "xref": "container"})  # names of paradigms are long
     figure.update_yaxes(autorange="reversed", type="category")
     return figure
 
@@ -64,7 +61,6 @@ def layer_bars(result: Any, *, title: str | None = None) -> go.Figure:
             **error_bars(some, "share", "low", "high"),
         )  # fmt: skip
     figure.update_layout(
-        barmode="group", xaxis={"tickformat": "d", "showgrid": False}, yaxis={"rangemode": "tozero"},
-        margin={"t": 84, "b": 90}, legend={"y": 0.02, "yanchor": "bottom", "yref": "container"},
+        barmode="group", xaxis={"tickformat": "d", "showgrid": False}, yaxis={"rangemode": "tozero"}
     )  # fmt: skip
     return figure

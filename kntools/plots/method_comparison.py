@@ -8,7 +8,7 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from kntools.plots.localisation import error_bars
-from kntools.plots.theme import CATEGORIES, plain, wrapped
+from kntools.plots.theme import CATEGORIES, framed, plain
 
 
 def method_panels(result: Any, *, title: str | None = None) -> go.Figure:
@@ -33,8 +33,6 @@ def method_panels(result: Any, *, title: str | None = None) -> go.Figure:
         z=table, x=shown, y=shown, zmin=0, zmax=1, colorscale=[[0, "rgba(15,127,196,0)"], [1, "rgba(15,127,196,0.8)"]],
         showscale=False, texttemplate="%{z:.2f}", hovertemplate="%{y} and %{x}: %{z:.3f}<extra></extra>", row=1, col=2,
     )  # fmt: skip
-    figure.update_layout(
-        template="kntools", height=430, title_text=wrapped(title or result.describe()), margin={"t": 110}
-    )
+    framed(figure, title or result.describe(), height=430, panels=True)
     figure.update_yaxes(autorange="reversed", type="category")
     return figure

@@ -7,13 +7,13 @@ from typing import Any
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from kntools.plots.theme import CATEGORIES, NEUTRAL, plain, wrapped
+from kntools.plots.theme import CATEGORIES, NEUTRAL, framed, new_figure, plain
 
 _BAND = 0.18
 # Panels side by side; further ones stand in a row below.
 _ACROSS = 3
-# Room for title, legend and names of panels above, and for the axis below, in pixels.
-_TOP, _BOTTOM = 142, 60
+# Of a row of panels, of what is between two rows, and of title, legend and axis, in pixels.
+_PANEL, _BETWEEN, _AROUND = 290, 70, 200
 
 
 def role_lines(profile: Any, *, title: str | None = None, before: bool = False) -> go.Figure:
@@ -34,10 +34,10 @@ def role_lines(profile: Any, *, title: str | None = None, before: bool = False) 
     mean, n = profile.mean(), profile.count()
     low, high = profile.interval()
     across, rows = min(_ACROSS, len(names)), -(-len(names) // _ACROSS)
-    height = _TOP + _BOTTOM + 290 * rows
+    height = _AROUND + _PANEL * rows
     figure = make_subplots(
         rows=rows, cols=across, shared_xaxes="all", shared_yaxes="all", horizontal_spacing=0.03,
-        vertical_spacing=70 / (height - _TOP - _BOTTOM), subplot_titles=[plain(t) for t in names],
+        vertical_spacing=_BETWEEN / (_PANEL * rows), subplot_titles=[plain(t) for t in names],
     )  # fmt: skip
     roles = [r for r in range(len(profile.roles)) if n[r] > 0 and (before or not profile.roles[r].startswith("before"))]
     layers = list(range(mean.shape[-1]))
@@ -59,18 +59,7 @@ def role_lines(profile: Any, *, title: str | None = None, before: bool = False) 
                 showlegend=v == 0, **at,
                 hovertemplate=f"{plain(role)}<br>layer %{{x}}<br>%{{y:+.4f}}<extra></extra>",
             )  # fmt: skip
-    figure.update_layout(
-        template="kntools",
-        height=height,
-        margin={"t": _TOP, "b": _BOTTOM},
-        title={
-            "text": wrapped(title or profile.describe()),
-            "yref": "container",
-            "y": 1 - 24 / height,
-            "yanchor": "top",
-        },
-        legend={"y": 1 + 30 / (height - _TOP - _BOTTOM), "font": {"size": 12}},
-    )
+    framed(figure, title or profile.describe(), height=height, panels=True)
     figure.update_xaxes(tickformat="d", showticklabels=True)
     for v in range(max(0, len(names) - across), len(names)):  # the lowest panel of each column
         figure.update_xaxes(title_text="layer", row=v // across + 1, col=v % across + 1)
@@ -99,20 +88,15 @@ def scan_scatter(scan: Any, scores: Any = None, *, title: str | None = None, nam
         x, what = frame["score"], "attribution score (probability)"
     labels = [f"L{a}.N{b}" for a, b in zip(frame["layer"], frame["neuron"], strict=True)]
     named = set(y.abs().nlargest(names).index)
-    figure = go.Figure()
+    figure = new_figure(title or scan.describe(), height=460, x=what, y=f"change of {scan.metric}")
+    # The strongest lie close together at the ends: one name above, the next below.
+    sides = ["top center" if n % 2 else "bottom center" for n in y.rank(method="first").astype(int)]
     figure.add_scattergl(
         x=x, y=y, mode="markers+text", text=[t if i in named else "" for i, t in enumerate(labels)],
-        textposition="top center", customdata=labels, marker={"size": 5, "color": CATEGORIES[0], "opacity": 0.6},
+        textposition=sides, customdata=labels, marker={"size": 5, "color": CATEGORIES[0], "opacity": 0.6},
         hovertemplate="<b>%{customdata}</b><br>%{x:.4g}<br>effect %{y:+.4g}<extra></extra>",
     )  # fmt: skip
     figure.add_hline(y=0, line={"color": NEUTRAL, "width": 1})
-    figure.update_layout(
-        template="kntools",
-        height=460,
-        title_text=wrapped(title or scan.describe()),
-        xaxis_title_text=what,
-        yaxis_title_text=plain(f"change of {scan.metric}"),
-    )
     return figure
 
 

@@ -21,6 +21,8 @@ MARK = "#8d6ae6"
 FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif"
 
 _STOPS = 16  # per sign: enough for a smooth power law
+# In pixels: a line of the title and what is above it, the legend, the names of panels, and what is below the axes.
+_LINE, _ABOVE, _LEGEND, _PANELS, _BOTTOM = 21, 18, 34, 26, 56
 
 
 def diverging(power: float = 1.0, strongest: float = 1.0) -> list[tuple[float, str]]:
@@ -52,6 +54,7 @@ def _template(paper: str, ink: str, grid: str, axis: str) -> go.layout.Template:
         "ticks": "outside",
         "ticklen": 4,
         "automargin": True,
+        "exponentformat": "power",  # and not "100µ"
         "title": {"standoff": 10},
     }
     return go.layout.Template(
@@ -65,6 +68,7 @@ def _template(paper: str, ink: str, grid: str, axis: str) -> go.layout.Template:
             "legend": {"orientation": "h", "x": 0, "y": 1.02, "xanchor": "left", "yanchor": "bottom"},
             "margin": {"l": 60, "r": 20, "t": 72, "b": 56},
             "bargap": 0.15,
+            "coloraxis": {"colorbar": {"exponentformat": "power"}},
             "xaxis": lines,
             "yaxis": lines,
         }
@@ -79,15 +83,22 @@ pio.templates["kntools_dark"] = DARK
 
 def new_figure(title: str, *, height: int, x: str, y: str) -> go.Figure:
     """An empty figure in the common look. Texts are plain: `<` and `&` are shown as they are."""
-    figure = go.Figure()
-    figure.update_layout(
+    figure = framed(go.Figure(), title, height=height)
+    return figure.update_layout(xaxis_title_text=plain(x), yaxis_title_text=plain(y))
+
+
+def framed(figure: go.Figure, title: str, *, height: int, panels: bool = False) -> go.Figure:
+    """The common look: title, legend and (with `panels`) the names of panels, each below the one before."""
+    text = wrapped(title)
+    names = _PANELS if panels else 0
+    top = _ABOVE + _LINE * (1 + text.count("<br>")) + _LEGEND + names
+    return figure.update_layout(
         template="kntools",
-        title_text=wrapped(title),
         height=height,
-        xaxis_title_text=plain(x),
-        yaxis_title_text=plain(y),
+        margin={"t": top, "b": _BOTTOM},
+        title={"text": text, "yref": "container", "y": 1 - _ABOVE / height, "yanchor": "top"},
+        legend={"y": 1 + (4 + names) / (height - top - _BOTTOM)},
     )
-    return figure
 
 
 def plain(text: str) -> str:

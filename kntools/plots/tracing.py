@@ -9,7 +9,7 @@ import numpy as np
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from kntools.plots.theme import MARK, diverging, new_figure, plain, wrapped
+from kntools.plots.theme import MARK, diverging, framed, plain
 
 _KINDS = {"hidden": "hidden state", "mlp": "MLP output", "attn": "attention output"}
 
@@ -142,12 +142,8 @@ def _mark_rows(figure: go.Figure, labels: Sequence[str], subject: range, panels:
 
 def _finish(figure: go.Figure, values: Sequence[np.ndarray], title: str, unit: str, rows: int, x: str) -> go.Figure:
     largest = max(float(np.abs(v).max()) for v in values) or 1.0
-    base = new_figure(title, height=190 + 24 * max(rows, 6), x=x, y="")
-    figure.update_layout(base.layout.template and {"template": "kntools"})
+    framed(figure, title, height=190 + 24 * max(rows, 6), panels=len(values) > 1)
     figure.update_layout(
-        title_text=wrapped(title),
-        height=base.layout.height,
-        margin={"t": 100},
         coloraxis={
             "colorscale": diverging(),
             "cmin": -largest,

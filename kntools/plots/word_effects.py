@@ -8,7 +8,7 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from kntools.plots.localisation import error_bars
-from kntools.plots.theme import CATEGORIES, NEUTRAL, POSITIVE, new_figure, plain, wrapped
+from kntools.plots.theme import CATEGORIES, NEUTRAL, POSITIVE, framed, new_figure, plain
 
 
 def effect_bars(effect: Any, *, title: str | None = None) -> go.Figure:
@@ -35,11 +35,9 @@ def effect_bars(effect: Any, *, title: str | None = None) -> go.Figure:
                 ),
                 **error_bars(part, "change", "low", "high"), row=number, col=1,
             )  # fmt: skip
-    figure.update_layout(
-        template="kntools", barmode="overlay", height=160 + 290 * len(groups),
-        margin={"t": 120, "r": 70},  # room for the last word, which is written aslant
-        title_text=wrapped(title or effect.describe()),
-    )  # fmt: skip
+    framed(figure, title or effect.describe(), height=160 + 290 * len(groups), panels=True)
+    # Room for the last word, which is written aslant, and for the sections below the words.
+    figure.update_layout(barmode="overlay", margin={"r": 70, "b": 80})
     figure.update_yaxes(title_text=f"change ({effect.header['change']})")
     return figure
 
@@ -65,11 +63,8 @@ def shift_dots(shift: Any, *, title: str | None = None) -> go.Figure:
                 showlegend=number == 1, marker={"size": 8, "color": colour},
                 hovertemplate=f"%{{y}} {column}: %{{x:.4g}}<extra></extra>", row=1, col=number,
             )  # fmt: skip
-    figure.update_layout(
-        template="kntools", height=180 + 20 * len(shift.words), margin={"t": 120},
-        title_text=wrapped(title or shift.describe()),
-    )  # fmt: skip
-    figure.update_xaxes(type="log", title_text="probability (mean over prompts)")
+    framed(figure, title or shift.describe(), height=180 + 20 * len(shift.words), panels=True)
+    figure.update_xaxes(type="log", dtick=1, title_text="probability (mean over prompts)")
     figure.update_yaxes(autorange="reversed", type="category")
     return figure
 

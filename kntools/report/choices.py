@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
+from itertools import zip_longest
 from typing import Any, TypeVar
 
 from kntools import backends, data
 from kntools.analyses.edit_cases import Case, Question
 from kntools.analyses.noun_prompts import noun_prompts
-from kntools.analyses.prompt_groups import PromptGroup, is_relation, known_prompts, prompt_groups
+from kntools.analyses.pair_search import NUMBERS
+from kntools.analyses.prompt_groups import PromptGroup, known_prompts, prompt_groups
 from kntools.analyses.tracing_profile import traced_prompts
 from kntools.analyses.word_lists import FIGURE_5
 from kntools.analyses.word_probabilities import check_words
+from kntools.control import answer_probabilities
+from kntools.data.grouping import DETERMINER_NUMBER
 from kntools.prompts import Prompt
 
 # A causal model is asked for the noun, which comes last; a masked one for the determiner.
@@ -35,9 +38,10 @@ SAMPLE = {
 }
 RELATIONS = ("P36", "P1376", "P101", "P103", "P30", "P176")
 
-
 # So many sentences tell whether a tokenizer knows the words.
 _READ = 100
+# So many times as many pairs are looked at as are chosen.
+_AMONG = 4
 
 T = TypeVar("T")
 
@@ -117,25 +121,40 @@ def _knows_words(model: Any, sentences: Sequence[str]) -> bool:
 
 
 def groups(model: Any, name: str, limit: int, frames: int, seed: int, prepend_bos: bool | None) -> list[PromptGroup]:
-    """Of a relation only facts that the model knows: an unknown answer has no knowledge neurons to look for."""
+    """Only what the model gets right: a wrong answer has no knowledge neurons to look for."""
     return list(
         prompt_groups(
-            model, name, frames=frames, limit=limit, seed=seed, known_only=is_relation(name), prepend_bos=prepend_bos
+            model, name, frames=frames, limit=limit, seed=seed, known_only=True, prepend_bos=prepend_bos
         )
-    )
+    )  # fmt: skip
 
 
-def by_determiner(model: Any, paradigm: str, limit: int, seed: int) -> dict[str, list[Prompt]]:
-    """A sample of prompts by the determiner in them, or by the one that is asked for."""
-    asked = data.blimp(paradigm).prompts(model)
+def pairs(
+    model: Any, paradigm: str, limit: int, frames: int, seed: int, prepend_bos: bool | None, max_rows: int | None
+) -> list[PromptGroup]:
+    """Of determiner-noun pairs that the model gets right, those of either number that it finds the most probable.
+
+    A score is a part of a probability: where the model hardly expects the word, there is nothing to share out.
+    """
+    found = groups(model, paradigm, _AMONG * limit, frames, seed, prepend_bos)
+    every = [prompt for group in found for prompt in group.prompts]
+    [values] = answer_probabilities(model, every, prepend_bos=prepend_bos, max_rows=max_rows)
+    each = [float(some.mean()) for some in values.split([len(group.prompts) for group in found])]
+    order = sorted(range(len(found)), key=lambda i: -each[i])
+    half = -(-limit // len(NUMBERS))
+    chosen = [i for n in NUMBERS for i in [i for i in order if found[i].label("number") == n][:half]]
+    return [found[i] for i in sorted(chosen)]
+
+
+def by_determiner(pairs: Sequence[PromptGroup], limit: int) -> dict[str, list[Prompt]]:
+    """The prompts of pairs by their determiner, of each pair the first, then of each the second ..."""
     found: dict[str, list[Prompt]] = {}
-    for record, prompt in zip(asked.records, asked.prompts, strict=True):
-        found.setdefault(data.determiner(record) or "", []).append(prompt)
-    rng = random.Random(seed)
-    some = {name: found[name] for name in ("this", "that", "these", "those") if name in found}
-    if not some:
-        raise ValueError(f"{paradigm} has no sentence that this model can be asked (skipped: {asked.skipped})")
-    return {name: rng.sample(prompts, min(limit, len(prompts))) for name, prompts in some.items()}
+    for prompts in zip_longest(*(group.prompts for group in pairs)):
+        for group, prompt in zip(pairs, prompts, strict=True):
+            some = found.setdefault(group.label("determiner") or "", [])
+            if prompt is not None and len(some) < limit:
+                some.append(prompt)
+    return {name: found[name] for name in DETERMINER_NUMBER if name in found}
 
 
 def nouns(model: Any, paradigm: str, limit: int, seed: int) -> dict[str, list[Prompt]]:

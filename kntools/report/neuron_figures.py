@@ -11,7 +11,7 @@ from kntools.analyses.localisation import Localisation
 from kntools.analyses.pair_search import NUMBERS, PairSearch
 from kntools.data.grouping import DETERMINER_NUMBER
 from kntools.report import choices
-from kntools.report.choices import NotPossible, possible
+from kntools.report.choices import NotPossible
 from kntools.report.shown import Numbers, Picture, Shown, mean, missing_notes, percent, share, within
 from kntools.report.study import Study
 from kntools.sites import Neuron
@@ -21,8 +21,7 @@ _NAMES = {"linguistic": "agreement", "factual": "facts"}
 
 def attribution(study: Study) -> Shown:
     """Figure 1."""
-    with possible():
-        prompts = choices.by_determiner(study.model, study.paradigms[0], study.size.per_determiner, study.seed)
+    prompts = choices.by_determiner(study.pairs, study.size.per_determiner)
     profile = attribution_profile(
         study.model, prompts, settings=study.search, run=study.run("attribution_profile"), progress=study.progress
     )
@@ -43,13 +42,13 @@ def attribution(study: Study) -> Shown:
 
 
 def _standing_out(profile: AttributionProfile, number: str) -> tuple[str, str]:
-    """The neuron that both determiners of one number have in common: its lowest score for them is the farthest above
-    its highest one for the other's."""
+    """The neuron that both determiners of one number have in common: its lowest score for them is the farthest above 0
+    and above its highest one for the other's."""
     mine = [DETERMINER_NUMBER[name] == number for name in profile.classes]
     if all(mine) or not any(mine):
         return "", f"There are no determiners to set the {number} ones against."
     ours, theirs = (profile.scores[[m is side for m in mine]] for side in (True, False))
-    best = int((ours.amin(0) - theirs.amax(0)).argmax())
+    best = int((ours.amin(0) - theirs.amax(0).clamp(min=0)).argmax())
     neuron = Neuron(*divmod(best, profile.scores.shape[-1]))
     rows = profile.to_frame([neuron]).set_index("class").to_dict("index")
     here, there = ([r for r, m in zip(rows.values(), mine, strict=True) if m is side] for side in (True, False))
@@ -57,7 +56,7 @@ def _standing_out(profile: AttributionProfile, number: str) -> tuple[str, str]:
     finding = (
         f"{neuron} leads for the {number}, {'and no' if clear else 'but some'} intervals of the two numbers overlap."
     )
-    said = [f"{within(r['score'], r['low'], r['high'], 4, signed=True)} ({name})" for name, r in rows.items()]
+    said = [f"{within(r['score'], r['low'], r['high'], None, signed=True)} ({name})" for name, r in rows.items()]
     return finding, f"Mean score of {neuron}, the {number} neuron: {', '.join(said)}."
 
 

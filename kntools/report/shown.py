@@ -86,14 +86,15 @@ def mean(values: Sequence[float], digits: int = 2) -> str:
     return within(float(tensor.nanmean()), float(low), float(high), digits)
 
 
-def within(value: float, low: float, high: float, digits: int = 3, *, signed: bool = False) -> str:
-    """`0.412 [0.361, 0.463]`."""
+def within(value: float, low: float, high: float, digits: int | None = 3, *, signed: bool = False) -> str:
+    """`0.412 [0.361, 0.463]`; with `digits=None` two digits of each, `4.1e-06 [3.6e-06, 4.6e-06]` where it is small."""
     middle, *ends = (_fixed(x, digits, signed) for x in (value, low, high))
     return middle if math.isnan(low) or math.isnan(high) else f"{middle} [{', '.join(ends)}]"
 
 
-def _fixed(value: float, digits: int, signed: bool) -> str:
-    text = f"{value:+.{digits}f}" if signed else f"{value:.{digits}f}"
+def _fixed(value: float, digits: int | None, signed: bool) -> str:
+    kind = ".2g" if digits is None else f".{digits}f"
+    text = f"{value:{'+' * signed}{kind}}"
     return text.lstrip("+-") if float(text) == 0 else text  # no -0.00
 
 

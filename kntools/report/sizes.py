@@ -46,9 +46,9 @@ class Size:
 
 
 QUICK = Size(
-    name="quick", facts=6, phrasings=4, draws=5, per_determiner=5, pairs=8, groups=3, frames=4, paradigms=2,
-    relations=2, nouns=12, corpus=0, judged_pairs=12, judged_facts=8, traces=3, samples=1, sever=(), moment=0,
-    edits=3, among=40, methods=("rome",), generations=0,
+    name="quick", facts=6, phrasings=4, draws=5, per_determiner=4, pairs=12, groups=2, frames=4, paradigms=2,
+    relations=2, nouns=12, corpus=3_000, judged_pairs=10, judged_facts=5, traces=3, samples=1, sever=(), moment=0,
+    edits=2, among=40, methods=("rome",), generations=0,
 )  # fmt: skip
 FULL = Size(
     name="full", facts=8, phrasings=5, draws=20, per_determiner=50, pairs=100, groups=30, frames=10, paradigms=8,

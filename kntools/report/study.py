@@ -25,8 +25,9 @@ from kntools.sampling import sample_texts
 from kntools.second_moment import SecondMoment, second_moment
 from kntools.sites import Neuron
 
-# Tokens of a text that the model writes, texts that are written together, and texts of one item of a run.
-_LENGTH, _ROWS = 63, 32
+# Texts that the model writes together, their tokens, and how many of these make an item of a run: fewer than all, for
+# some texts end early, and a second batch for the rest would take as long as the first.
+_ROWS, _LENGTH, _PER_ITEM = 64, 63, 3_072
 
 
 @dataclass(frozen=True, eq=False)
@@ -116,7 +117,7 @@ class Study:
         return [read(one) for one in payload["chosen"]]
 
     def groups(self, name: str, limit: int) -> list[PromptGroup]:
-        """Groups of a paradigm or relation; of a relation only facts that the model knows."""
+        """Groups of a paradigm or relation that the model gets right."""
         return self.choose(
             f"groups/{name}",
             lambda: choices.groups(self.model, name, limit, self.size.frames, self.seed, self.prepend_bos),
@@ -126,7 +127,14 @@ class Study:
     @cached_property
     def pairs(self) -> list[PromptGroup]:
         """Determiner-noun pairs."""
-        return self.groups(self.paradigms[0], self.size.pairs)
+        size = self.size
+        return self.choose(
+            "pairs",
+            lambda: choices.pairs(
+                self.model, self.paradigms[0], size.pairs, size.frames, self.seed, self.prepend_bos, self.max_rows
+            ),
+            choices.read_group,
+        )  # fmt: skip
 
     # What several figures show.
 
@@ -146,7 +154,7 @@ class Study:
         size, first = self.size, self.paradigms[0]
         found, missing = choices.each_possible(
             (*self.paradigms, *self.relations),
-            lambda name: self.groups(name, size.pairs if name == first else size.groups),
+            lambda name: self.pairs if name == first else self.groups(name, size.groups),
         )
         return self.localise([group for some in found.values() for group in some]), missing
 
@@ -189,16 +197,15 @@ class Study:
         """Text of about so many tokens that the model writes."""
         if self.masked:
             raise NotPossible("a masked model does not write texts")
-        per_item = _LENGTH * _ROWS
         start = "The" if self.model.tokenizer.bos_token_id is None else None
         folder = open_run(self.run("written"), "written text", self.model, seed=self.seed)
 
         def write(number: int) -> list[str]:
             seed = local_seed(self.seed, number)
-            return list(sample_texts(self.model, per_item, seed=seed, start=start, length=_LENGTH, rows=_ROWS))
+            return list(sample_texts(self.model, _PER_ITEM, seed=seed, start=start, length=_LENGTH, rows=_ROWS))
 
         parts = folder.each(
-            range(-(-tokens // per_item)), key=str, make=write, unit="batch of texts", progress=self.progress
+            range(-(-tokens // _PER_ITEM)), key=str, make=write, unit="batch of texts", progress=self.progress
         )
         return [text for part in parts for text in part]
 

@@ -130,8 +130,8 @@ def _neutral_or_all(
     if enough:
         return found, "neutral words, on which grammar is silent"
     return found, (
-        f"all words, for only {counted} neutral ones stand before enough nouns; the others correlate because grammar "
-        "says so"
+        f"all words, for too few neutral ones, {counted}, stand before enough nouns; the others correlate because "
+        "grammar says so"
     )
 
 

@@ -17,7 +17,7 @@
     layout.template = isDark() ? templates.dark : templates.light;
     layout.margin = { r: 12, ...layout.margin, t: layout.showlegend === false ? 24 : 56 };
     // Names of panels stand where the legend would.
-    if ((layout.annotations ?? []).some((a) => a.yref === "paper" && a.y >= 1) && layout.legend?.y === undefined) {
+    if ((layout.annotations ?? []).some((a) => a.yref === "paper" && a.y >= 1) && layout.showlegend !== false) {
       layout.margin.t = 88;
       layout.legend = { ...layout.legend, y: 1 + 26 / (layout.height - layout.margin.t - 56) };
     }

@@ -1,0 +1,63 @@
+"""What the report asks about: which pairs, and which of their prompts."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+import kntools as kn
+from kntools.analyses.prompt_groups import PromptGroup
+from kntools.report import choices
+from kntools.report.shown import within
+
+PARADIGM = "sample_determiner_noun_agreement_2"
+
+
+def test_pairs_are_the_most_probable_ones_of_either_number() -> None:
+    model = kn.load_model("tiny-bert")
+    every = choices.groups(model, PARADIGM, 16, 3, 0, None)
+    chosen = choices.pairs(model, PARADIGM, 4, 3, 0, None, None)
+
+    def probability(group: PromptGroup) -> float:
+        found = []
+        for prompt in group.prompts:
+            e = kn.encode(model, prompt)
+            found.append(float(model(e.tokens)[0, e.position].softmax(-1)[e.target_ids[0]]))
+        return sum(found) / len(found)
+
+    assert [g.key for g in chosen] == [g.key for g in every if g in chosen]
+    for number in ("singular", "plural"):
+        mine = [g for g in chosen if g.label("number") == number]
+        others = [g for g in every if g.label("number") == number and g not in mine]
+        assert len(mine) == 2 and others
+        with torch.no_grad():
+            assert min(map(probability, mine)) >= max(map(probability, others))
+
+
+def test_prompts_by_determiner_take_turns() -> None:
+    def group(determiner: str, noun: str, count: int) -> PromptGroup:
+        prompts = tuple(kn.Prompt(f"{n} {determiner}", f" {noun}") for n in range(count))
+        return PromptGroup(noun, "p", "linguistic", prompts, (("determiner", determiner),))
+
+    pairs = [group("those", "dogs", 3), group("this", "cat", 1), group("those", "cats", 2), group("this", "cow", 2)]
+    found = choices.by_determiner(pairs, 3)
+    assert {name: [(p.text[0], p.target.strip()) for p in some] for name, some in found.items()} == {
+        "this": [("0", "cat"), ("0", "cow"), ("1", "cow")],
+        "those": [("0", "dogs"), ("0", "cats"), ("1", "dogs")],
+    }
+    assert list(found) == ["this", "those"]
+
+
+@pytest.mark.parametrize(
+    ("numbers", "digits", "signed", "says"),
+    [
+        ((0.4123, 0.3, 0.5), 3, False, "0.412 [0.300, 0.500]"),
+        ((-0.0001, -0.2, 0.1), 2, True, "0.00 [-0.20, +0.10]"),
+        ((-1.2345e-7, -5e-7, 0.02), None, True, "-1.2e-07 [-5e-07, +0.02]"),
+        ((0.5, math.nan, math.nan), 2, False, "0.50"),
+    ],
+)
+def test_intervals_in_words(numbers: tuple[float, float, float], digits: int | None, signed: bool, says: str) -> None:
+    assert within(*numbers, digits, signed=signed) == says
