@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -39,6 +40,7 @@ def report(
     given = dict(locals())
     with friendly(debug):
         from kntools import processes
+        from kntools.data.sources import STANDS_IN
         from kntools.report import FULL, QUICK, Study, build, choose
 
         chosen = choose(figures or [])  # an unknown one is told before a model is loaded
@@ -52,6 +54,13 @@ def report(
             max_rows=max_rows,
             progress=common.show_progress(),
         )
+        if study.stand_ins and processes.is_main():
+            typer.echo(
+                f"kntools: not at hand: {', '.join(study.stand_ins)}; the built-in sample stands in. Set KNTOOLS_DATA "
+                "to the folder that holds them for more",
+                err=True,
+            )
+        warnings.filterwarnings("ignore", message=STANDS_IN)  # said once; `friendly` puts the filters back
         command = common.command_line(report, {**given, "figures": None, "device": None, "max_rows": None})
         done = build(study, chosen, command=command, tell=_tell)
         if not processes.is_main():

@@ -18,6 +18,8 @@ from kntools.data.read import Row
 #: `path="sample"` asks for the built-in sample by name.
 SAMPLE = "sample"
 ENVIRONMENT = "KNTOOLS_DATA"
+#: The warning that says so, as a pattern for `warnings.filterwarnings`.
+STANDS_IN = ".*using kntools' built-in sample in its place"
 
 
 @dataclass(frozen=True)

@@ -82,7 +82,7 @@ def _page(study: Study, shown: Sequence[tuple[Figure, Shown]], command: str) -> 
             ("Model", f"{name}, weights {about['fingerprint']}"),
             ("Neurons", f"{layers} layers of {width:,}"),
             ("Kind", "masked" if study.masked else f"causal, {bos[study.prepend_bos]}"),
-            ("Data", f"pairs of {'the built-in sample' if study.sampled else 'BLiMP'}"),
+            ("Data", _data(study)),
             ("Size, seed", f"{study.size.name}, {study.seed}"),
             ("Versions", ", ".join(f"{k} {v}" for k, v in about["versions"].items())),
             *([("Command", f"`{command}`")] if command else []),
@@ -92,6 +92,12 @@ def _page(study: Study, shown: Sequence[tuple[Figure, Shown]], command: str) -> 
             *(page.Section(figure.heading, _blocks(figure, found, command)) for figure, found in shown),
         ],
     )
+
+
+def _data(study: Study) -> str:
+    text = f"pairs of {'the built-in sample' if study.sampled else 'BLiMP'}"
+    others = [name for name in study.stand_ins if name != "BLiMP"]
+    return f"{text}; the sample also in place of {', '.join(others)}" if others else text
 
 
 def _blocks(figure: Figure, found: Shown, command: str) -> list[page.Block]:

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from kntools import backends, processes
+from kntools import backends, data, processes
 from kntools.analyses.localisation import Localisation, localisation
 from kntools.analyses.neuron_search import SearchSettings, local_seed, open_run
 from kntools.analyses.pair_search import PairSearch, pairs_of
 from kntools.analyses.probability_shift import ProbabilityShift, probability_shift
 from kntools.analyses.prompt_groups import PromptGroup
-from kntools.data import sample
+from kntools.data import sample, sources
 from kntools.prompts import Prompt
 from kntools.report import choices
 from kntools.report.choices import NotPossible
@@ -84,6 +85,19 @@ class Study:
     def sampled(self) -> bool:
         """Are the pairs those of the built-in sample?"""
         return self.paradigms[0] in sample.PARADIGMS
+
+    @cached_property
+    def stand_ins(self) -> tuple[str, ...]:
+        """Data sets that are not at hand, for which the built-in sample stands in."""
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=sources.STANDS_IN)
+            found = {
+                "BLiMP": data.blimp(choices.CAUSAL[0]).source,
+                "ParaRel": data.pararel(choices.RELATIONS[0]).source,
+                "known facts": data.known_facts().source,
+                "CounterFact": data.counterfact().source,
+            }
+        return tuple(name for name, source in found.items() if source.startswith("built-in"))
 
     @property
     def relations(self) -> tuple[str, ...]:
