@@ -53,7 +53,7 @@ def bert(sample_only: None, tmp_path_factory: pytest.TempPathFactory) -> Report:
 
 
 @pytest.fixture(scope="module")
-def llama(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Report]:
+def llama(tmp_path_factory: pytest.TempPathFactory) -> Report:
     """A random model, and a data folder with pairs in its words."""
     root = tmp_path_factory.mktemp("data")
     (root / "blimp").mkdir()
@@ -61,7 +61,7 @@ def llama(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Report]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("KNTOOLS_DATA", str(root))
         study = Study(zoo.tiny("llama"), SIZE, tmp_path_factory.mktemp("llama"), progress=False)
-        yield build(study, FIGURES)
+        return build(study, FIGURES)
 
 
 def finding(report: Report, key: str) -> str:
