@@ -136,6 +136,8 @@ def test_findings_agree_with_the_tables(bert: Report) -> None:
     fall = own[own["change"] < 0]
     assert f"makes {len(fall)} of {len(own)} (" in finding(bert, "5")
     assert f"{fall['significant'].sum()} significantly" in finding(bert, "5")
+    others = effect[(effect["group"] == "plural") & (effect["section"] == "singular")]
+    assert f"of singular words {(others['change'] < 0).sum()} of {len(others)}." in finding(bert, "5")
 
     prompts = table(bert, "figure-8-prompts")
     for kind, name in (("pair", "minimal pairs"), ("fact", "facts")):

@@ -50,16 +50,23 @@ def _suppressed(study: Study, number: str, effect: SuppressionEffect) -> list[Pi
 
 
 def _own_words(effect: SuppressionEffect, number: str, masked: bool) -> str:
-    """Of the words of the neuron's own number, at nouns of that number: with how many does the probability fall?"""
-    rows = [row for row in effect.rows if row["group"] == number and row["section"] == number]
+    """At nouns of the neuron's own number: with how many words of that number, and of the other, does the probability
+    fall? A neuron of all words would not be one of number."""
+    other = NUMBERS[1 - NUMBERS.index(number)]
+    at_nouns = [row for row in effect.rows if row["group"] == number]
+    rows, others = ([row for row in at_nouns if row["section"] == section] for section in (number, other))
     fall = [row for row in rows if row["change"] < 0]
     counted = share(len(fall), len(rows))
+    also = f"{sum(row['change'] < 0 for row in others)} of {len(others)}"
     what = (
         f"{counted} {number} words less probable before {number} nouns"
         if masked
         else f"{number} nouns less probable after {counted} {number} words"
     )
-    return f"Suppressing the {number} neuron makes {what}, {sum(row['significant'] for row in fall)} significantly."
+    return (
+        f"Suppressing the {number} neuron makes {what}, {sum(row['significant'] for row in fall)} significantly; of "
+        f"{other} words {also}."
+    )
 
 
 def _words_that_move(effect: SuppressionEffect, neuron: object, number: str) -> str:
