@@ -135,6 +135,7 @@ def _is_right(encoded: Encoded, two_way: bool) -> Callable[[Tensor], Tensor]:
         logits = logits.reshape(logits.shape[0], -1)
         if two_way and encoded.foil_ids is not None:
             return (logits[:, target] > logits[:, encoded.foil_ids[0]]).float()
-        return (logits.argmax(-1) == target).float()
+        others = logits.index_fill(-1, torch.tensor([target], device=logits.device), -torch.inf)
+        return (logits[:, target] > others.amax(-1)).float()
 
     return metric
