@@ -38,7 +38,8 @@ def known(
     Arguments:
         prompts: what to ask.
         two_way: `True`: the target must be more probable than the foil; `False`: than every other token (for
-            an answer of several tokens its first one counts); `None`: two-way for minimal pairs and frames.
+            an answer of several tokens its first one counts); `None`: two-way for minimal pairs and frames. A tie
+            is not known.
         prepend_bos: as in `kn.encode`.
         progress: show a bar.
 
@@ -135,7 +136,7 @@ def _is_right(encoded: Encoded, two_way: bool) -> Callable[[Tensor], Tensor]:
         logits = logits.reshape(logits.shape[0], -1)
         if two_way and encoded.foil_ids is not None:
             return (logits[:, target] > logits[:, encoded.foil_ids[0]]).float()
-        others = logits.index_fill(-1, torch.tensor([target], device=logits.device), -torch.inf)
-        return (logits[:, target] > others.amax(-1)).float()
+        largest, at = logits.topk(2)
+        return ((at[:, 0] == target) & (largest[:, 0] > largest[:, 1])).float()
 
     return metric
