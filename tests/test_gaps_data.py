@@ -14,7 +14,7 @@ import pytest
 
 import kntools as kn
 from kntools import data
-from kntools.analyses.cooccurrence_bias import count_beside
+from kntools.analyses.fig06_cooccurrence_bias import count_beside
 from kntools.analyses.noun_prompts import noun_prompts
 from kntools.analyses.prompt_groups import prompt_groups
 from tests import planted, zoo
@@ -335,10 +335,11 @@ print(json.dumps(test_gaps_data.everything_drawn()))
 
 def everything_drawn(seed: int = 5) -> dict[str, Any]:
     """Whatever a seed chooses, as JSON: samples, pairings, frames, nulls, controls, noise and text."""
-    from kntools.analyses import neuron_search, selection_methods
-    from kntools.analyses.attribution_profile import by_answer
-    from kntools.analyses.localisation import localisation
-    from kntools.analyses.reliability import reliability
+    from kntools.analyses import method_comparison as selection_methods
+    from kntools.analyses import neuron_search
+    from kntools.analyses.fig01_attribution_profile import by_answer
+    from kntools.analyses.fig03_localisation import localisation
+    from kntools.analyses.fig08_reliability import reliability
 
     model, masked, pairs = zoo.tiny("llama"), kn.load_model("tiny-bert"), planted.cached()
     filters: Any = {"path": "sample", "limit": 6, "seed": seed}

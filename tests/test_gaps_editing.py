@@ -10,13 +10,13 @@ import pytest
 import torch
 
 import kntools as kn
-from kntools import backends
 from kntools.analyses.edit_cases import Case, Question
-from kntools.analyses.edit_consistency import SAYS_IT, edit_consistency
-from kntools.analyses.edit_layer import sweep_layers
 from kntools.analyses.edit_result import KNOWN, EditConsistency, knew
 from kntools.analyses.edit_scores import ask
-from kntools.weight_edits import Change, LayerEdit, edit_provenance
+from kntools.analyses.fig11_edit_consistency import SAYS_IT, edit_consistency
+from kntools.analyses.layer_choice import sweep_layers
+from kntools.editing.weight_edits import Change, LayerEdit, edit_provenance
+from kntools.models import adapter
 from tests import zoo
 from tests.test_edit_consistency import payload
 from tests.test_weight_edits import edits
@@ -65,16 +65,16 @@ def test_an_edit_of_a_bfloat16_model_is_rounded_once(name: str) -> None:
     model = zoo.fresh(name, torch.bfloat16)
     differs = []
     for edit in edits(model):
-        once = [backends.w_out(model, n).detach().clone() for n in range(backends.n_layers(model))]
+        once = [adapter.w_out(model, n).detach().clone() for n in range(adapter.n_layers(model))]
         twice = [w.clone() for w in once]
         for change in edit.changes:
             assert change.update.dtype == torch.float32
-            w = backends.w_out(model, change.layer).detach()
+            w = adapter.w_out(model, change.layer).detach()
             rows = torch.arange(len(w)) if change.rows is None else change.rows
             once[change.layer][rows] = (w[rows].double() + change.update.double()).to(w.dtype)
             twice[change.layer][rows] = w[rows] + change.update.to(w.dtype)
         with edit.applied(model):
-            new = [backends.w_out(model, n).detach().clone() for n in range(len(once))]
+            new = [adapter.w_out(model, n).detach().clone() for n in range(len(once))]
         assert all(torch.equal(a, b) for a, b in zip(new, once, strict=True)), edit.title()
         differs.append(any(not torch.equal(a, b) for a, b in zip(once, twice, strict=True)))
     assert differs[:2] == [True, True], "of ROME and of value rows, whose updates are large: rounded twice is the same"
@@ -145,7 +145,7 @@ def test_a_case_of_which_the_model_says_the_first_token_is_evaluated_and_was_not
     model = chained((is_(), *pieces[:2], ids(TARGET)[0]))
 
     def unchanged(model: Any, prompts: Sequence[kn.Prompt], targets: Sequence[str]) -> list[LayerEdit]:
-        update = torch.zeros_like(backends.w_out(model, 1).detach())
+        update = torch.zeros_like(adapter.w_out(model, 1).detach())
         return [
             LayerEdit((Change(1, update, None),), f"nothing {n}", edit_provenance(model, (1,)))
             for n, _ in enumerate(prompts)

@@ -134,7 +134,7 @@ def test_edit(tiny: str, tmp_path: Path) -> None:
 
 
 def test_evaluate(tiny: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from kntools.analyses import edit_consistency
+    from kntools.analyses import fig11_edit_consistency as edit_consistency
     from tests.test_edit_consistency import cases
 
     monkeypatch.setattr(edit_consistency, "make_cases", lambda *args, **kwargs: cases(2))

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 import kntools as kn
-from kntools.token_roles import ROLES, token_roles
+from kntools.tracing.token_roles import ROLES, token_roles
 from tests import zoo
 from tests.test_patching import QUIET, by_loop
 

@@ -11,18 +11,18 @@ import torch
 
 import kntools as kn
 from kntools import plots
-from kntools.analyses.attribution_profile import AttributionProfile
-from kntools.analyses.cooccurrence_bias import CooccurrenceBias
 from kntools.analyses.edit_result import EditConsistency
-from kntools.analyses.layer_distribution import LayerDistribution
-from kntools.analyses.localisation import Localisation
-from kntools.analyses.pair_search import PairSearch
-from kntools.analyses.probability_shift import ProbabilityShift
+from kntools.analyses.fig01_attribution_profile import AttributionProfile
+from kntools.analyses.fig02_pair_search import PairSearch
+from kntools.analyses.fig03_localisation import Localisation
+from kntools.analyses.fig04_layer_distribution import LayerDistribution
+from kntools.analyses.fig05_suppression_effect import SuppressionEffect, effect_of
+from kntools.analyses.fig06_cooccurrence_bias import CooccurrenceBias
+from kntools.analyses.fig07_probability_shift import ProbabilityShift
+from kntools.analyses.fig08_reliability import Reliability
+from kntools.analyses.method_comparison import RANDOM, SelectionMethods
 from kntools.analyses.profile_result import TracingProfile
-from kntools.analyses.reliability import Reliability
-from kntools.analyses.selection_methods import RANDOM, SelectionMethods
-from kntools.analyses.suppression_effect import SuppressionEffect, effect_of
-from kntools.neurons import KnowledgeNeurons
+from kntools.attribution.knowledge_neurons import KnowledgeNeurons
 from kntools.plots.localisation import KIND_COLOURS
 from kntools.plots.theme import NEGATIVE, NEUTRAL, POSITIVE
 from kntools.sites import Neuron

@@ -10,25 +10,25 @@ import numpy as np
 import pytest
 import torch
 
-from kntools.analyses.attribution_profile import AttributionProfile
-from kntools.analyses.comparisons import holm, share_interval, sign_test, t_quantile
-from kntools.analyses.cooccurrence_bias import cooccurrence_bias
 from kntools.analyses.edit_result import EditConsistency
-from kntools.analyses.layer_distribution import layer_distribution
-from kntools.analyses.localisation import Localisation
-from kntools.analyses.pair_search import PairSearch
-from kntools.analyses.probability_shift import ProbabilityShift
+from kntools.analyses.fig01_attribution_profile import AttributionProfile
+from kntools.analyses.fig02_pair_search import PairSearch
+from kntools.analyses.fig03_localisation import Localisation
+from kntools.analyses.fig04_layer_distribution import layer_distribution
+from kntools.analyses.fig05_suppression_effect import SuppressionEffect, effect_of
+from kntools.analyses.fig06_cooccurrence_bias import cooccurrence_bias
+from kntools.analyses.fig07_probability_shift import ProbabilityShift
+from kntools.analyses.fig08_reliability import Reliability
+from kntools.analyses.method_comparison import RANDOM, SelectionMethods
 from kntools.analyses.profile_result import TracingProfile
-from kntools.analyses.reliability import Reliability
-from kntools.analyses.selection_methods import RANDOM, SelectionMethods
-from kntools.analyses.suppression_effect import SuppressionEffect, effect_of
 from kntools.analyses.two_sites import two_sites
 from kntools.data.accuracy import Accuracy
-from kntools.patch_grid import PatchGrid
+from kntools.patching.patch_grid import PatchGrid
 from kntools.prompts import Prompt
 from kntools.report.shown import mean, share
+from kntools.results.comparisons import holm, share_interval, sign_test, t_quantile
+from kntools.results.statistics import bootstrap_interval, pearson, spearman
 from kntools.sites import Neuron
-from kntools.statistics import bootstrap_interval, pearson, spearman
 
 stats = pytest.importorskip("scipy.stats")
 
