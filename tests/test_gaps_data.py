@@ -341,7 +341,7 @@ def everything_drawn(seed: int = 5) -> dict[str, Any]:
     from kntools.analyses.fig03_localisation import localisation
     from kntools.analyses.fig08_reliability import reliability
 
-    model, masked, pairs = zoo.tiny("llama"), kn.load_model("tiny-bert"), planted.cached()
+    model, masked = zoo.tiny("llama"), kn.load_model("tiny-bert")
     filters: Any = {"path": "sample", "limit": 6, "seed": seed}
     found: dict[str, Any] = {
         "facts": [f.subject for f in data.pararel("P36", **filters)],
@@ -382,8 +382,10 @@ def everything_drawn(seed: int = 5) -> dict[str, Any]:
         masked, groups["sample_determiner_noun_agreement_2"][:2], settings=settings, seed=seed, progress=False
     )
     found["nulls"] = [(row["null_count"], row["null_tau"], round(row["null_r1"], 6)) for row in nulls.rows]
-    asked = {"pairs": [kn.Prompt("The dog and those", " books", foil=" book")]}
-    rows = reliability(pairs, asked, count=4, settings=settings, seed=seed, progress=False).rows
+    asked = {"facts": [kn.Prompt(f"The capital of {c} is", f" {a}") for c, a in zoo.COUNTRIES.items()]}
+    neurons = [(layer, index) for layer in range(4) for index in range(8)]
+    options: Any = {"neurons": neurons, "correct_only": False, "seed": seed, "progress": False}
+    rows = reliability(model, asked, edits=["suppress", "enhance"], **options).rows
     found["overturned"] = [(row["edit"], row["overturned"], row["random"]) for row in rows]
     found["noise"] = [
         round(x, 5)
@@ -403,4 +405,4 @@ def test_what_a_seed_draws_depends_on_no_process() -> None:
     there = json.loads(run.stdout.splitlines()[-1])
     here, other = (json.loads(json.dumps(everything_drawn(seed))) for seed in (5, 6))
     assert {name for name in here if here[name] != there[name]} == set()
-    assert {name for name in here if here[name] == other[name]} <= {"overturned"}, "another seed, another draw"
+    assert {name for name in here if here[name] == other[name]} == set(), "another seed, another draw"
