@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 import kntools as kn
-from kntools.analyses.pair_search import PairSearch
-from kntools.control import random_like
+from kntools.analyses.fig02_pair_search import PairSearch
+from kntools.engine.answers import random_like
 from kntools.sites import Neuron, hook_name
 from tests import zoo
 from tests.loop import tokens_for
