@@ -2,7 +2,7 @@
 
     python examples/own_analysis.py P36 --model tiny-bert --limit 20 --run runs/mlps --out mlps
 
-`--out` names the files to write (`.csv`, `.json`, `.html`); `--run` a folder from which a killed run goes on.
+`--out` names the files to write (`.csv`, `.json`, `.html`); `--run` a file to resume from.
 An analysis that ships with kntools is a file like this one in `kntools/analyses/`.
 """
 
@@ -21,7 +21,7 @@ import kntools as kn
 from kntools.analyses import command
 from kntools.analyses.prompt_groups import known_prompts
 from kntools.hooks.positioned import PositionedHook
-from kntools.results.run_folder import RunFolder
+from kntools.results.run_store import RunStore
 from kntools.results.statistics import bootstrap_interval
 from kntools.results.table import Row, TableResult
 from kntools.sites import hook_name
@@ -70,15 +70,15 @@ def mlp_loss(
     Arguments:
         prompts: with answers of one token.
         prepend_bos: as in `kn.encode`.
-        run: a folder that keeps each finished prompt, from which a killed run goes on.
+        run: a file that keeps each finished prompt; call again to resume an interrupted run.
         progress: show a bar.
 
     Raises:
-        ValueError: no prompts, or a run folder of another run.
+        ValueError: no prompts, or the file of another run.
     """
     if not prompts:
         raise ValueError("no prompts given; e.g. kn.data.pararel('P36', limit=20).prompts(model)")
-    folder = RunFolder(run, kind=MlpLoss.kind, model=model, settings={"prepend_bos": prepend_bos})
+    folder = RunStore(run, kind=MlpLoss.kind, model=model, settings={"prepend_bos": prepend_bos})
     found = folder.each(
         prompts,
         key=repr,

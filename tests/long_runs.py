@@ -21,7 +21,7 @@ from kntools.analyses.fig08_reliability import reliability
 from kntools.analyses.fig09_tracing_profile import tracing_profile
 from kntools.analyses.neuron_search import SearchSettings
 from kntools.analyses.prompt_groups import PromptGroup, prompt_groups
-from kntools.results.run_folder import RunFolder
+from kntools.results.run_store import RunStore
 from tests import planted
 
 Groups = tuple[PromptGroup, ...]
@@ -73,5 +73,5 @@ def _slowly(put: Callable[..., None]) -> Callable[..., None]:
 
 
 if __name__ == "__main__":
-    RunFolder.put = _slowly(RunFolder.put)  # type: ignore[method-assign]
+    RunStore.put = _slowly(RunStore.put)  # type: ignore[method-assign]
     result_of(sys.argv[1], Path(sys.argv[2]))

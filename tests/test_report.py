@@ -19,7 +19,8 @@ import pytest
 import kntools as kn
 from kntools.report import FIGURES, QUICK, Report, Size, Study, build, choose, pictures
 from kntools.report.shown import Picture
-from kntools.results.run_folder import RunFolder
+from kntools.results.run_file import RunFile
+from kntools.results.run_store import RunStore
 from tests import browser, planted, zoo
 from tests.conftest import ROOT
 from tests.test_cli import run, run_json
@@ -172,11 +173,10 @@ def test_figure_7_is_counted_from_the_probabilities(bert: Report) -> None:
 
     words = [word for some in FIGURE_5.values() for word in some]
     lost = known = 0
-    for file in (bert.page.parent / "runs" / "probability_shift_plural" / "items").glob("*.json"):
-        item = json.loads(file.read_text(encoding="utf-8"))
-        if not item["key"].startswith("plural/"):
+    for key, payload in RunFile(bert.page.parent / "runs" / "probability_shift_plural").read()[1].items():
+        if not key.startswith("plural/"):
             continue
-        before, after = (pd.DataFrame(side, columns=words) for side in item["payload"])
+        before, after = (pd.DataFrame(side, columns=words) for side in payload)
         right = [(side["these"] + side["those"]) > (side["this"] + side["that"]) for side in (before, after)]
         known += int(right[0].sum())
         lost += int((right[0] & ~right[1]).sum())
@@ -192,23 +192,24 @@ def files_of(folder: Path) -> dict[str, bytes]:
 
 
 def test_killed_and_resumed_it_is_the_same(bert: Report, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = len(list(bert.page.parent.glob("runs/*/items/*.json")))
-    put, times = RunFolder.put, []
+    whole = sum(len(RunFile(file).read()[1]) for file in bert.page.parent.glob("runs/*.jsonl"))
+    put, times = RunStore.put, []
 
-    def stopping(self: RunFolder, key: str, payload: Any) -> None:
+    def stopping(self: RunStore, key: str, payload: Any) -> None:
         put(self, key, payload)
         times.append(key)
         if len(times) == whole // 2:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(RunFolder, "put", stopping)
+    monkeypatch.setattr(RunStore, "put", stopping)
     with pytest.raises(KeyboardInterrupt):
         build(bert_study(tmp_path), FIGURES, command=COMMAND)
-    done = {p: p.stat().st_mtime_ns for p in tmp_path.glob("runs/*/items/*.json")}
-    assert len(done) == whole // 2 and not (tmp_path / "index.html").exists()
+    done = {file: file.read_bytes() for file in tmp_path.glob("runs/*.jsonl")}
+    assert sum(len(RunFile(file).read()[1]) for file in done) == whole // 2
+    assert not (tmp_path / "index.html").exists()
     build(bert_study(tmp_path), FIGURES, command=COMMAND)
     assert len(times) == whole  # nothing twice
-    assert {p: p.stat().st_mtime_ns for p in done} == done
+    assert all(file.read_bytes().startswith(before) for file, before in done.items())
     assert files_of(tmp_path) == files_of(bert.page.parent)
 
 

@@ -57,21 +57,21 @@ def test_means_are_those_of_the_traces() -> None:
     assert low[:, ROLES.index("middle subject tokens")].isnan().all()
 
 
-def test_a_run_folder_keeps_every_prompt(tmp_path: Path) -> None:
+def test_a_run_keeps_every_prompt(tmp_path: Path) -> None:
     whole, run = profile(), tmp_path / "run"
     assert torch.equal(profile(run=run).effects.nan_to_num(9), whole.effects.nan_to_num(9))
-    done = sorted((run / "items").iterdir())
-    assert len(done) == 3
-    done[0].unlink()
-    kept = {path: path.stat().st_mtime_ns for path in done[1:]}
+    file = tmp_path / "run.jsonl"
+    lines = file.read_bytes().splitlines(keepends=True)
+    assert len(lines) == 1 + 3
+    file.write_bytes(lines[0] + lines[2] + lines[3])
     again = profile(run=run)
-    assert {path: path.stat().st_mtime_ns for path in kept} == kept and done[0].exists()
+    assert file.read_bytes() == lines[0] + lines[2] + lines[3] + lines[1]
     assert torch.equal(again.effects.nan_to_num(9), whole.effects.nan_to_num(9))
     assert torch.equal(again.clean, whole.clean) and torch.equal(again.corrupted, whole.corrupted)
 
 
 def test_a_run_goes_on_only_with_the_same_settings(tmp_path: Path) -> None:
-    profile(run=tmp_path)
+    profile(run=tmp_path / "run")
     for changed in (
         {"samples": 3}, {"window": 3}, {"seed": 1}, {"kinds": ["hidden"]}, {"noise": 0.1}, {"prepend_bos": False},
         {"two_way": True},
@@ -79,7 +79,7 @@ def test_a_run_goes_on_only_with_the_same_settings(tmp_path: Path) -> None:
         with pytest.raises(
             ValueError, match=f"another run.*{'variants' if 'kinds' in changed else next(iter(changed))}"
         ):
-            profile(run=tmp_path, **changed)
+            profile(run=tmp_path / "run", **changed)
     with pytest.raises(ValueError, match="nothing to trace"):
         profile(kinds=[])
 
@@ -171,7 +171,7 @@ def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: py
     command = ["facts", "--limit", "2", "--samples", "1", "--window", "2", "--run", str(tmp_path / "run")]
     main([*command, "--out", str(tmp_path / "facts")])
     first = (tmp_path / "facts.csv").read_text()
-    assert len(list((tmp_path / "run" / "items").iterdir())) == 2
+    assert len((tmp_path / "run.jsonl").read_text().splitlines()) == 1 + 2
     main([*command, "--out", str(tmp_path / "again")])
     assert (tmp_path / "again.csv").read_text() == first
     assert (tmp_path / "facts.html").stat().st_size > 100_000

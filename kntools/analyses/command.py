@@ -28,7 +28,7 @@ def parser(name: str, description: str, *, rule: bool = False) -> argparse.Argum
     add = made.add_argument
     add("--model", default="smollm2-135m", help="a name, a local folder or a Hugging Face id")
     add("--bos", action=argparse.BooleanOptionalAction, help="begin with BOS (default: as the model)")
-    add("--run", type=Path, help="keep what is finished in this folder; started again, the command goes on from there")
+    add("--run", type=Path, help="keep what is finished in this file; rerun the command to resume")
     if rule:
         add("--paper", action="store_true", help="the published rule of integration")
     return made

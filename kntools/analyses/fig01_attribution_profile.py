@@ -2,20 +2,17 @@
 
     python -m kntools.analyses.fig01_attribution_profile determiner_noun_agreement_2 --limit 200 --run runs/profile --out results/profile
 
-`--out` names the files to write (`.safetensors`, `.csv`: the leading neurons, `.html`); `--run` a folder from which a
-killed run goes on.
+`--out` names the files to write (`.safetensors`, `.csv`: the leading neurons, `.html`); `--run` a file to resume from.
 """  # noqa: E501 - a command
 
 from __future__ import annotations
 
-import base64
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import torch
 from jaxtyping import Float
@@ -110,7 +107,7 @@ def attribution_profile(
     Arguments:
         prompts: class -> prompts, as `by_answer` makes them.
         settings: of attribution; `PAPER` has the published rule.
-        run: a folder that keeps what is finished, from which a killed run goes on.
+        run: a file that keeps what is finished; call again to resume an interrupted run.
         progress: show a bar.
 
     Returns:
@@ -135,7 +132,7 @@ def attribution_profile(
     means, errors = [], []
     for name, some in prompts.items():
         own = [one for part, one in zip(parts, sums, strict=True) if part.source == name]
-        total, squares = (torch.stack([_unpacked(one[what]) for one in own]).sum(0) for what in ("sum", "squares"))
+        total, squares = (torch.stack([one[what] for one in own]).sum(0) for what in ("sum", "squares"))
         means.append(total / len(some))
         # Rounding may take a variance of 0 below it.
         spread = (squares / len(some) - means[-1] ** 2).clamp(min=0)
@@ -158,18 +155,8 @@ def by_answer(
     return {a: found[a] if limit is None or limit >= len(found[a]) else rng.sample(found[a], limit) for a in order}
 
 
-def _summed(scores: Float[Tensor, "prompt layer neuron"]) -> dict[str, Any]:
-    return {"sum": _packed(scores.sum(0)), "squares": _packed((scores**2).sum(0))}
-
-
-def _packed(scores: Float[Tensor, "layer neuron"]) -> dict[str, Any]:
-    """As many bytes as numbers would take in JSON, and exactly what was computed."""
-    return {"shape": list(scores.shape), "float64": base64.b64encode(scores.contiguous().numpy().tobytes()).decode()}
-
-
-def _unpacked(payload: dict[str, Any]) -> Float[Tensor, "layer neuron"]:
-    numbers = np.frombuffer(base64.b64decode(payload["float64"]), dtype=np.float64)
-    return torch.from_numpy(numbers.copy()).reshape(payload["shape"])
+def _summed(scores: Float[Tensor, "prompt layer neuron"]) -> dict[str, Tensor]:
+    return {"sum": scores.sum(0), "squares": (scores**2).sum(0)}
 
 
 def main(argv: Sequence[str] | None = None) -> None:

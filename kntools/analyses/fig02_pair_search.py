@@ -3,7 +3,7 @@
     python -m kntools.analyses.fig02_pair_search determiner_noun_agreement_2 --limit 100 --run runs/pairs --out out/2
 
 `--out` names the files to write (`.csv`: one row per pair, `-shares.csv`: one per neuron and determiner, `.json`,
-`.html`); `--run` a folder from which a killed run goes on.
+`.html`); `--run` a file that keeps what is finished: rerun to resume.
 """
 
 from __future__ import annotations
@@ -119,7 +119,7 @@ def pair_search(
     Arguments:
         groups: of a determiner-noun paradigm, from `prompt_groups`: each pair in many sentences.
         settings: of attribution and choice; `PAPER` has the published rule.
-        run: a folder that keeps each finished pair, from which a killed run goes on.
+        run: a file that keeps each finished pair; call again to resume an interrupted run.
         progress: show a bar.
 
     Returns:

@@ -3,7 +3,7 @@
     python -m kntools.analyses.fig03_localisation determiner_noun_agreement_2 P36 P101 --limit 30 --run runs/loc --out results/loc
 
 `--out` names the files to write (`.csv`: one row per pair or fact, `-summary.csv`, `-difference.csv`, `.json`, `.html`);
-`--run` a folder from which a killed run goes on.
+`--run` a file that keeps what is finished: rerun to resume.
 """  # noqa: E501 - a command
 
 from __future__ import annotations
@@ -125,14 +125,14 @@ def localisation(
             marginal stays and agreement goes. `"answers"`: the same prompts ask for answers drawn from the whole
             paradigm or relation, which costs as much again. `None`: no null.
         seed: of the null.
-        run: a folder that keeps each finished group, from which a killed run goes on.
+        run: a file that keeps each finished group; call again to resume an interrupted run.
         progress: show a bar.
 
     Returns:
         `Localisation`.
 
     Raises:
-        ValueError: no groups, a group of one prompt (R1^2 compares prompts), or a run folder of another run.
+        ValueError: no groups, a group of one prompt (R1^2 compares prompts), or the file of another run.
     """
     chosen = settings or SearchSettings()
     if not groups:

@@ -2,7 +2,7 @@
 
     python -m kntools.analyses.fig05_suppression_effect determiner_noun_agreement_2 --neurons 9.1094 --model bert-base-cased --out results/effect
 
-`--out` names the files to write (`.csv`, `.json`, `.html`); `--run` a folder from which a killed run goes on.
+`--out` names the files to write (`.csv`, `.json`, `.html`); `--run` a file that keeps what is finished: rerun to resume.
 """  # noqa: E501 - a command
 
 from __future__ import annotations

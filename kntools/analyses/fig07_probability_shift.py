@@ -2,7 +2,7 @@
 
     python -m kntools.analyses.fig07_probability_shift determiner_noun_agreement_2 --neurons 9.1094 --model bert-base-cased --out results/shift
 
-`--out` names the files to write (`.safetensors`, `.csv`, `.html`); `--run` a folder from which a killed run goes on.
+`--out` names the files to write (`.safetensors`, `.csv`, `.html`); `--run` a file that keeps what is finished: rerun to resume.
 """  # noqa: E501 - a command
 
 from __future__ import annotations
@@ -116,7 +116,7 @@ def probability_shift(
         words: section -> words, or a list. In the place of an answer each must be one token. The default is figure
             5's.
         factor: what their activations are multiplied by at the answer position: 0 suppresses, 2 enhances.
-        run: a folder that keeps what is finished, from which a killed run goes on.
+        run: a file that keeps what is finished; call again to resume an interrupted run.
 
     Returns:
         `ProbabilityShift`.

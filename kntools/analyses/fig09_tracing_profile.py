@@ -4,7 +4,7 @@
 
 `facts` are known facts, `determiner_noun` and `subject_verb` agreement; only prompts that the model gets right count.
 `--out` names the files to write: `.safetensors`, `.csv` (the lines of the figure), `.html` (the figure) and
-`-sites.csv` (the early and the late site against the rest); `--run` a folder from which a killed run goes on.
+`-sites.csv` (the early and the late site against the rest); `--run` a file to resume from.
 """
 
 from __future__ import annotations
@@ -63,13 +63,13 @@ def tracing_profile(
         samples: of noise per prompt; prompt i draws them with `seed + i`.
         two_way: read the answer against the foil alone, as in `causal_trace`; what counts as right changes with it.
         known_only: leave out prompts that the model gets wrong.
-        run: a folder that keeps each finished prompt, from which a killed run goes on.
+        run: a file that keeps each finished prompt; call again to resume an interrupted run.
 
     Returns:
         `TracingProfile`. A role's effect in a prompt is the mean over its tokens; prompts count equally.
 
     Raises:
-        ValueError: no prompts are left, or a run folder of another run; see also `causal_trace`.
+        ValueError: no prompts are left, or the file of another run; see also `causal_trace`.
     """
     asked = list(prompts)
     if known_only:

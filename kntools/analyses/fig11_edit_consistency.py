@@ -3,7 +3,7 @@
     python -m kntools.analyses.fig11_edit_consistency counterfact --layer 3 --second-moment C3.safetensors --out results/counterfact
     python -m kntools.analyses.fig11_edit_consistency P36 --methods rome --layer 3 --second-moment C3.safetensors --out results/P36
 
-`--out` names the files to write (`.csv`, `.json`, `.html`); `--run` a folder from which a killed run goes on.
+`--out` names the files to write (`.csv`, `.json`, `.html`); `--run` a file that keeps what is finished: rerun to resume.
 """  # noqa: E501 - commands
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from kntools.analyses.edit_scores import ask, continued, generation_entropy
 from kntools.editing.second_moment import SecondMoment
 from kntools.results.fingerprint import fingerprint
 from kntools.results.result import load
-from kntools.results.run_folder import RunFolder
+from kntools.results.run_store import RunStore
 
 SAYS_IT = "the model says the new answer already"
 NO_EDIT = "{} cannot make this edit"
@@ -57,9 +57,9 @@ def edit_consistency(
 
     Arguments:
         cases: from `counterfact_cases`, `symmetric_cases` or `synonym_cases`. One whose new answer is what the model
-            says already is left out, and counted; so is one that a method cannot edit (the run folder says why).
+            says already is left out, and counted; so is one that a method cannot edit (the run says why).
         methods: name -> how to make edits; see `kntools.analyses.edit_methods`.
-        run: a folder that keeps every finished item. Called again with the same arguments, the function goes on from
+        run: a file that keeps every finished item. Called again with the same arguments, the function goes on from
             there, also after the process was killed; items of another model or of other `settings` are refused.
         settings: what is worth writing down of the methods (layer, second moment). Methods are functions, and cannot
             be compared themselves.
@@ -73,7 +73,7 @@ def edit_consistency(
         `EditConsistency`.
 
     Raises:
-        ValueError: no cases, or none left (`NoCaseLeft`), or a run folder of another run.
+        ValueError: no cases, or none left (`NoCaseLeft`), or the file of another run.
         RuntimeError: in the end the weights are not what they were, bit by bit.
     """
     if not cases or not methods or "before" in methods:
@@ -87,7 +87,7 @@ def edit_consistency(
         "generation_tokens": generation_tokens, "generation_rows": generation_rows, "seed": seed,
         "prepend_bos": prepend_bos,
     }  # fmt: skip
-    folder = RunFolder(run, kind="edit consistency", model=model, settings=written)
+    folder = RunStore(run, kind="edit consistency", model=model, settings=written)
     entropy_of = set(keys[:generations])
 
     def said(case: Case) -> dict[str, Any]:

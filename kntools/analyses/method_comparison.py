@@ -3,7 +3,7 @@
     python -m kntools.analyses.method_comparison P36 determiner_noun_agreement_2 --limit 20 --run runs/methods --out results/methods
 
 `--out` names the files to write (`.csv`: one row per prompt and method, `-summary.csv`, `-overlap.csv`, `.json`, `.html`);
-`--run` a folder from which a killed run goes on. Times are those of the run that made an item.
+`--run` a file that keeps what is finished: rerun to resume. Times are those of the run that made an item.
 """  # noqa: E501 - a command
 
 from __future__ import annotations
@@ -120,11 +120,11 @@ def selection_methods(
 
     Arguments:
         prompts: name -> prompts; all methods get the same ones.
-        methods: name -> scoring function; the first is what the others are compared with. A run folder knows them by
+        methods: name -> scoring function; the first is what the others are compared with. A run knows them by
             name only.
         count: neurons per prompt, the same number for all methods.
         seed: of the random control.
-        run: a folder that keeps each finished prompt, from which a killed run goes on.
+        run: a file that keeps each finished prompt; call again to resume an interrupted run.
 
     Raises:
         ValueError: no prompts, no methods, or `count` out of range.

@@ -17,7 +17,7 @@ from kntools.analyses.prompt_groups import PromptGroup
 from kntools.attribution.integrated_gradients import integrated_gradients
 from kntools.attribution.knowledge_neurons import knowledge_neurons, r1_squared
 from kntools.prompts import Prompt
-from kntools.results.run_folder import RunFolder
+from kntools.results.run_store import RunStore
 
 NULLS = ("neurons", "answers")
 
@@ -59,8 +59,8 @@ class SearchSettings:
 PAPER = SearchSettings(rule="kn_thesis", steps=20)
 
 
-def open_run(run: str | Path | None, kind: str, model: Any, **settings: Any) -> RunFolder:
-    return RunFolder(run, kind=kind, model=model, settings=settings)
+def open_run(run: str | Path | None, kind: str, model: Any, **settings: Any) -> RunStore:
+    return RunStore(run, kind=kind, model=model, settings=settings)
 
 
 def local_seed(*parts: object) -> int:
