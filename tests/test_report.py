@@ -223,7 +223,7 @@ def test_a_figure_alone_has_the_same_numbers(bert: Report, tmp_path: Path) -> No
 
 
 def test_the_folder_of_another_report_is_refused(bert: Report) -> None:
-    with pytest.raises(ValueError, match=r"its settings is \{'seed': 0\}, not \{'seed': 1\}; name a new folder"):
+    with pytest.raises(ValueError, match=r"its settings is \{'seed': 0\}, not \{'seed': 1\}; name a new run"):
         Study(kn.load_model("tiny-bert"), SIZE, bert.page.parent, seed=1)
     with pytest.raises(ValueError, match="another run: its settings"):
         bert_study(bert.page.parent, replace(SIZE, traces=99))
@@ -256,7 +256,7 @@ def test_the_command_and_the_one_on_its_page(sample_only: None, tmp_path: Path) 
     assert "in place of ParaRel, known facts, CounterFact" in html
     assert files_of(tmp_path / "first") == files_of(tmp_path / "second")
     other = run(*words, "--seed", "5", "--out", str(tmp_path / "first"))
-    assert other.exit_code == 2 and "name a new folder" in other.stderr
+    assert other.exit_code == 2 and "name a new run" in other.stderr
 
 
 def test_mistakes_are_told_before_a_model_is_loaded(tmp_path: Path) -> None:
