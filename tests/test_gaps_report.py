@@ -9,10 +9,8 @@ from __future__ import annotations
 
 import html
 import re
-from base64 import b64decode
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -22,7 +20,7 @@ import kntools as kn
 from kntools.engine.answers import answer_probabilities
 from kntools.prompts import Prompt
 from kntools.report import FIGURES, QUICK, Study, build, choose
-from kntools.results.run_folder import RunFolder
+from kntools.results.run_store import RunStore
 from tests import zoo
 from tests.figure_numbers import COUNTS, DETAILS, FINDING, NUMBER, OTHER, SCORES, facts_paragraphs
 from tests.page_numbers import TOKEN, Made, agree, assert_numbers
@@ -42,15 +40,15 @@ LLAMA = ("10", "11")  # a masked model writes nothing
 @pytest.fixture(scope="module")
 def planted() -> Iterator[None]:
     """No data but what ships with the package, and planted measurements."""
-    put = RunFolder.put
+    put = RunStore.put
 
-    def changed(self: RunFolder, key: str, payload: Any) -> None:
-        name = self.path.name if self.path else ""
+    def changed(self: RunStore, key: str, payload: Any) -> None:
+        name = self.path.stem if self.path else ""
         put(self, key, plant(self.header["kind"], name, key, payload))
 
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv("KNTOOLS_DATA", raising=False)
-        patch.setattr(RunFolder, "put", changed)
+        patch.setattr(RunStore, "put", changed)
         yield
 
 
@@ -123,11 +121,10 @@ def test_prompts_of_facts_have_their_probability(bert: Made) -> None:
     assert table["probability"].tolist() == pytest.approx(values.tolist(), rel=1e-4)
 
 
-def test_neurons_of_facts_are_those_of_their_scores(bert: Made, tmp_path: Path) -> None:
-    items, file = bert.items("facts"), tmp_path / "attribution"
+def test_neurons_of_facts_are_those_of_their_scores(bert: Made) -> None:
+    items = bert.items("facts")
     for row in bert.table("facts-neurons").to_dict("records"):
-        file.write_bytes(b64decode(items[f"attribution/{row['fact']}"]))
-        found = kn.knowledge_neurons(kn.Attribution.load(file))
+        found = kn.knowledge_neurons(items[f"attribution/{row['fact']}"])
         assert row["knowledge neurons"].split(", ") == [f"L{n.layer}.N{n.index}" for n in found.neurons]
         assert (row["τ"], row["converged"]) == (found.share, found.converged)
 
