@@ -12,8 +12,8 @@ from pathlib import Path
 import torch
 
 import kntools as kn
-from kntools.path import Paths, Request
-from kntools.quadrature import fixed_rule
+from kntools.attribution.integration_path import Paths, Request
+from kntools.attribution.quadrature import fixed_rule
 
 # The facts are those of the tests, which a script in this folder does not find by itself.
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))

@@ -25,9 +25,9 @@ import torch
 from torch import Tensor
 
 import kntools as kn
-from kntools import backends
-from kntools.rome_rows import TEMPLATES, make_rows
-from kntools.rome_value import ValueSearch
+from kntools.editing.rome_rows import TEMPLATES, make_rows
+from kntools.editing.rome_value import ValueSearch
+from kntools.models import adapter
 
 PROMPT = kn.Prompt("The capital of Canada is", " Ottawa", subject="Canada")
 TARGET, STEPS, BOS = " Rome", 20, False
@@ -56,7 +56,7 @@ def plain_loop(model: Any, layer: int, steps: int) -> list[float]:
 
         return model.run_with_hooks(rows.encoded[number].tokens, fwd_hooks=[(name, add)])[0]
 
-    with backends.frozen_parameters(model):
+    with adapter.frozen_parameters(model):
         _, cache = model.run_with_cache(rows.encoded[0].tokens, names_filter=[name])
         v0 = cache[name][0, rows.lookups[0]].detach()
         delta = torch.zeros_like(v0, requires_grad=True)

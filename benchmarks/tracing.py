@@ -25,7 +25,7 @@ from peak import peak_gib
 from torch import Tensor
 
 import kntools as kn
-from kntools.noise import make_noise
+from kntools.tracing.noise import make_noise
 
 PROMPT = kn.Prompt("The Colosseum is located in the city of", " Rome", subject="The Colosseum")
 SAMPLES = 10

@@ -20,11 +20,11 @@ import torch
 import kntools as kn
 from kntools.analyses import command
 from kntools.analyses.prompt_groups import known_prompts
-from kntools.analyses.table_result import Row, TableResult
-from kntools.positioned import PositionedHook
-from kntools.run_folder import RunFolder
+from kntools.hooks.positioned import PositionedHook
+from kntools.results.run_folder import RunFolder
+from kntools.results.statistics import bootstrap_interval
+from kntools.results.table import Row, TableResult
 from kntools.sites import hook_name
-from kntools.statistics import bootstrap_interval
 
 
 @dataclass(frozen=True, repr=False)

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 import kntools as kn
-from kntools.positioned import PositionedHook
+from kntools.hooks.positioned import PositionedHook
 from kntools.sites import Positions, hook_name
 
 

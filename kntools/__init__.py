@@ -3,10 +3,24 @@
 from importlib.metadata import PackageNotFoundError, version
 
 from kntools import data, plots
-from kntools.attribution import activation, activation_x_gradient, integrated_gradients, mean_activations
-from kntools.attribution_result import Attribution
-from kntools.fine_tune import fine_tune
-from kntools.hooks import (
+from kntools.attribution.attribution_result import Attribution
+from kntools.attribution.integrated_gradients import (
+    activation,
+    activation_x_gradient,
+    integrated_gradients,
+    mean_activations,
+)
+from kntools.attribution.knowledge_neurons import KnowledgeNeurons, coarse_sets, knowledge_neurons, r1_squared
+from kntools.attribution.neuron_scan import NeuronScan, neuron_scan
+from kntools.editing.fine_tuning import fine_tune
+from kntools.editing.rank_one import RankOneEdit
+from kntools.editing.rome import rome, rome_each
+from kntools.editing.second_moment import SecondMoment, second_moment
+from kntools.editing.value_edits import edit_values, erase_values, relation_neurons
+from kntools.editing.weight_edits import WeightEdit
+from kntools.engine.generation import generate, sample_templates, sample_texts
+from kntools.engine.sweep import Derivative, Intervention, RowGradients, sweep, sweep_gradients
+from kntools.hooks.interventions import (
     ablate_neurons,
     add_vector,
     capture,
@@ -20,23 +34,14 @@ from kntools.hooks import (
     set_neurons,
 )
 from kntools.metrics import kl_divergence, log_probability, logit_difference, probability
-from kntools.models import load_model
-from kntools.neuron_scan import NeuronScan, neuron_scan
-from kntools.neurons import KnowledgeNeurons, coarse_sets, knowledge_neurons, r1_squared
-from kntools.noise import subject_sigma
-from kntools.patch_grid import PatchGrid
-from kntools.patching import activation_patch, attribution_patch
+from kntools.models.load import load_model
+from kntools.patching.activation_patching import activation_patch, attribution_patch
+from kntools.patching.patch_grid import PatchGrid
 from kntools.prompts import Encoded, Prompt, encode
-from kntools.rank_one import RankOneEdit
-from kntools.rome import rome, rome_each
-from kntools.sampling import generate, sample_templates, sample_texts
-from kntools.second_moment import SecondMoment, second_moment
 from kntools.sites import Hook, Neuron
-from kntools.sweep import Derivative, Intervention, RowGradients, sweep, sweep_gradients
-from kntools.trace_result import Trace
-from kntools.tracing import causal_trace
-from kntools.value_edits import edit_values, erase_values, relation_neurons
-from kntools.weight_edits import WeightEdit
+from kntools.tracing.causal_tracing import causal_trace
+from kntools.tracing.noise import subject_sigma
+from kntools.tracing.trace import Trace
 
 try:
     __version__ = version("kntools")

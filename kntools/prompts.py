@@ -15,8 +15,8 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from kntools import backends
-from kntools.shown import as_html
+from kntools.models import adapter
+from kntools.results.display import as_html
 
 #: How a mask is written in every text, whatever the tokenizer calls it.
 MASK = "[MASK]"
@@ -119,7 +119,7 @@ def encode(
     tokenizer = model.tokenizer
     if tokenizer is None:
         raise ValueError("this model has no tokenizer; set model.tokenizer first")
-    masked = backends.is_masked(model)
+    masked = adapter.is_masked(model)
     text = _model_text(tokenizer, prompt.text, masked)
     bos = _use_bos(model, tokenizer, prepend_bos, masked)
 
@@ -136,13 +136,13 @@ def encode(
         raise ValueError("multi_token='sum' needs a causal model: a masked one predicts one piece; use 'first'")
     forced = target_ids[:-1]  # teacher forcing: each piece is read by the prediction of the next one
     ids = [*ids, *forced]
-    limit = backends.context_length(model)
+    limit = adapter.context_length(model)
     if len(ids) > limit:
         raise ValueError(f"the prompt is {len(ids)} tokens long, the model's context holds {limit}; shorten the text")
 
     return Encoded(
         prompt=prompt,
-        tokens=torch.tensor([ids], device=backends.device_of(model)),
+        tokens=torch.tensor([ids], device=adapter.device_of(model)),
         positions=tuple(range(position, position + len(target_ids))),
         target_ids=target_ids,
         foil_ids=foil_ids,
@@ -154,7 +154,7 @@ def encode(
 
 def answer_ids(model: Any, text: str, answer: str, *, multi_token: MultiToken = "error") -> tuple[int, ...]:
     """Token ids of `answer` after (causal) or inside (masked) `text`, by the rules of `encode`."""
-    masked = backends.is_masked(model)
+    masked = adapter.is_masked(model)
     return _answer_ids(model.tokenizer, text, answer, masked, multi_token, what="answer")
 
 

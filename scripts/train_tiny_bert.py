@@ -1,6 +1,6 @@
 """Train tiny-bert, the masked language model that ships with kntools.
 
-    python scripts/train_tiny_bert.py                 # retrain into kntools/assets/tiny-bert (minutes on one core)
+    python scripts/train_tiny_bert.py                 # retrain into kntools/models/tiny-bert (minutes on one core)
     python scripts/train_tiny_bert.py --out DIR       # ... into another folder
     python scripts/train_tiny_bert.py --check         # evaluate what --out holds; exit 1 below the bars
     python scripts/train_tiny_bert.py --compare DIR   # ... and say in the card how far an earlier training lies apart
@@ -23,7 +23,7 @@ from tiny_bert.evaluation import Score, evaluate, learned_rates, total
 from tiny_bert.model import BATCH, STEPS, load, train
 from tiny_bert.text import training_text
 
-DEFAULT_OUT = Path(__file__).resolve().parents[1] / "kntools" / "assets" / "tiny-bert"
+DEFAULT_OUT = Path(__file__).resolve().parents[1] / "kntools" / "models" / "tiny-bert"
 BARS = {"held-out": 0.95, "facts": 0.98}
 
 

@@ -13,15 +13,15 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import kntools as kn
-from kntools.analyses.attribution_profile import attribution_profile
-from kntools.analyses.localisation import localisation
+from kntools.analyses.fig01_attribution_profile import attribution_profile
+from kntools.analyses.fig02_pair_search import pair_search
+from kntools.analyses.fig03_localisation import localisation
+from kntools.analyses.fig05_suppression_effect import suppression_effect
+from kntools.analyses.fig08_reliability import reliability
+from kntools.analyses.fig09_tracing_profile import tracing_profile
 from kntools.analyses.neuron_search import SearchSettings
-from kntools.analyses.pair_search import pair_search
 from kntools.analyses.prompt_groups import PromptGroup, prompt_groups
-from kntools.analyses.reliability import reliability
-from kntools.analyses.suppression_effect import suppression_effect
-from kntools.analyses.tracing_profile import tracing_profile
-from kntools.run_folder import RunFolder
+from kntools.results.run_folder import RunFolder
 from tests import planted
 
 Groups = tuple[PromptGroup, ...]

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from kntools.positioned import shares_memory
+from kntools.hooks.positioned import shares_memory
 from kntools.sites import Hook
 from tests import zoo
 

@@ -78,7 +78,7 @@ def test_scores_are_complete(name: str) -> None:
 
 @pytest.mark.parametrize("rule", ["midpoint", "gauss_legendre", "dai", "kn_thesis"])
 def test_fixed_rules_are_their_formula(rule: str) -> None:
-    from kntools.quadrature import fixed_rule
+    from kntools.attribution.quadrature import fixed_rule
 
     model = zoo.tiny("llama")
     prompt = prompts_for("llama")[0]

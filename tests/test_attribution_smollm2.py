@@ -8,8 +8,8 @@ import pytest
 import torch
 
 import kntools as kn
-from kntools.path import Paths, Request
-from kntools.quadrature import fixed_rule
+from kntools.attribution.integration_path import Paths, Request
+from kntools.attribution.quadrature import fixed_rule
 from tests.facts import FACTS
 
 pytestmark = pytest.mark.smollm2

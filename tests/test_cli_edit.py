@@ -62,7 +62,7 @@ def test_edit_prints_what_the_library_says(tiny: str, tmp_path: Path) -> None:
 
 
 def test_evaluate_prints_what_the_library_says(tiny: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from kntools.analyses import edit_consistency as module
+    from kntools.analyses import fig11_edit_consistency as module
     from tests.test_edit_consistency import cases
 
     monkeypatch.setattr(module, "make_cases", lambda *args, **kwargs: cases(2))

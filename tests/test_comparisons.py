@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from kntools.analyses.comparisons import fisher, holm, share_interval, sign_test, t_test, welch
+from kntools.results.comparisons import fisher, holm, share_interval, sign_test, t_test, welch
 
 stats = pytest.importorskip("scipy.stats")
 

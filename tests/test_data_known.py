@@ -10,7 +10,7 @@ import kntools as kn
 from kntools import data
 from kntools.data import accuracy, tables, usable
 from kntools.data.accuracy import Accuracy, pair_accuracy, sentence_log_probability
-from kntools.data.known import NO_PROMPT, NOT_KNOWN
+from kntools.data.knowledge import NO_PROMPT, NOT_KNOWN
 from kntools.data.pairs import MinimalPair
 from kntools.data.records import Loaded, Skipped
 from tests.zoo import tiny

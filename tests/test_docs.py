@@ -127,7 +127,7 @@ def test_every_command_in_a_block_can_be_typed(command: str, monkeypatch: pytest
         "kntools attribute 'The capital of Canada is'",
         "kntools trace text ' answer' --subject text --no-such-option",
         "kntools nothing",
-        "python -m kntools.analyses.reliability P36 --limit ten --out x",
+        "python -m kntools.analyses.fig08_reliability P36 --limit ten --out x",
         "python -m kntools.analyses.nothing",
         "python examples/nothing.py",
         "python examples/quickstart.py --model gpt2",

@@ -9,12 +9,12 @@ import torch
 
 import kntools as kn
 from kntools.analyses.edit_cases import counterfact_cases, make_cases, symmetric_cases, synonym_cases
-from kntools.analyses.edit_consistency import edit_consistency
-from kntools.analyses.edit_examples import edit_examples
-from kntools.analyses.edit_layer import cases_for_choice, measure, propose_layer, sweep_layers
 from kntools.analyses.edit_methods import rome_method
-from kntools.edit_stack import weights_digest
-from kntools.rome_settings import PUBLISHED, settings_for
+from kntools.analyses.fig10_edit_examples import edit_examples
+from kntools.analyses.fig11_edit_consistency import edit_consistency
+from kntools.analyses.layer_choice import cases_for_choice, measure, propose_layer, sweep_layers
+from kntools.editing.edit_stack import weights_digest
+from kntools.editing.rome_settings import PUBLISHED, settings_for
 from tests import zoo
 from tests.test_edit_consistency import METHODS, cases
 
@@ -118,7 +118,7 @@ def test_examples_before_and_after() -> None:
 
 @pytest.mark.data
 def test_the_command(data_root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    from kntools.analyses import edit_consistency as module
+    from kntools.analyses import fig11_edit_consistency as module
     from tests.test_cli import save_tiny
 
     model = save_tiny("llama", tmp_path / "tiny-llama")

@@ -15,11 +15,11 @@ import torch
 
 import kntools as kn
 from kntools.analyses.edit_cases import Case, Question
-from kntools.analyses.edit_consistency import SAYS_IT, edit_consistency
 from kntools.analyses.edit_methods import fine_tune_method, rome_method, values_method
 from kntools.analyses.edit_result import EditConsistency
 from kntools.analyses.edit_scores import ask, generation_entropy
-from kntools.edit_stack import weights_digest
+from kntools.analyses.fig11_edit_consistency import SAYS_IT, edit_consistency
+from kntools.editing.edit_stack import weights_digest
 from tests import zoo
 from tests.conftest import ROOT
 
@@ -203,7 +203,7 @@ def test_weights_that_are_not_put_back_are_noticed() -> None:
 
 SCRIPT = """
 import sys
-from kntools.analyses.edit_consistency import edit_consistency
+from kntools.analyses.fig11_edit_consistency import edit_consistency
 from tests import zoo
 from tests.test_edit_consistency import METHODS, cases
 edit_consistency(zoo.fresh("llama"), cases(6), METHODS, run=sys.argv[1], together=2, progress=False)

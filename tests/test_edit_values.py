@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 import kntools as kn
-from kntools import backends
-from kntools.edit_stack import weights_digest
+from kntools.editing.edit_stack import weights_digest
+from kntools.models import adapter
 from tests import zoo
 
 PROMPT = kn.Prompt("The capital of Canada is", " Ottawa", subject="Canada")
@@ -26,15 +26,15 @@ def test_the_formula(name: str, amounts: tuple[float, float]) -> None:
     assert edit.layers == (1, 2)
     expected = []
     for layer, index in NEURONS:
-        v = backends.w_out(model, layer)[index].detach().clone()
+        v = adapter.w_out(model, layer)[index].detach().clone()
         size = v.norm()
         v = v - amounts[0] * size / e_old.norm() * e_old
         expected.append(v + amounts[1] * size / e_new.norm() * e_new)
-    untouched = backends.w_out(model, 1)[4].detach().clone()
+    untouched = adapter.w_out(model, 1)[4].detach().clone()
     with edit.applied(model):
         for (layer, index), v in zip(NEURONS, expected, strict=True):
-            torch.testing.assert_close(backends.w_out(model, layer)[index].detach(), v)
-        assert torch.equal(backends.w_out(model, 1)[4], untouched)
+            torch.testing.assert_close(adapter.w_out(model, layer)[index].detach(), v)
+        assert torch.equal(adapter.w_out(model, 1)[4], untouched)
     by_id = kn.edit_values(model, NEURONS, ids[0], ids[1], amounts=amounts)
     assert torch.equal(by_id.changes[0].update, edit.changes[0].update)
 
@@ -46,7 +46,7 @@ def test_erasing_is_ablating_everywhere(dtype: torch.dtype) -> None:
     ablated = model.run_with_hooks(tokens, fwd_hooks=kn.ablate_neurons(NEURONS, pos=None))
     with kn.erase_values(model, NEURONS).applied(model):
         for layer, index in NEURONS:
-            assert not backends.w_out(model, layer)[index].any()
+            assert not adapter.w_out(model, layer)[index].any()
         erased = model(tokens)
     torch.testing.assert_close(erased, ablated, atol=1e-4 if dtype == torch.float32 else 0.2, rtol=1e-3)
 
@@ -109,7 +109,7 @@ def test_fine_tuning_is_adam_on_the_weights(name: str, target: str) -> None:
     model, steps, lr, limit = zoo.fresh(name), 5, 5e-3, 1.2e-2
     edit = kn.fine_tune(model, PROMPT, target, layer=1, steps=steps, lr=lr, limit=limit)
     e = kn.encode(model, kn.Prompt(PROMPT.text, target), multi_token="sum")
-    w = backends.w_out(model, 1)
+    w = adapter.w_out(model, 1)
     [parameter] = [p for p in model.parameters() if p.data_ptr() == w.data_ptr()]
     old = parameter.detach().clone()
     adam = torch.optim.Adam([parameter], lr=lr)
@@ -123,7 +123,7 @@ def test_fine_tuning_is_adam_on_the_weights(name: str, target: str) -> None:
         adam.step()
         with torch.no_grad():
             parameter.copy_(torch.minimum(torch.maximum(parameter, old - limit), old + limit))
-    change: Tensor = backends.w_out(model, 1).detach() - (old if old.shape == w.shape else old.T)
+    change: Tensor = adapter.w_out(model, 1).detach() - (old if old.shape == w.shape else old.T)
     assert edit.details["losses"] == pytest.approx(losses, abs=1e-3)
     assert losses[-1] < losses[0]
     # Adam moves an entry by its sign at first: where a gradient is next to nothing, rounding decides.

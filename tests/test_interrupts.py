@@ -11,17 +11,17 @@ import pytest
 import torch
 
 import kntools as kn
-from kntools.analyses.attribution_profile import attribution_profile
-from kntools.analyses.edit_consistency import edit_consistency
-from kntools.analyses.edit_examples import edit_examples
 from kntools.analyses.edit_methods import rome_method, values_method
-from kntools.analyses.localisation import localisation
-from kntools.analyses.pair_search import pair_search
+from kntools.analyses.fig01_attribution_profile import attribution_profile
+from kntools.analyses.fig02_pair_search import pair_search
+from kntools.analyses.fig03_localisation import localisation
+from kntools.analyses.fig05_suppression_effect import suppression_effect
+from kntools.analyses.fig08_reliability import reliability
+from kntools.analyses.fig09_tracing_profile import tracing_profile
+from kntools.analyses.fig10_edit_examples import edit_examples
+from kntools.analyses.fig11_edit_consistency import edit_consistency
+from kntools.analyses.method_comparison import selection_methods
 from kntools.analyses.prompt_groups import PromptGroup
-from kntools.analyses.reliability import reliability
-from kntools.analyses.selection_methods import selection_methods
-from kntools.analyses.suppression_effect import suppression_effect
-from kntools.analyses.tracing_profile import tracing_profile
 from tests import zoo
 from tests.leaks import PROMPTS, nothing_leaks, prepared
 from tests.test_edit_consistency import cases

@@ -12,9 +12,8 @@ import torch
 from transformers import AutoModelForCausalLM
 
 import kntools as kn
-from kntools import backends
 from kntools.engine.capability import capability
-from kntools.models import named
+from kntools.models import adapter, named
 from kntools.sites import hook_name
 from tests import zoo
 from tests.hooked import as_hooked_transformer
@@ -107,8 +106,8 @@ def test_neuron_identity(name: str) -> None:
     _, twin = pair(name)
     names = [hook_name("mlp.hook_post", 1), hook_name("mlp_out", 1)]
     _, cache = twin.run_with_cache(tokens_for(twin), names_filter=names)
-    b_out = backends.b_out(twin, 1)
-    out = cache[names[0]] @ backends.w_out(twin, 1) + (0 if b_out is None else b_out)
+    b_out = adapter.b_out(twin, 1)
+    out = cache[names[0]] @ adapter.w_out(twin, 1) + (0 if b_out is None else b_out)
     torch.testing.assert_close(out, cache[names[1]], atol=1e-5, rtol=1e-5)
 
 

@@ -9,10 +9,10 @@ import pytest
 import torch
 
 import kntools as kn
-from kntools import backends
 from kntools.analyses.edit_cases import Question
 from kntools.analyses.edit_scores import ask
-from kntools.edit_stack import weights_digest
+from kntools.editing.edit_stack import weights_digest
+from kntools.models import adapter
 from tests import zoo
 
 pytestmark = [pytest.mark.legacy, pytest.mark.filterwarnings("ignore:.*in L[0-9]+. the")]
@@ -40,9 +40,9 @@ def test_rome_is_the_same(name: str, target: str) -> None:
     )
     assert [s.loss for s in ours.steps] == pytest.approx([s.loss for s in theirs.steps], abs=1e-4)
     assert (ours.before, ours.after) == pytest.approx((theirs.before, theirs.after), abs=1e-5)
-    k, b = ours.key, backends.b_out(twin, 1)
+    k, b = ours.key, adapter.b_out(twin, 1)
     with ours.applied(twin):
-        value = k @ backends.w_out(twin, 1).detach() + (0 if b is None else b.detach())
+        value = k @ adapter.w_out(twin, 1).detach() + (0 if b is None else b.detach())
     assert float((value - ours.value).norm() / ours.value.norm()) < 1e-4
 
 

@@ -10,8 +10,8 @@ import pytest
 import torch
 
 import kntools as kn
-from kntools.analyses.layer_distribution import LayerDistribution, layer_distribution
-from kntools.analyses.localisation import Localisation, localisation
+from kntools.analyses.fig03_localisation import Localisation, localisation
+from kntools.analyses.fig04_layer_distribution import LayerDistribution, layer_distribution
 from kntools.analyses.neuron_search import SearchSettings, shuffled_neurons
 from kntools.analyses.prompt_groups import PromptGroup, PromptGroups, prompt_groups
 from tests import planted, zoo

@@ -15,8 +15,9 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 import kntools as kn
-from kntools import backends, saving
+from kntools.models import adapter
 from kntools.prompts import Prompt
+from kntools.results import saving
 
 PROMPTS = (
     Prompt("The capital of Canada is", " Ottawa", subject="Canada", foil=" Rome"),
@@ -246,5 +247,5 @@ def test_a_fingerprint_tells_any_edited_row() -> None:
         for row in range(0, 1536, 61):
             model.weight.copy_(torch.linspace(-1, 1, model.weight.numel()).view_as(model.weight))
             model.weight[row] *= 1.5
-            seen.add(backends.fingerprint(model))
+            seen.add(adapter.fingerprint(model))
     assert len(seen) == len(range(0, 1536, 61))

@@ -8,10 +8,10 @@ import pytest
 import torch
 
 import kntools as kn
+from kntools.analyses.fig05_suppression_effect import suppression_effect
 from kntools.analyses.noun_prompts import noun_prompts
-from kntools.analyses.suppression_effect import suppression_effect
 from kntools.analyses.word_probabilities import check_words, word_probabilities
-from kntools.control import untouched
+from kntools.engine.answers import untouched
 from tests import planted, zoo
 
 

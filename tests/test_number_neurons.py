@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 
 import kntools as kn
-from kntools.analyses.cooccurrence_bias import cooccurrence_bias, count_beside
+from kntools.analyses.fig02_pair_search import PairSearch, pair_search
+from kntools.analyses.fig05_suppression_effect import SuppressionEffect, suppression_effect
+from kntools.analyses.fig06_cooccurrence_bias import cooccurrence_bias, count_beside
 from kntools.analyses.noun_prompts import noun_prompts
-from kntools.analyses.pair_search import PairSearch, pair_search
 from kntools.analyses.prompt_groups import prompt_groups
-from kntools.analyses.suppression_effect import SuppressionEffect, suppression_effect
 from kntools.analyses.word_lists import FIGURE_5
 from tests.conftest import ROOT
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import kntools as kn
-from kntools.run_folder import RunFolder
+from kntools.results.run_folder import RunFolder
 from tests import zoo
 
 EXAMPLES = Path(__file__).resolve().parent.parent / "examples"

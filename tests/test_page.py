@@ -9,7 +9,8 @@ import pandas as pd
 import pytest
 import torch
 
-from kntools import page, plots
+from kntools import plots
+from kntools.report import page
 from tests import browser
 
 SCORES = torch.randn(2, 3, 20, generator=torch.Generator().manual_seed(0))

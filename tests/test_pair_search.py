@@ -10,10 +10,10 @@ import torch
 from scipy import stats
 
 import kntools as kn
-from kntools.analyses.attribution_profile import AttributionProfile, attribution_profile, by_answer
-from kntools.analyses.localisation import localisation
+from kntools.analyses.fig01_attribution_profile import AttributionProfile, attribution_profile, by_answer
+from kntools.analyses.fig02_pair_search import PairSearch, pair_search, pairs_of
+from kntools.analyses.fig03_localisation import localisation
 from kntools.analyses.neuron_search import SearchSettings
-from kntools.analyses.pair_search import PairSearch, pair_search, pairs_of
 from kntools.analyses.prompt_groups import PromptGroup, PromptGroups, prompt_groups
 from tests import planted
 

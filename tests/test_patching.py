@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 
 import kntools as kn
-from kntools.live import check_live
-from kntools.patch_grid import PatchGrid
+from kntools.patching.patch_grid import PatchGrid
+from kntools.patching.prompt_pairs import encode_pairs
+from kntools.patching.read_outs import check_live
 from kntools.plots.tracing import patch_heatmap
-from kntools.prompt_pairs import encode_pairs
 from tests import zoo
 from tests.loop import ALL, sites_of
 

@@ -12,8 +12,8 @@ import torch
 
 import kntools as kn
 from kntools import plots
-from kntools.attribution_result import Attribution
-from kntools.neurons import KnowledgeNeurons
+from kntools.attribution.attribution_result import Attribution
+from kntools.attribution.knowledge_neurons import KnowledgeNeurons
 from kntools.prompts import Prompt
 from kntools.sites import Neuron
 

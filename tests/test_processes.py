@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from kntools import processes
+from kntools.results import processes
 from tests.conftest import ROOT
 
 # What `torchrun --nproc_per_node 2` runs, on a free port.
@@ -20,13 +20,13 @@ SCRIPT = """
 import sys
 from pathlib import Path
 import kntools as kn
-from kntools import processes
+from kntools.results import processes
 from kntools.analyses import command
-from kntools.analyses.localisation import localisation
+from kntools.analyses.fig03_localisation import localisation
 from kntools.analyses.neuron_search import SearchSettings
 from kntools.analyses.prompt_groups import prompt_groups
-from kntools.analyses.reliability import reliability
-from kntools.analyses.edit_consistency import edit_consistency
+from kntools.analyses.fig08_reliability import reliability
+from kntools.analyses.fig11_edit_consistency import edit_consistency
 from tests import planted, zoo
 from tests.test_edit_consistency import METHODS, cases
 
@@ -80,8 +80,8 @@ def test_two_processes_make_the_tables_of_one(kept: bool, tmp_path: Path) -> Non
 
 FAILING = """
 import sys
-from kntools import processes
-from kntools.run_folder import RunFolder
+from kntools.results import processes
+from kntools.results.run_folder import RunFolder
 from tests import zoo
 folder = RunFolder(None, kind="test", model=zoo.tiny("llama"), settings={})
 def make(n):

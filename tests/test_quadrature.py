@@ -11,10 +11,10 @@ import pytest
 import torch
 
 import kntools as kn
-from kntools import adaptive
-from kntools.adaptive import Line
-from kntools.path import Paths, Points, Request
-from kntools.quadrature import FIXED_RULES, fixed_rule, radau
+from kntools.attribution import adaptive
+from kntools.attribution.adaptive import Line
+from kntools.attribution.integration_path import Paths, Points, Request
+from kntools.attribution.quadrature import FIXED_RULES, fixed_rule, radau
 from tests import zoo
 
 Function = Callable[[np.ndarray], np.ndarray]

@@ -77,7 +77,7 @@ def test_the_wheel_holds_the_package_and_nothing_else(built: Path) -> None:
         scripts = wheel.read(metadata.replace("METADATA", "entry_points.txt")).decode()
     ours = [p for p in (ROOT / "kntools").rglob("*") if p.is_file() and "__pycache__" not in p.parts]
     assert held == {p.relative_to(ROOT).as_posix(): p.read_bytes() for p in ours}
-    assets = ("py.typed", "assets/tiny-bert/model.safetensors", "assets/page/page.html", "data/sample/countries.tsv")
+    assets = ("py.typed", "models/tiny-bert/model.safetensors", "report/assets/page.html", "data/sample/countries.tsv")
     assert {f"kntools/{name}" for name in assets} <= set(held)
     assert (about["Name"], about["Version"]) == (PROJECT["name"], PROJECT["version"])
     assert about["License-Expression"] == "MIT" and len(licences) == 1

@@ -9,9 +9,9 @@ import pytest
 import torch
 
 import kntools as kn
-from kntools.analyses.reliability import EDITS, Reliability, reliability
-from kntools.analyses.selection_methods import METHODS, RANDOM, SelectionMethods, selection_methods
-from kntools.edit_stack import weights_digest
+from kntools.analyses.fig08_reliability import EDITS, Reliability, reliability
+from kntools.analyses.method_comparison import METHODS, RANDOM, SelectionMethods, selection_methods
+from kntools.editing.edit_stack import weights_digest
 from tests import planted, zoo
 
 QUIET: dict[str, Any] = {"progress": False}

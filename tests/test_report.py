@@ -19,7 +19,7 @@ import pytest
 import kntools as kn
 from kntools.report import FIGURES, QUICK, Report, Size, Study, build, choose, pictures
 from kntools.report.shown import Picture
-from kntools.run_folder import RunFolder
+from kntools.results.run_folder import RunFolder
 from tests import browser, planted, zoo
 from tests.conftest import ROOT
 from tests.test_cli import run, run_json

@@ -14,10 +14,10 @@ import torch
 from torch import Tensor
 
 import kntools as kn
-from kntools import backends
-from kntools.backends import output_site
-from kntools.edit_stack import weights_digest
-from kntools.rome_rows import ESSENCE, TEMPLATES
+from kntools.editing.edit_stack import weights_digest
+from kntools.editing.rome_rows import ESSENCE, TEMPLATES
+from kntools.models import adapter
+from kntools.models.adapter import output_site
 from kntools.sites import hook_name
 from tests import zoo
 
@@ -107,7 +107,7 @@ class Plain:
 def test_the_value_is_that_of_the_plain_loop_at_every_step(name: str, target: str, templates: Any, bos: Any) -> None:
     model, steps = zoo.tiny(name), 6
     edit = kn.rome(model, PROMPT, target, layer=1, templates=templates, steps=steps, prepend_bos=bos)
-    with backends.frozen_parameters(model):
+    with adapter.frozen_parameters(model):
         delta, curve, mean, own = Plain(model, PROMPT, target, 1, templates, bos).run(steps)
     assert len(edit.steps) == len(curve) == steps
     for ours, (log_p, loss) in zip(edit.steps, curve, strict=True):
@@ -147,7 +147,7 @@ def test_a_model_with_hooks_of_the_users_gives_the_plain_loop_too() -> None:
     model = zoo.fresh("llama")
     model.hook_dict["blocks.0.hook_resid_post"].add_hook(lambda x, hook: x * 0.7, is_permanent=True)
     edit = kn.rome(model, PROMPT, TARGET, layer=2, templates=FEW, steps=4)
-    with backends.frozen_parameters(model):
+    with adapter.frozen_parameters(model):
         _, curve, _, _ = Plain(model, PROMPT, TARGET, 2, FEW, None).run(4)
     assert [s.log_probability for s in edit.steps] == pytest.approx([c[0] for c in curve], abs=1e-4)
 
@@ -183,10 +183,10 @@ def test_algebra(name: str, key: Any, real: bool) -> None:
     model = zoo.tiny(name)
     c = text_keys(model, 2) if real else None
     edit = kn.rome(model, PROMPT, TARGET, layer=2, second_moment=c, key=key, steps=5, templates=FEW)
-    old = backends.w_out(model, 2).detach().clone()
-    b = backends.b_out(model, 2)
+    old = adapter.w_out(model, 2).detach().clone()
+    b = adapter.b_out(model, 2)
     with edit.applied(model):
-        new = backends.w_out(model, 2).detach().clone()
+        new = adapter.w_out(model, 2).detach().clone()
     k = edit.key if key == "consistent" else edit.prompt_key
     value = k @ new + (0 if b is None else b.detach())
     assert float((value - edit.value).norm() / edit.value.norm()) < 1e-4
@@ -263,7 +263,7 @@ def test_save_and_load(tmp_path: Path) -> None:
         assert again.provenance == edit.provenance
     assert edit.to_frame().columns.tolist() == ["step", "loss", "target", "kl", "decay"] and len(edit.to_frame()) == 3
     with again.applied(model):
-        assert not torch.equal(backends.w_out(model, 1), backends.w_out(zoo.tiny("gpt2"), 1))
+        assert not torch.equal(adapter.w_out(model, 1), adapter.w_out(zoo.tiny("gpt2"), 1))
 
 
 # --- what goes wrong ----------------------------------------------------------------------------------
@@ -333,7 +333,7 @@ def test_masked_models_are_told_what_they_can_do() -> None:
 def test_nan_weights_are_an_error() -> None:
     model = zoo.fresh("llama")
     with torch.no_grad():
-        backends.w_out(model, 3)[0, 0] = torch.nan
+        adapter.w_out(model, 3)[0, 0] = torch.nan
     with warnings.catch_warnings(), pytest.raises(FloatingPointError):
         warnings.simplefilter("ignore")
         call(model)

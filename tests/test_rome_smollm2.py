@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 
 import kntools as kn
-from kntools import backends
 from kntools.analyses.edit_cases import Question
 from kntools.analyses.edit_scores import ask
-from kntools.edit_stack import weights_digest
-from kntools.rome_rows import TEMPLATES
+from kntools.editing.edit_stack import weights_digest
+from kntools.editing.rome_rows import TEMPLATES
+from kntools.models import adapter
 from tests.test_rome import Plain
 
 pytestmark = [pytest.mark.smollm2, pytest.mark.slow]
@@ -42,7 +42,7 @@ def test_ottawa_becomes_rome_and_back(smollm2: Any) -> None:
 def test_the_first_steps_are_those_of_the_plain_loop(smollm2: Any) -> None:
     few = TEMPLATES[:4]
     edit = kn.rome(smollm2, PROMPT, " Rome", layer=5, templates=few, steps=3, prepend_bos=False)
-    with backends.frozen_parameters(smollm2):
+    with adapter.frozen_parameters(smollm2):
         _, curve, _, _ = Plain(smollm2, PROMPT, " Rome", 5, few, False).run(3)
     ours, theirs = [s.log_probability for s in edit.steps], [c[0] for c in curve]
     assert ours[0] == pytest.approx(theirs[0], abs=1e-4)

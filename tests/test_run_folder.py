@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from kntools.run_folder import RunFolder
+from kntools.results.run_folder import RunFolder
 from tests import zoo
 
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import kntools as kn
-from kntools import backends
+from kntools.models import adapter
 from tests import zoo
 
 TEXTS = zoo.SENTENCES[:14]
@@ -19,7 +19,7 @@ TEXTS = zoo.SENTENCES[:14]
 def by_hand(model: Any, layer: int, texts: list[str], context: int = 1000) -> tuple[torch.Tensor, int]:
     """One text at a time, every key added up in float64."""
     total, count = torch.zeros(zoo.D_MLP, zoo.D_MLP, dtype=torch.float64), 0
-    masked, words = backends.is_masked(model), model.tokenizer
+    masked, words = adapter.is_masked(model), model.tokenizer
     before = [words.cls_token_id] if masked else [words.bos_token_id] if model.cfg.default_prepend_bos else []
     after = [words.sep_token_id] if masked else []
     for text in texts:
@@ -132,7 +132,7 @@ def test_bad_input() -> None:
             call()
     sick = zoo.fresh("llama")
     with torch.no_grad():
-        backends.w_out(sick, 0)[0] = torch.nan
+        adapter.w_out(sick, 0)[0] = torch.nan
     with pytest.raises(FloatingPointError, match="float32"):
         kn.second_moment(sick, 1, TEXTS, progress=False)
 

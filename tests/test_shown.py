@@ -13,25 +13,25 @@ import pytest
 import torch
 
 import kntools as kn
-from kntools.analyses.attribution_profile import attribution_profile
-from kntools.analyses.cooccurrence_bias import cooccurrence_bias
 from kntools.analyses.edit_cases import Case, Question
-from kntools.analyses.edit_consistency import edit_consistency
-from kntools.analyses.edit_examples import edit_examples
 from kntools.analyses.edit_methods import values_method
-from kntools.analyses.layer_distribution import layer_distribution
-from kntools.analyses.localisation import localisation
-from kntools.analyses.pair_search import pair_search
-from kntools.analyses.probability_shift import probability_shift
+from kntools.analyses.fig01_attribution_profile import attribution_profile
+from kntools.analyses.fig02_pair_search import pair_search
+from kntools.analyses.fig03_localisation import localisation
+from kntools.analyses.fig04_layer_distribution import layer_distribution
+from kntools.analyses.fig05_suppression_effect import suppression_effect
+from kntools.analyses.fig06_cooccurrence_bias import cooccurrence_bias
+from kntools.analyses.fig07_probability_shift import probability_shift
+from kntools.analyses.fig08_reliability import reliability
+from kntools.analyses.fig09_tracing_profile import tracing_profile
+from kntools.analyses.fig10_edit_examples import edit_examples
+from kntools.analyses.fig11_edit_consistency import edit_consistency
+from kntools.analyses.method_comparison import selection_methods
 from kntools.analyses.prompt_groups import PromptGroup, PromptGroups
-from kntools.analyses.reliability import reliability
-from kntools.analyses.selection_methods import selection_methods
-from kntools.analyses.suppression_effect import suppression_effect
-from kntools.analyses.table_result import TableResult
-from kntools.analyses.tracing_profile import tracing_profile
 from kntools.data.records import Loaded, Skipped
-from kntools.shown import as_html, frame_text
-from kntools.weight_edits import WeightEdit
+from kntools.editing.weight_edits import WeightEdit
+from kntools.results.display import as_html, frame_text
+from kntools.results.table import TableResult
 from tests import planted, zoo
 
 EVIL = "<script>alert('1')</script> &"

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 import kntools as kn
 from kntools.engine.plan import as_intervention
-from kntools.positioned import position_axis
+from kntools.hooks.positioned import position_axis
 from kntools.sites import SITES, Neuron, as_neurons, hook_name, layer_of, resolve_positions
 from tests import zoo
 from tests.loop import sites_of, tokens_for

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from kntools.statistics import bootstrap_interval, pearson, spearman
+from kntools.results.statistics import bootstrap_interval, pearson, spearman
 
 
 def test_the_interval_of_a_mean() -> None:

@@ -12,12 +12,18 @@ import pytest
 import torch
 
 import kntools as kn
-from kntools.analyses.cooccurrence_bias import CooccurrenceBias, cooccurrence_bias, count_beside, main, noun_numbers
-from kntools.analyses.probability_shift import ProbabilityShift, noun_prompts, parse_neurons, probability_shift
-from kntools.analyses.suppression_effect import SuppressionEffect, effect_of, suppression_effect
+from kntools.analyses.fig05_suppression_effect import SuppressionEffect, effect_of, suppression_effect
+from kntools.analyses.fig06_cooccurrence_bias import (
+    CooccurrenceBias,
+    cooccurrence_bias,
+    count_beside,
+    main,
+    noun_numbers,
+)
+from kntools.analyses.fig07_probability_shift import ProbabilityShift, noun_prompts, parse_neurons, probability_shift
 from kntools.analyses.word_lists import FIGURE_5
+from kntools.results.statistics import spearman
 from kntools.sites import Neuron
-from kntools.statistics import spearman
 from tests import planted, zoo
 
 QUIET: dict[str, Any] = {"progress": False}

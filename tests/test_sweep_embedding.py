@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import kntools as kn
-from kntools import backends
+from kntools.models import adapter
 from tests import zoo
 from tests.loop import ALL, tokens_for
 
@@ -19,7 +19,7 @@ def test_every_row_equals_its_own_run(name: str, overhead: int, monkeypatch: pyt
     """Late forks, kept prefixes, hooks of its own on the embedding, a model that cannot fork: always the same."""
     monkeypatch.setattr("kntools.engine.plan.PASS_OVERHEAD", overhead)
     model = zoo.tiny(name)
-    tokens, hook = tokens_for(model), backends.embedding_name(model)
+    tokens, hook = tokens_for(model), adapter.embedding_name(model)
     noise = torch.randn(3, 2, zoo.D_MODEL, generator=torch.Generator().manual_seed(0))
     corrupted = [kn.corrupt([2, 3], one, hook=hook) for one in noise]
     own: list[Any] = [

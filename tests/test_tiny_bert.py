@@ -24,7 +24,7 @@ sys.path.insert(0, str(ROOT / "scripts"))
 from tiny_bert import batches, evaluation, facts, grammar, lexicon, model, text  # noqa: E402
 from tiny_bert.card import modifier_rates  # noqa: E402
 
-FOLDER = ROOT / "kntools" / "assets" / "tiny-bert"
+FOLDER = ROOT / "kntools" / "models" / "tiny-bert"
 SCRIPT = ROOT / "scripts" / "train_tiny_bert.py"
 NUMBER = {noun.singular: False for noun in lexicon.NOUNS} | {noun.plural: True for noun in lexicon.NOUNS}
 

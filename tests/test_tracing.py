@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 
 import kntools as kn
-from kntools import backends
-from kntools.noise import subject_embeddings
+from kntools.models import adapter
 from kntools.plots.tracing import trace_panels
-from kntools.token_roles import ROLES, token_roles
-from kntools.tracing import KINDS
+from kntools.tracing.causal_tracing import KINDS
+from kntools.tracing.noise import subject_embeddings
+from kntools.tracing.token_roles import ROLES, token_roles
 from tests import zoo
 from tests.loop import ALL
 
@@ -45,14 +45,14 @@ def fact(name: str) -> kn.Prompt:
 def by_loop(model: Any, trace: kn.Trace, *, everywhere: bool = False) -> Tensor:
     """Every cell by `run_with_hooks`, one sample at a time."""
     e = kn.encode(model, trace.prompt)
-    site, layers = backends.state_site(model, trace.kind), range(backends.n_layers(model))
-    cut = [backends.state_site(model, trace.sever)] if trace.sever else []
+    site, layers = adapter.state_site(model, trace.kind), range(adapter.n_layers(model))
+    cut = [adapter.state_site(model, trace.sever)] if trace.sever else []
     out = torch.zeros_like(trace.per_sample)
     clean: dict[str, Tensor] = {}
     with torch.no_grad():
         model.run_with_hooks(e.tokens, fwd_hooks=kn.capture(clean, [site], layers))
         for s, noise in enumerate(trace.noise):
-            corrupt = kn.corrupt(e.subject, noise, hook=backends.embedding_name(model))
+            corrupt = kn.corrupt(e.subject, noise, hook=adapter.embedding_name(model))
             held: dict[str, Tensor] = {}
             model.run_with_hooks(e.tokens, fwd_hooks=corrupt + kn.capture(held, cut, layers))
             for layer in layers:
@@ -119,10 +119,10 @@ def test_restoring_everything_is_clean_and_nothing_is_corrupted(name: str) -> No
     model = zoo.tiny(name)
     e = kn.encode(model, fact(name))
     trace = kn.causal_trace(model, e.prompt, noise=0.3, samples=1, **QUIET)
-    corrupt = kn.corrupt(e.subject, trace.noise[0], hook=backends.embedding_name(model))
+    corrupt = kn.corrupt(e.subject, trace.noise[0], hook=adapter.embedding_name(model))
     seen: dict[str, Tensor] = {}
-    layers = range(backends.n_layers(model))
-    site = backends.state_site(model, "hidden")
+    layers = range(adapter.n_layers(model))
+    site = adapter.state_site(model, "hidden")
     kn.sweep(model, e.tokens, [kn.capture(seen, [site], layers)])
     metric = kn.probability(e.target_ids[0])
     runs = [corrupt + kn.freeze(seen, [site], layers), corrupt, []]
@@ -170,7 +170,7 @@ def test_the_strength_of_noise() -> None:
 def test_hand_computed_effects_on_one_layer_of_addition() -> None:
     """In the last layer nothing comes after: restoring what the MLP added there is addition, a norm and a product."""
     model, prompt = zoo.tiny("llama"), fact("llama")
-    e, last = kn.encode(model, prompt), backends.n_layers(model) - 1
+    e, last = kn.encode(model, prompt), adapter.n_layers(model) - 1
     trace = kn.causal_trace(model, prompt, kind="mlp", window=1, noise=0.3, samples=2, **QUIET)
     with torch.no_grad():
         _, clean = model.run_with_cache(e.tokens)
@@ -184,7 +184,7 @@ def test_hand_computed_effects_on_one_layer_of_addition() -> None:
 
 
 def test_windows() -> None:
-    from kntools.tracing import _Tracer
+    from kntools.tracing.causal_tracing import _Tracer
 
     tracer = _Tracer.__new__(_Tracer)
     tracer.layers = 30

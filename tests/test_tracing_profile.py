@@ -9,10 +9,10 @@ import pytest
 import torch
 
 import kntools as kn
+from kntools.analyses.fig09_tracing_profile import determiner_noun_prompts, main, tracing_profile
 from kntools.analyses.profile_result import TracingProfile
-from kntools.analyses.tracing_profile import determiner_noun_prompts, main, tracing_profile
 from kntools.analyses.two_sites import two_sites
-from kntools.token_roles import ROLES
+from kntools.tracing.token_roles import ROLES
 from tests import zoo
 
 QUIET: dict[str, Any] = {"progress": False}
@@ -166,7 +166,7 @@ def test_determiner_noun_prompts(data_root: Path, monkeypatch: pytest.MonkeyPatc
 def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr("kntools.models.load_model", lambda name, device: zoo.tiny("llama"))
     monkeypatch.setattr(
-        "kntools.analyses.tracing_profile.traced_prompts", lambda model, what, limit, prepend_bos: PROMPTS[:limit]
+        "kntools.analyses.fig09_tracing_profile.traced_prompts", lambda model, what, limit, prepend_bos: PROMPTS[:limit]
     )
     command = ["facts", "--limit", "2", "--samples", "1", "--window", "2", "--run", str(tmp_path / "run")]
     main([*command, "--out", str(tmp_path / "facts")])

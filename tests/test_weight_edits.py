@@ -10,9 +10,9 @@ import pytest
 import torch
 
 import kntools as kn
-from kntools import backends
-from kntools.edit_stack import weights_digest
-from kntools.weight_edits import Change, LayerEdit, edit_provenance
+from kntools.editing.edit_stack import weights_digest
+from kntools.editing.weight_edits import Change, LayerEdit, edit_provenance
+from kntools.models import adapter
 from tests import zoo
 
 PROMPT = kn.Prompt("The capital of Canada is", " Ottawa", subject="Canada")
@@ -21,7 +21,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:.*in L[0-9]+. the")
 
 def edits(model: Any) -> list[kn.WeightEdit]:
     """One of each kind."""
-    if backends.is_masked(model):
+    if adapter.is_masked(model):
         return [kn.edit_values(model, [(1, 3)], "Ottawa", "Rome"), kn.erase_values(model, [(0, n) for n in range(9)])]
     return [
         kn.rome(model, PROMPT, " Rome", layer=1, steps=3, templates=["{}", "Yes, it is. {}"]),
@@ -58,7 +58,7 @@ def test_same_bits_after_every_edit(name: str, dtype: torch.dtype) -> None:
 def test_the_change_is_what_is_added() -> None:
     model = zoo.fresh("llama")
     for edit in edits(model):
-        old = [backends.w_out(model, n).detach().clone() for n in range(4)]
+        old = [adapter.w_out(model, n).detach().clone() for n in range(4)]
         expected = [w.clone() for w in old]
         for change in edit.changes:
             if change.rows is None:
@@ -67,7 +67,7 @@ def test_the_change_is_what_is_added() -> None:
                 expected[change.layer][change.rows] += change.update
         with edit.applied(model):
             for n in range(4):
-                torch.testing.assert_close(backends.w_out(model, n).detach(), expected[n])
+                torch.testing.assert_close(adapter.w_out(model, n).detach(), expected[n])
 
 
 def test_scopes_nest_and_add_up() -> None:

@@ -9,8 +9,8 @@ from typing import Any
 
 import pandas as pd
 
-from kntools import processes
 from kntools.analyses.neuron_search import PAPER, SearchSettings
+from kntools.results import processes
 
 
 def table_parser(name: str, description: str) -> argparse.ArgumentParser:
@@ -35,7 +35,7 @@ def parser(name: str, description: str, *, rule: bool = False) -> argparse.Argum
 
 def load(o: argparse.Namespace) -> Any:
     """The model of the command, on the device of this process."""
-    from kntools.models import load_model
+    from kntools.models.load import load_model
 
     return load_model(o.model, device=processes.device())
 

@@ -6,10 +6,11 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from kntools import backends, data
+from kntools import data
 from kntools.data import CounterFactRecord, ReducedRecord, SymmetricFact, SynonymFact
 from kntools.data.prompting import to_prompts
 from kntools.data.records import Loaded, Skipped
+from kntools.models import adapter
 from kntools.prompts import Prompt, answer_ids
 
 # Records that are asked at a time, until there are enough.
@@ -63,7 +64,7 @@ def symmetric_cases(model: Any, facts: Iterable[SymmetricFact]) -> list[Case]:
     """s -> t becomes s -> t'. Then t' should lead to s (`reverse new`), and t no longer (`reverse old`)."""
     cases = []
     for f in _usable(model, facts, "forward"):
-        asked = {c.role: c.prompt for c in f.candidates(backends.is_masked(model)) if c.prompt is not None}
+        asked = {c.role: c.prompt for c in f.candidates(adapter.is_masked(model)) if c.prompt is not None}
         if len(asked) < 3:
             continue
         forward, to_new, to_old = asked["forward"], asked["reverse_new"], asked["reverse_old"]
@@ -83,7 +84,7 @@ def synonym_cases(model: Any, facts: Iterable[SynonymFact]) -> list[Case]:
     """The field of work changes; the occupation should follow."""
     cases = []
     for f in _usable(model, facts, "fact"):
-        asked = {c.role: c.prompt for c in f.candidates(backends.is_masked(model)) if c.prompt is not None}
+        asked = {c.role: c.prompt for c in f.candidates(adapter.is_masked(model)) if c.prompt is not None}
         if len(asked) < 2:
             continue
         fact, synonym = asked["fact"], asked["synonym"]
@@ -129,7 +130,7 @@ def make_cases(
     cases = []
     for case in build(model, load(what, seed=seed, limit=among)):
         subject = str(case.prompt.subject)
-        if subject not in seen and (not backends.is_masked(model) or _one_token_each(model, case)):
+        if subject not in seen and (not adapter.is_masked(model) or _one_token_each(model, case)):
             seen.add(subject)
             cases.append(case)
     right = data.known(model, [case.prompt for case in cases], prepend_bos=prepend_bos, progress=False)

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from kntools.attribution import integrated_gradients
-from kntools.fine_tune import fine_tune
+from kntools.attribution.integrated_gradients import integrated_gradients
+from kntools.editing.fine_tuning import fine_tune
+from kntools.editing.rome import rome_each
+from kntools.editing.second_moment import SecondMoment
+from kntools.editing.value_edits import edit_values
+from kntools.editing.weight_edits import WeightEdit
 from kntools.prompts import Prompt
-from kntools.rome import rome_each
-from kntools.second_moment import SecondMoment
-from kntools.value_edits import edit_values
-from kntools.weight_edits import WeightEdit
 
 Method = Callable[[Any, Sequence[Prompt], Sequence[str]], Sequence[WeightEdit]]
 

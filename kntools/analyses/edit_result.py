@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 import torch
 
-from kntools.analyses.table_result import load_table, save_table
-from kntools.shown import frame_html, frame_text
-from kntools.statistics import bootstrap_interval
+from kntools.results.display import frame_html, frame_text
+from kntools.results.statistics import bootstrap_interval
+from kntools.results.table import load_table, save_table
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure

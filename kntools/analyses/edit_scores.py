@@ -11,9 +11,9 @@ from typing import Any
 import torch
 
 from kntools.analyses.edit_cases import Question
-from kntools.engine.upper import Upper
+from kntools.engine.from_layer import Upper
+from kntools.engine.generation import generate
 from kntools.prompts import Prompt, encode
-from kntools.sampling import generate
 
 
 @dataclass(frozen=True)

@@ -14,11 +14,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from kntools.analyses.prompt_groups import PromptGroup
-from kntools.attribution import integrated_gradients
-from kntools.edit_stack import weights_digest
-from kntools.neurons import knowledge_neurons, r1_squared
+from kntools.attribution.integrated_gradients import integrated_gradients
+from kntools.attribution.knowledge_neurons import knowledge_neurons, r1_squared
+from kntools.editing.edit_stack import weights_digest
 from kntools.prompts import Prompt
-from kntools.run_folder import RunFolder
+from kntools.results.run_folder import RunFolder
 
 NULLS = ("neurons", "answers")
 

@@ -12,12 +12,12 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from kntools import saving
 from kntools.prompts import Prompt
-from kntools.shown import as_html
-from kntools.statistics import Interval, bootstrap_interval
-from kntools.token_roles import ROLES
-from kntools.trace_result import Trace
+from kntools.results import saving
+from kntools.results.display import as_html
+from kntools.results.statistics import Interval, bootstrap_interval
+from kntools.tracing.token_roles import ROLES
+from kntools.tracing.trace import Trace
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure

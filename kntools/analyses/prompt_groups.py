@@ -23,7 +23,7 @@ from kntools.data.pairs import MinimalPair
 from kntools.data.records import Loaded, Skipped
 from kntools.data.sample import PARADIGMS as SAMPLES
 from kntools.prompts import Prompt
-from kntools.shown import as_html
+from kntools.results.display import as_html
 
 Kind = Literal["linguistic", "factual"]
 

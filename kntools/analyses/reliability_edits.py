@@ -9,12 +9,12 @@ from typing import Any
 from jaxtyping import Float
 from torch import Tensor
 
-from kntools.hooks import ablate_neurons, enhance_neurons
+from kntools.editing.value_edits import erased, rewritten
+from kntools.editing.weight_edits import as_hooks
+from kntools.engine.sweep import sweep
+from kntools.hooks.interventions import ablate_neurons, enhance_neurons
 from kntools.prompts import Encoded
 from kntools.sites import Hook, Neuron
-from kntools.sweep import sweep
-from kntools.value_edits import erased, rewritten
-from kntools.weight_edits import as_hooks
 
 #: On activations, at the answer position: suppress (0), enhance (x 2). On value rows: erase (0), values (a new answer).
 EDITS = ("suppress", "enhance", "erase", "values")

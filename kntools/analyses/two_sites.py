@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from kntools.statistics import bootstrap_interval
+from kntools.results.statistics import bootstrap_interval
 
 if TYPE_CHECKING:
     from kntools.analyses.profile_result import TracingProfile

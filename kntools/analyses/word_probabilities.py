@@ -11,11 +11,11 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor
 
-from kntools import backends
-from kntools.control import Edit, answer_probabilities
+from kntools.engine.answers import Edit, answer_probabilities
+from kntools.engine.sweep import Intervention, sweep
+from kntools.models import adapter
 from kntools.prompts import Prompt, answer_ids, by_length, encode
 from kntools.sites import Neuron, as_neurons
-from kntools.sweep import Intervention, sweep
 
 #: Where a word goes in the text of a prompt that asks what comes after it: `"Carl cures {}"` -> `" horses"`.
 SLOT = "{}"
@@ -26,11 +26,11 @@ def checked_neurons(model: Any, neurons: Iterable[Neuron | tuple[int, int]]) -> 
     wanted = as_neurons(neurons)
     if not wanted:
         raise ValueError("no neurons given; pass at least one, e.g. result.leading('plural')")
-    layers, width = backends.n_layers(model), backends.d_mlp(model)
+    layers, width = adapter.n_layers(model), adapter.d_mlp(model)
     foreign = [n for n in wanted if n.layer >= layers or n.index >= width]
     if foreign:
         raise ValueError(
-            f"{foreign} are neurons of another model: {backends.model_name(model)} has {layers} layers of {width}"
+            f"{foreign} are neurons of another model: {adapter.model_name(model)} has {layers} layers of {width}"
         )
     return wanted
 
@@ -76,7 +76,7 @@ def word_probabilities(
         prompts: their answers play no part but to say where they stand. A text with a `{}` is asked otherwise: every
             word is put there, and the value is the probability of the prompt's own answer after it.
         edits: functions that make hooks when called with `pos=`, the position(s) of the answer, as in
-            `kntools.control`.
+            `kntools.engine.answers`.
 
     Raises:
         ValueError: no prompts, words or edits; a word that is not one token where the answer stands; prompts with and

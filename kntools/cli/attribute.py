@@ -11,7 +11,7 @@ from kntools.cli import common, options
 from kntools.cli.errors import friendly
 
 if TYPE_CHECKING:
-    from kntools.attribution_result import Attribution
+    from kntools.attribution.attribution_result import Attribution
 
 
 def attribute(
@@ -46,7 +46,7 @@ def attribute(
         common.prepare(out, draws)
         loaded = common.load(model, device)
 
-        from kntools.attribution import integrated_gradients
+        from kntools.attribution.integrated_gradients import integrated_gradients
 
         att = integrated_gradients(
             loaded,
@@ -69,8 +69,8 @@ def attribute(
 
 
 def _write(out: Path, att: Attribution, found: common.Check | None, command: str, top: int) -> list[str]:
-    from kntools import page
     from kntools.cli.pages import attribute_page
+    from kntools.report import page
 
     att.save(out / "attribution.safetensors")
     page.write(out / "index.html", attribute_page(att, found, command, top))

@@ -16,7 +16,7 @@ import typer
 from typer.models import ArgumentInfo, ParameterInfo
 
 if TYPE_CHECKING:
-    from kntools.attribution_result import Attribution
+    from kntools.attribution.attribution_result import Attribution
     from kntools.sites import Neuron
 
 
@@ -25,7 +25,7 @@ def load(name: str, device: str | None) -> Any:
     from rich.console import Console
 
     with Console(stderr=True).status(f"Loading {name} ..."):
-        from kntools.models import load_model
+        from kntools.models.load import load_model
 
         try:
             return load_model(name, device=device)
@@ -70,8 +70,8 @@ def check(
     """Do the neurons matter? Suppress and enhance them, and suppress random ones of the same layers."""
     import torch
 
-    from kntools.control import Edit, answer_probabilities, random_like, untouched
-    from kntools.hooks import ablate_neurons, enhance_neurons
+    from kntools.engine.answers import Edit, answer_probabilities, random_like, untouched
+    from kntools.hooks.interventions import ablate_neurons, enhance_neurons
 
     if draws == 0 or not neurons:
         return None

@@ -12,8 +12,8 @@ from kntools.cli import common, options
 from kntools.cli.errors import friendly
 
 if TYPE_CHECKING:
-    from kntools.analyses.edit_examples import EditExamples
-    from kntools.rank_one import RankOneEdit
+    from kntools.analyses.fig10_edit_examples import EditExamples
+    from kntools.editing.rank_one import RankOneEdit
 
 UNRELATED = ["The Eiffel Tower is located in the city of", "To treat my toothache, I should see a"]
 
@@ -59,11 +59,11 @@ def edit(
             raise ValueError("kntools edit works on causal models: end the text where the answer begins")
         loaded = common.load(model, device)
 
-        from kntools.analyses.edit_examples import edit_examples
+        from kntools.analyses.fig10_edit_examples import edit_examples
+        from kntools.editing.rome import rome
+        from kntools.editing.rome_settings import settings_for
+        from kntools.editing.second_moment import SecondMoment
         from kntools.prompts import Prompt
-        from kntools.rome import rome
-        from kntools.rome_settings import settings_for
-        from kntools.second_moment import SecondMoment
 
         chosen = settings_for(loaded) | {"steps": steps}
         if layer is not None:
@@ -94,8 +94,8 @@ def edit(
 
 def _said(model: Any, text: str, target: str, bos: bool | None) -> str:
     """The token that the model gives by itself."""
+    from kntools.engine.generation import generate
     from kntools.prompts import Prompt, encode
-    from kntools.sampling import generate
 
     tokens = encode(model, Prompt(text, target), bos, multi_token="first").tokens
     return str(model.tokenizer.decode(generate(model, tokens, 1)[0].tolist()))

@@ -13,7 +13,7 @@ from kntools.cli.errors import friendly
 
 
 class What(StrEnum):
-    """Which facts; see `kntools.analyses.edit_consistency`."""
+    """Which facts; see `kntools.analyses.fig11_edit_consistency`."""
 
     counterfact = "counterfact"
     P36 = "P36"
@@ -51,8 +51,8 @@ def evaluate(
     with friendly(debug):
         loaded = common.load(model, device)
 
-        from kntools.analyses.edit_consistency import evaluate as run
-        from kntools.rome_settings import settings_for
+        from kntools.analyses.fig11_edit_consistency import evaluate as run
+        from kntools.editing.rome_settings import settings_for
 
         result = run(
             loaded,

@@ -12,8 +12,8 @@ from kntools.cli import common, options
 from kntools.cli.errors import friendly
 
 if TYPE_CHECKING:
-    from kntools.analyses.localisation import Localisation
-    from kntools.analyses.pair_search import PairSearch
+    from kntools.analyses.fig02_pair_search import PairSearch
+    from kntools.analyses.fig03_localisation import Localisation
 
 # What Niu et al. 2024 found in bert-base-cased: the plural and the singular determiner neuron.
 _LANDMARKS = ("9.1094", "10.2096")
@@ -29,7 +29,7 @@ class Preset(StrEnum):
 
 
 class Null(StrEnum):
-    """What chance gives; see `kntools.analyses.localisation`."""
+    """What chance gives; see `kntools.analyses.fig03_localisation`."""
 
     neurons = "neurons"
     answers = "answers"
@@ -79,11 +79,11 @@ def localise(
 
         from dataclasses import replace
 
-        from kntools.analyses.layer_distribution import layer_distribution
-        from kntools.analyses.localisation import localisation
+        from kntools.analyses.fig02_pair_search import pairs_of
+        from kntools.analyses.fig03_localisation import localisation
+        from kntools.analyses.fig04_layer_distribution import layer_distribution
+        from kntools.analyses.fig07_probability_shift import parse_neurons
         from kntools.analyses.neuron_search import PAPER, SearchSettings
-        from kntools.analyses.pair_search import pairs_of
-        from kntools.analyses.probability_shift import parse_neurons
         from kntools.analyses.prompt_groups import prompt_groups
         from kntools.analyses.word_probabilities import checked_neurons
 
@@ -129,7 +129,9 @@ def localise(
 
 
 def _write(out: Path, found: Localisation, layers: Any, searched: PairSearch | None) -> list[str]:
-    from kntools.analyses import command, localisation, pair_search
+    from kntools.analyses import command
+    from kntools.analyses import fig02_pair_search as pair_search
+    from kntools.analyses import fig03_localisation as localisation
 
     files = [*localisation.write(found, out / "localisation"), *command.write(layers, out / "layers")]
     files += pair_search.write(searched, out / "pairs") if searched is not None else []

@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from kntools.attribution_result import Attribution
+from kntools.attribution.attribution_result import Attribution
+from kntools.attribution.knowledge_neurons import KnowledgeNeurons
 from kntools.cli.common import Check
-from kntools.neurons import KnowledgeNeurons
-from kntools.page import Chart, Page, Section, Table, Text
 from kntools.plots import layer_histogram, neuron_bars, neuron_heatmap
+from kntools.report.page import Chart, Page, Section, Table, Text
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -12,7 +12,7 @@ from kntools.cli import common, options
 from kntools.cli.errors import friendly
 
 if TYPE_CHECKING:
-    from kntools.patch_grid import PatchGrid
+    from kntools.patching.patch_grid import PatchGrid
     from kntools.prompts import Prompt
 
 
@@ -66,7 +66,7 @@ def patch(
         clean, others = _pairs(text, target, corrupted, foil, file)
         loaded = common.load(model, device)
 
-        from kntools.patching import activation_patch, attribution_patch
+        from kntools.patching.activation_patching import activation_patch, attribution_patch
 
         grid = (attribution_patch if attribution else activation_patch)(
             loaded,

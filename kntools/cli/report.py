@@ -39,9 +39,9 @@ def report(
     """
     given = dict(locals())
     with friendly(debug):
-        from kntools import processes
         from kntools.data.sources import STANDS_IN
         from kntools.report import FULL, QUICK, Study, build, choose
+        from kntools.results import processes
 
         chosen = choose(figures or [])  # an unknown one is told before a model is loaded
         loaded = common.load(model, device or processes.device())
@@ -72,7 +72,7 @@ def report(
 
 
 def _tell(line: str) -> None:
-    from kntools import processes
+    from kntools.results import processes
 
     if processes.is_main():
         typer.echo(f"{line} ...", err=True)

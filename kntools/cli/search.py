@@ -12,8 +12,8 @@ from kntools.cli import common, options
 from kntools.cli.errors import friendly
 
 if TYPE_CHECKING:
-    from kntools.attribution_result import Attribution
-    from kntools.neurons import KnowledgeNeurons
+    from kntools.attribution.attribution_result import Attribution
+    from kntools.attribution.knowledge_neurons import KnowledgeNeurons
     from kntools.prompts import Prompt
 
 
@@ -59,8 +59,8 @@ def search(
 
         import torch
 
-        from kntools.attribution import integrated_gradients
-        from kntools.neurons import knowledge_neurons
+        from kntools.attribution.integrated_gradients import integrated_gradients
+        from kntools.attribution.knowledge_neurons import knowledge_neurons
 
         choose = partial(knowledge_neurons, threshold=threshold, share=share, target_count=(least, most), step=step)
         choose(torch.zeros(1, 1, 1))  # a mistake in these is told before the work, not after it
@@ -107,8 +107,8 @@ def _prompts(target: str | None, texts: list[str], file: Path | None) -> list[Pr
 
 
 def _write(out: Path, att: Attribution, kns: KnowledgeNeurons, found: common.Check | None, command: str) -> list[str]:
-    from kntools import page
     from kntools.cli.pages import search_page
+    from kntools.report import page
 
     att.save(out / "attribution.safetensors")
     kns.save(out / "knowledge_neurons.safetensors")

@@ -12,7 +12,7 @@ from kntools.cli import common, options
 from kntools.cli.errors import friendly
 
 if TYPE_CHECKING:
-    from kntools.trace_result import Trace
+    from kntools.tracing.trace import Trace
 
 
 class Kind(StrEnum):
@@ -64,7 +64,7 @@ def trace(
         level: str | float = noise if noise.endswith("sigma") else _number(noise)
         loaded = common.load(model, device)
 
-        from kntools.tracing import KINDS, causal_trace
+        from kntools.tracing.causal_tracing import KINDS, causal_trace
 
         traces = [
             causal_trace(

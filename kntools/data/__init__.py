@@ -10,14 +10,14 @@ the built-in sample, in this order; `loaded.source` says where it was found.
 
 from kntools.data.agreement import Frame, agreement_frames
 from kntools.data.bags import Bag, pararel_bags
-from kntools.data.blimp import PARADIGMS, blimp
-from kntools.data.counterfact import CounterFactRecord, ReducedRecord, counterfact, counterfact_reduced
+from kntools.data.blimp_pairs import PARADIGMS, blimp
+from kntools.data.counterfact_records import CounterFactRecord, ReducedRecord, counterfact, counterfact_reduced
 from kntools.data.facts import KnownFact, known_facts
 from kntools.data.filters import Filters
 from kntools.data.grouping import determiner, gender, group, number
-from kntools.data.known import known
+from kntools.data.knowledge import known
 from kntools.data.pairs import MinimalPair
-from kntools.data.pararel import RELATIONS, Fact, pararel
+from kntools.data.pararel_facts import RELATIONS, Fact, pararel
 from kntools.data.prompting import TokenizerOnly, to_prompts
 from kntools.data.records import Loaded, Prompts, Skipped
 from kntools.data.symmetric import SymmetricFact, symmetric_facts

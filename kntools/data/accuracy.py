@@ -19,10 +19,10 @@ from jaxtyping import Float
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from kntools import backends
 from kntools.data import tables
-from kntools.data.blimp import PARADIGMS, blimp
+from kntools.data.blimp_pairs import PARADIGMS, blimp
 from kntools.data.pairs import MinimalPair
+from kntools.models import adapter
 
 # Tokens in one forward pass: the logits of so many must fit in memory.
 _TOKENS_PER_PASS = 512
@@ -96,7 +96,7 @@ def sentence_log_probability(
 
     Without BOS the first token is given, not scored.
     """
-    if backends.is_masked(model):
+    if adapter.is_masked(model):
         raise ValueError(
             "a masked model gives no probability to a whole sentence; "
             "use kn.data.known(model, pairs.prompts(model)), which compares the differing tokens"
@@ -106,7 +106,7 @@ def sentence_log_probability(
     order = sorted(range(len(ids)), key=lambda i: len(ids[i]))
     with torch.no_grad(), tqdm(total=len(ids), disable=not progress, unit="sentence", leave=False) as bar:
         for batch in _batches(order, ids):
-            tokens = torch.tensor([ids[i] for i in batch], device=backends.device_of(model))
+            tokens = torch.tensor([ids[i] for i in batch], device=adapter.device_of(model))
             logits = model(tokens, return_type="logits")[:, :-1].float()
             gained = logits.log_softmax(-1).gather(-1, tokens[:, 1:, None]).sum((1, 2))
             scores[batch] = gained.cpu()
@@ -132,7 +132,7 @@ def _encode(model: Any, sentences: Sequence[str], start: list[int]) -> list[list
     for sentence, one in zip(sentences, ids, strict=True):
         if len(one) < 2:
             raise ValueError(f"{sentence!r} is a single token: without BOS there is nothing to score")
-        if len(one) > backends.context_length(model):
+        if len(one) > adapter.context_length(model):
             raise ValueError(f"{sentence!r} is longer than the model's context")
     return ids
 
@@ -152,7 +152,7 @@ def _batches(order: list[int], ids: list[list[int]]) -> list[list[int]]:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """The command; see the top of the module."""
-    from kntools.models import load_model
+    from kntools.models.load import load_model
 
     parser = argparse.ArgumentParser(prog="python -m kntools.data.accuracy", description="BLiMP accuracy.")
     add = parser.add_argument

@@ -10,7 +10,7 @@ from typing import Any, Unpack
 from kntools.data import sample, sources
 from kntools.data.filters import Filters, select
 from kntools.data.names import check_name
-from kntools.data.pararel import RELATIONS
+from kntools.data.pararel_facts import RELATIONS
 from kntools.data.patterns import NOT_LAST, before_answer, question
 from kntools.data.read import Row, json_object
 from kntools.data.records import Candidate, Loaded

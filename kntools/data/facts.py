@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Unpack
 
 from kntools.data import sample, sources
-from kntools.data.counterfact import ask
+from kntools.data.counterfact_records import ask
 from kntools.data.filters import Filters, select
 from kntools.data.read import Row, json_array
 from kntools.data.records import Candidate, Loaded

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Collection, Sequence
 from typing import Any, TypedDict, TypeVar, Unpack
 
-from kntools.data.known import known_records
+from kntools.data.knowledge import known_records
 from kntools.data.records import Loaded, Skipped
 
 Record = TypeVar("Record")

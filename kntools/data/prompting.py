@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
 
-from kntools import backends
 from kntools.data.pairs import MinimalPair, align
 from kntools.data.records import Candidate, Ids, Loaded, Prompts, Skipped
+from kntools.models import adapter
 from kntools.prompts import MASK, MultiToken, Prompt
 
 # Reasons that depend on the tokenizer. Loaders name their own next to where they find them.
@@ -70,7 +70,7 @@ def to_prompts(
     tokenizer = model.tokenizer
     if tokenizer is None:
         raise ValueError("this model has no tokenizer; set model.tokenizer first")
-    masked = backends.is_masked(model)
+    masked = adapter.is_masked(model)
     found = _candidates(loaded.records, tokenizer, masked)
     if role is not None:
         roles = sorted({candidate.role for _, candidate in found})
@@ -82,7 +82,7 @@ def to_prompts(
     prompts = [c.prompt for _, c in asked if c.prompt is not None]
     ids = _masked_ids(tokenizer, prompts) if masked else _causal_ids(tokenizer, prompts)
     added = tokenizer.num_special_tokens_to_add() if masked else 1  # [CLS] and [SEP], or BOS
-    room = backends.context_length(model) - added
+    room = adapter.context_length(model) - added
     reasons = _reasons([c for _, c in asked], ids, tokenizer, masked, room, multi_token)
     good = [i for i, reason in enumerate(reasons) if not reason]
     return Prompts(

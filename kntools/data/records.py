@@ -8,7 +8,7 @@ from dataclasses import astuple, dataclass, fields
 from typing import Any, Generic, TypeVar, overload
 
 from kntools.prompts import MultiToken, Prompt
-from kntools.shown import as_html
+from kntools.results.display import as_html
 
 Record = TypeVar("Record")
 

@@ -10,7 +10,7 @@ from typing import ClassVar, Unpack
 
 from kntools.data.filters import Filters, select
 from kntools.data.names import check_name
-from kntools.data.pararel import Fact, pararel
+from kntools.data.pararel_facts import Fact, pararel
 from kntools.data.patterns import fill
 from kntools.data.records import Candidate, Loaded, Skipped
 

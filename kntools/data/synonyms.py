@@ -9,7 +9,7 @@ from typing import ClassVar, Unpack
 from kntools.data import sample
 from kntools.data.filters import Filters, select
 from kntools.data.names import check_name
-from kntools.data.pararel import pararel
+from kntools.data.pararel_facts import pararel
 from kntools.data.patterns import fill
 from kntools.data.read import table
 from kntools.data.records import Candidate, Loaded, Skipped

@@ -18,7 +18,7 @@ from tqdm.auto import tqdm
 from transformers import AutoTokenizer
 
 from kntools.data import tables
-from kntools.data.blimp import PARADIGMS, blimp
+from kntools.data.blimp_pairs import PARADIGMS, blimp
 from kntools.data.prompting import TokenizerOnly
 from kntools.data.records import Skipped
 from kntools.models.named import NAMED

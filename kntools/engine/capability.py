@@ -14,12 +14,12 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor
 
-from kntools import backends
 from kntools.engine.forward import ForwardPass, NotBatched
 from kntools.engine.plain import run_plain
 from kntools.engine.plan import Intervention, Item, Pass
-from kntools.hooks import scale_site
-from kntools.prefix import Rows
+from kntools.hooks.interventions import scale_site
+from kntools.models import adapter
+from kntools.models.prefix import Rows
 
 
 @dataclass(frozen=True)
@@ -37,13 +37,13 @@ def capability(model: Any, tokens: Tensor) -> Capability:
     While somebody else's hooks are attached to the model, nothing is shared: they would see other batches, and
     fewer positions, than in a run of its own.
     """
-    if backends.has_hooks(model):
+    if adapter.has_hooks(model):
         return Capability(False, False)
     if model not in _known:
         probe = tokens[:1, : min(4, tokens.shape[1])]
         fork = _same(model, probe, start=0)
         last = probe.shape[1] - 1
-        prefix = fork and last > 0 and not backends.is_masked(model) and _same(model, probe, start=last)
+        prefix = fork and last > 0 and not adapter.is_masked(model) and _same(model, probe, start=last)
         if last == 0:
             return Capability(fork, False)  # one token says nothing about prefixes: ask again next time
         _known[model] = Capability(fork, prefix)
@@ -58,7 +58,7 @@ def capability(model: Any, tokens: Tensor) -> Capability:
 
 def _same(model: Any, tokens: Tensor, start: int) -> bool:
     """Do three interventions in one pass give the logits of three passes?"""
-    layers = backends.n_layers(model)
+    layers = adapter.n_layers(model)
     asked = [[tokens.shape[1] - 1]]
     items = [
         Item(n, Intervention(scale_site("attn_out", layer, 0.5, pos=-1)), layer, start)
@@ -87,6 +87,6 @@ def _same(model: Any, tokens: Tensor, start: int) -> bool:
 
 def _prefix(model: Any, tokens: Tensor) -> Any:
     def build(start: int, prompts: list[int], rows: Rows) -> Any:
-        return backends.build_prefix(model, tokens[prompts, :start], rows)
+        return adapter.build_prefix(model, tokens[prompts, :start], rows)
 
     return build

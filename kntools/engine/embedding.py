@@ -11,8 +11,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from kntools import backends
 from kntools.engine.plan import Embedding, stage_of
+from kntools.models import adapter
 
 
 @torch.no_grad()
@@ -20,15 +20,15 @@ def embed(model: Any, tokens: Int[Tensor, "prompt pos"], embedding: Embedding) -
     """The residual stream that enters block 0, for each prompt with its own hooks."""
     if len(embedding) != tokens.shape[0]:
         raise ValueError(f"embedding hooks for {len(embedding)} prompts, but there are {tokens.shape[0]}")
-    layers = backends.n_layers(model)
+    layers = adapter.n_layers(model)
     rows = []
     for number, hooks in enumerate(embedding):
         for name, _ in hooks:
             if stage_of(name, layers) != -1:
                 raise ValueError(f"{name!r} is not on the embedding; such hooks belong into the interventions")
         fired: set[str] = set()
-        points = [(backends.hook_point(model, name), _noting(fn, name, fired)) for name, fn in hooks]
-        rows.append(backends.run_embedding(model, tokens[number : number + 1], points))
+        points = [(adapter.hook_point(model, name), _noting(fn, name, fired)) for name, fn in hooks]
+        rows.append(adapter.run_embedding(model, tokens[number : number + 1], points))
         for name, _ in hooks:
             if name not in fired:
                 raise RuntimeError(f"the hook on {name!r} never fired before block 0 of this model")

@@ -14,10 +14,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from kntools import backends
 from kntools.engine.plan import Item, Pass, stage_of
-from kntools.positioned import PositionedHook, position_axis, shares_memory
-from kntools.prefix import Rows
+from kntools.hooks.positioned import PositionedHook, position_axis, shares_memory
+from kntools.models import adapter
+from kntools.models.prefix import Rows
 from kntools.sites import resolve_positions
 
 
@@ -75,7 +75,7 @@ class ForwardPass:
         self.model, self.tokens, self.plan, self.prefix_for = model, tokens, plan, prefix_for
         self.embedded = embedded  # [prompt pos d_model]: what enters block 0, if not the tokens' embedding
         self.length, self.start = tokens.shape[1], plan.start
-        self.layers = backends.n_layers(model)
+        self.layers = adapter.n_layers(model)
         self.items = sorted(plan.items, key=lambda i: i.fork)
         self.prompts = sorted({i.intervention.prompt for i in self.items})
         self.row_of = {prompt: row for row, prompt in enumerate(self.prompts)}
@@ -90,8 +90,8 @@ class ForwardPass:
         with torch.set_grad_enabled(gradients):
             residual = self._embed_separately()
             self.rows.count = 1
-            with backends.attached(self._hook_points(residual)):
-                logits = backends.run(self.model, self.tokens[self.prompts[:1], self.start :], prefix)
+            with adapter.attached(self._hook_points(residual)):
+                logits = adapter.run(self.model, self.tokens[self.prompts[:1], self.start :], prefix)
         self._check_fired()
         if logits.shape[1] != self.asked.shape[1]:  # nothing trimmed it before the unembedding
             logits = _gather_positions(logits, self.asked)
@@ -129,7 +129,7 @@ class ForwardPass:
         if len(self.prompts) > 1:
             joined = [s for stage in range(-1, layer + 1) for s in self._sources(stage)]
             self.rows.prompt_of = torch.tensor([*range(len(self.prompts)), *joined], device=activation.device)
-        backends.after_fork(self.model, layer, activation.shape[0], activation.shape[1])
+        adapter.after_fork(self.model, layer, activation.shape[0], activation.shape[1])
 
     def _embed_separately(self) -> Tensor | None:
         """The residual stream before block 0, where its batch is not simply one prompt.
@@ -144,7 +144,7 @@ class ForwardPass:
         tokens = self.tokens[[self.prompts[s] for s in sources]]
         self.rows.count = len(sources)
         embedding = self._dispatchers(early, lambda stage: stage < 0, offset=0)
-        residual = backends.run_embedding(self.model, tokens, embedding)[:, self.start :]
+        residual = adapter.run_embedding(self.model, tokens, embedding)[:, self.start :]
         if self.embedded is None:
             return residual
         return torch.cat([self.embedded[self.prompts, self.start :], residual[len(self.prompts) :]])
@@ -155,9 +155,9 @@ class ForwardPass:
         forks: list[tuple[Any, Callable[..., Any]]] = []
         for layer in range(self.layers):
             if self._sources(layer) or (layer == 0 and residual is not None):
-                forks.append((backends.fork_point(self.model, layer), self._fork(layer, residual)))
+                forks.append((adapter.fork_point(self.model, layer), self._fork(layer, residual)))
         inside = self._dispatchers(self.items, lambda stage: stage >= 0, offset=self.start)
-        trim = [] if self._reads_logits() else [(backends.hook_point(self.model, "unembed.hook_in"), self._trim)]
+        trim = [] if self._reads_logits() else [(adapter.hook_point(self.model, "unembed.hook_in"), self._trim)]
         return [*forks, *inside, *trim]
 
     def _fork(self, layer: int, residual: Tensor | None) -> Callable[..., Tensor]:
@@ -193,7 +193,7 @@ class ForwardPass:
             steps = [(n, fn) for n, fn in inter.hooks] + [(n, _Watch(pos)) for n, pos in inter.wrt]
             for number, (name, fn) in enumerate(steps):
                 if here(stage_of(name, self.layers)):
-                    point = backends.hook_point(self.model, name)
+                    point = adapter.hook_point(self.model, name)
                     moved = fn.moved(offset, self.length) if isinstance(fn, PositionedHook) else fn
                     points.setdefault(id(point), (point, []))[1].append((item, number, name, moved))
         return [(point, self._dispatcher(steps, offset)) for point, steps in points.values()]

@@ -7,7 +7,7 @@ from typing import Any
 import psutil
 import torch
 
-from kntools import backends
+from kntools.models import adapter
 
 #: No pass gains from more: matrix products are long full by then.
 MOST_ROWS = 1024
@@ -23,10 +23,10 @@ def rows_that_fit(model: Any, positions: int, *, gradients: bool) -> int:
     element = next(model.parameters()).element_size()
     heads = int(getattr(cfg, "n_heads", 1) or 1)
     # Activations of one block that a backward pass keeps, counted generously, and the logits with two copies.
-    block = positions * (24 * cfg.d_model + 8 * backends.d_mlp(model) + 4 * heads * positions)
+    block = positions * (24 * cfg.d_model + 8 * adapter.d_mlp(model) + 4 * heads * positions)
     logits = 3 * 4 * int(cfg.d_vocab)
     per_row = element * block * (cfg.n_layers if gradients else 2) + logits
-    fit = max(1, int(free_bytes(backends.device_of(model)) // 2 // per_row))
+    fit = max(1, int(free_bytes(adapter.device_of(model)) // 2 // per_row))
     return min(MOST_ROWS, 1 << (fit.bit_length() - 1))
 
 

@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from kntools import backends
 from kntools.engine.forward import Result, Watched
 from kntools.engine.plan import Item
-from kntools.positioned import position_axis, shares_memory
+from kntools.hooks.positioned import position_axis, shares_memory
+from kntools.models import adapter
 from kntools.sites import resolve_positions
 
 
@@ -21,11 +21,11 @@ def run_plain(model: Any, tokens: Tensor, asked: Sequence[Sequence[int]], item: 
     fired: set[int] = set()
     watched: dict[str, Watched] = {}
     hooks = [
-        (backends.hook_point(model, name), _noting(fn, number, fired))
+        (adapter.hook_point(model, name), _noting(fn, number, fired))
         for number, (name, fn) in enumerate([*inter.hooks, *[(n, _watch(n, pos, watched)) for n, pos in inter.wrt]])
     ]
-    with torch.set_grad_enabled(gradients), backends.attached(hooks):
-        logits = backends.run(model, tokens[inter.prompt].expand(inter.rows, -1))
+    with torch.set_grad_enabled(gradients), adapter.attached(hooks):
+        logits = adapter.run(model, tokens[inter.prompt].expand(inter.rows, -1))
     for number, name in enumerate(inter.names()):
         if number not in fired:
             raise RuntimeError(f"the hook on {name!r} (intervention {item.number}) never fired on this model")

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
-from kntools.positioned import PositionedHook, is_local
+from kntools.hooks.positioned import PositionedHook, is_local
 from kntools.sites import Hook, Positions, layer_of, resolve_positions
 
 # Hook points before block 0; everything else outside the blocks comes after the last one.

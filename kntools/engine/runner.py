@@ -8,7 +8,6 @@ from typing import Any, SupportsIndex, TypeVar, cast
 
 from torch import Tensor
 
-from kntools import backends
 from kntools.engine import plan
 from kntools.engine.capability import capability
 from kntools.engine.embedding import embed
@@ -16,7 +15,8 @@ from kntools.engine.forward import ForwardPass, NotBatched, Result
 from kntools.engine.memory import is_out_of_memory, rows_that_fit
 from kntools.engine.plain import run_plain
 from kntools.engine.plan import Intervention, Item, Pass
-from kntools.prefix import BridgePrefix, HookedPrefix, Rows
+from kntools.models import adapter
+from kntools.models.prefix import BridgePrefix, HookedPrefix, Rows
 from kntools.sites import Positions, resolve_positions
 
 T = TypeVar("T")
@@ -55,7 +55,7 @@ class Runner:
         plan.check(interventions, self.tokens)
         can = capability(self.model, self.tokens)
         length = self.tokens.shape[1]
-        layers = backends.n_layers(self.model)
+        layers = adapter.n_layers(self.model)
         items = plan.make_items(
             interventions,
             layers=layers,
@@ -101,7 +101,7 @@ class Runner:
         key = (start, tuple(prompts))
         if key not in self._prefixes:
             residual = None if self.embedded is None else self.embedded[prompts, :start]
-            self._prefixes[key] = backends.build_prefix(self.model, self.tokens[prompts, :start], rows, residual)
+            self._prefixes[key] = adapter.build_prefix(self.model, self.tokens[prompts, :start], rows, residual)
         kept = self._prefixes[key]
         kept.use(rows)
         return kept
@@ -114,10 +114,10 @@ def as_batch(model: Any, tokens: Tensor) -> Tensor:
         raise ValueError(
             f"tokens must be token ids [prompt pos], at least one; got {batch.dtype} {tuple(tokens.shape)}"
         )
-    limit = backends.context_length(model)
+    limit = adapter.context_length(model)
     if batch.shape[1] > limit:
         raise ValueError(f"{batch.shape[1]} tokens, but the model's context holds {limit}")
-    return batch.to(backends.device_of(model))
+    return batch.to(adapter.device_of(model))
 
 
 def _asked(pos: Positions | Sequence[Positions], tokens: Tensor) -> list[tuple[int, ...]]:

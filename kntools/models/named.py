@@ -72,10 +72,10 @@ def convert_gguf(gguf: Path, folder: Path) -> None:
 
 def tiny_bert() -> Path:
     """The masked language model that ships inside the package."""
-    folder = Path(__file__).parent.parent / "assets" / "tiny-bert"
+    folder = Path(__file__).parent / "tiny-bert"
     if not (folder / "config.json").is_file():
         raise ValueError(
-            "this copy of kntools lacks the files of 'tiny-bert' (kntools/assets/tiny-bert); install it anew"
+            "this copy of kntools lacks the files of 'tiny-bert' (kntools/models/tiny-bert); install it anew"
         )
     return folder
 

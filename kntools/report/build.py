@@ -8,11 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from kntools import backends, page, processes
-from kntools.report import pictures
+from kntools.models import adapter
+from kntools.report import page, pictures
 from kntools.report.choices import NotPossible
 from kntools.report.shown import Figure, Numbers, Picture, Shown
 from kntools.report.study import Study
+from kntools.results import processes
 
 SUMMARY = "What was found"
 _PAPER = "Niu et al. 2024 (What does the Knowledge Neuron Thesis have to do with Knowledge?)"
@@ -70,7 +71,7 @@ def _shown(figure: Figure, study: Study) -> Shown:
 def _page(study: Study, shown: Sequence[tuple[Figure, Shown]], command: str) -> page.Page:
     about = study.header
     name, bos = about["model"], {True: "with BOS", False: "without BOS", None: "BOS as the model has it"}
-    layers, width = backends.n_layers(study.model), study.neurons_per_layer
+    layers, width = adapter.n_layers(study.model), study.neurons_per_layer
     return page.Page(
         title=f"Knowledge neurons of {name}",
         lead=(

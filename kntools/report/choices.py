@@ -8,16 +8,17 @@ from dataclasses import asdict
 from itertools import zip_longest
 from typing import Any, TypeVar
 
-from kntools import backends, data
+from kntools import data
 from kntools.analyses.edit_cases import Case, Question
+from kntools.analyses.fig02_pair_search import NUMBERS
+from kntools.analyses.fig09_tracing_profile import traced_prompts
 from kntools.analyses.noun_prompts import noun_prompts
-from kntools.analyses.pair_search import NUMBERS
 from kntools.analyses.prompt_groups import PromptGroup, known_prompts, prompt_groups
-from kntools.analyses.tracing_profile import traced_prompts
 from kntools.analyses.word_lists import FIGURE_5
 from kntools.analyses.word_probabilities import check_words
-from kntools.control import answer_probabilities
 from kntools.data.grouping import DETERMINER_NUMBER
+from kntools.engine.answers import answer_probabilities
+from kntools.models import adapter
 from kntools.prompts import Prompt
 
 # A causal model is asked for the noun, which comes last; a masked one for the determiner.
@@ -102,7 +103,7 @@ def read_case(row: dict[str, Any]) -> Case:
 
 def paradigms(model: Any) -> tuple[str, ...]:
     """Those that this model can be asked; the first one is that of determiners and the number of their nouns."""
-    masked = backends.is_masked(model)
+    masked = adapter.is_masked(model)
     names = MASKED if masked else CAUSAL
     pairs = data.blimp(names[0])
     if pairs.source.startswith("built-in") or not _knows_words(model, [pair.good for pair in pairs[:_READ]]):

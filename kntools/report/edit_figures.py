@@ -8,18 +8,18 @@ from typing import Any
 import pandas as pd
 
 from kntools.analyses.edit_cases import make_cases
-from kntools.analyses.edit_consistency import NoCaseLeft, edit_consistency
-from kntools.analyses.edit_examples import edit_examples
 from kntools.analyses.edit_methods import Method, fine_tune_method, rome_method, values_method
 from kntools.analyses.edit_result import EditConsistency
+from kntools.analyses.fig10_edit_examples import edit_examples
+from kntools.analyses.fig11_edit_consistency import NoCaseLeft, edit_consistency
 from kntools.analyses.neuron_search import open_run
+from kntools.editing.rome import rome_each
 from kntools.plots.edits import edit_bars
 from kntools.prompts import Prompt
 from kntools.report import choices
 from kntools.report.choices import NotPossible, each_possible
 from kntools.report.shown import Numbers, Picture, Shown, missing_notes, one_line, share, within
 from kntools.report.study import Study
-from kntools.rome import rome_each
 
 _TOKENS = 10  # that each text goes on by
 

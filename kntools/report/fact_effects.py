@@ -15,17 +15,17 @@ from jaxtyping import Float
 from torch import Tensor
 
 from kntools.analyses.neuron_search import local_seed, open_run
-from kntools.attribution import integrated_gradients
-from kntools.attribution_result import Attribution
-from kntools.control import Edit, answer_probabilities, random_like, untouched
-from kntools.hooks import ablate_neurons, enhance_neurons
-from kntools.neurons import KnowledgeNeurons, knowledge_neurons
+from kntools.attribution.attribution_result import Attribution
+from kntools.attribution.integrated_gradients import integrated_gradients
+from kntools.attribution.knowledge_neurons import KnowledgeNeurons, knowledge_neurons
+from kntools.engine.answers import Edit, answer_probabilities, random_like, untouched
+from kntools.engine.sweep import sweep
+from kntools.hooks.interventions import ablate_neurons, enhance_neurons
 from kntools.prompts import Prompt, encode
 from kntools.report.choices import NotPossible
 from kntools.report.facts import FACTS
 from kntools.report.study import Study
 from kntools.sites import Neuron
-from kntools.sweep import sweep
 
 #: Leading neurons that are compared with as many random ones.
 TOP = 20

@@ -12,7 +12,7 @@ from kntools import plots
 from kntools.report.fact_effects import FactEffects, fact_effects
 from kntools.report.shown import Numbers, Picture, Shown, one_line, within
 from kntools.report.study import Study
-from kntools.statistics import bootstrap_interval
+from kntools.results.statistics import bootstrap_interval
 
 
 def facts(study: Study) -> Shown:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pandas as pd
 
-from kntools import backends
-from kntools.analyses.attribution_profile import AttributionProfile, attribution_profile
-from kntools.analyses.layer_distribution import layer_distribution
-from kntools.analyses.localisation import Localisation
-from kntools.analyses.pair_search import NUMBERS, PairSearch
+from kntools.analyses.fig01_attribution_profile import AttributionProfile, attribution_profile
+from kntools.analyses.fig02_pair_search import NUMBERS, PairSearch
+from kntools.analyses.fig03_localisation import Localisation
+from kntools.analyses.fig04_layer_distribution import layer_distribution
 from kntools.data.grouping import DETERMINER_NUMBER
+from kntools.models import adapter
 from kntools.report import choices
 from kntools.report.choices import NotPossible
 from kntools.report.shown import Numbers, Picture, Shown, mean, missing_notes, percent, share, within
@@ -153,7 +153,7 @@ def _tests_in_words(tests: pd.DataFrame) -> list[str]:
 def layers(study: Study) -> Shown:
     """Figure 4."""
     found, missing = study.localised
-    count = backends.n_layers(study.model)
+    count = adapter.n_layers(study.model)
     if not any(found.neurons()):
         raise NotPossible("no group has a knowledge neuron")
     spread = layer_distribution(found, n_layers=count, seed=study.seed)

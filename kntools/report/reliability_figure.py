@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pandas as pd
 
+from kntools.analyses.fig08_reliability import reliability as measure
 from kntools.analyses.prompt_groups import is_relation
-from kntools.analyses.reliability import reliability as measure
 from kntools.prompts import Prompt
 from kntools.report import choices
 from kntools.report.choices import each_possible

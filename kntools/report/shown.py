@@ -10,9 +10,9 @@ from typing import Any
 import pandas as pd
 import torch
 
-from kntools.analyses.comparisons import share_interval
 from kntools.report.study import Study
-from kntools.statistics import bootstrap_interval
+from kntools.results.comparisons import share_interval
+from kntools.results.statistics import bootstrap_interval
 
 
 @dataclass(frozen=True)

@@ -9,21 +9,23 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from kntools import backends, data, processes
-from kntools.analyses.localisation import Localisation, localisation
+from kntools import data
+from kntools.analyses.fig02_pair_search import PairSearch, pairs_of
+from kntools.analyses.fig03_localisation import Localisation, localisation
+from kntools.analyses.fig07_probability_shift import ProbabilityShift, probability_shift
 from kntools.analyses.neuron_search import SearchSettings, local_seed, open_run
-from kntools.analyses.pair_search import PairSearch, pairs_of
-from kntools.analyses.probability_shift import ProbabilityShift, probability_shift
 from kntools.analyses.prompt_groups import PromptGroup
 from kntools.data import sample, sources
+from kntools.editing.rome_settings import settings_for
+from kntools.editing.second_moment import SecondMoment, second_moment
+from kntools.engine.generation import sample_texts
+from kntools.models import adapter
 from kntools.prompts import Prompt
 from kntools.report import choices
 from kntools.report.choices import NotPossible
 from kntools.report.sizes import Size
-from kntools.rome_settings import settings_for
-from kntools.run_folder import RunFolder
-from kntools.sampling import sample_texts
-from kntools.second_moment import SecondMoment, second_moment
+from kntools.results import processes
+from kntools.results.run_folder import RunFolder
 from kntools.sites import Neuron
 
 # Texts that the model writes together, their tokens, and how many of these make an item of a run: fewer than all, for
@@ -70,11 +72,11 @@ class Study:
 
     @property
     def masked(self) -> bool:
-        return backends.is_masked(self.model)
+        return adapter.is_masked(self.model)
 
     @property
     def neurons_per_layer(self) -> int:
-        return backends.d_mlp(self.model)
+        return adapter.d_mlp(self.model)
 
     @cached_property
     def paradigms(self) -> tuple[str, ...]:

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import pandas as pd
 
-from kntools import backends
+from kntools.analyses.fig09_tracing_profile import PROMPTS, tracing_profile
 from kntools.analyses.profile_result import TracingProfile
-from kntools.analyses.table_result import Row
-from kntools.analyses.tracing_profile import PROMPTS, tracing_profile
 from kntools.analyses.two_sites import two_sites
+from kntools.models import adapter
 from kntools.report import choices
 from kntools.report.choices import each_possible
 from kntools.report.shown import Numbers, Picture, Shown, missing_notes, within
 from kntools.report.study import Study
+from kntools.results.table import Row
 
 _NAMES = {
     "facts": "facts", "determiner_noun": "determiner-noun agreement", "subject_verb": "subject-verb agreement",
@@ -56,7 +56,7 @@ def _traced(study: Study, what: str) -> TracingProfile:
         choices.read_prompt,
     )
     return tracing_profile(
-        study.model, prompts, sever=study.size.sever, window=max(1, min(10, backends.n_layers(study.model) // 3)),
+        study.model, prompts, sever=study.size.sever, window=max(1, min(10, adapter.n_layers(study.model) // 3)),
         samples=study.size.samples, seed=study.seed, two_way=PROMPTS[what], known_only=False,
         prepend_bos=study.prepend_bos, max_rows=study.max_rows, run=study.run(f"tracing_profile_{what}"),
         progress=study.progress,

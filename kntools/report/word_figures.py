@@ -8,16 +8,16 @@ import torch
 from torch import Tensor
 
 from kntools import data
-from kntools.analyses.cooccurrence_bias import CooccurrenceBias, cooccurrence_bias, count_beside, noun_numbers
-from kntools.analyses.pair_search import NUMBERS
-from kntools.analyses.probability_shift import ProbabilityShift
-from kntools.analyses.suppression_effect import SuppressionEffect, effect_of
+from kntools.analyses.fig02_pair_search import NUMBERS
+from kntools.analyses.fig05_suppression_effect import SuppressionEffect, effect_of
+from kntools.analyses.fig06_cooccurrence_bias import CooccurrenceBias, cooccurrence_bias, count_beside, noun_numbers
+from kntools.analyses.fig07_probability_shift import ProbabilityShift
 from kntools.data import sample
 from kntools.data.grouping import DETERMINER_NUMBER
 from kntools.report.choices import each_possible, possible
 from kntools.report.shown import Numbers, Picture, Shown, missing_notes, share, within
 from kntools.report.study import Study
-from kntools.statistics import bootstrap_interval
+from kntools.results.statistics import bootstrap_interval
 
 # The fewest neutral words whose correlation says anything, and the fewest nouns beside a word.
 _FEWEST, _LEAST = 5, 10

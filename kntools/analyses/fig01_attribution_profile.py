@@ -1,0 +1,211 @@
+"""Figure 1: mean attribution score of each neuron, for each target word.
+
+    python -m kntools.analyses.fig01_attribution_profile determiner_noun_agreement_2 --limit 200 --run runs/profile --out results/profile
+
+`--out` names the files to write (`.safetensors`, `.csv`: the leading neurons, `.html`); `--run` a folder from which a
+killed run goes on.
+"""  # noqa: E501 - a command
+
+from __future__ import annotations
+
+import base64
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from kntools import data
+from kntools.analyses import command
+from kntools.analyses.neuron_search import SearchSettings, open_run
+from kntools.analyses.prompt_groups import in_parts, is_relation
+from kntools.prompts import Prompt
+from kntools.results import saving
+from kntools.results.comparisons import t_quantile
+from kntools.results.display import frame_html, frame_text
+from kntools.sites import Neuron
+
+# Prompts of one item of a run: their scores are added up before they are written.
+_TOGETHER = 8
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class AttributionProfile:
+    """Mean scores per class of answers.
+
+    ```python
+    profile.scores                      # [class layer neuron], probabilities
+    profile.leading(3)                  # the neurons that stand out in one class and not in the others
+    profile.to_frame(neurons)           # their mean score in every class
+    ```
+    """
+
+    scores: Float[Tensor, "class layer neuron"]
+    errors: Float[Tensor, "class layer neuron"]  # standard errors of these means; nan where a class has one prompt
+    classes: tuple[str, ...]
+    counts: tuple[int, ...]  # prompts of each class
+    header: dict[str, Any]
+
+    def leading(self, k: int = 3) -> tuple[Neuron, ...]:
+        """For each class the `k` neurons with the highest mean score, without repetition."""
+        if not 1 <= k <= self.scores[0].numel():
+            raise ValueError(f"k={k}; there are {self.scores[0].numel()} neurons")
+        width = self.scores.shape[-1]
+        best = [i for one in self.scores for i in one.flatten().topk(k).indices.tolist()]
+        return tuple(dict.fromkeys(Neuron(i // width, i % width) for i in best))
+
+    def to_frame(self, neurons: Sequence[Neuron] | None = None) -> pd.DataFrame:
+        """`class, prompts, neuron, layer, index, score, low, high` of the leading neurons, or of those given.
+
+        `low` and `high` are the ends of a 95 % interval (Student's t over prompts).
+        """
+        wanted = self.leading() if neurons is None else tuple(neurons)
+        rows = []
+        for c, (name, n) in enumerate(zip(self.classes, self.counts, strict=True)):
+            for neuron in wanted:
+                score, error = (float(x[c, neuron.layer, neuron.index]) for x in (self.scores, self.errors))
+                margin = error * t_quantile(n - 1) if n > 1 else float("nan")
+                rows.append(
+                    {
+                        "class": name, "prompts": n, "neuron": repr(neuron), "layer": neuron.layer,
+                        "index": neuron.index, "score": score, "low": score - margin, "high": score + margin,
+                    }
+                )  # fmt: skip
+        return pd.DataFrame(rows)
+
+    def plot(self, **options: Any) -> Any:
+        """Heatmap of the leading neurons by class."""
+        from kntools.plots.class_profile import class_heatmap
+
+        return class_heatmap(self, **options)
+
+    def save(self, path: str | Path) -> Path:
+        """Write to a `.safetensors` file with a JSON header."""
+        header = {"classes": list(self.classes), "counts": list(self.counts), "header": self.header}
+        tensors = {"scores": self.scores, "errors": self.errors}
+        return saving.save(path, "attribution profile", tensors, header)
+
+    @classmethod
+    def load(cls, path: str | Path) -> AttributionProfile:
+        """Read what `save` wrote."""
+        tensors, header = saving.load(path, "attribution profile")
+        classes, counts = (tuple(header[name]) for name in ("classes", "counts"))
+        return cls(tensors["scores"], tensors["errors"], classes, counts, header["header"])
+
+    def describe(self) -> str:
+        counts = ", ".join(f"{c} (n = {n})" for c, n in zip(self.classes, self.counts, strict=True))
+        return f"Mean attribution scores by answer: {counts} ({self.header['model']})"
+
+    def _by_class(self) -> pd.DataFrame:
+        return self.to_frame().pivot(index="neuron", columns="class", values="score").reset_index()
+
+    def __repr__(self) -> str:
+        return f"{self.describe()}\n{frame_text(self._by_class())}"
+
+    def _repr_html_(self) -> str:
+        return frame_html(self.describe(), self._by_class())
+
+
+def attribution_profile(
+    model: Any,
+    prompts: Mapping[str, Sequence[Prompt]],
+    *,
+    settings: SearchSettings | None = None,
+    run: str | Path | None = None,
+    progress: bool = True,
+) -> AttributionProfile:
+    """Mean attribution score of every neuron for every class of answers (Niu et al. 2024, figure 1).
+
+    ```python
+    profile = attribution_profile(model, by_answer(model, "determiner_noun_agreement_2", limit=200))
+    profile.plot()
+    ```
+
+    Arguments:
+        prompts: class -> prompts, as `by_answer` makes them.
+        settings: of attribution; `PAPER` has the published rule.
+        run: a folder that keeps what is finished, from which a killed run goes on.
+        progress: show a bar.
+
+    Returns:
+        `AttributionProfile`; scores are probabilities.
+
+    Raises:
+        ValueError: no class, or a class without prompts.
+    """
+    empty = [name for name, some in prompts.items() if not some]
+    if not prompts or empty:
+        raise ValueError(f"every class needs a prompt: {empty or 'no class'} has none; see by_answer(model, paradigm)")
+    chosen = settings or SearchSettings()
+    folder = open_run(run, "attribution profile", model, search=chosen.written())
+    parts = in_parts(prompts, _TOGETHER)
+    sums = folder.each(
+        parts,
+        key=lambda part: part.item,
+        make=lambda part: _summed(chosen.scores(model, part.prompts).double()),
+        unit="part",
+        progress=progress,
+    )
+    means, errors = [], []
+    for name, some in prompts.items():
+        own = [one for part, one in zip(parts, sums, strict=True) if part.source == name]
+        total, squares = (torch.stack([_unpacked(one[what]) for one in own]).sum(0) for what in ("sum", "squares"))
+        means.append(total / len(some))
+        # Rounding may take a variance of 0 below it.
+        spread = (squares / len(some) - means[-1] ** 2).clamp(min=0)
+        errors.append((spread / (len(some) - 1)).sqrt() if len(some) > 1 else torch.full_like(spread, torch.nan))
+    counts = tuple(len(some) for some in prompts.values())
+    scores, deviations = (torch.stack(x).float() for x in (means, errors))
+    return AttributionProfile(scores, deviations, tuple(prompts), counts, folder.header)
+
+
+def by_answer(
+    model: Any, name: str, *, limit: int | None = None, classes: int = 8, seed: int = 0, path: Any = None
+) -> dict[str, list[Prompt]]:
+    """Prompts of a paradigm or relation by their answer: the `classes` most frequent ones, `limit` prompts of each."""
+    records = data.pararel(name, path=path) if is_relation(name) else data.blimp(name, path=path)
+    found: dict[str, list[Prompt]] = {}
+    for prompt in records.prompts(model):
+        found.setdefault(prompt.target.strip(), []).append(prompt)
+    order = sorted(found, key=lambda answer: (-len(found[answer]), answer))[:classes]
+    rng = random.Random(seed)
+    return {a: found[a] if limit is None or limit >= len(found[a]) else rng.sample(found[a], limit) for a in order}
+
+
+def _summed(scores: Float[Tensor, "prompt layer neuron"]) -> dict[str, Any]:
+    return {"sum": _packed(scores.sum(0)), "squares": _packed((scores**2).sum(0))}
+
+
+def _packed(scores: Float[Tensor, "layer neuron"]) -> dict[str, Any]:
+    """As many bytes as numbers would take in JSON, and exactly what was computed."""
+    return {"shape": list(scores.shape), "float64": base64.b64encode(scores.contiguous().numpy().tobytes()).decode()}
+
+
+def _unpacked(payload: dict[str, Any]) -> Float[Tensor, "layer neuron"]:
+    numbers = np.frombuffer(base64.b64decode(payload["float64"]), dtype=np.float64)
+    return torch.from_numpy(numbers.copy()).reshape(payload["shape"])
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """The command; see the top of the module."""
+    parser = command.parser("attribution_profile", "Figure 1.", rule=True)
+    parser.add_argument("source", help="a BLiMP paradigm or a ParaRel relation")
+    parser.add_argument("--limit", type=int, default=100, help="prompts per answer")
+    parser.add_argument("--classes", type=int, default=8, help="answers, the most frequent ones")
+    o = parser.parse_args(argv)
+    is_relation(o.source)
+    model = command.load(o)
+    prompts = by_answer(model, o.source, limit=o.limit, classes=o.classes, seed=o.seed)
+    found = attribution_profile(model, prompts, settings=command.settings(o), run=o.run)
+    command.write(found, o.out, data=".safetensors")
+    print(found)
+
+
+if __name__ == "__main__":
+    main()

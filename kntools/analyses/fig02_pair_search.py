@@ -1,0 +1,206 @@
+"""Figure 2: in how many determiner-noun pairs is a neuron a knowledge neuron?
+
+    python -m kntools.analyses.fig02_pair_search determiner_noun_agreement_2 --limit 100 --run runs/pairs --out out/2
+
+`--out` names the files to write (`.csv`: one row per pair, `-shares.csv`: one per neuron and determiner, `.json`,
+`.html`); `--run` a folder from which a killed run goes on.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from kntools.analyses import command
+from kntools.analyses.fig03_localisation import Localisation
+from kntools.analyses.neuron_search import SearchSettings, open_run, search
+from kntools.analyses.prompt_groups import PromptGroup, prompt_groups
+from kntools.results.comparisons import fisher, holm, share_interval
+from kntools.results.table import Row, TableResult
+from kntools.sites import Neuron, as_neurons
+
+NUMBERS = ("singular", "plural")
+
+
+@dataclass(frozen=True, repr=False)
+class PairSearch(TableResult):
+    """One row per determiner-noun pair: `source, pair, determiner, noun, number, prompts, tau, converged, neurons`."""
+
+    kind = "pair search"
+
+    def leading(self, number: str, k: int = 1) -> tuple[Neuron, ...]:
+        """The `k` neurons whose share of the pairs of this number is farthest above that of the other number."""
+        if number not in NUMBERS:
+            raise ValueError(f"number={number!r}; it is 'singular' or 'plural'")
+        here, there = (self._counts(n) for n in (number, _other(number)))
+        sizes = [max(1, self._pairs(n)) for n in (number, _other(number))]
+        order = sorted(here, key=lambda n: (there[n] / sizes[1] - here[n] / sizes[0], n))
+        return tuple(n for n in order if here[n] / sizes[0] > there[n] / sizes[1])[:k]
+
+    def shares(self, neurons: Iterable[Neuron | tuple[int, int]] | None = None) -> pd.DataFrame:
+        """Per neuron and determiner, the share of pairs in which it is a knowledge neuron (figure 2).
+
+        Arguments:
+            neurons: which; the leading three of each number by default. Any may be asked for: a share can be 0.
+
+        Returns:
+            `neuron, determiner, number, pairs, found, share, low, high` (Wilson's 95 % interval), and the control:
+            `opposite`, the neuron's share of all pairs of the other number, with Fisher's test of the difference
+            (`p`, and `p_holm` over the table).
+        """
+        if neurons is None:
+            wanted: tuple[Neuron, ...] = tuple(dict.fromkeys(n for number in NUMBERS for n in self.leading(number, 3)))
+        else:
+            wanted = as_neurons(neurons)
+        rows: list[Row] = []
+        p_values = []
+        for neuron in wanted:
+            for determiner in sorted({row["determiner"] for row in self.rows}, key=_rank):
+                some = [row for row in self.rows if row["determiner"] == determiner]
+                number = some[0]["number"]
+                opposite = [row for row in self.rows if row["number"] == _other(number)]
+                found, theirs = (sum(_has(row, neuron) for row in side) for side in (some, opposite))
+                low, high = share_interval(found, len(some))
+                p_values.append(fisher(found, len(some), theirs, len(opposite)) if opposite else float("nan"))
+                rows.append(
+                    {
+                        "neuron": repr(neuron), "determiner": determiner, "number": number, "pairs": len(some),
+                        "found": found, "share": found / len(some), "low": low, "high": high,
+                        "opposite": theirs / len(opposite) if opposite else float("nan"), "p": p_values[-1],
+                    }
+                )  # fmt: skip
+        return pd.DataFrame([{**row, "p_holm": p} for row, p in zip(rows, holm(p_values), strict=True)])
+
+    def summary(self) -> pd.DataFrame:
+        return self.shares()
+
+    def plot(self, neurons: Iterable[Neuron | tuple[int, int]] | None = None, **options: Any) -> Any:
+        """Shares per determiner, one group of bars per neuron; `neurons` as in `shares`."""
+        from kntools.plots.shares import pair_shares
+
+        return pair_shares(self, neurons, **options)
+
+    def describe(self) -> str:
+        counts = ", ".join(f"{n} {number}" for number in NUMBERS if (n := self._pairs(number)))
+        return f"Knowledge neurons of {len(self.rows)} determiner-noun pairs ({counts}; {self.header['model']})"
+
+    def _pairs(self, number: str) -> int:
+        return sum(row["number"] == number for row in self.rows)
+
+    def _counts(self, number: str) -> Counter[Neuron]:
+        rows = (row for row in self.rows if row["number"] == number)
+        return Counter(Neuron(*pair) for row in rows for pair in row["neurons"])
+
+
+def pair_search(
+    model: Any,
+    groups: Sequence[PromptGroup],
+    *,
+    settings: SearchSettings | None = None,
+    run: str | Path | None = None,
+    progress: bool = True,
+) -> PairSearch:
+    """A search for knowledge neurons per determiner-noun pair (Niu et al. 2024, figure 2).
+
+    ```python
+    found = pair_search(model, prompt_groups(model, "determiner_noun_agreement_2", frames=10).groups)
+    found.leading("plural")                             # (L9.N1094,) in the paper, on bert-base-cased
+    found.shares([(9, 1094), (10, 2096)])               # and how often each is found
+    ```
+
+    The control is built in: a number neuron is found in pairs of its number and not in those of the other, in the same
+    sentences.
+
+    Arguments:
+        groups: of a determiner-noun paradigm, from `prompt_groups`: each pair in many sentences.
+        settings: of attribution and choice; `PAPER` has the published rule.
+        run: a folder that keeps each finished pair, from which a killed run goes on.
+        progress: show a bar.
+
+    Returns:
+        `PairSearch`.
+
+    Raises:
+        ValueError: no groups, or groups that have no determiner (another paradigm, a relation).
+    """
+    chosen = settings or SearchSettings()
+    others = [g.key for g in groups if g.label("determiner") is None]
+    if not groups or others:
+        what = f"{others[:3]} have none" if others else "none were given"
+        raise ValueError(
+            f"pair_search needs determiner-noun pairs: {what}; use prompt_groups(model, 'determiner_noun_agreement_2')"
+        )
+    folder = open_run(run, "pair search", model, search=chosen.written())
+    found = folder.each(
+        groups,
+        key=lambda group: group.item,
+        make=lambda group: search(model, group, chosen, null=None, pool=(), seed=0),
+        unit="pair",
+        progress=progress,
+    )
+    rows = (
+        _row(g, one["prompts"], one["share"], one["converged"], one["neurons"])
+        for g, one in zip(groups, found, strict=True)
+    )
+    return PairSearch(tuple(rows), folder.header)
+
+
+def pairs_of(found: Localisation, groups: Sequence[PromptGroup]) -> PairSearch:
+    """The same from a `Localisation` of these groups, without a second search; those that are no pairs are left out."""
+    if [row["group"] for row in found.rows] != [group.key for group in groups]:
+        raise ValueError("these are not the groups that were localised; give the same ones, in the same order")
+    rows = [
+        _row(group, row["prompts"], row["tau"], row["converged"], row["neurons"])
+        for group, row in zip(groups, found.rows, strict=True)
+        if group.label("determiner") is not None
+    ]
+    return PairSearch(tuple(rows), found.header)
+
+
+def _row(group: PromptGroup, prompts: int, tau: float, converged: bool, neurons: list[list[int]]) -> Row:
+    labels = {name: group.label(name) for name in ("determiner", "noun", "number")}
+    found = {"prompts": prompts, "tau": tau, "converged": converged, "neurons": neurons}
+    return {"source": group.source, "pair": group.key, **labels, **found}
+
+
+def _has(row: Row, neuron: Neuron) -> bool:
+    return [neuron.layer, neuron.index] in [list(pair) for pair in row["neurons"]]
+
+
+def _other(number: str) -> str:
+    return NUMBERS[1 - NUMBERS.index(number)]
+
+
+def _rank(determiner: str) -> int:
+    return ("this", "that", "these", "those").index(determiner)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """The command; see the top of the module."""
+    parser = command.parser("pair_search", "Figure 2.", rule=True)
+    parser.add_argument("paradigm")
+    parser.add_argument("--limit", type=int, help="pairs (default: all)")
+    parser.add_argument("--frames", type=int, default=10, help="sentences per pair")
+    parser.add_argument("--known", action="store_true", help="only facts and pairs that the model gets right")
+    o = parser.parse_args(argv)
+    model = command.load(o)
+    groups = prompt_groups(
+        model, o.paradigm, frames=o.frames, limit=o.limit, seed=o.seed, known_only=o.known, prepend_bos=o.bos
+    )
+    found = pair_search(model, groups.groups, settings=command.settings(o), run=o.run)
+    write(found, o.out)
+    print(found)
+
+
+def write(found: PairSearch, out: Path) -> list[Path]:
+    """All files of the command."""
+    return command.write(found, out, shares=found.shares())
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,98 @@
+"""Figure 10: what a model writes before and after an edit, on the edited fact and around it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+
+from kntools.editing.weight_edits import WeightEdit
+from kntools.engine.generation import generate
+from kntools.prompts import Prompt, encode
+from kntools.results.display import frame_html
+
+_SHOWN = 10  # examples, of three lines each
+
+
+@dataclass(frozen=True)
+class Example:
+    """One text, continued by the model as it was and by the edited one."""
+
+    group: str  # "edited", "symmetric", "synonym", "unrelated", or your own
+    text: str
+    before: str
+    after: str
+
+
+@dataclass(frozen=True, repr=False)
+class EditExamples:
+    """Generations around one edit.
+
+    ```python
+    print(examples)
+    examples.to_frame()           # group, text, before, after
+    ```
+    """
+
+    title: str
+    examples: tuple[Example, ...]
+
+    def to_frame(self) -> pd.DataFrame:
+        return pd.DataFrame([vars(e) for e in self.examples], columns=["group", "text", "before", "after"])
+
+    def __repr__(self) -> str:
+        lines = [self.title]
+        for e in self.examples[:_SHOWN]:
+            lines += [f"  {e.group}: {e.text}", f"    before:{e.before!r}", f"    after: {e.after!r}"]
+        more = [f"  ... and {len(self.examples) - _SHOWN} more"] if len(self.examples) > _SHOWN else []
+        return "\n".join([*lines, *more])
+
+    def _repr_html_(self) -> str:
+        return frame_html(self.title, self.to_frame())
+
+
+def edit_examples(
+    model: Any,
+    edit: WeightEdit,
+    texts: Mapping[str, Sequence[str]],
+    *,
+    tokens: int = 12,
+    prepend_bos: bool | None = None,
+) -> EditExamples:
+    """Continue texts with the most probable tokens, before and after an edit.
+
+    ```python
+    edit_examples(model, edit, {
+        "edited": ["The capital of Canada is"],
+        "symmetric": ["Rome is the capital of", "Ottawa is the capital of"],
+        "unrelated": ["The capital of France is"],
+    })
+    ```
+
+    Arguments:
+        edit: applied and undone.
+        texts: group -> texts; each ends where the model goes on.
+        tokens: how many to write.
+        prepend_bos: as in `encode`.
+
+    Raises:
+        ValueError: no texts; see also `encode` and `WeightEdit.applied`.
+    """
+    asked = [(group, text) for group, some in texts.items() for text in some]
+    if not asked:
+        raise ValueError("no texts given; pass e.g. {'edited': ['The capital of Canada is']}")
+
+    def written() -> list[str]:
+        out = []
+        for _, text in asked:
+            start = encode(model, Prompt(text, " the"), prepend_bos, multi_token="first").tokens
+            out.append(model.tokenizer.decode(generate(model, start, tokens)[0].tolist()))
+        return out
+
+    before = written()
+    with edit.applied(model):
+        after = written()
+    rows = zip(asked, before, after, strict=True)
+    return EditExamples(edit.title(), tuple(Example(group, text, b, a) for (group, text), b, a in rows))

@@ -1,0 +1,252 @@
+"""From scores to knowledge neurons, and how localised the scores of several prompts are."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from kntools.attribution.attribution_result import Attribution
+from kntools.results import saving
+from kntools.results.display import frame_html
+from kntools.sites import Neuron
+
+Scores = Attribution | Float[Tensor, "prompt layer neuron"]
+
+
+@dataclass(frozen=True, repr=False)
+class KnowledgeNeurons:
+    """The neurons that carry one fact or rule over several phrasings, and how they were chosen.
+
+    ```python
+    kns = kn.knowledge_neurons(att)
+    kns.neurons          # (L9.N1094, ...)
+    kns.share            # tau: the share of prompts whose coarse set each of them is in
+    kns.converged        # is their number within target_count?
+    ```
+    """
+
+    neurons: tuple[Neuron, ...]  # highest mean score first
+    share: float
+    converged: bool
+    counts: tuple[int, ...]  # in how many prompts' coarse sets each neuron is
+    scores: tuple[float, ...]  # mean score over prompts
+    prompts: int
+    settings: dict[str, Any]
+
+    def __len__(self) -> int:
+        return len(self.neurons)
+
+    def __iter__(self) -> Any:
+        return iter(self.neurons)
+
+    def to_frame(self) -> pd.DataFrame:
+        """One row per neuron: `layer, neuron, score, prompts, share`."""
+        return pd.DataFrame(
+            {
+                "layer": [n.layer for n in self.neurons],
+                "neuron": [n.index for n in self.neurons],
+                "score": self.scores,
+                "prompts": self.counts,
+                "share": [c / self.prompts for c in self.counts],
+            }
+        )
+
+    def plot(self, **options: Any) -> Any:
+        """Bars of the neurons' mean scores: `kntools.plots.neuron_bars`."""
+        from kntools.plots import neuron_bars
+
+        return neuron_bars(self, **options)
+
+    def save(self, path: str | Path) -> Path:
+        """Write to a `.safetensors` file with a JSON header."""
+        tensors = {
+            "neurons": torch.tensor([(n.layer, n.index) for n in self.neurons], dtype=torch.long).reshape(-1, 2),
+            "counts": torch.tensor(self.counts, dtype=torch.long),
+            "scores": torch.tensor(self.scores, dtype=torch.float64),
+        }
+        header = {k: getattr(self, k) for k in ("share", "converged", "prompts", "settings")}
+        return saving.save(path, "knowledge neurons", tensors, header)
+
+    @classmethod
+    def load(cls, path: str | Path) -> KnowledgeNeurons:
+        """Read what `save` wrote."""
+        tensors, header = saving.load(path, "knowledge neurons")
+        return cls(
+            neurons=tuple(Neuron(*pair) for pair in tensors["neurons"].tolist()),
+            counts=tuple(tensors["counts"].tolist()),
+            scores=tuple(tensors["scores"].tolist()),
+            **{k: header[k] for k in ("share", "converged", "prompts", "settings")},
+        )
+
+    def __repr__(self) -> str:
+        state = "" if self.converged else ", not converged"
+        shown = ", ".join(map(repr, self.neurons[:10])) + (", ..." if len(self.neurons) > 10 else "")
+        return f"KnowledgeNeurons({shown or 'none'}; {self.prompts} prompts, tau {self.share:.2f}{state})"
+
+    def _repr_html_(self) -> str:
+        return frame_html(repr(self), self.to_frame())
+
+
+def knowledge_neurons(
+    att: Scores,
+    *,
+    threshold: float = 0.2,
+    share: float = 0.7,
+    target_count: tuple[int, int] = (2, 5),
+    step: float = 0.05,
+    negatives: Attribution | Float[Tensor, "other layer neuron"] | None = None,
+) -> KnowledgeNeurons:
+    """Neurons that stand out in most prompts of one fact (Dai et al. 2022, section 3.3).
+
+    ```python
+    prompts = [kn.Prompt(t, " Ottawa") for t in ("The capital of Canada is", "Canada's capital city is")]
+    kns = kn.knowledge_neurons(kn.integrated_gradients(model, prompts))
+    ```
+
+    1. The coarse set of each prompt: neurons with a score of at least `threshold` times that prompt's highest.
+    2. Neurons in the coarse sets of at least a `share` of the prompts (counted in whole prompts).
+    3. If there are too many, the share goes up by `step`, if too few, down, until their number is within
+       `target_count`. If no share in (0, 1] does it, the nearest is taken, and `converged` is False.
+
+    The neurons are always those of the share that is returned.
+
+    Arguments:
+        att: an `Attribution`, or scores `[prompt layer neuron]`.
+        negatives: scores of prompts with another answer; neurons that would be chosen for them at the same share
+            are taken out (they carry the phrasing or the kind of answer, not this one).
+
+    Raises:
+        ValueError: `threshold`, `share`, `step` or `target_count` out of range; scores that are not finite.
+    """
+    low, high = target_count
+    if not 0 < share <= 1:
+        raise ValueError(f"share={share}; it is a share of the prompts: above 0, at most 1 (0.7)")
+    if not 0 < step <= 1:
+        raise ValueError(f"step={step}; it must be above 0 and at most 1 (0.05)")
+    if not 0 <= low <= high:
+        raise ValueError(f"target_count={target_count}; give (least, most) with 0 <= least <= most, e.g. (2, 5)")
+    scores = _as_scores(att)
+    votes = coarse_sets(scores, threshold).sum(0)
+    against = None if negatives is None else coarse_sets(_as_scores(negatives), threshold)
+    if against is not None and against.shape[1:] != scores.shape[1:]:
+        raise ValueError(f"negatives have {tuple(against.shape[1:])} neurons, the prompts {tuple(scores.shape[1:])}")
+
+    def chosen(p: Fraction) -> Bool[Tensor, "layer neuron"]:
+        keep = votes >= _whole(p, scores.shape[0])
+        if against is not None:
+            keep = keep & ~(against.sum(0) >= _whole(p, against.shape[0]))
+        return keep
+
+    tau, keep = _search(chosen, _exact(share), _exact(step), low, high)
+    mean = scores.mean(0)
+    found = [Neuron(*pair) for pair in keep.nonzero().tolist()]
+    found.sort(key=lambda n: -float(mean[n.layer, n.index]))
+    return KnowledgeNeurons(
+        neurons=tuple(found),
+        share=float(tau),
+        converged=low <= len(found) <= high,
+        counts=tuple(int(votes[n.layer, n.index]) for n in found),
+        scores=tuple(float(mean[n.layer, n.index]) for n in found),
+        prompts=scores.shape[0],
+        settings={
+            "threshold": threshold,
+            "share": share,
+            "target_count": list(target_count),
+            "step": step,
+            "negatives": 0 if against is None else against.shape[0],
+        },
+    )
+
+
+def coarse_sets(
+    scores: Float[Tensor, "prompt layer neuron"], threshold: float = 0.2
+) -> Bool[Tensor, "prompt layer neuron"]:
+    """Neurons with at least `threshold` times their own prompt's highest score (none if that is not positive).
+
+    ```python
+    kn.coarse_sets(att.scores).sum((1, 2))      # how many of each prompt
+    ```
+    """
+    if not 0 < threshold <= 1:
+        raise ValueError(f"threshold={threshold}; it is a fraction of the highest score: above 0, at most 1 (0.2)")
+    highest = scores.amax(dim=(1, 2), keepdim=True)
+    return (scores >= threshold * highest) & (highest > 0)
+
+
+def r1_squared(att: Scores, *, drop_zero: bool = False) -> float:
+    """How alike the score vectors of n prompts are: 1 for the same direction, 0 for orthogonal ones.
+
+    ```python
+    kn.r1_squared(att)      # Niu et al. 2024, section 3.3
+    ```
+
+    With the score vectors as rows of unit length (not centred) and s1 the largest singular value of that matrix,
+    `R1^2 = (s1^2 - 1) / (n - 1)`. It ignores signs: two opposite vectors give 1.
+
+    Arguments:
+        att: an `Attribution`, or scores `[prompt layer neuron]`.
+        drop_zero: leave out prompts whose scores are all zero, which have no direction.
+
+    Raises:
+        ValueError: fewer than two prompts, or an all-zero prompt and not `drop_zero`.
+    """
+    rows = _as_scores(att).flatten(1).double()
+    norms = rows.norm(dim=1)
+    zero = (norms == 0).nonzero().flatten().tolist()
+    if zero and not drop_zero:
+        raise ValueError(f"the scores of prompt(s) {zero} are all zero; pass drop_zero=True to leave them out")
+    rows = rows[norms > 0] / norms[norms > 0, None]
+    n = rows.shape[0]
+    if n < 2:
+        raise ValueError(f"R1^2 compares prompts: {n} with scores were given, at least 2 are needed")
+    gram = rows @ rows.T
+    return float((torch.linalg.eigvalsh(gram)[-1] - 1) / (n - 1))
+
+
+def _as_scores(given: Scores) -> Float[Tensor, "prompt layer neuron"]:
+    scores = given.scores if isinstance(given, Attribution) else given
+    if scores.ndim != 3 or scores.shape[0] == 0:
+        raise ValueError(f"scores must be [prompt layer neuron] with at least one prompt, not {tuple(scores.shape)}")
+    if not bool(torch.isfinite(scores).all()):
+        raise ValueError("the scores hold nan or inf")
+    return scores
+
+
+def _exact(x: float) -> Fraction:
+    """0.05 is meant as 1/20: shares must not drift in floating point."""
+    return Fraction(str(x))
+
+
+def _whole(p: Fraction, prompts: int) -> int:
+    """The least number of prompts that is a share of at least `p`."""
+    return max(1, math.ceil(p * prompts))
+
+
+def _search(
+    chosen: Any, start: Fraction, step: Fraction, low: int, high: int
+) -> tuple[Fraction, Bool[Tensor, "layer neuron"]]:
+    """Move the share from `start` until the number of neurons fits; fewer fit as the share grows."""
+    p, seen = start, {}
+    while p not in seen:
+        keep = chosen(p)
+        seen[p] = keep
+        count = int(keep.sum())
+        if low <= count <= high:
+            return p, keep
+        # Negative prompts can make the number jump either way; a share seen twice ends the search.
+        p = min(p + step, Fraction(1)) if count > high else (p - step if p > step else p)
+
+    def distance(q: Fraction) -> tuple[int, Fraction]:
+        count = int(seen[q].sum())
+        return max(low - count, count - high), -q
+
+    best = min(seen, key=distance)
+    return best, seen[best]

@@ -1,0 +1,182 @@
+"""Sums of k k^T over a stream of texts, kept in a file from which a killed run goes on."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from kntools.models import adapter
+from kntools.results import saving
+from kntools.sites import hook_name
+
+# Of a model with a longer context: attention over thousands of tokens costs more than it adds.
+_LONGEST = 512
+
+
+class _Stop(Exception):
+    """Ends a forward pass above the highest layer."""
+
+
+class Sums:
+    """The sums of some layers, and how much text is in them."""
+
+    def __init__(
+        self,
+        model: Any,
+        layers: list[int],
+        *,
+        context: int | None,
+        rows: int,
+        prepend_bos: bool | None,
+        dtype: torch.dtype,
+    ) -> None:
+        if model.tokenizer is None:
+            raise ValueError("this model has no tokenizer; set model.tokenizer first")
+        self.model, self.rows, self.masked = model, rows, adapter.is_masked(model)
+        limit = adapter.context_length(model)
+        self.context = min(limit, _LONGEST) if context is None else context
+        bos = bool(getattr(model.cfg, "default_prepend_bos", True)) if prepend_bos is None else prepend_bos
+        self.bos = bos and not self.masked and model.tokenizer.bos_token_id is not None
+        if not 2 + self.masked <= self.context <= limit:
+            raise ValueError(f"context={context}; it must be between {2 + self.masked} and the model's {limit}")
+        width = adapter.d_mlp(model)
+        self.totals = {n: torch.zeros(width, width, dtype=dtype, device=adapter.device_of(model)) for n in layers}
+        self.count = self.texts = 0
+        self.digest = ""  # of all texts read so far, in order
+        self.settings = {
+            "layers": layers,
+            "context": self.context,
+            "rows": rows,
+            "prepend_bos": self.bos,
+            "dtype": str(dtype).removeprefix("torch."),
+        }
+
+    def read(self, texts: Any, *, tokens: int | None, checkpoint: Path | None, every: int, progress: bool) -> None:
+        """Add texts up, in passes of `rows` texts, until there are `tokens`."""
+        if checkpoint is not None and checkpoint.exists():
+            self._load(checkpoint)
+        skip, expected, saved = self.texts, self.digest, self.count
+        self.texts, self.digest = 0, ""
+        with tqdm(total=tokens, initial=self.count, disable=not progress, unit="token", leave=False) as bar:
+            for some in _chunks(_strings(texts), self.rows):
+                again = some[: max(0, skip - self.texts)]  # read by an earlier call
+                self._note(again)
+                if again and self.texts == skip and self.digest != expected:
+                    raise ValueError(f"{checkpoint} was made of other texts; give the same ones, or another file")
+                new = some[len(again) :]
+                if not new:
+                    continue
+                if tokens is not None and self.count >= tokens:
+                    break
+                self._note(new)
+                before = self.count
+                self._add(new)
+                bar.update(self.count - before)
+                if checkpoint is not None and self.count - saved >= every:
+                    self._save(checkpoint)
+                    saved = self.count
+        if self.texts < skip:
+            raise ValueError(f"{checkpoint} holds {skip} texts, but only {self.texts} were given; give the same ones")
+        if self.count == 0:
+            raise ValueError("no text was given: there is no second moment of nothing")
+        if checkpoint is not None and self.count > saved:
+            self._save(checkpoint)
+
+    def _note(self, texts: list[str]) -> None:
+        self.texts += len(texts)
+        for text in texts:
+            self.digest = hashlib.blake2b((self.digest + text).encode(), digest_size=16).hexdigest()
+
+    def _add(self, texts: list[str]) -> None:
+        """One chunk of texts, cut into pieces. Pieces of equal length share a pass: nothing is filled up."""
+        pieces = [piece for text in texts for piece in self._pieces(text)]
+        by_length: dict[int, list[list[int]]] = {}
+        for piece in pieces:
+            by_length.setdefault(len(piece), []).append(piece)
+        for _, same in sorted(by_length.items()):
+            for start in range(0, len(same), self.rows):
+                self._add_pass(torch.tensor(same[start : start + self.rows], device=adapter.device_of(self.model)))
+
+    def _pieces(self, text: str) -> Iterator[list[int]]:
+        tokenizer = self.model.tokenizer
+        ids = list(tokenizer(text, add_special_tokens=False)["input_ids"])
+        before = [tokenizer.cls_token_id] if self.masked else [tokenizer.bos_token_id] if self.bos else []
+        after = [tokenizer.sep_token_id] if self.masked else []
+        room = self.context - len(before) - len(after)
+        for start in range(0, len(ids), room):
+            yield [*before, *ids[start : start + room], *after]
+
+    def _add_pass(self, tokens: Tensor) -> None:
+        last = max(self.totals)
+        found: dict[int, Tensor] = {}
+
+        def keep(layer: int) -> Any:
+            def hook(x: Tensor, hook: Any) -> None:
+                found[layer] = x.flatten(0, 1)
+                if layer == last:
+                    raise _Stop
+
+            return hook
+
+        points = [(adapter.hook_point(self.model, hook_name("mlp.hook_post", n)), keep(n)) for n in self.totals]
+        with torch.no_grad(), adapter.attached(points), suppress(_Stop):
+            adapter.run(self.model, tokens)
+        for layer, keys in found.items():
+            product = keys.float().T @ keys.float()
+            if not bool(torch.isfinite(product).all()):
+                raise FloatingPointError(f"keys of layer {layer} are nan or inf; load the model in float32")
+            self.totals[layer] += product.to(self.totals[layer])
+        self.count += tokens.numel()
+
+    def _save(self, path: Path) -> None:
+        header = {
+            **saving.provenance(self.model, **self.settings),
+            "count": self.count,
+            "texts": self.texts,
+            "digest": self.digest,
+        }
+        saving.save(path, "second moment sums", {str(n): total for n, total in self.totals.items()}, header)
+
+    def _load(self, path: Path) -> None:
+        tensors, header = saving.load(path, "second moment sums")
+        if header["fingerprint"] != adapter.fingerprint(self.model):
+            raise ValueError(f"{path} was made on other weights ({header['model']}); give another file")
+        if header["settings"] != self.settings:
+            raise ValueError(
+                f"{path} was made with {header['settings']}, now asked: {self.settings}; give another file"
+            )
+        for layer, total in self.totals.items():
+            total.copy_(tensors[str(layer)])
+        self.count, self.texts, self.digest = header["count"], header["texts"], header["digest"]
+
+
+def _strings(texts: Iterable[str | Mapping[str, Any]] | Path) -> Iterator[str]:
+    """Texts that are not empty."""
+    if isinstance(texts, str):
+        raise ValueError("texts is one string; give a list of texts, or pathlib.Path(...) for a file")
+    if isinstance(texts, Path):
+        with texts.open(encoding="utf-8") as lines:
+            yield from (line.strip() for line in lines if line.strip())
+        return
+    for row in texts:
+        text = row if isinstance(row, str) else row["text"]
+        if text.strip():
+            yield text
+
+
+def _chunks(texts: Iterator[str], size: int) -> Iterator[list[str]]:
+    some: list[str] = []
+    for text in texts:
+        some.append(text)
+        if len(some) == size:
+            yield some
+            some = []
+    if some:
+        yield some

@@ -1,0 +1,181 @@
+"""What `rome` returns: an edit whose change of `W_out` is an outer product, and what it says about itself."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from kntools.editing.weight_edits import Change, WeightEdit, edit_header, load_kind
+from kntools.prompts import Prompt
+from kntools.results import saving
+from kntools.results.display import as_html
+
+if TYPE_CHECKING:
+    from plotly.graph_objects import Figure
+
+#: Warnings: below this cosine the mean key is not the prompt's own key; above this norm (relative to that of `W_out`)
+#: an update changes what other keys read too; below this probability the edit has not taken.
+LOW_COSINE, LARGE_UPDATE, LOW_PROBABILITY = 0.5, 0.5, 0.5
+
+_TENSORS = ("left", "right", "key", "prompt_key", "value")
+
+
+@dataclass(frozen=True)
+class Step:
+    """One step of the value optimisation. All are means over templates, in nats; their sum is `loss`."""
+
+    loss: float
+    target: float  # -log P(target)
+    kl: float  # kl_weight * KL(edited || original)
+    decay: float  # weight_decay * |delta| / |v0|^2
+
+    @property
+    def log_probability(self) -> float:
+        return -self.target
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class RankOneEdit(WeightEdit):
+    """A rank-one edit of one layer's `W_out` (Meng et al. 2022, equation 2).
+
+    ```python
+    edit = kn.rome(model, prompt, " Rome", layer=8, second_moment=C)
+    edit.delta                            # [d_mlp d_model] = outer(edit.left, edit.right), added to W_out
+    edit.steps[-1].log_probability        # the optimisation's loss curve
+    edit.key_cosine, edit.relative_norm, edit.before, edit.after
+    with edit.applied(model): ...
+    ```
+
+    `key @ W_out + b_out` is `value` after the edit (with `key="published"`: `prompt_key @ W_out + b_out`).
+    """
+
+    left: Float[Tensor, " d_mlp"]  # C^-1 key, of length 1
+    right: Float[Tensor, " d_model"]
+    layer: int
+    key: Float[Tensor, " d_mlp"]  # mean over templates
+    prompt_key: Float[Tensor, " d_mlp"]  # of the bare prompt
+    value: Float[Tensor, " d_model"]  # what the MLP gives for the key after the edit
+    steps: tuple[Step, ...]
+    weight_norm: float  # Frobenius norm of W_out before the edit
+    before: float  # probability of the target after the bare prompt
+    after: float
+    ridge: float | None  # what was added to the diagonal of C, or None: C = I
+    prompt: Prompt
+    target: str
+    provenance: dict[str, Any]
+
+    @property
+    def delta(self) -> Float[Tensor, "d_mlp d_model"]:
+        return torch.outer(self.left, self.right)
+
+    # Derived here, a field in other edits: callers only read it, so that a property serves.
+    @property
+    def changes(self) -> tuple[Change, ...]:  # type: ignore[override]
+        return (Change(self.layer, self.delta),)
+
+    @property
+    def key_cosine(self) -> float:
+        """Cosine of the mean key and the bare prompt's key."""
+        return float(torch.nn.functional.cosine_similarity(self.key, self.prompt_key, dim=0))
+
+    @property
+    def relative_norm(self) -> float:
+        """Norm of the update relative to that of `W_out`."""
+        return float(self.left.norm() * self.right.norm()) / self.weight_norm
+
+    @property
+    def uses_second_moment(self) -> bool:
+        return self.ridge is not None
+
+    def warnings(self) -> list[str]:
+        """What says that this edit will hurt, or has not taken; empty if nothing does."""
+        found = []
+        if self.key_cosine < LOW_COSINE:
+            found.append(
+                f"the key of the bare prompt is far from the mean key (cosine {self.key_cosine:.2f}): the edit will "
+                "not act where the prompt stands alone. Does the subject open the text? Use prepend_bos=True, or put "
+                "words before it"
+            )
+        if self.relative_norm > LARGE_UPDATE:
+            found.append(
+                f"the update is large ({self.relative_norm:.2f} of the norm of W_out): expect other facts to change. "
+                "Give second_moment=, try another layer, or a smaller clamp"
+            )
+        if self.after < LOW_PROBABILITY:
+            found.append(
+                f"the target has probability {self.after:.3f} after the edit (before: {self.before:.3f}): it has not "
+                "taken. Try an earlier layer, or more steps"
+            )
+        return found
+
+    def to_frame(self) -> pd.DataFrame:
+        """The loss curve: one row per step, `step, loss, target, kl, decay`."""
+        return pd.DataFrame([{"step": n, **asdict(step)} for n, step in enumerate(self.steps)])
+
+    def plot(self, **options: Any) -> Figure:
+        """The loss curve: `kntools.plots.edits.loss_lines`."""
+        from kntools.plots.edits import loss_lines
+
+        return loss_lines(self, **options)
+
+    def save(self, path: str | Path) -> Path:
+        """Write to a `.safetensors` file with a JSON header."""
+        header = {
+            **self.provenance,
+            "layer": self.layer,
+            "steps": [asdict(step) for step in self.steps],
+            "weight_norm": self.weight_norm,
+            "before": self.before,
+            "after": self.after,
+            "ridge": self.ridge,
+            "target": self.target,
+            "prompts": saving.prompts_to_json([self.prompt]),
+        }
+        return saving.save(path, "rank-one edit", {name: getattr(self, name) for name in _TENSORS}, header)
+
+    @classmethod
+    def load(cls, path: str | Path) -> RankOneEdit:
+        """Read what `save` wrote. Applying it to other weights is refused.
+
+        Raises:
+            FileNotFoundError, ValueError: no such file, or not a rank-one edit.
+        """
+        tensors, header = load_kind(path, "rank-one edit")
+        # The tensors of the file are those of `_TENSORS`, which the type checker cannot know.
+        return cls(
+            **tensors,  # type: ignore[arg-type]
+            **{name: header[name] for name in ("layer", "weight_norm", "before", "after", "ridge", "target")},
+            steps=tuple(Step(**step) for step in header["steps"]),
+            prompt=saving.prompts_from_json(header["prompts"])[0],
+            provenance=edit_header(header),
+        )
+
+    def title(self) -> str:
+        return f"{self.prompt.text!r} -> {self.target!r} in L{self.layer}"
+
+    def _head(self) -> str:
+        return f"RankOneEdit {self.title()} ({self.provenance['model']})"
+
+    def _lines(self) -> list[tuple[str, str]]:
+        settings = self.provenance["settings"]
+        used = f"C of {settings['second_moment']} (ridge {self.ridge:.1e})" if self.ridge is not None else "C = I"
+        return [
+            ("second moment", used),
+            ("key", f"{settings['key']}, {len(settings['templates'])} templates, cosine {self.key_cosine:.2f}"),
+            ("P(target)", f"{self.before:.4f} before, {self.after:.4f} after"),
+            ("loss", f"{self.steps[0].loss:.3f} -> {self.steps[-1].loss:.3f} in {len(self.steps)} steps"),
+            ("update", f"{self.relative_norm:.3f} of the norm of W_out"),
+            *(("warning", text) for text in self.warnings()),
+        ]
+
+    def __repr__(self) -> str:
+        return "\n".join([self._head(), *(f"  {name}: {text}" for name, text in self._lines())])
+
+    def _repr_html_(self) -> str:
+        return as_html(self._head(), self._lines())

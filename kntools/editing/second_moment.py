@@ -1,0 +1,198 @@
+"""The uncentred second moment of a layer's keys, C = E[k k^T]: which keys an edit must leave alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from kntools.editing.moment_sums import Sums
+from kntools.models import adapter
+from kntools.results import saving
+from kntools.results.display import as_html
+from kntools.sites import hook_name
+
+#: Texts, one after the other: strings, rows with a `"text"`, or a file with one text per line.
+Texts = Iterable[str | Mapping[str, Any]] | Path
+
+#: Added to the diagonal of C, in multiples of its median entry: it decides about directions that no text has shown.
+RIDGE = 1e-4
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class SecondMoment:
+    """C of one layer, and on what it was measured.
+
+    ```python
+    C = kn.second_moment(model, 8, kn.sample_texts(model, 50_000, seed=0))
+    C.matrix, C.count                        # [d_mlp d_mlp], tokens
+    u, ridge = C.solve(key)                  # C^-1 key, in float64
+    C.save("C8.safetensors"); kn.SecondMoment.load("C8.safetensors")
+    ```
+    """
+
+    matrix: Float[Tensor, "d_mlp d_mlp"]  # mean over tokens, float32
+    count: int  # tokens
+    texts: int
+    layer: int
+    provenance: dict[str, Any]
+
+    def check(self, model: Any, layer: int) -> None:
+        """Is it C of this layer of this model?
+
+        Raises:
+            ValueError: it was measured on another layer, or on other weights.
+        """
+        if layer != self.layer:
+            raise ValueError(
+                f"this second moment is that of layer {self.layer}, the edit is in layer {layer}; "
+                f"measure kn.second_moment(model, {layer}, texts)"
+            )
+        found = adapter.fingerprint(model)
+        if found != self.provenance["fingerprint"]:
+            raise ValueError(
+                f"this second moment was measured on other weights ({self.provenance['model']}, fingerprint "
+                f"{self.provenance['fingerprint']}) than those of this {adapter.model_name(model)} ({found})"
+            )
+
+    def solve(self, key: Float[Tensor, " d_mlp"], *, ridge: float = RIDGE) -> tuple[Float[Tensor, " d_mlp"], float]:
+        """`(C + r I)^-1 key` and r, which is `ridge` times the median of C's diagonal; solved in float64.
+
+        Raises:
+            ValueError: C is singular: measured on fewer tokens than there are neurons, or not positive.
+        """
+        c = self.matrix.double()
+        if not bool(torch.isfinite(c).all()):
+            raise ValueError("this second moment holds nan or inf; measure it anew, with the model in float32")
+        width = c.shape[0]
+        added = ridge * float(c.diagonal().median())
+        tokens = f"it was measured on {self.count:,} tokens, and there are {width:,} neurons"
+        if self.count < width or added <= 0:
+            raise ValueError(
+                f"this second moment is singular: {tokens}. Measure it on more text (several times as many)"
+            )
+        factor = self._factor(added)
+        if factor is None or self._rank < width // 2:
+            raise ValueError(f"this second moment is singular: {tokens}, but most directions never occurred")
+        solved = torch.cholesky_solve(key.detach().cpu().double()[:, None], factor)[:, 0]
+        return solved.to(key.dtype).to(key.device), added
+
+    def _factor(self, added: float) -> Tensor | None:
+        """The Cholesky factor of C with `added` on its diagonal, kept for the next edit; `None` if there is none."""
+        kept = self.__dict__.setdefault("_factors", {})
+        if added not in kept:
+            c = self.matrix.double()
+            factor, wrong = torch.linalg.cholesky_ex(c + added * torch.eye(len(c), dtype=c.dtype))
+            kept[added] = None if int(wrong) else factor
+        return kept[added]
+
+    @cached_property
+    def _rank(self) -> int:
+        """Directions that the text has shown at all, to the precision of float32."""
+        c = self.matrix.double()
+        scale = c.diagonal().clamp(min=1e-30).rsqrt()  # neurons of very different size count alike
+        return int((torch.linalg.eigvalsh(scale[:, None] * c * scale) > 1e-6).sum())
+
+    def save(self, path: str | Path) -> Path:
+        """Write to a `.safetensors` file with a JSON header."""
+        header = {**self.provenance, "layer": self.layer, "count": self.count, "texts": self.texts}
+        return saving.save(path, "second moment", {"matrix": self.matrix}, header)
+
+    @classmethod
+    def load(cls, path: str | Path) -> SecondMoment:
+        """Read what `save` wrote.
+
+        Raises:
+            FileNotFoundError, ValueError: no such file, or not a second moment.
+        """
+        tensors, header = saving.load(path, "second moment")
+        return cls(
+            matrix=tensors["matrix"],
+            **{name: header[name] for name in ("count", "texts", "layer")},
+            provenance={k: header[k] for k in ("model", "fingerprint", "settings", "versions")},
+        )
+
+    def title(self) -> str:
+        return f"L{self.layer}, {self.count:,} tokens of {self.texts:,} texts"
+
+    def __repr__(self) -> str:
+        return f"SecondMoment({self.title()}, {self.provenance['model']})"
+
+    def _repr_html_(self) -> str:
+        rows = [
+            ("layer", self.layer),
+            ("neurons", len(self.matrix)),
+            ("tokens", self.count),
+            ("texts", self.texts),
+            ("median of the diagonal", float(self.matrix.diagonal().median())),
+        ]
+        return as_html(f"Second moment of the inputs of W_out ({self.provenance['model']})", rows)
+
+
+def second_moment(
+    model: Any,
+    layer: int | Sequence[int],
+    texts: Texts,
+    *,
+    tokens: int | None = None,
+    context: int | None = None,
+    rows: int = 16,
+    prepend_bos: bool | None = None,
+    dtype: torch.dtype = torch.float64,
+    checkpoint: str | Path | None = None,
+    every: int = 10_000,
+    progress: bool = True,
+) -> Any:
+    """C = E[k k^T] of the inputs of `W_out`, over all tokens of many texts.
+
+    ```python
+    C = kn.second_moment(model, 8, kn.sample_texts(model, 50_000, seed=0))
+    moments = kn.second_moment(model, [6, 8, 10], load_dataset("wikitext", ..., streaming=True), tokens=100_000)
+    ```
+
+    Arguments:
+        layer: one layer, or several that are measured in the same pass.
+        texts: strings, or rows with a `"text"` (a `datasets` stream); or a `Path`: a file with one text per line. Read
+            one after the other, never all at once.
+        tokens: stop after about so many; `None` reads to the end.
+        context: longer texts are cut into pieces of so many tokens; `None` is the model's context, at most 512.
+        rows: pieces per forward pass.
+        prepend_bos: as in `encode`. Every position counts, BOS included: an edit must leave it alone too.
+        dtype: of the sums. Each pass is summed in float32 at least.
+        checkpoint: a file that the sums are written to every `every` tokens. Called again with the same texts, the
+            function goes on from there, and ends with the same numbers.
+        progress: show a bar.
+
+    Returns:
+        `SecondMoment`, or one per layer. Forward passes end at the highest layer asked for.
+
+    Raises:
+        ValueError: no text; a checkpoint of another model, other settings or other texts.
+        IndexError: no such layer.
+        FloatingPointError: keys that are nan or inf.
+    """
+    wanted = [layer] if isinstance(layer, int) else sorted(set(layer))
+    if not wanted:
+        raise ValueError("no layers given; name one, or several")
+    for one in wanted:
+        adapter.check_layer(model, one)
+    if rows < 1 or every < 1 or (tokens is not None and tokens < 1):
+        raise ValueError(f"rows={rows}, every={every}, tokens={tokens}; all must be at least 1")
+    if dtype not in (torch.float32, torch.float64):
+        raise ValueError(f"dtype={dtype}; sums need torch.float32 or torch.float64")
+    sums = Sums(model, wanted, context=context, rows=rows, prepend_bos=prepend_bos, dtype=dtype)
+    file = None if checkpoint is None else Path(checkpoint)
+    sums.read(texts, tokens=tokens, checkpoint=file, every=every, progress=progress)
+    settings = {**sums.settings, "site": hook_name("mlp.hook_post", wanted[0]).split(".", 2)[2]}
+    provenance = saving.provenance(model, **settings)
+    found = {
+        one: SecondMoment((total / sums.count).float().cpu(), sums.count, sums.texts, one, provenance)
+        for one, total in sums.totals.items()
+    }
+    return found[wanted[0]] if isinstance(layer, int) else found

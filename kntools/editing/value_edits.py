@@ -1,0 +1,166 @@
+"""Edits of value slots: the rows of `W_out` that belong to knowledge neurons (Dai et al. 2022, section 5)."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from kntools.editing.weight_edits import Change, LayerEdit, edit_provenance
+from kntools.models import adapter
+from kntools.prompts import MultiToken, answer_ids
+from kntools.sites import Neuron, as_neurons
+
+NeuronLike = Neuron | tuple[int, int]
+
+
+def edit_values(
+    model: Any,
+    neurons: Iterable[NeuronLike],
+    old: str | int,
+    new: str | int,
+    *,
+    amounts: tuple[float, float] = (1.0, 8.0),
+    multi_token: MultiToken = "error",
+) -> LayerEdit:
+    """Make some neurons write the new answer instead of the old one.
+
+    ```python
+    att = kn.integrated_gradients(model, kn.Prompt("The capital of Canada is", " Ottawa"))
+    edit = kn.edit_values(model, att.top(5), " Ottawa", " Rome")
+    with edit.applied(model): ...
+    ```
+
+    For each neuron with value row v = W_out[n]: `v -= l1 |v| / |e_old| e_old`, then `v += l2 |v| / |e_new| e_new`
+    with the same |v|, where e is the answer's output embedding and `(l1, l2)` are the `amounts` (Dai et al. 2022,
+    section 5.1, updating facts).
+
+    Arguments:
+        neurons: `Neuron`s or `(layer, index)` pairs, counted from zero.
+        old, new: answers as text (a word gets its leading space, as in `encode`), or token ids.
+        amounts: `(l1, l2)`; the published ones are (1, 8).
+        multi_token: `"first"` takes the first token of an answer of several.
+
+    Returns:
+        `LayerEdit`. It works on causal and on masked models.
+
+    Raises:
+        ValueError: no neurons, an answer of several tokens, the same answer twice.
+        IndexError: a neuron that does not exist.
+    """
+    before, after = (_token(model, answer, multi_token) for answer in (old, new))
+    wanted, changes = rewritten(model, neurons, before, after, amounts)
+    label = f"values of {len(wanted)} neurons: {old!r} -> {new!r}"
+    return _edit(model, wanted, changes, label, method="edit_values", old=before, new=after, amounts=list(amounts))
+
+
+def erase_values(model: Any, neurons: Iterable[NeuronLike]) -> LayerEdit:
+    """Erase what some neurons write: their value rows become zero (Dai et al. 2022, section 5.2, erasing relations).
+
+    ```python
+    edit = kn.erase_values(model, kn.relation_neurons(of_the_relation, unrelated))
+    ```
+
+    Raises:
+        ValueError: no neurons.
+        IndexError: a neuron that does not exist.
+    """
+    wanted, changes = erased(model, neurons)
+    return _edit(model, wanted, changes, f"{len(wanted)} neurons erased", method="erase_values")
+
+
+def rewritten(
+    model: Any, neurons: Iterable[NeuronLike], old: int, new: int, amounts: tuple[float, float] = (1.0, 8.0)
+) -> tuple[tuple[Neuron, ...], tuple[Change, ...]]:
+    """The neurons, and what `edit_values` changes, without the record of the weights that an edit keeps."""
+    if old == new:
+        raise ValueError(f"the old answer and the new one are the same token, {old}: there is nothing to edit")
+    e_old, e_new = (_output_embedding(model, token) for token in (old, new))
+
+    def update(v: Float[Tensor, "row d_model"]) -> Float[Tensor, "row d_model"]:
+        size = v.norm(dim=1, keepdim=True)
+        return size * (amounts[1] * e_new / e_new.norm() - amounts[0] * e_old / e_old.norm())
+
+    return _changes(model, neurons, update)
+
+
+def erased(model: Any, neurons: Iterable[NeuronLike]) -> tuple[tuple[Neuron, ...], tuple[Change, ...]]:
+    """The same of `erase_values`."""
+    return _changes(model, neurons, lambda v: -v)
+
+
+def relation_neurons(
+    facts: Sequence[Iterable[NeuronLike]],
+    unrelated: Sequence[Iterable[NeuronLike]] = (),
+    *,
+    count: int = 20,
+    most_shared: float = 0.1,
+) -> tuple[Neuron, ...]:
+    """The leading knowledge neurons of a relation: those of most of its facts.
+
+    ```python
+    kn.erase_values(model, relation_neurons([att.top(5, prompt=n) for n in range(100)], other_facts))
+    ```
+
+    Arguments:
+        facts: for each fact of the relation its knowledge neurons.
+        unrelated: the same of facts of other relations; neurons of more than `most_shared` of them are left out.
+        count: how many to return; fewer if there are fewer.
+
+    Returns:
+        The neurons, the most frequent ones first (then by layer and index).
+    """
+    if count < 1 or not 0 <= most_shared <= 1:
+        raise ValueError(f"count={count}, most_shared={most_shared}; at least 1, and between 0 and 1")
+    of_relation, of_others = (Counter(n for one in some for n in as_neurons(one)) for some in (facts, unrelated))
+    common = {n for n, times in of_others.items() if times > most_shared * len(unrelated)}
+    kept = [(-times, n) for n, times in of_relation.items() if n not in common]
+    return tuple(n for _, n in sorted(kept)[:count])
+
+
+def _changes(model: Any, neurons: Iterable[NeuronLike], update: Any) -> tuple[tuple[Neuron, ...], tuple[Change, ...]]:
+    wanted = _checked(model, neurons)
+    changes = []
+    for layer in sorted({n.layer for n in wanted}):
+        rows = torch.tensor([n.index for n in wanted if n.layer == layer])
+        w = adapter.w_out(model, layer).detach()
+        changes.append(Change(layer, update(w[rows.to(w.device)].float().cpu()), rows))
+    return wanted, tuple(changes)
+
+
+def _edit(
+    model: Any, neurons: tuple[Neuron, ...], changes: tuple[Change, ...], label: str, **settings: Any
+) -> LayerEdit:
+    layers = tuple(change.layer for change in changes)
+    details = {"neurons": [[n.layer, n.index] for n in neurons]}
+    return LayerEdit(changes, label, edit_provenance(model, layers, **settings), details)
+
+
+def _checked(model: Any, neurons: Iterable[NeuronLike]) -> tuple[Neuron, ...]:
+    wanted = as_neurons(neurons)
+    if not wanted:
+        raise ValueError("no neurons given; pass at least one, e.g. attribution.top(5)")
+    width = adapter.d_mlp(model)
+    for n in wanted:
+        adapter.check_layer(model, n.layer)
+        if n.index >= width:
+            raise IndexError(f"neuron {n} does not exist: layer {n.layer} has {width} neurons")
+    return wanted
+
+
+def _token(model: Any, answer: str | int, multi_token: MultiToken) -> int:
+    if isinstance(answer, int):
+        if not 0 <= answer < int(model.cfg.d_vocab):
+            raise IndexError(f"token id {answer} does not exist: the vocabulary has {model.cfg.d_vocab}")
+        return answer
+    if multi_token == "sum":
+        raise ValueError("a value row is written towards one token; use multi_token='first'")
+    return answer_ids(model, "It is", answer, multi_token=multi_token)[0]
+
+
+def _output_embedding(model: Any, token: int) -> Float[Tensor, " d_model"]:
+    return model.W_U[:, token].detach().float().cpu()

@@ -1,0 +1,153 @@
+"""Texts that are run again and again with a change in one layer: only the blocks from that layer on, and only the
+tokens from where the change is.
+
+What enters block `layer` is computed once and kept; so are the keys and values of the tokens before the change. Texts
+of different lengths share a pass: they are filled up behind their end, which in a causal model changes nothing before
+it. Below `layer` a pass still runs one row of the model, whose result is dropped.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
+from itertools import pairwise
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from kntools.engine.capability import capability
+from kntools.engine.memory import rows_that_fit
+from kntools.engine.plan import PASS_OVERHEAD
+from kntools.models import adapter
+from kntools.models.prefix import Rows
+
+#: A hook point's name and a function of its activation `[row window ...]`.
+WindowHook = tuple[str, Callable[..., Any]]
+
+
+class _Stop(Exception):
+    """Ends a forward pass once what is kept has been seen."""
+
+
+class Upper:
+    """Rows that share passes from block `layer` on.
+
+    Arguments:
+        tokens: the rows' token ids, of any lengths.
+        starts: for each row its first position that may change; keys and values before it are kept.
+        layer: the block on whose way in the kept states enter.
+        max_rows: rows per pass; `None` chooses from free memory.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        tokens: Sequence[Tensor],
+        starts: Sequence[int],
+        layer: int,
+        *,
+        max_rows: int | None = None,
+    ) -> None:
+        adapter.check_layer(model, layer)
+        can = capability(model, tokens[0][None])
+        if not (can.fork and can.prefix):  # each row in a run of its own, from the first block on
+            self.groups = [Group(model, [n], [row], 0, None) for n, row in enumerate(tokens)]
+            return
+        longest = max(len(row) for row in tokens)
+        fit = max_rows or rows_that_fit(model, longest, gradients=True)
+        lengths = [len(row) for row in tokens]
+        self.groups = [
+            Group(model, part, [tokens[n] for n in part], min(starts[n] for n in part), layer)
+            for part in grouped(starts, lengths, fit)
+        ]
+
+
+class Group:
+    """The rows of one pass. `numbers` says which of all rows they are, `start` where their window begins."""
+
+    def __init__(self, model: Any, numbers: list[int], tokens: list[Tensor], start: int, layer: int | None) -> None:
+        self.model, self.numbers, self.start, self.layer = model, numbers, start, layer
+        # Filled up with each row's own last token: any token would do, but the padding token is special to some models.
+        length = max(len(row) for row in tokens)
+        self.tokens = torch.stack([torch.cat([row, row[-1:].expand(length - len(row))]) for row in tokens])
+        self.rows = Rows(1, torch.zeros(1, dtype=torch.long, device=self.tokens.device))
+        self.prefix = (
+            adapter.build_prefix(model, self.tokens[:, :start], self.rows) if layer is not None and start else None
+        )
+        self.entry = None if layer is None else self._states_at(layer)
+
+    def run(self, hooks: Iterable[WindowHook], asked: Int[Tensor, "row asked"]) -> Float[Tensor, "row asked d_vocab"]:
+        """Logits at the `asked` positions (of the whole text), with hooks that see the window `[row window ...]`."""
+        points = [(adapter.hook_point(self.model, name), fn) for name, fn in hooks]
+        local = asked - self.start
+
+        def trim(activation: Tensor, hook: Any) -> Tensor:
+            return _at(activation, local)
+
+        points.append((adapter.hook_point(self.model, "unembed.hook_in"), trim))
+        return self._pass(points)
+
+    def _states_at(self, layer: int) -> Float[Tensor, "row window d_model"]:
+        """What enters block `layer`, untouched."""
+        with torch.no_grad():
+            embedded = adapter.run_embedding(self.model, self.tokens, [])[:, self.start :]
+            if layer == 0:
+                return embedded
+            self.entry, self.layer = embedded, 0
+            found: list[Tensor] = []
+
+            def keep(activation: Tensor, hook: Any) -> None:
+                found.append(activation)
+                raise _Stop
+
+            with suppress(_Stop):
+                self._pass([(adapter.fork_point(self.model, layer), keep)])
+            self.layer = layer
+            return found[0]
+
+    def _pass(self, points: list[tuple[Any, Callable[..., Any]]]) -> Tensor:
+        if self.layer is None:
+            with adapter.attached(points):
+                return adapter.run(self.model, self.tokens)
+        layer, count = self.layer, self.tokens.shape[0]
+        self.rows.count, self.rows.prompt_of = 1, torch.zeros(1, dtype=torch.long, device=self.tokens.device)
+
+        def enter(activation: Tensor, hook: Any) -> Tensor:
+            self.rows.count = count
+            self.rows.prompt_of = torch.arange(count, device=activation.device)
+            adapter.after_fork(self.model, layer, count, activation.shape[1])
+            assert self.entry is not None  # there is a layer, and so there are states that enter it
+            return self.entry
+
+        if self.prefix is not None:
+            self.prefix.use(self.rows)
+        with adapter.attached([(adapter.fork_point(self.model, layer), enter), *points]):
+            return adapter.run(self.model, self.tokens[:1, self.start :], self.prefix)
+
+
+def grouped(starts: Sequence[int], lengths: Sequence[int], max_rows: int) -> list[list[int]]:
+    """Which rows share a pass, so that as few positions as possible are run.
+
+    A pass costs its rows times its window, and what a pass costs anyhow (`PASS_OVERHEAD`). Rows stay in the order of
+    their starts; the cheapest way to cut that order is found exactly.
+    """
+    order = sorted(range(len(starts)), key=lambda n: (starts[n], lengths[n]))
+    best: list[tuple[int, int]] = [(0, 0)]  # for the first n rows: the cost, and where their last group begins
+    for stop in range(1, len(order) + 1):
+        options = []
+        for begin in range(max(0, stop - max_rows), stop):
+            window = max(lengths[n] for n in order[begin:stop]) - starts[order[begin]]
+            options.append((best[begin][0] + PASS_OVERHEAD + (stop - begin) * window, begin))
+        best.append(min(options))
+    cuts = [len(order)]
+    while cuts[-1]:
+        cuts.append(best[cuts[-1]][1])
+    cuts.reverse()
+    return [order[a:b] for a, b in pairwise(cuts)]
+
+
+def _at(x: Tensor, positions: Tensor) -> Tensor:
+    rows = torch.arange(x.shape[0], device=x.device)[:, None]
+    return x[rows, positions.to(x.device)]

@@ -1,0 +1,319 @@
+"""Interventions: functions that return plain TransformerLens hooks, `list[(name, fn)]`.
+
+They compose with `+`, run in `model.run_with_hooks(tokens, fwd_hooks=...)` and in `kn.sweep`, on any
+batch size. Each copies before it writes, keeps dtype and device, and fails loudly where its layer,
+neuron or position does not exist. A new intervention is one more function in this file.
+
+```python
+hooks = kn.ablate_neurons([(9, 1094)]) + kn.add_vector("resid_post", 4, direction, pos=2)
+logits = model.run_with_hooks(tokens, fwd_hooks=hooks)
+```
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from kntools.hooks.positioned import QUERY_AXIS, PositionedHook, shares_memory
+from kntools.sites import Hook, Neuron, Positions, as_neurons, hook_name
+
+NeuronLike = Neuron | tuple[int, int]
+
+
+@runtime_checkable
+class Activations(Protocol):
+    """Activations by hook name: a dict, or TransformerLens' `ActivationCache`."""
+
+    def __getitem__(self, name: str) -> Tensor: ...
+
+
+# The sites whose axis before the last (in patterns: the second) is the head.
+_WITH_HEADS = ("hook_z", "hook_q", "hook_k", "hook_v", "hook_pattern", "hook_attn_scores", "hook_result")
+
+
+def scale_neurons(neurons: Iterable[NeuronLike], factor: float, *, pos: Positions = -1) -> list[Hook]:
+    """Multiply each neuron's activation by `factor` at `pos`.
+
+    ```python
+    hooks = kn.scale_neurons([(9, 1094), (10, 2096)], 0.5)
+    ```
+
+    Arguments:
+        neurons: `Neuron`s or `(layer, index)` pairs, counted from zero.
+        factor: 0 suppresses, 2 enhances (Dai et al. 2022, section 4.2).
+        pos: token position(s); negative ones count from the end, `None` means all.
+
+    Returns:
+        One hook per layer.
+
+    Raises:
+        IndexError: when a hook runs, for a neuron or position that does not exist.
+    """
+    return _on_neurons(neurons, pos, f"scale by {factor}", lambda x, _: x * factor)
+
+
+def ablate_neurons(neurons: Iterable[NeuronLike], *, pos: Positions = -1) -> list[Hook]:
+    """Suppress neurons: set their activations to zero at `pos`. See `scale_neurons`.
+
+    ```python
+    model.run_with_hooks(tokens, fwd_hooks=kn.ablate_neurons(att.top(20)))
+    ```
+    """
+    return scale_neurons(neurons, 0.0, pos=pos)
+
+
+def enhance_neurons(neurons: Iterable[NeuronLike], factor: float = 2.0, *, pos: Positions = -1) -> list[Hook]:
+    """Enhance neurons: double their activations at `pos`. See `scale_neurons`.
+
+    ```python
+    hooks = kn.enhance_neurons(kns) + kn.ablate_neurons([(3, 7)])
+    ```
+    """
+    return scale_neurons(neurons, factor, pos=pos)
+
+
+def set_neurons(
+    neurons: Sequence[NeuronLike], values: float | Sequence[float] | Tensor, *, pos: Positions = -1
+) -> list[Hook]:
+    """Set each neuron's activation to a value: one for all, or one per neuron.
+
+    ```python
+    hooks = kn.set_neurons([(9, 1094), (10, 2096)], [3.0, 0.0])
+    ```
+
+    Raises:
+        ValueError: if there are not as many values as neurons.
+    """
+    wanted = as_neurons(neurons)
+    given = torch.as_tensor(values, dtype=torch.float64).flatten()
+    if given.numel() not in (1, len(wanted)):
+        raise ValueError(f"{given.numel()} values for {len(wanted)} neurons; give one, or one per neuron")
+    value_of = dict(zip(wanted, given.expand(len(wanted)).tolist(), strict=True))
+    return _on_neurons(
+        wanted,
+        pos,
+        "set",
+        lambda x, group: torch.tensor([value_of[n] for n in group], dtype=torch.float64).to(x).expand_as(x),
+    )
+
+
+def mean_ablate_neurons(
+    neurons: Iterable[NeuronLike], mean: Float[Tensor, "layer d_mlp"], *, pos: Positions = -1
+) -> list[Hook]:
+    """Replace each neuron's activation by its mean over other prompts.
+
+    ```python
+    hooks = kn.mean_ablate_neurons(neurons, kn.mean_activations(model, prompts))
+    ```
+
+    Arguments:
+        mean: mean activations of all neurons, as `mean_activations` returns them.
+    """
+    wanted = as_neurons(neurons)
+    for n in wanted:
+        if n.layer >= mean.shape[0] or n.index >= mean.shape[1]:
+            raise IndexError(f"no mean for neuron {n}: there are {mean.shape[0]} layers of {mean.shape[1]}")
+    return set_neurons(wanted, [float(mean[n.layer, n.index]) for n in wanted], pos=pos) if wanted else []
+
+
+def scale_site(site: str, layer: int, factor: float | Float[Tensor, " batch"], *, pos: Positions = -1) -> list[Hook]:
+    """Multiply a whole site by `factor`, or each row of the batch by its own.
+
+    ```python
+    hooks = kn.scale_site("attn_out", 5, 0.0)       # without the attention of layer 5
+    path = kn.scale_site("mlp.hook_post", 3, torch.linspace(0, 1, 20))    # 20 rows: that of integrated gradients
+    ```
+    """
+
+    def edit(x: Tensor) -> Tensor:
+        if isinstance(factor, Tensor):
+            _match_batch(x, factor, "factors")
+            return x * factor.to(x).view(-1, *[1] * (x.ndim - 1))
+        return x * factor
+
+    name = hook_name(site, layer)
+    return [(name, PositionedHook(pos, edit, f"scale {name}", in_place=shares_memory(name)))]
+
+
+def add_vector(
+    site: str, layer: int, vector: Float[Tensor, "..."], pos: Positions = -1, *, scale: float = 1.0
+) -> list[Hook]:
+    """Add `scale * vector` to a site at `pos` (steering).
+
+    ```python
+    hooks = kn.add_vector("resid_post", 6, direction, pos=-1, scale=4.0)
+    ```
+
+    Raises:
+        ValueError: when the hook runs, if the vector does not fit the site.
+    """
+    name = hook_name(site, layer)
+
+    def edit(x: Tensor) -> Tensor:
+        if vector.shape != x.shape[-1:]:
+            raise ValueError(
+                f"a vector of {'x'.join(map(str, vector.shape))} does not fit {name}, which has width {x.shape[-1]}"
+            )
+        return x + scale * vector.to(x)
+
+    return [(name, PositionedHook(pos, edit, f"add to {name}", in_place=shares_memory(name)))]
+
+
+def patch(
+    cache: Activations,
+    site: str,
+    layer: int,
+    pos: Positions = None,
+    *,
+    heads: Sequence[int] | None = None,
+    neurons: Sequence[int] | None = None,
+) -> list[Hook]:
+    """Overwrite a site with the activation of another run (activation patching).
+
+    ```python
+    _, cache = model.run_with_cache(corrupted_tokens)
+    hooks = kn.patch(cache, "resid_post", 6, pos=3)
+    hooks = kn.patch(cache, "z", 6, heads=[0, 2])      # two heads, all positions
+    ```
+
+    Arguments:
+        cache: activations by hook name, `[1 pos ...]`: TransformerLens' `ActivationCache`, or a dict that
+            `capture` filled (with `pos=None`).
+        heads: only these heads (sites `z`, `q`, `k`, `v`, `pattern`).
+        neurons: only these entries of the last axis.
+    """
+    name = hook_name(site, layer)
+    if heads is not None and neurons is not None:
+        raise ValueError("give heads or neurons, not both: they are entries of different axes")
+    if heads is not None and not name.endswith(_WITH_HEADS):
+        raise ValueError(f"{name!r} has no heads; patch them at z, q, k, v, pattern or attn_scores")
+    try:
+        source = cache[name]
+    except KeyError:
+        raise KeyError(f"the cache has no {name!r}; run_with_cache(tokens, names_filter={name!r}) keeps it") from None
+    if source.ndim < 3 or source.shape[0] != 1:
+        raise ValueError(
+            f"the cached {name} is {tuple(source.shape)}; patching takes one run, [batch pos ...] with a batch of 1"
+        )
+    paste = _Paste(name, source, heads, neurons)
+    return [(name, PositionedHook(pos, paste, f"patch {name}", whole=source, in_place=shares_memory(name)))]
+
+
+def freeze(cache: Activations, sites: Iterable[str], layers: Iterable[int], pos: Positions = None) -> list[Hook]:
+    """Hold sites at the values of another run in many layers: the severed paths of causal tracing.
+
+    ```python
+    hooks = kn.freeze(corrupted_cache, ["mlp_out"], range(8, 30))
+    ```
+    """
+    wanted = list(layers)
+    return [h for site in sites for layer in wanted for h in patch(cache, site, layer, pos)]
+
+
+def corrupt(span: Positions, noise: Float[Tensor, "... span d_model"], *, hook: str = "hook_embed") -> list[Hook]:
+    """Add noise to token embeddings at `span` (Meng et al. 2022, section 2.1).
+
+    ```python
+    hooks = kn.corrupt(encoded.subject, 0.1 * torch.randn(len(encoded.subject), d_model))
+    ```
+
+    Arguments:
+        span: the positions, e.g. `Encoded.subject`.
+        noise: `[span d_model]` for every row, or `[sample span d_model]` with one sample per row of the batch.
+        hook: where embeddings are (`embed.hook_embed` on a HookedEncoder).
+    """
+    if not bool(torch.isfinite(noise).all()):
+        raise ValueError("the noise holds nan or inf")
+
+    def edit(x: Tensor) -> Tensor:
+        if noise.ndim == 3:
+            _match_batch(x, noise, "noise samples")
+        if noise.ndim not in (2, 3) or noise.shape[-2:] != x.shape[-2:]:
+            raise ValueError(
+                f"noise {tuple(noise.shape)} does not fit {x.shape[-2]} positions of width {x.shape[-1]}: "
+                "it must be [span d_model] or [sample span d_model]"
+            )
+        return x + noise.to(x)
+
+    return [(hook, PositionedHook(span, edit, f"corrupt {hook}"))]
+
+
+def capture(into: dict[str, Tensor], sites: Iterable[str], layers: Iterable[int], pos: Positions = None) -> list[Hook]:
+    """Copy activations into the dict `into`, under their hook names; change nothing.
+
+    ```python
+    seen = {}
+    model.run_with_hooks(tokens, fwd_hooks=kn.capture(seen, ["mlp.hook_post"], range(12), pos=-1))
+    seen["blocks.3.mlp.hook_post"]      # [batch 1 d_mlp]: positions stay an axis
+    ```
+    """
+
+    def keep(name: str) -> PositionedHook:
+        def edit(x: Tensor) -> None:
+            # The hook sees positions as axis 1; a pattern is kept as the model has it, [batch head query key].
+            into[name] = x.detach().movedim(1, 2 if name.endswith(QUERY_AXIS) else 1).clone()
+
+        return PositionedHook(pos, edit, f"capture {name}")
+
+    wanted = list(layers)
+    names = [hook_name(site, layer) for site in sites for layer in wanted]
+    return [(name, keep(name)) for name in names]
+
+
+def _on_neurons(neurons: Iterable[NeuronLike], pos: Positions, what: str, change: Any) -> list[Hook]:
+    """One hook per layer that applies `change(activations [batch pos chosen], neurons)` to the chosen ones."""
+    layers: dict[int, list[Neuron]] = {}
+    for n in as_neurons(neurons):
+        layers.setdefault(n.layer, []).append(n)
+
+    def on_layer(group: list[Neuron]) -> PositionedHook:
+        index = torch.tensor([n.index for n in group])
+
+        def edit(x: Tensor) -> Tensor:
+            for n in group:
+                if n.index >= x.shape[-1]:
+                    raise IndexError(f"neuron {n} does not exist: layer {n.layer} has neurons 0 to {x.shape[-1] - 1}")
+            at = index.to(x.device)
+            return x.index_copy(-1, at, change(x.index_select(-1, at), group))
+
+        return PositionedHook(pos, edit, f"{what} {group}")
+
+    return [(hook_name("mlp.hook_post", layer), on_layer(group)) for layer, group in layers.items()]
+
+
+class _Paste:
+    """Take the values of another run at the same positions, for some heads or entries if asked."""
+
+    def __init__(self, name: str, source: Tensor, heads: Sequence[int] | None, neurons: Sequence[int] | None) -> None:
+        self.name, self.source, self.heads, self.neurons = name, source, heads, neurons
+
+    def __call__(self, x: Tensor, source: Tensor) -> Tensor:
+        if source.shape[1:] != x.shape[1:]:
+            raise ValueError(
+                f"the cached {self.name} is {tuple(source.shape)}, this run's {tuple(x.shape)}: "
+                "both prompts must have the same number of tokens"
+            )
+        value = source.to(x).expand_as(x)
+        if self.heads is not None:  # [batch pos head d_head]; a pattern comes as [batch query head key]
+            return _only(x, value, 2, self.heads, self.name, "head")
+        if self.neurons is not None:
+            return _only(x, value, x.ndim - 1, self.neurons, self.name, "neuron")
+        return value.clone()
+
+
+def _only(x: Tensor, value: Tensor, axis: int, chosen: Sequence[int], name: str, what: str) -> Tensor:
+    for i in chosen:
+        if not 0 <= i < x.shape[axis]:
+            raise IndexError(f"{what} {i} does not exist at {name}: it has {x.shape[axis]}")
+    at = torch.tensor(list(chosen), device=x.device)
+    return x.index_copy(axis, at, value.index_select(axis, at))
+
+
+def _match_batch(x: Tensor, given: Tensor, what: str) -> None:
+    if given.shape[0] != x.shape[0]:
+        raise ValueError(f"{given.shape[0]} {what} for a batch of {x.shape[0]} rows; they must be as many")

@@ -1,0 +1,280 @@
+"""The only module that knows `TransformerBridge` from `HookedTransformer` and `HookedEncoder`.
+
+Everything else in kntools asks these functions: which hook point a name means, where rows may be
+added to the batch, how the keys and values of a prompt's beginning are kept, which tensor is the
+writable `W_out`.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from transformer_lens.hook_points import HookPoint
+from transformer_lens.model_bridge import TransformerBridge
+from transformers import DynamicCache
+
+from kntools.models.prefix import BridgePrefix, HookedPrefix, Rows
+
+# --- what the model is ------------------------------------------------------------------------------
+
+
+def is_bridge(model: Any) -> bool:
+    return isinstance(model, TransformerBridge)
+
+
+def is_masked(model: Any) -> bool:
+    """Does the model fill a mask from both sides (BERT) rather than continue a text?"""
+    # A bridge of transformer-lens 3.x says "causal" of every model; its architecture tells.
+    masked = str(getattr(model.cfg, "architecture", "")).endswith("ForMaskedLM")
+    return masked or getattr(model.cfg, "attention_dir", "causal") == "bidirectional"
+
+
+def n_layers(model: Any) -> int:
+    return int(model.cfg.n_layers)
+
+
+def d_mlp(model: Any) -> int:
+    """Neurons per layer."""
+    return int(w_out(model, 0).shape[0])
+
+
+def context_length(model: Any) -> int:
+    return int(model.cfg.n_ctx)
+
+
+def device_of(model: Any) -> torch.device:
+    """Where tokens must be: the device of the embedding, which is the first parameter."""
+    return next(model.parameters()).device
+
+
+def w_out(model: Any, layer: int) -> Float[Tensor, "d_mlp d_model"]:
+    """The writable output matrix of an MLP (`model.W_out` of a bridge is a copy: editing it does nothing)."""
+    check_layer(model, layer)
+    return model.blocks[layer].mlp.W_out
+
+
+def output_site(model: Any) -> str:
+    """The site of what `W_out` gives: `mlp.hook_post @ W_out + b_out`, before any norm behind it (Gemma 2 has one)."""
+    return "mlp.hook_out" if is_bridge(model) else "mlp_out"
+
+
+def b_out(model: Any, layer: int) -> Float[Tensor, " d_model"] | None:
+    check_layer(model, layer)
+    return getattr(model.blocks[layer].mlp, "b_out", None)
+
+
+def check_layer(model: Any, layer: int) -> None:
+    if not 0 <= layer < n_layers(model):
+        raise IndexError(f"layer {layer} does not exist: the model has layers 0 to {n_layers(model) - 1}")
+
+
+# --- hook points ------------------------------------------------------------------------------------
+
+_hook_dicts: WeakKeyDictionary[Any, dict[str, HookPoint]] = WeakKeyDictionary()
+
+
+def hook_point(model: Any, name: str) -> HookPoint:
+    """The hook point called `name` (aliases included), or a `KeyError` that offers the nearest names."""
+    known = _hook_dicts.get(model)
+    if known is None or name not in known:
+        known = dict(model.hook_dict)  # a bridge builds its aliases anew on every access: keep them
+        _hook_dicts[model] = known
+    if name not in known:
+        near = difflib.get_close_matches(name, known, n=4, cutoff=0.5)
+        raise KeyError(
+            f"hook {name!r} does not exist on this model ({n_layers(model)} layers); "
+            f"did you mean {', '.join(near) or 'one of model.hook_dict'}?"
+        )
+    return known[name]
+
+
+def has_hooks(model: Any) -> bool:
+    """Has somebody attached hooks to the model? They act in every run, on whatever positions the run has.
+
+    Some bridges (OPT, BERT) are wired with permanent hooks of TransformerLens' own; those are part of the model.
+    """
+    points = {id(p): p for p in model.hook_dict.values()}.values()
+    return any(not _is_wiring(handle) for p in points for handle in [*p.fwd_hooks, *p.bwd_hooks])
+
+
+def _is_wiring(handle: Any) -> bool:
+    function = getattr(handle, "user_hook", None)  # transformer-lens 4.x keeps it; 3.x says only what is permanent
+    if function is None:
+        return bool(handle.is_permanent)
+    return bool(handle.is_permanent) and str(getattr(function, "__module__", "")).startswith("transformer_lens.")
+
+
+def fork_point(model: Any, layer: int) -> HookPoint:
+    """Where rows may be added to the batch on the way into block `layer`."""
+    return hook_point(model, f"blocks.{layer}.hook_resid_pre")
+
+
+def after_fork(model: Any, layer: int, rows: int, length: int) -> None:
+    """Tell block `layer` its new batch size, where it noted the old one.
+
+    OPT flattens `[batch, pos]` inside its layers; its bridge notes both sizes on entry, before the hook that
+    adds rows, to un-flatten what hooks of that layer see.
+    """
+    conversions = getattr(model.blocks[layer], "_unflatten_conversions", None)
+    if conversions is not None:
+        for conversion in conversions():
+            conversion.batch_seq = (rows, length)
+
+
+def embedding_name(model: Any) -> str:
+    """The hook on token embeddings, before positions are added."""
+    return "hook_embed" if "hook_embed" in model.hook_dict else "embed.hook_embed"
+
+
+def state_site(model: Any, kind: str) -> str:
+    """The site of what causal tracing restores: a block's output (`hidden`), or what its `mlp` or `attn` adds to it.
+
+    BERT normalises after adding: its bridge shows attention's own output inside the attention, a HookedEncoder
+    the block's output after the last norm.
+    """
+    post_norm = is_masked(model)
+    if kind == "hidden":
+        return "hook_normalized_resid_post" if post_norm and not is_bridge(model) else "resid_post"
+    if kind == "attn":
+        return "attn.o.hook_out" if post_norm and is_bridge(model) else "attn_out"
+    return "mlp_out"
+
+
+@contextmanager
+def attached(hooks: Iterable[tuple[HookPoint, Callable[..., Any]]]) -> Iterator[None]:
+    """Attach hook functions for a while; detach these, and only these, whatever happens."""
+    added: list[tuple[HookPoint, Any]] = []
+    try:
+        for point, fn in hooks:
+            point.add_hook(fn)
+            added.append((point, point.fwd_hooks[-1]))
+        yield
+    finally:
+        for point, handle in added:
+            handle.hook.remove()
+            point.fwd_hooks[:] = [h for h in point.fwd_hooks if h is not handle]
+
+
+# --- running ----------------------------------------------------------------------------------------
+
+
+@contextmanager
+def frozen_parameters(model: Any) -> Iterator[None]:
+    """Leave parameters out of the gradient for a while: what is asked for is the gradient of activations."""
+    trainable = [p for p in model.parameters() if p.requires_grad]
+    try:
+        for p in trainable:
+            p.requires_grad_(False)
+        yield
+    finally:
+        for p in trainable:
+            p.requires_grad_(True)
+
+
+def run(model: Any, tokens: Int[Tensor, "batch pos"], prefix: BridgePrefix | HookedPrefix | None = None) -> Tensor:
+    """Logits of `tokens`, which follow `prefix` if there is one."""
+    if prefix is None:
+        return model(tokens, return_type="logits")
+    if isinstance(prefix, BridgePrefix):
+        return model(tokens, return_type="logits", past_key_values=prefix)
+    return model(tokens, return_type="logits", past_kv_cache=prefix, attention_mask=torch.ones_like(tokens))
+
+
+@torch.no_grad()
+def build_prefix(
+    model: Any,
+    tokens: Int[Tensor, "prompt pos"],
+    rows: Rows,
+    residual: Float[Tensor, "prompt pos d_model"] | None = None,
+) -> BridgePrefix | HookedPrefix:
+    """Run the beginning of each prompt once and keep its keys and values; `rows` says which row needs which.
+
+    With `residual`, that is what enters block 0, not the tokens' own embeddings.
+    """
+    hooks: list[tuple[HookPoint, Callable[..., Any]]] = []
+    if residual is not None:
+        hooks.append((fork_point(model, 0), lambda x, hook: residual))
+    if is_bridge(model):  # nobody asks for these logits; those of one position are the least that it gives
+        hooks.append((hook_point(model, "unembed.hook_in"), lambda x, hook: x[:, -1:]))
+    with attached(hooks):
+        if is_bridge(model):
+            # A cache of our own: the one that a model makes forgets what is outside of a sliding window, while the
+            # masks of a longer prompt count every position.
+            cache = DynamicCache()
+            model(tokens, return_type="logits", past_key_values=cache, use_cache=True)
+            return BridgePrefix.from_cache(cache, rows)
+        return HookedPrefix.from_run(model, tokens, rows)
+
+
+class Steps:
+    """One step after the other; each adds to the kept keys and values."""
+
+    def __init__(self, model: Any, rows: int) -> None:
+        self.model, self.cache = model, None
+        if not is_bridge(model):
+            from transformer_lens.cache.key_value_cache import TransformerLensKeyValueCache
+
+            self.cache = TransformerLensKeyValueCache.init_cache(model.cfg, device_of(model), rows)
+
+    def __call__(self, tokens: Tensor) -> Tensor:
+        if not is_bridge(self.model):
+            mask = tokens.new_ones(tokens.shape[0], tokens.shape[1])
+            return self.model(tokens, return_type="logits", past_kv_cache=self.cache, attention_mask=mask)
+        more = {} if self.cache is None else {"past_key_values": self.cache}
+        logits, self.cache = self.model(tokens, return_type="logits_and_cache", use_cache=True, **more)
+        return logits
+
+
+class _Stop(Exception):
+    """Ends a forward pass at the first block; private, so that nobody catches it by accident."""
+
+
+def run_embedding(
+    model: Any, tokens: Int[Tensor, "batch pos"], hooks: Sequence[tuple[HookPoint, Callable[..., Any]]]
+) -> Float[Tensor, "batch pos d_model"]:
+    """The residual stream that enters block 0, with `hooks` attached."""
+    found: list[Tensor] = []
+
+    def keep(activation: Tensor, hook: HookPoint) -> None:
+        found.append(activation)
+        raise _Stop
+
+    try:
+        with attached([*hooks, (fork_point(model, 0), keep)]):
+            model(tokens, return_type="logits")
+    except _Stop:
+        pass
+    return found[0]
+
+
+# --- what a result says about the model it came from --------------------------------------------------
+
+
+def model_name(model: Any) -> str:
+    return str(getattr(model.cfg, "model_name", None) or type(model).__name__)
+
+
+_INTEGERS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+
+
+def fingerprint(model: Any) -> str:
+    """A short hash of the weights: names, shapes, and the sums of the bit patterns of each row of each parameter.
+
+    Any element that changes alone changes it, in a tenth of a second. It is no proof that every bit is the same (two
+    changes could cancel); hash all of `model.parameters()` for that.
+    """
+    digest = hashlib.blake2b(digest_size=8)
+    for name, parameter in sorted(model.named_parameters(), key=lambda item: item[0]):
+        rows = parameter.detach().reshape(parameter.shape[0] if parameter.dim() > 1 else 1, -1).contiguous()
+        sums = rows.view(_INTEGERS[rows.element_size()]).sum(-1, dtype=torch.int64)
+        digest.update(f"{name} {tuple(parameter.shape)} {parameter.dtype}".encode())
+        digest.update(sums.cpu().numpy().tobytes())
+    return digest.hexdigest()

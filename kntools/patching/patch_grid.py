@@ -1,0 +1,195 @@
+"""What patching returns."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from kntools.prompts import Prompt
+from kntools.results import saving
+from kntools.results.display import as_html
+from kntools.results.statistics import Interval, bootstrap_interval, pearson, spearman
+
+if TYPE_CHECKING:
+    from plotly.graph_objects import Figure
+
+_TENSORS = ("per_pair", "clean_per_pair", "corrupted_per_pair")
+_FIELDS = ("layers", "columns", "axis", "site", "method", "metric", "noising", "tokens")
+
+
+@dataclass(frozen=True, repr=False)
+class PatchGrid:
+    """The metric after patching a site in each layer and column, for one or several pairs of prompts.
+
+    ```python
+    grid.values                       # [layer position], [layer head] or [layer neuron]; mean over pairs
+    grid.clean, grid.corrupted        # the metric of the two prompts as they are
+    grid.effect                       # what the patch changed
+    grid.normalized                   # 0: as corrupted, 1: as clean
+    low, high = grid.interval()       # bootstrap over pairs
+    grid.to_frame(); grid.plot(); grid.save("grid.safetensors"); kn.PatchGrid.load("grid.safetensors")
+    ```
+    """
+
+    per_pair: Float[Tensor, "pair layer column"]
+    clean_per_pair: Float[Tensor, " pair"]
+    corrupted_per_pair: Float[Tensor, " pair"]
+    layers: tuple[int, ...]
+    columns: tuple[int, ...]  # which positions, heads or neurons
+    axis: str  # "position", "head" or "neuron"
+    site: str
+    method: str  # "activation" (exact) or "attribution" (first order)
+    metric: str
+    noising: bool  # False: clean activations in the corrupted run; True: corrupted ones in the clean run
+    tokens: tuple[tuple[str, ...], ...]  # of each pair, `clean/corrupted` where they differ
+    pairs: tuple[tuple[Prompt, Prompt], ...]
+    provenance: dict[str, Any]
+
+    @property
+    def values(self) -> Float[Tensor, "layer column"]:
+        return self.per_pair.mean(0)
+
+    @property
+    def clean(self) -> float:
+        return float(self.clean_per_pair.mean())
+
+    @property
+    def corrupted(self) -> float:
+        return float(self.corrupted_per_pair.mean())
+
+    @property
+    def effect_per_pair(self) -> Float[Tensor, "pair layer column"]:
+        """The metric with the patch minus the metric of the run that was patched."""
+        start = self.clean_per_pair if self.noising else self.corrupted_per_pair
+        return self.per_pair - start[:, None, None]
+
+    @property
+    def effect(self) -> Float[Tensor, "layer column"]:
+        return self.effect_per_pair.mean(0)
+
+    @property
+    def normalized(self) -> Float[Tensor, "layer column"]:
+        """Where the metric lies between the corrupted prompt (0) and the clean one (1), of the means over pairs."""
+        gap = self.clean - self.corrupted
+        if gap == 0:
+            raise ValueError("the metric is the same for both prompts: there is nothing to normalise by; use .effect")
+        return (self.values - self.corrupted) / gap
+
+    def interval(self, *, confidence: float = 0.95, resamples: int = 2000, seed: int = 0) -> Interval:
+        """Bootstrap interval, over pairs, of the mean effect: `(low, high)`, `[layer column]` each."""
+        return bootstrap_interval(self.effect_per_pair, confidence=confidence, resamples=resamples, seed=seed)
+
+    def agreement(self, other: PatchGrid) -> dict[str, float]:
+        """How close another grid's effects are, e.g. an attribution grid's to the exact ones.
+
+        Returns:
+            `pearson` and `spearman` correlation over all cells of all pairs, and `largest_difference` in units of
+            the metric.
+
+        Raises:
+            ValueError: a grid of other pairs, sites, layers or columns.
+        """
+        mine = (self.site, self.axis, self.layers, self.columns, self.pairs, self.noising)
+        theirs = (other.site, other.axis, other.layers, other.columns, other.pairs, other.noising)
+        if mine != theirs:
+            raise ValueError(f"the grids are not about the same cells:\n  {self!r}\n  {other!r}")
+        a, b = self.effect_per_pair, other.effect_per_pair
+        return {
+            "pearson": pearson(a, b),
+            "spearman": spearman(a, b),
+            "largest_difference": float((a - b).abs().max()),
+        }
+
+    def top(self, k: int = 10) -> tuple[tuple[int, int], ...]:
+        """The `k` cells `(layer, column)` with the largest |effect|, the largest first."""
+        if not 0 <= k <= self.effect.numel():
+            raise ValueError(f"k={k}; there are {self.effect.numel()} cells")
+        order = self.effect.abs().flatten().argsort(descending=True, stable=True)[:k].tolist()
+        return tuple((self.layers[i // len(self.columns)], self.columns[i % len(self.columns)]) for i in order)
+
+    def to_frame(self) -> pd.DataFrame:
+        """One row per pair and cell: `pair, layer, <axis>, token, value, effect, clean, corrupted`."""
+        n, layers, columns = self.per_pair.shape
+        frame = pd.DataFrame(
+            {
+                "pair": torch.arange(n).repeat_interleave(layers * columns).numpy(),
+                "layer": torch.tensor(self.layers).repeat_interleave(columns).repeat(n).numpy(),
+                self.axis: torch.tensor(self.columns).repeat(n * layers).numpy(),
+                "value": self.per_pair.flatten().numpy(),
+                "effect": self.effect_per_pair.flatten().numpy(),
+                "clean": self.clean_per_pair.repeat_interleave(layers * columns).numpy(),
+                "corrupted": self.corrupted_per_pair.repeat_interleave(layers * columns).numpy(),
+            }
+        )
+        if self.axis == "position":
+            words = [self.tokens[p][c] for p in range(n) for _ in range(layers) for c in self.columns]
+            frame.insert(3, "token", words)
+        return frame
+
+    def plot(self, **options: Any) -> Figure:
+        """Heatmap of the effect: `kntools.plots.tracing.patch_heatmap`."""
+        from kntools.plots.tracing import patch_heatmap
+
+        return patch_heatmap(self, **options)
+
+    def save(self, path: str | Path) -> Path:
+        """Write to a `.safetensors` file with a JSON header."""
+        header = {
+            **self.provenance,
+            **{name: getattr(self, name) for name in _FIELDS},
+            "clean_prompts": saving.prompts_to_json(clean for clean, _ in self.pairs),
+            "corrupted_prompts": saving.prompts_to_json(corrupted for _, corrupted in self.pairs),
+        }
+        return saving.save(path, "patch grid", {name: getattr(self, name) for name in _TENSORS}, header)
+
+    @classmethod
+    def load(cls, path: str | Path) -> PatchGrid:
+        """Read what `save` wrote.
+
+        Raises:
+            FileNotFoundError, ValueError: no such file, or not a patch grid.
+        """
+        tensors, header = saving.load(path, "patch grid")
+        prompts = [saving.prompts_from_json(header[name]) for name in ("clean_prompts", "corrupted_prompts")]
+        plain = {name: header[name] for name in _FIELDS}
+        plain |= {name: tuple(header[name]) for name in ("layers", "columns")}
+        plain["tokens"] = tuple(tuple(row) for row in header["tokens"])
+        return cls(
+            per_pair=tensors["per_pair"],
+            clean_per_pair=tensors["clean_per_pair"],
+            corrupted_per_pair=tensors["corrupted_per_pair"],
+            **plain,
+            pairs=tuple(zip(*prompts, strict=True)),
+            provenance={k: header[k] for k in ("model", "fingerprint", "settings", "versions")},
+        )
+
+    def _title(self) -> str:
+        n = len(self.pairs)
+        how = "noising" if self.noising else "denoising"
+        return (
+            f"{'Attribution' if self.method == 'attribution' else 'Activation'} patching of {self.site}, {how}: "
+            f"{len(self.layers)} layers x {len(self.columns)} {self.axis}s, {n} pair{'s' if n != 1 else ''} "
+            f"({self.provenance['model']}, {self.metric} {self.corrupted:.3f} corrupted, {self.clean:.3f} clean)"
+        )
+
+    def _cells(self) -> list[tuple[str, str]]:
+        found = []
+        for layer, column in self.top(min(5, self.effect.numel())):
+            at = f"L{layer}, {self.axis} {column}"
+            if self.axis == "position" and len(self.pairs) == 1:
+                at += f" {self.tokens[0][column]!r}"
+            effect = self.effect[self.layers.index(layer), self.columns.index(column)]
+            found.append((at, f"{float(effect):+.3f}"))
+        return found
+
+    def __repr__(self) -> str:
+        return "\n".join([self._title(), *(f"  {at}: {effect}" for at, effect in self._cells())])
+
+    def _repr_html_(self) -> str:
+        return as_html(self._title(), self._cells(), ["cell", "effect"])

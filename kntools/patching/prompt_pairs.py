@@ -1,0 +1,138 @@
+"""Pairs of prompts that differ somewhere and are equally long: what patching compares."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from kntools import metrics
+from kntools.engine.sweep import Metric, checked, sweep
+from kntools.prompts import Encoded, MultiToken, Prompt, encode
+
+Prompts = Prompt | Sequence[Prompt]
+#: A metric for all pairs, one per pair, or the name of one that is made for each pair.
+Metrics = Metric | Sequence[Metric] | str | None
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two encoded prompts of the same length, read at the same positions, about the clean prompt's answer."""
+
+    clean: Encoded
+    corrupted: Encoded
+
+    @property
+    def length(self) -> int:
+        return int(self.clean.tokens.shape[1])
+
+    @property
+    def first_difference(self) -> int:
+        """The first position where the tokens differ; the length if none does."""
+        differing = (self.clean.tokens[0] != self.corrupted.tokens[0]).nonzero()
+        return int(differing[0, 0]) if len(differing) else self.length
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """One text per token: `clean/corrupted` where they differ."""
+        both = zip(self.clean.str_tokens, self.corrupted.str_tokens, strict=True)
+        return tuple(a if a == b else f"{a}/{b.strip()}" for a, b in both)
+
+
+def encode_pairs(
+    model: Any,
+    clean: Prompts,
+    corrupted: Prompts | str | Sequence[str],
+    prepend_bos: bool | None,
+    multi_token: MultiToken,
+) -> list[Pair]:
+    """Encode pairs and check that they line up.
+
+    A corrupted prompt is asked for the clean one's answer; its own answer is the foil where the clean prompt has none.
+    """
+    left = [clean] if isinstance(clean, Prompt) else list(clean)
+    right: list[Prompt | str] = [corrupted] if isinstance(corrupted, Prompt | str) else list(corrupted)
+    if len(left) != len(right) or not left:
+        raise ValueError(f"{len(left)} clean and {len(right)} corrupted prompts; give as many of each, at least one")
+    return [_pair(model, a, b, prepend_bos, multi_token) for a, b in zip(left, right, strict=True)]
+
+
+def _pair(model: Any, clean: Prompt, corrupted: Prompt | str, bos: bool | None, multi_token: MultiToken) -> Pair:
+    foil = clean.foil
+    if isinstance(corrupted, str):
+        text = corrupted
+    else:
+        text = corrupted.text
+        if foil is None and corrupted.target.strip() != clean.target.strip():
+            foil = corrupted.target
+    # Whether a foil that was not asked for is one token is no concern of a metric without one.
+    a = _encode_leniently(model, replace(clean, foil=foil), clean.foil, bos, multi_token)
+    b = encode(model, Prompt(text, clean.target), bos, multi_token=multi_token)
+    if a.tokens.shape != b.tokens.shape:
+        raise ValueError(
+            f"the clean prompt has {a.tokens.shape[1]} tokens, the corrupted one {b.tokens.shape[1]}; patching needs "
+            f"as many in both:\n  clean     {list(a.str_tokens)}\n  corrupted {list(b.str_tokens)}"
+        )
+    if a.positions != b.positions or a.target_ids != b.target_ids:
+        raise ValueError(
+            f"the answer stands at position {a.positions} of the clean prompt and at {b.positions} of the corrupted "
+            f"one; patching needs the same:\n  clean     {list(a.str_tokens)}\n  corrupted {list(b.str_tokens)}"
+        )
+    return Pair(a, b)
+
+
+def _encode_leniently(
+    model: Any, prompt: Prompt, asked: str | None, bos: bool | None, multi_token: MultiToken
+) -> Encoded:
+    try:
+        return encode(model, prompt, bos, multi_token=multi_token)
+    except ValueError:
+        if prompt.foil == asked:
+            raise
+        return encode(model, replace(prompt, foil=asked), bos, multi_token=multi_token)
+
+
+def metric_for(model: Any, pairs: Sequence[Pair], given: Metrics) -> tuple[list[Metric], str]:
+    """One metric per pair, and what it is called."""
+    if given is None:
+        given = "logit_difference" if all(_has_foil(p) for p in pairs) else "probability"
+    if isinstance(given, str):
+        if given not in _NAMED:
+            raise ValueError(f"unknown metric {given!r}; use one of {', '.join(_NAMED)}, or a function of logits")
+        return [checked(_NAMED[given](model, p)) for p in pairs], given
+    if callable(given):
+        return [checked(given)] * len(pairs), getattr(given, "__name__", type(given).__name__)
+    each = list(given)
+    if len(each) != len(pairs) or not all(callable(m) for m in each):
+        raise ValueError(f"{len(each)} metrics for {len(pairs)} pairs; give one function for all, or one per pair")
+    return [checked(m) for m in each], "one per pair"
+
+
+def _has_foil(pair: Pair) -> bool:
+    foil = pair.clean.foil_ids
+    return foil is not None and len(foil) == len(pair.clean.target_ids) == 1
+
+
+def _logit_difference(model: Any, pair: Pair) -> Metric:
+    if not _has_foil(pair):
+        raise ValueError(
+            f"logit_difference needs a foil of one token: Prompt({pair.clean.prompt.text!r}, "
+            f"{pair.clean.prompt.target!r}, foil=...), or a corrupted prompt with another target"
+        )
+    assert pair.clean.foil_ids is not None
+    return metrics.logit_difference(pair.clean.target_ids[0], pair.clean.foil_ids[0])
+
+
+def _kl(model: Any, pair: Pair) -> Metric:
+    if len(pair.clean.positions) != 1:
+        raise ValueError("kl_divergence is of one position; use multi_token='first'")
+    [reference] = sweep(model, pair.clean.tokens, [()], pos=pair.clean.position)
+    return metrics.kl_divergence(reference)
+
+
+_NAMED: dict[str, Callable[[Any, Pair], Metric]] = {
+    "logit_difference": _logit_difference,
+    "probability": lambda model, pair: metrics.probability(pair.clean.target_ids),
+    "log_probability": lambda model, pair: metrics.log_probability(pair.clean.target_ids),
+    "kl_divergence": _kl,
+}

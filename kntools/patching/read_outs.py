@@ -1,0 +1,58 @@
+"""Does the model go on with what is at a site? Some hooks show a value that was read off and changes nothing."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor
+
+from kntools.engine.sweep import sweep
+from kntools.hooks.positioned import PositionedHook
+from kntools.models import adapter
+from kntools.sites import hook_name
+
+_known: WeakKeyDictionary[Any, dict[str, bool]] = WeakKeyDictionary()
+
+
+def check_live(model: Any, tokens: Tensor, site: str, layer: int, position: int) -> None:
+    """Raise an error if `site` is a read-out, which nothing that is patched into it could change.
+
+    It is asked by behaviour, once per model and site: the site is disturbed strongly, at all positions of the
+    first prompt, and the logits at `position` are looked at.
+
+    Raises:
+        ValueError: they did not move.
+    """
+    name = hook_name(site, layer)
+    adapter.check_layer(model, layer)
+    adapter.hook_point(model, name)
+    if tokens.shape[1] < 2:  # attention to one token is the same whatever its scores are
+        return
+    seen = _known.setdefault(model, {})
+    if site not in seen:
+        seen[site] = _moves(model, tokens[:1], name, position)
+    if not seen[site]:
+        raise ValueError(
+            f"{name!r} is a read-out on this model: it is computed beside the forward pass, and changing it changes "
+            f"nothing. Patch {'v or z' if 'attn' in name else 'resid_post'} instead"
+            + (" (or q and k, which the pattern is made from)." if "pattern" in name or "scores" in name else ".")
+        )
+
+
+def _moves(model: Any, tokens: Tensor, name: str, position: int) -> bool:
+    def disturb(x: Tensor) -> Tensor:
+        usual = x.abs() < 1e30  # attention scores of masked positions are -inf or nearly so, and stay it
+        size = x[usual].float().abs().mean() + 1
+        # Uneven along every axis: a softmax does not see what is added to all of its inputs.
+        wave = torch.arange(x.numel(), device=x.device, dtype=torch.float32).mul(1.7).sin().view(x.shape)
+        return torch.where(usual, x + (size * wave).to(x), x)
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # TransformerLens 4 itself warns about an edit of a read-out
+        hooks = [[], [(name, PositionedHook(None, disturb, f"disturb {name}"))]]
+        clean, disturbed = sweep(model, tokens, hooks, pos=position)
+    tolerance = 64 * torch.finfo(clean.dtype).eps * float(clean.float().abs().max())
+    return not float((clean.float() - disturbed.float()).abs().max()) <= tolerance  # nan has moved
