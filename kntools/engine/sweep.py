@@ -10,17 +10,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, SupportsIndex, TypeVar
+from typing import Any, TypeVar
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from kntools.engine.forward import Result
+from kntools.engine.inputs import PromptsOrTokens, make_inputs
 from kntools.engine.plan import Embedding, Intervention, as_intervention
 from kntools.engine.runner import Runner
 from kntools.models import adapter
+from kntools.options import progress_bar
 from kntools.results.display import as_html
 from kntools.sites import Hook, Positions
 
@@ -34,22 +35,19 @@ Metric = Callable[[Tensor], Tensor]
 
 def sweep(
     model: Any,
-    tokens: Int[Tensor, "prompt pos"] | Int[Tensor, " pos"],
+    prompts: PromptsOrTokens,
     interventions: Sequence[Sequence[Hook] | Intervention],
     *,
-    pos: Positions | Sequence[Positions] = -1,
+    pos: Positions | Sequence[Positions] = None,
     metric: Metric | Sequence[Metric] | None = None,
     embedding: Embedding | None = None,
-    max_rows: int | None = None,
-    progress: bool = False,
 ) -> Tensor:
     """Run many interventions on a prompt, in few forward passes.
 
     ```python
-    tokens = kn.encode(model, prompt).tokens
     hooks = [kn.ablate_neurons([(layer, n)]) for layer in range(30) for n in range(50)]
-    logits = kn.sweep(model, tokens, hooks)                      # [1500 d_vocab]
-    p = kn.sweep(model, tokens, hooks, metric=kn.probability(answer_id))     # [1500]
+    logits = kn.sweep(model, prompt, hooks)                                  # [1500 d_vocab]
+    p = kn.sweep(model, prompt, hooks, metric=kn.probability(answer_id))     # [1500]
     ```
 
     Row *i* is `model.run_with_hooks(tokens, fwd_hooks=interventions[i])[0, pos]`, for any hooks. Hooks of your own
@@ -57,16 +55,15 @@ def sweep(
     act, so that earlier tokens need not be run again.
 
     Arguments:
-        tokens: one prompt, or several of equal length (then give `Intervention(hooks, prompt=...)`).
+        prompts: a `Prompt`, an `Encoded` or token ids; or several of equal length (then give
+            `Intervention(hooks, prompt=...)`).
         interventions: lists of hooks, or `Intervention`s.
-        pos: whose logits to return: an index, several (they become an axis), `None` for all, or one entry of
-            several positions per prompt (`[[3], [5]]`).
+        pos: whose logits to return: `None` is the answer's position; an index; several (they become an axis);
+            `slice(None)` for all; or one entry of several positions per prompt (`[[3], [5]]`).
         metric: reduce the logits of each row to a value, at once (46,080 rows of logits do not fit in memory); one
             metric, or one per prompt.
         embedding: for each prompt, hooks on its embedding (`kn.corrupt`) that come before those of every
             intervention. The prompt so changed is then run once, and is what interventions share.
-        max_rows: rows per pass; `None` chooses from free memory. Halved when memory runs out all the same.
-        progress: show a bar.
 
     Returns:
         Logits `[intervention d_vocab]` in the model's dtype, or values `[intervention]`. An intervention with
@@ -75,22 +72,23 @@ def sweep(
     Raises:
         KeyError: a hook name that does not exist on the model.
         IndexError: a position, neuron, head or prompt that does not exist.
+        ValueError: the answer's position is asked for and not known (token ids of a masked model, or of several rows).
         RuntimeError: a hook that never fired.
     """
-    given = [as_intervention(i) for i in interventions]
-    runner = Runner(model, tokens, pos, max_rows=max_rows, embedding=embedding)
-    single = isinstance(pos, SupportsIndex)
+    inputs = make_inputs(model, prompts, pos)
+    given = [as_intervention(i, inputs.tokens.shape[0]) for i in interventions]
     if not given:
         raise ValueError("no interventions given; pass a list with at least one list of hooks")
+    runner = Runner(model, inputs, embedding)
 
     def finish(result: Result) -> dict[int, Tensor]:
-        logits = {n: rows[:, 0] if single else rows for n, rows in result.of_items().items()}
+        logits = {n: rows[:, 0] if inputs.single else rows for n, rows in result.of_items().items()}
         if metric is None:
             return logits
         return {n: apply_metric(metric, given[n].prompt, rows) for n, rows in logits.items()}
 
     with torch.no_grad():
-        done = _collect(runner.run(given, finish), len(given), progress)
+        done = _collect(runner.run(given, finish), len(given))
     return torch.cat([done[i] for i in range(len(given))])
 
 
@@ -116,7 +114,7 @@ class RowGradients:
     """What `sweep_gradients` returns for one intervention.
 
     ```python
-    [g] = kn.sweep_gradients(model, tokens, [kn.Intervention((), wrt=[(name, -1)])], kn.probability(answer_id))
+    [g] = kn.sweep_gradients(model, prompt, [kn.Intervention((), wrt=[(name, -1)])], kn.probability(answer_id))
     g.values, g.wrt[name].gradient
     ```
     """
@@ -131,20 +129,18 @@ class RowGradients:
 
 def sweep_gradients(
     model: Any,
-    tokens: Int[Tensor, "prompt pos"] | Int[Tensor, " pos"],
+    prompts: PromptsOrTokens,
     interventions: Sequence[Intervention],
     metric: Metric | Sequence[Metric],
     *,
-    pos: Positions | Sequence[Positions] = -1,
-    max_rows: int | None = None,
-    progress: bool = False,
+    pos: Positions | Sequence[Positions] = None,
 ) -> list[RowGradients]:
     """The same with a backward pass: how a metric of each row depends on activations within that row.
 
     ```python
     name = "blocks.3.mlp.hook_post"
     halves = Intervention(kn.scale_site("mlp.hook_post", 3, 0.5), wrt=[(name, -1)])
-    [g] = kn.sweep_gradients(model, tokens, [halves], kn.probability(answer_id))
+    [g] = kn.sweep_gradients(model, prompt, [halves], kn.probability(answer_id))
     g.values, g.wrt[name].gradient        # [1], [1 1 d_mlp]
     ```
 
@@ -160,8 +156,7 @@ def sweep_gradients(
         FloatingPointError: values or gradients that are not finite.
         RuntimeError: called within `torch.inference_mode()`.
     """
-    runner = Runner(model, tokens, pos, max_rows=max_rows)
-    found = run_gradients(runner, interventions, metric, single=isinstance(pos, SupportsIndex), progress=progress)
+    found = run_gradients(Runner(model, make_inputs(model, prompts, pos)), interventions, metric)
     return [found[i] for i in range(len(interventions))]
 
 
@@ -169,21 +164,18 @@ def run_gradients(
     runner: Runner,
     interventions: Sequence[Intervention],
     metric: Metric | Sequence[Metric],
-    *,
-    single: bool,
-    progress: bool = False,
     on_pass: Callable[[Result], object] = lambda result: None,
 ) -> dict[int, RowGradients]:
     """`sweep_gradients` on a runner that is kept for several rounds; `on_pass` sees each pass (its clean rows)."""
 
     def finish(result: Result) -> dict[int, RowGradients]:
         on_pass(result)
-        return _differentiate(result, interventions, metric, single)
+        return _differentiate(result, interventions, metric, runner.inputs.single)
 
     if torch.is_inference_mode_enabled():
         raise RuntimeError("torch.inference_mode() has no gradients, not even inside; use torch.no_grad() around this")
     with adapter.frozen_parameters(runner.model), torch.enable_grad():
-        return _collect(runner.run(interventions, finish, gradients=True), len(interventions), progress)
+        return _collect(runner.run(interventions, finish, gradients=True), len(interventions))
 
 
 def _differentiate(
@@ -205,37 +197,30 @@ def _differentiate(
     return {number: RowGradients(values[number].detach(), wrt[number]) for number in values}
 
 
-def checked(metric: Metric) -> Metric:
-    """`metric` on `[row d_vocab]` where one position is asked for, with an error if it does not return a tensor."""
-
-    def call(logits: Tensor) -> Tensor:
-        values = metric(logits[:, 0] if logits.ndim == 3 and logits.shape[1] == 1 else logits)
-        if not isinstance(values, Tensor):
-            raise ValueError(
-                f"the metric returned {type(values).__name__}; it must return a tensor with one value per row of logits"
-            )
-        return values
-
-    return call
-
-
 def apply_metric(metric: Metric | Sequence[Metric], prompt: int, logits: Tensor) -> Float[Tensor, " row"]:
     """Values `[row]` of logits, checked: one per row, finite."""
     one = metric if callable(metric) else metric[prompt]
-    values = one(logits)
-    if values.shape != logits.shape[:1]:
+    try:
+        values = one(logits)
+    except IndexError:
+        if logits.ndim != 2:
+            raise
+        values = one(logits[:, None])  # written for TransformerLens: it reads logits[:, -1]
+    if not isinstance(values, Tensor) or values.shape != logits.shape[:1]:
+        shape = tuple(values.shape) if isinstance(values, Tensor) else type(values).__name__
         raise ValueError(
-            f"the metric returned {tuple(values.shape)} for {logits.shape[0]} rows; it must give one value per row"
+            f"the metric returned {shape} for {logits.shape[0]} rows of logits {tuple(logits.shape)}; it must return a "
+            "tensor with one value per row, e.g. lambda logits: logits[:, target] - logits[:, foil]"
         )
     if not bool(torch.isfinite(values).all()):
         raise FloatingPointError("the metric is nan or inf: activations overflow; load the model in float32")
     return values
 
 
-def _collect(passes: Iterator[tuple[int, dict[int, T]]], total: int, progress: bool) -> dict[int, T]:
-    """What all passes give, by intervention number, with a progress bar if asked for."""
+def _collect(passes: Iterator[tuple[int, dict[int, T]]], total: int) -> dict[int, T]:
+    """What all passes give, by intervention number."""
     found: dict[int, T] = {}
-    with tqdm(total=total, disable=not progress, unit="run", leave=False) as bar:
+    with progress_bar(total, "run") as bar:
         for count, done in passes:
             found |= done
             bar.update(count)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import difflib
 import hashlib
+import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -161,6 +162,17 @@ def attached(hooks: Iterable[tuple[HookPoint, Callable[..., Any]]]) -> Iterator[
         for point, handle in added:
             handle.hook.remove()
             point.fwd_hooks[:] = [h for h in point.fwd_hooks if h is not handle]
+
+
+def running_model() -> Any:
+    """The model whose forward pass has called the hook function that asks."""
+    frame = sys._getframe(1)
+    while frame is not None:
+        owner = frame.f_locals.get("self")
+        if isinstance(owner, torch.nn.Module) and hasattr(type(owner), "run_with_hooks"):
+            return owner
+        frame = frame.f_back
+    raise RuntimeError("a hook of kntools was called outside of a model's forward pass; give it pos=")
 
 
 # --- running ----------------------------------------------------------------------------------------
