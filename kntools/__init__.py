@@ -20,19 +20,8 @@ from kntools.editing.value_edits import edit_values, erase_values, relation_neur
 from kntools.editing.weight_edits import WeightEdit
 from kntools.engine.generation import generate, sample_templates, sample_texts
 from kntools.engine.sweep import Derivative, Intervention, RowGradients, sweep, sweep_gradients
-from kntools.hooks.interventions import (
-    ablate_neurons,
-    add_vector,
-    capture,
-    corrupt,
-    enhance_neurons,
-    freeze,
-    mean_ablate_neurons,
-    patch,
-    scale_neurons,
-    scale_site,
-    set_neurons,
-)
+from kntools.hooks.neurons import ablate_neurons, enhance_neurons, mean_ablate_neurons, scale_neurons, set_neurons
+from kntools.hooks.states import add_vector, capture, corrupt, freeze, patch, scale_site
 from kntools.metrics import kl_divergence, log_probability, logit_difference, probability
 from kntools.models.load import load_model
 from kntools.patching.activation_patching import activation_patch, attribution_patch

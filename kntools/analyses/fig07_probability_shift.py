@@ -26,7 +26,7 @@ from kntools.analyses.prompt_groups import in_parts
 from kntools.analyses.word_lists import FIGURE_5, checked_words
 from kntools.analyses.word_probabilities import check_words, checked_neurons, word_probabilities
 from kntools.engine.answers import Edit, untouched
-from kntools.hooks.interventions import scale_neurons
+from kntools.hooks.neurons import scale_neurons
 from kntools.prompts import Prompt
 from kntools.results import saving
 from kntools.results.display import frame_html, frame_text

@@ -25,7 +25,7 @@ from kntools.analyses.prompt_groups import is_relation, known_prompts, prompt_it
 from kntools.attribution.attribution_result import Attribution
 from kntools.attribution.integrated_gradients import activation, activation_x_gradient, integrated_gradients
 from kntools.engine.answers import Edit, answer_probabilities, random_like, untouched
-from kntools.hooks.interventions import ablate_neurons
+from kntools.hooks.neurons import ablate_neurons
 from kntools.models import adapter
 from kntools.prompts import Prompt
 from kntools.results.comparisons import holm, t_test

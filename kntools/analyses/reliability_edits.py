@@ -12,7 +12,7 @@ from torch import Tensor
 from kntools.editing.value_edits import erased, rewritten
 from kntools.editing.weight_edits import as_hooks
 from kntools.engine.sweep import sweep
-from kntools.hooks.interventions import ablate_neurons, enhance_neurons
+from kntools.hooks.neurons import ablate_neurons, enhance_neurons
 from kntools.prompts import Encoded
 from kntools.sites import Hook, Neuron
 

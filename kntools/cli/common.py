@@ -71,7 +71,7 @@ def check(
     import torch
 
     from kntools.engine.answers import Edit, answer_probabilities, random_like, untouched
-    from kntools.hooks.interventions import ablate_neurons, enhance_neurons
+    from kntools.hooks.neurons import ablate_neurons, enhance_neurons
 
     if draws == 0 or not neurons:
         return None

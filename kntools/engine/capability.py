@@ -17,7 +17,7 @@ from torch import Tensor
 from kntools.engine.forward import ForwardPass, NotBatched
 from kntools.engine.plain import run_plain
 from kntools.engine.plan import Intervention, Item, Pass
-from kntools.hooks.interventions import scale_site
+from kntools.hooks.states import scale_site
 from kntools.models import adapter
 from kntools.models.prefix import Rows
 

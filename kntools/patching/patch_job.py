@@ -12,7 +12,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from kntools.engine.sweep import Intervention, Metric, sweep
-from kntools.hooks.interventions import capture, patch
+from kntools.hooks.states import capture, patch
 from kntools.models import adapter
 from kntools.patching.patch_grid import PatchGrid
 from kntools.patching.prompt_pairs import Metrics, Pair, Prompts, encode_pairs, metric_for

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from kntools.engine.sweep import Intervention, Metric, sweep
-from kntools.hooks.interventions import capture, freeze, patch
+from kntools.hooks.states import capture, freeze, patch
 from kntools.metrics import logit_difference, probability
 from kntools.models import adapter
 from kntools.prompts import Encoded, MultiToken, Prompt, encode

@@ -10,8 +10,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from kntools.hooks.interventions import corrupt
 from kntools.hooks.positioned import PositionedHook
+from kntools.hooks.states import corrupt
 from kntools.models import adapter
 from kntools.prompts import Encoded, MultiToken, Prompt, encode
 from kntools.sites import Hook
