@@ -55,7 +55,7 @@ def make_inputs(model: Any, given: PromptsOrTokens, pos: Positions | Sequence[Po
     if isinstance(given, Tensor):
         tokens = as_batch(model, given)
         known = tokens.shape[0] == 1 and not adapter.is_masked(model)
-        answers = [(int(tokens.shape[1]) - 1,)] if known else None
+        answers: list[tuple[int, ...]] | None = [(int(tokens.shape[1]) - 1,)] if known else None
     else:
         encoded = encode_many(model, given)
         _check_alike(encoded)

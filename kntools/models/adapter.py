@@ -12,6 +12,7 @@ import hashlib
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from types import FrameType
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -166,7 +167,7 @@ def attached(hooks: Iterable[tuple[HookPoint, Callable[..., Any]]]) -> Iterator[
 
 def running_model() -> Any:
     """The model whose forward pass has called the hook function that asks."""
-    frame = sys._getframe(1)
+    frame: FrameType | None = sys._getframe(1)
     while frame is not None:
         owner = frame.f_locals.get("self")
         if isinstance(owner, torch.nn.Module) and hasattr(type(owner), "run_with_hooks"):
