@@ -13,7 +13,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from kntools.attribution.attribution_result import Attribution
-from kntools.engine.sweep import Intervention, Metric, checked, sweep
+from kntools.engine.sweep import Intervention, Metric, sweep
 from kntools.hooks.positioned import PositionedHook
 from kntools.metrics import probability
 from kntools.models import adapter
@@ -181,7 +181,7 @@ def neuron_scan(
         encoded.tokens,
         runs,
         pos=[list(encoded.positions)],
-        metric=checked(metric or probability(encoded.target_ids)),
+        metric=metric or probability(encoded.target_ids),
         max_rows=max_rows,
         progress=progress,
     )

@@ -12,7 +12,7 @@ logits = model.run_with_hooks(tokens, fwd_hooks=hooks)
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch

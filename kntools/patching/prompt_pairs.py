@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from kntools import metrics
-from kntools.engine.sweep import Metric, checked, sweep
+from kntools.engine.sweep import Metric, sweep
 from kntools.prompts import Encoded, MultiToken, Prompt, encode
 
 Prompts = Prompt | Sequence[Prompt]
@@ -99,13 +99,13 @@ def metric_for(model: Any, pairs: Sequence[Pair], given: Metrics) -> tuple[list[
     if isinstance(given, str):
         if given not in _NAMED:
             raise ValueError(f"unknown metric {given!r}; use one of {', '.join(_NAMED)}, or a function of logits")
-        return [checked(_NAMED[given](model, p)) for p in pairs], given
+        return [_NAMED[given](model, p) for p in pairs], given
     if callable(given):
-        return [checked(given)] * len(pairs), getattr(given, "__name__", type(given).__name__)
+        return [given] * len(pairs), getattr(given, "__name__", type(given).__name__)
     each = list(given)
     if len(each) != len(pairs) or not all(callable(m) for m in each):
         raise ValueError(f"{len(each)} metrics for {len(pairs)} pairs; give one function for all, or one per pair")
-    return [checked(m) for m in each], "one per pair"
+    return each, "one per pair"
 
 
 def _has_foil(pair: Pair) -> bool:
