@@ -17,7 +17,7 @@ from typing import Any
 
 import pandas as pd
 
-from kntools.data import tables
+from scripts import tables
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "docs" / "results"

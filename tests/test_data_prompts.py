@@ -71,7 +71,7 @@ def test_a_prompt_is_used_exactly_if_encode_takes_it(kind: str, multi_token: Any
             asked = [c.prompt for record in some for c in record.candidates(masked) if c.prompt]
         for prompt in asked:
             try:
-                kn.encode(model, prompt, multi_token=multi_token)
+                kn.encode(model, prompt)
                 used += 1
                 assert prompt in prompts.prompts
             except ValueError:
@@ -215,7 +215,7 @@ def test_frames_ask_for_the_number_of_their_subject(kind: Any, models: dict[str,
     assert {n: len(g) for n, g in data.group(frames, data.number).items()} == {"plural": 80, "singular": 80}
     for model in models.values():
         for frame, prompt in zip((prompts := frames.prompts(model, multi_token="first")).records, prompts, strict=True):
-            encoded = kn.encode(model, prompt, multi_token="first")
+            encoded = kn.encode(model, prompt)
             assert encoded.subject is not None and prompt.subject == frame.subject
             assert encoded.subject.stop <= encoded.position or encoded.position < encoded.subject.start + 3
 

@@ -170,7 +170,7 @@ def test_every_other_record_is_used_or_counted(kind: str, tokenizers: Tokenizers
         check(prompts, masked=kind == "bert_like")
 
 
-def check(prompts: data.Prompts, masked: bool) -> None:
+def check(prompts: data.PromptSet, masked: bool) -> None:
     for prompt in prompts:
         assert prompt.text.count(MASK) == masked
         assert masked or prompt.text == prompt.text.rstrip()

@@ -7,7 +7,6 @@ writable `W_out`.
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -23,6 +22,7 @@ from transformer_lens.hook_points import HookPoint
 from transformer_lens.model_bridge import TransformerBridge
 from transformers import DynamicCache
 
+from kntools.models.names import nearest
 from kntools.models.prefix import BridgePrefix, HookedPrefix, Rows
 
 # --- what the model is ------------------------------------------------------------------------------
@@ -90,7 +90,7 @@ def hook_point(model: Any, name: str) -> HookPoint:
         known = dict(model.hook_dict)  # a bridge builds its aliases anew on every access: keep them
         _hook_dicts[model] = known
     if name not in known:
-        near = difflib.get_close_matches(name, known, n=4, cutoff=0.5)
+        near = nearest(name, known)
         raise KeyError(
             f"hook {name!r} does not exist on this model ({n_layers(model)} layers); "
             f"did you mean {', '.join(near) or 'one of model.hook_dict'}?"

@@ -1,7 +1,6 @@
 """`load_model`: from a name to a TransformerBridge, leaving everything global as it was."""
 
 import contextlib
-import difflib
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +15,7 @@ from transformers.utils import logging as hf_logging
 
 from kntools.models.hooked import load_hooked
 from kntools.models.named import NAMED
+from kntools.models.names import nearest
 
 # How long the Hub may take to say whether it has a model, in seconds.
 HUB_TIMEOUT = 10.0
@@ -140,7 +140,7 @@ def _why_not_on_hub(name: str) -> str | None:
 
 
 def _possible(name: str = "") -> str:
-    near = difflib.get_close_matches(name.lower(), NAMED, n=1)
+    near = nearest(name, NAMED, 1)
     hint = f"did you mean {near[0]!r}? " if near else ""
     return f"{hint}possible are {', '.join(map(repr, NAMED))}, a local folder, or a Hugging Face id like 'gpt2'"
 
