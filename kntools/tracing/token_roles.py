@@ -28,8 +28,8 @@ def token_roles(length: int, subject: range, answer: int) -> tuple[str, ...]:
     ```
 
     The only token of a subject is its last. The last token is the one whose logits give the answer: for a masked
-    model the mask, wherever it stands. Tokens behind it are "further tokens". A subject that ends the prompt keeps
-    its roles; such a prompt has no "last token".
+    model the mask, wherever it stands. The others are placed by the subject alone. A subject that ends the prompt
+    keeps its roles; such a prompt has no "last token".
     """
     return tuple(_role(p, subject, answer) for p in range(length))
 

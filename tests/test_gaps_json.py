@@ -1,0 +1,180 @@
+"""What every command prints with `--json`: these keys, no more and no fewer, whatever is found."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from kntools.cli import app
+from tests.test_cli import TARGET, TEXT, TEXTS, run, run_json, save_tiny
+
+PROVENANCE = {"model", "fingerprint", "settings", "versions"}
+RUN = PROVENANCE | {"kind", "format"}
+NEURON = {"neuron", "layer", "index", "score"}
+CHECK = {
+    "neurons", "prompts", "draws", "seed", "untouched", "suppressed", "enhanced", "random_suppressed", "random_mean",
+}  # fmt: skip
+EDIT = ("edit", TEXT, " Rome", "-s", "Canada", "--old", TARGET, "--steps", "2", "--tokens", "2")
+PATCH = ("patch", TEXT, TARGET, "The capital of France is", "--foil", " Paris")
+TRACE = ("trace", TEXT, TARGET, "-s", "Canada", "--samples", "2", "--window", "2")
+LOCALISE = ("--model", "tiny-bert", "--limit", "3", "--frames", "3")
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return str(save_tiny("llama", tmp_path_factory.mktemp("models") / "tiny-llama"))
+
+
+@pytest.fixture(autouse=True)
+def _no_data(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("KNTOOLS_DATA", raising=False)
+
+
+def keys(rows: list[dict[str, Any]]) -> set[str]:
+    """The keys of rows that all have the same ones."""
+    (found,) = {frozenset(row) for row in rows}
+    return set(found)
+
+
+def files_are_there(found: dict[str, Any], folder: Path) -> None:
+    """Every file that is named was written there."""
+    assert found["files"] and all(Path(f).is_file() and Path(f).is_relative_to(folder) for f in found["files"])
+
+
+def test_every_command_with_json_is_tested_here() -> None:
+    names = [command.callback.__name__ for command in app.registered_commands if command.callback]
+    with_json = [name for name in names if "--json" in run(name, "--help").stdout]
+    assert sorted(with_json) == ["attribute", "edit", "evaluate", "localise", "patch", "report", "search", "trace"]
+
+
+@pytest.mark.parametrize("draws", ["2", "0"])
+def test_attribute(tiny: str, draws: str, tmp_path: Path) -> None:
+    found = run_json("attribute", TEXT, TARGET, "--model", tiny, "--top", "3", "--draws", draws, "--out", str(tmp_path))
+    assert set(found) == PROVENANCE | {
+        "command", "prompt", "probability", "rule", "largest_residual", "neurons", "check", "files",
+    }  # fmt: skip
+    assert found["command"] == "attribute"
+    assert found["prompt"] == {"text": TEXT, "target": TARGET}
+    assert keys(found["neurons"]) == NEURON | {"rank"} and len(found["neurons"]) == 3
+    assert found["check"] is None if draws == "0" else set(found["check"]) == CHECK
+    files_are_there(found, tmp_path)
+
+
+def test_search(tiny: str, tmp_path: Path) -> None:
+    found = run_json("search", TARGET, *TEXTS, "--model", tiny, "--draws", "2", "--out", str(tmp_path))
+    assert set(found) == PROVENANCE | {
+        "command", "prompts", "rule", "largest_residual", "search", "share", "converged", "neurons", "check", "files",
+    }  # fmt: skip
+    assert found["command"] == "search"
+    assert keys(found["prompts"]) == {"text", "target", "probability"} and len(found["prompts"]) == len(TEXTS)
+    assert keys(found["neurons"]) == NEURON | {"prompts"} and set(found["check"]) == CHECK
+    assert set(found["search"]) == {"threshold", "share", "target_count", "step", "negatives"}
+    files_are_there(found, tmp_path)
+
+
+PATCHED = PROVENANCE | {
+    "command", "site", "method", "metric", "noising", "clean", "corrupted", "pairs", "tokens", "layers", "values",
+    "effect", "effect_interval", "files",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("options", "axis", "size"), [((), "positions", 6), (("--site", "z", "--heads", "--attribution"), "heads", 4)]
+)
+def test_patch(tiny: str, options: tuple[str, ...], axis: str, size: int, tmp_path: Path) -> None:
+    found = run_json(*PATCH, *options, "--model", tiny, "--out", str(tmp_path))
+    assert set(found) == PATCHED | {axis}
+    assert found["command"] == "patch" and found["effect_interval"] is None and found["pairs"] == 1
+    for name in ("values", "effect"):
+        assert [len(row) for row in found[name]] == [size] * len(found["layers"])
+    assert found[axis] == list(range(size)) and len(found["tokens"]) == 6
+    files_are_there(found, tmp_path)
+
+
+def test_patch_of_several_pairs(tiny: str, tmp_path: Path) -> None:
+    file = tmp_path / "pairs.jsonl"
+    row = {"text": TEXT, "target": TARGET, "corrupted": "The capital of France is"}
+    file.write_text(json.dumps(row) + "\n" + json.dumps({**row, "corrupted": "The capital of Italy is"}) + "\n")
+    found = run_json("patch", "--file", str(file), "--model", tiny)
+    assert set(found) == PATCHED | {"positions"}
+    assert set(found["effect_interval"]) == {"low", "high"} and found["pairs"] == 2 and found["files"] == []
+
+
+@pytest.mark.parametrize(("options", "kinds"), [((), ["hidden"]), (("--kind", "all"), ["hidden", "mlp", "attn"])])
+def test_trace(tiny: str, options: tuple[str, ...], kinds: list[str], tmp_path: Path) -> None:
+    found = run_json(*TRACE, *options, "--model", tiny, "--out", str(tmp_path))
+    assert set(found) == PROVENANCE | {
+        "command", "prompt", "tokens", "clean", "corrupted", "total_effect", "traces", "files",
+    }  # fmt: skip
+    assert found["command"] == "trace" and set(found["prompt"]) == {"text", "target", "subject"}
+    assert keys(found["traces"]) == {"kind", "window", "sever", "effect", "leading"}
+    assert [one["kind"] for one in found["traces"]] == kinds
+    for one in found["traces"]:
+        assert keys(one["leading"]) == {"role", "position", "token", "layer", "score", "effect"}
+        for row in one["leading"]:
+            assert one["effect"][row["layer"]][row["position"]] == pytest.approx(row["effect"])
+            assert found["tokens"][row["position"]] == row["token"]
+    assert found["total_effect"] == pytest.approx(found["clean"] - found["corrupted"])
+    files_are_there(found, tmp_path)
+
+
+def test_edit(tiny: str, tmp_path: Path) -> None:
+    found = run_json(*EDIT, "--model", tiny, "--layer", "2", "--symmetric", "Rome is", "--out", str(tmp_path))
+    assert set(found) == PROVENANCE | {
+        "command", "prompt", "target", "layer", "uses_second_moment", "before", "after", "key_cosine", "relative_norm",
+        "warnings", "loss", "examples", "files", "w_out",
+    }  # fmt: skip
+    assert found["command"] == "edit" and found["uses_second_moment"] is False and len(found["loss"]) == 2
+    assert found["prompt"] == {"text": TEXT, "target": TARGET, "subject": "Canada"} and found["target"] == " Rome"
+    assert keys(found["examples"]) == {"group", "text", "before", "after"}
+    files_are_there(found, tmp_path)
+
+
+def test_evaluate(tiny: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from kntools.analyses import fig11_edit_consistency as edit_consistency
+    from tests.test_edit_consistency import cases
+
+    monkeypatch.setattr(edit_consistency, "make_cases", lambda *args, **kwargs: cases(2))
+    words = ("evaluate", "counterfact", "--model", tiny, "--layer", "2", "--steps", "2", "--method", "rome")
+    found = run_json(*words, "--out", str(tmp_path))
+    assert set(found) == RUN | {"command", "cases", "skipped", "scores", "files"}
+    assert found["command"] == "evaluate" and found["cases"] == ["case 0", "case 1"]
+    assert keys(found["scores"]) == {"method", "condition", "score", "n", "value", "low", "high"}
+    files_are_there(found, tmp_path)
+
+
+def test_localise(tmp_path: Path) -> None:
+    found = run_json("localise", "sample_determiner_noun_agreement_2", *LOCALISE, "--out", str(tmp_path))
+    assert set(found) == RUN | {"command", "summary", "difference", "shares", "layers", "files"}
+    assert found["command"] == "localise"
+    measured = {f"{name}{end}" for name in ("count", "tau", "r1") for end in ("", "_low", "_high")}
+    nulls = {f"null_{name}" for name in ("count", "tau", "r1")}
+    assert keys(found["summary"]) == {"source", "kind", "groups", "converged", "above_null"} | measured | nulls
+    assert keys(found["difference"]) == {
+        "measure", "linguistic", "factual", "difference", "paradigms", "relations", "t", "p", "p_holm",
+    }  # fmt: skip
+    assert [row["measure"] for row in found["difference"]] == ["|KN|", "tau", "R1^2"]
+    assert keys(found["shares"]) == {
+        "neuron", "determiner", "number", "pairs", "found", "share", "low", "high", "opposite", "p", "p_holm",
+    }  # fmt: skip
+    assert keys(found["layers"]) == {"kind", "layer", "neurons", "share", "low", "high"}
+    files_are_there(found, tmp_path)
+
+
+def test_localise_without_determiners_has_no_shares() -> None:
+    found = run_json("localise", "sample_subject_verb_agreement", *LOCALISE)
+    assert set(found) == RUN | {"command", "summary", "difference", "shares", "layers", "files"}
+    assert found["shares"] is None and found["files"] == []
+
+
+def test_report(tmp_path: Path) -> None:
+    words = ("report", "--model", "tiny-bert", "--quick", "--figures", "attribution_profile", "--out", str(tmp_path))
+    found = run_json(*words)
+    assert set(found) == RUN | {"command", "figures", "page", "files", "note"}
+    assert found["command"] == "report" and Path(found["page"]).is_file()
+    assert keys(found["figures"]) == {"figure", "analysis", "finding", "n", "notes"}
+    assert [(row["figure"], row["analysis"]) for row in found["figures"]] == [("1", "attribution_profile")]
+    files_are_there(found, tmp_path)
