@@ -132,7 +132,7 @@ def answer_values(
     if not interventions:
         raise ValueError("no interventions given; pass at least one list of hooks ([] changes nothing)")
     encoded = encode_many(model, prompts)
-    found = torch.empty(len(interventions), len(encoded))
+    found = torch.empty(len(interventions), len(encoded), dtype=torch.float32)
     with progress_bar(len(encoded) * len(interventions), "run") as bar:
         for group in by_length(encoded):
             part = [encoded[i] for i in group]
