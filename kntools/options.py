@@ -71,14 +71,18 @@ class set_options:
 
 @contextmanager
 def progress_bar(total: int, unit: str) -> Iterator[Any]:
-    """The progress bar of a long loop. Within another one, and in all processes but the first, nothing is drawn."""
+    """The progress bar of a long loop. Within another one, and in all processes but the first, nothing is drawn.
+
+    A loop of one step has none either, and leaves the place to those within it.
+    """
     global _bars
-    hidden = not _options.progress or _bars > 0 or os.environ.get("RANK", "0") != "0"
+    counts = total > 1
+    hidden = not counts or not _options.progress or _bars > 0 or os.environ.get("RANK", "0") != "0"
     # tqdm reads TQDM_DISABLE itself, unless `disable` is given.
     more = {"disable": True} if hidden else {}
     with tqdm(total=total, unit=unit, leave=False, **more) as bar:
-        _bars += 1
+        _bars += counts
         try:
             yield bar
         finally:
-            _bars -= 1
+            _bars -= counts

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from operator import index
 from typing import Any, SupportsIndex, cast
 
 import torch
@@ -11,7 +12,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from kntools.models import adapter
-from kntools.prompts import Encoded, Prompts, encode_many
+from kntools.prompts import Encoded, Prompts, by_length, encode_many
 from kntools.sites import Positions, resolve_positions
 
 #: Prompts of equal length, or token ids `[pos]` or `[prompt pos]`.
@@ -77,6 +78,37 @@ def _check_alike(encoded: Sequence[Encoded]) -> None:
     if len(shapes) > 1:
         lengths = ", ".join(f"{length} tokens with {pieces} asked for" for length, pieces in shapes)
         raise ValueError(f"these prompts have {lengths}; run prompts of equal length together")
+
+
+def batches(encoded: Sequence[Encoded], size: int = 8) -> list[list[int]]:
+    """Indices of `encoded` that are run together: prompts of equal length, at most `size` of them.
+
+    Larger batches would be no faster, and what is kept of each prompt's activations would take more memory.
+    """
+    return [group[i : i + size] for group in by_length(encoded) for i in range(0, len(group), size)]
+
+
+def in_order(groups: Sequence[Sequence[int]], parts: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
+    """The tensors of all batches, each with its prompts as the first axis, in the order of the prompts."""
+    order = torch.tensor([i for group in groups for i in group]).argsort()
+    return {name: torch.cat([part[name] for part in parts])[order] for name in parts[0]}
+
+
+def bos_of(encoded: Sequence[Encoded]) -> bool | None:
+    """Whether prompts begin with a BOS token; `None` if only some of them do."""
+    found = {e.prepend_bos for e in encoded}
+    return found.pop() if len(found) == 1 else None
+
+
+def check_count(name: str, value: Any) -> int:
+    """A number of things: whole, and at least 1."""
+    try:
+        count = index(value)
+    except TypeError:
+        raise TypeError(f"{name}={value!r}; give a whole number, at least 1") from None
+    if count < 1:
+        raise ValueError(f"{name}={value}; give at least 1")
+    return count
 
 
 def as_batch(model: Any, tokens: Tensor) -> Tensor:

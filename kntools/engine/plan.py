@@ -11,8 +11,17 @@ from kntools.hooks.positioned import PositionedHook, is_local
 from kntools.sites import ANSWER, Hook, Positions, layer_of, resolve_positions
 
 # Hook points before block 0; everything else outside the blocks comes after the last one.
-_EMBEDDING = ("embed", "hook_embed", "pos_embed", "hook_pos_embed", "token_type_embed", "hook_full_embed",
-              "embed_ln", "rotary_emb", "hook_tokens")  # fmt: skip
+_EMBEDDING = {
+    "embed",
+    "hook_embed",
+    "pos_embed",
+    "hook_pos_embed",
+    "token_type_embed",
+    "hook_full_embed",
+    "embed_ln",
+    "rotary_emb",
+    "hook_tokens",
+}
 
 #: Hooks before block 0, for each prompt: every run of that prompt has them.
 Embedding = Sequence[Sequence[Hook]]
@@ -168,6 +177,8 @@ def _chunks(start: int, group: list[Item], max_rows: int) -> list[Pass]:
 
 def resolve(interventions: Sequence[Intervention], inputs: Inputs) -> list[Intervention]:
     """Check the interventions; give hooks that act at the answer the positions of their prompt's answer."""
+    if not interventions:
+        raise ValueError("no interventions given; pass a list with at least one list of hooks ([] changes nothing)")
     rows = inputs.tokens.shape[0]
     out = []
     for number, inter in enumerate(interventions):

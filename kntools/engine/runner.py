@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 from kntools.engine import plan
 from kntools.engine.capability import capability
 from kntools.engine.embedding import embed
-from kntools.engine.forward import ForwardPass, NotBatched, Result
+from kntools.engine.forward import ForwardPass, NotBatched, PassOutput
 from kntools.engine.inputs import Inputs
 from kntools.engine.memory import is_out_of_memory, rows_that_fit
 from kntools.engine.plain import run_plain
@@ -34,7 +34,7 @@ class Runner:
         self._prefixes: dict[tuple[int, tuple[int, ...]], BridgePrefix | HookedPrefix] = {}
 
     def run(
-        self, interventions: Sequence[Intervention], finish: Callable[[Result], T], *, gradients: bool = False
+        self, interventions: Sequence[Intervention], finish: Callable[[PassOutput], T], *, gradients: bool = False
     ) -> Iterator[tuple[int, T]]:
         """Run all; for each pass, as soon as it is done: how many interventions it held, and `finish(result)`.
 
@@ -76,11 +76,11 @@ class Runner:
                 continue
             yield len(one.items), done
 
-    def _shared(self, one: Pass, gradients: bool) -> Result:
+    def _shared(self, one: Pass, gradients: bool) -> PassOutput:
         one_pass = ForwardPass(self.model, self.tokens, self.asked, one, self._prefix, self.embedded)
         return one_pass.run(gradients=gradients)
 
-    def _plain(self, item: Item, gradients: bool) -> Result:
+    def _plain(self, item: Item, gradients: bool) -> PassOutput:
         if item.fork != -1:
             item = replace(item, intervention=plan.with_embedding(item.intervention, self.embedding))
         return run_plain(self.model, self.tokens, self.asked, item, gradients=gradients)

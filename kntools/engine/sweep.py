@@ -16,7 +16,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from kntools.engine.forward import Result
+from kntools.engine.forward import PassOutput, Watched
 from kntools.engine.inputs import PromptsOrTokens, make_inputs
 from kntools.engine.plan import Embedding, Intervention, as_intervention
 from kntools.engine.runner import Runner
@@ -77,19 +77,22 @@ def sweep(
     """
     inputs = make_inputs(model, prompts, pos)
     given = [as_intervention(i, inputs.tokens.shape[0]) for i in interventions]
-    if not given:
-        raise ValueError("no interventions given; pass a list with at least one list of hooks")
-    runner = Runner(model, inputs, embedding)
+    return run_sweep(Runner(model, inputs, embedding), given, metric)
 
-    def finish(result: Result) -> dict[int, Tensor]:
-        logits = {n: rows[:, 0] if inputs.single else rows for n, rows in result.of_items().items()}
+
+def run_sweep(
+    runner: Runner, interventions: Sequence[Intervention], metric: Metric | Sequence[Metric] | None = None
+) -> Tensor:
+    """`sweep` on a runner that is kept for several rounds."""
+
+    def finish(result: PassOutput) -> dict[int, Tensor]:
+        logits = _logits(result, runner)
         if metric is None:
             return logits
-        return {n: apply_metric(metric, given[n].prompt, rows) for n, rows in logits.items()}
+        return {n: apply_metric(metric, interventions[n].prompt, rows) for n, rows in logits.items()}
 
     with torch.no_grad():
-        done = _collect(runner.run(given, finish), len(given))
-    return torch.cat([done[i] for i in range(len(given))])
+        return torch.cat(_collect(runner.run(interventions, finish), len(interventions)))
 
 
 @dataclass(frozen=True)
@@ -156,21 +159,20 @@ def sweep_gradients(
         FloatingPointError: values or gradients that are not finite.
         RuntimeError: called within `torch.inference_mode()`.
     """
-    found = run_gradients(Runner(model, make_inputs(model, prompts, pos)), interventions, metric)
-    return [found[i] for i in range(len(interventions))]
+    inputs = make_inputs(model, prompts, pos)
+    given = [as_intervention(i, inputs.tokens.shape[0]) for i in interventions]
+    return run_gradients(Runner(model, inputs), given, metric)
 
 
 def run_gradients(
-    runner: Runner,
-    interventions: Sequence[Intervention],
-    metric: Metric | Sequence[Metric],
-    on_pass: Callable[[Result], object] = lambda result: None,
-) -> dict[int, RowGradients]:
-    """`sweep_gradients` on a runner that is kept for several rounds; `on_pass` sees each pass (its clean rows)."""
+    runner: Runner, interventions: Sequence[Intervention], metric: Metric | Sequence[Metric]
+) -> list[RowGradients]:
+    """`sweep_gradients` on a runner that is kept for several rounds."""
 
-    def finish(result: Result) -> dict[int, RowGradients]:
-        on_pass(result)
-        return _differentiate(result, interventions, metric, runner.inputs.single)
+    def finish(result: PassOutput) -> dict[int, RowGradients]:
+        logits = _logits(result, runner)
+        values = {n: apply_metric(metric, interventions[n].prompt, rows) for n, rows in logits.items()}
+        return _differentiate(values, result.watched)
 
     if torch.is_inference_mode_enabled():
         raise RuntimeError("torch.inference_mode() has no gradients, not even inside; use torch.no_grad() around this")
@@ -178,23 +180,23 @@ def run_gradients(
         return _collect(runner.run(interventions, finish, gradients=True), len(interventions))
 
 
-def _differentiate(
-    result: Result, interventions: Sequence[Intervention], metric: Metric | Sequence[Metric], single: bool
-) -> dict[int, RowGradients]:
-    values = {}
-    for number, rows in result.of_items().items():
-        values[number] = apply_metric(metric, interventions[number].prompt, rows[:, 0] if single else rows)
-    keys = [(number, name) for number, watched in result.watched.items() for name in watched]
-    watched = [result.watched[number][name] for number, name in keys]
+def _logits(result: PassOutput, runner: Runner) -> dict[int, Tensor]:
+    """Logits of each intervention, `[row d_vocab]` where one position is asked for."""
+    return {n: rows[:, 0] if runner.inputs.single else rows for n, rows in result.of_items().items()}
+
+
+def _differentiate(values: dict[int, Tensor], watched: dict[int, dict[str, Watched]]) -> dict[int, RowGradients]:
+    keys = [(number, name) for number, of_item in watched.items() for name in of_item]
+    activations = [watched[number][name] for number, name in keys]
     total = torch.cat(list(values.values())).sum()
     # A metric may not depend on an activation at all (a later position): then its gradient is zero.
-    gradients = torch.autograd.grad(total, [w.tensor for w in watched], allow_unused=True, materialize_grads=True)
+    gradients = torch.autograd.grad(total, [w.tensor for w in activations], allow_unused=True, materialize_grads=True)
     wrt: dict[int, dict[str, Derivative]] = {number: {} for number in values}
-    for (number, name), w, gradient in zip(keys, watched, gradients, strict=True):
+    for (number, name), w, gradient in zip(keys, activations, gradients, strict=True):
         if not bool(torch.isfinite(gradient).all()):
             raise FloatingPointError(f"the gradient at {name} holds nan or inf; load the model in float32")
         wrt[number][name] = Derivative(w.select(w.tensor).detach(), w.select(gradient))
-    return {number: RowGradients(values[number].detach(), wrt[number]) for number in values}
+    return {number: RowGradients(rows.detach(), wrt[number]) for number, rows in values.items()}
 
 
 def apply_metric(metric: Metric | Sequence[Metric], prompt: int, logits: Tensor) -> Float[Tensor, " row"]:
@@ -217,11 +219,11 @@ def apply_metric(metric: Metric | Sequence[Metric], prompt: int, logits: Tensor)
     return values
 
 
-def _collect(passes: Iterator[tuple[int, dict[int, T]]], total: int) -> dict[int, T]:
-    """What all passes give, by intervention number."""
+def _collect(passes: Iterator[tuple[int, dict[int, T]]], total: int) -> list[T]:
+    """What all passes give, in the order of the interventions."""
     found: dict[int, T] = {}
     with progress_bar(total, "run") as bar:
         for count, done in passes:
             found |= done
             bar.update(count)
-    return found
+    return [found[i] for i in range(total)]

@@ -18,9 +18,8 @@ from kntools.sites import ANSWER, SITES, Positions, resolve_positions
 # Attention scores and patterns are [batch head query key]: their position is the query's.
 QUERY_AXIS = ("hook_pattern", "hook_attn_scores")
 # Sites with one entry per token that is run, whatever was kept from a prefix.
-_PER_TOKEN = (
-    *SITES.values(), "hook_embed", "hook_pos_embed", "hook_in", "hook_out", "hook_normalized", "hook_scale"
-)  # fmt: skip
+_OUTSIDE = ("hook_embed", "hook_pos_embed", "hook_in", "hook_out", "hook_normalized", "hook_scale")
+_PER_TOKEN = (*SITES.values(), *_OUTSIDE)
 
 
 def position_axis(hook: Any) -> int:
