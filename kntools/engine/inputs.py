@@ -111,6 +111,11 @@ def check_count(name: str, value: Any) -> int:
     return count
 
 
+def check_choice(name: str, value: Any, choices: Sequence[Any]) -> None:
+    if value not in choices:
+        raise ValueError(f"{name}={value!r} is unknown; use {', '.join(map(repr, choices))}")
+
+
 def as_batch(model: Any, tokens: Tensor) -> Tensor:
     """Tokens as `[prompt pos]` on the model's device."""
     batch = tokens[None] if tokens.ndim == 1 else tokens
