@@ -1,68 +1,126 @@
-"""Which edits are applied to which model, and the copies that put the weights back."""
+"""Which edits are applied to which model, and the copies that put the weights back.
+
+Ctrl-C may strike at any line. An edit is on its model's stack from before its first write until after its last row
+has been put back, so what the stack says of the weights is never too little.
+"""
 
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import Any, Protocol, runtime_checkable
 from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
 
+from kntools.editing.changes import Change
 from kntools.models import adapter
 
-if TYPE_CHECKING:
-    from kntools.editing.weight_edits import Change, WeightEdit
+
+@runtime_checkable
+class Edit(Protocol):
+    """What the stack needs to know of an edit; see `kntools.editing.weight_edits.WeightEdit`."""
+
+    @property
+    def changes(self) -> tuple[Change, ...]: ...
+    @property
+    def provenance(self) -> dict[str, Any]: ...
 
 
-@dataclass
-class Applied:
-    """An edit that is applied now."""
+class Application:
+    """An edit on its way onto the stack of a model, and off it again.
 
-    edit: WeightEdit
-    fingerprint: str  # of the weights before it
-    digests: dict[int, str]  # of the matrices that it changes, before it
-    saved: list[tuple[Change, Tensor]] = field(default_factory=list)
+    Raises:
+        ValueError, FloatingPointError, IndexError: the edit was made on other weights, or cannot be made.
+        RuntimeError: it is applied already.
+    """
+
+    def __init__(self, edit: Edit, model: Any) -> None:
+        self.edit, self.changes, self.stack = edit, edit.changes, _stacks.setdefault(model, [])
+        if any(edit is other.edit or _same(self.changes, other.changes) for other in self.stack):
+            raise RuntimeError("this edit is applied already; undo it first, or leave its scope")
+        self.fingerprint = adapter.fingerprint(model)  # of the weights before it
+        self._check_weights(model)  # before anything that another model may not have, such as the layer
+        for change in self.changes:
+            change.check(model)
+        # Of the matrices that it changes, before it.
+        self.digests = {layer: w_out_digest(model, layer) for layer in {change.layer for change in self.changes}}
+        self._check_matrices()
+        self.saved = [(change, change.read(model)) for change in self.changes]
+
+    def apply(self, model: Any) -> None:
+        """Edit the weights: wholly, or, if interrupted, not at all."""
+        try:
+            self.stack.append(self)
+            for change in self.changes:
+                change.add(model)
+        except BaseException:
+            self.undo(model)
+            raise
+
+    def undo(self, model: Any) -> None:
+        """Put the saved copies back: wholly, also if interrupted. Off the stack there is nothing to do.
+
+        Raises:
+            RuntimeError: an edit that was applied later is still there; nothing is undone.
+        """
+        if self in self.stack and self.stack[-1] is not self:
+            raise RuntimeError(
+                "another edit was applied after this one; undo that one first (scopes close in the opposite order). "
+                "Nothing was undone"
+            )
+        try:
+            self._restore(model)
+        except KeyboardInterrupt:
+            self._restore(model)
+            raise
+
+    def _restore(self, model: Any) -> None:
+        """What was interrupted may be done again: the copies go when they have been written."""
+        if self in self.stack:
+            for change, old in reversed(self.saved):
+                change.write(model, old)
+            self.stack.remove(self)
+
+    def _check_weights(self, model: Any) -> None:
+        """Was the edit made on these weights: as they are now, or as they were before one of the edits applied?"""
+        made_on = self.edit.provenance["fingerprint"]
+        if made_on not in [other.fingerprint for other in (self, *self.stack)]:
+            raise ValueError(
+                f"this edit was made on other weights ({self.edit.provenance['model']}, fingerprint {made_on}) than "
+                f"those of this {adapter.model_name(model)} ({self.fingerprint}); make it anew on this model"
+            )
+
+    def _check_matrices(self) -> None:
+        """Are the matrices that it changes what they were when it was made, bit by bit?"""
+        for layer in self.digests:
+            known = [other.digests[layer] for other in (self, *self.stack) if layer in other.digests]
+            if self.edit.provenance["w_out"][str(layer)] not in known:
+                raise ValueError(
+                    f"W_out of layer {layer} is not what it was when this edit was made (was another edit kept?); "
+                    "undo that change, or make the edit anew"
+                )
 
 
-_stacks: WeakKeyDictionary[Any, list[Applied]] = WeakKeyDictionary()
+_stacks: WeakKeyDictionary[Any, list[Application]] = WeakKeyDictionary()
 
 
-def push(edit: WeightEdit, model: Any) -> None:
-    """Check `edit` and apply it. If anything goes wrong the weights are as before."""
-    stack = _stacks.setdefault(model, [])
-    if any(_same(edit, entry.edit) for entry in stack):
-        raise RuntimeError("this edit is applied already; undo it first, or leave its scope")
-    entry = Applied(edit, adapter.fingerprint(model), {})
-    _check_weights(entry, model, stack)  # before anything that another model may not have, such as the layer
-    entry.digests.update({layer: w_out_digest(model, layer) for layer in edit.layers})
-    _check(entry, model, stack)
-    stack.append(entry)  # before the first write: wherever Ctrl-C strikes, what was written is put back
-    try:
-        with torch.no_grad():
-            for change in edit.changes:
-                w = adapter.w_out(model, change.layer)
-                old = (w if change.rows is None else w[change.rows.to(w.device)]).clone()
-                entry.saved.append((change, old))
-                # In float32: a model in half precision is rounded once, not twice.
-                _write(w, change, (old.float() + change.update.to(w.device).float()).to(w.dtype))
-    except BaseException:
-        _restore(model, stack.pop())
-        raise
+def find(edit: Edit, model: Any) -> Application:
+    """The application of an edit that is on the stack.
+
+    Raises:
+        RuntimeError: the edit is not applied.
+    """
+    for application in _stacks.get(model, []):
+        if application.edit is edit:
+            return application
+    raise RuntimeError("this edit is not applied to this model; nothing to undo")
 
 
-def pop(edit: WeightEdit, model: Any) -> None:
-    """Put the saved copies back; only the edit that was applied last can go."""
-    stack = _stacks.get(model, [])
-    if not any(entry.edit is edit for entry in stack):
-        raise RuntimeError("this edit is not applied to this model; nothing to undo")
-    if stack[-1].edit is not edit:
-        raise RuntimeError(
-            "another edit was applied after this one; undo that one first (scopes close in the opposite order). "
-            "Nothing was undone"
-        )
-    _restore(model, stack.pop())
+def _same(changes: Sequence[Change], others: Sequence[Change]) -> bool:
+    """Do they add the same? So an edit that was saved and loaded again is known."""
+    return len(changes) == len(others) and all(a.is_same(b) for a, b in zip(changes, others, strict=True))
 
 
 def w_out_digest(model: Any, layer: int) -> str:
@@ -81,59 +139,3 @@ def weights_digest(model: Any) -> str:
 def _digest(tensor: Tensor) -> str:
     raw = tensor.detach().cpu().contiguous().view(torch.uint8).numpy()
     return hashlib.blake2b(raw.data, digest_size=16).hexdigest()
-
-
-def _check_weights(entry: Applied, model: Any, stack: list[Applied]) -> None:
-    """Was the edit made on these weights: as they are now, or as they were before one of the edits applied?"""
-    wanted = entry.edit.provenance["fingerprint"]
-    if wanted not in [one.fingerprint for one in (entry, *stack)]:
-        raise ValueError(
-            f"this edit was made on other weights ({entry.edit.provenance['model']}, fingerprint {wanted}) than those "
-            f"of this {adapter.model_name(model)} ({entry.fingerprint}); make it anew on this model"
-        )
-
-
-def _check(entry: Applied, model: Any, stack: list[Applied]) -> None:
-    """Does it fit the matrices that it changes, and are these what they were?"""
-    edit, known = entry.edit, [entry, *stack]
-    for change in edit.changes:
-        w = adapter.w_out(model, change.layer)
-        rows = w.shape[0] if change.rows is None else len(change.rows)
-        if change.update.shape != (rows, w.shape[1]):
-            raise ValueError(
-                f"the change of layer {change.layer} is {tuple(change.update.shape)}, its W_out {tuple(w.shape)}"
-            )
-        if not bool(torch.isfinite(change.update).all()):
-            raise FloatingPointError(f"the change of layer {change.layer} holds nan or inf; the model is untouched")
-    for layer in edit.layers:
-        if edit.provenance["w_out"][str(layer)] not in [e.digests[layer] for e in known if layer in e.digests]:
-            raise ValueError(
-                f"W_out of layer {layer} is not what it was when this edit was made (was another edit kept?); "
-                "undo that change, or make the edit anew"
-            )
-
-
-def _same(one: WeightEdit, other: WeightEdit) -> bool:
-    if one is other:
-        return True
-    if len(one.changes) != len(other.changes):
-        return False
-    pairs = zip(one.changes, other.changes, strict=True)
-    return all(a.layer == b.layer and torch.equal(a.update, b.update) and _equal(a.rows, b.rows) for a, b in pairs)
-
-
-def _equal(a: Tensor | None, b: Tensor | None) -> bool:
-    return a is b if a is None or b is None else torch.equal(a, b)
-
-
-def _restore(model: Any, entry: Applied) -> None:
-    with torch.no_grad():
-        for change, old in reversed(entry.saved):
-            _write(adapter.w_out(model, change.layer), change, old)
-
-
-def _write(w: Tensor, change: Change, values: Tensor) -> None:
-    if change.rows is None:
-        w.copy_(values)
-    else:
-        w[change.rows.to(w.device)] = values.to(w.device)
