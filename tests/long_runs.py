@@ -20,7 +20,7 @@ from kntools.analyses.fig05_suppression_effect import suppression_effect
 from kntools.analyses.fig08_reliability import reliability
 from kntools.analyses.fig09_tracing_profile import tracing_profile
 from kntools.analyses.neuron_search import SearchSettings
-from kntools.analyses.prompt_groups import PromptGroup, prompt_groups
+from kntools.analyses.prompt_group import PromptGroup, prompt_groups
 from kntools.results.run_folder import RunFolder
 from tests import planted
 
@@ -59,7 +59,7 @@ def result_of(what: str, folder: Path) -> bytes:
         pairs = planted.write_pairs(Path(scratch))
         model = planted.cached()
         groups = prompt_groups(model, "determiner_noun_agreement_1", frames=3, path=pairs).groups
-        found = ANALYSES[what](model, groups, {"run": folder, "progress": False})
+        found = ANALYSES[what](model, groups, {"run": folder})
         ending = ".safetensors" if what.endswith("_profile") else ".json"
         return found.save(Path(scratch) / f"result{ending}").read_bytes()
 

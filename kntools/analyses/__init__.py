@@ -1,1 +1,81 @@
-"""The questions of the literature, each a short function over the primitives."""
+"""Analyses of knowledge neurons: each a function over the primitives, whose result has tables and a plot.
+
+| figure | function | result |
+| --- | --- | --- |
+| 1 | `attribution_profile` | `AttributionProfile`: mean scores of neurons by answer |
+| 2 | `pair_search` | `PairSearch`: neurons of determiner-noun pairs |
+| 3 | `localisation` | `Localisation`: knowledge neurons, tau and R1^2, with what chance gives |
+| 4 | `layer_distribution` | `LayerDistribution`: layers of knowledge neurons |
+| 5 | `suppression_effect` | `SuppressionEffect`: changes of word probabilities, tested |
+| 6 | `cooccurrence_bias` | `CooccurrenceBias`: these changes against a corpus |
+| 7 | `probability_shift` | `ProbabilityShift`: word probabilities before and after |
+| 8 | `reliability` | `Reliability`: predictions that neuron edits overturn |
+| 9 | `tracing_profile` | `TracingProfile`: causal traces of many prompts |
+| | `selection_methods` | `SelectionMethods`: ways to choose neurons |
+
+Prompts: `prompt_groups` (figures 2 and 3), `by_answer` (1), `noun_prompts` (5 to 7), `known_prompts` (8 and ways to
+choose), `traced_prompts` (9). `SearchSettings` says how neurons are searched for; `PAPER` is the published way.
+
+Every result has `to_frame()`, `summary()`, `tables()` (further tables by name) and `plot()`.
+"""
+
+from kntools.analyses.fig01_attribution_profile import AttributionProfile, attribution_profile, by_answer
+from kntools.analyses.fig02_pair_search import PairSearch, pair_search, pairs_of
+from kntools.analyses.fig03_localisation import Localisation, localisation
+from kntools.analyses.fig04_layer_distribution import LayerDistribution, layer_distribution
+from kntools.analyses.fig05_suppression_effect import SuppressionEffect, effect_of, suppression_effect
+from kntools.analyses.fig06_cooccurrence_bias import (
+    CooccurrenceBias,
+    cooccurrence_bias,
+    count_beside,
+    noun_numbers,
+    read_texts,
+)
+from kntools.analyses.fig07_probability_shift import ProbabilityShift, probability_shift
+from kntools.analyses.fig08_reliability import Reliability, reliability
+from kntools.analyses.fig09_tracing_profile import traced_prompts, tracing_profile
+from kntools.analyses.method_comparison import METHODS, SelectionMethods, selection_methods
+from kntools.analyses.neuron_search import PAPER, SearchSettings
+from kntools.analyses.profile_result import TracingProfile, two_sites
+from kntools.analyses.prompt_group import PromptGroup, PromptGroups, known_prompts, prompt_groups
+from kntools.analyses.words import FIGURE_5, noun_prompts
+
+__all__ = [
+    "FIGURE_5",
+    "METHODS",
+    "PAPER",
+    "AttributionProfile",
+    "CooccurrenceBias",
+    "LayerDistribution",
+    "Localisation",
+    "PairSearch",
+    "ProbabilityShift",
+    "PromptGroup",
+    "PromptGroups",
+    "Reliability",
+    "SearchSettings",
+    "SelectionMethods",
+    "SuppressionEffect",
+    "TracingProfile",
+    "attribution_profile",
+    "by_answer",
+    "cooccurrence_bias",
+    "count_beside",
+    "effect_of",
+    "known_prompts",
+    "layer_distribution",
+    "localisation",
+    "noun_numbers",
+    "noun_prompts",
+    "pair_search",
+    "pairs_of",
+    "probability_shift",
+    "prompt_groups",
+    "read_texts",
+    "reliability",
+    "selection_methods",
+    "suppression_effect",
+    "traced_prompts",
+    "tracing_profile",
+    "two_sites",
+]

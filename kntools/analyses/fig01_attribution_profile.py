@@ -1,17 +1,11 @@
-"""Figure 1: mean attribution score of each neuron, for each target word.
-
-    python -m kntools.analyses.fig01_attribution_profile determiner_noun_agreement_2 --limit 200 --run runs/profile --out results/profile
-
-`--out` names the files to write (`.safetensors`, `.csv`: the leading neurons, `.html`); `--run` a folder from which a
-killed run goes on.
-"""  # noqa: E501 - a command
+"""Figure 1: mean attribution score of each neuron, for each target word."""
 
 from __future__ import annotations
 
 import base64
 import random
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,14 +16,13 @@ from jaxtyping import Float
 from torch import Tensor
 
 from kntools import data
-from kntools.analyses import command
-from kntools.analyses.neuron_search import SearchSettings, open_run
-from kntools.analyses.prompt_groups import in_parts, is_relation
+from kntools.analyses.neuron_search import ADAPTIVE, SearchSettings, open_run
+from kntools.analyses.prompt_group import NamedPrompts, in_parts, is_relation
 from kntools.prompts import Prompt
 from kntools.results import saving
 from kntools.results.comparisons import t_quantile
 from kntools.results.display import frame_html, frame_text
-from kntools.sites import Neuron
+from kntools.sites import Neuron, NeuronLike, as_neurons
 
 # Prompts of one item of a run: their scores are added up before they are written.
 _TOGETHER = 8
@@ -60,24 +53,29 @@ class AttributionProfile:
         best = [i for one in self.scores for i in one.flatten().topk(k).indices.tolist()]
         return tuple(dict.fromkeys(Neuron(i // width, i % width) for i in best))
 
-    def to_frame(self, neurons: Sequence[Neuron] | None = None) -> pd.DataFrame:
+    def to_frame(self, neurons: Iterable[NeuronLike] | None = None) -> pd.DataFrame:
         """`class, prompts, neuron, layer, index, score, low, high` of the leading neurons, or of those given.
 
         `low` and `high` are the ends of a 95 % interval (Student's t over prompts).
         """
-        wanted = self.leading() if neurons is None else tuple(neurons)
+        wanted = self.leading() if neurons is None else as_neurons(neurons)
         rows = []
         for c, (name, n) in enumerate(zip(self.classes, self.counts, strict=True)):
             for neuron in wanted:
                 score, error = (float(x[c, neuron.layer, neuron.index]) for x in (self.scores, self.errors))
                 margin = error * t_quantile(n - 1) if n > 1 else float("nan")
-                rows.append(
-                    {
-                        "class": name, "prompts": n, "neuron": repr(neuron), "layer": neuron.layer,
-                        "index": neuron.index, "score": score, "low": score - margin, "high": score + margin,
-                    }
-                )  # fmt: skip
-        return pd.DataFrame(rows)
+                about = (name, n, repr(neuron), neuron.layer, neuron.index)
+                rows.append((*about, score, score - margin, score + margin))
+        columns = ["class", "prompts", "neuron", "layer", "index", "score", "low", "high"]
+        return pd.DataFrame(rows, columns=columns)
+
+    def summary(self) -> pd.DataFrame:
+        """Mean scores of the leading neurons, a column per class."""
+        return self.to_frame().pivot(index="neuron", columns="class", values="score").reset_index()
+
+    def tables(self) -> dict[str, pd.DataFrame]:
+        """Further tables beside `to_frame`: none."""
+        return {}
 
     def plot(self, **options: Any) -> Any:
         """Heatmap of the leading neurons by class."""
@@ -102,23 +100,15 @@ class AttributionProfile:
         counts = ", ".join(f"{c} (n = {n})" for c, n in zip(self.classes, self.counts, strict=True))
         return f"Mean attribution scores by answer: {counts} ({self.header['model']})"
 
-    def _by_class(self) -> pd.DataFrame:
-        return self.to_frame().pivot(index="neuron", columns="class", values="score").reset_index()
-
     def __repr__(self) -> str:
-        return f"{self.describe()}\n{frame_text(self._by_class())}"
+        return f"{self.describe()}\n{frame_text(self.summary())}"
 
     def _repr_html_(self) -> str:
-        return frame_html(self.describe(), self._by_class())
+        return frame_html(self.describe(), self.summary())
 
 
 def attribution_profile(
-    model: Any,
-    prompts: Mapping[str, Sequence[Prompt]],
-    *,
-    settings: SearchSettings | None = None,
-    run: str | Path | None = None,
-    progress: bool = True,
+    model: Any, prompts: NamedPrompts, *, settings: SearchSettings = ADAPTIVE, run: str | Path | None = None
 ) -> AttributionProfile:
     """Mean attribution score of every neuron for every class of answers (Niu et al. 2024, figure 1).
 
@@ -130,8 +120,7 @@ def attribution_profile(
     Arguments:
         prompts: class -> prompts, as `by_answer` makes them.
         settings: of attribution; `PAPER` has the published rule.
-        run: a folder that keeps what is finished, from which a killed run goes on.
-        progress: show a bar.
+        run: a folder that keeps what is finished; if interrupted, run it again to resume.
 
     Returns:
         `AttributionProfile`; scores are probabilities.
@@ -142,15 +131,13 @@ def attribution_profile(
     empty = [name for name, some in prompts.items() if not some]
     if not prompts or empty:
         raise ValueError(f"every class needs a prompt: {empty or 'no class'} has none; see by_answer(model, paradigm)")
-    chosen = settings or SearchSettings()
-    folder = open_run(run, "attribution profile", model, search=chosen.written())
     parts = in_parts(prompts, _TOGETHER)
+    folder = open_run(run, "attribution profile", model, search=asdict(settings))
     sums = folder.each(
         parts,
         key=lambda part: part.item,
-        make=lambda part: _summed(chosen.scores(model, part.prompts).double()),
+        make=lambda part: _summed(settings.attribute(model, part.prompts).scores.double()),
         unit="part",
-        progress=progress,
     )
     means, errors = [], []
     for name, some in prompts.items():
@@ -190,22 +177,3 @@ def _packed(scores: Float[Tensor, "layer neuron"]) -> dict[str, Any]:
 def _unpacked(payload: dict[str, Any]) -> Float[Tensor, "layer neuron"]:
     numbers = np.frombuffer(base64.b64decode(payload["float64"]), dtype=np.float64)
     return torch.from_numpy(numbers.copy()).reshape(payload["shape"])
-
-
-def main(argv: Sequence[str] | None = None) -> None:
-    """The command; see the top of the module."""
-    parser = command.parser("attribution_profile", "Figure 1.", rule=True)
-    parser.add_argument("source", help="a BLiMP paradigm or a ParaRel relation")
-    parser.add_argument("--limit", type=int, default=100, help="prompts per answer")
-    parser.add_argument("--classes", type=int, default=8, help="answers, the most frequent ones")
-    o = parser.parse_args(argv)
-    is_relation(o.source)
-    model = command.load(o)
-    prompts = by_answer(model, o.source, limit=o.limit, classes=o.classes, seed=o.seed)
-    found = attribution_profile(model, prompts, settings=command.settings(o), run=o.run)
-    command.write(found, o.out, data=".safetensors")
-    print(found)
-
-
-if __name__ == "__main__":
-    main()
