@@ -11,7 +11,7 @@ import pytest
 
 from kntools import data
 from kntools.data.hub import Unavailable
-from kntools.data.names import check_name
+from kntools.models.names import check_name
 from kntools.data.records import Loaded, Skipped
 
 ROOT = Path(__file__).resolve().parent.parent
