@@ -51,7 +51,7 @@ def edit_values(
     """
     before, after = (_token(model, answer) for answer in (old, new))
     wanted, changes = rewritten(model, neurons, before, after, amounts)
-    label = f"values of {len(wanted)} neurons: {old!r} -> {new!r}"
+    label = f"values of {len(wanted)} neurons: {_spelled(model, before)} -> {_spelled(model, after)}"
     return _edit(model, wanted, changes, label, method="edit_values", old=before, new=after, amounts=list(amounts))
 
 
@@ -162,6 +162,10 @@ def _token(model: Any, answer: str | int) -> int:
     if not 0 <= answer < int(model.cfg.d_vocab):
         raise IndexError(f"token id {answer} does not exist: the vocabulary has {model.cfg.d_vocab}")
     return answer
+
+
+def _spelled(model: Any, token: int) -> str:
+    return f"token {token}" if model.tokenizer is None else repr(model.tokenizer.decode([token]))
 
 
 def _output_embedding(model: Any, token: int) -> Float[Tensor, " d_model"]:
