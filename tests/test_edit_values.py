@@ -7,7 +7,6 @@ import torch
 from torch import Tensor
 
 import kntools as kn
-from kntools.editing.edit_stack import weights_digest
 from kntools.models import adapter
 from tests import zoo
 
@@ -83,7 +82,7 @@ def test_relation_neurons() -> None:
 
 def test_bad_input() -> None:
     model = zoo.fresh("llama")
-    before = weights_digest(model)
+    before = zoo.bits(model)
     for error, said, call in (
         (ValueError, "no neurons", lambda: kn.edit_values(model, [], " Ottawa", " Rome")),
         (ValueError, "same token", lambda: kn.edit_values(model, NEURONS, " Rome", "Rome")),
@@ -96,7 +95,7 @@ def test_bad_input() -> None:
         with pytest.raises(error, match=said):
             call()
     kn.edit_values(model, NEURONS, " Ottawa", " Ouagadougou", multi_token="first")
-    assert weights_digest(model) == before
+    assert zoo.bits(model) == before
 
 
 # --- fine-tuning --------------------------------------------------------------------------------------

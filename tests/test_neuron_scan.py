@@ -70,8 +70,8 @@ def test_beside_attribution() -> None:
 
 def test_the_result(tmp_path: Path) -> None:
     scan = kn.neuron_scan(zoo.tiny("llama"), prompt_for("llama"), layers=2, **QUIET)
-    again = kn.NeuronScan.load(scan.save(tmp_path / "scan.safetensors"))
-    assert torch.equal(again.values, scan.values) and again.neurons == scan.neurons and repr(again) == repr(scan)
+    again = kn.load(scan.save(tmp_path / "scan.safetensors"))
+    assert again == scan and repr(again) == repr(scan)
     best = scan.top(1)[0]
     assert scan.effect.abs().argmax() == best.index and repr(best) in scan._repr_html_()
 

@@ -128,7 +128,7 @@ def test_only_what_the_model_gets_right() -> None:
 
 def test_the_result(tmp_path: Path) -> None:
     found = profile()
-    again = TracingProfile.load(found.save(tmp_path / "profile.safetensors"))
+    again = kn.load(found.save(tmp_path / "profile.safetensors"))
     torch.testing.assert_close(again.effects, found.effects, equal_nan=True)
     assert repr(again) == repr(found) and again.prompts == found.prompts
     frame = found.to_frame()
@@ -180,7 +180,7 @@ def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: py
     assert sites.startswith("kind,severed,what,n,mean,low,high") and "late site - rest" in sites
     with pytest.raises(ValueError, match="is another run"):
         main([*command, "--no-bos", "--out", str(tmp_path / "other")])
-    assert TracingProfile.load(tmp_path / "facts.safetensors").window == 2
+    assert kn.load(tmp_path / "facts.safetensors").window == 2
 
 
 @pytest.mark.slow

@@ -28,8 +28,7 @@ from kntools.analyses.word_probabilities import check_words, checked_neurons, wo
 from kntools.engine.answers import Edit, untouched
 from kntools.hooks.interventions import scale_neurons
 from kntools.prompts import Prompt
-from kntools.results import saving
-from kntools.results.display import frame_html, frame_text
+from kntools.results.result import Result
 from kntools.results.statistics import bootstrap_interval
 from kntools.sites import Neuron
 
@@ -37,7 +36,7 @@ _TOGETHER = 16  # prompts of one item of a run
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class ProbabilityShift:
+class ProbabilityShift(Result):
     """The probability of every word in every prompt, untouched and edited.
 
     `groups[i]` is the name of the prompts that row i belongs to (the number of the noun).
@@ -83,32 +82,11 @@ class ProbabilityShift:
 
         return shift_dots(self, **options)
 
-    def save(self, path: str | Path) -> Path:
-        """Write to a `.safetensors` file with a JSON header."""
-        header = {
-            "groups": list(self.groups), "words": [list(w) for w in self.words], "factor": self.factor,
-            "neurons": [[n.layer, n.index] for n in self.neurons], "header": self.header,
-        }  # fmt: skip
-        return saving.save(path, "probability shift", {"before": self.before, "after": self.after}, header)
-
-    @classmethod
-    def load(cls, path: str | Path) -> ProbabilityShift:
-        """Read what `save` wrote."""
-        tensors, h = saving.load(path, "probability shift")
-        words, neurons = tuple((s, w) for s, w in h["words"]), tuple(Neuron(*n) for n in h["neurons"])
-        return cls(tensors["before"], tensors["after"], tuple(h["groups"]), words, neurons, h["factor"], h["header"])
-
     def describe(self) -> str:
         named = ", ".join(map(repr, self.neurons[:5])) + (" ..." if len(self.neurons) > 5 else "")
         return (
             f"{named} x {self.factor:g}: {len(self.words)} words, {len(self.groups)} prompts ({self.header['model']})"
         )
-
-    def __repr__(self) -> str:
-        return f"{self.describe()}\n{frame_text(self.to_frame())}"
-
-    def _repr_html_(self) -> str:
-        return frame_html(self.describe(), self.to_frame())
 
 
 def probability_shift(

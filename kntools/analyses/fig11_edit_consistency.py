@@ -19,8 +19,9 @@ from kntools.analyses.edit_cases import Case, make_cases
 from kntools.analyses.edit_methods import Method, fine_tune_method, rome_method, values_method
 from kntools.analyses.edit_result import EditConsistency, Payload
 from kntools.analyses.edit_scores import ask, continued, generation_entropy
-from kntools.editing.edit_stack import weights_digest
 from kntools.editing.second_moment import SecondMoment
+from kntools.results.fingerprint import fingerprint
+from kntools.results.result import load
 from kntools.results.run_folder import RunFolder
 
 SAYS_IT = "the model says the new answer already"
@@ -77,14 +78,14 @@ def edit_consistency(
     """
     if not cases or not methods or "before" in methods:
         raise ValueError("give at least one case and one method; 'before' is the name of the unedited model")
-    clean = weights_digest(model)
+    clean = fingerprint(model)
     keys = [case.key for case in cases]
     if len(set(keys)) != len(keys):
         raise ValueError("two cases have the same key; give each case once")
     written = {
         **(settings or {}), "methods": list(methods), "together": together, "generations": generations,
         "generation_tokens": generation_tokens, "generation_rows": generation_rows, "seed": seed,
-        "prepend_bos": prepend_bos, "weights": clean,
+        "prepend_bos": prepend_bos,
     }  # fmt: skip
     folder = RunFolder(run, kind="edit consistency", model=model, settings=written)
     entropy_of = set(keys[:generations])
@@ -107,7 +108,7 @@ def edit_consistency(
     after: dict[str, dict[str, Payload]] = {name: {} for name in methods}
     for (name, some), payloads in zip(parts, found, strict=True):
         after[name] |= {case.key: payload for case, payload in zip(some, payloads, strict=True)}
-    if weights_digest(model) != clean:
+    if fingerprint(model, fresh=True) != clean:
         raise RuntimeError("the weights are not what they were before the evaluation; load the model anew")
     skipped = Counter({SAYS_IT: len(cases) - len(kept)})
     for name in methods:
@@ -196,7 +197,7 @@ def evaluate(
     progress: bool = True,
 ) -> EditConsistency:
     """One of the four data sets by name, with the methods by name: what the command lines call."""
-    c = None if second_moment is None else SecondMoment.load(second_moment)
+    c = None if second_moment is None else load(second_moment, SecondMoment)
     known: dict[str, Method] = {
         "rome": rome_method(layer, c, steps=steps, seed=seed, prepend_bos=prepend_bos),
         "fine-tuning": fine_tune_method(layer, prepend_bos=prepend_bos),

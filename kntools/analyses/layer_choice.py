@@ -26,8 +26,10 @@ from kntools.analyses.edit_scores import ask
 from kntools.analyses.fig11_edit_consistency import edit_consistency
 from kntools.editing.second_moment import SecondMoment, second_moment
 from kntools.engine.generation import sample_texts
+from kntools.files import write
 from kntools.prompts import Prompt
 from kntools.results import processes
+from kntools.results.result import load
 from kntools.tracing.causal_tracing import causal_trace
 from kntools.tracing.token_roles import ROLES
 
@@ -150,8 +152,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     table = sweep_layers(model, cases, o.layers, second_moments=moments, run=o.run, prepend_bos=o.bos)
     table["traced effect"] = [float(proposal.effects[layer]) for layer in o.layers]
     if processes.is_main():
-        o.out.parent.mkdir(parents=True, exist_ok=True)
-        table.to_csv(o.out.with_name(o.out.name + ".csv"), index=False, float_format="%.4f")
+        write(o.out.with_name(o.out.name + ".csv"), table.to_csv(index=False, float_format="%.4f"))
     print(table.to_string(index=False))
 
 
@@ -186,7 +187,7 @@ def measure(
     if tokens == 0:
         return {}
     files = {n: folder / f"C{n}.safetensors" for n in layers} if folder is not None else {}
-    done = {n: SecondMoment.load(file) for n, file in files.items() if file.exists()}
+    done = {n: load(file, SecondMoment) for n, file in files.items() if file.exists()}
     todo = [n for n in layers if n not in done]
     if todo:
         found = second_moment(

@@ -16,7 +16,6 @@ from torch import Tensor
 from kntools.analyses.prompt_groups import PromptGroup
 from kntools.attribution.integrated_gradients import integrated_gradients
 from kntools.attribution.knowledge_neurons import knowledge_neurons, r1_squared
-from kntools.editing.edit_stack import weights_digest
 from kntools.prompts import Prompt
 from kntools.results.run_folder import RunFolder
 
@@ -61,8 +60,7 @@ PAPER = SearchSettings(rule="kn_thesis", steps=20)
 
 
 def open_run(run: str | Path | None, kind: str, model: Any, **settings: Any) -> RunFolder:
-    """A run folder that knows every bit of the weights."""
-    return RunFolder(run, kind=kind, model=model, settings={**settings, "weights": weights_digest(model)})
+    return RunFolder(run, kind=kind, model=model, settings=settings)
 
 
 def local_seed(*parts: object) -> int:

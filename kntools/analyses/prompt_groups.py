@@ -15,6 +15,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
+import pandas as pd
+
 from kntools import data
 from kntools.data.filters import Filters
 from kntools.data.grouping import DETERMINER_NUMBER
@@ -23,7 +25,7 @@ from kntools.data.pairs import MinimalPair
 from kntools.data.records import Loaded, Skipped
 from kntools.data.sample import PARADIGMS as SAMPLES
 from kntools.prompts import Prompt
-from kntools.results.display import as_html
+from kntools.results import display
 
 Kind = Literal["linguistic", "factual"]
 
@@ -71,7 +73,8 @@ class PromptGroups:
 
     def _repr_html_(self) -> str:
         rows = [(g.key, len(g.prompts), g.prompts[0].text, g.prompts[0].target) for g in self.groups]
-        return as_html(repr(self), rows, ["group", "prompts", "the first", "target"], limit=10)
+        frame = pd.DataFrame(rows, columns=["group", "prompts", "the first", "target"])
+        return display.html(repr(self), frame, rows=10)
 
 
 def is_relation(name: str) -> bool:

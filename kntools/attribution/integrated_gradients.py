@@ -20,7 +20,7 @@ from kntools.engine.sweep import Intervention, sweep_gradients
 from kntools.metrics import probability
 from kntools.models import adapter
 from kntools.prompts import Encoded, MultiToken, Prompt, by_length, encode
-from kntools.results.saving import provenance
+from kntools.results.provenance import provenance
 from kntools.sites import hook_name
 
 # Prompts that share their passes. More would only make the steps of the progress bar longer.
@@ -90,6 +90,14 @@ def integrated_gradients(
     layers = range(adapter.n_layers(model))
     for layer in layers:
         adapter.hook_point(model, hook_name(site, layer))  # a wrong site is an error before any work
+    about = provenance(
+        model,
+        rule=rule,
+        steps=None if rule == "adaptive" else steps,
+        tol=tol if rule == "adaptive" else None,
+        multi_token=multi_token,
+        prepend_bos=encoded[0].prepend_bos,
+    )
 
     found: dict[int, _PromptScores] = {}
     with tqdm(total=len(encoded) * len(layers), disable=not progress, unit="layer", leave=False) as bar:
@@ -108,14 +116,7 @@ def integrated_gradients(
         prompts=asked,
         site=site,
         rule=rule,
-        provenance=provenance(
-            model,
-            rule=rule,
-            steps=None if rule == "adaptive" else steps,
-            tol=tol if rule == "adaptive" else None,
-            multi_token=multi_token,
-            prepend_bos=encoded[0].prepend_bos,
-        ),
+        provenance=about,
     )
 
 
@@ -286,6 +287,7 @@ def _baseline(
     progress: bool,
 ) -> Attribution:
     encoded, asked = _encode_all(model, prompts, prepend_bos, multi_token)
+    about = provenance(model, rule=name, multi_token=multi_token, prepend_bos=encoded[0].prepend_bos)
     names = [hook_name(site, layer) for layer in range(adapter.n_layers(model))]
     scores: dict[int, Tensor] = {}
     values: dict[int, float] = {}
@@ -316,5 +318,5 @@ def _baseline(
         prompts=asked,
         site=site,
         rule=name,
-        provenance=provenance(model, rule=name, multi_token=multi_token, prepend_bos=encoded[0].prepend_bos),
+        provenance=about,
     )

@@ -16,7 +16,7 @@ from einops import einsum, reduce
 from jaxtyping import Float
 from torch import Tensor
 
-from kntools.engine.forward import Result
+from kntools.engine.forward import PassOutput
 from kntools.engine.runner import Runner
 from kntools.engine.sweep import Intervention, Metric, run_gradients, sweep
 from kntools.hooks.positioned import PositionedHook
@@ -86,7 +86,7 @@ class Paths:
             self._clean_values[prompt] = float(self.metrics[prompt](logits)[0])
         return self._clean_values[prompt]
 
-    def _note_clean(self, result: Result) -> None:
+    def _note_clean(self, result: PassOutput) -> None:
         for row, prompt in enumerate(result.prompts):
             logits = result.logits[row : row + 1].detach()
             self._clean_values[prompt] = float(self.metrics[prompt](logits)[0])

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
@@ -18,9 +17,8 @@ from kntools.hooks.positioned import PositionedHook
 from kntools.metrics import probability
 from kntools.models import adapter
 from kntools.prompts import MultiToken, Prompt, encode
-from kntools.results import saving
-from kntools.results.display import as_html
-from kntools.results.saving import provenance
+from kntools.results.provenance import provenance
+from kntools.results.result import Result
 from kntools.results.statistics import pearson, spearman
 from kntools.sites import Hook, Neuron, Positions, as_neurons, hook_name
 
@@ -31,8 +29,8 @@ if TYPE_CHECKING:
 _BLOCK = 64
 
 
-@dataclass(frozen=True, repr=False)
-class NeuronScan:
+@dataclass(frozen=True, eq=False, repr=False)
+class NeuronScan(Result):
     """The metric after scaling each of many neurons, one at a time.
 
     ```python
@@ -87,28 +85,6 @@ class NeuronScan:
 
         return scan_scatter(self, scores, **options)
 
-    def save(self, path: str | Path) -> Path:
-        """Write to a `.safetensors` file with a JSON header."""
-        pairs = torch.tensor([(n.layer, n.index) for n in self.neurons])
-        header = {
-            **self.provenance,
-            **{name: getattr(self, name) for name in ("clean", "factor", "metric")},
-            "prompts": saving.prompts_to_json([self.prompt]),
-        }
-        return saving.save(path, "neuron scan", {"values": self.values, "neurons": pairs}, header)
-
-    @classmethod
-    def load(cls, path: str | Path) -> NeuronScan:
-        """Read what `save` wrote."""
-        tensors, header = saving.load(path, "neuron scan")
-        return cls(
-            values=tensors["values"],
-            neurons=tuple(Neuron(*pair) for pair in tensors["neurons"].tolist()),
-            prompt=saving.prompts_from_json(header["prompts"])[0],
-            provenance={k: header[k] for k in ("model", "fingerprint", "settings", "versions")},
-            **{name: header[name] for name in ("clean", "factor", "metric")},
-        )
-
     def describe(self) -> str:
         layers = sorted({n.layer for n in self.neurons})
         where = f"layer {layers[0]}" if len(layers) == 1 else f"{len(layers)} layers"
@@ -121,15 +97,11 @@ class NeuronScan:
         found = scores.scores.mean(0)
         return torch.stack([found[n.layer, n.index] for n in self.neurons])
 
-    def _leading(self) -> list[tuple[str, str]]:
+    def preview(self) -> pd.DataFrame:
+        """The neurons with the largest effects."""
         value_of = dict(zip(self.neurons, self.effect.tolist(), strict=True))
-        return [(repr(n), f"{value_of[n]:+.4f}") for n in self.top(min(5, len(self.neurons)))]
-
-    def __repr__(self) -> str:
-        return "\n".join([self.describe(), *(f"  {name}: {effect}" for name, effect in self._leading())])
-
-    def _repr_html_(self) -> str:
-        return as_html(self.describe(), self._leading(), ["neuron", "effect"])
+        leading = self.top(min(5, len(self.neurons)))
+        return pd.DataFrame({"neuron": map(repr, leading), "effect": [value_of[n] for n in leading]})
 
 
 def neuron_scan(
@@ -172,6 +144,7 @@ def neuron_scan(
     """
     encoded = encode(model, prompt, prepend_bos, multi_token=multi_token)
     wanted = _wanted(model, layers, neurons)
+    about = provenance(model, multi_token=multi_token, prepend_bos=encoded.prepend_bos)
     where = encoded.positions if pos is None else pos
     blocks = _blocks(wanted, _BLOCK if max_rows is None else min(_BLOCK, max_rows))
     runs = [Intervention(())]
@@ -194,7 +167,7 @@ def neuron_scan(
         factor=factor,
         metric="probability" if metric is None else getattr(metric, "__name__", type(metric).__name__),
         prompt=prompt,
-        provenance=provenance(model, multi_token=multi_token, prepend_bos=encoded.prepend_bos),
+        provenance=about,
     )
 
 

@@ -7,8 +7,10 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import astuple, dataclass, fields
 from typing import Any, Generic, TypeVar, overload
 
+import pandas as pd
+
 from kntools.prompts import MultiToken, Prompt
-from kntools.results.display import as_html
+from kntools.results import display
 
 Record = TypeVar("Record")
 
@@ -109,7 +111,7 @@ class Loaded(Generic[Record]):
         return f"Loaded({count}, skipped: {self.skipped}, source: {self.source})"
 
     def _repr_html_(self) -> str:
-        return as_html(repr(self), *_table(self.records[:_SHOWN]))
+        return display.html(repr(self), _table(self.records[:_SHOWN]))
 
 
 @dataclass(frozen=True)
@@ -170,10 +172,8 @@ class Prompts:
         return f"Prompts({len(self):,} of {self.total:,}, skipped: {self.skipped}, source: {self.source})"
 
     def _repr_html_(self) -> str:
-        return as_html(repr(self), *_table(self.prompts[:_SHOWN]))
+        return display.html(repr(self), _table(self.prompts[:_SHOWN]))
 
 
-def _table(records: Sequence[Any]) -> tuple[list[tuple[Any, ...]], list[str]]:
-    """Rows, and the names of the columns."""
-    columns = [f.name for f in fields(records[0])] if records else []
-    return [astuple(r) for r in records], columns
+def _table(records: Sequence[Any]) -> pd.DataFrame:
+    return pd.DataFrame([astuple(r) for r in records], columns=[f.name for f in fields(records[0])] if records else [])

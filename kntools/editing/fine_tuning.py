@@ -11,10 +11,11 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 from tqdm.auto import tqdm
 
-from kntools.editing.weight_edits import Change, LayerEdit, edit_provenance
+from kntools.editing.weight_edits import Change, LayerEdit
 from kntools.engine.from_layer import Upper
 from kntools.models import adapter
 from kntools.prompts import Prompt, encode
+from kntools.results.provenance import provenance
 from kntools.sites import hook_name
 
 
@@ -67,6 +68,9 @@ def fine_tune(
         raise ValueError(f"steps={steps}, lr={lr}, limit={limit}; all must be above 0")
     adapter.check_layer(model, layer)
     encoded = encode(model, Prompt(prompt.text, target, prompt.subject), prepend_bos, multi_token="sum")
+    about = provenance(
+        model, method="fine_tune", steps=steps, lr=lr, limit=limit, stop_loss=stop_loss, prepend_bos=encoded.prepend_bos
+    )
     wanted = torch.tensor(encoded.target_ids, device=encoded.tokens.device)
     asked = torch.tensor([encoded.positions], device=encoded.tokens.device)
     with adapter.frozen_parameters(model), torch.enable_grad():
@@ -88,12 +92,8 @@ def fine_tune(
             optimiser.step()
             with torch.no_grad():
                 change.clamp_(-limit, limit)
-    provenance = edit_provenance(
-        model, (layer,), method="fine_tune", steps=steps, lr=lr, limit=limit, stop_loss=stop_loss,
-        prepend_bos=encoded.prepend_bos,
-    )  # fmt: skip
     label = f"fine-tuned: {prompt.text!r} -> {target!r} in L{layer}"
-    return LayerEdit((Change(layer, change.detach().cpu()),), label, provenance, {"losses": losses})
+    return LayerEdit((Change(layer, change.detach().cpu()),), label, about, {"losses": losses})
 
 
 def _tuned(model: Any, layer: int, change: Float[Tensor, "d_mlp d_model"]) -> list[tuple[str, Callable[..., Any]]]:

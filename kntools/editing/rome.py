@@ -13,12 +13,12 @@ from kntools.editing.rank_one import RankOneEdit
 from kntools.editing.rome_rows import TEMPLATES, Rows, make_rows
 from kntools.editing.rome_value import Found, ValueSearch, check_settings, mean_key, mlp_value
 from kntools.editing.second_moment import SecondMoment
-from kntools.editing.weight_edits import edit_provenance
 from kntools.engine.generation import sample_templates
 from kntools.engine.sweep import sweep
 from kntools.metrics import probability
 from kntools.models import adapter
 from kntools.prompts import Prompt
+from kntools.results.provenance import provenance
 
 
 def rome(
@@ -147,28 +147,28 @@ def rome_each(
     ]
     for prompt, target, rows in zip(prompts, targets, jobs, strict=True):
         _check_new(model, prompt, target, rows)
+    about = provenance(
+        model,
+        key=key,
+        templates=TEMPLATES if used is None else used,
+        second_moment=None if second_moment is None else second_moment.title(),
+        steps=steps,
+        lr=lr,
+        weight_decay=weight_decay,
+        clamp=clamp,
+        kl_weight=kl_weight,
+        stop_loss=stop_loss,
+        seed=seed,
+        prepend_bos=jobs[0].encoded[0].prepend_bos,
+    )
     with adapter.frozen_parameters(model):
         search = ValueSearch(model, jobs, layer, max_rows=max_rows)
         results = search.run(
             steps=steps, lr=lr, weight_decay=weight_decay, clamp=clamp, kl_weight=kl_weight, stop_loss=stop_loss,
             progress=progress,
         )  # fmt: skip
-    settings = {
-        "key": key,
-        "templates": list(TEMPLATES if used is None else used),
-        "second_moment": None if second_moment is None else second_moment.title(),
-        "steps": steps,
-        "lr": lr,
-        "weight_decay": weight_decay,
-        "clamp": clamp,
-        "kl_weight": kl_weight,
-        "stop_loss": stop_loss,
-        "seed": seed,
-        "prepend_bos": jobs[0].encoded[0].prepend_bos,
-    }
-    provenance = edit_provenance(model, (layer,), **settings)
     return [
-        _edit(model, layer, second_moment, key, prompt, target, rows, found, provenance)
+        _edit(model, layer, second_moment, key, prompt, target, rows, found, about)
         for prompt, target, rows, found in zip(prompts, targets, jobs, results, strict=True)
     ]
 
@@ -182,7 +182,7 @@ def _edit(
     target: str,
     rows: Rows,
     found: Found,
-    provenance: dict[str, Any],
+    about: dict[str, Any],
 ) -> RankOneEdit:
     """Solve for the update, and measure what it does. It is tried out as hooks: the weights stay as they are."""
     mean, own = mean_key(found.keys, rows.weights), found.keys[0]
@@ -203,7 +203,7 @@ def _edit(
         ridge=ridge,
         prompt=prompt,
         target=target,
-        provenance=provenance,
+        provenance=about,
     )
     bare = rows.encoded[0]
     metric = probability(bare.target_ids)

@@ -5,18 +5,19 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from operator import index
 from pathlib import Path
-from typing import Any
+from typing import Any, SupportsIndex
 
+import pandas as pd
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from kntools.editing.moment_sums import Sums
 from kntools.models import adapter
-from kntools.results import saving
-from kntools.results.display import as_html
-from kntools.sites import hook_name
+from kntools.results.fingerprint import fingerprint
+from kntools.results.result import Result
 
 #: Texts, one after the other: strings, rows with a `"text"`, or a file with one text per line.
 Texts = Iterable[str | Mapping[str, Any]] | Path
@@ -26,14 +27,14 @@ RIDGE = 1e-4
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class SecondMoment:
+class SecondMoment(Result):
     """C of one layer, and on what it was measured.
 
     ```python
     C = kn.second_moment(model, 8, kn.sample_texts(model, 50_000, seed=0))
     C.matrix, C.count                        # [d_mlp d_mlp], tokens
     u, ridge = C.solve(key)                  # C^-1 key, in float64
-    C.save("C8.safetensors"); kn.SecondMoment.load("C8.safetensors")
+    C.save("C8.safetensors"); kn.load("C8.safetensors")
     ```
     """
 
@@ -54,7 +55,7 @@ class SecondMoment:
                 f"this second moment is that of layer {self.layer}, the edit is in layer {layer}; "
                 f"measure kn.second_moment(model, {layer}, texts)"
             )
-        found = adapter.fingerprint(model)
+        found = fingerprint(model)
         if found != self.provenance["fingerprint"]:
             raise ValueError(
                 f"this second moment was measured on other weights ({self.provenance['model']}, fingerprint "
@@ -99,45 +100,22 @@ class SecondMoment:
         scale = c.diagonal().clamp(min=1e-30).rsqrt()  # neurons of very different size count alike
         return int((torch.linalg.eigvalsh(scale[:, None] * c * scale) > 1e-6).sum())
 
-    def save(self, path: str | Path) -> Path:
-        """Write to a `.safetensors` file with a JSON header."""
-        header = {**self.provenance, "layer": self.layer, "count": self.count, "texts": self.texts}
-        return saving.save(path, "second moment", {"matrix": self.matrix}, header)
-
-    @classmethod
-    def load(cls, path: str | Path) -> SecondMoment:
-        """Read what `save` wrote.
-
-        Raises:
-            FileNotFoundError, ValueError: no such file, or not a second moment.
-        """
-        tensors, header = saving.load(path, "second moment")
-        return cls(
-            matrix=tensors["matrix"],
-            **{name: header[name] for name in ("count", "texts", "layer")},
-            provenance={k: header[k] for k in ("model", "fingerprint", "settings", "versions")},
-        )
-
     def title(self) -> str:
         return f"L{self.layer}, {self.count:,} tokens of {self.texts:,} texts"
 
-    def __repr__(self) -> str:
-        return f"SecondMoment({self.title()}, {self.provenance['model']})"
+    def describe(self) -> str:
+        return f"Second moment of the inputs of W_out, {self.title()} ({self.provenance['model']})"
 
-    def _repr_html_(self) -> str:
-        rows = [
-            ("layer", self.layer),
-            ("neurons", len(self.matrix)),
-            ("tokens", self.count),
-            ("texts", self.texts),
-            ("median of the diagonal", float(self.matrix.diagonal().median())),
-        ]
-        return as_html(f"Second moment of the inputs of W_out ({self.provenance['model']})", rows)
+    def to_frame(self) -> pd.DataFrame:
+        """One row: `layer, neurons, tokens, texts, median of the diagonal`."""
+        median = float(self.matrix.diagonal().median())
+        row = {"layer": self.layer, "neurons": len(self.matrix), "tokens": self.count, "texts": self.texts}
+        return pd.DataFrame([{**row, "median of the diagonal": median}])
 
 
 def second_moment(
     model: Any,
-    layer: int | Sequence[int],
+    layer: SupportsIndex | Sequence[int],
     texts: Texts,
     *,
     tokens: int | None = None,
@@ -177,11 +155,12 @@ def second_moment(
         IndexError: no such layer.
         FloatingPointError: keys that are nan or inf.
     """
-    wanted = [layer] if isinstance(layer, int) else sorted(set(layer))
+    single = isinstance(layer, SupportsIndex)
+    wanted = [index(layer)] if isinstance(layer, SupportsIndex) else sorted({index(n) for n in layer})
     if not wanted:
         raise ValueError("no layers given; name one, or several")
-    for one in wanted:
-        adapter.check_layer(model, one)
+    for number in wanted:
+        adapter.check_layer(model, number)
     if rows < 1 or every < 1 or (tokens is not None and tokens < 1):
         raise ValueError(f"rows={rows}, every={every}, tokens={tokens}; all must be at least 1")
     if dtype not in (torch.float32, torch.float64):
@@ -189,10 +168,8 @@ def second_moment(
     sums = Sums(model, wanted, context=context, rows=rows, prepend_bos=prepend_bos, dtype=dtype)
     file = None if checkpoint is None else Path(checkpoint)
     sums.read(texts, tokens=tokens, checkpoint=file, every=every, progress=progress)
-    settings = {**sums.settings, "site": hook_name("mlp.hook_post", wanted[0]).split(".", 2)[2]}
-    provenance = saving.provenance(model, **settings)
     found = {
-        one: SecondMoment((total / sums.count).float().cpu(), sums.count, sums.texts, one, provenance)
-        for one, total in sums.totals.items()
+        number: SecondMoment((total / sums.count).float().cpu(), sums.count, sums.texts, number, sums.about)
+        for number, total in sums.totals.items()
     }
-    return found[wanted[0]] if isinstance(layer, int) else found
+    return found[wanted[0]] if single else found

@@ -10,9 +10,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from kntools.editing.weight_edits import Change, LayerEdit, edit_provenance
+from kntools.editing.weight_edits import Change, LayerEdit
 from kntools.models import adapter
 from kntools.prompts import MultiToken, answer_ids
+from kntools.results.provenance import provenance
 from kntools.sites import Neuron, as_neurons
 
 NeuronLike = Neuron | tuple[int, int]
@@ -135,9 +136,8 @@ def _changes(model: Any, neurons: Iterable[NeuronLike], update: Any) -> tuple[tu
 def _edit(
     model: Any, neurons: tuple[Neuron, ...], changes: tuple[Change, ...], label: str, **settings: Any
 ) -> LayerEdit:
-    layers = tuple(change.layer for change in changes)
     details = {"neurons": [[n.layer, n.index] for n in neurons]}
-    return LayerEdit(changes, label, edit_provenance(model, layers, **settings), details)
+    return LayerEdit(changes, label, provenance(model, **settings), details)
 
 
 def _checked(model: Any, neurons: Iterable[NeuronLike]) -> tuple[Neuron, ...]:

@@ -40,7 +40,7 @@ class Watched:
 
 
 @dataclass
-class Result:
+class PassOutput:
     """Logits `[row asked d_vocab]` of one pass: clean rows first, then each item's."""
 
     logits: Tensor
@@ -85,7 +85,7 @@ class ForwardPass:
         self.watched: dict[int, dict[str, Watched]] = {}
         self.fired: set[tuple[int, int]] = set()  # (item number, number of its hook)
 
-    def run(self, *, gradients: bool) -> Result:
+    def run(self, *, gradients: bool) -> PassOutput:
         prefix = self.prefix_for(self.start, self.prompts, self.rows) if self.start else None
         with torch.set_grad_enabled(gradients):
             residual = self._embed_separately()
@@ -95,7 +95,7 @@ class ForwardPass:
         self._check_fired()
         if logits.shape[1] != self.asked.shape[1]:  # nothing trimmed it before the unembedding
             logits = _gather_positions(logits, self.asked)
-        return Result(logits, self.prompts, self.spans, self.watched)
+        return PassOutput(logits, self.prompts, self.spans, self.watched)
 
     # --- rows -----------------------------------------------------------------------------------------
 

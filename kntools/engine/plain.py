@@ -8,14 +8,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from kntools.engine.forward import Result, Watched
+from kntools.engine.forward import PassOutput, Watched
 from kntools.engine.plan import Item
 from kntools.hooks.positioned import position_axis, shares_memory
 from kntools.models import adapter
 from kntools.sites import resolve_positions
 
 
-def run_plain(model: Any, tokens: Tensor, asked: Sequence[Sequence[int]], item: Item, *, gradients: bool) -> Result:
+def run_plain(model: Any, tokens: Tensor, asked: Sequence[Sequence[int]], item: Item, *, gradients: bool) -> PassOutput:
     """One intervention in a run of its own: the whole prompt, every row from the embedding on."""
     inter = item.intervention
     fired: set[int] = set()
@@ -30,7 +30,7 @@ def run_plain(model: Any, tokens: Tensor, asked: Sequence[Sequence[int]], item: 
         if number not in fired:
             raise RuntimeError(f"the hook on {name!r} (intervention {item.number}) never fired on this model")
     picked = logits[:, list(asked[inter.prompt])]
-    return Result(picked, [], {item.number: slice(0, inter.rows)}, {item.number: watched})
+    return PassOutput(picked, [], {item.number: slice(0, inter.rows)}, {item.number: watched})
 
 
 def _noting(fn: Callable[..., Any], number: int, fired: set[int]) -> Callable[..., Any]:

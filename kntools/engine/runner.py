@@ -11,7 +11,7 @@ from torch import Tensor
 from kntools.engine import plan
 from kntools.engine.capability import capability
 from kntools.engine.embedding import embed
-from kntools.engine.forward import ForwardPass, NotBatched, Result
+from kntools.engine.forward import ForwardPass, NotBatched, PassOutput
 from kntools.engine.memory import is_out_of_memory, rows_that_fit
 from kntools.engine.plain import run_plain
 from kntools.engine.plan import Intervention, Item, Pass
@@ -46,7 +46,7 @@ class Runner:
         self._prefixes: dict[tuple[int, tuple[int, ...]], BridgePrefix | HookedPrefix] = {}
 
     def run(
-        self, interventions: Sequence[Intervention], finish: Callable[[Result], T], *, gradients: bool = False
+        self, interventions: Sequence[Intervention], finish: Callable[[PassOutput], T], *, gradients: bool = False
     ) -> Iterator[tuple[int, T]]:
         """Run all; for each pass, as soon as it is done: how many interventions it held, and `finish(result)`.
 
@@ -88,11 +88,11 @@ class Runner:
                 continue
             yield len(one.items), done
 
-    def _shared(self, one: Pass, gradients: bool) -> Result:
+    def _shared(self, one: Pass, gradients: bool) -> PassOutput:
         one_pass = ForwardPass(self.model, self.tokens, self.asked, one, self._prefix, self.embedded)
         return one_pass.run(gradients=gradients)
 
-    def _plain(self, item: Item, gradients: bool) -> Result:
+    def _plain(self, item: Item, gradients: bool) -> PassOutput:
         if item.fork != -1:
             item = replace(item, intervention=plan.with_embedding(item.intervention, self.embedding))
         return run_plain(self.model, self.tokens, self.asked, item, gradients=gradients)

@@ -12,16 +12,17 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, SupportsIndex, TypeVar
 
+import pandas as pd
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from kntools.engine.forward import Result
+from kntools.engine.forward import PassOutput
 from kntools.engine.plan import Embedding, Intervention, as_intervention
 from kntools.engine.runner import Runner
 from kntools.models import adapter
-from kntools.results.display import as_html
+from kntools.results import display
 from kntools.sites import Hook, Positions
 
 __all__ = ["Derivative", "Intervention", "Metric", "RowGradients", "sweep", "sweep_gradients"]
@@ -83,7 +84,7 @@ def sweep(
     if not given:
         raise ValueError("no interventions given; pass a list with at least one list of hooks")
 
-    def finish(result: Result) -> dict[int, Tensor]:
+    def finish(result: PassOutput) -> dict[int, Tensor]:
         logits = {n: rows[:, 0] if single else rows for n, rows in result.of_items().items()}
         if metric is None:
             return logits
@@ -126,7 +127,8 @@ class RowGradients:
 
     def _repr_html_(self) -> str:
         rows = [(name, str(list(d.gradient.shape)), float(d.gradient.abs().max())) for name, d in self.wrt.items()]
-        return as_html(f"values {self.values.tolist()}", rows, ["by", "[row pos ...]", "largest gradient"])
+        frame = pd.DataFrame(rows, columns=["by", "[row pos ...]", "largest gradient"])
+        return display.html(f"values {self.values.tolist()}", frame)
 
 
 def sweep_gradients(
@@ -172,11 +174,11 @@ def run_gradients(
     *,
     single: bool,
     progress: bool = False,
-    on_pass: Callable[[Result], object] = lambda result: None,
+    on_pass: Callable[[PassOutput], object] = lambda result: None,
 ) -> dict[int, RowGradients]:
     """`sweep_gradients` on a runner that is kept for several rounds; `on_pass` sees each pass (its clean rows)."""
 
-    def finish(result: Result) -> dict[int, RowGradients]:
+    def finish(result: PassOutput) -> dict[int, RowGradients]:
         on_pass(result)
         return _differentiate(result, interventions, metric, single)
 
@@ -187,7 +189,7 @@ def run_gradients(
 
 
 def _differentiate(
-    result: Result, interventions: Sequence[Intervention], metric: Metric | Sequence[Metric], single: bool
+    result: PassOutput, interventions: Sequence[Intervention], metric: Metric | Sequence[Metric], single: bool
 ) -> dict[int, RowGradients]:
     values = {}
     for number, rows in result.of_items().items():

@@ -18,7 +18,7 @@ from kntools.patching.patch_grid import PatchGrid
 from kntools.patching.prompt_pairs import Metrics, Pair, Prompts, encode_pairs, metric_for
 from kntools.patching.read_outs import check_live
 from kntools.prompts import MultiToken
-from kntools.results.saving import provenance
+from kntools.results.provenance import provenance
 from kntools.sites import Hook, Positions, hook_name, resolve_positions
 
 # Pairs whose captured activations are held at a time.
@@ -127,6 +127,9 @@ class Job:
         progress: bool,
     ) -> PatchGrid:
         """Run all pairs, in groups of equal length."""
+        about = provenance(
+            self.model, multi_token=self.request.multi_token, prepend_bos=self.pairs[0].clean.prepend_bos
+        )
         values: dict[int, Tensor] = {}
         metrics: dict[int, tuple[Tensor, Tensor]] = {}
         cells = len(self.layers) * len(self.columns)
@@ -152,9 +155,7 @@ class Job:
             noising=self.request.noising,
             tokens=tuple(p.labels for p in self.pairs),
             pairs=tuple((p.clean.prompt, p.corrupted.prompt) for p in self.pairs),
-            provenance=provenance(
-                self.model, multi_token=self.request.multi_token, prepend_bos=self.pairs[0].clean.prepend_bos
-            ),
+            provenance=about,
         )
 
     def _both(self, n: int) -> tuple[Any, Any]:

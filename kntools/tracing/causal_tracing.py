@@ -12,7 +12,7 @@ from kntools.hooks.interventions import capture, freeze, patch
 from kntools.metrics import logit_difference, probability
 from kntools.models import adapter
 from kntools.prompts import Encoded, MultiToken, Prompt, encode
-from kntools.results.saving import provenance
+from kntools.results.provenance import provenance
 from kntools.sites import Hook, hook_name
 from kntools.tracing.noise import Noise, corruptions, make_noise, subject_of
 from kntools.tracing.trace import Trace
@@ -89,6 +89,14 @@ def causal_trace(
         raise ValueError(f"window={window}; this model has {layers} layers: give 1 to {layers}")
     encoded = encode(model, prompt, prepend_bos, multi_token=multi_token)
     added = make_noise(model, encoded, noise, samples, seed)
+    about = provenance(
+        model,
+        noise="given" if isinstance(noise, Tensor) else noise,
+        samples=added.shape[0],
+        seed=None if isinstance(noise, Tensor) else seed,
+        multi_token=multi_token,
+        prepend_bos=encoded.prepend_bos,
+    )
     metric = _against_foil(encoded) if two_way else probability(encoded.target_ids)
     trace = _Tracer(model, encoded, added, metric, kind, 1 if kind == "hidden" else window, sever, sever_at, max_rows)
     clean, corrupted, per_sample = trace.run(progress)
@@ -106,14 +114,7 @@ def causal_trace(
         sever_at=sever_at,
         two_way=two_way,
         prompt=prompt,
-        provenance=provenance(
-            model,
-            noise="given" if isinstance(noise, Tensor) else noise,
-            samples=added.shape[0],
-            seed=None if isinstance(noise, Tensor) else seed,
-            multi_token=multi_token,
-            prepend_bos=encoded.prepend_bos,
-        ),
+        provenance=about,
     )
 
 
