@@ -183,7 +183,7 @@ def test_what_cannot_be_scored() -> None:
 def test_the_accuracy_command(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("kntools.models.load_model", lambda name: tiny(name))
+    monkeypatch.setattr("kntools.models.load.load_model", lambda name: tiny(name))
     out = tmp_path / "table.csv"
     paradigms = ["sample_determiner_noun_agreement_1", "sample_subject_verb_agreement"]
     accuracy.main([*paradigms, "--model", "gpt2", "--limit", "7", "--seed", "1", "--out", str(out)])

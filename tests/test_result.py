@@ -197,7 +197,7 @@ def test_two_results_of_one_name() -> None:
         type("Trace", (Result,), {"__module__": "notebook"})
     again: Callable[..., Any] = type("Odd", (Result,), {"__module__": Odd.__module__})  # a cell that is run twice
     assert encoding.class_of("Odd") is again
-    encoding.register(Odd)
+    encoding._classes["Odd"] = Odd
 
 
 def test_results_of_analyses_are_found_without_an_import(tmp_path: Path) -> None:

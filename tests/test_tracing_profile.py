@@ -164,7 +164,7 @@ def test_determiner_noun_prompts(data_root: Path, monkeypatch: pytest.MonkeyPatc
 
 
 def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.setattr("kntools.models.load_model", lambda name, device: zoo.tiny("llama"))
+    monkeypatch.setattr("kntools.models.load.load_model", lambda name, device: zoo.tiny("llama"))
     monkeypatch.setattr(
         "kntools.analyses.fig09_tracing_profile.traced_prompts", lambda model, what, limit, prepend_bos: PROMPTS[:limit]
     )

@@ -25,12 +25,16 @@ TENSOR, KIND = "$tensor", "$kind"
 _classes: dict[str, type] = {}
 
 
-def register(cls: type) -> None:
-    """Let `decode` find a class by its name. Two modules may not share one."""
-    known = _classes.get(cls.__name__)
-    if known is not None and known.__module__ != cls.__module__:
-        raise TypeError(f"a result called {cls.__name__} is in {known.__module__} already; choose another name")
-    _classes[cls.__name__] = cls
+class Registered:
+    """A base whose subclasses are found by their names, which no two modules share."""
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        known = _classes.get(cls.__name__)
+        if known is None or known.__module__ in (cls.__module__, "__main__"):
+            _classes[cls.__name__] = cls
+        elif cls.__module__ != "__main__":  # which is `python -m` of the module that is known
+            raise TypeError(f"a result called {cls.__name__} is in {known.__module__} already; choose another name")
 
 
 def encode(value: Any, name: str, tensors: dict[str, Tensor] | None = None) -> Any:
@@ -55,7 +59,7 @@ def encode(value: Any, name: str, tensors: dict[str, Tensor] | None = None) -> A
         return [encode(item, f"{name}.{n}", tensors) for n, item in enumerate(value)]
     if is_dataclass(value) and not isinstance(value, type):
         found = {f.name: encode(getattr(value, f.name), f"{name}.{f.name}", tensors) for f in fields(value)}
-        return {KIND: type(value).__name__, **found} if _classes.get(type(value).__name__) is type(value) else found
+        return {KIND: type(value).__name__, **found} if isinstance(value, Registered) else found
     if isinstance(value, Mapping) and all(isinstance(key, str) for key in value):
         return {key: encode(item, f"{name}.{key}", tensors) for key, item in value.items()}
     raise TypeError(f"{name}={value!r} cannot be written down: it is a {type(value).__name__}; give text or numbers")

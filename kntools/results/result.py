@@ -25,7 +25,7 @@ R = TypeVar("R", bound="Result")
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class Result:
+class Result(encoding.Registered):
     """The base of all results. A subclass is a dataclass, and says what it is and what its table holds.
 
     ```python
@@ -44,10 +44,6 @@ class Result:
     Fields are tensors, text, numbers, `None`, dataclasses of these (`Prompt`, `Neuron`), tuples, lists and
     dictionaries. From them follow `save`, `kn.load`, `==`, and how the result looks at the prompt and in a notebook.
     """
-
-    def __init_subclass__(cls, **options: Any) -> None:
-        super().__init_subclass__(**options)
-        encoding.register(cls)
 
     def __post_init__(self) -> None:
         for field in fields(self):
