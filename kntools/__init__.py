@@ -32,6 +32,7 @@ from kntools.options import set_options
 from kntools.patching.activation_patching import activation_patch, attribution_patch
 from kntools.patching.patch_grid import PatchGrid
 from kntools.prompts import Encoded, Prompt, encode
+from kntools.results.result import Result, load
 from kntools.sites import Hook, Neuron
 from kntools.tracing.causal_tracing import causal_trace
 from kntools.tracing.trace import Trace
@@ -73,6 +74,7 @@ __all__ = [
     "PatchGrid",
     "Prompt",
     "RankOneEdit",
+    "Result",
     "RowGradients",
     "SecondMoment",
     "Trace",
@@ -100,6 +102,7 @@ __all__ = [
     "integrated_gradients",
     "kl_divergence",
     "knowledge_neurons",
+    "load",
     "load_model",
     "log_probability",
     "logit_difference",

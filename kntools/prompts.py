@@ -14,12 +14,13 @@ from enum import StrEnum
 from operator import index
 from typing import Any, Literal, get_args
 
+import pandas as pd
 import torch
 from jaxtyping import Int
 from torch import Tensor
 
 from kntools.models import adapter
-from kntools.results.display import as_html
+from kntools.results import display
 
 #: How a mask is written in every text, whatever the tokenizer calls it.
 MASK = "[MASK]"
@@ -102,7 +103,8 @@ class Encoded:
             (p, repr(token), id, "subject" if p in (self.subject or ()) else "", f"-> {asked[p]}" if p in asked else "")
             for p, (token, id) in enumerate(zip(self.str_tokens, self.tokens[0].tolist(), strict=True))
         ]
-        return as_html(repr(self.prompt), rows, ["position", "token", "id", "subject", "answer"], limit=100)
+        frame = pd.DataFrame(rows, columns=["position", "token", "id", "subject", "answer"])
+        return display.html(repr(self.prompt), frame, rows=100)
 
 
 #: What every primitive takes: one prompt or several, tokenised or not.

@@ -6,6 +6,8 @@ import csv
 from collections.abc import Sequence
 from pathlib import Path
 
+from kntools import files
+
 Cells = Sequence[Sequence[object]]
 
 
@@ -23,7 +25,7 @@ def write(path: Path, columns: Sequence[str], rows: Cells, *, marker: str) -> No
     rest stays as it is.
     """
     if path.suffix == ".csv":
-        with path.open("w", newline="", encoding="utf-8") as file:
+        with files.atomic(path) as part, part.open("w", newline="", encoding="utf-8") as file:
             csv.writer(file, lineterminator="\n").writerows([columns, *rows])
     elif path.suffix == ".md":
         _replace(path, marker, markdown(columns, rows))
@@ -38,7 +40,7 @@ def _replace(path: Path, marker: str, table: str) -> None:
         raise ValueError(f"{path}: the table goes between one {begin} and one {end}; put them there")
     before, _, rest = text.partition(begin)
     after = rest.partition(end)[2]
-    path.write_text(f"{before}{begin}\n\n{table}\n{end}{after}", encoding="utf-8")
+    files.write(path, f"{before}{begin}\n\n{table}\n{end}{after}")
 
 
 def _is_number(cell: object) -> bool:

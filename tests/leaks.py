@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -38,11 +37,8 @@ def state(model: Any) -> dict[str, Any]:
     """Everything that must not change."""
     points = {name: module for name, module in model.named_modules() if isinstance(module, HookPoint)}
     points |= {name: point for name, point in model.hook_dict.items()}
-    weights = hashlib.sha256()
-    for p in model.parameters():
-        weights.update(p.detach().contiguous().view(torch.uint8).numpy().tobytes())
     return {
-        "weights": weights.hexdigest(),
+        "weights": zoo.bits(model),
         "buffers": [(n, b.clone().tolist()) for n, b in model.named_buffers()],
         "requires_grad": [(n, p.requires_grad) for n, p in model.named_parameters()],
         "grad": [n for n, p in model.named_parameters() if p.grad is not None],

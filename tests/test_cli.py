@@ -143,7 +143,7 @@ def test_attribute_writes_a_page_a_table_and_the_scores(tiny: str, tmp_path: Pat
     out = tmp_path / "new" / "folder"
     found = run_json("attribute", TEXT, TARGET, "--model", tiny, "--top", "6", "--out", out)
     assert {Path(f).name for f in found["files"]} == {"index.html", "attribution.safetensors", "neurons.csv"}
-    att = kn.Attribution.load(out / "attribution.safetensors")
+    att = kn.load(out / "attribution.safetensors")
     assert [repr(n) for n in att.top(6)] == [n["neuron"] for n in found["neurons"]]
     with (out / "neurons.csv").open() as file:
         assert [row["name"] for row in csv.DictReader(file)] == [n["neuron"] for n in found["neurons"]]
@@ -155,7 +155,7 @@ def test_attribute_writes_a_page_a_table_and_the_scores(tiny: str, tmp_path: Pat
 def test_search_writes_a_page_and_its_results(tiny: str, tmp_path: Path) -> None:
     found = run_json("search", TARGET, *TEXTS, "--model", tiny, "--out", tmp_path)
     assert all(Path(f).is_file() for f in found["files"])
-    kns = kn.KnowledgeNeurons.load(tmp_path / "knowledge_neurons.safetensors")
+    kns = kn.load(tmp_path / "knowledge_neurons.safetensors")
     assert [repr(n) for n in kns] == [n["neuron"] for n in found["neurons"]]
 
 

@@ -52,7 +52,7 @@ def test_edit_prints_what_the_library_says(tiny: str, tmp_path: Path) -> None:
     assert (found["before"], found["after"]) == pytest.approx((edit.before, edit.after), abs=1e-5)
     assert found["uses_second_moment"] and found["layer"] == 2 and found["warnings"] == edit.warnings()
     assert [e["group"] for e in found["examples"]] == ["edited", "symmetric", "synonym", "unrelated", "unrelated"]
-    loaded = kn.RankOneEdit.load(tmp_path / "edit.safetensors")
+    loaded = kn.load(tmp_path / "edit.safetensors")
     with loaded.applied(model):
         tokens = kn.encode(model, kn.Prompt(TEXT, " the")).tokens
         assert found["examples"][0]["after"] == model.tokenizer.decode(kn.generate(model, tokens, 3)[0].tolist())

@@ -38,7 +38,7 @@ def test_trace_prints_what_the_library_says(tiny: str, tmp_path: Path) -> None:
         for ours, theirs in zip(row["effect"], trace.effect.tolist(), strict=True):
             assert ours == pytest.approx(theirs, abs=1e-6)
         assert len(pd.read_csv(tmp_path / f"trace-{kind}.csv")) == trace.scores.numel()
-        assert kn.Trace.load(tmp_path / f"trace-{kind}.safetensors").kind == kind
+        assert kn.load(tmp_path / f"trace-{kind}.safetensors").kind == kind
     assert "Canada" in (tmp_path / "index.html").read_text()
     table = run("trace", TEXT, TARGET, "-s", "Canada", "--sever", "mlp", "--noise", "0.3", *options[:4])
     assert table.exit_code == 0 and "last subject token" in table.stdout and "mlp severed" in table.stdout
@@ -54,7 +54,7 @@ def test_patch_prints_what_the_library_says(tiny: str, tmp_path: Path) -> None:
     for ours, theirs in zip(found["values"], grid.values.tolist(), strict=True):
         assert ours == pytest.approx(theirs, abs=1e-5)
     assert len(pd.read_csv(tmp_path / "grid.csv")) == grid.values.numel()
-    assert kn.PatchGrid.load(tmp_path / "grid.safetensors").site == "resid_pre"
+    assert kn.load(tmp_path / "grid.safetensors").site == "resid_pre"
     heads = run_json(*words, "--site", "z", "--heads", "--metric", "probability", "--attribution", "--noising")
     assert heads["heads"] == [0, 1, 2, 3] and heads["method"] == "attribution" and heads["noising"]
     table = run(*words, "--top", "3")

@@ -13,7 +13,6 @@ from kntools.analyses.edit_methods import rome_method
 from kntools.analyses.fig10_edit_examples import edit_examples
 from kntools.analyses.fig11_edit_consistency import edit_consistency
 from kntools.analyses.layer_choice import cases_for_choice, measure, propose_layer, sweep_layers
-from kntools.editing.edit_stack import weights_digest
 from kntools.editing.rome_settings import RomeSettings
 from tests import zoo
 from tests.test_edit_consistency import METHODS, cases
@@ -81,12 +80,12 @@ def test_a_layer_is_chosen_on_other_records_than_those_evaluated(data_root: Path
 
 def test_examples_before_and_after() -> None:
     model = zoo.fresh("llama")
-    digest = weights_digest(model)
+    digest = zoo.bits(model)
     [case] = cases(1)
     [edit] = METHODS["values"](model, [case.prompt], [case.target])
     texts = {"edited": [case.prompt.text], "unrelated": ["Is Japan near", "The lazy dog"]}
     shown = edit_examples(model, edit, texts, max_new_tokens=4)
-    assert weights_digest(model) == digest
+    assert zoo.bits(model) == digest
     assert shown.to_frame()["group"].tolist() == ["edited", "unrelated", "unrelated"]
 
     def plain(text: str) -> str:

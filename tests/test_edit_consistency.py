@@ -19,7 +19,6 @@ from kntools.analyses.edit_methods import fine_tune_method, rome_method, values_
 from kntools.analyses.edit_result import EditConsistency
 from kntools.analyses.edit_scores import generation_entropy
 from kntools.analyses.fig11_edit_consistency import SAYS_IT, Continuations, edit_consistency
-from kntools.editing.edit_stack import weights_digest
 from kntools.editing.rome_settings import RomeSettings
 from kntools.engine.answers import ask
 from tests import zoo
@@ -80,9 +79,9 @@ def test_answers_are_those_of_whole_runs(name: str) -> None:
 
 def test_scores_are_what_counting_by_hand_gives(tmp_path: Path) -> None:
     model = zoo.fresh("llama")
-    digest = weights_digest(model)
+    digest = zoo.bits(model)
     result = edit_consistency(model, cases(), METHODS, continuations=Continuations(cases=2, tokens=6, rows=2))
-    assert weights_digest(model) == digest
+    assert zoo.bits(model) == digest
     assert result.methods == ["before", *METHODS] and len(result.cases) + sum(result.skipped.values()) == 4
 
     def p(text: str, answer: str) -> float:

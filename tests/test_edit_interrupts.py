@@ -14,8 +14,8 @@ import torch
 import kntools as kn
 from kntools.editing import changes, edit_stack, weight_edits
 from kntools.editing.changes import Change
-from kntools.editing.edit_stack import weights_digest
-from kntools.editing.weight_edits import LayerEdit, edit_provenance
+from kntools.editing.weight_edits import LayerEdit
+from kntools.results.provenance import provenance
 from tests import zoo
 
 FILES = {module.__file__ for module in (changes, edit_stack, weight_edits)}
@@ -56,7 +56,7 @@ def edit(model: Any) -> kn.WeightEdit:
     """A whole matrix, and some rows of others."""
     ones = torch.ones(zoo.D_MLP, zoo.D_MODEL)
     some = Change(2, ones[:3], torch.tensor([1, 5, 9])), Change(3, ones[:1], torch.tensor([0]))
-    return LayerEdit((Change(1, ones), *some), "made by hand", edit_provenance(model, (1, 2, 3)))
+    return LayerEdit((Change(1, ones), *some), "made by hand", provenance(model))
 
 
 def is_applied(edit: kn.WeightEdit, model: Any) -> bool:
@@ -68,31 +68,31 @@ def is_applied(edit: kn.WeightEdit, model: Any) -> bool:
 
 
 def test_a_scope_always_leaves_the_model_as_it_was(model: Any, edit: kn.WeightEdit) -> None:
-    before, struck = weights_digest(model), set[tuple[str, int]]()
+    before, struck = zoo.bits(model), set[tuple[str, int]]()
     for at in range(1, 1000):
         try:
             with interrupted(at, struck), edit.applied(model):
-                assert weights_digest(model) != before
+                assert zoo.bits(model) != before
         except KeyboardInterrupt:
-            assert weights_digest(model) == before and not is_applied(edit, model)
+            assert zoo.bits(model) == before and not is_applied(edit, model)
         else:
             break
     with edit.applied(model):
         pass
-    assert weights_digest(model) == before
+    assert zoo.bits(model) == before
     functions = {name for name, _ in struck}
     assert functions >= {"applied", "apply", "undo", "_restore", "add", "read", "write", "check"} and at > 60
 
 
 def test_nested_scopes_leave_the_model_as_it_was(model: Any, edit: kn.WeightEdit) -> None:
-    before = weights_digest(model)
+    before = zoo.bits(model)
     other = kn.erase_values(model, [(1, 3), (0, 2)])
     for at in range(1, 1000):
         try:
             with interrupted(at, set()), edit.applied(model), other.applied(model):
                 pass
         except KeyboardInterrupt:
-            assert weights_digest(model) == before
+            assert zoo.bits(model) == before
             assert not is_applied(edit, model) and not is_applied(other, model)
         else:
             break
@@ -100,23 +100,23 @@ def test_nested_scopes_leave_the_model_as_it_was(model: Any, edit: kn.WeightEdit
 
 
 def test_an_interrupted_apply_does_nothing(model: Any, edit: kn.WeightEdit) -> None:
-    before = weights_digest(model)
+    before = zoo.bits(model)
     for at in range(1, 1000):
         try:
             with interrupted(at, set()):
                 edit.apply(model)
         except KeyboardInterrupt:
-            assert weights_digest(model) == before and not is_applied(edit, model)
+            assert zoo.bits(model) == before and not is_applied(edit, model)
         else:
             break
     edit.undo(model)
-    assert weights_digest(model) == before
+    assert zoo.bits(model) == before
 
 
 def test_an_interrupted_undo_has_undone_all_or_nothing(model: Any, edit: kn.WeightEdit) -> None:
-    before = weights_digest(model)
+    before = zoo.bits(model)
     with edit.applied(model):
-        edited = weights_digest(model)
+        edited = zoo.bits(model)
     ends = set()
     for at in range(1, 1000):
         edit.apply(model)
@@ -124,11 +124,11 @@ def test_an_interrupted_undo_has_undone_all_or_nothing(model: Any, edit: kn.Weig
             with interrupted(at, set()):
                 edit.undo(model)
         except KeyboardInterrupt:
-            assert weights_digest(model) == (edited if is_applied(edit, model) else before)
+            assert zoo.bits(model) == (edited if is_applied(edit, model) else before)
             ends.add(is_applied(edit, model))
             if is_applied(edit, model):
                 edit.undo(model)
-            assert weights_digest(model) == before
+            assert zoo.bits(model) == before
         else:
             break
     assert ends == {True, False}

@@ -7,7 +7,6 @@ import torch
 from torch import Tensor
 
 import kntools as kn
-from kntools.editing.edit_stack import weights_digest
 from kntools.editing.value_edits import relation_neurons
 from kntools.models import adapter
 from tests import zoo
@@ -92,7 +91,7 @@ def test_relation_neurons() -> None:
 def test_bad_input() -> None:
     model = zoo.fresh("llama")
     long = kn.encode(model, kn.Prompt("It is", " Ouagadougou", multi_token="sum"))
-    before = weights_digest(model)
+    before = zoo.bits(model)
     for error, said, call in (
         (ValueError, "no neurons", lambda: kn.edit_values(model, [], " Ottawa", " Rome")),
         (ValueError, "same token", lambda: kn.edit_values(model, NEURONS, " Rome", " Rome")),
@@ -109,7 +108,7 @@ def test_bad_input() -> None:
         with pytest.raises(error, match=said):
             call()
     kn.edit_values(model, NEURONS, " Ottawa", long.target_ids[0])
-    assert weights_digest(model) == before
+    assert zoo.bits(model) == before
 
 
 # --- fine-tuning --------------------------------------------------------------------------------------

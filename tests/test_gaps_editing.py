@@ -18,9 +18,10 @@ from kntools.analyses.fig11_edit_consistency import SAYS_IT, edit_consistency
 from kntools.analyses.layer_choice import sweep_layers
 from kntools.editing.changes import Change
 from kntools.editing.rome_settings import RomeSettings
-from kntools.editing.weight_edits import LayerEdit, edit_provenance
+from kntools.editing.weight_edits import LayerEdit
 from kntools.engine.answers import ask
 from kntools.models import adapter
+from kntools.results.provenance import provenance
 from tests import zoo
 from tests.test_edit_consistency import payload
 from tests.test_weight_edits import edits
@@ -150,10 +151,7 @@ def test_a_case_of_which_the_model_says_the_first_token_is_evaluated_and_was_not
 
     def unchanged(model: Any, prompts: Sequence[kn.Prompt], targets: Sequence[str]) -> list[LayerEdit]:
         update = torch.zeros_like(adapter.w_out(model, 1).detach())
-        return [
-            LayerEdit((Change(1, update, None),), f"nothing {n}", edit_provenance(model, (1,)))
-            for n, _ in enumerate(prompts)
-        ]
+        return [LayerEdit((Change(1, update, None),), f"nothing {n}", provenance(model)) for n, _ in enumerate(prompts)]
 
     begun, whole = LONG, model.tokenizer.decode([*pieces[:2], ids(TARGET)[0]])
     assert ids(whole) == (*pieces[:2], ids(TARGET)[0])

@@ -2,29 +2,18 @@
 
 from __future__ import annotations
 
-import hashlib
-from typing import Any
-
 import pytest
 import torch
 
 import kntools as kn
 from kntools.analyses.edit_cases import Question
 from kntools.analyses.edit_scores import ask
-from kntools.editing.edit_stack import weights_digest
 from kntools.models import adapter
 from tests import zoo
 
 pytestmark = [pytest.mark.legacy, pytest.mark.filterwarnings("ignore:.*in L[0-9]+. the")]
 PROMPT = kn.Prompt("The capital of Canada is", " Ottawa", subject="Canada")
 FEW = ("{}", "Yes, it is. {}", "The dog and the cat are near the table. {}")
-
-
-def bits(model: Any) -> str:
-    whole = hashlib.sha256()
-    for p in model.parameters():
-        whole.update(p.detach().contiguous().view(torch.uint8).numpy().tobytes())
-    return whole.hexdigest()
 
 
 @pytest.mark.parametrize("target", [" Rome", " Ouagadougou"])
@@ -54,7 +43,7 @@ def test_same_bits_after_every_edit(name: str, dtype: torch.dtype) -> None:
     try:
         for p in twin.parameters():
             p.data = p.data.to(dtype)
-        before, digest = bits(twin), weights_digest(twin)
+        before = zoo.bits(twin)
         old, new = ("Ottawa", "Rome") if name == "bert" else (" Ottawa", " Rome")
         edits: list[kn.WeightEdit] = [kn.edit_values(twin, [(1, n) for n in range(9)], old, new)]
         edits.append(kn.erase_values(twin, [(0, n) for n in range(9)]))
@@ -63,9 +52,9 @@ def test_same_bits_after_every_edit(name: str, dtype: torch.dtype) -> None:
             edits.append(kn.fine_tune(twin, PROMPT, " Rome", layer=1, steps=2))
         for edit in edits:
             with pytest.raises(KeyboardInterrupt), edit.applied(twin):
-                assert bits(twin) != before
+                assert zoo.bits(twin) != before
                 raise KeyboardInterrupt
-            assert bits(twin) == before and weights_digest(twin) == digest
+            assert zoo.bits(twin) == before
     finally:
         for n, p in twin.named_parameters():
             p.data = kept[n]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -11,7 +10,6 @@ import torch
 import kntools as kn
 from tests import zoo
 from tests.loop import ALL, one_by_one
-
 
 CAPITAL = kn.Prompt("The capital of Canada is", " Ottawa")
 
@@ -89,8 +87,8 @@ def test_beside_attribution() -> None:
 
 def test_the_result(tmp_path: Path) -> None:
     scan = kn.neuron_scan(zoo.tiny("llama"), prompt_for("llama"), layers=2)
-    again = kn.NeuronScan.load(scan.save(tmp_path / "scan.safetensors"))
-    assert torch.equal(again.values, scan.values) and again.neurons == scan.neurons and repr(again) == repr(scan)
+    again = kn.load(scan.save(tmp_path / "scan.safetensors"))
+    assert again == scan and repr(again) == repr(scan)
     best = scan.top(1)[0]
     assert scan.effect[0].abs().argmax() == best.index and repr(best) in scan._repr_html_()
 

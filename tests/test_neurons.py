@@ -1,11 +1,10 @@
-"""From hand-made scores to knowledge neurons; how alike score vectors are; results on disk."""
+"""From hand-made scores to knowledge neurons; how alike score vectors are."""
 
 from __future__ import annotations
 
 import inspect
 import math
 from fractions import Fraction
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,14 +14,6 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 import kntools as kn
-from kntools.models import adapter
-from kntools.prompts import Prompt
-from kntools.results import saving
-
-PROMPTS = (
-    Prompt("The capital of Canada is", " Ottawa", subject="Canada", foil=" Rome"),
-    Prompt("Où est « la » 東京 \U0001f5fc?\n\t\"'", " Łódź"),
-)
 
 
 def votes(counts: list[int], prompts: int) -> Tensor:
@@ -106,7 +97,7 @@ def test_neurons_come_with_their_mean_scores_highest_first() -> None:
     assert list(found) == [kn.Neuron(0, 1), kn.Neuron(1, 1), kn.Neuron(0, 0)] and found.scores == (3.5, 3.5, 1.5)
     assert found.counts == (2, 2, 2) and found.settings["threshold"] == 0.2
     assert found.to_frame()["share"].tolist() == [1.0, 1.0, 1.0]
-    assert repr(found) == "KnowledgeNeurons(L0.N1, L1.N1, L0.N0; 2 prompts, tau 0.70)"
+    assert found.describe() == "Knowledge neurons L0.N1, L1.N1, L0.N0 (2 prompts, tau 0.70)"
 
 
 def test_negative_prompts_take_neurons_out() -> None:
@@ -177,75 +168,3 @@ def test_r1_squared_needs_two_directions() -> None:
     assert kn.r1_squared(torch.cat([row, zero, row]), drop_zero=True) == pytest.approx(1)
     with pytest.raises(ValueError, match="at least 2"):
         kn.r1_squared(torch.cat([row, zero]), drop_zero=True)
-
-
-# --- on disk --------------------------------------------------------------------------------------------
-
-
-def an_attribution() -> kn.Attribution:
-    generator = torch.Generator().manual_seed(0)
-    return kn.Attribution(
-        scores=torch.randn(2, 3, 4, generator=generator),
-        residual=torch.full((2, 3), torch.nan),
-        gap=torch.randn(2, 3, generator=generator),
-        probability=torch.tensor([0.25, 1e-9]),
-        nodes=torch.arange(6).view(2, 3),
-        prompts=PROMPTS,
-        site="mlp.hook_post",
-        rule="adaptive",
-        provenance={
-            "model": "tiny",
-            "fingerprint": "ab12",
-            "settings": {"tol": 0.01, "steps": None, "prepend_bos": False},
-            "versions": {"kntools": "0.1.0"},
-        },
-    )
-
-
-def test_an_attribution_survives_the_disk(tmp_path: Path) -> None:
-    saved = an_attribution()
-    path = saved.save(tmp_path / "new folder" / "résultat.safetensors")
-    loaded = kn.Attribution.load(str(path))
-    for name in ("scores", "residual", "gap", "probability", "nodes"):
-        assert torch.equal(getattr(loaded, name).nan_to_num(7), getattr(saved, name).nan_to_num(7))
-        assert getattr(loaded, name).dtype == getattr(saved, name).dtype
-    assert loaded.prompts == PROMPTS and (loaded.site, loaded.rule) == (saved.site, saved.rule)
-    assert loaded.provenance == saved.provenance and repr(loaded) == repr(saved)
-    assert [f.name for f in path.parent.iterdir()] == [path.name]
-
-
-@pytest.mark.parametrize("counts", [[20, 9, 8, 0], [0, 0]])
-def test_knowledge_neurons_survive_the_disk(tmp_path: Path, counts: list[int]) -> None:
-    saved = kn.knowledge_neurons(votes(counts, 20))
-    assert kn.KnowledgeNeurons.load(saved.save(tmp_path / "kns.safetensors")) == saved
-
-
-def test_files_that_are_something_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    one = an_attribution().save(tmp_path / "one.safetensors")
-    two = kn.knowledge_neurons(votes([1, 1], 1)).save(tmp_path / "two.safetensors")
-    with pytest.raises(ValueError, match="'attribution', not 'knowledge neurons'"):
-        kn.KnowledgeNeurons.load(one)
-    with pytest.raises(ValueError, match="'knowledge neurons', not 'attribution'"):
-        kn.Attribution.load(two)
-    with pytest.raises(FileNotFoundError, match="nowhere"):
-        kn.Attribution.load(tmp_path / "nowhere.safetensors")
-    for length in (0, 5, 100, one.stat().st_size - 1):
-        (tmp_path / "cut").write_bytes(one.read_bytes()[:length])
-        with pytest.raises(ValueError, match="cut"):
-            kn.Attribution.load(tmp_path / "cut")
-    monkeypatch.setattr(saving, "FORMAT", saving.FORMAT - 1)
-    for load, path in ((kn.Attribution.load, one), (kn.KnowledgeNeurons.load, two)):
-        with pytest.raises(ValueError, match="newer kntools"):
-            load(path)
-
-
-def test_a_fingerprint_tells_any_edited_row() -> None:
-    """What value-slot edits change is one row of W_out: as large as SmolLM2's, it must not slip through."""
-    model = torch.nn.Linear(576, 1536, bias=False, device="meta").to_empty(device="cpu")
-    seen = set()
-    with torch.no_grad():
-        for row in range(0, 1536, 61):
-            model.weight.copy_(torch.linspace(-1, 1, model.weight.numel()).view_as(model.weight))
-            model.weight[row] *= 1.5
-            seen.add(adapter.fingerprint(model))
-    assert len(seen) == len(range(0, 1536, 61))

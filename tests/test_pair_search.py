@@ -9,7 +9,7 @@ import torch
 from scipy import stats
 
 import kntools as kn
-from kntools.analyses.fig01_attribution_profile import AttributionProfile, attribution_profile, by_answer
+from kntools.analyses.fig01_attribution_profile import attribution_profile, by_answer
 from kntools.analyses.fig02_pair_search import PairSearch, pair_search, pairs_of
 from kntools.analyses.fig03_localisation import localisation
 from kntools.analyses.neuron_search import SearchSettings
@@ -89,7 +89,7 @@ def test_profile_is_the_mean_of_attributions(folder: Path, tmp_path: Path) -> No
     margin = stats.sem(each.numpy()) * stats.t.ppf(0.975, 7)  # of 8 prompts
     middle = float(each.mean())
     assert [row["low"], row["high"]] == pytest.approx([middle - margin, middle + margin], abs=1e-6)
-    loaded = AttributionProfile.load(profile.save(tmp_path / "a.safetensors"))
+    loaded = kn.load(profile.save(tmp_path / "a.safetensors"))
     assert torch.equal(loaded.scores, profile.scores) and torch.equal(loaded.errors, profile.errors)
     assert (loaded.classes, loaded.counts) == (profile.classes, profile.counts)
     again = attribution_profile(model, prompts, run=tmp_path / "run")

@@ -12,7 +12,6 @@ import torch
 import kntools as kn
 from kntools.analyses.fig08_reliability import EDITS, Reliability, reliability
 from kntools.analyses.method_comparison import METHODS, RANDOM, SelectionMethods, selection_methods
-from kntools.editing.edit_stack import weights_digest
 from tests import planted, zoo
 
 
@@ -37,9 +36,9 @@ def test_planted_neurons_decide(tmp_path: Path) -> None:
     """Suppressed or erased, the pair ties (not more probable: overturned); written towards the foil, it turns around;
     doubled, it stays. Random neurons are silent: nothing changes."""
     model = planted.build()
-    before = weights_digest(model)
+    before = zoo.bits(model)
     found = reliability(model, {"pairs": pairs()}, count=1, run=tmp_path / "run")
-    assert weights_digest(model) == before, "every edit is undone"
+    assert zoo.bits(model) == before, "every edit is undone"
     summary = found.summary().set_index("edit")
     assert summary["share"].to_dict() == {"suppress": 1, "enhance": 0, "erase": 1, "values": 1}
     assert (summary["random"] == 0).all() and (summary["n"] == 24).all()

@@ -9,9 +9,9 @@ import pytest
 import kntools as kn
 from kntools.analyses.edit_cases import Question
 from kntools.analyses.edit_scores import ask
-from kntools.editing.edit_stack import weights_digest
 from kntools.editing.rome_rows import TEMPLATES
 from kntools.models import adapter
+from tests import zoo
 from tests.test_rome import Plain
 
 pytestmark = [pytest.mark.smollm2, pytest.mark.slow]
@@ -19,7 +19,7 @@ PROMPT = kn.Prompt("The capital of Canada is", " Ottawa", subject="Canada")
 
 
 def test_ottawa_becomes_rome_and_back(smollm2: Any) -> None:
-    before = weights_digest(smollm2)
+    before = zoo.bits(smollm2)
     questions = [
         Question("edited", PROMPT.text, " Rome"),
         Question("edited", PROMPT.text, " Ottawa"),
@@ -30,7 +30,7 @@ def test_ottawa_becomes_rome_and_back(smollm2: Any) -> None:
     edit = kn.rome(smollm2, PROMPT, " Rome", layer=8, prepend_bos=False)
     with edit.applied(smollm2):
         edited = ask(smollm2, questions, prepend_bos=False)
-    assert weights_digest(smollm2) == before
+    assert zoo.bits(smollm2) == before
     assert clean[1].exact and clean[0].p < 0.01
     assert edited[0].exact and edited[0].p > 0.5 and edited[0].p == pytest.approx(edit.after, abs=1e-4)
     assert not edited[1].exact

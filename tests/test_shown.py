@@ -10,7 +10,6 @@ from typing import Any
 
 import pandas as pd
 import pytest
-import torch
 
 import kntools as kn
 from kntools.analyses.edit_cases import Case, Question
@@ -29,8 +28,10 @@ from kntools.analyses.fig11_edit_consistency import edit_consistency
 from kntools.analyses.method_comparison import selection_methods
 from kntools.analyses.prompt_groups import PromptGroup, PromptGroups
 from kntools.data.records import Loaded, Skipped
+from kntools.editing.moment_sums import MomentSums
 from kntools.editing.weight_edits import WeightEdit
-from kntools.results.display import as_html, frame_text
+from kntools.results import display
+from kntools.results.result import Result
 from kntools.results.table import TableResult
 from tests import planted, zoo
 
@@ -116,8 +117,8 @@ RESULTS: dict[str, Callable[[Any], Any]] = {
 }
 #: Those that show no text of the user's.
 NUMBERS_ALONE = {"RowGradients", "KnowledgeNeurons"}
-#: What users give, and the base of all edits.
-NO_RESULTS = {kn.Prompt, kn.Intervention, kn.Neuron, WeightEdit, TableResult}
+#: What users give, bases, and a checkpoint.
+NO_RESULTS = {kn.Prompt, kn.Intervention, kn.Neuron, Result, WeightEdit, TableResult, MomentSums}
 
 
 class Balanced(HTMLParser):
@@ -155,7 +156,7 @@ def test_results_are_short_and_safe(kind: str, model: Any) -> None:
         return  # two tensors of RowGradients, which has the table
     html = result._repr_html_()
     found = Balanced(html)
-    assert found.seen <= {"p", "table", "tr", "th", "td"}, "text became markup"
+    assert found.seen <= {"p", "table", "thead", "tbody", "tr", "th", "td"}, "text became markup"
     assert len(set(found.rows)) == 1 and 1 <= len(found.rows) <= 45, "rows of one table, of one length"
     assert ("&lt;script&gt;" in html) == (kind not in NUMBERS_ALONE) and len(html) < 20_000
 
@@ -172,12 +173,19 @@ def test_every_result_is_here() -> None:
 
 
 def test_a_table_by_hand() -> None:
-    html = as_html("a & b", [("<i>", 0.123456, 7), ("x" * 200, torch.tensor(1).item(), True)], ["one", "two", "three"])
-    assert html.startswith("<p>a &amp; b</p><table><tr><th>one</th>") and html.endswith("</table>")
-    assert "<td style='text-align:left'>&lt;i&gt;</td><td>0.1235</td><td>7</td>" in html
-    assert "x" * 117 + "...</td><td>1</td><td>True</td>" in html
-    assert as_html("t", [(n,) for n in range(9)], limit=7).endswith("<td>6</td></tr></table><p>... and 2 more</p>")
-    assert as_html("nothing", []) == "<p>nothing</p><table></table>"
-    frame = pd.DataFrame({"n": range(25), "x": 0.5})
-    assert len(frame_text(frame).splitlines()) == 22 and frame_text(frame).endswith("... and 5 more")
-    assert frame_text(frame.head(20)).endswith("0.5") and frame_text(frame.head(0)) == "(no rows)"
+    frame = pd.DataFrame({"<one>": ["<i>", "x" * 200], "two": [0.123456, 1.0], "three": [7, 8]})
+    html = display.html("a & b", frame)
+    assert html.startswith("<p>a &amp; b</p><table") and html.endswith("</table>")
+    assert "<th>&lt;one&gt;</th>" in html and "<td>&lt;i&gt;</td>" in html and "x" * 110 in html
+    assert "x" * 120 not in html and "0.1235" in html and "<td>7</td>" in html
+    text = display.text("a & b", frame)
+    assert text.splitlines()[0] == "a & b" and "x" * 120 not in text and "0.1235" in text
+    many = pd.DataFrame({"n": range(25), "x": 0.5})
+    assert len(display.text("t", many).splitlines()) == 23 and display.text("t", many).endswith("... and 5 more")
+    assert display.html("t", many).endswith("</table><p>... and 5 more</p>") and "more" not in display.text(
+        "t", many[:20]
+    )
+    assert display.html("t", many, rows=7).endswith("<p>... and 18 more</p>")
+    assert display.text("t", many[:0]) == "t\n(no rows)" and display.html("t", pd.DataFrame()).startswith(
+        "<p>t</p><table"
+    )

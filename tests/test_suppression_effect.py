@@ -71,7 +71,7 @@ def test_probabilities_are_those_of_whole_runs(name: str, tmp_path: Path) -> Non
             p = model.run_with_hooks(e.tokens, fwd_hooks=hooks)[0, e.position].detach().softmax(-1)
             ids = [kn.encode(model, kn.Prompt(prompt.text, space + w)).target_ids[0] for w in words]
             torch.testing.assert_close(found[i], p[ids], atol=1e-6, rtol=1e-4)
-    loaded = ProbabilityShift.load(shift.save(tmp_path / "a.safetensors"))
+    loaded = kn.load(shift.save(tmp_path / "a.safetensors"))
     assert torch.equal(loaded.after, shift.after) and repr(loaded) == repr(shift)
     again = probability_shift(model, prompts, neurons, words=words, factor=2.0, run=tmp_path / "run")
     assert torch.equal(again.before, shift.before) and len(shift.plot().data) == 5

@@ -132,7 +132,7 @@ def test_only_what_the_model_gets_right() -> None:
 
 def test_the_result(tmp_path: Path) -> None:
     found = profile()
-    again = TracingProfile.load(found.save(tmp_path / "profile.safetensors"))
+    again = kn.load(found.save(tmp_path / "profile.safetensors"))
     torch.testing.assert_close(again.effects, found.effects, equal_nan=True)
     assert repr(again) == repr(found) and again.prompts == found.prompts
     assert found.tables()["sites"].equals(two_sites(found)) and found.summary().equals(two_sites(found))

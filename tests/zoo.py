@@ -9,6 +9,7 @@ probabilities, and real tokenizers trained on a few sentences: `" Ottawa"` is on
 """
 
 import functools
+import hashlib
 import importlib.util
 import re
 import warnings
@@ -318,3 +319,11 @@ def _config(options: dict[str, Any]) -> Any:
     from transformer_lens import HookedTransformerConfig
 
     return HookedTransformerConfig(**options)
+
+
+def bits(model: Any) -> str:
+    """A hash of every bit of all parameters: the proof that a model is as it was."""
+    whole = hashlib.sha256()
+    for name, parameter in model.named_parameters():
+        whole.update(name.encode() + parameter.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+    return whole.hexdigest()

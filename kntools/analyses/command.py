@@ -10,6 +10,7 @@ from typing import Any
 import pandas as pd
 
 from kntools.analyses.neuron_search import PAPER, SearchSettings
+from kntools.files import write as write_file
 from kntools.results import processes
 
 
@@ -55,8 +56,6 @@ def write(result: Any, out: Path, *, data: str = ".json", **tables: pd.DataFrame
     named = {"": result.to_frame(), **{f"-{name.replace('_', '-')}": frame for name, frame in tables.items()}}
     files = [result.save(out.with_name(out.name + data))]
     for name, frame in named.items():
-        files.append(out.with_name(f"{out.name}{name}.csv"))
-        frame.to_csv(files[-1], index=False)
-    files.append(out.with_name(out.name + ".html"))
-    result.plot().write_html(files[-1], include_plotlyjs=True)
-    return files
+        files.append(write_file(out.with_name(f"{out.name}{name}.csv"), frame.to_csv(index=False)))
+    page = result.plot().to_html(include_plotlyjs=True)
+    return [*files, write_file(out.with_name(out.name + ".html"), page)]

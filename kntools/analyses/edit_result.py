@@ -10,7 +10,7 @@ import pandas as pd
 import torch
 
 from kntools.analyses.edit_scores import SCORES, Payload, knew
-from kntools.results.display import frame_html, frame_text
+from kntools.results import display
 from kntools.results.statistics import bootstrap_interval
 from kntools.results.table import load_table, save_table
 
@@ -120,7 +120,7 @@ class EditConsistency:
         return pd.DataFrame(rows, columns=columns)
 
     def __repr__(self) -> str:
-        return f"{self.describe()}\n{frame_text(self._scores(), limit=30)}"
+        return display.text(self.describe(), self._scores(), rows=30)
 
     def _repr_html_(self) -> str:
-        return frame_html(self.describe(), self._scores(), limit=30)
+        return display.html(self.describe(), self._scores(), rows=30)

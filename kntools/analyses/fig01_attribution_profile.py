@@ -19,9 +19,8 @@ from kntools import data
 from kntools.analyses.neuron_search import ADAPTIVE, SearchSettings, open_run
 from kntools.analyses.prompt_group import NamedPrompts, in_parts, is_relation
 from kntools.prompts import Prompt
-from kntools.results import saving
 from kntools.results.comparisons import t_quantile
-from kntools.results.display import frame_html, frame_text
+from kntools.results.result import Result
 from kntools.sites import Neuron, NeuronLike, as_neurons
 
 # Prompts of one item of a run: their scores are added up before they are written.
@@ -29,7 +28,7 @@ _TOGETHER = 8
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class AttributionProfile:
+class AttributionProfile(Result):
     """Mean scores per class of answers.
 
     ```python
@@ -83,28 +82,12 @@ class AttributionProfile:
 
         return class_heatmap(self, **options)
 
-    def save(self, path: str | Path) -> Path:
-        """Write to a `.safetensors` file with a JSON header."""
-        header = {"classes": list(self.classes), "counts": list(self.counts), "header": self.header}
-        tensors = {"scores": self.scores, "errors": self.errors}
-        return saving.save(path, "attribution profile", tensors, header)
-
-    @classmethod
-    def load(cls, path: str | Path) -> AttributionProfile:
-        """Read what `save` wrote."""
-        tensors, header = saving.load(path, "attribution profile")
-        classes, counts = (tuple(header[name]) for name in ("classes", "counts"))
-        return cls(tensors["scores"], tensors["errors"], classes, counts, header["header"])
-
     def describe(self) -> str:
         counts = ", ".join(f"{c} (n = {n})" for c, n in zip(self.classes, self.counts, strict=True))
         return f"Mean attribution scores by answer: {counts} ({self.header['model']})"
 
-    def __repr__(self) -> str:
-        return f"{self.describe()}\n{frame_text(self.summary())}"
-
-    def _repr_html_(self) -> str:
-        return frame_html(self.describe(), self.summary())
+    def preview(self) -> pd.DataFrame:
+        return self.summary()
 
 
 def attribution_profile(

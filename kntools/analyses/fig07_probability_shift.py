@@ -16,8 +16,7 @@ from kntools.analyses.neuron_search import as_pairs, check_neurons, open_run
 from kntools.analyses.prompt_group import NamedPrompts, in_parts
 from kntools.analyses.words import FIGURE_5, Words, check_words, checked_words, word_probabilities
 from kntools.hooks.neurons import scale_neurons
-from kntools.results import saving
-from kntools.results.display import frame_html, frame_text
+from kntools.results.result import Result
 from kntools.results.statistics import bootstrap_interval
 from kntools.sites import Neuron, NeuronLike
 
@@ -25,7 +24,7 @@ _TOGETHER = 16  # prompts of one item of a run
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class ProbabilityShift:
+class ProbabilityShift(Result):
     """The probability of every word in every prompt, untouched and edited.
 
     `groups[i]` is the name of the prompts that row i belongs to (the number of the noun).
@@ -74,35 +73,11 @@ class ProbabilityShift:
 
         return shift_dots(self, **options)
 
-    def save(self, path: str | Path) -> Path:
-        """Write to a `.safetensors` file with a JSON header."""
-        header = {
-            "groups": list(self.groups),
-            "words": [list(w) for w in self.words],
-            "factor": self.factor,
-            "neurons": as_pairs(self.neurons),
-            "header": self.header,
-        }
-        return saving.save(path, "probability shift", {"before": self.before, "after": self.after}, header)
-
-    @classmethod
-    def load(cls, path: str | Path) -> ProbabilityShift:
-        """Read what `save` wrote."""
-        tensors, h = saving.load(path, "probability shift")
-        words, neurons = tuple((s, w) for s, w in h["words"]), tuple(Neuron(*n) for n in h["neurons"])
-        return cls(tensors["before"], tensors["after"], tuple(h["groups"]), words, neurons, h["factor"], h["header"])
-
     def describe(self) -> str:
         named = ", ".join(map(repr, self.neurons[:5])) + (" ..." if len(self.neurons) > 5 else "")
         return (
             f"{named} x {self.factor:g}: {len(self.words)} words, {len(self.groups)} prompts ({self.header['model']})"
         )
-
-    def __repr__(self) -> str:
-        return f"{self.describe()}\n{frame_text(self.to_frame())}"
-
-    def _repr_html_(self) -> str:
-        return frame_html(self.describe(), self.to_frame())
 
 
 def probability_shift(

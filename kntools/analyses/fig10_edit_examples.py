@@ -10,7 +10,7 @@ import pandas as pd
 
 from kntools.editing.weight_edits import WeightEdit
 from kntools.engine.generation import generate
-from kntools.results.display import frame_html
+from kntools.results.result import Result
 
 _SHOWN = 10  # examples, of three lines each
 
@@ -25,8 +25,8 @@ class Example:
     after: str
 
 
-@dataclass(frozen=True, repr=False)
-class EditExamples:
+@dataclass(frozen=True, eq=False, repr=False)
+class EditExamples(Result):
     """Generations around one edit.
 
     ```python
@@ -48,8 +48,8 @@ class EditExamples:
         more = [f"  ... and {len(self.examples) - _SHOWN} more"] if len(self.examples) > _SHOWN else []
         return "\n".join([*lines, *more])
 
-    def _repr_html_(self) -> str:
-        return frame_html(self.title, self.to_frame())
+    def describe(self) -> str:
+        return self.title
 
 
 def edit_examples(

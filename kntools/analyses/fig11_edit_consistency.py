@@ -13,12 +13,12 @@ from kntools.analyses.edit_methods import Method, fine_tune_method, rome_method,
 from kntools.analyses.edit_result import EditConsistency
 from kntools.analyses.edit_scores import Payload, generation_entropy
 from kntools.analyses.neuron_search import open_run
-from kntools.editing.edit_stack import weights_digest
 from kntools.editing.rome_settings import RomeSettings
 from kntools.editing.second_moment import SecondMoment
 from kntools.engine.answers import ask
 from kntools.engine.generation import generate
 from kntools.prompts import Prompt, encode
+from kntools.results.fingerprint import fingerprint
 
 SAYS_IT = "the model says the new answer already"
 NO_EDIT = "{} cannot make this edit"
@@ -83,6 +83,7 @@ def edit_consistency(
     """
     if not cases or not methods or "before" in methods:
         raise ValueError("give at least one case and one method; 'before' is the name of the unedited model")
+    clean = fingerprint(model, fresh=True)
     keys = [case.key for case in cases]
     if len(set(keys)) != len(keys):
         raise ValueError("two cases have the same key; give each case once")
@@ -109,7 +110,7 @@ def edit_consistency(
     after: dict[str, dict[str, Payload]] = {name: {} for name in methods}
     for (name, part), payloads in zip(parts, found, strict=True):
         after[name] |= {case.key: payload for case, payload in zip(part, payloads, strict=True)}
-    if weights_digest(model) != folder.header["settings"]["weights"]:
+    if fingerprint(model, fresh=True) != clean:
         raise RuntimeError("the weights are not what they were before the evaluation; load the model anew")
     skipped = Counter({SAYS_IT: len(cases) - len(kept)})
     for name in methods:

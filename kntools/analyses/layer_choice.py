@@ -23,6 +23,7 @@ from kntools.engine.generation import sample_texts
 from kntools.models import adapter
 from kntools.options import progress_bar
 from kntools.prompts import Prompt
+from kntools.results.result import load
 from kntools.tracing.causal_tracing import causal_trace
 from kntools.tracing.token_roles import ROLES
 
@@ -138,7 +139,7 @@ def measure(
     if tokens == 0:
         return {}
     files = {n: folder / f"C{n}.safetensors" for n in layers} if folder is not None else {}
-    done = {n: SecondMoment.load(file) for n, file in files.items() if file.exists()}
+    done = {n: load(file, SecondMoment) for n, file in files.items() if file.exists()}
     missing = [n for n in layers if n not in done]
     if missing:
         checkpoint = None if folder is None else folder / "sums.part.safetensors"

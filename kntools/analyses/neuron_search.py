@@ -18,7 +18,6 @@ from kntools.attribution.attribution_result import Attribution
 from kntools.attribution.integrated_gradients import integrated_gradients
 from kntools.attribution.knowledge_neurons import KnowledgeNeurons, knowledge_neurons, r1_squared
 from kntools.attribution.quadrature import FixedRule
-from kntools.editing.edit_stack import weights_digest
 from kntools.models import adapter
 from kntools.prompts import Prompt
 from kntools.results.run_folder import RunFolder
@@ -64,10 +63,9 @@ PAPER = SearchSettings(rule="kn_thesis", steps=20)
 
 
 def open_run(run: str | Path | None, kind: str, model: Any, **settings: Any) -> RunFolder:
-    """A run folder that knows every bit of the weights, and whether prompts begin with BOS."""
+    """A run folder that knows whether prompts begin with BOS."""
     bos = bool(getattr(model.cfg, "default_prepend_bos", True))
-    made_on = {"weights": weights_digest(model), "prepend_bos": bos}
-    return RunFolder(run, kind=kind, model=model, settings={**settings, **made_on})
+    return RunFolder(run, kind=kind, model=model, settings={**settings, "prepend_bos": bos})
 
 
 def local_seed(*parts: object) -> int:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
@@ -14,8 +13,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from kntools.prompts import Prompt
-from kntools.results import saving
-from kntools.results.display import as_html
+from kntools.results.result import Result
 from kntools.results.statistics import Interval, bootstrap_interval
 from kntools.tracing.token_roles import ROLES
 from kntools.tracing.trace import Trace
@@ -25,7 +23,6 @@ if TYPE_CHECKING:
 
 _NAMES = {"hidden": "hidden state", "mlp": "MLP output", "attn": "attention output"}
 _CUT = {"mlp": "MLPs", "attn": "attention"}
-_TENSORS = ("effects", "clean", "corrupted")
 
 #: Role, and from which to which share of the layers: 5 to 14, and 24 to 29, of 30.
 SITES = {
@@ -34,8 +31,8 @@ SITES = {
 }
 
 
-@dataclass(frozen=True, repr=False)
-class TracingProfile:
+@dataclass(frozen=True, eq=False, repr=False)
+class TracingProfile(Result):
     """Indirect effects of many prompts, by token role and layer.
 
     ```python
@@ -109,30 +106,6 @@ class TracingProfile:
 
         return role_lines(self, **options)
 
-    def save(self, path: str | Path) -> Path:
-        """Write to a `.safetensors` file with a JSON header."""
-        header = {
-            **self.provenance,
-            "variants": self.variants,
-            "window": self.window,
-            "prompts": saving.prompts_to_json(self.prompts),
-        }
-        return saving.save(path, "tracing profile", {name: getattr(self, name) for name in _TENSORS}, header)
-
-    @classmethod
-    def load(cls, path: str | Path) -> TracingProfile:
-        """Read what `save` wrote."""
-        tensors, header = saving.load(path, "tracing profile")
-        return cls(
-            effects=tensors["effects"],
-            clean=tensors["clean"],
-            corrupted=tensors["corrupted"],
-            variants=tuple((kind, cut) for kind, cut in header["variants"]),
-            prompts=saving.prompts_from_json(header["prompts"]),
-            window=header["window"],
-            provenance={k: header[k] for k in ("model", "fingerprint", "settings", "versions")},
-        )
-
     @classmethod
     def from_traces(cls, traces: Sequence[Sequence[Trace]], window: int) -> TracingProfile:
         """Put traces together: for each prompt one per variant, in the same order for all prompts."""
@@ -165,24 +138,17 @@ class TracingProfile:
     def _present(self) -> Bool[Tensor, "prompt role"]:
         return ~self.effects[0, :, :, 0].isnan()
 
-    def _peaks(self) -> list[tuple[str, str, int, float]]:
+    def preview(self) -> pd.DataFrame:
         """What is restored and at which role, the layer where it has the largest effect, and that effect."""
         present = [
             r for r, n in zip(self.roles, self.count().tolist(), strict=True) if n and not r.startswith("before")
         ]
-        return [
+        rows = [
             (name, role, *self.peak(kind, role, sever=cut))
             for name, (kind, cut) in zip(self.variant_names, self.variants, strict=True)
             for role in present
         ]
-
-    def __repr__(self) -> str:
-        lines = [f"  {name}, {role}: {effect:+.3f} in layer {layer}" for name, role, layer, effect in self._peaks()]
-        return "\n".join([self.describe(), *lines])
-
-    def _repr_html_(self) -> str:
-        columns = ["restored", "at", "layer of the largest effect", "effect"]
-        return as_html(self.describe(), self._peaks(), columns, limit=40)
+        return pd.DataFrame(rows, columns=["restored", "at", "layer of the largest effect", "effect"])
 
 
 def two_sites(

@@ -16,6 +16,8 @@ from dataclasses import asdict, dataclass, replace
 from itertools import chain
 from typing import Any, Literal
 
+import pandas as pd
+
 from kntools import data
 from kntools.analyses.determiner_pairs import pairs_in_frames
 from kntools.data.grouping import DETERMINER_NUMBER
@@ -24,7 +26,7 @@ from kntools.data.records import PromptSet, Skipped
 from kntools.data.sample import PARADIGMS as SAMPLES
 from kntools.models.names import check_name
 from kntools.prompts import Prompt
-from kntools.results.display import as_html
+from kntools.results import display
 
 GroupKind = Literal["linguistic", "factual"]
 
@@ -75,7 +77,8 @@ class PromptGroups:
 
     def _repr_html_(self) -> str:
         rows = [(g.key, len(g.prompts), g.prompts[0].text, g.prompts[0].target) for g in self.groups]
-        return as_html(repr(self), rows, ["group", "prompts", "the first", "target"], limit=10)
+        frame = pd.DataFrame(rows, columns=["group", "prompts", "the first", "target"])
+        return display.html(repr(self), frame, rows=10)
 
 
 def prompt_groups(

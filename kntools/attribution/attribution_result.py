@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
@@ -11,25 +10,22 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from kntools.prompts import Prompt
-from kntools.results import saving
-from kntools.results.display import as_html
+from kntools.results.result import Result
 from kntools.sites import Neuron
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
 
-_TENSORS = ("scores", "residual", "gap", "probability", "nodes")
 
-
-@dataclass(frozen=True, repr=False)
-class Attribution:
+@dataclass(frozen=True, eq=False, repr=False)
+class Attribution(Result):
     """Scores of all neurons for some prompts. Neurons and layers are counted from zero.
 
     ```python
     att.top(3)                        # (L29.N393, L28.N79, L0.N605)
     kn.ablate_neurons(att.top(20))    # ... goes straight into hooks
     att.to_frame(top=100)             # tidy pandas table
-    att.save("canada.safetensors"); kn.Attribution.load("canada.safetensors")
+    att.save("canada.safetensors"); kn.load("canada.safetensors")
     ```
     """
 
@@ -86,32 +82,6 @@ class Attribution:
 
         return neuron_heatmap(self, **options)
 
-    def save(self, path: str | Path) -> Path:
-        """Write to a `.safetensors` file with a JSON header."""
-        header = {
-            **self.provenance,
-            "prompts": saving.prompts_to_json(self.prompts),
-            "site": self.site,
-            "rule": self.rule,
-        }
-        return saving.save(path, "attribution", {name: getattr(self, name) for name in _TENSORS}, header)
-
-    @classmethod
-    def load(cls, path: str | Path) -> Attribution:
-        """Read what `save` wrote.
-
-        Raises:
-            FileNotFoundError, ValueError: no such file, or not an attribution.
-        """
-        tensors, header = saving.load(path, "attribution")
-        return cls(
-            **tensors,
-            prompts=saving.prompts_from_json(header["prompts"]),
-            site=header["site"],
-            rule=header["rule"],
-            provenance={k: header[k] for k in ("model", "fingerprint", "settings", "versions")},
-        )
-
     def _scores_of(self, prompt: int | None) -> Float[Tensor, "layer neuron"]:
         if prompt is None:
             return self.scores.mean(0)
@@ -119,18 +89,7 @@ class Attribution:
             raise IndexError(f"prompt {prompt} does not exist: there are {len(self.prompts)}")
         return self.scores[prompt]
 
-    def _lines(self) -> list[tuple[str, str, str]]:
-        """Per prompt (the first ten): text, answer with probability, leading neurons."""
-        return [
-            (
-                p.text,
-                f"{p.target!r} {float(self.probability[n]):.3f}",
-                ", ".join(map(repr, self.top(3, prompt=n))),
-            )
-            for n, p in enumerate(self.prompts[:10])
-        ]
-
-    def _title(self) -> str:
+    def describe(self) -> str:
         n, layers, width = self.scores.shape
         worst = float(self.residual.abs().max())
         complete = "" if worst != worst else f", largest residual {worst:.1e}"  # scores that are no integrals have none
@@ -139,10 +98,13 @@ class Attribution:
             f"({self.provenance['model']}, rule {self.rule}{complete})"
         )
 
-    def __repr__(self) -> str:
-        lines = [f"  {text!r} -> {answer}: {top}" for text, answer, top in self._lines()]
-        more = [f"  ... and {len(self.prompts) - 10} more"] if len(self.prompts) > 10 else []
-        return "\n".join([self._title(), *lines, *more])
-
-    def _repr_html_(self) -> str:
-        return as_html(self._title(), self._lines(), ["prompt", "answer, probability", "leading neurons"])
+    def preview(self) -> pd.DataFrame:
+        """One row per prompt: `prompt, answer, probability, leading neurons`."""
+        return pd.DataFrame(
+            {
+                "prompt": [repr(p.text) for p in self.prompts],
+                "answer": [repr(p.target) for p in self.prompts],
+                "probability": self.probability.numpy(),
+                "leading neurons": [", ".join(map(repr, self.top(3, prompt=n))) for n in range(len(self.prompts))],
+            }
+        )

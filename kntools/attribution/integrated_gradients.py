@@ -18,7 +18,7 @@ from kntools.engine.sweep import Intervention, sweep_gradients
 from kntools.models import adapter
 from kntools.options import progress_bar
 from kntools.prompts import Encoded, Prompts, encode_many
-from kntools.results.saving import provenance
+from kntools.results.provenance import provenance
 from kntools.sites import ANSWER, hook_name
 
 
@@ -72,6 +72,8 @@ def integrated_gradients(
         raise ValueError(f"tol={tol}; give the relative residual to allow per layer, between 0 and 1 (0.01)")
     nodes = None if rule == "adaptive" else fixed_rule(rule, steps)
     encoded = encode_many(model, prompts)
+    nodes_of = {"tol": tol, "steps": None} if rule == "adaptive" else {"tol": None, "steps": steps}
+    about = provenance(model, rule=rule, prepend_bos=bos_of(encoded), **nodes_of)
     groups, parts = batches(encoded), []
     with progress_bar(len(groups), "batch") as bar:
         for group in groups:
@@ -79,8 +81,7 @@ def integrated_gradients(
             lines = integrate_adaptively(paths, tol) if nodes is None else integrate(paths, nodes)
             parts.append(_scores(lines, len(group)))
             bar.update()
-    settings = {"tol": tol, "steps": None} if rule == "adaptive" else {"tol": None, "steps": steps}
-    return _attribution(model, encoded, in_order(groups, parts), site, rule, **settings)
+    return _attribution(encoded, in_order(groups, parts), site, about)
 
 
 def activation_x_gradient(model: Any, prompts: Prompts, *, site: str = "mlp.hook_post") -> Attribution:
@@ -113,6 +114,7 @@ def _baseline(
 ) -> Attribution:
     """Scores from activations and gradients of the run as it is, `[pos neuron]` each; summed over positions."""
     encoded = encode_many(model, prompts)
+    about = provenance(model, rule=name, prepend_bos=bos_of(encoded))
     wrt = [(hook_name(site, layer), ANSWER) for layer in range(adapter.n_layers(model))]
     groups, parts = batches(encoded), []
     with progress_bar(len(groups), "batch") as bar:
@@ -133,7 +135,7 @@ def _baseline(
                 }
             )
             bar.update()
-    return _attribution(model, encoded, in_order(groups, parts), site, name)
+    return _attribution(encoded, in_order(groups, parts), site, about)
 
 
 def _scores(lines: Sequence[Line], prompts: int) -> dict[str, Tensor]:
@@ -151,12 +153,12 @@ def _scores(lines: Sequence[Line], prompts: int) -> dict[str, Tensor]:
 
 
 def _attribution(
-    model: Any, encoded: Sequence[Encoded], tensors: dict[str, Tensor], site: str, rule: str, **settings: Any
+    encoded: Sequence[Encoded], tensors: dict[str, Tensor], site: str, about: dict[str, Any]
 ) -> Attribution:
     return Attribution(
         **tensors,
         prompts=tuple(e.prompt for e in encoded),
         site=site,
-        rule=rule,
-        provenance=provenance(model, rule=rule, prepend_bos=bos_of(encoded), **settings),
+        rule=about["settings"]["rule"],
+        provenance=about,
     )

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from fractions import Fraction
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -14,15 +13,14 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from kntools.attribution.attribution_result import Attribution
-from kntools.results import saving
-from kntools.results.display import frame_html
+from kntools.results.result import Result
 from kntools.sites import Neuron
 
 Scores = Attribution | Float[Tensor, "prompt layer neuron"]
 
 
-@dataclass(frozen=True, repr=False)
-class KnowledgeNeurons:
+@dataclass(frozen=True, eq=False, repr=False)
+class KnowledgeNeurons(Result):
     """The neurons that carry one fact or rule over several phrasings, and how they were chosen.
 
     ```python
@@ -65,34 +63,10 @@ class KnowledgeNeurons:
 
         return neuron_bars(self, **options)
 
-    def save(self, path: str | Path) -> Path:
-        """Write to a `.safetensors` file with a JSON header."""
-        tensors = {
-            "neurons": torch.tensor([(n.layer, n.index) for n in self.neurons], dtype=torch.long).reshape(-1, 2),
-            "counts": torch.tensor(self.counts, dtype=torch.long),
-            "scores": torch.tensor(self.scores, dtype=torch.float64),
-        }
-        header = {k: getattr(self, k) for k in ("share", "converged", "prompts", "settings")}
-        return saving.save(path, "knowledge neurons", tensors, header)
-
-    @classmethod
-    def load(cls, path: str | Path) -> KnowledgeNeurons:
-        """Read what `save` wrote."""
-        tensors, header = saving.load(path, "knowledge neurons")
-        return cls(
-            neurons=tuple(Neuron(*pair) for pair in tensors["neurons"].tolist()),
-            counts=tuple(tensors["counts"].tolist()),
-            scores=tuple(tensors["scores"].tolist()),
-            **{k: header[k] for k in ("share", "converged", "prompts", "settings")},
-        )
-
-    def __repr__(self) -> str:
+    def describe(self) -> str:
         state = "" if self.converged else ", not converged"
-        shown = ", ".join(map(repr, self.neurons[:10])) + (", ..." if len(self.neurons) > 10 else "")
-        return f"KnowledgeNeurons({shown or 'none'}; {self.prompts} prompts, tau {self.share:.2f}{state})"
-
-    def _repr_html_(self) -> str:
-        return frame_html(repr(self), self.to_frame())
+        leading = ", ".join(map(repr, self.neurons[:10])) + (", ..." if len(self) > 10 else "")
+        return f"Knowledge neurons {leading or 'none'} ({self.prompts} prompts, tau {self.share:.2f}{state})"
 
 
 def knowledge_neurons(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, SupportsIndex
 
 import pandas as pd
@@ -20,9 +19,8 @@ from kntools.hooks.positioned import PositionedHook
 from kntools.models import adapter
 from kntools.options import options, progress_bar
 from kntools.prompts import Prompt, Prompts, encode_many
-from kntools.results import saving
-from kntools.results.display import as_html
-from kntools.results.saving import provenance
+from kntools.results.provenance import provenance
+from kntools.results.result import Result
 from kntools.results.statistics import pearson, spearman
 from kntools.sites import ANSWER, Hook, Neuron, NeuronLike, Positions, as_neurons, hook_name
 
@@ -33,8 +31,8 @@ if TYPE_CHECKING:
 _BLOCK = 64
 
 
-@dataclass(frozen=True, repr=False)
-class NeuronScan:
+@dataclass(frozen=True, eq=False, repr=False)
+class NeuronScan(Result):
     """The metric after scaling each of many neurons, one at a time.
 
     ```python
@@ -95,30 +93,6 @@ class NeuronScan:
 
         return scan_scatter(self, scores, **options)
 
-    def save(self, path: str | Path) -> Path:
-        """Write to a `.safetensors` file with a JSON header."""
-        pairs = torch.tensor([(n.layer, n.index) for n in self.neurons])
-        header = {
-            **self.provenance,
-            **{name: getattr(self, name) for name in ("factor", "metric")},
-            "prompts": saving.prompts_to_json(self.prompts),
-        }
-        tensors = {"values": self.values, "clean": self.clean, "neurons": pairs}
-        return saving.save(path, "neuron scan", tensors, header)
-
-    @classmethod
-    def load(cls, path: str | Path) -> NeuronScan:
-        """Read what `save` wrote."""
-        tensors, header = saving.load(path, "neuron scan")
-        return cls(
-            values=tensors["values"],
-            clean=tensors["clean"],
-            neurons=tuple(Neuron(*pair) for pair in tensors["neurons"].tolist()),
-            prompts=saving.prompts_from_json(header["prompts"]),
-            provenance={k: header[k] for k in ("model", "fingerprint", "settings", "versions")},
-            **{name: header[name] for name in ("factor", "metric")},
-        )
-
     def describe(self) -> str:
         layers = sorted({n.layer for n in self.neurons})
         where = f"layer {layers[0]}" if len(layers) == 1 else f"{len(layers)} layers"
@@ -145,15 +119,11 @@ class NeuronScan:
         layers, indices = torch.tensor([(n.layer, n.index) for n in self.neurons]).T
         return scores.scores[:, layers, indices]
 
-    def _leading(self) -> list[tuple[str, str]]:
-        effects = dict(zip(self.neurons, self._effect_of(None).tolist(), strict=True))
-        return [(repr(n), f"{effects[n]:+.4f}") for n in self.top(min(5, len(self.neurons)))]
-
-    def __repr__(self) -> str:
-        return "\n".join([self.describe(), *(f"  {name}: {effect}" for name, effect in self._leading())])
-
-    def _repr_html_(self) -> str:
-        return as_html(self.describe(), self._leading(), ["neuron", "effect"])
+    def preview(self) -> pd.DataFrame:
+        """The neurons with the largest effects."""
+        value_of = dict(zip(self.neurons, self._effect_of(None).tolist(), strict=True))
+        leading = self.top(min(5, len(self.neurons)))
+        return pd.DataFrame({"neuron": [repr(n) for n in leading], "effect": [value_of[n] for n in leading]})
 
 
 def neuron_scan(

@@ -10,6 +10,7 @@ import typer
 
 from kntools.cli import common, options
 from kntools.cli.errors import friendly
+from kntools.files import write
 
 if TYPE_CHECKING:
     from kntools.analyses.fig10_edit_examples import EditExamples
@@ -64,6 +65,7 @@ def edit(
         from kntools.editing.rome_settings import settings_for
         from kntools.editing.second_moment import SecondMoment
         from kntools.prompts import Prompt
+        from kntools.results.result import load
 
         chosen = settings_for(loaded) | {"steps": steps}
         if layer is not None:
@@ -74,7 +76,7 @@ def edit(
                 loaded,
                 Prompt(text, old if old is not None else _said(loaded, text, target, bos), subject=subject),
                 target,
-                second_moment=None if second_moment is None else SecondMoment.load(second_moment),
+                second_moment=None if second_moment is None else load(second_moment, SecondMoment),
                 key=key,
                 seed=seed,
                 prepend_bos=bos,
@@ -104,8 +106,8 @@ def _said(model: Any, text: str, target: str, bos: bool | None) -> str:
 def _write(out: Path, made: RankOneEdit, shown: EditExamples) -> list[str]:
     out.mkdir(parents=True, exist_ok=True)
     files = [made.save(out / "edit.safetensors"), out / "examples.csv", out / "loss.csv"]
-    shown.to_frame().to_csv(files[1], index=False)
-    made.to_frame().to_csv(files[2], index=False)
+    write(files[1], shown.to_frame().to_csv(index=False))
+    write(files[2], made.to_frame().to_csv(index=False))
     return [str(f) for f in files]
 
 

@@ -10,6 +10,7 @@ import typer
 
 from kntools.cli import common, options
 from kntools.cli.errors import friendly
+from kntools.files import write
 
 
 class What(StrEnum):
@@ -71,7 +72,7 @@ def evaluate(
         files = []
         if out is not None:
             files = [str(result.save(out / "scores.csv")), str(out / "index.html")]
-            result.plot().write_html(files[1], include_plotlyjs=True)
+            write(files[1], result.plot().to_html(include_plotlyjs=True))
         frame = result.to_frame()
         if as_json:
             common.print_json(

@@ -10,6 +10,7 @@ import typer
 
 from kntools.cli import common, options
 from kntools.cli.errors import friendly
+from kntools.files import write
 
 if TYPE_CHECKING:
     from kntools.patching.patch_grid import PatchGrid
@@ -113,10 +114,12 @@ def _pairs(
 
 
 def _write(out: Path, grid: PatchGrid) -> list[str]:
-    grid.plot().write_html(out / "index.html", include_plotlyjs=True)
-    grid.save(out / "grid.safetensors")
-    grid.to_frame().to_csv(out / "grid.csv", index=False)
-    return [str(out / name) for name in ("index.html", "grid.safetensors", "grid.csv")]
+    files = [
+        write(out / "index.html", grid.plot().to_html(include_plotlyjs=True)),
+        grid.save(out / "grid.safetensors"),
+        write(out / "grid.csv", grid.to_frame().to_csv(index=False)),
+    ]
+    return [str(file) for file in files]
 
 
 def _json(grid: PatchGrid, seed: int, files: list[str]) -> dict[str, Any]:

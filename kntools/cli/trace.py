@@ -10,6 +10,7 @@ import typer
 
 from kntools.cli import common, options
 from kntools.cli.errors import friendly
+from kntools.files import write
 
 if TYPE_CHECKING:
     from kntools.tracing.trace import Trace
@@ -101,10 +102,10 @@ def _write(out: Path, traces: list[Trace]) -> list[str]:
     from kntools.plots.tracing import trace_panels
 
     files = [out / "index.html"]
-    trace_panels(traces).write_html(files[0], include_plotlyjs=True)
+    write(files[0], trace_panels(traces).to_html(include_plotlyjs=True))
     for one in traces:
         files += [one.save(out / f"trace-{one.kind}.safetensors"), out / f"trace-{one.kind}.csv"]
-        one.to_frame().to_csv(files[-1], index=False)
+        write(files[-1], one.to_frame().to_csv(index=False))
     return [str(f) for f in files]
 
 

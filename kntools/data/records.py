@@ -10,11 +10,12 @@ from dataclasses import astuple, dataclass, fields, replace
 from types import SimpleNamespace
 from typing import Any, Generic, TypeVar, overload
 
+import pandas as pd
 import torch
 
 from kntools.models import adapter
 from kntools.prompts import Encoded, MultiToken, Prompt, PromptError, encode_each
-from kntools.results.display import as_html
+from kntools.results import display
 
 RE_ENCODES = "does not re-encode to the same tokens"
 
@@ -116,7 +117,7 @@ class Loaded(Generic[Record]):
         return f"Loaded({count}, skipped: {self.skipped}, source: {self.source})"
 
     def _repr_html_(self) -> str:
-        return as_html(repr(self), *_table(self.records[:_SHOWN]))
+        return display.html(repr(self), _table(self.records[:_SHOWN]))
 
 
 @dataclass(frozen=True)
@@ -177,7 +178,7 @@ class PromptSet:
         return f"PromptSet({len(self):,} of {self.total:,}, skipped: {self.skipped}, source: {self.source})"
 
     def _repr_html_(self) -> str:
-        return as_html(repr(self), *_table(self.prompts[:_SHOWN]))
+        return display.html(repr(self), _table(self.prompts[:_SHOWN]))
 
 
 @dataclass(frozen=True)
@@ -270,7 +271,5 @@ def _reason(candidate: Candidate, encoded: Encoded | PromptError) -> str:
     return "" if same else RE_ENCODES
 
 
-def _table(records: Sequence[Any]) -> tuple[list[tuple[Any, ...]], list[str]]:
-    """Rows, and the names of the columns."""
-    columns = [f.name for f in fields(records[0])] if records else []
-    return [astuple(r) for r in records], columns
+def _table(records: Sequence[Any]) -> pd.DataFrame:
+    return pd.DataFrame([astuple(r) for r in records], columns=[f.name for f in fields(records[0])] if records else [])

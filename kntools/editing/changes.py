@@ -63,13 +63,6 @@ class Change:
             return True
         return not set(self.rows.tolist()).isdisjoint(other.rows.tolist())
 
-    def is_same(self, other: Change) -> bool:
-        """Do both add the same to the same rows?"""
-        if self.layer != other.layer or (self.rows is None) != (other.rows is None):
-            return False
-        same_rows = self.rows is None or other.rows is None or torch.equal(self.rows, other.rows)
-        return same_rows and torch.equal(self.update, other.update)
-
     def hooks(self, model: Any) -> list[Hook]:
         """What the changed rows would add, added to the MLP's output at every position."""
         seen: dict[str, Tensor] = {}

@@ -6,16 +6,13 @@ has been put back, so what the stack says of the weights is never too little.
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Sequence
 from typing import Any, Protocol, runtime_checkable
 from weakref import WeakKeyDictionary
 
-import torch
-from torch import Tensor
-
 from kntools.editing.changes import Change
 from kntools.models import adapter
+from kntools.results.encoding import same
+from kntools.results.fingerprint import fingerprint
 
 
 @runtime_checkable
@@ -38,15 +35,12 @@ class Application:
 
     def __init__(self, edit: Edit, model: Any) -> None:
         self.edit, self.changes, self.stack = edit, edit.changes, _stacks.setdefault(model, [])
-        if any(edit is other.edit or _same(self.changes, other.changes) for other in self.stack):
+        if any(same(self.changes, other.changes) for other in self.stack):
             raise RuntimeError("this edit is applied already; undo it first, or leave its scope")
-        self.fingerprint = adapter.fingerprint(model)  # of the weights before it
+        self.before, self.after = fingerprint(model), ""  # of the weights without it and with it
         self._check_weights(model)  # before anything that another model may not have, such as the layer
         for change in self.changes:
             change.check(model)
-        # Of the matrices that it changes, before it.
-        self.digests = {layer: w_out_digest(model, layer) for layer in {change.layer for change in self.changes}}
-        self._check_matrices()
         self.saved = [(change, change.read(model)) for change in self.changes]
 
     def apply(self, model: Any) -> None:
@@ -55,6 +49,7 @@ class Application:
             self.stack.append(self)
             for change in self.changes:
                 change.add(model)
+            self.after = fingerprint(model)
         except BaseException:
             self.undo(model)
             raise
@@ -85,22 +80,17 @@ class Application:
 
     def _check_weights(self, model: Any) -> None:
         """Was the edit made on these weights: as they are now, or as they were before one of the edits applied?"""
+        if self.stack and self.before != self.stack[-1].after:
+            raise ValueError(
+                "the weights were changed by something else after the last edit was applied; undo that change, "
+                "or undo the edits first"
+            )
         made_on = self.edit.provenance["fingerprint"]
-        if made_on not in [other.fingerprint for other in (self, *self.stack)]:
+        if made_on not in [other.before for other in (self, *self.stack)]:
             raise ValueError(
                 f"this edit was made on other weights ({self.edit.provenance['model']}, fingerprint {made_on}) than "
-                f"those of this {adapter.model_name(model)} ({self.fingerprint}); make it anew on this model"
+                f"those of this {adapter.model_name(model)} ({self.before}); make it anew on this model"
             )
-
-    def _check_matrices(self) -> None:
-        """Are the matrices that it changes what they were when it was made, bit by bit?"""
-        for layer in self.digests:
-            known = [other.digests[layer] for other in (self, *self.stack) if layer in other.digests]
-            if self.edit.provenance["w_out"][str(layer)] not in known:
-                raise ValueError(
-                    f"W_out of layer {layer} is not what it was when this edit was made (was another edit kept?); "
-                    "undo that change, or make the edit anew"
-                )
 
 
 _stacks: WeakKeyDictionary[Any, list[Application]] = WeakKeyDictionary()
@@ -116,26 +106,3 @@ def find(edit: Edit, model: Any) -> Application:
         if application.edit is edit:
             return application
     raise RuntimeError("this edit is not applied to this model; nothing to undo")
-
-
-def _same(changes: Sequence[Change], others: Sequence[Change]) -> bool:
-    """Do they add the same? So an edit that was saved and loaded again is known."""
-    return len(changes) == len(others) and all(a.is_same(b) for a, b in zip(changes, others, strict=True))
-
-
-def w_out_digest(model: Any, layer: int) -> str:
-    """A hash of every bit of one layer's `W_out`."""
-    return _digest(adapter.w_out(model, layer))
-
-
-def weights_digest(model: Any) -> str:
-    """A hash of every bit of all parameters: the proof that a model is as it was."""
-    whole = hashlib.blake2b(digest_size=16)
-    for name, parameter in sorted(model.named_parameters(), key=lambda item: item[0]):
-        whole.update(f"{name} {_digest(parameter)}".encode())
-    return whole.hexdigest()
-
-
-def _digest(tensor: Tensor) -> str:
-    raw = tensor.detach().cpu().contiguous().view(torch.uint8).numpy()
-    return hashlib.blake2b(raw.data, digest_size=16).hexdigest()

@@ -13,11 +13,12 @@ from torch.nn.functional import cross_entropy
 
 from kntools.editing.changes import Change
 from kntools.editing.requests import EditRequest, make_requests
-from kntools.editing.weight_edits import LayerEdit, edit_provenance
+from kntools.editing.weight_edits import LayerEdit
 from kntools.engine.from_layer import Upper
 from kntools.models import adapter
 from kntools.options import progress_bar
 from kntools.prompts import PromptLike, Prompts
+from kntools.results.provenance import provenance
 from kntools.sites import hook_name
 
 
@@ -99,6 +100,8 @@ def _tune(
     model: Any, request: EditRequest, layer: int, steps: int, lr: float, limit: float, stop_loss: float
 ) -> LayerEdit:
     encoded = request.encode(model)
+    settings = {"steps": steps, "lr": lr, "limit": limit, "stop_loss": stop_loss, "prepend_bos": encoded.prepend_bos}
+    about = provenance(model, method="fine_tune", **settings)
     wanted = torch.tensor(encoded.target_ids, device=encoded.tokens.device)
     asked = torch.tensor([encoded.positions], device=encoded.tokens.device)
     losses: list[float] = []
@@ -120,11 +123,10 @@ def _tune(
             optimiser.step()
             with torch.no_grad():
                 change.clamp_(-limit, limit)
-    settings = {"steps": steps, "lr": lr, "limit": limit, "stop_loss": stop_loss, "prepend_bos": encoded.prepend_bos}
     return LayerEdit(
         (Change(layer, change.detach().cpu()),),
         f"fine-tuned: {request.prompt.text!r} -> {request.target!r} in L{layer}",
-        edit_provenance(model, (layer,), method="fine_tune", **settings),
+        about,
         {"losses": losses},
     )
 

@@ -5,26 +5,45 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping, Sized
 from contextlib import suppress
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import torch
 from torch import Tensor
 
 from kntools.models import adapter
 from kntools.options import options, progress_bar
-from kntools.results import saving
+from kntools.results.provenance import provenance
+from kntools.results.result import Result, load
 from kntools.sites import hook_name
 
 # Of a model with a longer context: attention over thousands of tokens costs more than it adds.
 _LONGEST = 512
 # Pieces of text per forward pass, unless `max_rows` says another number.
 _ROWS = 16
+_SITE = "mlp.hook_post"
 
 
 class _Stop(Exception):
     """Ends a forward pass above the highest layer."""
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class MomentSums(Result):
+    """What a checkpoint holds."""
+
+    totals: dict[str, Tensor]  # layer -> sum of k k^T
+    count: int  # tokens
+    texts: int
+    digest: str  # of these texts, in order
+    provenance: dict[str, Any]
+
+    def to_frame(self) -> pd.DataFrame:
+        """One row per layer: `layer, tokens, texts`."""
+        return pd.DataFrame({"layer": [*self.totals], "tokens": self.count, "texts": self.texts})
 
 
 class Sums:
@@ -49,7 +68,9 @@ class Sums:
             "context": self.context,
             "prepend_bos": self.bos,
             "dtype": str(dtype).removeprefix("torch."),
+            "site": _SITE,
         }
+        self.about = provenance(model, **self.settings)
 
     def read(self, texts: Any, *, tokens: int | None, checkpoint: Path | None, every: int) -> None:
         """Add texts up, in passes of `rows` texts, until there are `tokens`."""
@@ -118,7 +139,7 @@ class Sums:
 
             return hook
 
-        points = [(adapter.hook_point(self.model, hook_name("mlp.hook_post", n)), keep(n)) for n in self.totals]
+        points = [(adapter.hook_point(self.model, hook_name(_SITE, n)), keep(n)) for n in self.totals]
         with torch.no_grad(), adapter.attached(points), suppress(_Stop):
             adapter.run(self.model, tokens)
         for layer, keys in found.items():
@@ -129,25 +150,20 @@ class Sums:
         self.count += tokens.numel()
 
     def _save(self, path: Path) -> None:
-        header = {
-            **saving.provenance(self.model, **self.settings),
-            "count": self.count,
-            "texts": self.texts,
-            "digest": self.digest,
-        }
-        saving.save(path, "second moment sums", {str(n): total for n, total in self.totals.items()}, header)
+        totals = {str(n): total for n, total in self.totals.items()}
+        MomentSums(totals, self.count, self.texts, self.digest, self.about).save(path)
 
     def _load(self, path: Path) -> None:
-        tensors, header = saving.load(path, "second moment sums")
-        if header["fingerprint"] != adapter.fingerprint(self.model):
-            raise ValueError(f"{path} was made on other weights ({header['model']}); give another file")
-        if header["settings"] != self.settings:
-            raise ValueError(
-                f"{path} was made with {header['settings']}, now asked: {self.settings}; give another file"
-            )
+        saved = load(path, MomentSums)
+        for what in ("fingerprint", "settings"):
+            if saved.provenance[what] != self.about[what]:
+                raise ValueError(
+                    f"{path} is another measurement: its {what} is {saved.provenance[what]}, not {self.about[what]}; "
+                    "give another file"
+                )
         for layer, total in self.totals.items():
-            total.copy_(tensors[str(layer)])
-        self.count, self.texts, self.digest = header["count"], header["texts"], header["digest"]
+            total.copy_(saved.totals[str(layer)])
+        self.count, self.texts, self.digest = saved.count, saved.texts, saved.digest
 
 
 def _strings(texts: Iterable[str | Mapping[str, Any]] | Path) -> Iterator[str]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
@@ -11,10 +10,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from kntools.editing.weight_edits import Change, WeightEdit, edit_header, load_kind
+from kntools.editing.changes import Change
+from kntools.editing.weight_edits import WeightEdit
 from kntools.prompts import Prompt
-from kntools.results import saving
-from kntools.results.display import as_html
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
@@ -22,8 +20,6 @@ if TYPE_CHECKING:
 #: Warnings: below this cosine the mean key is not the prompt's own key; above this norm (relative to that of `W_out`)
 #: an update changes what other keys read too; below this probability the edit has not taken.
 LOW_COSINE, LARGE_UPDATE, LOW_PROBABILITY = 0.5, 0.5, 0.5
-
-_TENSORS = ("left", "right", "key", "prompt_key", "value")
 
 
 @dataclass(frozen=True)
@@ -124,48 +120,16 @@ class RankOneEdit(WeightEdit):
 
         return loss_lines(self, **options)
 
-    def save(self, path: str | Path) -> Path:
-        """Write to a `.safetensors` file with a JSON header."""
-        header = {
-            **self.provenance,
-            "layer": self.layer,
-            "steps": [asdict(step) for step in self.steps],
-            "weight_norm": self.weight_norm,
-            "before": self.before,
-            "after": self.after,
-            "ridge": self.ridge,
-            "target": self.target,
-            "prompts": saving.prompts_to_json([self.prompt]),
-        }
-        return saving.save(path, "rank-one edit", {name: getattr(self, name) for name in _TENSORS}, header)
-
-    @classmethod
-    def load(cls, path: str | Path) -> RankOneEdit:
-        """Read what `save` wrote. Applying it to other weights is refused.
-
-        Raises:
-            FileNotFoundError, ValueError: no such file, or not a rank-one edit.
-        """
-        tensors, header = load_kind(path, "rank-one edit")
-        # The tensors of the file are those of `_TENSORS`, which the type checker cannot know.
-        return cls(
-            **tensors,  # type: ignore[arg-type]
-            **{name: header[name] for name in ("layer", "weight_norm", "before", "after", "ridge", "target")},
-            steps=tuple(Step(**step) for step in header["steps"]),
-            prompt=saving.prompts_from_json(header["prompts"])[0],
-            provenance=edit_header(header),
-        )
-
     def title(self) -> str:
         return f"{self.prompt.text!r} -> {self.target!r} in L{self.layer}"
 
-    def _head(self) -> str:
+    def describe(self) -> str:
         return f"RankOneEdit {self.title()} ({self.provenance['model']})"
 
-    def _lines(self) -> list[tuple[str, str]]:
+    def preview(self) -> pd.DataFrame:
         settings = self.provenance["settings"]
         used = f"C of {settings['second_moment']} (ridge {self.ridge:.1e})" if self.ridge is not None else "C = I"
-        return [
+        lines = [
             ("second moment", used),
             ("key", f"{settings['key']}, {len(settings['templates'])} templates, cosine {self.key_cosine:.2f}"),
             ("P(target)", f"{self.before:.4f} before, {self.after:.4f} after"),
@@ -173,9 +137,4 @@ class RankOneEdit(WeightEdit):
             ("update", f"{self.relative_norm:.3f} of the norm of W_out"),
             *(("warning", text) for text in self.warnings()),
         ]
-
-    def __repr__(self) -> str:
-        return "\n".join([self._head(), *(f"  {name}: {text}" for name, text in self._lines())])
-
-    def _repr_html_(self) -> str:
-        return as_html(self._head(), self._lines())
+        return pd.DataFrame(lines, columns=["about", "value"])

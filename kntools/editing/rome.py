@@ -16,10 +16,10 @@ from kntools.editing.rome_rows import EditRows, make_rows
 from kntools.editing.rome_settings import Key, RomeSettings
 from kntools.editing.rome_value import Value, find_values
 from kntools.editing.second_moment import SecondMoment
-from kntools.editing.weight_edits import edit_provenance
 from kntools.engine.answers import answer_values, ask
 from kntools.models import adapter
 from kntools.prompts import PromptLike, Prompts
+from kntools.results.provenance import provenance
 
 
 @overload
@@ -95,10 +95,10 @@ def rome(
         raise RuntimeError("rome needs gradients, and torch.inference_mode() has none; call it outside")
     rows = make_rows(model, requests, chosen)
     before = _check_new(model, rows)
+    used = {"second_moment": second_moment and second_moment.title(), "prepend_bos": rows[0].bare.prepend_bos}
+    about = provenance(model, **asdict(chosen), **used)
     with adapter.frozen_parameters(model), torch.enable_grad():
         values = find_values(model, rows, number, chosen)
-    used = {"second_moment": second_moment and second_moment.title(), "prepend_bos": rows[0].bare.prepend_bos}
-    provenance = edit_provenance(model, (number,), **asdict(chosen), **used)
     edits = []
     for request, own, value, p in zip(requests, rows, values, before, strict=True):
         edit = RankOneEdit(
@@ -110,7 +110,7 @@ def rome(
             after=0.0,
             prompt=request.prompt,
             target=request.target,
-            provenance={**provenance, "settings": {**provenance["settings"], "templates": list(own.templates)}},
+            provenance={**about, "settings": {**about["settings"], "templates": list(own.templates)}},
         )
         # Tried out as hooks: the weights stay as they are.
         edits.append(replace(edit, after=float(answer_values(model, own.bare, [edit.hooks(model)]))))

@@ -11,15 +11,16 @@ from typing import Any, SupportsIndex
 from zipfile import BadZipFile
 
 import numpy as np
+import pandas as pd
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from kntools.editing.moment_sums import Sums
 from kntools.models import adapter
-from kntools.results import saving
-from kntools.results.display import as_html
-from kntools.sites import hook_name
+from kntools.results.fingerprint import fingerprint
+from kntools.results.provenance import provenance
+from kntools.results.result import Result
 
 #: Texts, one after the other: strings, rows with a `"text"`, or a file with one text per line.
 Texts = Iterable[str | Mapping[str, Any]] | Path
@@ -29,14 +30,14 @@ RIDGE = 1e-4
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class SecondMoment:
+class SecondMoment(Result):
     """C of one layer, and on what it was measured.
 
     ```python
     C = kn.second_moment(model, 8, sample_texts(model, 50_000, seed=0))
     C.matrix, C.count                        # [d_mlp d_mlp], tokens
     u, ridge = C.solve(key)                  # C^-1 key, in float64
-    C.save("C8.safetensors"); kn.SecondMoment.load("C8.safetensors")
+    C.save("C8.safetensors"); kn.load("C8.safetensors")
     ```
     """
 
@@ -79,7 +80,7 @@ class SecondMoment:
                 f"count={count}, smallest diagonal entry {float(c.diagonal().min()):.2g}; a mean of squares over at "
                 "least one token cannot be negative"
             )
-        made = saving.provenance(model, source="matrix", **settings)
+        made = provenance(model, source="matrix", **settings)
         return cls(((c + c.T) / 2).float(), int(count), None, layer, made)
 
     @classmethod
@@ -120,7 +121,7 @@ class SecondMoment:
                 f"this second moment is that of layer {self.layer}, the edit is in layer {layer}; "
                 f"measure kn.second_moment(model, {layer}, texts)"
             )
-        found = adapter.fingerprint(model)
+        found = fingerprint(model)
         if found != self.provenance["fingerprint"]:
             raise ValueError(
                 f"this second moment was measured on other weights ({self.provenance['model']}, fingerprint "
@@ -165,41 +166,18 @@ class SecondMoment:
         scale = c.diagonal().clamp(min=1e-30).rsqrt()  # neurons of very different size count alike
         return int((torch.linalg.eigvalsh(scale[:, None] * c * scale) > 1e-6).sum())
 
-    def save(self, path: str | Path) -> Path:
-        """Write to a `.safetensors` file with a JSON header."""
-        header = {**self.provenance, "layer": self.layer, "count": self.count, "texts": self.texts}
-        return saving.save(path, "second moment", {"matrix": self.matrix}, header)
-
-    @classmethod
-    def load(cls, path: str | Path) -> SecondMoment:
-        """Read what `save` wrote.
-
-        Raises:
-            FileNotFoundError, ValueError: no such file, or not a second moment.
-        """
-        tensors, header = saving.load(path, "second moment")
-        return cls(
-            matrix=tensors["matrix"],
-            **{name: header[name] for name in ("count", "texts", "layer")},
-            provenance={k: header[k] for k in ("model", "fingerprint", "settings", "versions")},
-        )
-
     def title(self) -> str:
         texts = "" if self.texts is None else f" of {self.texts:,} texts"
         return f"L{self.layer}, {self.count:,} tokens{texts}"
 
-    def __repr__(self) -> str:
-        return f"SecondMoment({self.title()}, {self.provenance['model']})"
+    def describe(self) -> str:
+        return f"Second moment of the inputs of W_out, {self.title()} ({self.provenance['model']})"
 
-    def _repr_html_(self) -> str:
-        rows = [
-            ("layer", self.layer),
-            ("neurons", len(self.matrix)),
-            ("tokens", self.count),
-            ("texts", "unknown" if self.texts is None else self.texts),
-            ("median of the diagonal", float(self.matrix.diagonal().median())),
-        ]
-        return as_html(f"Second moment of the inputs of W_out ({self.provenance['model']})", rows)
+    def to_frame(self) -> pd.DataFrame:
+        """One row: `layer, neurons, tokens, texts, median of the diagonal`."""
+        median = float(self.matrix.diagonal().median())
+        row = {"layer": self.layer, "neurons": len(self.matrix), "tokens": self.count, "texts": self.texts}
+        return pd.DataFrame([{**row, "median of the diagonal": median}])
 
 
 def second_moment(
@@ -249,10 +227,8 @@ def second_moment(
         raise ValueError(f"dtype={dtype}; sums need torch.float32 or torch.float64")
     sums = Sums(model, wanted, context=context, dtype=dtype)
     sums.read(texts, tokens=tokens, checkpoint=None if checkpoint is None else Path(checkpoint), every=every)
-    settings = {**sums.settings, "site": hook_name("mlp.hook_post", wanted[0]).split(".", 2)[2]}
-    provenance = saving.provenance(model, **settings)
     found = {
-        number: SecondMoment((total / sums.count).float().cpu(), sums.count, sums.texts, number, provenance)
+        number: SecondMoment((total / sums.count).float().cpu(), sums.count, sums.texts, number, sums.about)
         for number, total in sums.totals.items()
     }
     return found[wanted[0]] if isinstance(layer, SupportsIndex) else found

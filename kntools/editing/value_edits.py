@@ -11,9 +11,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from kntools.editing.changes import Change
-from kntools.editing.weight_edits import LayerEdit, edit_provenance
+from kntools.editing.weight_edits import LayerEdit
 from kntools.models import adapter
 from kntools.prompts import MASK, Prompt, encode
+from kntools.results.provenance import provenance
 from kntools.sites import Neuron, NeuronLike, as_neurons
 
 
@@ -132,9 +133,8 @@ def _changes(model: Any, neurons: Iterable[NeuronLike], update: Any) -> tuple[tu
 def _edit(
     model: Any, neurons: tuple[Neuron, ...], changes: tuple[Change, ...], label: str, **settings: Any
 ) -> LayerEdit:
-    layers = tuple(change.layer for change in changes)
     details = {"neurons": [[n.layer, n.index] for n in neurons]}
-    return LayerEdit(changes, label, edit_provenance(model, layers, **settings), details)
+    return LayerEdit(changes, label, provenance(model, **settings), details)
 
 
 def _checked(model: Any, neurons: Iterable[NeuronLike]) -> tuple[Neuron, ...]:

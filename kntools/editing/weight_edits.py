@@ -10,34 +10,30 @@ Scopes nest. They are closed in the opposite order; each puts back the copy that
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
-from torch import Tensor
+import pandas as pd
 
 from kntools.editing.changes import Change, as_hooks
-from kntools.editing.edit_stack import Application, find, w_out_digest
-from kntools.results import saving
-from kntools.results.display import as_html
+from kntools.editing.edit_stack import Application, find
+from kntools.results.result import Result
 from kntools.sites import Hook
 
 
-class WeightEdit(ABC):
+class WeightEdit(Result):
     """A change of the `W_out` of some layers, made for certain weights and applicable to those alone.
 
     ```python
     with edit.applied(model): ...     # bit for bit restored on exit, also after an exception
     edit.apply(model); edit.undo(model)
     both = one + other                # two edits of different layers, made on the same weights
-    edit.save("edit.safetensors"); kn.WeightEdit.load("edit.safetensors")
+    edit.save("edit.safetensors"); kn.load("edit.safetensors")
     ```
 
-    `changes` says what is added where. `provenance` holds the fingerprint of the weights that the edit was made on
-    and, as `w_out`, a digest of every matrix that it changes.
+    `changes` says what is added where. `provenance` holds the fingerprint of the weights that the edit was made on.
 
     Edits may be nested. One that was made while another one was applied is applied on top of it. So can one be that was
     made on the unedited weights: then both are added, whether or not they hold together.
@@ -106,34 +102,12 @@ class WeightEdit(ABC):
                 "alone, and in the sum neither holds. Make and apply them one after the other (`with "
                 "one.applied(model):`, then make the other and apply it there), or edit different layers"
             )
-        digests = {**other.provenance["w_out"], **self.provenance["w_out"]}
-        return LayerEdit(
-            changes=(*self.changes, *other.changes),
-            label=f"{self.title()} + {other.title()}",
-            provenance={**self.provenance, "w_out": digests},
-        )
+        label = f"{self.title()} + {other.title()}"
+        return LayerEdit((*self.changes, *other.changes), label, self.provenance)
 
     def title(self) -> str:
         """One line that says what it is."""
         return f"edit of layers {list(self.layers)}"
-
-    @abstractmethod
-    def save(self, path: str | Path) -> Path:
-        """Write to a `.safetensors` file with a JSON header."""
-
-    @classmethod
-    def load(cls, path: str | Path) -> WeightEdit:
-        """Read any edit that `save` wrote.
-
-        Raises:
-            FileNotFoundError, ValueError: no such file, or not an edit.
-        """
-        for kind in cls.__subclasses__():  # the kinds of edits, each with its own kind of file
-            try:
-                return kind.load(path)
-            except WrongKind:
-                continue
-        raise ValueError(f"{path} does not hold an edit; edits are written by edit.save(path)")
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -151,53 +125,10 @@ class LayerEdit(WeightEdit):
     def title(self) -> str:
         return self.label
 
-    def __repr__(self) -> str:
-        shapes = ", ".join(f"L{c.layer}: {len(c.update)} rows" for c in self.changes[:6])
-        more = f", and {len(self.changes) - 6} more" if len(self.changes) > 6 else ""
-        return f"LayerEdit({self.label}; {shapes}{more}; {self.provenance['model']})"
+    def describe(self) -> str:
+        return f"LayerEdit {self.label} ({self.provenance['model']})"
 
-    def _repr_html_(self) -> str:
-        rows = [(f"L{c.layer}", len(c.update), float(c.update.norm())) for c in self.changes]
-        columns = ["layer", "rows of W_out", "norm of the change"]
-        return as_html(f"{self.label} ({self.provenance['model']})", rows, columns)
-
-    def save(self, path: str | Path) -> Path:
-        tensors = {f"update.{n}": c.update for n, c in enumerate(self.changes)}
-        tensors |= {f"rows.{n}": c.rows for n, c in enumerate(self.changes) if c.rows is not None}
-        layers = [c.layer for c in self.changes]
-        header = {**self.provenance, "layers": layers, "label": self.label, "details": dict(self.details)}
-        return saving.save(path, "weight edit", tensors, header)
-
-    @classmethod
-    def load(cls, path: str | Path) -> LayerEdit:
-        tensors, header = load_kind(path, "weight edit")
-        changes = (
-            Change(layer, tensors[f"update.{n}"], tensors.get(f"rows.{n}")) for n, layer in enumerate(header["layers"])
-        )
-        return cls(tuple(changes), header["label"], edit_header(header), header["details"])
-
-
-class WrongKind(ValueError):
-    """The file holds something else."""
-
-
-def load_kind(path: str | Path, kind: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """`saving.load`, with an error of its own for a file that holds another kind of result."""
-    try:
-        return saving.load(path, kind)
-    except ValueError as error:
-        raise (WrongKind(str(error)) if "load it with the class" in str(error) else error) from error
-
-
-def edit_header(header: Mapping[str, Any]) -> dict[str, Any]:
-    """The provenance in a saved header; JSON has turned layer numbers into strings."""
-    kept = {k: header[k] for k in ("model", "fingerprint", "settings", "versions")}
-    return {**kept, "w_out": {str(layer): digest for layer, digest in header["w_out"].items()}}
-
-
-def edit_provenance(model: Any, layers: tuple[int, ...], **settings: Any) -> dict[str, Any]:
-    """What an edit needs to say: as `saving.provenance`, and a digest of every matrix that it changes."""
-    return {
-        **saving.provenance(model, **settings),
-        "w_out": {str(layer): w_out_digest(model, layer) for layer in layers},
-    }
+    def to_frame(self) -> pd.DataFrame:
+        """One row per change: `layer, rows of W_out, norm of the change`."""
+        rows = [(c.layer, len(c.update), float(c.update.norm())) for c in self.changes]
+        return pd.DataFrame(rows, columns=["layer", "rows of W_out", "norm of the change"])

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+import pandas as pd
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -22,7 +23,7 @@ from kntools.engine.plan import Embedding, Intervention, as_intervention
 from kntools.engine.runner import Runner
 from kntools.models import adapter
 from kntools.options import progress_bar
-from kntools.results.display import as_html
+from kntools.results import display
 from kntools.sites import Hook, Positions
 
 __all__ = ["Derivative", "Intervention", "Metric", "RowGradients", "sweep", "sweep_gradients"]
@@ -127,7 +128,8 @@ class RowGradients:
 
     def _repr_html_(self) -> str:
         rows = [(name, str(list(d.gradient.shape)), float(d.gradient.abs().max())) for name, d in self.wrt.items()]
-        return as_html(f"values {self.values.tolist()}", rows, ["by", "[row pos ...]", "largest gradient"])
+        frame = pd.DataFrame(rows, columns=["by", "[row pos ...]", "largest gradient"])
+        return display.html(f"values {self.values.tolist()}", frame)
 
 
 def sweep_gradients(

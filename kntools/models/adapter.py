@@ -7,7 +7,6 @@ writable `W_out`.
 
 from __future__ import annotations
 
-import hashlib
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -26,6 +25,10 @@ from kntools.models.names import nearest
 from kntools.models.prefix import BridgePrefix, HookedPrefix, Rows
 
 # --- what the model is ------------------------------------------------------------------------------
+
+
+def model_name(model: Any) -> str:
+    return str(getattr(model.cfg, "model_name", None) or type(model).__name__)
 
 
 def is_bridge(model: Any) -> bool:
@@ -266,28 +269,3 @@ def run_embedding(
     except _Stop:
         pass
     return found[0]
-
-
-# --- what a result says about the model it came from --------------------------------------------------
-
-
-def model_name(model: Any) -> str:
-    return str(getattr(model.cfg, "model_name", None) or type(model).__name__)
-
-
-_INTEGERS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
-
-
-def fingerprint(model: Any) -> str:
-    """A short hash of the weights: names, shapes, and the sums of the bit patterns of each row of each parameter.
-
-    Any element that changes alone changes it, in a tenth of a second. It is no proof that every bit is the same (two
-    changes could cancel); hash all of `model.parameters()` for that.
-    """
-    digest = hashlib.blake2b(digest_size=8)
-    for name, parameter in sorted(model.named_parameters(), key=lambda item: item[0]):
-        rows = parameter.detach().reshape(parameter.shape[0] if parameter.dim() > 1 else 1, -1).contiguous()
-        sums = rows.view(_INTEGERS[rows.element_size()]).sum(-1, dtype=torch.int64)
-        digest.update(f"{name} {tuple(parameter.shape)} {parameter.dtype}".encode())
-        digest.update(sums.cpu().numpy().tobytes())
-    return digest.hexdigest()

@@ -10,6 +10,8 @@ from pathlib import Path
 import platformdirs
 from filelock import FileLock
 
+from kntools.files import atomic
+
 MANIFEST = "kntools.json"
 WEIGHTS = ".safetensors"
 # Raised when what is written changes, so that older copies are left alone and not read.
@@ -39,14 +41,10 @@ def converted_folder(key: str, build: Callable[[Path], None]) -> Path:
         # Whoever holds the lock is alone: what lies here is damaged or was left by a killed process.
         for remains in [folder, *models.glob(f"{folder.name}.part-*")]:
             shutil.rmtree(remains, ignore_errors=True)
-        part = models / f"{folder.name}.part-{os.getpid()}"
-        part.mkdir()
-        try:
+        with atomic(folder) as part:
+            part.mkdir()
             build(part)
             _seal(part)
-            part.rename(folder)
-        finally:
-            shutil.rmtree(part, ignore_errors=True)
     return folder
 
 

@@ -20,7 +20,7 @@ from kntools.patching.cells import CellChoice, Cells, make_cells
 from kntools.patching.patch_grid import PatchGrid
 from kntools.patching.prompt_pairs import Corrupted, Metrics, Pair, encode_pairs, metrics_of
 from kntools.prompts import Encoded, Prompts
-from kntools.results.saving import provenance
+from kntools.results.provenance import provenance
 from kntools.sites import Positions, hook_name
 
 Method = Literal["activation", "attribution"]

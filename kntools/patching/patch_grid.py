@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
@@ -12,19 +11,15 @@ from jaxtyping import Float
 from torch import Tensor
 
 from kntools.prompts import Prompt
-from kntools.results import saving
-from kntools.results.display import as_html
+from kntools.results.result import Result
 from kntools.results.statistics import Interval, bootstrap_interval, pearson, spearman
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
 
-_TENSORS = ("per_pair", "clean_per_pair", "corrupted_per_pair")
-_FIELDS = ("layers", "columns", "axis", "site", "method", "metric", "noising", "tokens")
 
-
-@dataclass(frozen=True, repr=False)
-class PatchGrid:
+@dataclass(frozen=True, eq=False, repr=False)
+class PatchGrid(Result):
     """The metric after patching a site in each layer and column, for one or several pairs of prompts.
 
     ```python
@@ -33,7 +28,7 @@ class PatchGrid:
     grid.effect                       # what the patch changed
     grid.normalized                   # 0: as corrupted, 1: as clean
     low, high = grid.interval()       # bootstrap over pairs
-    grid.to_frame(); grid.plot(); grid.save("grid.safetensors"); kn.PatchGrid.load("grid.safetensors")
+    grid.to_frame(); grid.plot(); grid.save("grid.safetensors"); kn.load("grid.safetensors")
     ```
     """
 
@@ -138,38 +133,7 @@ class PatchGrid:
 
         return patch_heatmap(self, **options)
 
-    def save(self, path: str | Path) -> Path:
-        """Write to a `.safetensors` file with a JSON header."""
-        header = {
-            **self.provenance,
-            **{name: getattr(self, name) for name in _FIELDS},
-            "clean_prompts": saving.prompts_to_json(clean for clean, _ in self.pairs),
-            "corrupted_prompts": saving.prompts_to_json(corrupted for _, corrupted in self.pairs),
-        }
-        return saving.save(path, "patch grid", {name: getattr(self, name) for name in _TENSORS}, header)
-
-    @classmethod
-    def load(cls, path: str | Path) -> PatchGrid:
-        """Read what `save` wrote.
-
-        Raises:
-            FileNotFoundError, ValueError: no such file, or not a patch grid.
-        """
-        tensors, header = saving.load(path, "patch grid")
-        prompts = [saving.prompts_from_json(header[name]) for name in ("clean_prompts", "corrupted_prompts")]
-        plain = {name: header[name] for name in _FIELDS}
-        plain |= {name: tuple(header[name]) for name in ("layers", "columns")}
-        plain["tokens"] = tuple(tuple(row) for row in header["tokens"])
-        return cls(
-            per_pair=tensors["per_pair"],
-            clean_per_pair=tensors["clean_per_pair"],
-            corrupted_per_pair=tensors["corrupted_per_pair"],
-            **plain,
-            pairs=tuple(zip(*prompts, strict=True)),
-            provenance={k: header[k] for k in ("model", "fingerprint", "settings", "versions")},
-        )
-
-    def _title(self) -> str:
+    def describe(self) -> str:
         n = len(self.pairs)
         how = "noising" if self.noising else "denoising"
         return (
@@ -178,18 +142,11 @@ class PatchGrid:
             f"({self.provenance['model']}, {self.metric} {self.corrupted:.3f} corrupted, {self.clean:.3f} clean)"
         )
 
-    def _cells(self) -> list[tuple[str, str]]:
-        found = []
-        for layer, column in self.top(min(5, self.effect.numel())):
-            at = f"L{layer}, {self.axis} {column}"
-            if self.axis == "position" and len(self.pairs) == 1:
-                at += f" {self.tokens[0][column]!r}"
-            effect = self.effect[self.layers.index(layer), self.columns.index(column)]
-            found.append((at, f"{float(effect):+.3f}"))
-        return found
-
-    def __repr__(self) -> str:
-        return "\n".join([self._title(), *(f"  {at}: {effect}" for at, effect in self._cells())])
-
-    def _repr_html_(self) -> str:
-        return as_html(self._title(), self._cells(), ["cell", "effect"])
+    def preview(self) -> pd.DataFrame:
+        """The cells with the largest effects."""
+        cells = self.top(min(5, self.effect.numel()))
+        names = [f"L{layer}, {self.axis} {column}" for layer, column in cells]
+        if self.axis == "position" and len(self.pairs) == 1:
+            names = [f"{name} {self.tokens[0][p]!r}" for name, (_, p) in zip(names, cells, strict=True)]
+        at = [(self.layers.index(layer), self.columns.index(column)) for layer, column in cells]
+        return pd.DataFrame({"cell": names, "effect": [float(self.effect[i, j]) for i, j in at]})

@@ -25,6 +25,7 @@ from kntools.prompts import Prompt, encode
 from kntools.report.choices import NotPossible
 from kntools.report.facts import FACTS
 from kntools.report.study import Study
+from kntools.results.result import load
 from kntools.sites import Neuron
 
 #: Leading neurons that are compared with as many random ones.
@@ -124,7 +125,7 @@ def _unpacked(text: str) -> Attribution:
     with TemporaryDirectory() as folder:
         file = Path(folder, "attribution")
         file.write_bytes(b64decode(text))
-        return Attribution.load(file)
+        return load(file, Attribution)
 
 
 def _effects(

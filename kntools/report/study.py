@@ -25,6 +25,7 @@ from kntools.report import choices
 from kntools.report.choices import NotPossible
 from kntools.report.sizes import Size
 from kntools.results import processes
+from kntools.results.result import load
 from kntools.results.run_folder import RunFolder
 from kntools.sites import Neuron
 
@@ -235,4 +236,4 @@ class Study:
                 second_moment(self.model, self.layer, texts, prepend_bos=self.prepend_bos, progress=self.progress).save(
                     file
                 )
-        return SecondMoment.load(file)
+        return load(file, SecondMoment)

@@ -1,8 +1,7 @@
-"""How a result looks as the value of a cell or at the prompt: a line that says what it is, then its first rows."""
+"""How a result looks at the prompt and in a notebook: a line that says what it is, and the first rows of a table."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from html import escape
 from numbers import Integral, Real
 
@@ -12,50 +11,24 @@ ROWS = 20  # as many as one sees without scrolling
 _WIDTH = 120  # characters of one cell
 
 
-def as_html(title: str, rows: Sequence[Sequence[object]], columns: Sequence[str] = (), *, limit: int = ROWS) -> str:
-    """What `_repr_html_` returns: a line, and a table of the first rows, with every text escaped.
-
-    ```python
-    as_html("Leading neurons", [("L24.N1005", 0.21)], ["neuron", "score"])
-    ```
-
-    Arguments:
-        rows: one value per column. Texts stand on the left, long ones cut; numbers on the right, with four digits.
-        columns: their names, or nothing for a table that explains itself.
-        limit: how many rows are shown; a line tells how many are not.
-    """
-    head = "".join(f"<th>{escape(name)}</th>" for name in columns)
-    body = [f"<tr>{head}</tr>"] if columns else []
-    body += ["<tr>" + "".join(map(_cell, row)) + "</tr>" for row in rows[:limit]]
-    more = f"<p>{_more(rows, limit)}</p>" if len(rows) > limit else ""
-    return f"<p>{escape(title)}</p><table>{''.join(body)}</table>{more}"
+def text(title: str, frame: pd.DataFrame, *, rows: int = ROWS) -> str:
+    """What `__repr__` returns: numbers with four digits, long texts cut."""
+    table = frame.head(rows).map(_cell).to_string(index=False) if len(frame) else "(no rows)"
+    return "\n".join([title, table, *_more(frame, rows)])
 
 
-def frame_html(title: str, frame: pd.DataFrame, *, limit: int = ROWS) -> str:
-    """`as_html` of a table of pandas."""
-    return as_html(title, list(frame.itertuples(index=False)), [str(name) for name in frame.columns], limit=limit)
-
-
-def frame_text(frame: pd.DataFrame, *, limit: int = ROWS) -> str:
-    """The first rows of a table as text."""
-    if frame.empty:
-        return "(no rows)"
-    text = frame.head(limit).to_string(index=False, float_format=_digits)
-    return f"{text}\n{_more(frame, limit)}" if len(frame) > limit else text
+def html(title: str, frame: pd.DataFrame, *, rows: int = ROWS) -> str:
+    """The same for `_repr_html_`, with every text escaped."""
+    table = frame.head(rows).map(_cell).to_html(index=False, border=0)
+    return "".join([f"<p>{escape(title)}</p>", table, *(f"<p>{line}</p>" for line in _more(frame, rows))])
 
 
 def _cell(value: object) -> str:
     if isinstance(value, Real) and not isinstance(value, Integral):
-        return f"<td>{_digits(value)}</td>"
-    text = str(value)
-    kept = text if len(text) <= _WIDTH else text[: _WIDTH - 3] + "..."
-    left = "" if isinstance(value, Real) else " style='text-align:left'"
-    return f"<td{left}>{escape(kept)}</td>"
+        return f"{value:.4g}"
+    written = str(value)
+    return written if len(written) <= _WIDTH else written[: _WIDTH - 3] + "..."
 
 
-def _digits(value: Real) -> str:
-    return f"{value:.4g}"
-
-
-def _more(rows: Sequence[object] | pd.DataFrame, limit: int) -> str:
-    return f"... and {len(rows) - limit} more"
+def _more(frame: pd.DataFrame, rows: int) -> list[str]:
+    return [f"... and {len(frame) - rows} more"] if len(frame) > rows else []

@@ -19,8 +19,9 @@ from typing import Any, TypeVar
 
 from tqdm.auto import tqdm
 
+from kntools.files import write
 from kntools.results import processes
-from kntools.results.saving import provenance
+from kntools.results.provenance import provenance
 
 FORMAT = 1
 
@@ -43,7 +44,7 @@ class RunFolder:
 
     def __init__(self, path: str | Path | None, *, kind: str, model: Any, settings: dict[str, Any]) -> None:
         self.path = None if path is None else Path(path)
-        made = provenance(model, **json.loads(json.dumps(settings)))
+        made = provenance(model, **settings)
         self.header: dict[str, Any] = {"kind": kind, "format": FORMAT, **made}
         self._items: dict[str, Any] = {}
         with processes.main_first():
@@ -79,7 +80,7 @@ class RunFolder:
         """Keep a finished item. In memory it is what reading the file would give."""
         text = json.dumps({"key": key, "payload": payload}, ensure_ascii=False)
         if self.path is not None:
-            _write_text(self._file(key), text)
+            write(self._file(key), text)
         self._items[key] = json.loads(text)["payload"]
 
     def each(
@@ -163,10 +164,4 @@ def _read(file: Path) -> Any:
 
 
 def _write(file: Path, content: Any) -> None:
-    _write_text(file, json.dumps(content, ensure_ascii=False, indent=1))
-
-
-def _write_text(file: Path, text: str) -> None:
-    part = file.with_name(file.name + ".part")
-    part.write_text(text, encoding="utf-8")
-    part.replace(file)
+    write(file, json.dumps(content, ensure_ascii=False, indent=1))

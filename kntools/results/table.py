@@ -11,7 +11,8 @@ from typing import Any, ClassVar
 
 import pandas as pd
 
-from kntools.results.display import frame_html, frame_text
+from kntools.files import write
+from kntools.results import display
 
 Row = dict[str, Any]
 
@@ -61,10 +62,10 @@ class TableResult:
         return f"{self.kind} ({self.header.get('model', '?')}), {len(self.rows)} rows"
 
     def __repr__(self) -> str:
-        return f"{self.describe()}\n{frame_text(self.summary())}"
+        return display.text(self.describe(), self.summary())
 
     def _repr_html_(self) -> str:
-        return frame_html(self.describe(), self.summary())
+        return display.html(self.describe(), self.summary())
 
 
 def save_table(path: str | Path, kind: str, frame: pd.DataFrame, content: Row) -> Path:
@@ -76,11 +77,7 @@ def save_table(path: str | Path, kind: str, frame: pd.DataFrame, content: Row) -
         text = json.dumps(without_nan({"result": kind, **content}), ensure_ascii=False, indent=1, allow_nan=False)
     else:
         raise ValueError(f"{path.name}: a table is saved as .csv or .json; name the file so")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(path.name + ".part")
-    part.write_text(text, encoding="utf-8")
-    part.replace(path)
-    return path
+    return write(path, text)
 
 
 def load_table(path: str | Path, kind: str) -> Row:

@@ -18,7 +18,7 @@ from kntools.metrics import logit_difference
 from kntools.models import adapter
 from kntools.options import progress_bar
 from kntools.prompts import Encoded, Prompt, PromptLike, Prompts, encode_many
-from kntools.results.saving import provenance
+from kntools.results.provenance import provenance
 from kntools.tracing.noise import Noise, corruptions, make_noise, subject_of
 from kntools.tracing.restoration import KINDS, Kind, Restoration, SeverAt, Severed, make_restoration
 from kntools.tracing.trace import Trace
@@ -92,7 +92,6 @@ def causal_trace(
         for e in encoded:
             added = make_noise(model, e, noise, samples, seed)
             metric = _against_foil(e) if two_way else answer_metric(e)
-            clean, corrupted, restored = _run(e, added, metric, restoration)
             about = provenance(
                 model,
                 noise="given" if isinstance(noise, Tensor) else noise,
@@ -100,6 +99,7 @@ def causal_trace(
                 seed=None if isinstance(noise, Tensor) else seed,
                 prepend_bos=e.prepend_bos,
             )
+            clean, corrupted, restored = _run(e, added, metric, restoration)
             traces.append(
                 Trace(
                     per_sample=restored,

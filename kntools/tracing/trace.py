@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
@@ -12,19 +11,15 @@ from jaxtyping import Float
 from torch import Tensor
 
 from kntools.prompts import Prompt
-from kntools.results import saving
-from kntools.results.display import as_html
+from kntools.results.result import Result
 from kntools.tracing.token_roles import by_role, token_roles
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
 
-_TENSORS = ("per_sample", "corrupted_per_sample", "noise")
-_FIELDS = ("clean", "tokens", "answer", "window", "sever", "sever_at", "two_way")
 
-
-@dataclass(frozen=True, repr=False)
-class Trace:
+@dataclass(frozen=True, eq=False, repr=False)
+class Trace(Result):
     """How probable the answer becomes again when one state of the clean run is put back into corrupted runs.
 
     ```python
@@ -32,7 +27,7 @@ class Trace:
     trace.effect            # indirect effect: scores - corrupted
     trace.total_effect      # clean - corrupted
     trace.by_role()         # [role layer], mean effect over the tokens of each role (kntools.tracing.token_roles.ROLES)
-    trace.to_frame(); trace.plot(); trace.save("trace.safetensors"); kn.Trace.load("trace.safetensors")
+    trace.to_frame(); trace.plot(); trace.save("trace.safetensors"); kn.load("trace.safetensors")
     ```
     """
 
@@ -106,38 +101,7 @@ class Trace:
 
         return trace_heatmap(self, **options)
 
-    def save(self, path: str | Path) -> Path:
-        """Write to a `.safetensors` file with a JSON header."""
-        header = {
-            **self.provenance,
-            **{name: getattr(self, name) for name in _FIELDS},
-            "traced": self.kind,  # "kind" is what kind of file this is
-            "subject": [self.subject.start, self.subject.stop],
-            "prompts": saving.prompts_to_json([self.prompt]),
-        }
-        return saving.save(path, "trace", {name: getattr(self, name) for name in _TENSORS}, header)
-
-    @classmethod
-    def load(cls, path: str | Path) -> Trace:
-        """Read what `save` wrote.
-
-        Raises:
-            FileNotFoundError, ValueError: no such file, or not a trace.
-        """
-        tensors, header = saving.load(path, "trace")
-        plain = {name: header[name] for name in _FIELDS} | {"tokens": tuple(header["tokens"])}
-        return cls(
-            per_sample=tensors["per_sample"],
-            corrupted_per_sample=tensors["corrupted_per_sample"],
-            noise=tensors["noise"],
-            **plain,
-            kind=header["traced"],
-            subject=range(*header["subject"]),
-            prompt=saving.prompts_from_json(header["prompts"])[0],
-            provenance={k: header[k] for k in ("model", "fingerprint", "settings", "versions")},
-        )
-
-    def _title(self) -> str:
+    def describe(self) -> str:
         what = "hidden states" if self.kind == "hidden" else f"{self.kind} output, {self.window} layers"
         cut = f", {self.sever} severed" if self.sever else ""
         return (
@@ -145,20 +109,13 @@ class Trace:
             f"{self.corrupted:.3f} corrupted ({self.provenance['model']}, {self.per_sample.shape[0]} samples)"
         )
 
-    def _states(self) -> list[tuple[str, str]]:
+    def preview(self) -> pd.DataFrame:
         """The state with the largest effect of every role that has one."""
-        found = []
+        rows = []
         for role in dict.fromkeys(self.roles):
             at = [p for p, r in enumerate(self.roles) if r == role]
             best = self.effect[:, at]
             if role != "before the subject" or float(best.abs().max()) > 0:
-                i = int(best.argmax())
-                layer, p = i // len(at), at[i % len(at)]
-                found.append((f"{role} {self.tokens[p]!r}, L{layer}", f"{float(best.max()):+.3f}"))
-        return found
-
-    def __repr__(self) -> str:
-        return "\n".join([self._title(), *(f"  {state}: {effect}" for state, effect in self._states())])
-
-    def _repr_html_(self) -> str:
-        return as_html(self._title(), self._states(), ["state", "largest effect of its role"])
+                layer, p = divmod(int(best.argmax()), len(at))
+                rows.append((f"{role} {self.tokens[at[p]]!r}, L{layer}", float(best.max())))
+        return pd.DataFrame(rows, columns=["state", "largest effect of its role"])

@@ -10,6 +10,7 @@ from typing import Any
 
 import pandas as pd
 
+from kntools.files import write
 from kntools.results.table import without_nan
 
 
@@ -70,9 +71,7 @@ class Table:
         files = []
         for name, text in texts.items():
             if name:
-                files.append(folder / name)
-                files[-1].parent.mkdir(parents=True, exist_ok=True)
-                files[-1].write_text(text, encoding="utf-8", newline="\n")
+                files.append(write(folder / name, text))
         return files
 
 

@@ -14,6 +14,7 @@ import pandas as pd
 from pandas.api.types import is_bool_dtype, is_numeric_dtype
 from plotly.offline import get_plotlyjs
 
+from kntools.files import write as write_file
 from kntools.plots.theme import DARK, LIGHT
 from kntools.report.page.blocks import Block, Chart, Command, Links, Notes, Page, Table, Text
 
@@ -24,13 +25,11 @@ _PICTURES = {"png": "PNG", "svg": "SVG"}
 def write(path: str | Path, page: Page) -> Path:
     """Write a page, and the files that its tables name, into the folder of `path`."""
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     for section in page.sections:
         for block in section.blocks:
             if isinstance(block, Table):
                 block.write(path.parent)
-    path.write_text(render(page), encoding="utf-8", newline="\n")
-    return path
+    return write_file(path, render(page))
 
 
 def render(page: Page) -> str:

@@ -1,0 +1,137 @@
+"""What every primitive and analysis returns: a frozen dataclass that can be saved, compared and shown."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, TypeVar, overload
+
+import numpy as np
+import pandas as pd
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from kntools.files import atomic
+from kntools.results import display, encoding
+
+FORMAT = 2
+
+R = TypeVar("R", bound="Result")
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Result(encoding.Registered):
+    """The base of all results. A subclass is a dataclass, and says what it is and what its table holds.
+
+    ```python
+    @dataclass(frozen=True, eq=False, repr=False)
+    class Loss(Result):
+        values: Float[Tensor, " layer"]
+        prompt: Prompt
+
+        def describe(self) -> str:
+            return f"Loss per layer: {self.prompt.text!r}"
+
+        def to_frame(self) -> pd.DataFrame:
+            return pd.DataFrame({"layer": range(len(self.values)), "loss": self.values})
+    ```
+
+    Fields are tensors, text, numbers, `None`, dataclasses of these (`Prompt`, `Neuron`), tuples, lists and
+    dictionaries. From them follow `save`, `kn.load`, `==`, and how the result looks at the prompt and in a notebook.
+    """
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if isinstance(value, np.generic):  # layer=np.int64(8)
+                object.__setattr__(self, field.name, value.item())
+
+    def describe(self) -> str:
+        """One line that says what it is."""
+        return type(self).__name__
+
+    def to_frame(self) -> pd.DataFrame:
+        """A tidy table of pandas."""
+        raise NotImplementedError
+
+    def preview(self) -> pd.DataFrame:
+        """The table that is shown under `describe`."""
+        return self.to_frame()
+
+    def save(self, path: str | Path) -> Path:
+        """Write one safetensors file: tensors as tensors, the rest as JSON. `kn.load(path)` reads it."""
+        tensors: dict[str, Tensor] = {}
+        content = json.dumps(encoding.encode(self, type(self).__name__, tensors), ensure_ascii=False)
+        about = {"format": str(FORMAT), "checksum": checksum(content, tensors), "kntools": content}
+        with atomic(path) as part:
+            save_file(tensors, part, metadata=about)
+        return Path(path)
+
+    def __eq__(self, other: object) -> bool:
+        return encoding.same(self, other)
+
+    def __repr__(self) -> str:
+        return display.text(self.describe(), self.preview())
+
+    def _repr_html_(self) -> str:
+        return display.html(self.describe(), self.preview())
+
+
+@overload
+def load(path: str | Path) -> Any: ...
+@overload
+def load(path: str | Path, kind: type[R]) -> R: ...
+
+
+def load(path: str | Path, kind: type[Result] = Result) -> Any:
+    """Read any result that `save` wrote.
+
+    ```python
+    att = kn.load("canada.safetensors")
+    C = kn.load("C8.safetensors", kn.SecondMoment)      # anything else is an error
+    ```
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: a file that is damaged, holds another kind of result or none, or was written by a newer kntools.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"no file {path}; results are written by .save(path)")
+    try:
+        with safe_open(path, framework="pt") as file:
+            about = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
+    except Exception as error:  # safetensors has errors of many kinds
+        raise ValueError(f"{path} is damaged, or no safetensors file ({error}); save the result again") from error
+    if "kntools" not in about:
+        raise ValueError(f"{path} holds no result of kntools; give a file that .save(path) wrote")
+    if not about.get("format", "").isdecimal() or int(about["format"]) != FORMAT:
+        raise ValueError(f"{path} was written by {_other(about)} version of kntools; use that one, or make it again")
+    if about.get("checksum") != checksum(about["kntools"], tensors):
+        raise ValueError(f"{path} is damaged: its checksum is not that of its content; save the result again")
+    try:
+        found = encoding.decode(json.loads(about["kntools"]), Any, tensors)
+    except (LookupError, TypeError, ValueError) as error:
+        raise ValueError(f"{path} cannot be read by this version of kntools: {error}") from error
+    if not isinstance(found, kind):
+        raise ValueError(f"{path} holds {type(found).__name__}, not {kind.__name__}; give another file")
+    return found
+
+
+def checksum(text: str, tensors: Mapping[str, Tensor]) -> str:
+    """A hash of a text and of names, shapes, types and every bit of some tensors on the CPU."""
+    digest = hashlib.blake2b(text.encode(), digest_size=16)
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
+        digest.update(tensor.contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def _other(about: Mapping[str, str]) -> str:
+    return "a newer" if about.get("format", "").isdecimal() and int(about["format"]) > FORMAT else "an older"
