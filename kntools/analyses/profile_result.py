@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -18,7 +17,6 @@ from kntools.results import saving
 from kntools.results.display import as_html
 from kntools.results.statistics import Interval, bootstrap_interval
 from kntools.tracing.token_roles import ROLES
-from kntools.tracing.trace import Trace
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
@@ -131,25 +129,6 @@ class TracingProfile:
             prompts=saving.prompts_from_json(header["prompts"]),
             window=header["window"],
             provenance={k: header[k] for k in ("model", "fingerprint", "settings", "versions")},
-        )
-
-    @classmethod
-    def from_traces(cls, traces: Sequence[Sequence[Trace]], window: int) -> TracingProfile:
-        """Put traces together: for each prompt one per variant, in the same order for all prompts."""
-        if not traces:
-            raise ValueError("no traces; give those of at least one prompt")
-        variants = tuple((t.kind, t.sever) for t in traces[0])
-        if any(tuple((t.kind, t.sever) for t in row) != variants for row in traces):
-            raise ValueError("every prompt must have traces of the same kinds, in the same order")
-        first = [row[0] for row in traces]
-        return cls(
-            effects=torch.stack([torch.stack([t.by_role() for t in row]) for row in traces], dim=1),
-            clean=torch.tensor([t.clean for t in first]),
-            corrupted=torch.tensor([t.corrupted for t in first]),
-            variants=variants,
-            prompts=tuple(t.prompt for t in first),
-            window=window,
-            provenance=first[0].provenance,
         )
 
     def describe(self) -> str:
