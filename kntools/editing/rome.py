@@ -29,8 +29,8 @@ def rome(
     targets: str,
     *,
     layer: SupportsIndex,
-    second_moment: SecondMoment | None = None,
-    settings: RomeSettings | None = None,
+    second_moment: SecondMoment | None = ...,
+    settings: RomeSettings | None = ...,
 ) -> RankOneEdit: ...
 @overload
 def rome(
@@ -39,8 +39,8 @@ def rome(
     targets: Sequence[str],
     *,
     layer: SupportsIndex,
-    second_moment: SecondMoment | None = None,
-    settings: RomeSettings | None = None,
+    second_moment: SecondMoment | None = ...,
+    settings: RomeSettings | None = ...,
 ) -> list[RankOneEdit]: ...
 def rome(
     model: Any,
@@ -97,8 +97,9 @@ def rome(
     before = _check_new(model, rows)
     with adapter.frozen_parameters(model), torch.enable_grad():
         values = find_values(model, rows, number, chosen)
-    used = {"second_moment": second_moment and second_moment.title(), "prepend_bos": rows[0].bare.prepend_bos}
-    provenance = edit_provenance(model, (number,), **asdict(chosen), **used)
+    c = None if second_moment is None else second_moment.title()
+    bos = rows[0].bare.prepend_bos
+    provenance = edit_provenance(model, (number,), **asdict(chosen), second_moment=c, prepend_bos=bos)
     edits = []
     for request, own, value, p in zip(requests, rows, values, before, strict=True):
         edit = RankOneEdit(
