@@ -136,7 +136,7 @@ def test_answers_of_several_tokens() -> None:
     model = zoo.tiny("llama")
     # Two likely pieces: " Ottawa" after the text, then whatever the model itself prefers after it.
     prompt = kn.Prompt("The capital of Canada is", likely_answer(model, "The capital of Canada is"))
-    with pytest.raises(ValueError, match="multi_token='first'. or 'sum'"):
+    with pytest.raises(ValueError, match=r"multi_token='first'\) or 'sum'"):
         kn.integrated_gradients(model, prompt)
     first = kn.integrated_gradients(model, replace(prompt, multi_token="first"))
     att = kn.integrated_gradients(model, replace(prompt, multi_token="sum"))
@@ -214,9 +214,7 @@ def test_overflowing_activations_are_an_error() -> None:
 
 def test_bfloat16_weights_are_scored_in_float32() -> None:
     exact = kn.integrated_gradients(zoo.fresh("gpt2"), prompts_for("gpt2"), rule="midpoint")
-    rough = kn.integrated_gradients(
-        zoo.fresh("gpt2", torch.bfloat16), prompts_for("gpt2"), rule="midpoint"
-    )
+    rough = kn.integrated_gradients(zoo.fresh("gpt2", torch.bfloat16), prompts_for("gpt2"), rule="midpoint")
     assert rough.scores.dtype == torch.float32
     cosine = torch.nn.functional.cosine_similarity(exact.scores.flatten(1), rough.scores.flatten(1))
     assert float(cosine.min()) > 0.97

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -11,7 +10,6 @@ import torch
 import kntools as kn
 from tests import zoo
 from tests.loop import ALL, one_by_one
-
 
 CAPITAL = kn.Prompt("The capital of Canada is", " Ottawa")
 

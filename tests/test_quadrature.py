@@ -108,7 +108,9 @@ class Known(Paths):
         return points
 
 
-def integrated(*functions: tuple[Function, Function], tol: float = 0.01, noise: float = 0.0) -> tuple[list[Line], Known]:
+def integrated(
+    *functions: tuple[Function, Function], tol: float = 0.01, noise: float = 0.0
+) -> tuple[list[Line], Known]:
     paths = Known(*functions, noise=noise)
     return adaptive.integrate_adaptively(paths, tol), paths
 
