@@ -361,7 +361,7 @@ class _Encoder:
     def _unknown(self) -> int | None:
         """The token for unknown words, if it is one of its own (GPT-2's is also its end of text)."""
         t = self.tokenizer
-        return None if t.unk_token_id in (t.bos_token_id, t.eos_token_id) else t.unk_token_id
+        return None if t.unk_token in (t.bos_token, t.eos_token) else t.unk_token_id
 
     def _piece(self, token: int) -> str:
         if token not in self.pieces:

@@ -96,10 +96,10 @@ def as_neuron(neuron: NeuronLike) -> Neuron:
     if isinstance(neuron, str):
         return Neuron.parse(neuron)
     try:
-        layer, number = neuron
-        return Neuron(index(layer), index(number))
-    except TypeError:
+        layer, number = map(index, neuron)
+    except (TypeError, ValueError):
         raise TypeError(f"{neuron!r} is no neuron; give (layer, index) such as (24, 1005), or 'L24.N1005'") from None
+    return Neuron(layer, number)
 
 
 def as_neurons(neurons: NeuronLike | Iterable[NeuronLike]) -> tuple[Neuron, ...]:

@@ -136,7 +136,7 @@ def test_answers_of_several_tokens() -> None:
     model = zoo.tiny("llama")
     # Two likely pieces: " Ottawa" after the text, then whatever the model itself prefers after it.
     prompt = kn.Prompt("The capital of Canada is", likely_answer(model, "The capital of Canada is"))
-    with pytest.raises(ValueError, match="multi_token='first'. or 'sum'"):
+    with pytest.raises(ValueError, match=r"multi_token='first'\) or 'sum'"):
         kn.integrated_gradients(model, prompt)
     first = kn.integrated_gradients(model, replace(prompt, multi_token="first"))
     att = kn.integrated_gradients(model, replace(prompt, multi_token="sum"))

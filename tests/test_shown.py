@@ -26,7 +26,7 @@ from kntools.analyses.fig09_tracing_profile import tracing_profile
 from kntools.analyses.fig10_edit_examples import edit_examples
 from kntools.analyses.fig11_edit_consistency import edit_consistency
 from kntools.analyses.method_comparison import selection_methods
-from kntools.analyses.prompt_groups import PromptGroup, PromptGroups
+from kntools.analyses.prompt_group import PromptGroup, PromptGroups
 from kntools.data.records import Loaded, Skipped
 from kntools.editing.moment_sums import MomentSums
 from kntools.editing.weight_edits import WeightEdit

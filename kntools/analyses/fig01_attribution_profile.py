@@ -17,7 +17,7 @@ from torch import Tensor
 
 from kntools import data
 from kntools.analyses.neuron_search import ADAPTIVE, SearchSettings, open_run
-from kntools.analyses.prompt_group import NamedPrompts, in_parts, is_relation
+from kntools.analyses.prompt_group import NamedPrompts, PromptGroup, in_parts, is_relation
 from kntools.prompts import Prompt
 from kntools.results.comparisons import t_quantile
 from kntools.results.result import Result
@@ -73,8 +73,7 @@ class AttributionProfile(Result):
         return self.to_frame().pivot(index="neuron", columns="class", values="score").reset_index()
 
     def tables(self) -> dict[str, pd.DataFrame]:
-        """Further tables beside `to_frame`: none."""
-        return {}
+        return {}  # beside `to_frame` there are none
 
     def plot(self, **options: Any) -> Any:
         """Heatmap of the leading neurons by class."""
@@ -116,23 +115,22 @@ def attribution_profile(
         raise ValueError(f"every class needs a prompt: {empty or 'no class'} has none; see by_answer(model, paradigm)")
     parts = in_parts(prompts, _TOGETHER)
     folder = open_run(run, "attribution profile", model, search=asdict(settings))
-    sums = folder.each(
-        parts,
-        key=lambda part: part.item,
-        make=lambda part: _summed(settings.attribute(model, part.prompts).scores.double()),
-        unit="part",
-    )
+
+    def add_up(part: PromptGroup) -> dict[str, Any]:
+        scores = settings.attribute(model, part.prompts).scores.double()
+        return _packed(torch.stack([scores.sum(0), (scores**2).sum(0)]))
+
+    found = folder.each(parts, key=lambda part: part.item, make=add_up, unit="part")
     means, errors = [], []
     for name, some in prompts.items():
-        own = [one for part, one in zip(parts, sums, strict=True) if part.source == name]
-        total, squares = (torch.stack([_unpacked(one[what]) for one in own]).sum(0) for what in ("sum", "squares"))
-        means.append(total / len(some))
+        n, own = len(some), [_unpacked(sums) for part, sums in zip(parts, found, strict=True) if part.source == name]
+        total, squares = torch.stack(own).sum(0)
+        means.append(total / n)
         # Rounding may take a variance of 0 below it.
-        spread = (squares / len(some) - means[-1] ** 2).clamp(min=0)
-        errors.append((spread / (len(some) - 1)).sqrt() if len(some) > 1 else torch.full_like(spread, torch.nan))
-    counts = tuple(len(some) for some in prompts.values())
+        spread = (squares / n - means[-1] ** 2).clamp(min=0)
+        errors.append((spread / (n - 1)).sqrt() if n > 1 else torch.full_like(spread, torch.nan))
     scores, deviations = (torch.stack(x).float() for x in (means, errors))
-    return AttributionProfile(scores, deviations, tuple(prompts), counts, folder.header)
+    return AttributionProfile(scores, deviations, tuple(prompts), tuple(map(len, prompts.values())), folder.header)
 
 
 def by_answer(
@@ -148,15 +146,11 @@ def by_answer(
     return {a: found[a] if limit is None or limit >= len(found[a]) else rng.sample(found[a], limit) for a in order}
 
 
-def _summed(scores: Float[Tensor, "prompt layer neuron"]) -> dict[str, Any]:
-    return {"sum": _packed(scores.sum(0)), "squares": _packed((scores**2).sum(0))}
+def _packed(numbers: Float[Tensor, "..."]) -> dict[str, Any]:
+    """Exactly what was computed, in fewer bytes than its digits take."""
+    return {"shape": list(numbers.shape), "float64": base64.b64encode(numbers.double().numpy().tobytes()).decode()}
 
 
-def _packed(scores: Float[Tensor, "layer neuron"]) -> dict[str, Any]:
-    """As many bytes as numbers would take in JSON, and exactly what was computed."""
-    return {"shape": list(scores.shape), "float64": base64.b64encode(scores.contiguous().numpy().tobytes()).decode()}
-
-
-def _unpacked(payload: dict[str, Any]) -> Float[Tensor, "layer neuron"]:
+def _unpacked(payload: dict[str, Any]) -> Float[Tensor, "..."]:
     numbers = np.frombuffer(base64.b64decode(payload["float64"]), dtype=np.float64)
     return torch.from_numpy(numbers.copy()).reshape(payload["shape"])

@@ -28,8 +28,7 @@ class LayerDistribution(TableResult):
     kind = "layer distribution"
 
     def tables(self) -> dict[str, pd.DataFrame]:
-        """Further tables beside `to_frame`: none."""
-        return {}
+        return {}  # beside `to_frame` there are none
 
     def plot(self, **options: Any) -> Any:
         """Bars per layer, one colour per kind, with intervals."""

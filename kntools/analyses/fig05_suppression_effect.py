@@ -20,35 +20,19 @@ from kntools.results.comparisons import holm, t_test
 from kntools.results.table import Row, TableResult
 from kntools.sites import NeuronLike
 
-Values = Float[Tensor, "*sample prompt"]
-
-
-def _dai(before: Values, after: Values) -> Tensor:
-    return (after.mean(-1) - before.mean(-1)) / before.mean(-1)
-
-
-def _mean_ratio(before: Values, after: Values) -> Tensor:
-    return (after / before - 1).mean(-1)
-
-
-def _kn_thesis(before: Values, after: Values) -> Tensor:
-    b, a = before.mean(-1), after.mean(-1)
-    return (a - b) / torch.minimum(a, b)
-
-
 Definition = Literal["kn_thesis", "dai", "mean_ratio", "eleutherai"]
 
-#: What "probability change" means: name -> function of probabilities before and after, over prompts.
+#: What "probability change" means: name -> function of probabilities before and after `[*sample prompt]`.
 #: `dai`: mean(after - before) / mean(before). `mean_ratio`, also `eleutherai`: mean of (after - before) / before.
 #: `kn_thesis`: (mean after - mean before) / the smaller of the two (Niu et al. 2024, figure 5).
 CHANGES: dict[Definition, Callable[[Tensor, Tensor], Tensor]] = {
-    "dai": _dai,
-    "mean_ratio": _mean_ratio,
-    "eleutherai": _mean_ratio,
-    "kn_thesis": _kn_thesis,
+    "dai": lambda b, a: (a.mean(-1) - b.mean(-1)) / b.mean(-1),
+    "mean_ratio": lambda b, a: (a / b - 1).mean(-1),
+    "kn_thesis": lambda b, a: (a.mean(-1) - b.mean(-1)) / torch.minimum(a.mean(-1), b.mean(-1)),
 }
 # A row holds each definition once.
-_DEFINITIONS: tuple[Definition, ...] = ("dai", "mean_ratio", "kn_thesis")
+_DEFINITIONS = tuple(CHANGES)
+CHANGES["eleutherai"] = CHANGES["mean_ratio"]
 
 
 @dataclass(frozen=True, repr=False)
@@ -62,8 +46,7 @@ class SuppressionEffect(TableResult):
     kind = "suppression effect"
 
     def tables(self) -> dict[str, pd.DataFrame]:
-        """Further tables beside `to_frame`: none."""
-        return {}
+        return {}  # beside `to_frame` there are none
 
     def plot(self, **options: Any) -> Any:
         """Bars per word in three sections; significant changes in colour, others in grey."""
@@ -152,16 +135,11 @@ def effect_of(
             rows.append(row | {name: float(CHANGES[name](before, after)) for name in _DEFINITIONS})
     p_values = [row["p"] for row in rows]
     corrected = p_values if paper else holm(p_values)
-    done = [{**row, "p_corrected": p, "significant": p < alpha} for row, p in zip(rows, corrected, strict=True)]
-    header = {
-        **shift.header,
-        "change": change,
-        "test": "unpaired t-test, uncorrected, as published" if paper else "paired t-test, Holm-corrected",
-        "alpha": alpha,
-        "what": f"{', '.join(map(repr, shift.neurons[:5]))} x {shift.factor:g} ({shift.header['model']})",
-        "paper": paper,
-    }
-    return SuppressionEffect(tuple(done), header)
+    tested = [{**row, "p_corrected": p, "significant": p < alpha} for row, p in zip(rows, corrected, strict=True)]
+    test = "unpaired t-test, uncorrected, as published" if paper else "paired t-test, Holm-corrected"
+    what = f"{', '.join(map(repr, shift.neurons[:5]))} x {shift.factor:g} ({shift.header['model']})"
+    about = {"change": change, "test": test, "alpha": alpha, "what": what, "paper": paper}
+    return SuppressionEffect(tuple(tested), {**shift.header, **about})
 
 
 def _check(change: str, alpha: float) -> None:

@@ -8,6 +8,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -34,8 +35,7 @@ class CooccurrenceBias(TableResult):
     kind = "co-occurrence bias"
 
     def tables(self) -> dict[str, pd.DataFrame]:
-        """Further tables beside `to_frame`: none."""
-        return {}
+        return {}  # beside `to_frame` there are none
 
     def plot(self, **options: Any) -> Any:
         """A dot per word."""
@@ -100,12 +100,9 @@ def count_beside(
 
 
 def _next_noun(following: Sequence[str], nouns: Mapping[str, str]) -> str | None:
-    for word in following:
-        if word in nouns:
-            return nouns[word]
-        if not word[0].isalnum():
-            return None
-    return None
+    """The number of the first known noun, before any punctuation."""
+    phrase = takewhile(lambda word: word[0].isalnum(), following)
+    return next((nouns[word] for word in phrase if word in nouns), None)
 
 
 def cooccurrence_bias(

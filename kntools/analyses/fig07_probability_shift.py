@@ -64,8 +64,7 @@ class ProbabilityShift(Result):
         return self.to_frame()
 
     def tables(self) -> dict[str, pd.DataFrame]:
-        """Further tables beside `to_frame`: none."""
-        return {}
+        return {}  # beside `to_frame` there are none
 
     def plot(self, **options: Any) -> Any:
         """Probabilities before and after, on a logarithmic axis."""

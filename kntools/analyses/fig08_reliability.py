@@ -131,22 +131,14 @@ def reliability(
     given = None if neurons is None else check_neurons(model, neurons)
     if given is None:
         check_count(model, count)
-    folder = open_run(
-        run,
-        "reliability",
-        model,
-        neurons=None if given is None else as_pairs(given),
-        count=count,
-        edits=list(edits),
-        search=asdict(settings),
-        seed=seed,
-    )
+    chosen = {"neurons": None if given is None else as_pairs(given), "count": count, "search": asdict(settings)}
+    folder = open_run(run, "reliability", model, **chosen, edits=list(edits), seed=seed)
 
     def judge(one: tuple[str, Prompt]) -> Row:
         _, prompt = one
-        chosen = settings.attribute(model, [prompt]).top(count) if given is None else given
+        own = settings.attribute(model, [prompt]).top(count) if given is None else given
         generator = torch.Generator().manual_seed(local_seed(seed, prompt_item(prompt)))
-        return _judged(model, prompt, chosen, random_like(chosen, adapter.d_mlp(model), generator), edits)
+        return _judged(model, prompt, own, random_like(own, adapter.d_mlp(model), generator), edits)
 
     found = folder.each(asked, key=lambda one: prompt_item(one[1]), make=judge, unit="prompt")
     rows: list[Row] = []

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any
@@ -16,7 +15,6 @@ from kntools.prompts import Prompt
 from kntools.results.result import Result
 from kntools.results.statistics import Interval, bootstrap_interval
 from kntools.tracing.token_roles import ROLES
-from kntools.tracing.trace import Trace
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
@@ -105,25 +103,6 @@ class TracingProfile(Result):
         from kntools.plots.roles import role_lines
 
         return role_lines(self, **options)
-
-    @classmethod
-    def from_traces(cls, traces: Sequence[Sequence[Trace]], window: int) -> TracingProfile:
-        """Put traces together: for each prompt one per variant, in the same order for all prompts."""
-        if not traces:
-            raise ValueError("no traces; give those of at least one prompt")
-        variants = tuple((t.kind, t.sever) for t in traces[0])
-        if any(tuple((t.kind, t.sever) for t in row) != variants for row in traces):
-            raise ValueError("every prompt must have traces of the same kinds, in the same order")
-        first = [row[0] for row in traces]
-        return cls(
-            effects=torch.stack([torch.stack([t.by_role() for t in row]) for row in traces], dim=1),
-            clean=torch.tensor([t.clean for t in first]),
-            corrupted=torch.tensor([t.corrupted for t in first]),
-            variants=variants,
-            prompts=tuple(t.prompt for t in first),
-            window=window,
-            provenance=first[0].provenance,
-        )
 
     def describe(self) -> str:
         n, total = len(self.prompts), self.total_effect

@@ -2,50 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from operator import index
-from typing import Any, SupportsIndex, overload
+from typing import Any, SupportsIndex
 
 import torch
-from jaxtyping import Float
-from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from kntools.editing.changes import Change
 from kntools.editing.requests import EditRequest, make_requests
 from kntools.editing.weight_edits import LayerEdit
 from kntools.engine.from_layer import Upper
+from kntools.engine.inputs import check_count
 from kntools.models import adapter
 from kntools.options import progress_bar
-from kntools.prompts import PromptLike, Prompts
+from kntools.prompts import Prompts
 from kntools.results.provenance import provenance
-from kntools.sites import hook_name
 
 
-@overload
-def fine_tune(
-    model: Any,
-    prompts: PromptLike,
-    targets: str,
-    *,
-    layer: SupportsIndex,
-    steps: int = ...,
-    lr: float = ...,
-    limit: float = ...,
-    stop_loss: float = ...,
-) -> LayerEdit: ...
-@overload
-def fine_tune(
-    model: Any,
-    prompts: Sequence[PromptLike],
-    targets: Sequence[str],
-    *,
-    layer: SupportsIndex,
-    steps: int = ...,
-    lr: float = ...,
-    limit: float = ...,
-    stop_loss: float = ...,
-) -> list[LayerEdit]: ...
 def fine_tune(
     model: Any,
     prompts: Prompts,
@@ -56,7 +30,7 @@ def fine_tune(
     lr: float = 5e-4,
     limit: float = 5e-4,
     stop_loss: float = 1e-2,
-) -> LayerEdit | list[LayerEdit]:
+) -> Any:
     """Fine-tune one layer's `W_out` on one sentence, no entry by more than `limit`: FT+L of Meng et al. 2022.
 
     ```python
@@ -86,13 +60,11 @@ def fine_tune(
         FloatingPointError: nan or inf.
     """
     requests = make_requests(model, prompts, targets, "fine_tune")
-    if steps < 1 or lr <= 0 or limit <= 0:
-        raise ValueError(f"steps={steps}, lr={lr}, limit={limit}; all must be above 0")
+    check_count("steps", steps)
+    if lr <= 0 or limit <= 0:
+        raise ValueError(f"lr={lr}, limit={limit}; both must be above 0")
     adapter.check_layer(model, index(layer))
-    tuned = [
-        _tune(model, request, index(layer), index(steps), float(lr), float(limit), float(stop_loss))
-        for request in requests
-    ]
+    tuned = [_tune(model, request, index(layer), steps, lr, limit, stop_loss) for request in requests]
     return tuned[0] if isinstance(targets, str) else tuned
 
 
@@ -108,37 +80,24 @@ def _tune(
     with adapter.frozen_parameters(model), torch.enable_grad(), progress_bar(steps, "step") as bar:
         # From the first token on: every token's MLP reads the same matrix.
         [group] = Upper(model, [encoded.tokens[0]], [0], layer).groups
-        change = torch.zeros_like(adapter.w_out(model, layer), dtype=torch.float32, requires_grad=True)
-        hooks = _tuned(model, layer, change)
-        optimiser = torch.optim.Adam([change], lr=lr)
+        update = torch.zeros_like(adapter.w_out(model, layer), dtype=torch.float32, requires_grad=True)
+        hooks = Change(layer, update).hooks(model)
+        optimiser = torch.optim.Adam([update], lr=lr)
         for _ in range(steps):
             loss = cross_entropy(group.run(hooks, asked)[0].float(), wanted, reduction="sum")
             losses.append(float(loss.detach()))
-            [change.grad] = torch.autograd.grad(loss, change)
-            if not bool(torch.isfinite(loss) & torch.isfinite(change.grad).all()):
+            [update.grad] = torch.autograd.grad(loss, update)
+            if not bool(torch.isfinite(loss) & torch.isfinite(update.grad).all()):
                 raise FloatingPointError("the loss is nan or inf; the model is untouched. Load it in float32")
             bar.update()
             if losses[-1] < stop_loss:
                 break
             optimiser.step()
             with torch.no_grad():
-                change.clamp_(-limit, limit)
+                update.clamp_(-limit, limit)
     return LayerEdit(
-        (Change(layer, change.detach().cpu()),),
+        (Change(layer, update.detach().cpu()),),
         f"fine-tuned: {request.prompt.text!r} -> {request.target!r} in L{layer}",
         about,
         {"losses": losses},
     )
-
-
-def _tuned(model: Any, layer: int, change: Float[Tensor, "d_mlp d_model"]) -> list[tuple[str, Callable[..., Any]]]:
-    """Hooks that add what the change of `W_out` adds."""
-    seen: dict[str, Tensor] = {}
-
-    def note(x: Tensor, hook: Any) -> None:
-        seen["keys"] = x.detach()
-
-    def add(x: Tensor, hook: Any) -> Tensor:
-        return x + (seen["keys"].float() @ change).to(x.dtype)
-
-    return [(hook_name("mlp.hook_post", layer), note), (hook_name(adapter.output_site(model), layer), add)]

@@ -29,8 +29,8 @@ def rome(
     targets: str,
     *,
     layer: SupportsIndex,
-    second_moment: SecondMoment | None = None,
-    settings: RomeSettings | None = None,
+    second_moment: SecondMoment | None = ...,
+    settings: RomeSettings | None = ...,
 ) -> RankOneEdit: ...
 @overload
 def rome(
@@ -39,8 +39,8 @@ def rome(
     targets: Sequence[str],
     *,
     layer: SupportsIndex,
-    second_moment: SecondMoment | None = None,
-    settings: RomeSettings | None = None,
+    second_moment: SecondMoment | None = ...,
+    settings: RomeSettings | None = ...,
 ) -> list[RankOneEdit]: ...
 def rome(
     model: Any,

@@ -128,11 +128,11 @@ def grouped(starts: Sequence[int], lengths: Sequence[int], max_rows: int) -> lis
     order = sorted(range(len(starts)), key=lambda n: (starts[n], lengths[n]))
     best: list[tuple[int, int]] = [(0, 0)]  # for the first n rows: the cost, and where their last group begins
     for stop in range(1, len(order) + 1):
-        options = []
+        ways = []
         for begin in range(max(0, stop - max_rows), stop):
             window = max(lengths[n] for n in order[begin:stop]) - starts[order[begin]]
-            options.append((best[begin][0] + PASS_OVERHEAD + (stop - begin) * window, begin))
-        best.append(min(options))
+            ways.append((best[begin][0] + PASS_OVERHEAD + (stop - begin) * window, begin))
+        best.append(min(ways))
     cuts = [len(order)]
     while cuts[-1]:
         cuts.append(best[cuts[-1]][1])

@@ -30,7 +30,7 @@ __all__ = ["KINDS", "causal_trace"]
 def causal_trace(model: Any, prompts: PromptLike, **options: Any) -> Trace: ...
 @overload
 def causal_trace(model: Any, prompts: Sequence[PromptLike], **options: Any) -> list[Trace]: ...
-def causal_trace(
+def causal_trace(  # type: ignore[misc] # the signatures above only tell one trace from several
     model: Any,
     prompts: Prompts,
     *,
