@@ -25,7 +25,9 @@ def attribution(study: Study) -> Shown:
     profile = attribution_profile(
         study.model, prompts, settings=study.search, run=study.run("attribution_profile"), progress=study.progress
     )
-    found = [_standing_out(profile, number) for number in NUMBERS]
+    neurons = {number: _standing_out(profile, number) for number in NUMBERS}
+    found = [_scores_in_words(profile, number, neuron) for number, neuron in neurons.items()]
+    table = profile.to_frame(list(dict.fromkeys((*profile.leading(), *filter(None, neurons.values())))))
     return Shown(
         " ".join(finding for finding, _ in found),
         details=[detail for _, detail in found],
@@ -36,20 +38,27 @@ def attribution(study: Study) -> Shown:
                 "Columns are the three leading neurons of each determiner, rows the determiners. Red adds to the "
                 "probability of the answer, blue takes from it.",
             ),
-            Numbers("figure-1", "Mean scores of these neurons, with 95 % intervals.", profile.to_frame(), digits=5),
+            Numbers("figure-1", "Mean scores of these neurons and of those of the numbers, with 95 % intervals.", table,
+                    digits=5),
         ],
     )  # fmt: skip
 
 
-def _standing_out(profile: AttributionProfile, number: str) -> tuple[str, str]:
+def _standing_out(profile: AttributionProfile, number: str) -> Neuron | None:
     """The neuron that both determiners of one number have in common: its lowest score for them is the farthest above 0
-    and above its highest one for the other's."""
-    mine = [DETERMINER_NUMBER[name] == number for name in profile.classes]
-    if all(mine) or not any(mine):
+    and above its highest one for the other's. None without determiners of both numbers."""
+    own = [DETERMINER_NUMBER[name] == number for name in profile.classes]
+    if all(own) or not any(own):
+        return None
+    scores, others = (profile.scores[[m is side for m in own]] for side in (True, False))
+    best = int((scores.amin(0) - others.amax(0).clamp(min=0)).argmax())
+    return Neuron(*divmod(best, profile.scores.shape[-1]))
+
+
+def _scores_in_words(profile: AttributionProfile, number: str, neuron: Neuron | None) -> tuple[str, str]:
+    if neuron is None:
         return "", f"There are no determiners to set the {number} ones against."
-    ours, theirs = (profile.scores[[m is side for m in mine]] for side in (True, False))
-    best = int((ours.amin(0) - theirs.amax(0).clamp(min=0)).argmax())
-    neuron = Neuron(*divmod(best, profile.scores.shape[-1]))
+    mine = [DETERMINER_NUMBER[name] == number for name in profile.classes]
     rows = profile.to_frame([neuron]).set_index("class").to_dict("index")
     here, there = ([r for r, m in zip(rows.values(), mine, strict=True) if m is side] for side in (True, False))
     clear = min(r["low"] for r in here) > max(r["high"] for r in there)
