@@ -3,7 +3,7 @@
     python examples/own_analysis.py P36 tiny-bert mlps
 
 writes `mlps.json` (everything), `mlps.csv` (the table) and `mlps.html` (the figure). If interrupted, run it again: the
-folder `mlps-run` keeps each finished prompt. An analysis that ships with kntools is a file like this one in
+file `mlps.run.jsonl` keeps each finished prompt. An analysis that ships with kntools is a file like this one in
 `kntools/analyses/`.
 """
 
@@ -59,10 +59,10 @@ def mlp_loss(model: Any, prompts: Sequence[kn.Prompt], *, run: str | Path | None
 
     Arguments:
         prompts: with answers of one token.
-        run: a folder that keeps each finished prompt; if interrupted, run it again to resume.
+        run: a file that keeps each finished prompt; if interrupted, run it again to resume.
 
     Raises:
-        ValueError: no prompts, or a run folder of another run.
+        ValueError: no prompts, or the file of another run.
     """
     if not prompts:
         raise ValueError("no prompts given; e.g. kn.data.pararel('P36', limit=20).prompts(model)")
@@ -87,7 +87,7 @@ if __name__ == "__main__":
     source, name, out = sys.argv[1:]
     model = kn.load_model(name)
     prompts = kn.analyses.known_prompts(model, [source], limit=20, seed=0)[source]
-    found = mlp_loss(model, prompts, run=f"{out}-run")
+    found = mlp_loss(model, prompts, run=f"{out}.run.jsonl")
     found.save(f"{out}.json")
     found.save(f"{out}.csv")
     found.plot().write_html(f"{out}.html")

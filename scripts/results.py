@@ -8,7 +8,6 @@ items. A command that is given again finds all its items there, and writes the s
 from __future__ import annotations
 
 import argparse
-import json
 import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from typing import Any
 
 import pandas as pd
 
+from kntools.results.run_file import RunFile
 from scripts import tables
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -37,21 +37,23 @@ MINIMAL_PAIRS = (
 
 #: Name of a result -> analysis and arguments. `--no-bos`, `--run` and `--out` are the same for all; see `command`.
 COMMANDS: dict[str, str] = {
-    "profile": "attribution_profile anaphor_number_agreement --limit 24 --classes 4",
-    "pairs": "pair_search determiner_noun_agreement_1 --known --limit 40 --frames 5",
-    "localisation": f"localisation {AGREEMENT} {RELATIONS} --known --limit 5 --frames 5",
-    "methods": "selection_methods P36 determiner_noun_agreement_1 --limit 12",
-    "reliability-pairs": f"reliability {MINIMAL_PAIRS} --limit 105 --neurons {NUMBER_NEURONS}",
-    "effect-plural": "suppression_effect determiner_noun_agreement_1 --neurons 0.586 --limit 40",
-    "effect-plurals": "suppression_effect determiner_noun_agreement_1 --neurons 0.586 19.1044 26.891 --limit 40",
-    "reliability-facts": f"reliability {KNOWN_RELATIONS} --limit 57",
-    "edit-layers": "edit_layer --layers 1 3 5 8 11 --limit 8 --tokens 50000 --moments moments",
-    "edit-counterfact": f"edit_consistency counterfact {EDITS} --methods rome fine-tuning values --generations 20",
-    "edit-P36": f"edit_consistency P36 {EDITS} --methods rome",
-    "edit-P101": f"edit_consistency P101 {EDITS} --methods rome",
-    "tracing-facts": "tracing_profile facts --limit 100 --samples 1 --sever mlp attn",
-    "tracing-determiner-noun": "tracing_profile determiner_noun --limit 100 --samples 1",
-    "tracing-subject-verb": "tracing_profile subject_verb --limit 24 --samples 1",
+    "profile": "fig01_attribution_profile anaphor_number_agreement --limit 24 --classes 4",
+    "pairs": "fig02_pair_search determiner_noun_agreement_1 --known --limit 40 --frames 5",
+    "localisation": f"fig03_localisation {AGREEMENT} {RELATIONS} --known --limit 5 --frames 5",
+    "methods": "method_comparison P36 determiner_noun_agreement_1 --limit 12",
+    "reliability-pairs": f"fig08_reliability {MINIMAL_PAIRS} --limit 105 --neurons {NUMBER_NEURONS}",
+    "effect-plural": "fig05_suppression_effect determiner_noun_agreement_1 --neurons 0.586 --limit 40",
+    "effect-plurals": "fig05_suppression_effect determiner_noun_agreement_1 --neurons 0.586 19.1044 26.891 --limit 40",
+    "reliability-facts": f"fig08_reliability {KNOWN_RELATIONS} --limit 57",
+    "edit-layers": "layer_choice --layers 1 3 5 8 11 --limit 8 --tokens 50000 --moments moments",
+    "edit-counterfact": (
+        f"fig11_edit_consistency counterfact {EDITS} --methods rome fine-tuning values --generations 20"
+    ),
+    "edit-P36": f"fig11_edit_consistency P36 {EDITS} --methods rome",
+    "edit-P101": f"fig11_edit_consistency P101 {EDITS} --methods rome",
+    "tracing-facts": "fig09_tracing_profile facts --limit 100 --samples 1 --sever mlp attn",
+    "tracing-determiner-noun": "fig09_tracing_profile determiner_noun --limit 100 --samples 1",
+    "tracing-subject-verb": "fig09_tracing_profile subject_verb --limit 24 --samples 1",
 }
 TRACES = ("facts", "determiner-noun", "subject-verb")
 
@@ -280,8 +282,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def items(name: str) -> dict[str, Any]:
     """The finished items of a run: from key to payload."""
-    found = (json.loads(file.read_text("utf-8")) for file in (RESULTS / "runs" / name / "items").glob("*.json"))
-    return {item["key"]: item["payload"] for item in found}
+    return RunFile(RESULTS / "runs" / name).read()[1]
 
 
 if __name__ == "__main__":

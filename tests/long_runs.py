@@ -21,7 +21,7 @@ from kntools.analyses.fig08_reliability import reliability
 from kntools.analyses.fig09_tracing_profile import tracing_profile
 from kntools.analyses.neuron_search import SearchSettings
 from kntools.analyses.prompt_group import PromptGroup, prompt_groups
-from kntools.results.run_folder import RunFolder
+from kntools.results.run_store import RunStore
 from tests import planted
 
 Groups = tuple[PromptGroup, ...]
@@ -54,7 +54,7 @@ ANALYSES: dict[str, Callable[[Any, Groups, dict[str, Any]], Any]] = {
 
 
 def result_of(what: str, folder: Path) -> bytes:
-    """What the analysis saves, kept in and continued from a run folder."""
+    """What the analysis saves, kept in and continued from a run."""
     with TemporaryDirectory() as scratch:
         pairs = planted.write_pairs(Path(scratch))
         model = planted.cached()
@@ -73,5 +73,5 @@ def _slowly(put: Callable[..., None]) -> Callable[..., None]:
 
 
 if __name__ == "__main__":
-    RunFolder.put = _slowly(RunFolder.put)  # type: ignore[method-assign]
+    RunStore.put = _slowly(RunStore.put)  # type: ignore[method-assign]
     result_of(sys.argv[1], Path(sys.argv[2]))

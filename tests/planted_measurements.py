@@ -42,8 +42,9 @@ def plant(kind: str, name: str, key: str, payload: Any) -> Any:
     return payload
 
 
-#: Figure 1: neuron -> its summed scores by determiner. (2, 4) is the plural one, for (2, 3) scores higher for `this`. (2, 6) is
-#: the singular one, for it alone has a score for both determiners; it is not among the leading three of either.
+#: Figure 1: neuron -> its summed scores by determiner. (2, 4) is the plural one, for (2, 3) scores higher for `this`.
+#: (2, 6) is the singular one, for it alone has a score for both determiners; it is not among the leading three of
+#: either.
 SCORES = {
     (2, 3): {"these": 0.3, "those": 0.3, "this": 0.5, "that": 0.0},
     (2, 4): {"these": 0.2, "those": 0.2, "this": 0.0, "that": 0.0},

@@ -229,6 +229,6 @@ def test_result_reads_well() -> None:
     row = frame[(frame["prompt"] == 1) & (frame["rank"] == 1)].iloc[0]
     assert (row["layer"], row["neuron"]) == (best.layer, best.index)
     assert att.score_of(best, prompt=1) == pytest.approx(float(att.scores[1].max()))
-    assert "The capital of France is" in repr(att) and "<table>" in att._repr_html_()
+    assert "The capital of France is" in repr(att) and "</table>" in att._repr_html_()
     with pytest.raises(IndexError, match="there are 3"):
         att.top(1, prompt=3)

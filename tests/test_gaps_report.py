@@ -22,7 +22,7 @@ import kntools as kn
 from kntools.engine.answers import answer_probabilities
 from kntools.prompts import Prompt
 from kntools.report import FIGURES, QUICK, Study, build, choose
-from kntools.results.run_folder import RunFolder
+from kntools.results.run_store import RunStore
 from tests import zoo
 from tests.figure_numbers import COUNTS, DETAILS, FINDING, NUMBER, OTHER, SCORES, facts_paragraphs
 from tests.page_numbers import TOKEN, Made, agree, assert_numbers
@@ -42,15 +42,15 @@ LLAMA = ("10", "11")  # a masked model writes nothing
 @pytest.fixture(scope="module")
 def planted() -> Iterator[None]:
     """No data but what ships with the package, and planted measurements."""
-    put = RunFolder.put
+    put = RunStore.put
 
-    def changed(self: RunFolder, key: str, payload: Any) -> None:
+    def changed(self: RunStore, key: str, payload: Any) -> None:
         name = self.path.name if self.path else ""
         put(self, key, plant(self.header["kind"], name, key, payload))
 
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv("KNTOOLS_DATA", raising=False)
-        patch.setattr(RunFolder, "put", changed)
+        patch.setattr(RunStore, "put", changed)
         yield
 
 

@@ -139,9 +139,9 @@ def test_errors_say_what_to_do(groups: PromptGroups, tmp_path: Path) -> None:
         localisation(model, groups.groups[:1], run=tmp_path / "run", seed=1)
     with pytest.raises(ValueError, match="another run"):
         localisation(zoo.tiny("gpt2"), facts(zoo.tiny("gpt2")), run=tmp_path / "run")
-    item = next((tmp_path / "run" / "items").glob("*.json"))
-    item.write_text("{")
-    with pytest.raises(ValueError, match="cannot be read"):
+    with (tmp_path / "run.jsonl").open("a") as file:
+        file.write("{\n")
+    with pytest.raises(ValueError, match=r"run\.jsonl, line 3 is damaged"):
         localisation(model, groups.groups[:1], run=tmp_path / "run")
     with pytest.raises(ValueError, match="saved as"):
         Localisation((), {"model": "m"}).save(tmp_path / "a.txt")

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import kntools as kn
-from kntools.results.run_folder import RunFolder
+from kntools.results.run_store import RunStore
 from tests import zoo
 
 EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
@@ -98,21 +98,21 @@ def test_a_killed_analysis_goes_on(
     whole = own_analysis.mlp_loss(tiny_bert, prompts)
 
     kept: list[str] = []
-    put = RunFolder.put
+    put = RunStore.put
 
-    def killed(self: RunFolder, key: str, payload: Any) -> None:
+    def killed(self: RunStore, key: str, payload: Any) -> None:
         if len(kept) == 2:
             raise KeyboardInterrupt
         kept.append(key)
         put(self, key, payload)
 
     with monkeypatch.context() as patch:
-        patch.setattr(RunFolder, "put", killed)
+        patch.setattr(RunStore, "put", killed)
         with pytest.raises(KeyboardInterrupt):
             own_analysis.mlp_loss(tiny_bert, prompts, run=tmp_path / "run")
 
     again: list[str] = []
-    monkeypatch.setattr(RunFolder, "put", lambda self, key, payload: (again.append(key), put(self, key, payload)))
+    monkeypatch.setattr(RunStore, "put", lambda self, key, payload: (again.append(key), put(self, key, payload)))
     rest = own_analysis.mlp_loss(tiny_bert, prompts, run=tmp_path / "run")
     assert rest.rows == whole.rows
     assert len(again) == 1 and not set(again) & set(kept), "nothing twice"

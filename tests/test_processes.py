@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from kntools.results import processes
+from kntools.results.run_file import RunFile
 from tests.conftest import ROOT
 
 # What `torchrun --nproc_per_node 2` runs, on a free port.
@@ -75,22 +76,24 @@ def test_two_processes_make_the_tables_of_one(kept: bool, tmp_path: Path) -> Non
     for name in tables:
         assert (one / name).read_bytes() == (two / name).read_bytes(), name
     if kept:
-        items = [{p.name: p.read_bytes() for p in (where / "runs").rglob("items/*.json")} for where in (one, two)]
-        assert len(items[0]) > 15 and items[0] == items[1]
+        runs = [sorted((where / "runs").iterdir()) for where in (one, two)]
+        for a, b in zip(*runs, strict=True):  # the items of both processes are in one file
+            assert a.name == b.name and RunFile(a).read() == RunFile(b).read()
+        assert sum(len(RunFile(file).read()[1]) for file in runs[0]) > 15
 
 
 FAILING = """
 import sys
 from kntools.results import processes
-from kntools.results.run_folder import RunFolder
+from kntools.results.run_store import RunStore
 from tests import zoo
-folder = RunFolder(None, kind="test", model=zoo.tiny("llama"), settings={})
+store = RunStore(sys.argv[1], kind="test", model=zoo.tiny("llama"), settings={})
 def make(n):
     if n == 3:
         raise ZeroDivisionError("three is bad")
     return n
 try:
-    folder.each(range(6), key=str, make=make)
+    store.each(range(6), key=str, make=make)
 except RuntimeError as error:
     print(f"process {processes.index()} was told: {error}")
 """
@@ -100,13 +103,14 @@ except RuntimeError as error:
 def test_an_error_in_one_process_is_told_to_all(tmp_path: Path) -> None:
     script = tmp_path / "failing.py"
     script.write_text(FAILING)
-    command = [sys.executable, *LAUNCHER, str(script)]
+    command = [sys.executable, *LAUNCHER, str(script), str(tmp_path / "run")]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
     for index in (0, 1):
-        assert f"process {index} was told: process 1: ZeroDivisionError: three is bad" in done.stdout, done.stderr[
-            -2000:
-        ]
+        said = f"process {index} was told: process 1: ZeroDivisionError: three is bad"
+        assert said in done.stdout, done.stderr[-2000:]
+    assert {*RunFile(tmp_path / "run").read()[1]} == {"0", "1", "2", "4"}, "what was finished is kept, in one file"
+    assert [p.name for p in tmp_path.glob("run*")] == ["run.jsonl"]
 
 
 def test_one_process_has_everything() -> None:

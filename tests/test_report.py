@@ -19,7 +19,8 @@ import pytest
 import kntools as kn
 from kntools.report import FIGURES, QUICK, Report, Size, Study, build, choose, pictures
 from kntools.report.shown import Picture
-from kntools.results.run_folder import RunFolder
+from kntools.results.run_file import RunFile
+from kntools.results.run_store import RunStore
 from tests import browser, planted, zoo
 from tests.conftest import ROOT
 from tests.test_cli import run, run_json
@@ -172,11 +173,10 @@ def test_figure_7_is_counted_from_the_probabilities(bert: Report) -> None:
 
     words = [word for some in FIGURE_5.values() for word in some]
     lost = known = 0
-    for file in (bert.page.parent / "runs" / "probability_shift_plural" / "items").glob("*.json"):
-        item = json.loads(file.read_text(encoding="utf-8"))
-        if not item["key"].startswith("plural/"):
+    for key, payload in RunFile(bert.page.parent / "runs" / "probability_shift_plural").read()[1].items():
+        if not key.startswith("plural/"):
             continue
-        before, after = (pd.DataFrame(side, columns=words) for side in item["payload"])
+        before, after = (pd.DataFrame(side, columns=words) for side in payload)
         right = [(side["these"] + side["those"]) > (side["this"] + side["that"]) for side in (before, after)]
         known += int(right[0].sum())
         lost += int((right[0] & ~right[1]).sum())
@@ -192,23 +192,24 @@ def files_of(folder: Path) -> dict[str, bytes]:
 
 
 def test_killed_and_resumed_it_is_the_same(bert: Report, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = len(list(bert.page.parent.glob("runs/*/items/*.json")))
-    put, times = RunFolder.put, []
+    whole = sum(len(RunFile(file).read()[1]) for file in bert.page.parent.glob("runs/*.jsonl"))
+    put, times = RunStore.put, []
 
-    def stopping(self: RunFolder, key: str, payload: Any) -> None:
+    def stopping(self: RunStore, key: str, payload: Any) -> None:
         put(self, key, payload)
         times.append(key)
         if len(times) == whole // 2:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(RunFolder, "put", stopping)
+    monkeypatch.setattr(RunStore, "put", stopping)
     with pytest.raises(KeyboardInterrupt):
         build(bert_study(tmp_path), FIGURES, command=COMMAND)
-    done = {p: p.stat().st_mtime_ns for p in tmp_path.glob("runs/*/items/*.json")}
-    assert len(done) == whole // 2 and not (tmp_path / "index.html").exists()
+    done = {file: file.read_bytes() for file in tmp_path.glob("runs/*.jsonl")}
+    assert sum(len(RunFile(file).read()[1]) for file in done) == whole // 2
+    assert not (tmp_path / "index.html").exists()
     build(bert_study(tmp_path), FIGURES, command=COMMAND)
     assert len(times) == whole  # nothing twice
-    assert {p: p.stat().st_mtime_ns for p in done} == done
+    assert all(file.read_bytes().startswith(before) for file, before in done.items())
     assert files_of(tmp_path) == files_of(bert.page.parent)
 
 
@@ -222,7 +223,7 @@ def test_a_figure_alone_has_the_same_numbers(bert: Report, tmp_path: Path) -> No
 
 
 def test_the_folder_of_another_report_is_refused(bert: Report) -> None:
-    with pytest.raises(ValueError, match=r"its settings is \{'seed': 0\}, not \{'seed': 1\}; name a new folder"):
+    with pytest.raises(ValueError, match=r"its settings is \{'seed': 0\}, not \{'seed': 1\}; name a new run"):
         Study(kn.load_model("tiny-bert"), SIZE, bert.page.parent, seed=1)
     with pytest.raises(ValueError, match="another run: its settings"):
         bert_study(bert.page.parent, replace(SIZE, traces=99))
@@ -255,7 +256,7 @@ def test_the_command_and_the_one_on_its_page(sample_only: None, tmp_path: Path) 
     assert "in place of ParaRel, known facts, CounterFact" in html
     assert files_of(tmp_path / "first") == files_of(tmp_path / "second")
     other = run(*words, "--seed", "5", "--out", str(tmp_path / "first"))
-    assert other.exit_code == 2 and "name a new folder" in other.stderr
+    assert other.exit_code == 2 and "name a new run" in other.stderr
 
 
 def test_mistakes_are_told_before_a_model_is_loaded(tmp_path: Path) -> None:

@@ -14,6 +14,8 @@ import torch
 import kntools as kn
 from kntools.analyses.edit_result import EditConsistency
 from kntools.analyses.profile_result import TracingProfile, two_sites
+from kntools.results import run_store
+from kntools.results.run_file import RunFile
 from scripts.results import COMMANDS, RESULTS, ROOT, TABLES, TRACES, Table, command, items
 
 PAGES = sorted({table.page for table in TABLES})
@@ -103,8 +105,8 @@ def test_scores_of_edits_are_those_of_the_items(what: str) -> None:
 @pytest.mark.parametrize("what", TRACES)
 def test_traces_are_those_of_the_items(what: str) -> None:
     name = f"tracing-{what}"
-    settings = json.loads((RESULTS / "runs" / name / "run.json").read_text("utf-8"))["settings"]
-    payloads = items(name)
+    header, payloads = RunFile(RESULTS / "runs" / name).read()
+    settings = header["settings"]
     found = [payloads[key] for key in sorted(payloads, key=lambda key: int(key.split("/")[0]))]
     effects = [
         [[[float("nan") if x is None else x for x in line] for line in variant] for variant in one["effects"]]
@@ -123,3 +125,12 @@ def test_traces_are_those_of_the_items(what: str) -> None:
     for table, file in ((profile.to_frame(), f"{name}.csv"), (two_sites(profile), f"{name}-sites.csv")):
         committed = pd.read_csv(RESULTS / file, dtype={"kind": str, "severed": str}, keep_default_na=False)
         pd.testing.assert_frame_equal(table, committed, check_exact=False, rtol=1e-6)
+
+
+def test_runs_of_one_model_say_so() -> None:
+    """The headers are what a command that is given again compares with."""
+    headers = [RunFile(path).read()[0] for path in sorted((RESULTS / "runs").glob("*.jsonl"))]
+    assert len(headers) == len(COMMANDS) - 1  # that of `profile` is large, and is not kept
+    assert {(h["model"], h["fingerprint"], h["format"]) for h in headers} == {
+        ("smollm2-135m", headers[0]["fingerprint"], run_store.FORMAT)
+    }

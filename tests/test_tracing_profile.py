@@ -54,21 +54,21 @@ def test_means_are_those_of_the_traces() -> None:
     assert low[:, ROLES.index("middle subject tokens")].isnan().all()
 
 
-def test_a_run_folder_keeps_every_prompt(tmp_path: Path) -> None:
+def test_a_run_keeps_every_prompt(tmp_path: Path) -> None:
     whole, run = profile(), tmp_path / "run"
     assert torch.equal(profile(run=run).effects.nan_to_num(9), whole.effects.nan_to_num(9))
-    done = sorted((run / "items").iterdir())
-    assert len(done) == 3
-    done[0].unlink()
-    kept = {path: path.stat().st_mtime_ns for path in done[1:]}
+    file = tmp_path / "run.jsonl"
+    lines = file.read_bytes().splitlines(keepends=True)
+    assert len(lines) == 1 + 3
+    file.write_bytes(lines[0] + lines[2] + lines[3])
     again = profile(run=run)
-    assert {path: path.stat().st_mtime_ns for path in kept} == kept and done[0].exists()
+    assert file.read_bytes() == lines[0] + lines[2] + lines[3] + lines[1]
     assert torch.equal(again.effects.nan_to_num(9), whole.effects.nan_to_num(9))
     assert torch.equal(again.clean, whole.clean) and torch.equal(again.corrupted, whole.corrupted)
 
 
 def test_a_run_goes_on_only_with_the_same_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    profile(run=tmp_path)
+    profile(run=tmp_path / "run")
     changes: list[dict[str, Any]] = [
         {"samples": 3},
         {"window": 3},
@@ -80,10 +80,10 @@ def test_a_run_goes_on_only_with_the_same_settings(tmp_path: Path, monkeypatch: 
     for changed in changes:
         [name] = changed
         with pytest.raises(ValueError, match=f"another run.*{'variants' if name == 'kinds' else name}"):
-            profile(run=tmp_path, **changed)
+            profile(run=tmp_path / "run", **changed)
     monkeypatch.setattr(zoo.tiny("llama").cfg, "default_prepend_bos", False)
     with pytest.raises(ValueError, match=r"another run.*prepend_bos"):
-        profile(run=tmp_path)
+        profile(run=tmp_path / "run")
     with pytest.raises(ValueError, match="nothing to trace"):
         profile(kinds=[])
 

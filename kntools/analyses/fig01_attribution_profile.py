@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import base64
 import random
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import torch
 from jaxtyping import Float
@@ -102,7 +100,7 @@ def attribution_profile(
     Arguments:
         prompts: class -> prompts, as `by_answer` makes them.
         settings: of attribution; `PAPER` has the published rule.
-        run: a folder that keeps what is finished; if interrupted, run it again to resume.
+        run: a file that keeps what is finished; if interrupted, run it again to resume.
 
     Returns:
         `AttributionProfile`; scores are probabilities.
@@ -116,15 +114,15 @@ def attribution_profile(
     parts = in_parts(prompts, _TOGETHER)
     folder = open_run(run, "attribution profile", model, search=asdict(settings))
 
-    def add_up(part: PromptGroup) -> dict[str, Any]:
+    def add_up(part: PromptGroup) -> dict[str, Tensor]:
         scores = settings.attribute(model, part.prompts).scores.double()
-        return _packed(torch.stack([scores.sum(0), (scores**2).sum(0)]))
+        return {"sum": scores.sum(0), "squares": (scores**2).sum(0)}
 
     found = folder.each(parts, key=lambda part: part.item, make=add_up, unit="part")
     means, errors = [], []
     for name, some in prompts.items():
-        n, own = len(some), [_unpacked(sums) for part, sums in zip(parts, found, strict=True) if part.source == name]
-        total, squares = torch.stack(own).sum(0)
+        n, own = len(some), [sums for part, sums in zip(parts, found, strict=True) if part.source == name]
+        total, squares = (torch.stack([sums[what] for sums in own]).sum(0) for what in ("sum", "squares"))
         means.append(total / n)
         # Rounding may take a variance of 0 below it.
         spread = (squares / n - means[-1] ** 2).clamp(min=0)
@@ -144,13 +142,3 @@ def by_answer(
     order = sorted(found, key=lambda answer: (-len(found[answer]), answer))[:classes]
     rng = random.Random(seed)
     return {a: found[a] if limit is None or limit >= len(found[a]) else rng.sample(found[a], limit) for a in order}
-
-
-def _packed(numbers: Float[Tensor, "..."]) -> dict[str, Any]:
-    """Exactly what was computed, in fewer bytes than its digits take."""
-    return {"shape": list(numbers.shape), "float64": base64.b64encode(numbers.double().numpy().tobytes()).decode()}
-
-
-def _unpacked(payload: dict[str, Any]) -> Float[Tensor, "..."]:
-    numbers = np.frombuffer(base64.b64decode(payload["float64"]), dtype=np.float64)
-    return torch.from_numpy(numbers.copy()).reshape(payload["shape"])

@@ -107,7 +107,7 @@ def pair_search(
     Arguments:
         groups: of a determiner-noun paradigm, from `prompt_groups`: each pair in many sentences.
         settings: of attribution and choice; `PAPER` has the published rule.
-        run: a folder that keeps each finished pair; if interrupted, run it again to resume.
+        run: a file that keeps each finished pair; if interrupted, run it again to resume.
 
     Returns:
         `PairSearch`.

@@ -113,13 +113,13 @@ def localisation(
             marginal stays and agreement goes. `"answers"`: the same prompts ask for answers drawn from the whole
             paradigm or relation, which costs as much again. `None`: no null.
         seed: of the null.
-        run: a folder that keeps each finished group; if interrupted, run it again to resume.
+        run: a file that keeps each finished group; if interrupted, run it again to resume.
 
     Returns:
         `Localisation`.
 
     Raises:
-        ValueError: no groups, a group of one prompt (R1^2 compares prompts), or a run folder of another run.
+        ValueError: no groups, a group of one prompt (R1^2 compares prompts), or the file of another run.
     """
     if not groups:
         raise ValueError("no groups given; make some with prompt_groups(model, 'P36')")

@@ -103,7 +103,7 @@ def probability_shift(
         words: section -> words, or a list. In the place of an answer each must be one token. The default is figure
             5's.
         factor: what their activations are multiplied by at the answer position: 0 suppresses, 2 enhances.
-        run: a folder that keeps what is finished; if interrupted, run it again to resume.
+        run: a file that keeps what is finished; if interrupted, run it again to resume.
 
     Returns:
         `ProbabilityShift`.

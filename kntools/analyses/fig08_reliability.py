@@ -109,7 +109,7 @@ def reliability(
         correct_only: leave out prompts that the model gets wrong to begin with; how many is in the header.
         settings: of attribution.
         seed: of the random neurons.
-        run: a folder that keeps each finished prompt; if interrupted, run it again to resume.
+        run: a file that keeps each finished prompt; if interrupted, run it again to resume.
 
     Returns:
         `Reliability`. Weights are not touched: edits of value rows act as hooks.

@@ -63,13 +63,13 @@ def tracing_profile(
         samples: of noise per prompt; prompt i draws them with `seed + i`.
         two_way: read the answer against the foil alone, as in `causal_trace`; what counts as right changes with it.
         known_only: leave out prompts that the model gets wrong.
-        run: a folder that keeps each finished prompt; if interrupted, run it again to resume.
+        run: a file that keeps each finished prompt; if interrupted, run it again to resume.
 
     Returns:
         `TracingProfile`. A role's effect in a prompt is the mean over its tokens; prompts count equally.
 
     Raises:
-        ValueError: no prompts are left, or a run folder of another run; see also `causal_trace`.
+        ValueError: no prompts are left, or the file of another run; see also `causal_trace`.
     """
     variants: list[tuple[Kind, Severed | None]] = [(kind, None) for kind in kinds]
     variants += [("hidden", cut) for cut in sever]

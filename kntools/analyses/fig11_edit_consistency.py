@@ -65,11 +65,11 @@ def edit_consistency(
 
     Arguments:
         cases: from `counterfact_cases`, `symmetric_cases` or `synonym_cases`. One whose new answer is what the model
-            says already is left out, and counted; so is one that a method cannot edit (the run folder says why).
+            says already is left out, and counted; so is one that a method cannot edit (the run says why).
         methods: name -> how to make edits; see `kntools.analyses.edit_methods`.
         continuations: of which the entropy is measured; `None`: of none.
         together: how many cases are edited in shared passes, each from the unedited model; one item of the run.
-        run: a folder that keeps every finished item; if interrupted, run it again to resume. Items of another model or
+        run: a file that keeps every finished item; if interrupted, run it again to resume. Items of another model or
             of other `settings` are refused.
         settings: what is worth writing down of the methods (layer, second moment). Methods are functions, and cannot
             be compared themselves.
@@ -78,7 +78,7 @@ def edit_consistency(
         `EditConsistency`.
 
     Raises:
-        ValueError: no cases, or none left (`NoCaseLeft`), or a run folder of another run.
+        ValueError: no cases, or none left (`NoCaseLeft`), or the file of another run.
         RuntimeError: in the end the weights are not what they were, bit by bit.
     """
     if not cases or not methods or "before" in methods:

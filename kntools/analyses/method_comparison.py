@@ -108,11 +108,11 @@ def selection_methods(
 
     Arguments:
         prompts: name -> prompts; all methods get the same ones.
-        methods: name -> scoring function; the first is what the others are compared with. A run folder knows them by
+        methods: name -> scoring function; the first is what the others are compared with. A run knows them by
             name only.
         count: neurons per prompt, the same number for all methods.
         seed: of the random control.
-        run: a folder that keeps each finished prompt; if interrupted, run it again to resume.
+        run: a file that keeps each finished prompt; if interrupted, run it again to resume.
 
     Raises:
         ValueError: no prompts, no methods, or `count` out of range.

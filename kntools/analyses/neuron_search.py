@@ -20,7 +20,7 @@ from kntools.attribution.knowledge_neurons import KnowledgeNeurons, knowledge_ne
 from kntools.attribution.quadrature import FixedRule
 from kntools.models import adapter
 from kntools.prompts import Prompt
-from kntools.results.run_folder import RunFolder
+from kntools.results.run_store import RunStore
 from kntools.results.table import Row
 from kntools.sites import Neuron, NeuronLike, as_neurons
 
@@ -62,10 +62,10 @@ ADAPTIVE = SearchSettings()
 PAPER = SearchSettings(rule="kn_thesis", steps=20)
 
 
-def open_run(run: str | Path | None, kind: str, model: Any, **settings: Any) -> RunFolder:
-    """A run folder that knows whether prompts begin with BOS."""
+def open_run(run: str | Path | None, kind: str, model: Any, **settings: Any) -> RunStore:
+    """A run that knows whether prompts begin with BOS."""
     bos = bool(getattr(model.cfg, "default_prepend_bos", True))
-    return RunFolder(run, kind=kind, model=model, settings={**settings, "prepend_bos": bos})
+    return RunStore(run, kind=kind, model=model, settings={**settings, "prepend_bos": bos})
 
 
 def local_seed(*parts: object) -> int:

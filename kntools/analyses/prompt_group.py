@@ -52,7 +52,7 @@ class PromptGroup:
 
     @property
     def item(self) -> str:
-        """A key for run folders: changes with the prompts."""
+        """A key for runs: changes with the prompts."""
         text = json.dumps([asdict(p) for p in self.prompts], ensure_ascii=False)
         return f"{self.source}/{self.key}/{hashlib.blake2b(text.encode(), digest_size=8).hexdigest()}"
 
@@ -224,7 +224,7 @@ def in_parts(prompts: NamedPrompts, size: int) -> list[PromptGroup]:
 
 
 def prompt_item(prompt: Prompt) -> str:
-    """A key for run folders, of a prompt that is an item by itself."""
+    """A key for runs, of a prompt that is an item by itself."""
     return PromptGroup(prompt.text[:60], "", "factual", (prompt,)).item
 
 

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from base64 import b64decode, b64encode
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -25,7 +22,6 @@ from kntools.prompts import Prompt, encode
 from kntools.report.choices import NotPossible
 from kntools.report.facts import FACTS
 from kntools.report.study import Study
-from kntools.results.result import load
 from kntools.sites import Neuron
 
 #: Leading neurons that are compared with as many random ones.
@@ -69,11 +65,10 @@ def fact_effects(study: Study) -> FactEffects:
         study.run("facts"), "facts", study.model, search=study.search.written(), phrasings=study.size.phrasings,
         facts=[fact.name for fact in facts], top=top, draws=study.size.draws, seed=study.seed,
     )  # fmt: skip
-    packed = folder.each(
+    parts: list[Attribution] = folder.each(
         facts, key=lambda fact: f"attribution/{fact.name}", make=lambda fact: _attribution(study, fact), unit="fact",
         progress=study.progress,
     )  # fmt: skip
-    parts = [_unpacked(one) for one in packed]
     neurons = [knowledge_neurons(part) for part in parts]
     found = folder.each(
         list(zip(facts, parts, neurons, strict=True)),
@@ -110,22 +105,12 @@ def _asked(study: Study) -> tuple[list[AskedFact], list[str]]:
     return asked[: study.size.facts], missing
 
 
-def _attribution(study: Study, fact: AskedFact) -> str:
-    """What `Attribution.save` writes, as text."""
+def _attribution(study: Study, fact: AskedFact) -> Attribution:
     search = study.search
-    att = integrated_gradients(
+    return integrated_gradients(
         study.model, fact.prompts, rule=search.rule, steps=search.steps, tol=search.tol, prepend_bos=study.prepend_bos,
         max_rows=study.max_rows, progress=False,
     )  # fmt: skip
-    with TemporaryDirectory() as folder:
-        return b64encode(att.save(Path(folder, "attribution")).read_bytes()).decode()
-
-
-def _unpacked(text: str) -> Attribution:
-    with TemporaryDirectory() as folder:
-        file = Path(folder, "attribution")
-        file.write_bytes(b64decode(text))
-        return load(file, Attribution)
 
 
 def _effects(

@@ -26,7 +26,7 @@ from kntools.report.choices import NotPossible
 from kntools.report.sizes import Size
 from kntools.results import processes
 from kntools.results.result import load
-from kntools.results.run_folder import RunFolder
+from kntools.results.run_store import RunStore
 from kntools.sites import Neuron
 
 # Texts that the model writes together, their tokens, and how many of these make an item of a run: fewer than all, for
@@ -68,7 +68,7 @@ class Study:
         _ = self._choices  # a folder of another report is told now, not after an hour
 
     def run(self, name: str) -> Path:
-        """The run folder of an analysis."""
+        """The run of an analysis."""
         return Path(self.out) / "runs" / name
 
     @property
@@ -113,7 +113,7 @@ class Study:
     # What is looked at.
 
     @cached_property
-    def _choices(self) -> RunFolder:
+    def _choices(self) -> RunStore:
         settings = {"size": asdict(self.size), "seed": self.seed, "prepend_bos": self.prepend_bos}
         return open_run(self.run("report"), "report", self.model, **settings)
 

@@ -72,6 +72,12 @@ def gather(items: Sequence[T]) -> list[T]:
     return gather_object(list(items))
 
 
+def wait() -> None:
+    """Until all processes are here. Every process must call it."""
+    if count() > 1:
+        _state().wait_for_everyone()
+
+
 def _state() -> Any:
     import torch
     from accelerate import PartialState

@@ -1,0 +1,134 @@
+"""One file of finished items that only grows, and the tensors beside it: whole, or cut back to what is whole."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+from torch import Tensor
+
+from kntools.files import write
+from kntools.results.encoding import decode, encode
+from kntools.results.result import checksum
+
+
+class RunFile:
+    """`NAME.jsonl`: a header, then one line per item; `NAME.tensors`: their tensors, each item's as safetensors.
+
+    ```python
+    file = RunFile("docs/results/runs/pairs.jsonl")
+    header, items = file.read()         # items: from key to payload
+    ```
+
+    A line that was not finished (the process was killed, the disk was full) is not read, and cut off by the next
+    `append`.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        path = Path(path)
+        self.path = path if path.suffix == ".jsonl" else path.with_name(f"{path.name}.jsonl")
+        self.tensors = self.path.with_suffix(".tensors")
+        self._ends: dict[Path, int] = {}  # how far each file is whole
+        self._sizes: dict[Path, int] = {}
+
+    def exists(self) -> bool:
+        """Is there anything in it? An empty file is none."""
+        return self.path.exists() and self.path.stat().st_size > 0
+
+    def create(self, header: dict[str, Any]) -> None:
+        """Begin the file. The header appears whole or not at all."""
+        line = _line(header)
+        write(self.path, line)
+        self._ends[self.path] = self._sizes[self.path] = len(line)
+
+    def read(self) -> tuple[dict[str, Any], dict[str, Any]]:
+        """The header, and the payload of every item.
+
+        Raises:
+            ValueError: no run, or a damaged line.
+        """
+        raw = self.path.read_bytes()
+        *lines, unfinished = raw.split(b"\n")
+        header = _parsed(lines[0]) if lines else None
+        if header is None or "kind" not in header or "format" not in header:
+            raise ValueError(
+                f"{self.path} does not begin with the header of a run; name a new run, or delete the file to begin anew"
+            )
+        items: dict[str, Any] = {}
+        end = 0
+        for number, line in enumerate(lines[1:], start=2):
+            item = _parsed(line)
+            tensors = None if item is None or "key" not in item or "payload" not in item else self._tensors(item)
+            if item is None or tensors is None:
+                raise ValueError(f"{self.path}, line {number} is damaged; delete the line, and its item is made again")
+            items[item["key"]] = decode(item["payload"], Any, tensors)
+            end = max(end, sum(item.get("tensors", [0, 0])[:2]))
+        self._ends = {self.path: len(raw) - len(unfinished), self.tensors: end}
+        self._sizes = {self.path: len(raw), self.tensors: _size(self.tensors)}
+        return header, items
+
+    def append(self, key: str, payload: Any) -> Any:
+        """Write an item; returns its payload as `read` would give it."""
+        tensors: dict[str, Tensor] = {}
+        item: dict[str, Any] = {"key": key, "payload": encode(payload, "payload", tensors)}
+        if tensors:
+            data = safetensors.torch.save(tensors)
+            item["tensors"] = [self._append(self.tensors, data), len(data), checksum(key, tensors)]
+        line = _line(item)
+        self._append(self.path, line)
+        return decode(json.loads(line)["payload"], Any, tensors)
+
+    def remove(self) -> None:
+        """Delete both files."""
+        for path in (self.path, self.tensors):
+            path.unlink(missing_ok=True)
+        self._ends, self._sizes = {}, {}
+
+    def _append(self, path: Path, data: bytes) -> int:
+        """Where the data begins. After an error, the file is as before."""
+        end, size = self._ends.get(path, 0), self._sizes.get(path, 0)
+        with path.open("r+b" if path.exists() else "x+b", buffering=0) as file:
+            if file.seek(0, 2) != size:
+                raise RuntimeError(f"another process has written to {path}; let one process work on a run at a time")
+            file.truncate(file.seek(end))
+            try:
+                rest = memoryview(data)
+                while rest:
+                    rest = rest[file.write(rest) :]
+            except BaseException:
+                file.truncate(end)
+                self._sizes[path] = end
+                raise
+            self._ends[path] = self._sizes[path] = end + len(data)
+        return end
+
+    def _tensors(self, item: dict[str, Any]) -> dict[str, Tensor] | None:
+        """The tensors of an item, or `None` if they are not what was written."""
+        if "tensors" not in item:
+            return {}
+        start, length, expected = item["tensors"]
+        try:
+            with self.tensors.open("rb") as file:
+                file.seek(start)
+                tensors = safetensors.torch.load(file.read(length))
+        except Exception:  # safetensors has errors of many kinds
+            return None
+        return tensors if checksum(item["key"], tensors) == expected else None
+
+
+def _line(content: dict[str, Any]) -> bytes:
+    return json.dumps(content, ensure_ascii=False).encode() + b"\n"
+
+
+def _parsed(line: bytes) -> dict[str, Any] | None:
+    try:
+        found = json.loads(line)
+    except ValueError:
+        return None
+    return found if isinstance(found, dict) else None
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.exists() else 0

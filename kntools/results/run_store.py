@@ -1,0 +1,175 @@
+"""The finished items of a long run, so that an interrupted run can be resumed.
+
+```python
+store = RunStore("runs/edits", kind="edit consistency", model=model, settings={"layer": 3})
+payloads = store.each(facts, key=str, make=work)       # each is on disk before the next one begins
+```
+
+All of them are in `runs/edits.jsonl` (`kntools.results.run_file`). Where there are several processes
+(`kntools.results.processes`), each makes its share and keeps it in `runs/edits.RANK.jsonl` until the main process has
+merged it; all of them get all payloads.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+from torch import Tensor
+
+from kntools.options import progress_bar
+from kntools.results import processes
+from kntools.results.encoding import decode, encode
+from kntools.results.provenance import provenance
+from kntools.results.run_file import RunFile
+
+FORMAT = 2
+
+T = TypeVar("T")
+
+
+class RunStore:
+    """Items of one run: from a key (any text) to a payload of JSON, tensors and results.
+
+    Arguments:
+        path: the name of the run, without `.jsonl`. `None` keeps the items in memory only.
+        kind: what the run is, in words.
+        model: its name, weights and the versions of libraries go into the header.
+        settings: whatever the payloads depend on.
+
+    Raises:
+        ValueError: the file is another run's (other kind, model, settings or weights), is no run, or is damaged.
+        TypeError: settings that cannot be written down.
+    """
+
+    def __init__(self, path: str | Path | None, *, kind: str, model: Any, settings: dict[str, Any]) -> None:
+        self.header: dict[str, Any] = {"kind": kind, "format": FORMAT, **provenance(model, **settings)}
+        self._file = None if path is None else RunFile(path)
+        self._items: dict[str, Any] = {}
+        with processes.main_first():
+            if self._file is not None:
+                self._open(self._file)
+        processes.wait()  # all share out the same items: none may begin before the others have read the file
+
+    @property
+    def path(self) -> Path | None:
+        """The file that is kept."""
+        return None if self._file is None else self._file.path
+
+    def __contains__(self, key: str) -> bool:
+        return key in self._items
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+    def keys(self) -> list[str]:
+        return list(self._items)
+
+    def get(self, key: str) -> Any:
+        """The payload of a finished item, or `None`."""
+        return self._items.get(key)
+
+    def put(self, key: str, payload: Any) -> None:
+        """Keep a finished item. In memory it is what reading the file would give."""
+        if self._file is None:
+            tensors: dict[str, Tensor] = {}
+            text = json.dumps(encode(payload, "payload", tensors))
+            self._items[key] = decode(json.loads(text), Any, tensors)
+        else:
+            if not self._file.exists():
+                self._file.create({**self.header, "process": processes.index()})
+            self._items[key] = self._file.append(key, payload)
+
+    def each(
+        self, items: Sequence[T], *, key: Callable[[T], str], make: Callable[[T], Any], unit: str = "item"
+    ) -> list[Any]:
+        """The payload of every item, in their order. Those that are not there are made now.
+
+        Arguments:
+            key: the name of an item; items of the same name are made once.
+            make: from an item to its payload. It must not depend on other items, for another process may have those.
+            unit: what the progress bar counts.
+
+        Raises:
+            RuntimeError: another process failed; its error is in the text.
+        """
+        names = [key(item) for item in items]
+        todo = {name: item for name, item in zip(names, items, strict=True) if name not in self}
+        made: dict[str, Any] = {}
+        failure: Exception | None = None
+        with progress_bar(len(todo), unit) as bar:
+            for name in processes.share(list(todo)):
+                try:
+                    self.put(name, make(todo[name]))
+                except Exception as error:
+                    if processes.count() == 1:
+                        raise
+                    failure = error  # the others wait for what this process has to say
+                    break
+                made[name] = self._items[name]
+                bar.update(processes.count())
+        self._merge(made, failure)
+        return [self._items[name] for name in names]
+
+    def _open(self, file: RunFile) -> None:
+        if file.exists():
+            header, self._items = file.read()
+            self._compare(header, file.path)
+        elif processes.is_main():
+            file.create(self.header)
+        if not processes.is_main():
+            self._file = RunFile(file.path.with_name(f"{file.path.stem}.{processes.index()}.jsonl"))
+            return
+        for path in sorted(file.path.parent.glob("*.jsonl")):  # of processes that were killed before they could merge
+            name, _, rank = path.stem.rpartition(".")
+            if name == file.path.stem and rank.isdecimal():
+                part = RunFile(path)
+                header, items = part.read()
+                if "process" in header:  # no run that somebody called so
+                    self._compare(header, path)
+                    self._keep(items)
+                    part.remove()
+
+    def _keep(self, items: Mapping[str, Any]) -> None:
+        for key, payload in items.items():
+            if key not in self:
+                self.put(key, payload)
+
+    def _merge(self, made: dict[str, Any], failure: Exception | None) -> None:
+        """Give all processes what each has made; the main one writes it to the one file."""
+        if processes.count() == 1:
+            return
+        error = None if failure is None else f"process {processes.index()}: {type(failure).__name__}: {failure}"
+        parts = processes.gather([(made, error)])
+        for items, _ in parts:
+            if processes.is_main():
+                self._keep(items)
+            else:
+                self._items.update(items)
+        processes.wait()  # until all of it is on disk
+        if self._file is not None and not processes.is_main():
+            self._file.remove()
+        for _, text in parts:
+            if text is not None:
+                raise RuntimeError(f"{text}; what is finished is kept: give the same command to resume") from failure
+
+    def _compare(self, found: dict[str, Any], path: Path) -> None:
+        """Is the run in the file this one?"""
+        if found["format"] != FORMAT:
+            raise ValueError(f"{path} holds no run that this version of kntools can read; name a new run")
+        for what in ("kind", "model", "fingerprint", "settings"):
+            if found.get(what) != self.header[what]:
+                raise ValueError(
+                    f"{path} is another run: its {what} is {_differing(found.get(what), self.header[what])}; "
+                    "name a new run, or give the same arguments"
+                )
+
+
+def _differing(found: Any, expected: Any) -> str:
+    """What differs, and no more."""
+    if isinstance(found, dict) and isinstance(expected, dict):
+        names = [n for n in sorted({*found, *expected}) if found.get(n) != expected.get(n)]
+        found, expected = ({n: side.get(n) for n in names} for side in (found, expected))
+    return f"{str(found)[:300]}, not {str(expected)[:300]}"

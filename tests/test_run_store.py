@@ -1,0 +1,246 @@
+"""The finished items of a run: kept, whole, and resumed after whatever happened."""
+
+from __future__ import annotations
+
+import json
+import math
+import subprocess
+import sys
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import kntools as kn
+from kntools.results import run_file
+from kntools.results.run_file import RunFile
+from kntools.results.run_store import RunStore
+from tests import zoo
+from tests.conftest import ROOT
+
+
+def store(path: Path | None, *, kind: str = "test", name: str = "llama", **settings: Any) -> RunStore:
+    return RunStore(path, kind=kind, model=zoo.tiny(name), settings=settings or {"layer": 3, "sizes": (1, 2)})
+
+
+def scores(seed: int = 0) -> torch.Tensor:
+    return torch.randn(3, 5, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+@pytest.mark.parametrize("kept", [True, False])
+def test_items_come_back(kept: bool, tmp_path: Path) -> None:
+    run = store(tmp_path / "run" if kept else None)
+    run.put("a/b c", {"p": 0.1, "of": (1, 2)})
+    assert run.get("a/b c") == {"p": 0.1, "of": [1, 2]} and "a/b c" in run and run.get("other") is None
+    calls: list[str] = []
+
+    def make(item: str) -> list[str | None]:
+        calls.append(item)
+        return [None, item]
+
+    for _ in range(3):  # in order, and each made once, however often it is asked for
+        assert run.each(["Zürich", "é\n", "Zürich"], key=str.lower, make=make) == [
+            [None, "Zürich"], [None, "é\n"], [None, "Zürich"]
+        ]  # fmt: skip
+    assert calls == ["Zürich", "é\n"] and len(run) == 3
+    if kept:
+        again = store(tmp_path / "run")
+        assert again.get("a/b c") == run.get("a/b c") and again.keys() == ["a/b c", "zürich", "é\n"]
+        assert [p.name for p in tmp_path.iterdir()] == ["run.jsonl"] and again.path == tmp_path / "run.jsonl"
+        assert len((tmp_path / "run.jsonl").read_text(encoding="utf-8").splitlines()) == 4
+        assert store(tmp_path / "run.jsonl").keys() == again.keys()
+
+
+@pytest.mark.parametrize("kept", [True, False])
+def test_tensors_and_results_come_back(kept: bool, tmp_path: Path) -> None:
+    run = store(tmp_path / "run" if kept else None)
+    att = kn.activation(zoo.tiny("llama"), kn.Prompt("The capital of Canada is", " Ottawa"))
+    half, odd = scores().bfloat16(), {"a": [scores(), None], "nan": math.nan}
+    for key, payload in (("scores", scores(1)), ("odd", odd), ("att", att), ("half", {"half": half}), ("none", 1)):
+        run.put(key, payload)
+    for there in (run, *([store(tmp_path / "run")] if kept else [])):
+        assert torch.equal(there.get("scores"), scores(1)) and there.get("att") == att and there.get("none") == 1
+        assert torch.equal(there.get("odd")["a"][0], scores()) and math.isnan(there.get("odd")["nan"])
+        assert torch.equal(there.get("half")["half"], half)
+    if kept:
+        assert (tmp_path / "run.tensors").stat().st_size > 2 * scores().nbytes
+        assert "base64" not in (tmp_path / "run.jsonl").read_text()
+
+
+def test_an_item_that_fails_leaves_the_others(tmp_path: Path) -> None:
+    run = store(tmp_path / "run")
+    with pytest.raises(ZeroDivisionError):
+        run.each([2, 1, 0, 4], key=str, make=lambda n: 1 / n)
+    assert store(tmp_path / "run").keys() == ["2", "1"]
+
+
+def test_a_kill_at_any_byte(tmp_path: Path) -> None:
+    """Whatever beginning of the two files is on disk, the next start takes what is whole, and makes the rest."""
+    whole = store(tmp_path / "whole")
+    payloads = {"one": [1], "two": {"x": scores(2)}, "three": {"y": [scores(3), "ü"]}}
+    sizes = [((tmp_path / "whole.jsonl").stat().st_size, 0)]
+    for key, payload in payloads.items():
+        whole.put(key, payload)
+        sizes.append(_sizes(tmp_path / "whole"))
+    lines, tensors = ((tmp_path / f"whole.{ending}").read_bytes() for ending in ("jsonl", "tensors"))
+    for finished, ((line, tensor), (line_end, tensor_end)) in enumerate(pairwise(sizes)):
+        # Tensors are written before the line that names them.
+        moments = [(line, n) for n in range(tensor, tensor_end, 37)]
+        moments += [(n, tensor_end) for n in range(line, line_end)]
+        for moment, (line_size, tensor_size) in enumerate(moments):
+            path = tmp_path / f"{finished}-{moment}"
+            path.with_suffix(".jsonl").write_bytes(lines[:line_size])
+            path.with_suffix(".tensors").write_bytes(tensors[:tensor_size])
+            again = store(path)
+            assert again.keys() == [*payloads][:finished]
+            for key in [*payloads][finished:]:
+                again.put(key, payloads[key])
+            assert path.with_suffix(".jsonl").read_bytes() == lines
+            assert path.with_suffix(".tensors").read_bytes() == tensors
+
+
+def _sizes(path: Path) -> tuple[int, int]:
+    tensors = path.with_suffix(".tensors")
+    return path.with_suffix(".jsonl").stat().st_size, tensors.stat().st_size if tensors.exists() else 0
+
+
+def test_an_empty_file_is_begun_anew(tmp_path: Path) -> None:
+    (tmp_path / "run.jsonl").touch()
+    store(tmp_path / "run").put("one", 1)
+    assert store(tmp_path / "run").keys() == ["one"]
+    assert [p.name for p in tmp_path.iterdir()] == ["run.jsonl"]
+
+
+@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), KeyboardInterrupt()])
+def test_an_interrupted_write_leaves_what_was_whole(
+    error: BaseException, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = store(tmp_path / "run")
+    run.put("one", {"x": scores(1)})
+    before = (tmp_path / "run.jsonl").read_bytes()
+    calls = [0]
+
+    def stopping(data: bytes) -> memoryview:
+        calls[0] += 1
+        if calls[0] == 2:  # its tensors are there, its line is not
+            raise error
+        return memoryview(data)
+
+    with monkeypatch.context() as patch, pytest.raises(type(error)):
+        patch.setattr(run_file, "memoryview", stopping, raising=False)
+        run.put("two", {"x": scores(2)})
+    assert (tmp_path / "run.jsonl").read_bytes() == before and run.keys() == store(tmp_path / "run").keys() == ["one"]
+    run.put("two", {"x": scores(2)})
+    for again in (run, store(tmp_path / "run")):
+        assert torch.equal(again.get("one")["x"], scores(1)) and torch.equal(again.get("two")["x"], scores(2))
+
+
+LIMITED = """
+import resource, signal, sys, torch
+from kntools.results.run_store import RunStore
+from tests import zoo
+run = RunStore(sys.argv[1], kind="test", model=zoo.tiny("llama"), settings={})
+run.put("one", {"x": torch.ones(10)})
+resource.setrlimit(resource.RLIMIT_FSIZE, (4000, 4000))
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+for name, payload in (("two", torch.ones(2000)), ("three", "x" * 5000)):
+    try:
+        run.put(name, payload)
+    except OSError as error:
+        print(type(error).__name__, run.keys())
+run.put("four", {"x": torch.zeros(3)})
+"""
+
+
+def test_a_disk_that_is_full(tmp_path: Path) -> None:
+    """The system refuses to let the files grow: half of an item arrives, and is taken back."""
+    command = [sys.executable, "-c", LIMITED, str(tmp_path / "run")]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
+    assert done.stdout.splitlines() == ["OSError ['one']"] * 2, done.stderr
+    run = RunStore(tmp_path / "run", kind="test", model=zoo.tiny("llama"), settings={})
+    assert run.keys() == ["one", "four"] and torch.equal(run.get("four")["x"], torch.zeros(3))
+
+
+def test_two_that_write_the_same_run(tmp_path: Path) -> None:
+    one, other = store(tmp_path / "run"), store(tmp_path / "run")
+    one.put("one", 1)
+    with pytest.raises(RuntimeError, match="another process has written to"):
+        other.put("other", 2)
+    assert store(tmp_path / "run").keys() == ["one"]
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"kind": "another"}, "its kind is"),
+        ({"name": "gpt2"}, "its model is"),
+        ({"layer": 4, "sizes": (1, 2)}, r"its settings is \{'layer': 3\}, not \{'layer': 4\}"),
+    ],
+)
+def test_another_run_is_refused(change: dict[str, Any], said: str, tmp_path: Path) -> None:
+    store(tmp_path / "run").put("one", 1)
+    before = (tmp_path / "run.jsonl").read_bytes()
+    with pytest.raises(ValueError, match=said):
+        store(tmp_path / "run", **change)
+    assert (tmp_path / "run.jsonl").read_bytes() == before
+
+
+def test_other_weights_and_formats_are_refused(tmp_path: Path) -> None:
+    store(tmp_path / "run")
+    path = tmp_path / "run.jsonl"
+    header = json.loads(path.read_text())
+    for change, said in (({"fingerprint": "0" * 16}, "its fingerprint is"), ({"format": 99}, "holds no run that this")):
+        path.write_text(json.dumps({**header, **change}) + "\n")
+        with pytest.raises(ValueError, match=said):
+            store(tmp_path / "run")
+
+
+def test_foreign_and_damaged_files(tmp_path: Path) -> None:
+    path = tmp_path / "run.jsonl"
+    for content in ("my notes", "my notes\n", "[]\n", '{"kind": "test"}\n', "\n\n"):
+        path.write_text(content)
+        with pytest.raises(ValueError, match=r"run\.jsonl does not begin with the header of a run"):
+            store(tmp_path / "run")
+        assert path.read_text() == content
+    path.unlink()
+    run = store(tmp_path / "run")
+    for key, payload in (("one", 1), ("two", {"x": scores()}), ("three", 3)):
+        run.put(key, payload)
+    header, *lines = path.read_bytes().splitlines(keepends=True)
+    for bad in (b"{\n", b"[1]\n", b'{"key": "two"}\n', lines[1][:-9] + b"\n"):
+        path.write_bytes(header + lines[0] + bad + lines[2])
+        with pytest.raises(ValueError, match=r"run\.jsonl, line 3 is damaged; delete the line"):
+            store(tmp_path / "run")
+    path.write_bytes(header + b"".join(lines))
+    tensors = path.with_suffix(".tensors")
+    content = tensors.read_bytes()
+    for damaged in (content[:-1], content[:-1] + bytes([content[-1] ^ 1]), None):
+        tensors.unlink() if damaged is None else tensors.write_bytes(damaged)
+        with pytest.raises(ValueError, match=r"line 3 is damaged; delete the line"):
+            store(tmp_path / "run")
+    path.write_bytes(header + lines[0] + lines[2])  # as the message says
+    assert store(tmp_path / "run").keys() == ["one", "three"]
+
+
+def test_parts_of_processes_that_were_killed_are_merged(tmp_path: Path) -> None:
+    run = store(tmp_path / "a.run")
+    run.put("one", 1)
+    for rank in (1, 12):
+        part = RunFile(tmp_path / f"a.run.{rank}.jsonl")
+        part.create({**run.header, "process": rank})
+        part.append("one", 1)
+        part.append(f"of {rank}", {"x": scores(rank)})
+    with (tmp_path / "a.run.1.jsonl").open("a") as file:
+        file.write('{"key": "ha')  # where it was killed
+    mine = store(tmp_path / "a.run.7")  # another run, which is called so
+    mine.put("mine", 1)
+    again = store(tmp_path / "a.run")
+    assert again.keys() == ["one", "of 1", "of 12"] and torch.equal(again.get("of 12")["x"], scores(12))
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["a.run.7.jsonl", "a.run.jsonl", "a.run.tensors"]
+    assert store(tmp_path / "a.run").keys() == again.keys() and store(tmp_path / "a.run.7").keys() == ["mine"]
+    part = RunFile(tmp_path / "a.run.2.jsonl")
+    part.create({**run.header, "settings": {}, "process": 2})
+    with pytest.raises(ValueError, match=r"a\.run\.2\.jsonl is another run: its settings is"):
+        store(tmp_path / "a.run")
