@@ -12,6 +12,7 @@
 | hooks on sites | `scale_site`, `add_vector`, `patch`, `freeze`, `corrupt`, `capture` |
 | running them | `sweep`, `sweep_gradients`, `Intervention`, `RowGradients`, `Derivative`; `generate` |
 | metrics | `probability`, `log_probability`, `logit_difference`, `kl_divergence` |
+| results | `Result`, `load` |
 | folders | `data`, `analyses`, `plots` |
 """  # noqa: E501 - a table
 
