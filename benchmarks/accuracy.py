@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 
 import kntools as kn
-from kntools.attribution.integration_path import Paths, Request
+from kntools.attribution.integration_path import Line, Nodes, Paths
 from kntools.attribution.quadrature import fixed_rule
 
 # The facts are those of the tests, which a script in this folder does not find by itself.
@@ -27,21 +27,20 @@ def main() -> None:
     parser.add_argument("--facts", type=int, default=len(FACTS))
     parser.add_argument("--nodes", type=int, default=512)
     args = parser.parse_args()
-    model = kn.load_model("smollm2-135m", device="cpu")
+    model = kn.load_model("smollm2-135m", prepend_bos=False, device="cpu")
     rule = fixed_rule("midpoint", args.nodes)
     print("error of all scores | residual / allowed | nodes in layer 0 | fact", flush=True)
     for fact in FACTS[: args.facts]:
         prompt = kn.Prompt(*fact)
-        att = kn.integrated_gradients(model, prompt, prepend_bos=False, progress=False)
-        e = kn.encode(model, prompt, prepend_bos=False)
-        paths = Paths(model, [e], [kn.probability(e.target_ids)], "mlp.hook_post", 256)
+        att = kn.integrated_gradients(model, prompt)
+        paths = Paths(model, [kn.encode(model, prompt)], "mlp.hook_post")
         expected = []
         for layer in range(model.cfg.n_layers):
-            requests = [
-                Request(0, layer, rule.nodes[k : k + CHUNK], rule.weights[k : k + CHUNK])
-                for k in range(0, args.nodes, CHUNK)
-            ]
-            expected.append(torch.stack([p.weighted for p in paths.evaluate(requests)]).sum(0))
+            line = Line(0, layer)
+            parts = [slice(k, k + CHUNK) for k in range(0, args.nodes, CHUNK)]
+            with kn.set_options(max_rows=256):
+                points = paths.evaluate([Nodes(line, rule.nodes[k], rule.weights[k]) for k in parts])
+            expected.append(torch.stack([p.integral for p in points]).sum(0))
         reference = torch.stack(expected)
         error = float((att.scores[0] - reference).norm() / reference.norm())
         allowed = 0.01 * att.gap[0].abs().clamp(min=0.05)

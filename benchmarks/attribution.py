@@ -33,7 +33,7 @@ STEPS = 20
 
 def plain_loop(model: Any, prompt: kn.Prompt) -> Tensor:
     """Scores `[layer neuron]`, as released code computes them (its nodes and weights, its passes)."""
-    e = kn.encode(model, prompt, prepend_bos=False)
+    e = kn.encode(model, prompt)
     target = e.target_ids[0]
     factors = torch.linspace(0, 1, STEPS)
     batch = e.tokens.repeat(STEPS, 1)
@@ -56,7 +56,7 @@ def plain_loop(model: Any, prompt: kn.Prompt) -> Tensor:
 
 
 def ours(model: Any, prompt: kn.Prompt, **options: Any) -> kn.Attribution:
-    return kn.integrated_gradients(model, prompt, prepend_bos=False, progress=False, **options)
+    return kn.integrated_gradients(model, prompt, **options)
 
 
 def seconds(run: Callable[[], Any]) -> float:
@@ -89,7 +89,7 @@ def peak_memory(which: str) -> float:
 
 
 def measure_alone(which: str) -> None:
-    model = kn.load_model("smollm2-135m", device="cpu")
+    model = kn.load_model("smollm2-135m", prepend_bos=False, device="cpu")
     model(torch.tensor([[1, 2, 3]]))
     print(json.dumps({"gib": peak_gib(lambda: (plain_loop if which == "plain" else ours)(model, PROMPTS[1]))}))
 
@@ -102,7 +102,7 @@ def main() -> None:
     if args.only:
         measure_alone(args.only)
         return
-    model = kn.load_model("smollm2-135m", device="cpu")
+    model = kn.load_model("smollm2-135m", prepend_bos=False, device="cpu")
     rate = matmul_rate()
     print(f"{torch.get_num_threads()} threads, {rate / 1e9:.0f} GFLOP/s in a matrix product")
     for prompt in PROMPTS:
@@ -113,7 +113,7 @@ def main() -> None:
             times["adaptive"].append(seconds(lambda: ours(model, prompt)))  # noqa: B023
             times["20 nodes"].append(seconds(lambda: ours(model, prompt, rule="kn_thesis", steps=20)))  # noqa: B023
         best = {name: min(values) for name, values in times.items()}
-        length = kn.encode(model, prompt, prepend_bos=False).tokens.shape[1]
+        length = kn.encode(model, prompt).tokens.shape[1]
         same = ours(model, prompt, rule="kn_thesis", steps=20)
         theirs = plain_loop(model, prompt)
         print(

@@ -37,7 +37,7 @@ CORRUPTED = {
 def theirs(model: Any, corrupted: str) -> Tensor:
     from transformer_lens.patching import get_act_patch_resid_pre
 
-    [pair] = encode_pairs(model, CLEAN, corrupted, None, "error")
+    [pair] = encode_pairs(model, CLEAN, corrupted)
     right, wrong = pair.clean.target_ids[0], pair.clean.foil_ids[0]
     with torch.no_grad(), contextlib.redirect_stderr(io.StringIO()), warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -48,7 +48,7 @@ def theirs(model: Any, corrupted: str) -> Tensor:
 
 
 def ours(model: Any, corrupted: str, **options: Any) -> kn.PatchGrid:
-    return kn.activation_patch(model, CLEAN, corrupted, site="resid_pre", progress=False, **options)
+    return kn.activation_patch(model, CLEAN, corrupted, site="resid_pre", **options)
 
 
 def timed(run: Callable[[], Any]) -> tuple[Any, float, float]:
@@ -86,7 +86,7 @@ def main() -> None:
         layers, length = grid.values.shape
         difference = (loop - grid.values).abs().max() / (abs(grid.clean) + abs(grid.corrupted))
         fast, fast_wall, _ = timed(
-            lambda: kn.attribution_patch(model, CLEAN, corrupted, site="resid_pre", progress=False)  # noqa: B023
+            lambda: kn.attribution_patch(model, CLEAN, corrupted, site="resid_pre")  # noqa: B023
         )
         print(
             f"{length} tokens, {layers} layers, {name}: transformer_lens {loop_wall:.1f} s ({loop_cpu:.1f} s CPU), "

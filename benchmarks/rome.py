@@ -25,12 +25,14 @@ import torch
 from torch import Tensor
 
 import kntools as kn
-from kntools.editing.rome_rows import TEMPLATES, make_rows
-from kntools.editing.rome_value import ValueSearch
+from kntools.editing.requests import make_requests
+from kntools.editing.rome_batch import RowBatch
+from kntools.editing.rome_rows import EditRows, make_rows
+from kntools.editing.rome_settings import TEMPLATES, RomeSettings
 from kntools.models import adapter
 
 PROMPT = kn.Prompt("The capital of Canada is", " Ottawa", subject="Canada")
-TARGET, STEPS, BOS = " Rome", 20, False
+TARGET, STEPS = " Rome", 20
 CAPITALS = {
     "Canada": "Ottawa",
     "France": "Paris",
@@ -43,36 +45,40 @@ CAPITALS = {
 }
 
 
+def texts_of(model: Any) -> EditRows:
+    """The texts of the edit."""
+    return make_rows(model, make_requests(model, PROMPT, TARGET, "rome"), RomeSettings())[0]
+
+
 def plain_loop(model: Any, layer: int, steps: int) -> list[float]:
     """-log P(target), mean over templates, at each step."""
-    rows = make_rows(model, PROMPT, TARGET, None, BOS)
+    rows = texts_of(model)
     name = f"blocks.{layer}.mlp.hook_out"
 
-    def logits(number: int, delta: Tensor) -> Tensor:
-        at = rows.lookups[number]
+    def logits(e: kn.Encoded, delta: Tensor) -> Tensor:
+        at = subject_end(e)
 
         def add(x: Tensor, hook: Any) -> Tensor:
             return x.index_put((torch.tensor([0]), torch.tensor([at])), x[:1, at] + delta)
 
-        return model.run_with_hooks(rows.encoded[number].tokens, fwd_hooks=[(name, add)])[0]
+        return model.run_with_hooks(e.tokens, fwd_hooks=[(name, add)])[0]
 
     with adapter.frozen_parameters(model):
-        _, cache = model.run_with_cache(rows.encoded[0].tokens, names_filter=[name])
-        v0 = cache[name][0, rows.lookups[0]].detach()
+        _, cache = model.run_with_cache(rows.bare.tokens, names_filter=[name])
+        v0 = cache[name][0, subject_end(rows.bare)].detach()
         delta = torch.zeros_like(v0, requires_grad=True)
         with torch.no_grad():
-            before = logits(rows.essence, delta)[rows.lookups[-1]].log_softmax(-1)
+            before = logits(rows.essence, delta)[rows.essence_position].log_softmax(-1)
         adam = torch.optim.Adam([delta], lr=0.5)
         curve = []
         for step in range(steps):
             adam.zero_grad()
             total = 0.0
-            for number in range(rows.essence):
-                log_p = logits(number, delta)[-1].log_softmax(-1)[rows.target_ids[0]]
-                loss = -log_p * rows.weights[number]
+            for e, weight in zip(rows.prompts, rows.weights, strict=True):
+                loss = -weight * logits(e, delta)[-1].log_softmax(-1)[e.target_ids[0]]
                 total += float(loss.detach())
                 loss.backward(inputs=[delta])
-            after = logits(rows.essence, delta)[rows.lookups[-1]].log_softmax(-1)
+            after = logits(rows.essence, delta)[rows.essence_position].log_softmax(-1)
             rest = 0.0625 * (after.exp() * (after - before)).sum() + 0.5 * delta.norm() / v0.norm() ** 2
             rest.backward(inputs=[delta])
             curve.append(total)
@@ -86,12 +92,19 @@ def plain_loop(model: Any, layer: int, steps: int) -> list[float]:
 def ours(model: Any, layer: int, steps: int = STEPS) -> kn.RankOneEdit:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        return kn.rome(model, PROMPT, TARGET, layer=layer, steps=steps, prepend_bos=BOS, stop_loss=0.0)
+        return kn.rome(model, PROMPT, TARGET, layer=layer, settings=RomeSettings(steps=steps, stop_loss=0.0))
 
 
 def together(model: Any, layer: int) -> list[kn.RankOneEdit]:
     prompts = [kn.Prompt(f"The capital of {country} is", f" {city}", country) for country, city in CAPITALS.items()]
-    return kn.rome_each(model, prompts, [TARGET] * len(prompts), layer=layer, prepend_bos=BOS, stop_loss=0.0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return kn.rome(model, prompts, [TARGET] * len(prompts), layer=layer, settings=RomeSettings(stop_loss=0.0))
+
+
+def subject_end(e: kn.Encoded) -> int:
+    assert e.subject is not None
+    return e.subject[-1]
 
 
 def timed(run: Callable[[], Any]) -> tuple[Any, float, float]:
@@ -105,11 +118,11 @@ def arithmetic(model: Any, layer: int) -> tuple[float, float]:
     layers = model.cfg.n_layers
     block = sum(p.numel() for p in model.blocks[0].parameters())
     unembed = model.cfg.d_model * model.cfg.d_vocab
-    rows = make_rows(model, PROMPT, TARGET, None, BOS)
-    lengths = [len(t) for t in rows.tokens]
+    rows = texts_of(model)
+    lengths = [e.tokens.shape[1] for e in rows.encoded]
     plain = sum(lengths) * ((layers + layers - layer) * block + 2 * unembed)
     mine = 0
-    for group in ValueSearch(model, [rows], layer, max_rows=None).upper.groups:
+    for group in RowBatch(model, [rows], layer).groups:
         count, window = len(group.numbers), group.tokens.shape[1] - group.start
         mine += count * window * 2 * (layers - layer) * block + window * layer * block + 2 * count * unembed
     return float(plain), float(mine)
@@ -123,7 +136,7 @@ def peak_memory(which: str, layer: int) -> float:
 
 
 def measure_alone(which: str, layer: int) -> None:
-    model = kn.load_model("smollm2-135m", device="cpu")
+    model = kn.load_model("smollm2-135m", device="cpu", prepend_bos=False)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     if which == "plain":
         plain_loop(model, layer, 2)
@@ -142,7 +155,7 @@ def main() -> None:
     if args.only:
         measure_alone(args.only, args.layer)
         return
-    model = kn.load_model("smollm2-135m", device="cpu")
+    model = kn.load_model("smollm2-135m", device="cpu", prepend_bos=False)
     ours(model, args.layer, 2)  # warms up
     edit, wall, cpu = timed(lambda: ours(model, args.layer))
     curve, loop_wall, loop_cpu = timed(lambda: plain_loop(model, args.layer, args.steps))

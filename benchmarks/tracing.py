@@ -56,7 +56,7 @@ def plain_loop(model: Any, noise: Tensor, cache: Any, cells: list[tuple[int, int
 
 
 def ours(model: Any, kind: str = "hidden") -> kn.Trace:
-    return kn.causal_trace(model, PROMPT, kind=kind, samples=SAMPLES, progress=sys.stderr.isatty())
+    return kn.causal_trace(model, PROMPT, kind=kind, samples=SAMPLES)
 
 
 def timed(run: Callable[[], Any]) -> tuple[Any, float, float]:
@@ -107,7 +107,7 @@ def main() -> None:
         measure_alone(args.only)
         return
     model = kn.load_model("smollm2-135m", device="cpu")
-    kn.causal_trace(model, kn.Prompt("Rome is in", " Italy", subject="Rome"), samples=1, progress=False)  # warms up
+    kn.causal_trace(model, kn.Prompt("Rome is in", " Italy", subject="Rome"), samples=1)  # warms up
     trace, wall, cpu = timed(lambda: ours(model))
     seconds = {"hidden": wall}
     layers, length = trace.scores.shape

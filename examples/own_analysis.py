@@ -1,13 +1,15 @@
 """An analysis of your own: what does an answer lose without the MLP of each layer?
 
-    python examples/own_analysis.py P36 --model tiny-bert --limit 20 --run runs/mlps --out mlps
+    python examples/own_analysis.py P36 tiny-bert mlps
 
-`--out` names the files to write (`.csv`, `.json`, `.html`); `--run` a file to resume from.
-An analysis that ships with kntools is a file like this one in `kntools/analyses/`.
+writes `mlps.json` (everything), `mlps.csv` (the table) and `mlps.html` (the figure). If interrupted, run it again: the
+file `mlps.run.jsonl` keeps each finished prompt. An analysis that ships with kntools is a file like this one in
+`kntools/analyses/`.
 """
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,13 +20,9 @@ import plotly.graph_objects as go
 import torch
 
 import kntools as kn
-from kntools.analyses import command
-from kntools.analyses.prompt_groups import known_prompts
-from kntools.hooks.positioned import PositionedHook
-from kntools.results.run_store import RunStore
+from kntools.analyses.neuron_search import open_run
 from kntools.results.statistics import bootstrap_interval
 from kntools.results.table import Row, TableResult
-from kntools.sites import hook_name
 
 
 @dataclass(frozen=True, repr=False)
@@ -39,9 +37,8 @@ class MlpLoss(TableResult):
         for layer, some in self.to_frame().groupby("layer"):
             values = torch.tensor(some["loss"].to_numpy())
             low, high = bootstrap_interval(values)
-            mean = float(values.mean())
-            rows.append({"layer": layer, "n": len(values), "loss": mean, "low": float(low), "high": float(high)})
-        return pd.DataFrame(rows)
+            rows.append((layer, len(values), float(values.mean()), float(low), float(high)))
+        return pd.DataFrame(rows, columns=["layer", "n", "loss", "low", "high"])
 
     def plot(self) -> go.Figure:
         """A bar per layer, with its interval."""
@@ -53,72 +50,45 @@ class MlpLoss(TableResult):
         )
 
 
-def mlp_loss(
-    model: Any,
-    prompts: Sequence[kn.Prompt],
-    *,
-    prepend_bos: bool | None = None,
-    run: str | Path | None = None,
-    progress: bool = True,
-) -> MlpLoss:
+def mlp_loss(model: Any, prompts: Sequence[kn.Prompt], *, run: str | Path | None = None) -> MlpLoss:
     """The answer's probability with all MLPs, and with that of one layer left out at the answer position.
 
     ```python
-    mlp_loss(model, kn.data.pararel("P36", limit=20, known_only=model).prompts(model)).plot()
+    mlp_loss(model, kn.analyses.known_prompts(model, ["P36"], limit=20, seed=0)["P36"]).plot()
     ```
 
     Arguments:
         prompts: with answers of one token.
-        prepend_bos: as in `kn.encode`.
-        run: a file that keeps each finished prompt; call again to resume an interrupted run.
-        progress: show a bar.
+        run: a file that keeps each finished prompt; if interrupted, run it again to resume.
 
     Raises:
         ValueError: no prompts, or the file of another run.
     """
     if not prompts:
         raise ValueError("no prompts given; e.g. kn.data.pararel('P36', limit=20).prompts(model)")
-    folder = RunStore(run, kind=MlpLoss.kind, model=model, settings={"prepend_bos": prepend_bos})
-    found = folder.each(
-        prompts,
-        key=repr,
-        make=lambda prompt: _probabilities(model, prompt, prepend_bos),
-        unit="prompt",
-        progress=progress,
-    )
-    rows: list[Row] = [
-        {
-            "text": prompt.text, "target": prompt.target, "layer": layer,
-            "before": before, "after": after, "loss": before - after,
-        }
-        for prompt, (before, *without) in zip(prompts, found, strict=True)
-        for layer, after in enumerate(without)
-    ]  # fmt: skip
+    folder = open_run(run, MlpLoss.kind, model)
+    found = folder.each(prompts, key=repr, make=lambda prompt: _probabilities(model, prompt), unit="prompt")
+    rows: list[Row] = []
+    for prompt, (before, *without) in zip(prompts, found, strict=True):
+        for layer, after in enumerate(without):
+            about = {"text": prompt.text, "target": prompt.target, "layer": layer}
+            rows.append({**about, "before": before, "after": after, "loss": before - after})
     return MlpLoss(tuple(rows), folder.header)
 
 
-def _probabilities(model: Any, prompt: kn.Prompt, prepend_bos: bool | None) -> list[float]:
+def _probabilities(model: Any, prompt: kn.Prompt) -> list[float]:
     """Of the answer: untouched, and without the MLP of each layer, in one sweep."""
-    encoded = kn.encode(model, prompt, prepend_bos)
-    names = [hook_name("mlp_out", layer) for layer in range(model.cfg.n_layers)]
-    off = [[(name, PositionedHook(encoded.position, torch.zeros_like, f"ablate {name}"))] for name in names]
-    answer = kn.probability(encoded.target_ids)
-    return kn.sweep(model, encoded.tokens, [[], *off], pos=encoded.position, metric=answer).tolist()
-
-
-def main(argv: Sequence[str] | None = None) -> None:
-    """The command; see the top of the file."""
-    parser = command.parser("own_analysis", "What does an answer lose without the MLP of each layer?")
-    parser.prog = "python examples/own_analysis.py"
-    parser.add_argument("source", help="a BLiMP paradigm or a ParaRel relation")
-    parser.add_argument("--limit", type=int, default=20, help="prompts that the model gets right")
-    o = parser.parse_args(argv)
-    model = command.load(o)
-    prompts = known_prompts(model, [o.source], limit=o.limit, seed=o.seed, prepend_bos=o.bos)[o.source]
-    found = mlp_loss(model, prompts, prepend_bos=o.bos, run=o.run)
-    command.write(found, o.out)
-    print(found)
+    encoded = kn.encode(model, prompt)
+    off = [kn.scale_site("mlp_out", layer, 0.0) for layer in range(model.cfg.n_layers)]
+    return kn.sweep(model, encoded, [[], *off], metric=kn.probability(encoded.target_ids)).tolist()
 
 
 if __name__ == "__main__":
-    main()
+    source, name, out = sys.argv[1:]
+    model = kn.load_model(name)
+    prompts = kn.analyses.known_prompts(model, [source], limit=20, seed=0)[source]
+    found = mlp_loss(model, prompts, run=f"{out}.run.jsonl")
+    found.save(f"{out}.json")
+    found.save(f"{out}.csv")
+    found.plot().write_html(f"{out}.html")
+    print(found)

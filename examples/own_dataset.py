@@ -15,6 +15,7 @@ import kntools as kn
 from kntools.data.filters import select
 from kntools.data.read import table
 from kntools.data.records import Candidate, Loaded
+from kntools.data.sources import Source
 from kntools.prompts import MASK
 
 FILE = Path(__file__).with_name("irregular_nouns.tsv")
@@ -34,24 +35,25 @@ class IrregularNoun:
         """All that this record would ask; for a masked model with a mask, for a causal one up to the answer."""
         if self.singular == self.target:
             return [Candidate("plural", None, "singular and plural are the same")]
-        end = f" {MASK}." if masked else ""
+        end, space = (f" {MASK}.", "") if masked else ("", " ")  # after a text the answer brings the space
+        plural, singular = space + self.target, space + self.singular
         return [
-            Candidate("plural", kn.Prompt(f"Carl saw these{end}", self.target, "these", foil=self.singular)),
-            Candidate("singular", kn.Prompt(f"Carl saw this{end}", self.singular, "this", foil=self.target)),
+            Candidate("plural", kn.Prompt(f"Carl saw these{end}", plural, "these", foil=singular)),
+            Candidate("singular", kn.Prompt(f"Carl saw this{end}", singular, "this", foil=plural)),
         ]
 
 
 def irregular_nouns(path: Path = FILE, **filters: Unpack[kn.data.Filters]) -> Loaded[IrregularNoun]:
     """Read the table. A bad line is an error with its file and number; `filters` are those of every loader."""
     records = [IrregularNoun(row.text("plural"), row.text("singular")) for row in table(path, ("singular", "plural"))]
-    return select(records, str(path.name), **filters)
+    return select(records, Source(path.name), **filters)
 
 
 if __name__ == "__main__":
     model = kn.load_model(sys.argv[1] if len(sys.argv) > 1 else "tiny-bert")
     nouns = irregular_nouns()
     prompts = nouns.prompts(model)
-    right = kn.data.known(model, prompts, progress=False)
+    right = kn.data.known(model, prompts)
     print(nouns)
     print(prompts)
     print(f"right: {sum(right)} of {len(prompts)}, e.g. {prompts[0]}")

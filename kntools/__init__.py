@@ -1,47 +1,47 @@
-"""kntools: composable hook functions over TransformerLens for knowledge-neuron research."""
+"""kntools: composable hook functions over TransformerLens for knowledge-neuron research.
+
+| | |
+| --- | --- |
+| models and prompts | `load_model`, `Prompt`, `encode`, `Encoded`, `set_options` |
+| attribution | `integrated_gradients`, `activation_x_gradient`, `activation` -> `Attribution` |
+| knowledge neurons | `knowledge_neurons` -> `KnowledgeNeurons`; `coarse_sets`, `r1_squared`; `neuron_scan` -> `NeuronScan` |
+| patching | `activation_patch`, `attribution_patch` -> `PatchGrid` |
+| tracing | `causal_trace` -> `Trace` |
+| editing | `rome` -> `RankOneEdit`; `edit_values`, `erase_values`, `fine_tune` -> `WeightEdit`; `second_moment` -> `SecondMoment` |
+| hooks on neurons | `scale_neurons`, `ablate_neurons`, `enhance_neurons`, `set_neurons`, `mean_ablate_neurons`; `Neuron`, `Hook` |
+| hooks on sites | `scale_site`, `add_vector`, `patch`, `freeze`, `corrupt`, `capture` |
+| running them | `sweep`, `sweep_gradients`, `Intervention`, `RowGradients`, `Derivative`; `generate` |
+| metrics | `probability`, `log_probability`, `logit_difference`, `kl_divergence` |
+| results | `Result`, `load` |
+| folders | `data`, `analyses`, `plots` |
+"""  # noqa: E501 - a table
 
 from importlib.metadata import PackageNotFoundError, version
 
-from kntools import data, plots
+from kntools import analyses, data, plots
 from kntools.attribution.attribution_result import Attribution
-from kntools.attribution.integrated_gradients import (
-    activation,
-    activation_x_gradient,
-    integrated_gradients,
-    mean_activations,
-)
+from kntools.attribution.integrated_gradients import activation, activation_x_gradient, integrated_gradients
 from kntools.attribution.knowledge_neurons import KnowledgeNeurons, coarse_sets, knowledge_neurons, r1_squared
 from kntools.attribution.neuron_scan import NeuronScan, neuron_scan
 from kntools.editing.fine_tuning import fine_tune
 from kntools.editing.rank_one import RankOneEdit
-from kntools.editing.rome import rome, rome_each
+from kntools.editing.rome import rome
 from kntools.editing.second_moment import SecondMoment, second_moment
-from kntools.editing.value_edits import edit_values, erase_values, relation_neurons
+from kntools.editing.value_edits import edit_values, erase_values
 from kntools.editing.weight_edits import WeightEdit
-from kntools.engine.generation import generate, sample_templates, sample_texts
+from kntools.engine.generation import generate
 from kntools.engine.sweep import Derivative, Intervention, RowGradients, sweep, sweep_gradients
-from kntools.hooks.interventions import (
-    ablate_neurons,
-    add_vector,
-    capture,
-    corrupt,
-    enhance_neurons,
-    freeze,
-    mean_ablate_neurons,
-    patch,
-    scale_neurons,
-    scale_site,
-    set_neurons,
-)
+from kntools.hooks.neurons import ablate_neurons, enhance_neurons, mean_ablate_neurons, scale_neurons, set_neurons
+from kntools.hooks.states import add_vector, capture, corrupt, freeze, patch, scale_site
 from kntools.metrics import kl_divergence, log_probability, logit_difference, probability
 from kntools.models.load import load_model
+from kntools.options import set_options
 from kntools.patching.activation_patching import activation_patch, attribution_patch
 from kntools.patching.patch_grid import PatchGrid
 from kntools.prompts import Encoded, Prompt, encode
 from kntools.results.result import Result, load
 from kntools.sites import Hook, Neuron
 from kntools.tracing.causal_tracing import causal_trace
-from kntools.tracing.noise import subject_sigma
 from kntools.tracing.trace import Trace
 
 try:
@@ -72,6 +72,7 @@ __all__ = [
     "activation_patch",
     "activation_x_gradient",
     "add_vector",
+    "analyses",
     "attribution_patch",
     "capture",
     "causal_trace",
@@ -93,22 +94,17 @@ __all__ = [
     "log_probability",
     "logit_difference",
     "mean_ablate_neurons",
-    "mean_activations",
     "neuron_scan",
     "patch",
     "plots",
     "probability",
     "r1_squared",
-    "relation_neurons",
     "rome",
-    "rome_each",
-    "sample_templates",
-    "sample_texts",
     "scale_neurons",
     "scale_site",
     "second_moment",
     "set_neurons",
-    "subject_sigma",
+    "set_options",
     "sweep",
     "sweep_gradients",
 ]

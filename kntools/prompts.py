@@ -1,14 +1,17 @@
-"""Prompts and the one way in which kntools turns them into tokens.
+"""Prompts, and the one way in which kntools turns them into tokens.
 
-A prompt is a text and the answer that a model should give. For a causal model the answer follows the
-text; for a masked one the text holds one `[MASK]`. `encode` is the only tokenisation in the library.
+A prompt is a text and the answer that a model should give. For a causal model the answer follows the text; for a
+masked one the text holds one `[MASK]`. Answers are taken as written: the tokens of an answer are what the tokenizer
+makes of the text with the answer in its place, minus what it makes of the text.
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Sequence
+import unicodedata
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from enum import StrEnum
+from operator import index
 from typing import Any, Literal, get_args
 
 import pandas as pd
@@ -33,28 +36,43 @@ class Prompt:
     Prompt("The capital of Canada is", " Ottawa", subject="Canada", foil=" Rome")   # causal model
     Prompt("The capital of Canada is [MASK].", "Ottawa", subject="Canada")          # masked model
     ```
+
+    Arguments:
+        text: the words before the answer; for a masked model the sentence, with `[MASK]` where the answer stands.
+        target: the answer, as it is written in its place: with a leading space where a word follows a word.
+        subject: what the prompt is about, as the text writes it.
+        foil: a wrong answer, written like the target.
+        multi_token: an answer of several tokens is an `"error"`; `"first"` asks for its first token alone; `"sum"`
+            appends the answer's own tokens (teacher forcing), so that their log-probabilities add up.
+        occurrence: which of its places is meant, if the subject stands in the text more than once (0, 1, ... or -1).
     """
 
     text: str
     target: str
     subject: str | None = None
     foil: str | None = None
+    multi_token: MultiToken = "error"
+    occurrence: int | None = None
 
     def __post_init__(self) -> None:
-        for name in ("text", "target"):
-            if not isinstance(getattr(self, name), str):
-                raise TypeError(
-                    f"{name}={getattr(self, name)!r} is no text; write kn.Prompt('The capital of ...', ' Ottawa')"
-                )
-        if not self.text.strip():
-            raise ValueError("the prompt's text is empty; give the words that come before the answer")
-        if not self.target.strip():
-            raise ValueError(f"the prompt {self.text!r} has an empty target; give the answer, e.g. target=' Ottawa'")
-        if self.foil is not None and not self.foil.strip():
-            raise ValueError(f"the prompt {self.text!r} has an empty foil; give a wrong answer, or None")
+        for name in ("text", "target", "subject", "foil"):
+            value = getattr(self, name)
+            if value is None and name in ("subject", "foil"):
+                continue
+            if not isinstance(value, str):
+                raise TypeError(f"{name}={value!r} is no text; write kn.Prompt('The capital of ...', ' Ottawa')")
+            if not value.strip():
+                raise ValueError(f"the {name} of Prompt({self.text!r}, {self.target!r}) is empty; write it out")
+            lone = next((i for i, c in enumerate(value) if 0xD800 <= ord(c) <= 0xDFFF), None)
+            if lone is not None:
+                raise ValueError(f"character {lone} of {name} is half of a surrogate pair, which no text can hold")
+        if self.multi_token not in get_args(MultiToken):
+            raise ValueError(f"multi_token={self.multi_token!r} is unknown; use 'error', 'first' or 'sum'")
+        if self.occurrence is not None:
+            object.__setattr__(self, "occurrence", index(self.occurrence))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Encoded:
     """A tokenised prompt. Read `tokens`, run them, and look at the logits of `positions`.
 
@@ -89,94 +107,269 @@ class Encoded:
         return display.html(repr(self.prompt), frame, rows=100)
 
 
-def encode(
-    model: Any, prompt: Prompt, prepend_bos: bool | None = None, *, multi_token: MultiToken = "error"
-) -> Encoded:
-    """Tokenise `prompt` for `model`.
+#: What every primitive takes: one prompt or several, tokenised or not.
+PromptLike = Prompt | Encoded
+Prompts = PromptLike | Sequence[PromptLike]
+
+
+class Reason(StrEnum):
+    """Why a prompt cannot be asked of a model."""
+
+    MASK = "not exactly one mask"
+    SPACE = "the space stands before the answer's place"
+    GLUED = "the answer is glued to the word before it"
+    MELTS = "answer melts into the text"
+    ANSWER_PIECES = "answer is not one token"
+    FOIL_PIECES = "foil is not one token"
+    SAME = "answer and foil are the same tokens"
+    UNKNOWN_WORD = "answer is not in the vocabulary"
+    TOO_LONG = "longer than the model's context"
+    SUBJECT = "the subject is not found in the text"
+    TWO_SUBJECTS = "the subject stands in the text more than once"
+
+
+class PromptError(ValueError):
+    """A prompt that a model cannot be asked; `reason` says why."""
+
+    def __init__(self, reason: Reason, message: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
+def encode(model: Any, prompt: PromptLike, *, prepend_bos: bool | None = None) -> Encoded:
+    """Tokenise `prompt` for `model`. What is `Encoded` already is returned as it is.
 
     ```python
-    e = kn.encode(model, Prompt("The capital of Canada is", "Ottawa", subject="Canada"), prepend_bos=False)
+    e = kn.encode(model, Prompt("The capital of Canada is", " Ottawa", subject="Canada"))
     model(e.tokens)[0, e.position].softmax(-1)[e.target_ids[0]]
     ```
 
     Arguments:
         model: any TransformerLens model with a tokenizer.
-        prompt: what to encode. A missing leading space of the target is added where the vocabulary needs one.
-        prepend_bos: put the beginning-of-sequence token first; `None` is the model's own default. A masked
-            model keeps its special tokens whatever this says.
-        multi_token: what to do with an answer of several tokens: `"error"`; `"first"` asks for its first token
-            only; `"sum"` appends the answer's own tokens (teacher forcing) so that their log-probabilities add up.
+        prompt: what to encode.
+        prepend_bos: put the beginning-of-sequence token first; `None` follows `model.cfg.default_prepend_bos`. No
+            second one is added to a text that begins with it. A masked model keeps its special tokens in any case.
 
     Returns:
         `Encoded`, on the model's device.
 
     Raises:
-        ValueError: no or two masks for a masked model, a mask for a causal one, an answer of several tokens, a
-            subject that is not in the text, a text that ends in a space or is longer than the context.
+        PromptError: (a ValueError) no or two masks for a masked model, a mask for a causal one, an answer that is
+            glued to the text or of several tokens, a subject that is not in the text or more than once, a text that
+            ends in a space or is longer than the context.
     """
-    if not isinstance(prompt, Prompt):
-        raise TypeError(f"{prompt!r} is no Prompt; write kn.Prompt(text, answer)")
-    if multi_token not in get_args(MultiToken):
-        raise ValueError(f"multi_token={multi_token!r} is unknown; use 'error', 'first' or 'sum'")
+    [encoded] = encode_many(model, [prompt], prepend_bos=prepend_bos)
+    return encoded
+
+
+def encode_many(model: Any, prompts: Prompts, *, prepend_bos: bool | None = None) -> list[Encoded]:
+    """Tokenise one prompt or several, as `encode` does each. The tokenizer is called on all of them at once.
+
+    Raises:
+        ValueError: no prompts, or the first one that `encode` refuses.
+    """
+    listed = [prompts] if isinstance(prompts, Prompt | Encoded) else prompts
+    if isinstance(listed, str) or not isinstance(listed, Iterable):
+        raise TypeError(f"{prompts!r} is no Prompt; write kn.Prompt(text, answer), e.g. kn.Prompt('1 + 1 =', ' 2')")
+    asked = list(listed)
+    if not asked:
+        raise ValueError("no prompts given; pass a Prompt, or a list with at least one")
+    for prompt in asked:
+        if not isinstance(prompt, Prompt | Encoded):
+            raise TypeError(f"{prompt!r} is no Prompt; write kn.Prompt(text, answer), e.g. kn.Prompt('1 + 1 =', ' 2')")
+    new = iter(encode_each(model, [p for p in asked if isinstance(p, Prompt)], prepend_bos=prepend_bos))
+    out = []
+    for prompt in asked:
+        result = prompt if isinstance(prompt, Encoded) else next(new)
+        if isinstance(result, PromptError):
+            raise result
+        out.append(result)
+    return out
+
+
+def encode_each(
+    model: Any, prompts: Sequence[Prompt], *, prepend_bos: bool | None = None
+) -> list[Encoded | PromptError]:
+    """Each prompt tokenised, or the error that says why it cannot be: for data sets, which count what is left out."""
     tokenizer = model.tokenizer
     if tokenizer is None:
         raise ValueError("this model has no tokenizer; set model.tokenizer first")
     masked = adapter.is_masked(model)
-    text = _model_text(tokenizer, prompt.text, masked)
-    bos = _use_bos(model, tokenizer, prepend_bos, masked)
-
-    ids, offsets = _tokenize(tokenizer, text, special=masked)
-    if bos:
-        ids, offsets = [tokenizer.bos_token_id, *ids], [(0, 0), *offsets]
-    target_ids = _answer_ids(tokenizer, text, prompt.target, masked, multi_token, what="target")
-    foil_ids = None
-    if prompt.foil is not None:
-        foil_ids = _answer_ids(tokenizer, text, prompt.foil, masked, multi_token, what="foil")
-
-    position = ids.index(tokenizer.mask_token_id) if masked else len(ids) - 1
-    if masked and max(len(target_ids), len(foil_ids or ())) > 1:
-        raise ValueError("multi_token='sum' needs a causal model: a masked one predicts one piece; use 'first'")
-    forced = target_ids[:-1]  # teacher forcing: each piece is read by the prediction of the next one
-    ids = [*ids, *forced]
-    limit = adapter.context_length(model)
-    if len(ids) > limit:
-        raise ValueError(f"the prompt is {len(ids)} tokens long, the model's context holds {limit}; shorten the text")
-
-    return Encoded(
-        prompt=prompt,
-        tokens=torch.tensor([ids], device=adapter.device_of(model)),
-        positions=tuple(range(position, position + len(target_ids))),
-        target_ids=target_ids,
-        foil_ids=foil_ids,
-        subject=_subject_span(tokenizer, prompt, text, offsets, bos, masked),
-        prepend_bos=bos,
-        str_tokens=tuple(tokenizer.decode([i]) for i in ids),
-    )
+    bos = not masked and _use_bos(model, tokenizer, prepend_bos)
+    return _Encoder(model, tokenizer, masked, bos).encode(prompts)
 
 
-def answer_ids(model: Any, text: str, answer: str, *, multi_token: MultiToken = "error") -> tuple[int, ...]:
-    """Token ids of `answer` after (causal) or inside (masked) `text`, by the rules of `encode`."""
-    masked = adapter.is_masked(model)
-    return _answer_ids(model.tokenizer, text, answer, masked, multi_token, what="answer")
+#: Token ids, and the characters that each covers.
+Tokens = tuple[list[int], list[tuple[int, int]]]
 
 
-def _model_text(tokenizer: Any, text: str, masked: bool) -> str:
-    """Check the masks and the end of `text`; put the tokenizer's own mask in."""
-    masks = text.count(MASK)
-    if not masked:
-        if masks or (tokenizer.mask_token and tokenizer.mask_token in text):
-            raise ValueError(f"{text!r} holds a mask, but this is a causal model: end the text where the answer begins")
-        if text != text.rstrip():
-            raise ValueError(f"{text!r} ends in a space; remove it: the answer brings its own leading space")
-        return text
-    if masks != 1:
-        raise ValueError(f"{text!r} holds {masks} masks; a masked model needs exactly one {MASK}")
-    return text.replace(MASK, tokenizer.mask_token)
+class _Encoder:
+    """The tokenisation of many prompts: all texts in one call, and all texts with their answers in a second one."""
+
+    def __init__(self, model: Any, tokenizer: Any, masked: bool, bos: bool) -> None:
+        self.tokenizer, self.masked, self.bos = tokenizer, masked, bos
+        self.device, self.limit = adapter.device_of(model), adapter.context_length(model)
+        self.pieces: dict[int, str] = {}
+
+    def encode(self, prompts: Sequence[Prompt]) -> list[Encoded | PromptError]:
+        problems = [self._problem(p) for p in prompts]
+        good = [p for p, problem in zip(prompts, problems, strict=True) if problem is None]
+        texts = [self._text(p) for p in good]
+        answers = [self._filled(p, answer) for p in good for answer in (p.target, p.foil) if answer is not None]
+        rows = self._tokenise([*texts, *answers])
+        of_texts, of_answers = iter(rows[: len(texts)]), iter(rows[len(texts) :])
+        out: list[Encoded | PromptError] = []
+        for prompt, problem in zip(prompts, problems, strict=True):
+            if problem is None:
+                target = next(of_answers)[0]
+                foil = None if prompt.foil is None else next(of_answers)[0]
+                out.append(self._assemble(prompt, next(of_texts), target, foil))
+            else:
+                out.append(problem)
+        return out
+
+    # --- texts ----------------------------------------------------------------------------------------
+
+    def _text(self, prompt: Prompt) -> str:
+        return prompt.text.replace(MASK, self.tokenizer.mask_token) if self.masked else prompt.text
+
+    def _filled(self, prompt: Prompt, answer: str) -> str:
+        """The text with an answer in its place."""
+        return prompt.text.replace(MASK, answer) if self.masked else prompt.text + answer
+
+    def _problem(self, prompt: Prompt) -> PromptError | None:
+        """What the text alone shows."""
+        text, masks = prompt.text, prompt.text.count(MASK)
+        if self.masked:
+            if masks == 1:
+                return None
+            return PromptError(Reason.MASK, f"{text!r} holds {masks} masks; a masked model needs exactly one {MASK}")
+        if masks or (self.tokenizer.mask_token and self.tokenizer.mask_token in text):
+            return PromptError(
+                Reason.MASK,
+                f"{text!r} holds a mask, but this is a causal model: end the text where the answer begins",
+            )
+        for name, answer in (("target", prompt.target), ("foil", prompt.foil)):
+            if answer is None:
+                continue
+            if text[-1] in " \t":
+                text, answer = text.rstrip(" \t"), " " + answer.lstrip()
+                return PromptError(
+                    Reason.SPACE, f"the text ends in a space, which belongs to the answer; write {text!r}, {answer!r}"
+                )
+            if _is_glued(text, answer):
+                return PromptError(
+                    Reason.GLUED,
+                    f"the {name} {answer!r} would continue the word {text.split()[-1]!r} of the text; "
+                    f"write {' ' + answer!r} for a new word",
+                )
+        return None
+
+    # --- tokens ---------------------------------------------------------------------------------------
+
+    def _tokenise(self, texts: list[str]) -> list[Tokens]:
+        """Token ids and their character ranges, with the special tokens of a masked model around them."""
+        if not texts:
+            return []
+        if getattr(self.tokenizer, "is_fast", False):
+            out = self.tokenizer(texts, add_special_tokens=self.masked, return_offsets_mapping=True)
+            ranges = [[(a, b) for a, b in row] for row in out["offset_mapping"]]
+            return list(zip(map(list, out["input_ids"]), ranges, strict=True))
+        if self.masked:
+            raise ValueError("a masked model needs a fast tokenizer (use_fast=True) to locate words")
+        rows = [list(ids) for ids in self.tokenizer(texts, add_special_tokens=False)["input_ids"]]
+        return [(ids, _ranges_by_prefix(self.tokenizer, text, ids)) for text, ids in zip(texts, rows, strict=True)]
+
+    def _assemble(
+        self, prompt: Prompt, text: Tokens, target: list[int], foil: list[int] | None
+    ) -> Encoded | PromptError:
+        try:
+            return self._encoded(prompt, text, target, foil)
+        except PromptError as error:
+            return error
+
+    def _encoded(self, prompt: Prompt, text: Tokens, target: list[int], foil: list[int] | None) -> Encoded:
+        ids, ranges = text
+        subject = None if prompt.subject is None else _subject_tokens(prompt, self._text(prompt), ranges)
+        place = ids.index(self.tokenizer.mask_token_id) if self.masked else len(ids)
+        target_ids = self._answer(prompt, ids, place, target, "target", prompt.target)
+        foil_ids = None if foil is None else self._answer(prompt, ids, place, foil, "foil", str(prompt.foil))
+        if foil_ids is not None and foil_ids == target_ids:
+            raise PromptError(
+                Reason.SAME, f"target {prompt.target!r} and foil {prompt.foil!r} are the same token(s) {target_ids}"
+            )
+        # Teacher forcing: each piece of the answer is read by the prediction of the next one.
+        ids = ids if self.masked else [*ids, *target_ids[:-1]]
+        first = place if self.masked else place - 1
+        if self.bos and ids[:1] != [self.tokenizer.bos_token_id]:
+            ids, first = [self.tokenizer.bos_token_id, *ids], first + 1
+            subject = None if subject is None else range(subject.start + 1, subject.stop + 1)
+        if len(ids) > self.limit:
+            raise PromptError(
+                Reason.TOO_LONG,
+                f"the prompt is {len(ids)} tokens long, the model's context holds {self.limit}; shorten the text",
+            )
+        return Encoded(
+            prompt=prompt,
+            tokens=torch.tensor([ids], device=self.device),
+            positions=tuple(range(first, first + len(target_ids))),
+            target_ids=target_ids,
+            foil_ids=foil_ids,
+            subject=subject,
+            prepend_bos=not self.masked and ids[0] == self.tokenizer.bos_token_id,
+            str_tokens=tuple(map(self._piece, ids)),
+        )
+
+    def _answer(
+        self, prompt: Prompt, ids: list[int], place: int, filled: list[int], name: str, answer: str
+    ) -> tuple[int, ...]:
+        """The tokens that the answer adds to those of the text."""
+        after = ids[place + 1 :] if self.masked else []
+        end = len(filled) - len(after)
+        found = tuple(filled[place:end])
+        if not found or filled[:place] != ids[:place] or filled[end:] != after:
+            raise PromptError(Reason.MELTS, self._melting(prompt, answer, name))
+        if self._unknown() in found:
+            raise PromptError(Reason.UNKNOWN_WORD, f"{name} {answer!r} is not in the model's vocabulary")
+        if len(found) == 1 or (prompt.multi_token == "sum" and not self.masked):
+            return found
+        if prompt.multi_token == "first":
+            return found[:1]
+        pieces = [self._piece(i) for i in found]
+        hint = (
+            "a masked model predicts one token: use Prompt(..., multi_token='first')"
+            if self.masked
+            else "use Prompt(..., multi_token='first') or 'sum'"
+        )
+        raise PromptError(
+            Reason.ANSWER_PIECES if name == "target" else Reason.FOIL_PIECES,
+            f"{name} {answer!r} is {len(found)} tokens {pieces}; {hint}, or choose a single-token {name}",
+        )
+
+    def _melting(self, prompt: Prompt, answer: str, name: str) -> str:
+        text = prompt.text
+        if self.masked:
+            return (
+                f"the {name} {answer!r} changes the tokens around the mask of {text!r}; write the answer as it stands "
+                f"in the sentence, with a space on one side only (e.g. {'is [MASK].'!r} and {answer.strip()!r})"
+            )
+        return (
+            f"the {name} {answer!r} melts into the last token of {text!r}; end the text at a word's end and begin the "
+            f"answer with its space, e.g. {' ' + answer.lstrip()!r}"
+        )
+
+    def _unknown(self) -> int | None:
+        """The token for unknown words, if it is one of its own (GPT-2's is also its end of text)."""
+        t = self.tokenizer
+        return None if t.unk_token in (t.bos_token, t.eos_token) else t.unk_token_id
+
+    def _piece(self, token: int) -> str:
+        if token not in self.pieces:
+            self.pieces[token] = self.tokenizer.decode([token])
+        return self.pieces[token]
 
 
-def _use_bos(model: Any, tokenizer: Any, prepend_bos: bool | None, masked: bool) -> bool:
-    if masked:
-        return False  # its tokenizer adds [CLS] and [SEP] itself
+def _use_bos(model: Any, tokenizer: Any, prepend_bos: bool | None) -> bool:
     wanted = bool(getattr(model.cfg, "default_prepend_bos", True)) if prepend_bos is None else prepend_bos
     if wanted and tokenizer.bos_token_id is None:
         if prepend_bos:
@@ -185,87 +378,78 @@ def _use_bos(model: Any, tokenizer: Any, prepend_bos: bool | None, masked: bool)
     return wanted
 
 
-def _tokenize(tokenizer: Any, text: str, *, special: bool) -> tuple[list[int], list[tuple[int, int]]]:
-    """Token ids and their character ranges in `text`."""
-    if getattr(tokenizer, "is_fast", False):
-        out = tokenizer(text, add_special_tokens=special, return_offsets_mapping=True)
-        return list(out["input_ids"]), [tuple(o) for o in out["offset_mapping"]]
-    ids = list(tokenizer(text, add_special_tokens=special)["input_ids"])
-    return ids, _offsets_by_prefix(tokenizer, text, ids, special)
-
-
-def _offsets_by_prefix(tokenizer: Any, text: str, ids: list[int], special: bool) -> list[tuple[int, int]]:
+def _ranges_by_prefix(tokenizer: Any, text: str, ids: list[int]) -> list[tuple[int, int]]:
     """Character ranges for a slow tokenizer: decode ever longer prefixes; they must spell the text."""
-    if special:
-        raise ValueError("a masked model needs a fast tokenizer (use_fast=True) to locate words")
     ends = [len(tokenizer.decode(ids[: i + 1])) for i in range(len(ids))]
     if tokenizer.decode(ids) != text:
         raise ValueError(f"this slow tokenizer does not spell {text!r} back; load it with use_fast=True")
     return list(zip([0, *ends[:-1]], ends, strict=True))
 
 
-def _answer_ids(
-    tokenizer: Any, text: str, answer: str, masked: bool, multi_token: MultiToken, *, what: str
-) -> tuple[int, ...]:
-    ids = _masked_answer(tokenizer, answer, what) if masked else _causal_answer(tokenizer, text, answer)
-    if len(ids) == 1 or multi_token == "sum":
-        return ids
-    if multi_token == "first":
-        return ids[:1]
-    pieces = [tokenizer.decode([i]) for i in ids]
-    shown = answer if masked else _with_space(answer)
-    raise ValueError(
-        f"{what} {shown!r} is {len(ids)} tokens {pieces}; "
-        "pass multi_token='first' or 'sum', or choose a single-token target"
-    )
+# --- words ------------------------------------------------------------------------------------------------
+
+#: Scripts that write words without spaces between them (as the names of their characters begin).
+_UNSPACED = ("CJK", "HIRAGANA", "KATAKANA", "BOPOMOFO", "THAI", "LAO", "KHMER", "MYANMAR", "TIBETAN", "YI", "JAVANESE")
 
 
-def _masked_answer(tokenizer: Any, answer: str, what: str) -> tuple[int, ...]:
-    ids = tuple(tokenizer(answer.strip(), add_special_tokens=False)["input_ids"])
-    if tokenizer.unk_token_id in ids:
-        raise ValueError(f"{what} {answer.strip()!r} is not in the model's vocabulary")
-    return ids
+def _in_word(character: str, kinds: str = "LMN") -> bool:
+    """A letter, a mark on one (or a vowel sign) or a digit, of a script that puts spaces between words."""
+    if unicodedata.category(character)[0] not in kinds:
+        return False
+    return not unicodedata.name(character, "").startswith(_UNSPACED)
 
 
-def _causal_answer(tokenizer: Any, text: str, answer: str) -> tuple[int, ...]:
-    """The ids that continue `text`: what tokenising both together adds, so that spaces are right.
-
-    A word gets its leading space (` Ottawa`); punctuation, and an answer that has one, stay as they are.
-    """
-    answer = _with_space(answer)
-    alone = list(tokenizer(text, add_special_tokens=False)["input_ids"])
-    both = list(tokenizer(text + answer, add_special_tokens=False)["input_ids"])
-    if both[: len(alone)] != alone or len(both) == len(alone):
-        raise ValueError(f"the answer {answer!r} melts into the last token of {text!r}; end the text at a word's end")
-    return tuple(both[len(alone) :])
+def _is_glued(text: str, answer: str) -> bool:
+    """Would the answer continue the last word of the text? A number may be continued, and a word may follow one."""
+    return _in_word(text[-1], "LM") and _in_word(answer[0])
 
 
-def _with_space(answer: str) -> str:
-    """A word that continues a text brings a leading space; punctuation, and what has one, stays as it is."""
-    return " " + answer if answer[0].isalnum() else answer
+def occurrences(text: str, subject: str) -> list[tuple[int, int]]:
+    """Where `subject` stands in `text` as words of its own (start, end), in composed or decomposed characters."""
+    for form in dict.fromkeys((subject, *(unicodedata.normalize(f, subject) for f in ("NFC", "NFD")))):
+        found: list[tuple[int, int]] = []
+        start = text.find(form)
+        while start >= 0:
+            end = start + len(form)
+            cut = (start > 0 and _in_word(text[start - 1]) and _in_word(text[start])) or (
+                end < len(text) and _in_word(text[end - 1]) and _in_word(text[end])
+            )
+            if not cut:
+                found.append((start, end))
+            start = text.find(form, start + 1)
+        if found:
+            return found
+    return []
 
 
-def _subject_span(
-    tokenizer: Any, prompt: Prompt, text: str, offsets: Sequence[tuple[int, int]], bos: bool, masked: bool
-) -> range | None:
-    """Tokens that overlap the subject, where `subject_start` sees it."""
-    if prompt.subject is None:
-        return None
-    subject = prompt.subject.strip()
-    start = subject_start(text, subject)
-    if not subject or start < 0:
-        raise ValueError(f"the subject {prompt.subject!r} is not in the text {prompt.text!r}; give it as it is written")
-    end = start + len(subject)
-    inside = [i for i, (a, b) in enumerate(offsets) if a < end and b > start and b > a]
+def _subject_tokens(prompt: Prompt, text: str, ranges: Sequence[tuple[int, int]]) -> range:
+    """The tokens that overlap the subject."""
+    subject = (prompt.subject or "").strip()
+    found = occurrences(text, subject)
+    if not found:
+        where = "stands only within other words of" if subject in text else "is not in"
+        raise PromptError(
+            Reason.SUBJECT,
+            f"the subject {prompt.subject!r} {where} the text {prompt.text!r}; give it as the text writes it",
+        )
+    if prompt.occurrence is None and len(found) > 1:
+        places = " and ".join(f"...{text[max(0, a - 12) : a]}>>{text[a:b]}<<{text[b : b + 12]}..." for a, b in found)
+        raise PromptError(
+            Reason.TWO_SUBJECTS,
+            f"the subject {subject!r} stands {len(found)} times in {prompt.text!r}: {places}; "
+            f"say which with Prompt(..., occurrence=0), or occurrence=-1 for the last",
+        )
+    try:
+        start, end = found[prompt.occurrence or 0]
+    except IndexError:
+        raise PromptError(
+            Reason.SUBJECT,
+            f"occurrence={prompt.occurrence}, but the subject {subject!r} stands {len(found)} times in {prompt.text!r}",
+        ) from None
+    inside = [i for i, (a, b) in enumerate(ranges) if a < end and b > start and b > a]
     if not inside:
-        raise ValueError(f"no token of {prompt.text!r} covers the subject {prompt.subject!r}")
+        raise PromptError(Reason.SUBJECT, f"no token of {prompt.text!r} covers the subject {prompt.subject!r}")
     return range(inside[0], inside[-1] + 1)
-
-
-def subject_start(text: str, subject: str) -> int:
-    """Where a subject begins: at its first occurrence as a word of its own, else at its first, else -1."""
-    whole = re.search(rf"(?<!\w){re.escape(subject)}(?!\w)", text)
-    return whole.start() if whole else text.find(subject)
 
 
 def by_length(encoded: Sequence[Encoded]) -> list[list[int]]:

@@ -10,14 +10,28 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from enum import Enum
 from operator import index
 from typing import Any, SupportsIndex
 
 #: A TransformerLens forward hook: the hook point's name and `fn(activation, hook=...)`.
 Hook = tuple[str, Callable[..., Any]]
 
-#: Where along the sequence: an index (negative ones count from the end), several, a range, or `None` for all.
-Positions = SupportsIndex | Sequence[SupportsIndex] | slice | None
+
+class Answer(Enum):
+    """The type of `ANSWER`."""
+
+    ANSWER = "answer"
+
+    def __repr__(self) -> str:
+        return "ANSWER"
+
+
+#: The position(s) whose logits predict the answer: the mask of a masked model, the last token of a prompt.
+ANSWER = Answer.ANSWER
+
+#: Where along the sequence: an index (negative ones count from the end), several, a range, `None` for all, or `ANSWER`.
+Positions = SupportsIndex | Sequence[SupportsIndex] | slice | Answer | None
 
 # Short site name -> the rest of the hook name. Everything TransformerLens' own patching offers, and the neurons.
 SITES = {
@@ -37,6 +51,7 @@ SITES = {
 }
 
 _LAYER = re.compile(r"^blocks\.(\d+)\.")
+_NEURON = re.compile(r"^L(\d+)\.N(\d+)$")
 
 
 @dataclass(frozen=True, order=True)
@@ -44,8 +59,8 @@ class Neuron:
     """One MLP neuron: an input of layer `layer`'s `W_out`, counted from zero.
 
     ```python
-    >>> Neuron(9, 1094)
-    L9.N1094
+    >>> Neuron(9, 1094), Neuron.parse("L9.N1094")
+    (L9.N1094, L9.N1094)
     ```
     """
 
@@ -53,25 +68,54 @@ class Neuron:
     index: int
 
     def __post_init__(self) -> None:
+        # Whole numbers of numpy and torch are taken, and kept as plain ones.
+        object.__setattr__(self, "layer", index(self.layer))
+        object.__setattr__(self, "index", index(self.index))
         if self.layer < 0 or self.index < 0:
             raise ValueError(f"neuron (layer {self.layer}, index {self.index}) does not exist: both are counted from 0")
+
+    @classmethod
+    def parse(cls, text: str) -> Neuron:
+        """Read what `repr` writes: `"L24.N1005"`."""
+        match = _NEURON.match(text.strip())
+        if match is None:
+            raise ValueError(f"{text!r} names no neuron; write it as 'L24.N1005' (layer 24, neuron 1005)")
+        return cls(int(match[1]), int(match[2]))
 
     def __repr__(self) -> str:
         return f"L{self.layer}.N{self.index}"
 
 
-def as_neurons(neurons: Iterable[Neuron | tuple[int, int]]) -> tuple[Neuron, ...]:
-    """Accept `Neuron`s and plain `(layer, index)` pairs, drop repetitions, keep the order."""
-    found = (n if isinstance(n, Neuron) else Neuron(*n) for n in neurons)
-    return tuple(dict.fromkeys(found))
+#: A neuron, `"L24.N1005"`, or `(24, 1005)`.
+NeuronLike = Neuron | str | tuple[SupportsIndex, SupportsIndex]
+
+
+def as_neuron(neuron: NeuronLike) -> Neuron:
+    if isinstance(neuron, Neuron):
+        return neuron
+    if isinstance(neuron, str):
+        return Neuron.parse(neuron)
+    try:
+        layer, number = map(index, neuron)
+    except (TypeError, ValueError):
+        raise TypeError(f"{neuron!r} is no neuron; give (layer, index) such as (24, 1005), or 'L24.N1005'") from None
+    return Neuron(layer, number)
+
+
+def as_neurons(neurons: NeuronLike | Iterable[NeuronLike]) -> tuple[Neuron, ...]:
+    """Accept `Neuron`s, their names and `(layer, index)` pairs, one or many; drop repetitions, keep the order."""
+    listed = [neurons] if isinstance(neurons, Neuron | str) else neurons
+    return tuple(dict.fromkeys(as_neuron(n) for n in listed))  # type: ignore[arg-type] # a pair is refused by as_neuron
 
 
 def hook_name(site: str, layer: int) -> str:
     """The hook point's name of `site` in `layer`, e.g. `("z", 3)` -> `blocks.3.attn.hook_z`."""
+    if not isinstance(site, str):
+        raise TypeError(f"site={site!r} is no site; the order is site, layer: hook_name('z', 3)")
     tail = SITES.get(site, site)
     if "hook_" not in tail:
         raise ValueError(f"unknown site {site!r}; use one of {', '.join(SITES)}, or a full name like 'mlp.hook_post'")
-    return f"blocks.{layer}.{tail}"
+    return f"blocks.{index(layer)}.{tail}"
 
 
 def layer_of(name: str) -> int | None:
@@ -84,6 +128,8 @@ def resolve_positions(pos: Positions, length: int) -> tuple[int, ...]:
     """`pos` as absolute indices into a sequence of `length` tokens; out-of-range positions are errors."""
     if pos is None:
         return tuple(range(length))
+    if isinstance(pos, Answer):
+        raise ValueError("the answer's position is not known here; give pos=, e.g. pos=-1 for the last token")
     if isinstance(pos, slice):
         wanted = tuple(range(*pos.indices(length)))
     else:

@@ -16,8 +16,8 @@ from typing import Any
 
 import pandas as pd
 
-from kntools.data import tables
 from kntools.results.run_file import RunFile
+from scripts import tables
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "docs" / "results"

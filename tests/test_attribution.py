@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -16,9 +18,9 @@ from tests.loop import ALL
 
 
 def prompts_for(name: str) -> list[kn.Prompt]:
-    end = " [MASK]." if name == "bert" else ""
+    end, space = (" [MASK].", "") if name == "bert" else ("", " ")
     places = (("Canada", "Ottawa"), ("France", "Paris"), ("Japan", "Tokyo"))
-    return [kn.Prompt(f"The capital of {a} is{end}", b, subject=a) for a, b in places]
+    return [kn.Prompt(f"The capital of {a} is{end}", space + b, subject=a) for a, b in places]
 
 
 def reference(model: Any, prompt: kn.Prompt, layer: int, nodes: Tensor, weights: Tensor) -> Tensor:
@@ -50,7 +52,7 @@ def test_adaptive_equals_a_fine_plain_loop(name: str) -> None:
     """128 Gauss nodes, dense near zero (g = t^3), where tiny random models leap."""
     model = zoo.tiny(name)
     prompt = prompts_for(name)[0]
-    att = kn.integrated_gradients(model, prompt, tol=0.001, progress=False)
+    att = kn.integrated_gradients(model, prompt, tol=0.001)
     x, w = np.polynomial.legendre.leggauss(128)
     t = torch.from_numpy((x + 1) / 2)
     for layer in (0, model.cfg.n_layers - 1):
@@ -63,12 +65,12 @@ def test_adaptive_equals_a_fine_plain_loop(name: str) -> None:
 def test_scores_are_complete(name: str) -> None:
     model = zoo.tiny(name)
     prompts = prompts_for(name)
-    att = kn.integrated_gradients(model, prompts, progress=False)
+    att = kn.integrated_gradients(model, prompts)
     for number, prompt in enumerate(prompts):
         e = kn.encode(model, prompt)
         p = kn.probability(e.target_ids)
         zero = [kn.scale_site("mlp.hook_post", layer, 0.0, pos=e.position) for layer in range(model.cfg.n_layers)]
-        clean, *without = kn.sweep(model, e.tokens, [[], *zero], pos=e.position, metric=p).tolist()
+        clean, *without = kn.sweep(model, e, [[], *zero], metric=p).tolist()
         gap = clean - torch.tensor(without)
         assert float(att.probability[number]) == pytest.approx(clean, abs=1e-6)
         torch.testing.assert_close(att.gap[number], gap, atol=1e-6, rtol=1e-3)
@@ -82,7 +84,7 @@ def test_fixed_rules_are_their_formula(rule: str) -> None:
 
     model = zoo.tiny("llama")
     prompt = prompts_for("llama")[0]
-    att = kn.integrated_gradients(model, prompt, rule=rule, steps=5, progress=False)
+    att = kn.integrated_gradients(model, prompt, rule=rule, steps=5)
     nodes = fixed_rule(rule, 5)
     expected = reference(model, prompt, 1, torch.from_numpy(nodes.nodes), torch.from_numpy(nodes.weights))
     torch.testing.assert_close(att.scores[0, 1].double(), expected, atol=1e-8, rtol=1e-3)
@@ -94,24 +96,24 @@ def test_baselines_are_their_formula() -> None:
     prompt = prompts_for("gpt2")[0]
     name = hook_name("mlp.hook_post", 2)
     once = reference(model, prompt, 2, torch.tensor([1.0]), torch.tensor([1.0]))
-    att = kn.activation_x_gradient(model, prompt, progress=False)
+    att = kn.activation_x_gradient(model, prompt)
     torch.testing.assert_close(att.scores[0, 2].double(), once, atol=1e-9, rtol=1e-3)
     e = kn.encode(model, prompt)
     _, cache = model.run_with_cache(e.tokens, names_filter=name)
-    plain = kn.activation(model, prompt, progress=False)
+    plain = kn.activation(model, prompt)
     torch.testing.assert_close(plain.scores[0, 2], cache[name][0, -1], atol=1e-6, rtol=1e-5)
-    torch.testing.assert_close(kn.mean_activations(model, [prompt, prompt], progress=False), plain.scores[0])
 
 
 def test_prompts_together_are_prompts_alone() -> None:
     """Different lengths, in one call, in any order; and packed into small passes."""
     model = zoo.tiny("llama")
-    prompts = [*prompts_for("llama"), kn.Prompt("Ottawa is the capital of", "Canada"), kn.Prompt("Paris is", "the")]
-    together = kn.integrated_gradients(model, prompts, progress=False)
-    small = kn.integrated_gradients(model, prompts[::-1], max_rows=9, progress=False)
+    prompts = [*prompts_for("llama"), kn.Prompt("Ottawa is the capital of", " Canada"), kn.Prompt("Paris is", " the")]
+    together = kn.integrated_gradients(model, prompts)
+    with kn.set_options(max_rows=9):
+        small = kn.integrated_gradients(model, prompts[::-1])
     torch.testing.assert_close(small.scores.flip(0), together.scores, atol=1e-6, rtol=1e-3)
     for number in (0, 3):
-        alone = kn.integrated_gradients(model, prompts[number], progress=False)
+        alone = kn.integrated_gradients(model, prompts[number])
         torch.testing.assert_close(alone.scores[0], together.scores[number], atol=1e-6, rtol=1e-3)
 
 
@@ -134,23 +136,23 @@ def test_answers_of_several_tokens() -> None:
     model = zoo.tiny("llama")
     # Two likely pieces: " Ottawa" after the text, then whatever the model itself prefers after it.
     prompt = kn.Prompt("The capital of Canada is", likely_answer(model, "The capital of Canada is"))
-    with pytest.raises(ValueError, match="multi_token='first' or 'sum'"):
-        kn.integrated_gradients(model, prompt, progress=False)
-    first = kn.integrated_gradients(model, prompt, multi_token="first", progress=False)
-    att = kn.integrated_gradients(model, prompt, multi_token="sum", progress=False)
+    with pytest.raises(ValueError, match=r"multi_token='first'\) or 'sum'"):
+        kn.integrated_gradients(model, prompt)
+    first = kn.integrated_gradients(model, replace(prompt, multi_token="first"))
+    att = kn.integrated_gradients(model, replace(prompt, multi_token="sum"))
     assert float(att.probability) < float(first.probability)
-    assert att.provenance["settings"]["multi_token"] == "sum"
-    e = kn.encode(model, prompt, multi_token="sum")
+    assert att.prompts[0].multi_token == "sum"
+    e = kn.encode(model, replace(prompt, multi_token="sum"))
     metric = kn.probability(e.target_ids)
     hooks = [kn.scale_site("mlp.hook_post", 1, g, pos=e.positions) for g in (0.0, 1.0)]
-    zero, one = kn.sweep(model, e.tokens, hooks, pos=list(e.positions), metric=metric).tolist()
+    zero, one = kn.sweep(model, e, hooks, metric=metric).tolist()
     assert float(att.gap[0, 1]) == pytest.approx(one - zero, rel=1e-3)
     assert float(att.scores[0, 1].sum()) == pytest.approx(one - zero, abs=0.02 * max(one, zero))
 
 
 def test_pre_activation_site_on_bert_is_complete_too() -> None:
     model = zoo.tiny("bert")
-    att = kn.integrated_gradients(model, prompts_for("bert"), site="mlp.hook_pre", progress=False)
+    att = kn.integrated_gradients(model, prompts_for("bert"), site="mlp.hook_pre")
     assert att.site == "mlp.hook_pre"
     assert float(att.residual.abs().max()) < 5e-4
 
@@ -160,16 +162,46 @@ def test_bad_input_says_what_to_type() -> None:
     prompt = prompts_for("llama")[0]
     cases: list[tuple[type[Exception], str, dict[str, Any]]] = [
         (ValueError, "'adaptive', 'midpoint'", {"rule": "simpson"}),
-        (ValueError, "at least 1 node", {"rule": "midpoint", "steps": 0}),
+        (ValueError, "steps=0; give at least 1", {"rule": "midpoint", "steps": 0}),
+        (TypeError, "steps=2.5; give a whole number", {"rule": "midpoint", "steps": 2.5}),
         (ValueError, "between 0 and 1", {"tol": 0.0}),
+        (ValueError, "between 0 and 1", {"tol": float("nan")}),
         (ValueError, "unknown site", {"site": "neurons"}),
         (KeyError, "does not exist", {"site": "mlp.hook_nothing"}),
     ]
     for kind, text, options in cases:
+        # As a user runs it: without the type checker of the tests.
         with pytest.raises(kind, match=text):
-            kn.integrated_gradients(model, prompt, progress=False, **options)
+            inspect.unwrap(kn.integrated_gradients)(model, prompt, **options)
     with pytest.raises(ValueError, match="no prompts"):
-        kn.integrated_gradients(model, [], progress=False)
+        kn.integrated_gradients(model, [])
+
+
+def test_an_encoded_prompt_keeps_its_own_beginning() -> None:
+    """With and without BOS, in one call: other lengths, other scores."""
+    model = zoo.tiny("llama")
+    prompt = prompts_for("llama")[0]
+    both = [kn.encode(model, prompt, prepend_bos=bos) for bos in (True, False)]
+    att = kn.integrated_gradients(model, both)
+    assert att.prompts == (prompt, prompt) and att.provenance["settings"]["prepend_bos"] is None
+    for number, e in enumerate(both):
+        with torch.no_grad():
+            p = model(e.tokens)[0, -1].softmax(-1)[e.target_ids[0]]
+        assert float(att.probability[number]) == pytest.approx(float(p), abs=1e-6)
+    assert float((att.scores[0] - att.scores[1]).abs().max()) > 1e-4
+
+
+def test_dropout_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two runs of such a model differ: no score of it means anything."""
+    for name, rate in (("llama", "attention_dropout"), ("gpt2", "embd_pdrop"), ("bert", "hidden_dropout_prob")):
+        recipe = zoo.RECIPES[name]
+        monkeypatch.setitem(zoo.RECIPES, name, replace(recipe, options={**recipe.options, rate: 0.5}))
+        model = zoo.fresh(name)
+        kn.integrated_gradients(model, prompts_for(name)[0], rule="midpoint", steps=1)
+        model.train()
+        for run in (kn.integrated_gradients, kn.activation, lambda m, p: kn.sweep(m, p, [[]])):
+            with pytest.raises(ValueError, match=r"50%.*call model\.eval\(\)"):
+                run(model, prompts_for(name)[0])
 
 
 def test_overflowing_activations_are_an_error() -> None:
@@ -177,14 +209,12 @@ def test_overflowing_activations_are_an_error() -> None:
     with torch.no_grad():
         model.blocks[1].mlp.W_out[:] = float("inf")
     with pytest.raises(FloatingPointError, match="float32"):
-        kn.integrated_gradients(model, prompts_for("llama")[0], progress=False)
+        kn.integrated_gradients(model, prompts_for("llama")[0])
 
 
 def test_bfloat16_weights_are_scored_in_float32() -> None:
-    exact = kn.integrated_gradients(zoo.fresh("gpt2"), prompts_for("gpt2"), rule="midpoint", progress=False)
-    rough = kn.integrated_gradients(
-        zoo.fresh("gpt2", torch.bfloat16), prompts_for("gpt2"), rule="midpoint", progress=False
-    )
+    exact = kn.integrated_gradients(zoo.fresh("gpt2"), prompts_for("gpt2"), rule="midpoint")
+    rough = kn.integrated_gradients(zoo.fresh("gpt2", torch.bfloat16), prompts_for("gpt2"), rule="midpoint")
     assert rough.scores.dtype == torch.float32
     cosine = torch.nn.functional.cosine_similarity(exact.scores.flatten(1), rough.scores.flatten(1))
     assert float(cosine.min()) > 0.97
@@ -192,7 +222,7 @@ def test_bfloat16_weights_are_scored_in_float32() -> None:
 
 def test_result_reads_well() -> None:
     model = zoo.tiny("llama")
-    att = kn.integrated_gradients(model, prompts_for("llama"), progress=False)
+    att = kn.integrated_gradients(model, prompts_for("llama"))
     frame = att.to_frame(top=3)
     assert list(frame.columns) == ["prompt", "text", "target", "layer", "neuron", "score", "rank"]
     best = att.top(1, prompt=1)[0]

@@ -8,16 +8,20 @@ import pytest
 import torch
 
 import kntools as kn
-from kntools.attribution.integration_path import Paths, Request
+from kntools.attribution.integration_path import Line, Nodes, Paths
 from kntools.attribution.quadrature import fixed_rule
 from tests.facts import FACTS
 
 pytestmark = pytest.mark.smollm2
 
 
+def fact(model: Any, number: int) -> kn.Encoded:
+    return kn.encode(model, kn.Prompt(*FACTS[number]), prepend_bos=False)
+
+
 @pytest.fixture(scope="module")
 def attribution(smollm2: Any) -> kn.Attribution:
-    return kn.integrated_gradients(smollm2, [kn.Prompt(*f) for f in FACTS], prepend_bos=False, progress=False)
+    return kn.integrated_gradients(smollm2, [fact(smollm2, number) for number in range(len(FACTS))])
 
 
 def test_every_layer_of_every_fact_is_complete(attribution: kn.Attribution) -> None:
@@ -30,22 +34,21 @@ def test_every_layer_of_every_fact_is_complete(attribution: kn.Attribution) -> N
 @pytest.mark.parametrize("number", [3, 6])
 def test_scores_agree_with_512_midpoints(smollm2: Any, attribution: kn.Attribution, number: int) -> None:
     """Where it is hard (layer 0, where P leaps) and where it is not; all layers: `benchmarks/accuracy.py`."""
-    e = kn.encode(smollm2, kn.Prompt(*FACTS[number]), prepend_bos=False)
-    paths = Paths(smollm2, [e], [kn.probability(e.target_ids)], "mlp.hook_post", 128)
+    paths = Paths(smollm2, [fact(smollm2, number)], "mlp.hook_post")
     rule = fixed_rule("midpoint", 512)
     for layer in (0, 1, 29):
-        requests = [
-            Request(0, layer, n, w) for n, w in zip(rule.nodes.reshape(8, 64), rule.weights.reshape(8, 64), strict=True)
-        ]
-        expected = torch.stack([p.weighted for p in paths.evaluate(requests)]).sum(0)
+        line = Line(0, layer)
+        parts = zip(rule.nodes.reshape(8, 64), rule.weights.reshape(8, 64), strict=True)
+        with kn.set_options(max_rows=128):
+            points = paths.evaluate([Nodes(line, at, weights) for at, weights in parts])
+        expected = torch.stack([p.integral for p in points]).sum(0)
         error = (attribution.scores[number, layer] - expected).norm() / expected.norm()
         assert float(error) < 0.01, layer
 
 
 def test_published_rules_are_incomplete_in_layer_0(smollm2: Any, attribution: kn.Attribution) -> None:
     """The Eiffel Tower: what a fixed rule gets wrong shows in its own residual."""
-    prompt = kn.Prompt(*FACTS[3])
-    published = kn.integrated_gradients(smollm2, prompt, rule="kn_thesis", prepend_bos=False, progress=False)
+    published = kn.integrated_gradients(smollm2, fact(smollm2, 3), rule="kn_thesis")
     assert abs(float(published.residual[0, 0])) > 10 * abs(float(attribution.residual[3, 0]))
     ours, theirs = kn.coarse_sets(attribution.scores[3:4])[0], kn.coarse_sets(published.scores)[0]
     overlap = (ours & theirs).sum() / (ours | theirs).sum()
@@ -57,11 +60,11 @@ def test_suppressing_top_neurons_beats_random_ones(smollm2: Any, attribution: kn
     generator = torch.Generator().manual_seed(0)
     falls, controls = [], []
     for number in range(6):
-        e = kn.encode(smollm2, kn.Prompt(*FACTS[number]), prepend_bos=False)
+        e = fact(smollm2, number)
         top = attribution.top(20, prompt=number)
         draws = [[(n.layer, int(torch.randint(1536, (1,), generator=generator))) for n in top] for _ in range(5)]
         hooks = [[], kn.ablate_neurons(top), *[kn.ablate_neurons(draw) for draw in draws]]
-        clean, chosen, *random = kn.sweep(smollm2, e.tokens, hooks, metric=kn.probability(e.target_ids)).tolist()
+        clean, chosen, *random = kn.sweep(smollm2, e, hooks, metric=kn.probability(e.target_ids)).tolist()
         falls.append(clean - chosen)
         controls.append(clean - sum(random) / len(random))
     assert all(fall > control for fall, control in zip(falls, controls, strict=True))

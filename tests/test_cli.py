@@ -14,7 +14,7 @@ from typer.testing import CliRunner, Result
 
 import kntools as kn
 from kntools.cli import app
-from kntools.cli.errors import friendly, in_words
+from kntools.options import options
 from tests import zoo
 
 TEXT, TARGET = "The capital of Canada is", " Ottawa"
@@ -48,18 +48,37 @@ def test_version() -> None:
     assert result.stdout == f"kntools {kn.__version__}\n"
 
 
-@pytest.mark.parametrize("command", ["attribute", "search"])
-def test_help_of_every_command(command: str) -> None:
-    assert command in run("--help").stdout
-    result = run(command, "--help")
+@pytest.mark.parametrize("flag", ["-h", "--help"])
+@pytest.mark.parametrize(
+    ("command", "options"),
+    [
+        (["attribute"], ["--rule", "--draws"]),
+        (["search"], ["--rule", "--threshold"]),
+        (["patch"], ["--site", "--multi-token"]),
+        (["trace"], ["--subject", "--sever"]),
+        (["edit"], ["--layer", "--second-moment"]),
+        (["evaluate"], ["--layer", "--second-moment", "--run"]),
+        (["report"], ["--quick", "--figures"]),
+        (["figure", "3"], ["--null", "--run", "--paper"]),
+        (["figure", "localisation"], ["--null", "--run", "--paper"]),
+    ],
+)
+def test_help_of_every_command(command: list[str], options: list[str], flag: str) -> None:
+    result = run(*command, flag)
     assert result.exit_code == 0
-    for option in ("--model", "--out", "--seed", "--json", "--rule"):
+    for option in ("--model", "--bos", "--device", "--dtype", "--max-rows", "--out", "--seed", "--json", *options):
         assert option in result.stdout
+
+
+def test_help_lists_the_commands() -> None:
+    names = {"attribute", "search", "patch", "trace", "edit", "evaluate", "figure", "report"}
+    assert all(name in run("-h").stdout for name in names)
+    assert run().exit_code == 2 and "attribute" in run().stdout
 
 
 def test_attribute_prints_what_the_library_says(tiny: str) -> None:
     found = run_json("attribute", TEXT, TARGET, "--model", tiny, "--top", "4")
-    att = kn.integrated_gradients(kn.load_model(tiny), kn.Prompt(TEXT, TARGET), progress=False)
+    att = kn.integrated_gradients(kn.load_model(tiny), kn.Prompt(TEXT, TARGET))
     assert [n["neuron"] for n in found["neurons"]] == [repr(n) for n in att.top(4)]
     assert [n["score"] for n in found["neurons"]] == pytest.approx([att.score_of(n) for n in att.top(4)], abs=1e-6)
     assert [n["rank"] for n in found["neurons"]] == [1, 2, 3, 4]
@@ -74,7 +93,7 @@ def test_attribute_as_a_table(tiny: str) -> None:
     found = run_json("attribute", TEXT, TARGET, "--model", tiny, "--top", "3")
     for neuron in found["neurons"]:
         assert neuron["neuron"] in result.stdout
-    assert "these 3 suppressed" in result.stdout
+    assert "these neurons set to 0" in result.stdout
 
 
 def test_the_check_is_an_intervention(tiny: str) -> None:
@@ -108,13 +127,16 @@ def test_options_reach_the_library(tiny: str) -> None:
     )  # fmt: skip
     settings = found["settings"]
     assert (settings["rule"], settings["steps"], settings["tol"]) == ("midpoint", 7, None)
-    assert (settings["multi_token"], settings["prepend_bos"]) == ("first", False)
+    assert settings["prepend_bos"] is False
+    model = kn.load_model(tiny, prepend_bos=False)
+    prompt = kn.Prompt(TEXT, " Ouagadougou", multi_token="first")
+    assert found["probability"] == pytest.approx(float(kn.integrated_gradients(model, prompt).probability[0]), abs=1e-6)
 
 
 def test_search_finds_what_the_library_finds(tiny: str) -> None:
     found = run_json("search", TARGET, *TEXTS, "--model", tiny, "--threshold", "0.3", "--least", "1", "--most", "3")
     prompts = [kn.Prompt(text, TARGET) for text in TEXTS]
-    att = kn.integrated_gradients(kn.load_model(tiny), prompts, progress=False)
+    att = kn.integrated_gradients(kn.load_model(tiny), prompts)
     kns = kn.knowledge_neurons(att, threshold=0.3, target_count=(1, 3))
     assert [n["neuron"] for n in found["neurons"]] == [repr(n) for n in kns.neurons]
     assert found["share"] == kns.share
@@ -146,7 +168,7 @@ def test_attribute_writes_a_page_a_table_and_the_scores(tiny: str, tmp_path: Pat
     att = kn.load(out / "attribution.safetensors")
     assert [repr(n) for n in att.top(6)] == [n["neuron"] for n in found["neurons"]]
     with (out / "neurons.csv").open() as file:
-        assert [row["name"] for row in csv.DictReader(file)] == [n["neuron"] for n in found["neurons"]]
+        assert [row["neuron"] for row in csv.DictReader(file)] == [n["neuron"] for n in found["neurons"]]
     page = (out / "index.html").read_text()
     assert "--out DIR" in page  # the command, without a path of this machine
     assert str(tmp_path / "new") not in page
@@ -169,22 +191,31 @@ def test_a_masked_model(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "says"),
     [
-        (["attribute", "", TARGET], "text is empty"),
+        (["attribute", "", TARGET], "the text of"),
         (["attribute", TEXT, TARGET, "--model", "smollm2-153m"], "did you mean 'smollm2-135m'"),
         (["attribute", TEXT, TARGET, "--model", "./no-such-folder"], "unknown model"),
-        (["attribute", TEXT, " Ouagadougou", "--model", "TINY"], "pass --multi-token 'first' or 'sum'"),
+        (["attribute", TEXT, " Ouagadougou", "--model", "TINY"], "multi_token='first'"),
         (["attribute", "The capital is [MASK].", "Ottawa", "--model", "TINY"], "causal model"),
-        (["attribute", TEXT, TARGET, "--model", "TINY", "--rule", "dai", "--steps", "0"], "--steps 0"),
-        (["attribute", TEXT, TARGET, "--model", "TINY", "--tol", "2"], "--tol 2"),
-        (["attribute", TEXT, TARGET, "--model", "TINY", "--top", "0"], "--top 0"),
-        (["attribute", TEXT, TARGET, "--model", "TINY", "--draws", "-1"], "--draws -1"),
+        (["attribute", TEXT, TARGET, "--model", "TINY", "--rule", "dai", "--steps", "0"], "steps=0"),
+        (["attribute", TEXT, TARGET, "--model", "TINY", "--tol", "2"], "tol=2"),
+        (["attribute", TEXT, TARGET, "--model", "TINY", "--top", "0"], "--top"),
+        (["attribute", TEXT, TARGET, "--model", "TINY", "--draws", "-1"], "--draws"),
         (["attribute", "Canada " * 100 + "is", TARGET, "--model", "TINY"], "context holds"),
-        (["attribute", TEXT, TARGET, "--model", "TINY", "--device", "abacus"], "--device 'abacus'"),
+        (["attribute", TEXT, TARGET, "--model", "TINY", "--device", "abacus"], "--device abacus"),
+        (["attribute", TEXT, TARGET, "--model", "TINY", "--dtype", "int8"], "dtype='int8'"),
+        (["attribute", TEXT, TARGET, "--model", "TINY", "--max-rows", "0"], "max_rows=0"),
+        (["attribute", TEXT, TARGET, "--model", "TINY", "--rule", "simpson"], "'gauss_legendre'"),
+        (["attribute", TEXT, "Ottawa", "--model", "TINY"], "write ' Ottawa'"),
+        (["attribute", TEXT], "target"),
+        (["attribute", TEXT, TARGET, "--modle", "TINY"], "--modle"),
+        (["atribute", TEXT, TARGET], "did you mean 'attribute'"),
+        (["figure", "locaisation"], "did you mean 'localisation'"),
+        (["figure", "12"], "unknown figure '12'"),
         (["search", "--model", "TINY"], "--file FILE"),
         (["search", TARGET, "--model", "TINY"], "no prompts given"),
-        (["search", TARGET, TEXT, "--model", "TINY", "--threshold", "3"], "--threshold 3"),
-        (["search", TARGET, TEXT, "--model", "TINY", "--share", "0"], "--share 0"),
-        (["search", TARGET, TEXT, "--model", "TINY", "--least", "4", "--most", "2"], "--least 4 --most 2"),
+        (["search", TARGET, TEXT, "--model", "TINY", "--threshold", "3"], "threshold=3"),
+        (["search", TARGET, TEXT, "--model", "TINY", "--share", "0"], "share=0"),
+        (["search", TARGET, TEXT, "--model", "TINY", "--least", "4", "--most", "2"], "target_count=(4, 2)"),
         (["search", "--file", "nowhere.jsonl", "--model", "TINY"], "nowhere.jsonl"),
     ],
 )
@@ -219,26 +250,56 @@ def test_debug_shows_the_traceback(tiny: str) -> None:
     assert isinstance(result.exception, ValueError)
 
 
-def test_warnings_are_one_line_each(capsys: pytest.CaptureFixture[str]) -> None:
-    with warnings.catch_warnings():
-        warnings.simplefilter("always")
-        with friendly(debug=False):
-            warnings.warn("no data here;\n  pass prepend_bos=True", stacklevel=1)
-        shown = warnings.showwarning
-    assert capsys.readouterr().err == "kntools: no data here; pass --bos\n"
-    assert shown.__module__ == "warnings"  # and afterwards as before
+def test_warnings_are_one_line_each(tiny: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def warn(*args: Any, **options: Any) -> None:
+        warnings.warn("no data here;\n  pass more", stacklevel=1)
+        raise ValueError("that was\n all")
+
+    monkeypatch.setattr("kntools.cli.options.integrated_gradients", warn)
+    shown = warnings.showwarning
+    result = run("attribute", TEXT, TARGET, "--model", tiny)
+    assert result.stderr == "kntools: no data here; pass more\nkntools: that was all\n"
+    assert warnings.showwarning is shown  # and afterwards as before
 
 
-def test_usage_errors_have_the_same_exit_code() -> None:
-    assert run("attribute", TEXT).exit_code == 2
-    assert run("attribute", TEXT, TARGET, "--rule", "simpson").exit_code == 2
-    assert run("atribute").exit_code == 2
+def test_a_key_error_is_shown_without_quotes(tiny: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*args: Any, **options: Any) -> None:
+        raise KeyError("hook 'x' does not exist")
+
+    monkeypatch.setattr("kntools.cli.options.integrated_gradients", fail)
+    assert run("attribute", TEXT, TARGET, "--model", tiny).stderr == "kntools: hook 'x' does not exist\n"
 
 
-def test_messages_are_plain() -> None:
-    assert in_words(KeyError("hook 'x' does not exist;\n  use y")) == "hook 'x' does not exist; use y"
-    assert in_words(ValueError("use prepend_bos=False")) == "use --no-bos"
-    assert in_words(ValueError("max_rows=0; at least 1")) == "--max-rows 0; at least 1"
+def _interrupt(*args: Any, **options: Any) -> None:
+    raise KeyboardInterrupt
+
+
+def test_an_interrupted_command_says_that_nothing_was_kept(tiny: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("kntools.cli.options.integrated_gradients", _interrupt)
+    result = run("attribute", TEXT, TARGET, "--model", tiny)
+    assert result.exit_code == 130 and result.stdout == ""
+    assert "nothing was kept" in result.stderr and len(result.stderr.splitlines()) == 1
+
+
+def test_rows_and_bars_are_set_for_the_command_alone(tiny: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
+
+    def look(*args: Any, **settings: Any) -> Any:
+        seen.append(options())
+        return kn.integrated_gradients(*args, **settings)
+
+    monkeypatch.setattr("kntools.cli.options.integrated_gradients", look)
+    before = options()
+    run_json("attribute", TEXT, TARGET, "--model", tiny, "--max-rows", "3")
+    assert (seen[0].max_rows, seen[0].progress) == (3, False) and options() == before
+
+
+def test_the_type_of_the_weights(tiny: str) -> None:
+    exact, coarse = (
+        run_json("attribute", TEXT, TARGET, "--model", tiny, "--dtype", dtype, "--rule", "midpoint")["probability"]
+        for dtype in ("float32", "bfloat16")
+    )
+    assert exact != coarse and exact == pytest.approx(coarse, rel=0.2)
 
 
 def test_help_names_the_commands() -> None:

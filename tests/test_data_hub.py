@@ -12,7 +12,7 @@ from huggingface_hub import constants
 
 from kntools import data
 from kntools.data import hub
-from kntools.data.sources import Wanted, load
+from kntools.data.sources import Source, Wanted, load
 
 
 @pytest.fixture(autouse=True)
@@ -194,4 +194,4 @@ def test_the_hub_comes_before_the_sample(monkeypatch: pytest.MonkeyPatch) -> Non
 
     monkeypatch.setattr(hub, "rows", lambda *args, **kwargs: [Row("hub row 0", {})])
     wanted = Wanted("a set", ("a/b.jsonl",), lambda path: [], hub.BLIMP, "x", sample=lambda: [[]])
-    assert load(wanted, None) == ([[Row("hub row 0", {})]], "hub nyu-mll/blimp")
+    assert load(wanted, None) == ([[Row("hub row 0", {})]], Source("hub nyu-mll/blimp"))

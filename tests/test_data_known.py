@@ -8,11 +8,13 @@ import torch
 
 import kntools as kn
 from kntools import data
-from kntools.data import accuracy, tables, usable
-from kntools.data.accuracy import Accuracy, pair_accuracy, sentence_log_probability
 from kntools.data.knowledge import NO_PROMPT, NOT_KNOWN
 from kntools.data.pairs import MinimalPair
 from kntools.data.records import Loaded, Skipped
+from scripts import pair_accuracy as accuracy
+from scripts import tables
+from scripts import usable_pairs as usable
+from scripts.pair_accuracy import Accuracy, pair_accuracy, sentence_log_probability
 from tests.zoo import tiny
 
 PAIRS = [
@@ -36,7 +38,7 @@ def minimal(pairs: list[tuple[str, str]]) -> Loaded[MinimalPair]:
 
 
 def logits_at_answer(model: Any, prompt: kn.Prompt) -> tuple[torch.Tensor, kn.Encoded]:
-    encoded = kn.encode(model, prompt, multi_token="first")
+    encoded = kn.encode(model, prompt)
     return model(encoded.tokens)[0, encoded.position], encoded
 
 
@@ -55,13 +57,13 @@ def test_facts_are_known_if_the_answer_is_the_most_probable_token(name: str) -> 
         int(found.argmax()) == encoded.target_ids[0]
         for found, encoded in (logits_at_answer(model, prompt) for prompt in usable_prompts)
     ]
-    assert data.known(model, usable_prompts, progress=False) == expected
+    assert data.known(model, usable_prompts) == expected
     assert 0 < sum(expected) < len(expected)
 
 
 def can_be_asked(model: Any, prompt: kn.Prompt) -> bool:
     try:
-        kn.encode(model, prompt, multi_token="first")
+        kn.encode(model, prompt)
     except ValueError:
         return False
     return True
@@ -77,7 +79,7 @@ def test_a_pair_is_known_if_the_good_token_is_more_probable(name: str) -> None:
         logits, encoded = logits_at_answer(model, prompt)
         assert encoded.foil_ids is not None
         expected.append(bool(logits[encoded.target_ids[0]] > logits[encoded.foil_ids[0]]))
-    right = data.known(model, prompts, progress=False)
+    right = data.known(model, prompts)
     assert right == expected
     assert sum(right) == len(right) // 2  # of a pair and its mirror image exactly one is right
     kept = prompts.only([i for i, r in enumerate(right) if r], "not known")
@@ -87,16 +89,16 @@ def test_a_pair_is_known_if_the_good_token_is_more_probable(name: str) -> None:
 
 def test_two_way_needs_a_foil() -> None:
     with pytest.raises(ValueError, match=r"has no foil to compare its target with; pass two_way=False"):
-        data.known(tiny("gpt2"), [kn.Prompt("The capital of Cuba is", " Havana")], two_way=True, progress=False)
+        data.known(tiny("gpt2"), [kn.Prompt("The capital of Cuba is", " Havana")], two_way=True)
 
 
 @pytest.mark.parametrize("name", ["gpt2", "bert"])
 def test_known_only_keeps_what_the_model_knows_and_counts_the_rest(name: str) -> None:
     model = tiny(name)
     everything = data.agreement_frames("subject_verb")
-    known = data.agreement_frames("subject_verb", known_only=model, progress=False)
+    known = data.agreement_frames("subject_verb", known_only=model)
     prompts = everything.prompts(model)
-    right = data.known(model, prompts, progress=False)
+    right = data.known(model, prompts)
     assert known.records == tuple(r for r, ok in zip(prompts.records, right, strict=True) if ok)
     assert known.skipped[NOT_KNOWN] == len(right) - sum(right)
     assert known.skipped[NO_PROMPT] == len(everything) - len(prompts)
@@ -105,9 +107,9 @@ def test_known_only_keeps_what_the_model_knows_and_counts_the_rest(name: str) ->
 
 def test_known_only_with_a_limit_takes_the_same_sample() -> None:
     model = tiny("llama")
-    known = set(data.agreement_frames(known_only=model, progress=False))
-    some = data.agreement_frames(known_only=model, limit=5, seed=1, progress=False)
-    more = data.agreement_frames(known_only=model, limit=9, seed=1, progress=False)
+    known = set(data.agreement_frames(known_only=model))
+    some = data.agreement_frames(known_only=model, limit=5, seed=1)
+    more = data.agreement_frames(known_only=model, limit=9, seed=1)
     assert (len(some), len(more)) == (5, 9)
     assert set(some) < set(more) < known
     assert some.total == more.total == 320
@@ -115,7 +117,7 @@ def test_known_only_with_a_limit_takes_the_same_sample() -> None:
 
 def test_known_only_asks_a_record_of_several_roles_its_main_question() -> None:
     model = tiny("bert")
-    facts = data.synonym_facts(path="sample", known_only=model, progress=False)
+    facts = data.synonym_facts(path="sample", known_only=model)
     assert facts.total == 102 and len(facts) < 10
 
 
@@ -127,7 +129,7 @@ def test_known_only_asks_a_record_of_several_roles_its_main_question() -> None:
 def test_sentence_log_probability_is_the_sum_over_tokens(name: str, prepend_bos: bool | None) -> None:
     model = tiny(name)
     sentences = [sentence for pair in PAIRS for sentence in pair]
-    found = sentence_log_probability(model, sentences, prepend_bos=prepend_bos, progress=False)
+    found = sentence_log_probability(model, sentences, prepend_bos=prepend_bos)
     for sentence, value in zip(sentences, found.tolist(), strict=True):
         ids = model.tokenizer(sentence, add_special_tokens=False)["input_ids"]
         if prepend_bos or (prepend_bos is None and model.cfg.default_prepend_bos):
@@ -139,23 +141,23 @@ def test_sentence_log_probability_is_the_sum_over_tokens(name: str, prepend_bos:
 
 def test_sentences_may_begin_with_another_token() -> None:
     model = tiny("gpt2")
-    (found,) = sentence_log_probability(model, ["The dog."], bos_token="ĠParis", progress=False)
+    (found,) = sentence_log_probability(model, ["The dog."], bos_token="ĠParis")
     paris = model.tokenizer.convert_tokens_to_ids("ĠParis")
     ids = [paris, *model.tokenizer("The dog.", add_special_tokens=False)["input_ids"]]
     log_p = model(torch.tensor([ids]))[0].log_softmax(-1).tolist()
     assert float(found) == pytest.approx(sum(log_p[i][t] for i, t in enumerate(ids[1:])), abs=1e-3)
     with pytest.raises(ValueError, match=r"bos_token='<nothing>' is not a token of this model"):
-        sentence_log_probability(model, ["The dog."], bos_token="<nothing>", progress=False)
+        sentence_log_probability(model, ["The dog."], bos_token="<nothing>")
 
 
 def test_accuracy_counts_and_ties_are_wrong() -> None:
     model = tiny("gpt2")
     pairs = minimal(PAIRS)
     mirrored = minimal([(bad, good) for good, bad in PAIRS])
-    one = pair_accuracy(model, pairs.records, progress=False)
-    other = pair_accuracy(model, mirrored.records, progress=False)
+    one = pair_accuracy(model, pairs.records)
+    other = pair_accuracy(model, mirrored.records)
     assert one.correct + other.correct == one.n == 6
-    assert pair_accuracy(model, minimal([(PAIRS[0][0], PAIRS[0][0])]).records, progress=False).correct == 0
+    assert pair_accuracy(model, minimal([(PAIRS[0][0], PAIRS[0][0])]).records).correct == 0
 
 
 def test_wilson_interval() -> None:
@@ -170,11 +172,11 @@ def test_what_cannot_be_scored() -> None:
     with pytest.raises(ValueError, match="no pairs to score"):
         pair_accuracy(tiny("gpt2"), [])
     with pytest.raises(ValueError, match=r"use kn\.data\.known"):
-        sentence_log_probability(tiny("bert"), ["The dog."], progress=False)
+        sentence_log_probability(tiny("bert"), ["The dog."])
     with pytest.raises(ValueError, match="is a single token"):
-        sentence_log_probability(tiny("gpt2"), ["The"], prepend_bos=False, progress=False)
+        sentence_log_probability(tiny("gpt2"), ["The"], prepend_bos=False)
     with pytest.raises(ValueError, match="longer than the model's context"):
-        sentence_log_probability(tiny("gpt2"), ["dog " * 100], progress=False)
+        sentence_log_probability(tiny("gpt2"), ["dog " * 100])
 
 
 # --- the two commands -------------------------------------------------------------------------------
@@ -193,7 +195,7 @@ def test_the_accuracy_command(
     assert all(paradigm in printed for paradigm in paradigms)
     for paradigm, line in zip(paradigms, lines[1:], strict=True):
         pairs = data.blimp(paradigm, limit=7, seed=1)
-        share = pair_accuracy(tiny("gpt2"), pairs.records, progress=False).share
+        share = pair_accuracy(tiny("gpt2"), pairs.records).share
         assert line.startswith(f"`{paradigm}`,{share},") and line.endswith(",7")
 
 

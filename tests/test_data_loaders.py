@@ -11,8 +11,8 @@ import pytest
 
 from kntools import data
 from kntools.data.hub import Unavailable
-from kntools.data.names import check_name
 from kntools.data.records import Loaded, Skipped
+from kntools.models.names import check_name
 
 ROOT = Path(__file__).resolve().parent.parent
 

@@ -1,5 +1,6 @@
 """Records as prompts, on the built-in sample: the batched rules are those of `kn.encode`, and nothing is lost."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -11,12 +12,12 @@ from hypothesis import strategies as st
 import kntools as kn
 from kntools import data
 from kntools.data.agreement import KINDS
-from kntools.data.pairs import MinimalPair, align
+from kntools.data.pairs import MinimalPair
 from kntools.data.patterns import before_answer, fill
 from kntools.data.read import json_lines
 from kntools.data.records import Loaded, Skipped
 from kntools.data.sample import PARADIGMS, file
-from kntools.prompts import MASK, subject_start
+from kntools.prompts import MASK, occurrences
 from tests import data_tokenizers
 
 
@@ -66,12 +67,12 @@ def test_a_prompt_is_used_exactly_if_encode_takes_it(kind: str, multi_token: Any
         some = Loaded(loaded[::11], Skipped(), loaded.source)
         prompts = some.prompts(model, multi_token=multi_token)
         if isinstance(some[0], MinimalPair):
-            asked = [c.prompt for c in align(model.tokenizer, masked, some.records) if c.prompt]
+            asked = [c.prompt for c in MinimalPair.aligned(model.tokenizer, masked, some.records) if c.prompt]
         else:
             asked = [c.prompt for record in some for c in record.candidates(masked) if c.prompt]
-        for prompt in asked:
+        for prompt in (replace(p, multi_token=multi_token) for p in asked):
             try:
-                kn.encode(model, prompt, multi_token=multi_token)
+                kn.encode(model, prompt)
                 used += 1
                 assert prompt in prompts.prompts
             except ValueError:
@@ -178,11 +179,13 @@ def test_a_subject_that_stands_earlier_is_not_traced_at_the_wrong_place(masked: 
 
 
 @given(text=st.text("ab _.é1", min_size=1, max_size=12), subject=st.text("ab.é", min_size=1, max_size=3))
-def test_a_subject_is_looked_for_as_a_word_first(text: str, subject: str) -> None:
+def test_a_subject_is_looked_for_as_a_word(text: str, subject: str) -> None:
+    def within_a_word(at: int) -> bool:
+        return 0 < at < len(text) and text[at - 1].isalnum() and text[at].isalnum()
+
     starts = [i for i in range(len(text)) if text.startswith(subject, i)]
-    around = {i: text[max(i - 1, 0) : i] + text[i + len(subject) :][:1] for i in starts}
-    words = [i for i in starts if not any(letter.isalnum() or letter == "_" for letter in around[i])]
-    assert subject_start(text, subject) == [*words, *starts, -1][0]
+    words = [(i, i + len(subject)) for i in starts if not within_a_word(i) and not within_a_word(i + len(subject))]
+    assert occurrences(text, subject) == words
 
 
 def test_roles_choose_among_the_questions_of_a_record(models: dict[str, Any]) -> None:
@@ -215,7 +218,7 @@ def test_frames_ask_for_the_number_of_their_subject(kind: Any, models: dict[str,
     assert {n: len(g) for n, g in data.group(frames, data.number).items()} == {"plural": 80, "singular": 80}
     for model in models.values():
         for frame, prompt in zip((prompts := frames.prompts(model, multi_token="first")).records, prompts, strict=True):
-            encoded = kn.encode(model, prompt, multi_token="first")
+            encoded = kn.encode(model, prompt)
             assert encoded.subject is not None and prompt.subject == frame.subject
             assert encoded.subject.stop <= encoded.position or encoded.position < encoded.subject.start + 3
 

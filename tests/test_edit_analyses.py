@@ -13,7 +13,7 @@ from kntools.analyses.edit_methods import rome_method
 from kntools.analyses.fig10_edit_examples import edit_examples
 from kntools.analyses.fig11_edit_consistency import edit_consistency
 from kntools.analyses.layer_choice import cases_for_choice, measure, propose_layer, sweep_layers
-from kntools.editing.rome_settings import PUBLISHED, settings_for
+from kntools.editing.rome_settings import RomeSettings
 from tests import zoo
 from tests.test_edit_consistency import METHODS, cases
 
@@ -44,33 +44,27 @@ def test_cases_from_data() -> None:
 @pytest.mark.parametrize("what", ["P36", "P1376", "P101"])
 def test_facts_that_the_model_knows_come_first(what: str, data_root: Path) -> None:
     model = zoo.tiny("llama")
-    found = make_cases(model, what, 30, seed=0, prepend_bos=None)
+    found = make_cases(model, what, 30, seed=0)
     assert len(found) == 30 and len({c.prompt.subject for c in found}) == 30
-    right = kn.data.known(model, [c.prompt for c in found], progress=False)
+    right = kn.data.known(model, [c.prompt for c in found])
     assert right == sorted(right, reverse=True)
 
 
 def test_proposals_and_sweeps_over_layers(tmp_path: Path) -> None:
     model = zoo.tiny("llama")
     prompts = [c.prompt for c in cases(2)]
-    proposal = propose_layer(model, prompts, samples=2, window=1, progress=False)
-    traces = [
-        kn.causal_trace(model, p, kind="mlp", window=1, samples=2, seed=n, progress=False)
-        for n, p in enumerate(prompts)
-    ]
+    proposal = propose_layer(model, prompts, samples=2, window=1)
+    traces = [kn.causal_trace(model, p, kind="mlp", window=1, samples=2, seed=n) for n, p in enumerate(prompts)]
     expected = torch.stack([t.effect[:, t.subject[-1]] for t in traces]).mean(0)
     torch.testing.assert_close(proposal.effects, expected)
     assert proposal.layer == int(expected.argmax()) and proposal.prompts == 2
-    moments = measure(model, [0, 2], tokens=1300, seed=0, folder=tmp_path, progress=False)
-    assert [
-        c.layer for c in measure(model, [0, 2], tokens=10**9, seed=0, folder=tmp_path, progress=False).values()
-    ] == [0, 2]
+    moments = measure(model, [0, 2], tokens=1300, seed=0, folder=tmp_path)
+    assert [c.layer for c in measure(model, [0, 2], tokens=10**9, seed=0, folder=tmp_path).values()] == [0, 2]
     assert all(c.count >= 1300 for c in moments.values())
-    table = sweep_layers(model, cases(2), [0, 2], second_moments=moments, steps=2, templates=["{}"], progress=False)
+    few = RomeSettings(steps=2, templates=["{}"])
+    table = sweep_layers(model, cases(2), [0, 2], second_moments=moments, settings=few)
     assert table["layer"].tolist() == [0, 2] and set(table.columns) >= {"efficacy", "neighborhood", "score", "n"}
-    alone = edit_consistency(
-        model, cases(2), {"x": rome_method(2, moments[2], steps=2, templates=["{}"])}, progress=False
-    )
+    alone = edit_consistency(model, cases(2), {"x": rome_method(2, moments[2], few)})
     assert table["efficacy magnitude"][1] == pytest.approx(alone.value("x", "efficacy magnitude"))
     with pytest.raises(ValueError, match="no prompts"):
         propose_layer(model, [])
@@ -79,18 +73,9 @@ def test_proposals_and_sweeps_over_layers(tmp_path: Path) -> None:
 @pytest.mark.data
 def test_a_layer_is_chosen_on_other_records_than_those_evaluated(data_root: Path) -> None:
     model = zoo.tiny("llama")
-    chosen = cases_for_choice(model, 5, prepend_bos=None)
+    chosen = cases_for_choice(model, 5)
     assert 0 < len(chosen) <= 5
-    assert not any(kn.data.known(model, [c.prompt for c in chosen], two_way=False, progress=False))
-
-
-def test_default_settings() -> None:
-    assert settings_for(zoo.tiny("llama")) == {"layer": 1}
-
-    class Named:
-        cfg = type("cfg", (), {"model_name": "openai-community/gpt2-xl", "n_layers": 48})
-
-    assert settings_for(Named()) == PUBLISHED["gpt2-xl"] and settings_for(Named())["layer"] == 17
+    assert not any(kn.data.known(model, [c.prompt for c in chosen], two_way=False))
 
 
 def test_examples_before_and_after() -> None:
@@ -99,13 +84,13 @@ def test_examples_before_and_after() -> None:
     [case] = cases(1)
     [edit] = METHODS["values"](model, [case.prompt], [case.target])
     texts = {"edited": [case.prompt.text], "unrelated": ["Is Japan near", "The lazy dog"]}
-    shown = edit_examples(model, edit, texts, tokens=4)
+    shown = edit_examples(model, edit, texts, max_new_tokens=4)
     assert zoo.bits(model) == digest
     assert shown.to_frame()["group"].tolist() == ["edited", "unrelated", "unrelated"]
 
     def plain(text: str) -> str:
         tokens = kn.encode(model, kn.Prompt(text, " the")).tokens
-        return model.tokenizer.decode(kn.generate(model, tokens, 4)[0].tolist())
+        return model.tokenizer.decode(kn.generate(model, tokens, max_new_tokens=4)[0].tolist())
 
     assert [e.before for e in shown.examples] == [plain(e.text) for e in shown.examples]
     with edit.applied(model):
@@ -113,17 +98,3 @@ def test_examples_before_and_after() -> None:
     assert "unrelated" in repr(shown) and "Japan" in shown._repr_html_()
     with pytest.raises(ValueError, match="no texts"):
         edit_examples(model, edit, {"edited": []})
-
-
-@pytest.mark.data
-def test_the_command(data_root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    from kntools.analyses import fig11_edit_consistency as module
-    from tests.test_cli import save_tiny
-
-    model = save_tiny("llama", tmp_path / "tiny-llama")
-    words = ["P36", "--model", str(model), "--layer", "1", "--limit", "2", "--methods", "rome", "fine-tuning"]
-    files = ["--out", str(tmp_path / "table")]
-    module.main([*words, "--steps", "2", *files, "--run", str(tmp_path / "run")])
-    table = (tmp_path / "table.csv").read_text().splitlines()
-    assert table[0] == "method,condition,score,n,value,low,high" and len(table) > 20
-    assert "symmetry, exact" in capsys.readouterr().out and "reliability" in (tmp_path / "table.html").read_text()

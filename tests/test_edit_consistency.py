@@ -18,8 +18,10 @@ import kntools as kn
 from kntools.analyses.edit_cases import Case, Question
 from kntools.analyses.edit_methods import fine_tune_method, rome_method, values_method
 from kntools.analyses.edit_result import EditConsistency
-from kntools.analyses.edit_scores import ask, generation_entropy
-from kntools.analyses.fig11_edit_consistency import SAYS_IT, edit_consistency
+from kntools.analyses.edit_scores import generation_entropy
+from kntools.analyses.fig11_edit_consistency import SAYS_IT, Continuations, edit_consistency
+from kntools.editing.rome_settings import RomeSettings
+from kntools.engine.answers import ask
 from tests import zoo
 from tests.conftest import ROOT
 
@@ -48,7 +50,7 @@ def cases(count: int = 4) -> list[Case]:
 
 
 METHODS = {
-    "rome": rome_method(1, steps=3, templates=["{}"]),
+    "rome": rome_method(1, settings=RomeSettings(steps=3, templates=["{}"])),
     "fine-tuning": fine_tune_method(1, steps=2),
     "values": values_method(3),
 }
@@ -62,25 +64,24 @@ def test_answers_are_those_of_whole_runs(name: str) -> None:
         for text in ("The capital of Canada is", "Is Japan near", "Ottawa is the capital of the quick brown fox and")
         for answer in (" Rome", " Ouagadougou", " the lazy dog")
     ]
-    says = kn.generate(model, kn.encode(model, kn.Prompt("Is Japan near", " Rome")).tokens, 2)[0].tolist()
+    near = kn.encode(model, kn.Prompt("Is Japan near", " Rome"))
+    says = kn.generate(model, near.tokens, max_new_tokens=2)[0].tolist()
     best = model.tokenizer.decode(says)
-    if tuple(model.tokenizer(best, add_special_tokens=False)["input_ids"]) == tuple(says) and best.strip():
+    if tuple(model.tokenizer(best, add_special_tokens=False)["input_ids"]) == tuple(says) and best[0] == " ":
         questions.append(Question("a", "Is Japan near", best))
-    for question, found in zip(questions, ask(model, questions), strict=True):
-        e = kn.encode(model, kn.Prompt(question.text, question.answer), multi_token="sum")
+    for question, found in zip(questions, ask(model, [q.prompt for q in questions]), strict=True):
+        e = kn.encode(model, kn.Prompt(question.text, question.answer, multi_token="sum"))
         log_p = model(e.tokens)[0, list(e.positions)].detach().log_softmax(-1)
         p = float(log_p[range(len(e.target_ids)), list(e.target_ids)].sum().exp())
         right = (log_p.argmax(-1) == torch.tensor(e.target_ids)).tolist()
-        assert found.p == pytest.approx(p, abs=1e-5, rel=1e-3)
+        assert found.probability == pytest.approx(p, abs=1e-5, rel=1e-3)
         assert (found.first, found.exact) == (right[0], all(right))
 
 
 def test_scores_are_what_counting_by_hand_gives(tmp_path: Path) -> None:
     model = zoo.fresh("llama")
     digest = zoo.bits(model)
-    result = edit_consistency(
-        model, cases(), METHODS, generations=2, generation_tokens=6, generation_rows=2, progress=False
-    )
+    result = edit_consistency(model, cases(), METHODS, continuations=Continuations(cases=2, tokens=6, rows=2))
     assert zoo.bits(model) == digest
     assert result.methods == ["before", *METHODS] and len(result.cases) + sum(result.skipped.values()) == 4
 
@@ -131,9 +132,13 @@ def test_symmetry_scores_raw_and_known() -> None:
     )
     result = EditConsistency(("a", "b", "c"), befores, {"rome": afters}, {}, {"model": "hand-made"})
     expected = {
-        "reliability, exact": (2 / 3, 1.0), "reliability, first": (1.0, 1.0), "reliability, p": (2.3 / 3, 0.9),
-        "symmetry, exact": (2 / 3, 0.0), "old direction gone": (2 / 3, 0.0), "old direction, p": (1.1 / 3, 0.9),
-    }  # fmt: skip
+        "reliability, exact": (2 / 3, 1.0),
+        "reliability, first": (1.0, 1.0),
+        "reliability, p": (2.3 / 3, 0.9),
+        "symmetry, exact": (2 / 3, 0.0),
+        "old direction gone": (2 / 3, 0.0),
+        "old direction, p": (1.1 / 3, 0.9),
+    }
     for score, (raw, known) in expected.items():
         assert result.value("rome", score) == pytest.approx(raw)
         assert result.value("rome", score, known=True) == pytest.approx(known)
@@ -156,7 +161,7 @@ def test_a_case_that_the_model_says_already_is_left_out() -> None:
     [case] = cases(1)
     said = model.tokenizer.decode([int(model(kn.encode(model, case.prompt).tokens)[0, -1].argmax())])
     same = Case("same", case.prompt, said, (Question("rewrite new", case.prompt.text, said),))
-    result = edit_consistency(model, [case, same], {"rome": METHODS["rome"]}, progress=False)
+    result = edit_consistency(model, [case, same], {"rome": METHODS["rome"]})
     assert result.cases == ("case 0",) and result.skipped == {SAYS_IT: 1}
 
 
@@ -165,14 +170,14 @@ def test_a_case_that_a_method_cannot_edit_is_left_out_of_all() -> None:
     some = cases(3)
     odd = Case("odd", kn.Prompt("It is", " Rome"), " Paris", some[0].questions)  # no subject: nothing for ROME
     both = {"rome": METHODS["rome"], "ft": METHODS["fine-tuning"]}
-    found = edit_consistency(model, [some[0], odd, *some[1:]], both, progress=False)
-    alone = edit_consistency(model, some, {"rome": METHODS["rome"]}, progress=False)
+    found = edit_consistency(model, [some[0], odd, *some[1:]], both)
+    alone = edit_consistency(model, some, {"rome": METHODS["rome"]})
     assert found.cases == alone.cases and found.skipped == {"rome cannot make this edit": 1}
     score = "efficacy magnitude"
     assert found.scores("rome", score) == pytest.approx(alone.scores("rome", score), abs=1e-5)
     assert len(found.after["ft"]) == 3
     with pytest.raises(ValueError, match="no case is left"):
-        edit_consistency(model, [odd], {"rome": METHODS["rome"]}, progress=False)
+        edit_consistency(model, [odd], {"rome": METHODS["rome"]})
 
 
 def test_bad_input(tmp_path: Path) -> None:
@@ -180,13 +185,17 @@ def test_bad_input(tmp_path: Path) -> None:
     for wrong in ({"cases": []}, {"methods": {}}, {"methods": {"before": METHODS["rome"]}}, {"cases": cases(1) * 2}):
         given: dict[str, Any] = {"cases": cases(1), "methods": METHODS, **wrong}
         with pytest.raises(ValueError):
-            edit_consistency(model, given["cases"], given["methods"], progress=False)
+            edit_consistency(model, given["cases"], given["methods"])
     only = {"rome": METHODS["rome"]}
-    edit_consistency(model, cases(1), only, run=tmp_path / "run", settings={"layer": 1}, progress=False)
-    for change in ({"settings": {"layer": 2}}, {"seed": 1}, {"methods": METHODS}):
+    edit_consistency(model, cases(1), only, run=tmp_path / "run", settings={"layer": 1})
+    for change in (
+        {"settings": {"layer": 2}},
+        {"continuations": Continuations(cases=1)},
+        {"methods": METHODS},
+    ):
         given = {"methods": only, "settings": {"layer": 1}, **change}
         with pytest.raises(ValueError, match="another run"):
-            edit_consistency(model, cases(1), run=tmp_path / "run", progress=False, **given)
+            edit_consistency(model, cases(1), run=tmp_path / "run", **given)
 
 
 def test_weights_that_are_not_put_back_are_noticed() -> None:
@@ -198,7 +207,7 @@ def test_weights_that_are_not_put_back_are_noticed() -> None:
         return METHODS["rome"](model, prompts, targets)
 
     with pytest.raises(RuntimeError, match="not what they were"):
-        edit_consistency(model, cases(1), {"vandal": vandal}, progress=False)
+        edit_consistency(model, cases(1), {"vandal": vandal})
 
 
 SCRIPT = """
@@ -206,7 +215,7 @@ import sys
 from kntools.analyses.fig11_edit_consistency import edit_consistency
 from tests import zoo
 from tests.test_edit_consistency import METHODS, cases
-edit_consistency(zoo.fresh("llama"), cases(6), METHODS, run=sys.argv[1], together=2, progress=False)
+edit_consistency(zoo.fresh("llama"), cases(6), METHODS, run=sys.argv[1], together=2)
 """
 
 
@@ -237,17 +246,15 @@ def test_a_killed_run_goes_on_and_nothing_is_done_twice(tmp_path: Path) -> None:
 
         return method
 
-    again = edit_consistency(
-        zoo.fresh("llama"), cases(6), {n: watched(n) for n in METHODS}, run=run, together=2, progress=False
-    )
+    again = edit_consistency(zoo.fresh("llama"), cases(6), {n: watched(n) for n in METHODS}, run=run, together=2)
     assert lines()[: len(there)] == there and len(lines()) == 1 + 6 + parts
     assert len(made) == 1 + 6 + parts - len(there), "a finished part was made again"
-    whole = edit_consistency(zoo.fresh("llama"), cases(6), METHODS, together=2, progress=False)
+    whole = edit_consistency(zoo.fresh("llama"), cases(6), METHODS, together=2)
     assert (again.cases, again.before, again.after) == (whole.cases, whole.before, whole.after)
 
 
 def test_the_result_as_files(tmp_path: Path) -> None:
-    found = edit_consistency(zoo.tiny("llama"), cases(2), METHODS, progress=False)
+    found = edit_consistency(zoo.tiny("llama"), cases(2), METHODS)
     again = EditConsistency.load(found.save(tmp_path / "edits.json"))
     assert repr(again) == repr(found) and again.table() == found.table() and again.skipped == found.skipped
     assert found.save(tmp_path / "edits.csv").read_text() == again.to_frame().to_csv(index=False)

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 import kntools as kn
+from kntools.editing.value_edits import relation_neurons
 from kntools.models import adapter
 from tests import zoo
 
@@ -14,14 +15,20 @@ PROMPT = kn.Prompt("The capital of Canada is", " Ottawa", subject="Canada")
 NEURONS = [(1, 3), (2, 5)]
 
 
+def answers(name: str) -> tuple[str, str]:
+    """As they are written in their place."""
+    return ("Ottawa", "Rome") if name == "bert" else (" Ottawa", " Rome")
+
+
 @pytest.mark.parametrize("amounts", [(1.0, 8.0), (0.5, 2.0)])
 @pytest.mark.parametrize("name", ["gpt2", "llama", "bert"])
 def test_the_formula(name: str, amounts: tuple[float, float]) -> None:
     model = zoo.tiny(name)
-    ids = [kn.encode(model, kn.Prompt("It is [MASK]." if name == "bert" else "It is", w)).target_ids[0]
-           for w in ("Ottawa", "Rome")]  # fmt: skip
+    old, new = words = answers(name)
+    text = "Is it [MASK]?" if name == "bert" else "Is it"
+    ids = [kn.encode(model, kn.Prompt(text, word)).target_ids[0] for word in words]
     e_old, e_new = (model.W_U[:, i].detach() for i in ids)
-    edit = kn.edit_values(model, NEURONS, "Ottawa", "Rome", amounts=amounts)
+    edit = kn.edit_values(model, NEURONS, old, new, amounts=amounts)
     assert edit.layers == (1, 2)
     expected = []
     for layer, index in NEURONS:
@@ -55,8 +62,9 @@ def test_hooks_do_what_the_edited_weights_do(name: str) -> None:
     """Rows of one layer, of two, whole matrices, and sums of edits, read at every position."""
     model = zoo.fresh(name)
     text = "The capital of Canada is [MASK]." if name == "bert" else PROMPT.text
-    tokens = kn.encode(model, kn.Prompt(text, "Ottawa")).tokens
-    values = kn.edit_values(model, NEURONS, "Ottawa", "Rome")
+    old, new = answers(name)
+    tokens = kn.encode(model, kn.Prompt(text, old)).tokens
+    values = kn.edit_values(model, NEURONS, old, new)
     edits = [kn.erase_values(model, NEURONS), values, values + kn.erase_values(model, [(0, 1)])]
     if name != "bert":
         edits.append(kn.fine_tune(model, PROMPT, " Rome", layer=1, steps=2))
@@ -72,29 +80,34 @@ def test_hooks_do_what_the_edited_weights_do(name: str) -> None:
 def test_relation_neurons() -> None:
     facts = [[(0, 1), (0, 2)], [(0, 1), (0, 2), (3, 4)], [(0, 1)], [(0, 1), (2, 2)]]
     unrelated = [[(0, 1)], [(0, 1), (2, 2)], *[[(5, n)] for n in range(18)]]
-    assert kn.relation_neurons(facts) == tuple(map(lambda n: kn.Neuron(*n), [(0, 1), (0, 2), (2, 2), (3, 4)]))
-    assert kn.relation_neurons(facts, unrelated)[0] == kn.Neuron(0, 1)  # 2 of 20 is not over 10 %
-    assert kn.Neuron(0, 1) not in kn.relation_neurons(facts, unrelated, most_shared=0.05)
-    assert len(kn.relation_neurons(facts, count=2)) == 2
+    assert relation_neurons(facts) == tuple(map(lambda n: kn.Neuron(*n), [(0, 1), (0, 2), (2, 2), (3, 4)]))
+    assert relation_neurons(facts, unrelated)[0] == kn.Neuron(0, 1)  # 2 of 20 is not over 10 %
+    assert kn.Neuron(0, 1) not in relation_neurons(facts, unrelated, most_shared=0.05)
+    assert len(relation_neurons(facts, count=2)) == 2
     with pytest.raises(ValueError, match="at least 1"):
-        kn.relation_neurons(facts, count=0)
+        relation_neurons(facts, count=0)
 
 
 def test_bad_input() -> None:
     model = zoo.fresh("llama")
+    long = kn.encode(model, kn.Prompt("It is", " Ouagadougou", multi_token="sum"))
     before = zoo.bits(model)
     for error, said, call in (
         (ValueError, "no neurons", lambda: kn.edit_values(model, [], " Ottawa", " Rome")),
-        (ValueError, "same token", lambda: kn.edit_values(model, NEURONS, " Rome", "Rome")),
-        (ValueError, "multi_token='first'", lambda: kn.edit_values(model, NEURONS, " Ottawa", " Ouagadougou")),
-        (ValueError, "use multi_token='first'", lambda: kn.edit_values(model, NEURONS, "x", "y", multi_token="sum")),
+        (ValueError, "same token", lambda: kn.edit_values(model, NEURONS, " Rome", " Rome")),
+        (ValueError, "write ' Rome'", lambda: kn.edit_values(model, NEURONS, " Ottawa", "Rome")),
+        (
+            ValueError,
+            f"give the id.*{long.target_ids[0]}",
+            lambda: kn.edit_values(model, NEURONS, " Ottawa", " Ouagadougou"),
+        ),
         (IndexError, "L1.N48", lambda: kn.erase_values(model, [(1, 48)])),
         (IndexError, "layers 0 to 3", lambda: kn.erase_values(model, [(4, 0)])),
         (IndexError, "token id", lambda: kn.edit_values(model, NEURONS, 3, 10_000)),
     ):
         with pytest.raises(error, match=said):
             call()
-    kn.edit_values(model, NEURONS, " Ottawa", " Ouagadougou", multi_token="first")
+    kn.edit_values(model, NEURONS, " Ottawa", long.target_ids[0])
     assert zoo.bits(model) == before
 
 
@@ -107,7 +120,7 @@ def test_fine_tuning_is_adam_on_the_weights(name: str, target: str) -> None:
     """Against a loop that changes the parameter itself, as released code does."""
     model, steps, lr, limit = zoo.fresh(name), 5, 5e-3, 1.2e-2
     edit = kn.fine_tune(model, PROMPT, target, layer=1, steps=steps, lr=lr, limit=limit)
-    e = kn.encode(model, kn.Prompt(PROMPT.text, target), multi_token="sum")
+    e = kn.encode(model, kn.Prompt(PROMPT.text, target, multi_token="sum"))
     w = adapter.w_out(model, 1)
     [parameter] = [p for p in model.parameters() if p.data_ptr() == w.data_ptr()]
     old = parameter.detach().clone()
@@ -128,6 +141,16 @@ def test_fine_tuning_is_adam_on_the_weights(name: str, target: str) -> None:
     # Adam moves an entry by its sign at first: where a gradient is next to nothing, rounding decides.
     assert float((edit.changes[0].update - change).abs().gt(1e-4).float().mean()) < 0.02
     assert float(edit.changes[0].update.abs().max()) <= limit + 1e-9
+
+
+def test_fine_tuning_one_or_several() -> None:
+    model = zoo.tiny("llama")
+    prompts = [PROMPT, kn.encode(model, kn.Prompt("Is Japan near", " Tokyo"), prepend_bos=False)]
+    together = kn.fine_tune(model, prompts, [" Rome", " Paris"], layer=1, steps=3)
+    for prompt, target, edit in zip(prompts, [" Rome", " Paris"], together, strict=True):
+        alone = kn.fine_tune(model, prompt, target, layer=1, steps=3)
+        assert torch.equal(alone.changes[0].update, edit.changes[0].update)
+    assert [edit.provenance["settings"]["prepend_bos"] for edit in together] == [True, False]
 
 
 def test_fine_tuning_stops_and_refuses() -> None:

@@ -15,8 +15,8 @@ import pytest
 import kntools as kn
 from kntools import data
 from kntools.analyses.fig06_cooccurrence_bias import count_beside
-from kntools.analyses.noun_prompts import noun_prompts
-from kntools.analyses.prompt_groups import prompt_groups
+from kntools.analyses.prompt_group import prompt_groups
+from kntools.analyses.words import noun_prompts
 from tests import planted, zoo
 from tests.conftest import ROOT
 
@@ -340,6 +340,7 @@ def everything_drawn(seed: int = 5) -> dict[str, Any]:
     from kntools.analyses.fig01_attribution_profile import by_answer
     from kntools.analyses.fig03_localisation import localisation
     from kntools.analyses.fig08_reliability import reliability
+    from kntools.engine.generation import sample_texts
 
     model, masked = zoo.tiny("llama"), kn.load_model("tiny-bert")
     filters: Any = {"path": "sample", "limit": 6, "seed": seed}
@@ -373,25 +374,20 @@ def everything_drawn(seed: int = 5) -> dict[str, Any]:
     found["shuffled"] = [p.target for p in shuffled]
     prompt = kn.Prompt("The capital of Canada is", " Ottawa", subject="Canada")
     asked = {"facts": [prompt, kn.Prompt("The capital of Japan is", " Tokyo")]}
-    one = selection_methods.selection_methods(
-        model, asked, methods={"activation": kn.activation}, count=3, seed=seed, progress=False
-    )
+    one = selection_methods.selection_methods(model, asked, methods={"activation": kn.activation}, count=3, seed=seed)
     found["random neurons"] = [row["neurons"] for row in one.rows if row["method"] == selection_methods.RANDOM]
     settings = neuron_search.SearchSettings(rule="midpoint", steps=1, target_count=(1, 5))
-    nulls = localisation(
-        masked, groups["sample_determiner_noun_agreement_2"][:2], settings=settings, seed=seed, progress=False
-    )
+    nulls = localisation(masked, groups["sample_determiner_noun_agreement_2"][:2], settings=settings, seed=seed)
     found["nulls"] = [(row["null_count"], row["null_tau"], round(row["null_r1"], 6)) for row in nulls.rows]
     asked = {"facts": [kn.Prompt(f"The capital of {c} is", f" {a}") for c, a in zoo.COUNTRIES.items()]}
     neurons = [(layer, index) for layer in range(4) for index in range(8)]
-    options: Any = {"neurons": neurons, "correct_only": False, "seed": seed, "progress": False}
+    options: Any = {"neurons": neurons, "correct_only": False, "seed": seed}
     rows = reliability(model, asked, edits=["suppress", "enhance"], **options).rows
     found["overturned"] = [(row["edit"], row["overturned"], row["random"]) for row in rows]
     found["noise"] = [
-        round(x, 5)
-        for x in kn.causal_trace(model, prompt, samples=2, seed=seed, progress=False).noise.flatten().tolist()
+        round(x, 5) for x in kn.causal_trace(model, prompt, samples=2, seed=seed).noise.flatten().tolist()
     ]
-    found["text"] = list(kn.sample_texts(model, 12, seed=seed, length=6, rows=2))
+    found["text"] = list(sample_texts(model, 12, seed=seed, length=6, rows=2))
     return found
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
@@ -11,12 +12,16 @@ import torch
 
 import kntools as kn
 from kntools.analyses.edit_cases import Case, Question
-from kntools.analyses.edit_result import KNOWN, EditConsistency, knew
-from kntools.analyses.edit_scores import ask
+from kntools.analyses.edit_result import EditConsistency
+from kntools.analyses.edit_scores import KNOWN, knew
 from kntools.analyses.fig11_edit_consistency import SAYS_IT, edit_consistency
 from kntools.analyses.layer_choice import sweep_layers
-from kntools.editing.weight_edits import Change, LayerEdit, edit_provenance
+from kntools.editing.changes import Change
+from kntools.editing.rome_settings import RomeSettings
+from kntools.editing.weight_edits import LayerEdit
+from kntools.engine.answers import ask
 from kntools.models import adapter
+from kntools.results.provenance import provenance
 from tests import zoo
 from tests.test_edit_consistency import payload
 from tests.test_weight_edits import edits
@@ -33,13 +38,17 @@ pytestmark = pytest.mark.filterwarnings("ignore:.*in L[0-9]+. the")
 def test_the_search_stops_by_its_whole_loss() -> None:
     """At thresholds where each term, and each sum of two terms, would stop it in another step."""
     model = zoo.tiny("llama")
-    options: dict[str, Any] = {"layer": 1, "steps": 12, "weight_decay": 3.0, "kl_weight": 0.5}
-    whole = kn.rome(model, PROMPT, TARGET, stop_loss=-1.0, **options).steps
+    settings = RomeSettings(steps=12, weight_decay=3.0, kl_weight=0.5, stop_loss=-1.0)
+    whole = kn.rome(model, PROMPT, TARGET, layer=1, settings=settings).steps
     assert len(whole) == 12
     parts = [
-        lambda s: s.target, lambda s: s.kl, lambda s: s.decay,
-        lambda s: s.target + s.kl, lambda s: s.target + s.decay, lambda s: s.kl + s.decay,
-    ]  # fmt: skip
+        lambda s: s.target,
+        lambda s: s.kl,
+        lambda s: s.decay,
+        lambda s: s.target + s.kl,
+        lambda s: s.target + s.decay,
+        lambda s: s.kl + s.decay,
+    ]
 
     def stop(value: Any, threshold: float) -> int:
         return next((n for n, step in enumerate(whole) if value(step) < threshold), len(whole) - 1)
@@ -49,12 +58,13 @@ def test_the_search_stops_by_its_whole_loss() -> None:
         threshold = (low + high) / 2
         expected = stop(lambda s: s.loss, threshold)
         if expected < len(whole) - 1:
-            early = kn.rome(model, PROMPT, TARGET, stop_loss=threshold, **options)
+            early = kn.rome(model, PROMPT, TARGET, layer=1, settings=replace(settings, stop_loss=threshold))
             assert early.steps == whole[: expected + 1]
             tried |= {n for n, part in enumerate(parts) if stop(part, threshold) != expected}
     assert tried == set(range(len(parts))), "a term would do as well as the loss"
     # Below, not at: the loss of the first step alone is no reason to stop there.
-    assert len(kn.rome(model, PROMPT, TARGET, stop_loss=whole[0].loss, **options).steps) > 1
+    same = replace(settings, stop_loss=whole[0].loss)
+    assert len(kn.rome(model, PROMPT, TARGET, layer=1, settings=same).steps) > 1
 
 
 # --- rounding ---------------------------------------------------------------------------------------
@@ -116,7 +126,7 @@ def chained(*chains: Sequence[int]) -> Any:
 
 
 def ids(answer: str, text: str = PROMPT.text) -> tuple[int, ...]:
-    return kn.encode(zoo.tiny("llama"), kn.Prompt(text, answer), multi_token="sum").target_ids
+    return kn.encode(zoo.tiny("llama"), kn.Prompt(text, answer, multi_token="sum")).target_ids
 
 
 def is_() -> int:
@@ -131,12 +141,11 @@ def test_an_answer_is_exact_if_every_piece_is(right: int) -> None:
     assert len(pieces) == 4
     said = (*pieces[:right], *ids(TARGET)) if right < 4 else pieces
     model = chained((is_(), *said), pieces[right:])  # what comes after the wrong piece would be right again
-    question = Question("forward true", PROMPT.text, LONG)
-    [answer] = ask(model, [question])
+    [answer] = ask(model, Question("forward true", PROMPT.text, LONG).prompt)
     assert (answer.first, answer.exact) == (right > 0, right == 4)
     tokens = kn.encode(model, PROMPT).tokens
-    assert kn.generate(model, tokens, len(said))[0].tolist() == list(said)
-    assert (answer.p > 0.9) == answer.exact
+    assert kn.generate(model, tokens, max_new_tokens=len(said))[0].tolist() == list(said)
+    assert (answer.probability > 0.9) == answer.exact
 
 
 def test_a_case_of_which_the_model_says_the_first_token_is_evaluated_and_was_not_known() -> None:
@@ -146,10 +155,7 @@ def test_a_case_of_which_the_model_says_the_first_token_is_evaluated_and_was_not
 
     def unchanged(model: Any, prompts: Sequence[kn.Prompt], targets: Sequence[str]) -> list[LayerEdit]:
         update = torch.zeros_like(adapter.w_out(model, 1).detach())
-        return [
-            LayerEdit((Change(1, update, None),), f"nothing {n}", edit_provenance(model, (1,)))
-            for n, _ in enumerate(prompts)
-        ]
+        return [LayerEdit((Change(1, update, None),), f"nothing {n}", provenance(model)) for n, _ in enumerate(prompts)]
 
     begun, whole = LONG, model.tokenizer.decode([*pieces[:2], ids(TARGET)[0]])
     assert ids(whole) == (*pieces[:2], ids(TARGET)[0])
@@ -159,7 +165,7 @@ def test_a_case_of_which_the_model_says_the_first_token_is_evaluated_and_was_not
         return Case(key, kn.Prompt(PROMPT.text, true, subject="Canada"), new, questions)
 
     cases = [case("begun is new", begun, whole), case("begun is true", TARGET, begun), case("says it", whole, begun)]
-    found = edit_consistency(model, cases, {"none": unchanged}, progress=False)
+    found = edit_consistency(model, cases, {"none": unchanged})
     assert found.cases == ("begun is new", "begun is true") and found.skipped == {SAYS_IT: 1}
     assert found.scores("none", "reliability, first") == [1.0, 0.0]
     assert found.scores("none", "reliability, exact") == [0.0, 0.0]
@@ -212,7 +218,7 @@ def test_the_score_of_a_layer_is_a_harmonic_mean() -> None:
             questions.append(Question(f"neighborhood {which}", "The dog is near", answer))
         return Case(country, kn.Prompt(text, true, subject=country), new, tuple(questions))
 
-    options: dict[str, Any] = {"steps": 2, "templates": ["{}"], "lr": 1e-6, "progress": False}
+    options: dict[str, Any] = {"settings": RomeSettings(steps=2, templates=["{}"], lr=1e-6)}
     some = [case("Canada", True, (True, False)), case("Cuba", False, (False, False))]
     table = sweep_layers(model, some, [1, 2], **options)
     for row in table.to_dict("records"):
@@ -234,8 +240,8 @@ def test_a_tie_is_not_known() -> None:
     assert logits[rome] == logits[paris] == logits.max()
     both = [kn.Prompt(PROMPT.text, a, foil=b) for a, b in ((" Rome", " Paris"), (" Paris", " Rome"))]
     for two_way in (True, False):
-        assert kn.data.known(tied, both, two_way=two_way, progress=False) == [False, False]
-        assert kn.data.known(chained((is_(), rome)), both, two_way=two_way, progress=False) == [True, False]
+        assert kn.data.known(tied, both, two_way=two_way) == [False, False]
+        assert kn.data.known(chained((is_(), rome)), both, two_way=two_way) == [True, False]
     # A tie of others than the answer and its foil is none between these.
     elsewhere = [kn.Prompt(PROMPT.text, " Rome", foil=" Ottawa")]
-    assert kn.data.known(tied, elsewhere, two_way=True, progress=False) == [True]
+    assert kn.data.known(tied, elsewhere, two_way=True) == [True]

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from kntools.cli import app
+from kntools.cli.figure import figure
 from tests.test_cli import TARGET, TEXT, TEXTS, run, run_json, save_tiny
 
 PROVENANCE = {"model", "fingerprint", "settings", "versions"}
@@ -21,6 +22,24 @@ EDIT = ("edit", TEXT, " Rome", "-s", "Canada", "--old", TARGET, "--steps", "2", 
 PATCH = ("patch", TEXT, TARGET, "The capital of France is", "--foil", " Paris")
 TRACE = ("trace", TEXT, TARGET, "-s", "Canada", "--samples", "2", "--window", "2")
 LOCALISE = ("--model", "tiny-bert", "--limit", "3", "--frames", "3")
+BERT = ("--model", "tiny-bert", "--limit", "2")
+NOUNS = ("sample_determiner_noun_agreement_2", "--neuron", "L3.N10", *BERT)
+# What is typed after `kntools figure NAME`, and the keys beside those of a run.
+FIGURES = {
+    "attribution_profile": (("sample_determiner_noun_agreement_2", *BERT), {"rows"}),
+    "pair_search": (NOUNS, {"shares"}),
+    "localisation": (("sample_subject_verb_agreement", *BERT), {"summary", "difference", "shares", "layers"}),
+    "layer_distribution": (("RESULT", "--layers", "4"), {"rows"}),
+    "suppression_effect": (NOUNS, {"rows"}),
+    "cooccurrence_bias": (("RESULT", "TEXT", "--section", "plural", "--least", "1"), {"rows"}),
+    "probability_shift": (NOUNS, {"rows"}),
+    "reliability": (("sample_determiner_noun_agreement_2", *BERT, "--edit", "suppress"), {"summary"}),
+    "selection_methods": (("sample_determiner_noun_agreement_2", *BERT), {"summary", "overlap"}),
+    "tracing_profile": (("facts", "--model", "TINY", "--limit", "2", "--samples", "1", "--window", "1"), {"sites"}),
+    "edit_layer": (("--model", "TINY", "--layer", "1", "--limit", "1", "--traced", "1", "--tokens", "0"), {"rows"}),
+}
+# Which figure makes the RESULT that these read.
+MADE_FROM = {"layer_distribution": "localisation", "cooccurrence_bias": "suppression_effect"}
 
 
 @pytest.fixture(scope="module")
@@ -45,9 +64,11 @@ def files_are_there(found: dict[str, Any], folder: Path) -> None:
 
 
 def test_every_command_with_json_is_tested_here() -> None:
-    names = [command.callback.__name__ for command in app.registered_commands if command.callback]
-    with_json = [name for name in names if "--json" in run(name, "--help").stdout]
-    assert sorted(with_json) == ["attribute", "edit", "evaluate", "localise", "patch", "report", "search", "trace"]
+    names = {command.callback.__name__ for command in app.registered_commands if command.callback}
+    assert names == {"attribute", "edit", "evaluate", "patch", "report", "search", "trace"}
+    assert all("--json" in run(name, "-h").stdout for name in names)
+    figures = {command.name for command in figure.registered_commands if not command.hidden}
+    assert figures == {*FIGURES, "edit_examples", "edit_consistency"}
 
 
 @pytest.mark.parametrize("draws", ["2", "0"])
@@ -139,17 +160,17 @@ def test_evaluate(tiny: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 
     monkeypatch.setattr(edit_consistency, "make_cases", lambda *args, **kwargs: cases(2))
     words = ("evaluate", "counterfact", "--model", tiny, "--layer", "2", "--steps", "2", "--method", "rome")
-    found = run_json(*words, "--out", str(tmp_path))
+    found = run_json(*words, "--out", str(tmp_path / "edits"))
     assert set(found) == RUN | {"command", "cases", "skipped", "scores", "files"}
     assert found["command"] == "evaluate" and found["cases"] == ["case 0", "case 1"]
     assert keys(found["scores"]) == {"method", "condition", "score", "n", "value", "low", "high"}
     files_are_there(found, tmp_path)
 
 
-def test_localise(tmp_path: Path) -> None:
-    found = run_json("localise", "sample_determiner_noun_agreement_2", *LOCALISE, "--out", str(tmp_path))
+def test_localisation(tmp_path: Path) -> None:
+    found = run_json("figure", "3", "sample_determiner_noun_agreement_2", *LOCALISE, "--out", str(tmp_path / "found"))
     assert set(found) == RUN | {"command", "summary", "difference", "shares", "layers", "files"}
-    assert found["command"] == "localise"
+    assert found["command"] == "localisation"
     measured = {f"{name}{end}" for name in ("count", "tau", "r1") for end in ("", "_low", "_high")}
     nulls = {f"null_{name}" for name in ("count", "tau", "r1")}
     assert keys(found["summary"]) == {"source", "kind", "groups", "converged", "above_null"} | measured | nulls
@@ -164,10 +185,27 @@ def test_localise(tmp_path: Path) -> None:
     files_are_there(found, tmp_path)
 
 
-def test_localise_without_determiners_has_no_shares() -> None:
-    found = run_json("localise", "sample_subject_verb_agreement", *LOCALISE)
+def test_localisation_without_determiners_has_no_shares() -> None:
+    found = run_json("figure", "localisation", "sample_subject_verb_agreement", *LOCALISE)
     assert set(found) == RUN | {"command", "summary", "difference", "shares", "layers", "files"}
     assert found["shares"] is None and found["files"] == []
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_figures(name: str, tiny: str, tmp_path: Path) -> None:
+    words, tables = FIGURES[name]
+    if name in MADE_FROM:
+        run_json("figure", MADE_FROM[name], *FIGURES[MADE_FROM[name]][0], "--out", str(tmp_path / "made"))
+    text = tmp_path / "corpus.txt"
+    text.write_text(
+        "We saw these horses, those books, two cats and both dogs. I see several birds, various cars.\n" * 3
+    )
+    named = {"TINY": tiny, "RESULT": str(tmp_path / "made.json"), "TEXT": str(text)}
+    found = run_json("figure", name, *(named.get(word, word) for word in words), "--out", str(tmp_path / "found"))
+    about = set(found) - tables - {"command", "files"}
+    assert tables <= set(found) and found["command"] == name
+    assert about == {"proposed", "traced"} if name == "edit_layer" else {"model", "settings"} & about is not None
+    files_are_there(found, tmp_path)
 
 
 def test_report(tmp_path: Path) -> None:

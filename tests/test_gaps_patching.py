@@ -13,7 +13,7 @@ from torch import Tensor
 import kntools as kn
 from kntools.tracing.token_roles import ROLES, token_roles
 from tests import zoo
-from tests.test_patching import QUIET, by_loop
+from tests.test_patching import by_loop
 
 BEFORE, FIRST, MIDDLE, LAST_OF_SUBJECT, SUBSEQUENT, FURTHER, LAST = ROLES
 
@@ -24,19 +24,20 @@ def pairs(name: str) -> tuple[list[kn.Prompt], list[kn.Prompt], list[tuple[str, 
     The second pair takes its foil from the corrupted prompt; the first and the third have one of their own, which is
     not the corrupted prompt's answer.
     """
-    end = " [MASK]." if zoo.RECIPES[name].masked else ""
+    end, s = (" [MASK].", "") if zoo.RECIPES[name].masked else ("", " ")
     clean = [
-        kn.Prompt(f"The capital of Canada is{end}", "Ottawa", foil="Rome"),
-        kn.Prompt(f"The capital of Japan is{end}", "Tokyo"),
-        kn.Prompt(f"The capital of Cuba is{end}", "Havana", foil="Oslo"),
+        kn.Prompt(f"The capital of Canada is{end}", f"{s}Ottawa", foil=f"{s}Rome"),
+        kn.Prompt(f"The capital of Japan is{end}", f"{s}Tokyo"),
+        kn.Prompt(f"The capital of Cuba is{end}", f"{s}Havana", foil=f"{s}Oslo"),
     ]
     corrupted = [
-        kn.Prompt(f"The capital of {country} is{end}", answer, foil=foil)
+        kn.Prompt(f"The capital of {country} is{end}", s + answer, foil=s + foil)
         for country, answer, foil in (
             ("France", "Paris", "Madrid"), ("Kenya", "Nairobi", "Ottawa"), ("Italy", "Rome", "Havana"),
         )
     ]  # fmt: skip
-    return clean, corrupted, [("Ottawa", "Rome"), ("Tokyo", "Nairobi"), ("Havana", "Oslo")]
+    about = [("Ottawa", "Rome"), ("Tokyo", "Nairobi"), ("Havana", "Oslo")]
+    return clean, corrupted, [(s + answer, s + foil) for answer, foil in about]
 
 
 def by_hand(model: Any, clean: kn.Prompt, answer: str, foil: str) -> dict[str, Callable[[Tensor], Tensor]]:
@@ -56,9 +57,9 @@ def by_hand(model: Any, clean: kn.Prompt, answer: str, foil: str) -> dict[str, C
 @pytest.mark.parametrize("noising", [False, True])
 @pytest.mark.parametrize("metric", [None, "logit_difference", "probability", "log_probability", "kl_divergence"])
 @pytest.mark.parametrize("name", ["llama", "bert"])
-def test_each_side_has_its_own_runs_metric_about_the_clean_answer(name: str, metric: str | None, noising: bool) -> None:
+def test_each_side_has_its_own_runs_metric_about_the_clean_answer(name: str, metric: Any, noising: bool) -> None:
     model, (clean, corrupted, answers) = zoo.tiny(name), pairs(name)
-    options: dict[str, Any] = {"site": "attn_out", "metric": metric, "noising": noising, **QUIET}
+    options: dict[str, Any] = {"site": "attn_out", "metric": metric, "noising": noising}
     exact, fast = (patch(model, clean, corrupted, **options) for patch in (kn.activation_patch, kn.attribution_patch))
     assert exact.metric == (metric or "logit_difference")
     for n, (a, b, (answer, foil)) in enumerate(zip(clean, corrupted, answers, strict=True)):
@@ -105,11 +106,11 @@ def first_order(
 def test_metrics_given_one_per_pair_stay_with_their_pair_in_both_directions() -> None:
     """Also where the pairs have several lengths, so that they are run in another order."""
     model, (clean, corrupted, _) = zoo.tiny("llama"), pairs("llama")
-    clean.insert(1, kn.Prompt("Is Canada near France? Yes, it is", "Paris"))
-    corrupted.insert(1, kn.Prompt("Is Canada near Italy? Yes, it is", "Rome"))
+    clean.insert(1, kn.Prompt("Is Canada near France? Yes, it is", " Paris"))
+    corrupted.insert(1, kn.Prompt("Is Canada near Italy? Yes, it is", " Rome"))
     metrics = [kn.logit_difference(300 + n, 310 + 2 * n) for n in range(4)]
     for noising in (False, True):
-        options: dict[str, Any] = {"site": "z", "heads": True, "noising": noising, **QUIET}
+        options: dict[str, Any] = {"site": "z", "heads": True, "noising": noising}
         grid = kn.activation_patch(model, clean, corrupted, metric=metrics, **options)
         for n, (a, b) in enumerate(zip(clean, corrupted, strict=True)):
             with torch.no_grad():
@@ -123,7 +124,7 @@ def test_metrics_given_one_per_pair_stay_with_their_pair_in_both_directions() ->
 def test_normalized_is_a_ratio_of_means(noising: bool) -> None:
     """By hand, for pairs with gaps of 4, 1/2 and 0: a mean of the pairs' own ratios would not even exist."""
     model, (clean, corrupted, _) = zoo.tiny("llama"), pairs("llama")
-    measured = kn.activation_patch(model, clean, corrupted, layers=[1, 2], positions=[-1], noising=noising, **QUIET)
+    measured = kn.activation_patch(model, clean, corrupted, layers=[1, 2], positions=[-1], noising=noising)
     grid = replace(
         measured,
         per_pair=torch.tensor([[[2.0], [4.0]], [[1.0], [0.5]], [[3.0], [0.0]]]),
@@ -153,7 +154,7 @@ def test_roles_where_the_answer_stands_before_the_subject() -> None:
 def test_roles_in_a_trace_of_a_masked_model_whose_mask_comes_first() -> None:
     model = zoo.tiny("bert")
     prompt = kn.Prompt("[MASK] is the capital of Canada.", "Ottawa", subject="Canada")
-    trace = kn.causal_trace(model, prompt, noise=0.3, samples=1, **QUIET)
+    trace = kn.causal_trace(model, prompt, noise=0.3, samples=1)
     tokens = [t.strip() for t in trace.tokens]
     assert tokens == ["[CLS]", "[MASK]", "is", "the", "capital", "of", "Canada", ".", "[SEP]"]
     assert trace.roles == (BEFORE, LAST, *[BEFORE] * 4, LAST_OF_SUBJECT, SUBSEQUENT, FURTHER)

@@ -20,15 +20,14 @@ from kntools.analyses.fig06_cooccurrence_bias import cooccurrence_bias
 from kntools.analyses.fig07_probability_shift import ProbabilityShift
 from kntools.analyses.fig08_reliability import Reliability
 from kntools.analyses.method_comparison import RANDOM, SelectionMethods
-from kntools.analyses.profile_result import TracingProfile
-from kntools.analyses.two_sites import two_sites
-from kntools.data.accuracy import Accuracy
+from kntools.analyses.profile_result import TracingProfile, two_sites
 from kntools.patching.patch_grid import PatchGrid
 from kntools.prompts import Prompt
 from kntools.report.shown import mean, share
 from kntools.results.comparisons import holm, share_interval, sign_test, t_quantile
 from kntools.results.statistics import bootstrap_interval, pearson, spearman
 from kntools.sites import Neuron
+from scripts.pair_accuracy import Accuracy
 
 stats = pytest.importorskip("scipy.stats")
 

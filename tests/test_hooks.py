@@ -117,10 +117,10 @@ def test_the_same_in_a_sweep(name: str) -> None:
     runs += [kn.patch(cache, site, 1, pos) for site in ("z", "q", "k", "v", "pattern") for pos in (2, None)]
     runs += [kn.patch(cache, "z", 1, heads=[1, 3]), kn.patch(cache, POST, 1, 2, neurons=[5])]
     runs += [kn.freeze(cache, ["mlp_out", "attn_out"], [1, 2]), kn.corrupt([1, 2], 0.1 * torch.ones(2, 32))]
-    runs.append(kn.add_vector("resid_pre", 2, VECTOR, 1) + kn.ablate_neurons(SOME) + kn.patch(cache, "v", 2, 2))
+    runs.append(kn.add_vector("resid_pre", 2, VECTOR, 1) + kn.ablate_neurons(SOME, pos=-1) + kn.patch(cache, "v", 2, 2))
     with torch.no_grad():
         one_by_one = torch.cat([model.run_with_hooks(tokens, fwd_hooks=hooks)[:, -1] for hooks in runs])
-    ours = kn.sweep(model, tokens, runs)
+    ours = kn.sweep(model, tokens, runs, pos=-1)
     torch.testing.assert_close(ours.softmax(-1), one_by_one.softmax(-1), atol=1e-5, rtol=0)
 
 
@@ -140,7 +140,8 @@ def test_a_factor_per_row() -> None:
 
 def test_plus_composes_in_order() -> None:
     model = zoo.tiny("llama")
-    hooks = kn.set_neurons([(1, 3)], 2.0) + kn.scale_neurons([(1, 3)], 3.0) + kn.ablate_neurons([(1, 4)], pos=0)
+    hooks = kn.set_neurons([(1, 3)], 2.0, pos=-1) + kn.scale_neurons([(1, 3)], 3.0, pos=-1)
+    hooks += kn.ablate_neurons(["L1.N4"], pos=0)
     _, after = observe(model, three_prompts(model), hooks, "blocks.1.mlp.hook_post")
     assert after[:, -1, 3].tolist() == [6.0, 6.0, 6.0] and after[:, 0, 4].tolist() == [0.0, 0.0, 0.0]
     assert kn.ablate_neurons([]) == [] and kn.set_neurons([], 1.0) == [] and kn.mean_ablate_neurons([], MEAN) == []
@@ -231,6 +232,6 @@ def test_corrupt_adds_noise_to_the_span(name: str) -> None:
 
 
 def test_float64_values_are_not_rounded() -> None:
-    [(_, hook)] = kn.set_neurons([(0, 1)], [1 / 3])
+    [(_, hook)] = kn.set_neurons([(0, 1)], [1 / 3], pos=-1)
     point = zoo.tiny("gpt2").blocks[0].mlp.hook_post
     assert hook(torch.zeros(1, 2, 4, dtype=torch.float64), hook=point)[0, -1, 1].item() == 1 / 3

@@ -30,21 +30,25 @@ def model(request: pytest.FixtureRequest) -> Any:
     return prepared(name, hooked=name != request.param)
 
 
+def in_small_passes(run: Callable[[], Any]) -> Any:
+    with kn.set_options(max_rows=1):
+        return run()
+
+
 OPERATIONS: dict[str, Operation] = {
     "encode": lambda m, t, hooks: kn.encode(m, PROMPTS[0]),
     "sweep": lambda m, t, hooks: kn.sweep(m, t, [hooks, [], kn.corrupt([1], torch.ones(1, 32))]),
-    "sweep metric": lambda m, t, hooks: kn.sweep(m, t, [hooks, []], metric=kn.probability(5), max_rows=1),
+    "sweep metric": lambda m, t, hooks: kn.sweep(m, t, [hooks, []], metric=kn.probability(5)),
+    "small passes": lambda m, t, hooks: in_small_passes(lambda: kn.sweep(m, t, [hooks, []])),
     "sweep_gradients": lambda m, t, hooks: kn.sweep_gradients(
         m, t, [Intervention(hooks, wrt=[(NAME, -1)]), Intervention((), wrt=[(NAME, 2)])], kn.probability(5)
     ),
 }  # fmt: skip
 ATTRIBUTIONS: dict[str, Operation] = {
-    f.__name__: lambda m, t, hooks, f=f: f(m, PROMPTS, progress=False)
-    for f in (kn.integrated_gradients, kn.activation, kn.activation_x_gradient, kn.mean_activations)
+    f.__name__: lambda m, t, hooks, f=f: f(m, PROMPTS)
+    for f in (kn.integrated_gradients, kn.activation, kn.activation_x_gradient)
 }
-ATTRIBUTIONS["fixed rule"] = lambda m, t, hooks: kn.integrated_gradients(
-    m, PROMPTS, rule="midpoint", steps=3, progress=False
-)
+ATTRIBUTIONS["fixed rule"] = lambda m, t, hooks: kn.integrated_gradients(m, PROMPTS, rule="midpoint", steps=3)
 
 
 @pytest.mark.parametrize("grad", [True, False])
@@ -58,7 +62,7 @@ def test_nothing_leaks(model: Any, operation: str, grad: bool) -> None:
 
 def test_inference_mode_has_no_gradients_and_says_so(model: Any) -> None:
     with nothing_leaks(model), torch.inference_mode(), pytest.raises(RuntimeError, match="inference_mode"):
-        kn.integrated_gradients(model, PROMPTS, progress=False)
+        kn.integrated_gradients(model, PROMPTS)
 
 
 @pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt, RuntimeError])
@@ -131,18 +135,18 @@ def test_hooks_that_were_there_before_still_work(name: str, kind: str, pos: int,
     model = zoo.fresh(name)
     end = " [MASK]." if name == "bert" else ""
     tokens = kn.encode(model, kn.Prompt(PROMPTS[0].text + end, " Ottawa")).tokens
-    runs = [[], kn.ablate_neurons([(2, 3)]), kn.scale_site("z", 1, 0.5, pos=3)]
+    runs = [[], kn.ablate_neurons([(2, 3)], pos=-1), kn.scale_site("z", 1, 0.5, pos=3)]
     clean = one_by_one(model, tokens, runs)
     if learnt == "before":
-        kn.sweep(model, tokens, runs)
+        kn.sweep(model, tokens, runs, pos=-1)
     with model.hooks(fwd_hooks=edits(pos)[kind]):
         expected = one_by_one(model, tokens, runs)
-        ours = kn.sweep(model, tokens, runs).softmax(-1)
-        [gradients] = kn.sweep_gradients(model, tokens, [Intervention((), wrt=[(NAME, -1)])], kn.probability(5))
+        ours = kn.sweep(model, tokens, runs, pos=-1).softmax(-1)
+        [gradients] = kn.sweep_gradients(model, tokens, [Intervention((), wrt=[(NAME, -1)])], kn.probability(5), pos=-1)
     assert (expected - clean).abs().max() > 1e-3
     torch.testing.assert_close(ours, expected, atol=1e-5, rtol=0)
     assert gradients.values.item() == pytest.approx(expected[0, 5].item(), rel=1e-3)
-    torch.testing.assert_close(kn.sweep(model, tokens, runs).softmax(-1), clean, atol=1e-5, rtol=0)
+    torch.testing.assert_close(kn.sweep(model, tokens, runs, pos=-1).softmax(-1), clean, atol=1e-5, rtol=0)
     assert capability(model, tokens).prefix == (name == "llama"), "what was seen under the hook was taken for good"
 
 
@@ -154,8 +158,9 @@ from tests import zoo
 model = zoo.tiny("llama")
 prompt = kn.Prompt("The capital of Canada is", " Ottawa")
 before = random.getstate(), np.random.get_state()[1].tolist()
-kn.integrated_gradients(model, prompt, progress=False)
-kn.sweep(model, kn.encode(model, prompt).tokens, [[]], progress=True)
+kn.integrated_gradients(model, prompt)
+kn.set_options(progress=True)
+kn.sweep(model, prompt, [[], []])
 assert (random.getstate(), np.random.get_state()[1].tolist()) == before
 """
 
@@ -168,7 +173,7 @@ def test_pythons_random_numbers_stay() -> None:
 
 def test_a_model_that_nobody_uses_is_freed() -> None:
     model = zoo.fresh("gpt2")
-    kn.integrated_gradients(model, PROMPTS[0], progress=False)
+    kn.integrated_gradients(model, PROMPTS[0])
     gone = weakref.ref(model)
     del model
     gc.collect()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 from pathlib import Path
 from typing import Any
@@ -13,11 +14,10 @@ import kntools as kn
 from kntools.analyses.fig03_localisation import Localisation, localisation
 from kntools.analyses.fig04_layer_distribution import LayerDistribution, layer_distribution
 from kntools.analyses.neuron_search import SearchSettings, shuffled_neurons
-from kntools.analyses.prompt_groups import PromptGroup, PromptGroups, prompt_groups
+from kntools.analyses.prompt_group import PromptGroup, PromptGroups, prompt_groups
 from tests import planted, zoo
 
 ONE = SearchSettings(target_count=(1, 5))
-QUIET: dict[str, Any] = {"progress": False}
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +38,7 @@ def test_groups_are_pairs_in_many_frames(groups: PromptGroups) -> None:
 
 
 def test_planted_neurons_are_found_and_fully_localised(groups: PromptGroups) -> None:
-    found = localisation(planted.cached(), groups.groups, settings=ONE, **QUIET)
+    found = localisation(planted.cached(), groups.groups, settings=ONE)
     for row, g in zip(found.rows, groups, strict=True):
         assert row["neurons"] == [[1, planted.DETERMINERS[g.label("determiner")].index]]
         assert (row["count"], row["tau"], row["converged"]) == (1, 0.7, True)
@@ -59,7 +59,7 @@ def test_the_score_is_what_the_neuron_does(groups: PromptGroups) -> None:
         ])
         for h in ([], kn.ablate_neurons([planted.SINGULAR]))
     )  # fmt: skip
-    att = kn.integrated_gradients(model, prompt, **QUIET)
+    att = kn.integrated_gradients(model, prompt)
     assert on - off > 0.1
     assert att.score_of(planted.SINGULAR) == pytest.approx(on - off, rel=0.01)
     assert att.score_of(planted.PLURAL) == 0
@@ -74,11 +74,12 @@ def test_null_keeps_marginals_and_breaks_agreement() -> None:
 
 
 def facts(model: Any, count: int = 3) -> list[PromptGroup]:
-    texts = ("The capital of {} is [MASK].", "[MASK] is the capital of {}.") if kn.data.TokenizerOnly(
-        model.tokenizer
-    ).tokenizer.mask_token else ("The capital of {} is", "Is the capital of {}")  # fmt: skip
+    if model.tokenizer.mask_token:
+        texts, space = ("The capital of {} is [MASK].", "[MASK] is the capital of {}."), ""
+    else:
+        texts, space = ("The capital of {} is", "Is the capital of {}"), " "
     return [
-        PromptGroup(f"{a} -> {b}", "P36", "factual", tuple(kn.Prompt(t.format(a), b) for t in texts))
+        PromptGroup(f"{a} -> {b}", "P36", "factual", tuple(kn.Prompt(t.format(a), space + b) for t in texts))
         for a, b in list(zoo.COUNTRIES.items())[:count]
     ]
 
@@ -87,14 +88,14 @@ def facts(model: Any, count: int = 3) -> list[PromptGroup]:
 @pytest.mark.parametrize("null", ["neurons", "answers", None])
 def test_masked_and_causal_models(name: str, null: Any, tmp_path: Path) -> None:
     model = zoo.tiny(name)
-    found = localisation(model, facts(model), null=null, run=tmp_path / "run", **QUIET)
-    scores = kn.integrated_gradients(model, facts(model)[0].prompts, **QUIET)
+    found = localisation(model, facts(model), null=null, run=tmp_path / "run")
+    scores = kn.integrated_gradients(model, facts(model)[0].prompts)
     assert found.rows[0]["r1"] == pytest.approx(kn.r1_squared(scores), abs=1e-9)
     kns = kn.knowledge_neurons(scores)
     assert found.neurons("factual")[0] == kns.neurons and found.rows[0]["tau"] == kns.share
     assert ("null_r1" in found.to_frame()) == (null is not None)
     path = found.save(tmp_path / "a.json")
-    again = localisation(model, facts(model), null=null, run=tmp_path / "run", **QUIET)
+    again = localisation(model, facts(model), null=null, run=tmp_path / "run")
     assert again.save(tmp_path / "b.json").read_bytes() == path.read_bytes()
     assert Localisation.load(path).summary().equals(found.summary())
     assert len(found.save(tmp_path / "a.csv").read_text().splitlines()) == 4
@@ -130,18 +131,18 @@ def test_errors_say_what_to_do(groups: PromptGroups, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="compares prompts"):
         localisation(model, [PromptGroup("a", "P36", "factual", groups.groups[0].prompts[:1])])
     with pytest.raises(ValueError, match="null="):
-        localisation(model, groups.groups, null="luck")
+        inspect.unwrap(localisation)(model, groups.groups, null="luck")
     with pytest.raises(ValueError, match="target_count"):
         SearchSettings(target_count=(5, 2))
-    localisation(model, groups.groups[:1], run=tmp_path / "run", **QUIET)
+    localisation(model, groups.groups[:1], run=tmp_path / "run")
     with pytest.raises(ValueError, match="another run"):
-        localisation(model, groups.groups[:1], run=tmp_path / "run", seed=1, **QUIET)
+        localisation(model, groups.groups[:1], run=tmp_path / "run", seed=1)
     with pytest.raises(ValueError, match="another run"):
-        localisation(zoo.tiny("gpt2"), facts(zoo.tiny("gpt2")), run=tmp_path / "run", **QUIET)
+        localisation(zoo.tiny("gpt2"), facts(zoo.tiny("gpt2")), run=tmp_path / "run")
     with (tmp_path / "run.jsonl").open("a") as file:
         file.write("{\n")
     with pytest.raises(ValueError, match=r"run\.jsonl, line 3 is damaged"):
-        localisation(model, groups.groups[:1], run=tmp_path / "run", **QUIET)
+        localisation(model, groups.groups[:1], run=tmp_path / "run")
     with pytest.raises(ValueError, match="saved as"):
         Localisation((), {"model": "m"}).save(tmp_path / "a.txt")
     (tmp_path / "other.json").write_text(json.dumps({"result": "something"}))

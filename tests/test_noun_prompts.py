@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-from functools import partial
-
 import pytest
 import torch
 
 import kntools as kn
 from kntools.analyses.fig05_suppression_effect import suppression_effect
-from kntools.analyses.noun_prompts import noun_prompts
-from kntools.analyses.word_probabilities import check_words, word_probabilities
-from kntools.engine.answers import untouched
+from kntools.analyses.words import check_words, noun_prompts, word_probabilities
 from tests import planted, zoo
 
 
@@ -39,7 +35,7 @@ def test_the_value_is_the_answer_after_each_word(prompts: dict[str, list[kn.Prom
     model, words = planted.cached(), ["those", "this", "Ouagadougou"]  # a word of several tokens will do here
     some = prompts["plural"][:3]
     check_words(model, some, words)
-    edits = [untouched, partial(kn.ablate_neurons, [planted.PLURAL])]
+    edits = [[], kn.ablate_neurons([planted.PLURAL])]
     found = word_probabilities(model, some, words, edits)
     for p, prompt in enumerate(some):
         for w, word in enumerate(words):
@@ -52,7 +48,7 @@ def test_the_value_is_the_answer_after_each_word(prompts: dict[str, list[kn.Prom
 def test_suppression_says_what_the_weights_say(prompts: dict[str, list[kn.Prompt]]) -> None:
     """The plural neuron fires after `those` alone, so plural nouns lose there, and nothing else changes."""
     words = {"plural": ["those"], "singular": ["this", "that"], "neutral": ["some"]}
-    found = suppression_effect(planted.cached(), prompts, [planted.PLURAL], words=words, progress=False)
+    found = suppression_effect(planted.cached(), prompts, [planted.PLURAL], words=words)
     change = {(row["group"], row["word"]): row["change"] for row in found.rows}
     assert change["plural", "those"] < -0.5 and change["singular", "those"] > 0
     others = {key: value for key, value in change.items() if key[1] != "those"}
@@ -63,7 +59,7 @@ def test_prompts_with_and_without_a_slot_do_not_go_together() -> None:
     model = zoo.tiny("llama")
     mixed = [kn.Prompt("The dog and {}", " Paris"), kn.Prompt("The dog and", " Paris")]
     with pytest.raises(ValueError, match="1 of 2 prompts have a slot"):
-        word_probabilities(model, mixed, ["these"], [untouched])
+        word_probabilities(model, mixed, ["these"], [[]])
 
 
 def test_paradigms_without_determiners_are_refused() -> None:

@@ -11,13 +11,11 @@ import kntools as kn
 from kntools.analyses.fig02_pair_search import PairSearch, pair_search
 from kntools.analyses.fig05_suppression_effect import SuppressionEffect, suppression_effect
 from kntools.analyses.fig06_cooccurrence_bias import cooccurrence_bias, count_beside
-from kntools.analyses.noun_prompts import noun_prompts
-from kntools.analyses.prompt_groups import prompt_groups
-from kntools.analyses.word_lists import FIGURE_5
+from kntools.analyses.prompt_group import prompt_groups
+from kntools.analyses.words import FIGURE_5, noun_prompts
 from tests.conftest import ROOT
 
 PARADIGM = "sample_determiner_noun_agreement_2"
-QUIET: dict[str, Any] = {"progress": False}
 # In tiny-bert's grammar these three are neutral, with a bias to the singular.
 BIASED = ("unique", "single", "sole")
 WORDS = {
@@ -34,12 +32,12 @@ def model() -> Any:
 
 @pytest.fixture(scope="module")
 def found(model: Any) -> PairSearch:
-    return pair_search(model, prompt_groups(model, PARADIGM, frames=5, limit=40).groups, **QUIET)
+    return pair_search(model, prompt_groups(model, PARADIGM, frames=5, limit=40).groups)
 
 
 @pytest.fixture(scope="module")
 def effect(model: Any, found: PairSearch) -> SuppressionEffect:
-    return suppression_effect(model, noun_prompts(model, PARADIGM), found.leading("plural"), words=WORDS, **QUIET)
+    return suppression_effect(model, noun_prompts(model, PARADIGM), found.leading("plural"), words=WORDS)
 
 
 def test_a_plural_neuron_in_most_plural_pairs_and_in_no_singular_one(found: PairSearch) -> None:

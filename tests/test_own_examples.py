@@ -47,12 +47,12 @@ def test_the_data_set_asks_a_masked_model_for_both_forms(own_dataset: dict[str, 
     assert prompts.skipped["singular and plural are the same"] == 1  # deer
     assert prompts.skipped["answer is not one token"] == 2  # larva and larvae, which tiny-bert never read
     assert len(prompts) + prompts.skipped.total == prompts.total == 2 * 13 + 1
-    assert all(kn.data.known(tiny_bert, prompts, progress=False))
+    assert all(kn.data.known(tiny_bert, prompts))
 
 
 def test_the_data_set_asks_a_causal_model_up_to_the_answer(own_dataset: dict[str, Any]) -> None:
-    prompts = own_dataset["irregular_nouns"]().prompts(zoo.tiny("llama"), role="singular", multi_token="first")
-    assert prompts[0] == kn.Prompt("Carl saw this", "child", "this", foil="children")
+    prompts = own_dataset["irregular_nouns"]().prompts(zoo.tiny("llama"), role="singular", multi_token="sum")
+    assert prompts[0] == kn.Prompt("Carl saw this", " child", "this", foil=" children", multi_token="sum")
 
 
 def test_the_data_set_has_the_filters_of_every_loader(
@@ -60,7 +60,7 @@ def test_the_data_set_has_the_filters_of_every_loader(
 ) -> None:
     load = own_dataset["irregular_nouns"]
     assert [n.target for n in load(target=["geese", "mice"])] == ["geese", "mice"]
-    known = load(known_only=tiny_bert, progress=False)
+    known = load(known_only=tiny_bert)
     assert len(known) == 12 and known.skipped["no usable prompt for this model"] == 2
     (tmp_path / "bad.tsv").write_text("singular\tplural\nox\n")
     with pytest.raises(ValueError, match=r"bad.tsv:2: 1 columns"):
@@ -69,7 +69,7 @@ def test_the_data_set_has_the_filters_of_every_loader(
 
 def test_the_analysis_is_what_a_loop_over_plain_hooks_gives(own_analysis: Any, tiny_bert: Any) -> None:
     prompts = [kn.Prompt("Carl saw these [MASK].", "geese"), kn.Prompt("The capital of Canada is [MASK].", "Ottawa")]
-    found = own_analysis.mlp_loss(tiny_bert, prompts, progress=False)
+    found = own_analysis.mlp_loss(tiny_bert, prompts)
     assert [(row["text"], row["layer"]) for row in found.rows] == [(p.text, n) for p in prompts for n in range(4)]
 
     for row in found.rows:
@@ -95,7 +95,7 @@ def test_a_killed_analysis_goes_on(
     own_analysis: Any, tiny_bert: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     prompts = [kn.Prompt(f"Carl saw these [MASK] {word}.", "old") for word in ("geese", "mice", "men")]
-    whole = own_analysis.mlp_loss(tiny_bert, prompts, progress=False)
+    whole = own_analysis.mlp_loss(tiny_bert, prompts)
 
     kept: list[str] = []
     put = RunStore.put
@@ -109,29 +109,29 @@ def test_a_killed_analysis_goes_on(
     with monkeypatch.context() as patch:
         patch.setattr(RunStore, "put", killed)
         with pytest.raises(KeyboardInterrupt):
-            own_analysis.mlp_loss(tiny_bert, prompts, run=tmp_path / "run", progress=False)
+            own_analysis.mlp_loss(tiny_bert, prompts, run=tmp_path / "run")
 
     again: list[str] = []
     monkeypatch.setattr(RunStore, "put", lambda self, key, payload: (again.append(key), put(self, key, payload)))
-    rest = own_analysis.mlp_loss(tiny_bert, prompts, run=tmp_path / "run", progress=False)
+    rest = own_analysis.mlp_loss(tiny_bert, prompts, run=tmp_path / "run")
     assert rest.rows == whole.rows
     assert len(again) == 1 and not set(again) & set(kept), "nothing twice"
     with pytest.raises(ValueError, match="is another run"):
-        own_analysis.mlp_loss(tiny_bert, prompts, prepend_bos=True, run=tmp_path / "run", progress=False)
+        own_analysis.mlp_loss(zoo.tiny("bert"), prompts, run=tmp_path / "run")
     with pytest.raises(ValueError, match="no prompts given"):
-        own_analysis.mlp_loss(tiny_bert, [], progress=False)
+        own_analysis.mlp_loss(tiny_bert, [])
 
 
-def test_the_command_writes_what_it_prints(
-    own_analysis: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_the_analysis_runs_as_a_script(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    own_analysis.main(
-        ["sample_determiner_noun_agreement_2", "--model", "tiny-bert", "--limit", "3", "--out", str(tmp_path / "mlps")]
-    )
-    assert capsys.readouterr().out.startswith("MLP loss (tiny-bert), 12 rows")
-    loaded = own_analysis.MlpLoss.load(tmp_path / "mlps.json")
-    assert len(loaded.rows) == 12 and loaded.header["model"] == "tiny-bert"
-    assert (tmp_path / "mlps.html").stat().st_size > 0
+    out = tmp_path / "mlps"
+    monkeypatch.setattr(sys, "argv", ["own_analysis.py", "sample_determiner_noun_agreement_2", "tiny-bert", str(out)])
+    script = runpy.run_path(str(EXAMPLES / "own_analysis.py"), run_name="__main__")
+    assert capsys.readouterr().out.startswith("MLP loss (tiny-bert), 80 rows")
+    loaded = script["MlpLoss"].load(out.with_suffix(".json"))
+    assert len(loaded.rows) == 80 and loaded.header["model"] == "tiny-bert"
+    assert out.with_suffix(".html").stat().st_size > 0 and len(list((tmp_path / "mlps-run" / "items").iterdir())) == 20
 
 
 def test_the_data_set_runs_as_a_script(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

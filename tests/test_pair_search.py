@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -14,11 +13,10 @@ from kntools.analyses.fig01_attribution_profile import attribution_profile, by_a
 from kntools.analyses.fig02_pair_search import PairSearch, pair_search, pairs_of
 from kntools.analyses.fig03_localisation import localisation
 from kntools.analyses.neuron_search import SearchSettings
-from kntools.analyses.prompt_groups import PromptGroup, PromptGroups, prompt_groups
+from kntools.analyses.prompt_group import PromptGroup, PromptGroups, prompt_groups
 from tests import planted
 
 ONE = SearchSettings(target_count=(1, 5))
-QUIET: dict[str, Any] = {"progress": False}
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +30,7 @@ def groups(folder: Path) -> PromptGroups:
 
 
 def test_number_neurons_in_their_pairs_and_not_in_the_others(groups: PromptGroups, tmp_path: Path) -> None:
-    found = pair_search(planted.cached(), groups.groups, settings=ONE, run=tmp_path / "run", **QUIET)
+    found = pair_search(planted.cached(), groups.groups, settings=ONE, run=tmp_path / "run")
     assert found.leading("plural") == (planted.PLURAL,) and found.leading("singular", 3) == (planted.SINGULAR,)
     shares = found.shares().set_index(["neuron", "determiner"])
     for determiner, own in planted.DETERMINERS.items():
@@ -46,10 +44,10 @@ def test_number_neurons_in_their_pairs_and_not_in_the_others(groups: PromptGroup
     assert shares.loc[("L1.N7", "those"), "low"] == pytest.approx(low)
     assert found.shares([(0, 3)])["found"].sum() == 0
     path = found.save(tmp_path / "a.json")
-    again = pair_search(planted.cached(), groups.groups, settings=ONE, run=tmp_path / "run", **QUIET)
+    again = pair_search(planted.cached(), groups.groups, settings=ONE, run=tmp_path / "run")
     assert again.save(tmp_path / "b.json").read_bytes() == path.read_bytes()
     assert PairSearch.load(path).leading("plural") == (planted.PLURAL,)
-    located = localisation(planted.cached(), groups.groups, settings=ONE, null=None, **QUIET)
+    located = localisation(planted.cached(), groups.groups, settings=ONE, null=None)
     assert pairs_of(located, groups.groups).rows == found.rows
     with pytest.raises(ValueError, match="same ones"):
         pairs_of(located, groups.groups[1:])
@@ -59,7 +57,7 @@ def test_number_neurons_in_their_pairs_and_not_in_the_others(groups: PromptGroup
 
 def test_a_search_of_a_model_that_knows_nothing_finds_nothing(groups: PromptGroups) -> None:
     model = planted.build(push=0.0)
-    found = pair_search(model, groups.groups, settings=ONE, **QUIET)
+    found = pair_search(model, groups.groups, settings=ONE)
     assert all(not row["converged"] and row["neurons"] == [] for row in found.rows)
     assert found.leading("plural") == () and found.shares().empty
 
@@ -81,12 +79,12 @@ def test_profile_is_the_mean_of_attributions(folder: Path, tmp_path: Path) -> No
     model = planted.cached()
     prompts = by_answer(model, "determiner_noun_agreement_1", path=folder)
     assert {name: len(some) for name, some in prompts.items()} == {"book": 8, "cat": 8, "books": 4, "people": 4}
-    profile = attribution_profile(model, prompts, run=tmp_path / "run", **QUIET)
+    profile = attribution_profile(model, prompts, run=tmp_path / "run")
     for name, scores in zip(profile.classes, profile.scores, strict=True):
-        expected = kn.integrated_gradients(model, prompts[name], **QUIET).scores.mean(0)
+        expected = kn.integrated_gradients(model, prompts[name]).scores.mean(0)
         torch.testing.assert_close(scores, expected, atol=1e-6, rtol=1e-5)
     assert set(profile.leading(1)) == {planted.SINGULAR, planted.PLURAL}
-    each = kn.integrated_gradients(model, prompts["book"], **QUIET).scores.double()[:, 1, planted.SINGULAR.index]
+    each = kn.integrated_gradients(model, prompts["book"]).scores.double()[:, 1, planted.SINGULAR.index]
     [row] = profile.to_frame([planted.SINGULAR]).query("`class` == 'book'").to_dict("records")
     margin = stats.sem(each.numpy()) * stats.t.ppf(0.975, 7)  # of 8 prompts
     middle = float(each.mean())
@@ -94,7 +92,7 @@ def test_profile_is_the_mean_of_attributions(folder: Path, tmp_path: Path) -> No
     loaded = kn.load(profile.save(tmp_path / "a.safetensors"))
     assert torch.equal(loaded.scores, profile.scores) and torch.equal(loaded.errors, profile.errors)
     assert (loaded.classes, loaded.counts) == (profile.classes, profile.counts)
-    again = attribution_profile(model, prompts, run=tmp_path / "run", **QUIET)
+    again = attribution_profile(model, prompts, run=tmp_path / "run")
     assert torch.equal(again.scores, profile.scores) and len(profile.plot().data) == 1
     assert "book (n = 8)" in repr(profile) and len(profile.to_frame()) == 4 * len(profile.leading())
     assert {len(some) for some in by_answer(model, "determiner_noun_agreement_1", limit=3, path=folder).values()} == {3}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import warnings
 from pathlib import Path
 from typing import Any
@@ -18,15 +19,14 @@ from kntools.plots.tracing import patch_heatmap
 from tests import zoo
 from tests.loop import ALL, sites_of
 
-QUIET: dict[str, Any] = {"progress": False}
 READ_OUT = ("gptj", "opt", "bert")  # their pattern is computed beside the forward pass
 
 
 def pair(name: str) -> tuple[kn.Prompt, kn.Prompt]:
-    end = " [MASK]." if zoo.RECIPES[name].masked else ""
+    end, space = (" [MASK].", "") if zoo.RECIPES[name].masked else ("", " ")
     return (
-        kn.Prompt(f"The capital of Canada is{end}", "Ottawa", foil="Paris"),
-        kn.Prompt(f"The capital of France is{end}", "Paris"),
+        kn.Prompt(f"The capital of Canada is{end}", f"{space}Ottawa", foil=f"{space}Paris"),
+        kn.Prompt(f"The capital of France is{end}", f"{space}Paris"),
     )
 
 
@@ -55,10 +55,10 @@ def by_loop(
 
 def check_grid(name: str, site: str, *, axis: str = "position", noising: bool = False) -> PatchGrid:
     model, (clean, corrupted) = zoo.tiny(name), pair(name)
-    [both] = encode_pairs(model, clean, corrupted, None, "error")
+    [both] = encode_pairs(model, clean, corrupted)
     options: dict[str, Any] = {} if axis == "position" else {axis + "s": True}
     metric = kn.probability(both.clean.target_ids[0])
-    ours = kn.activation_patch(model, clean, corrupted, site=site, metric=metric, noising=noising, **options, **QUIET)
+    ours = kn.activation_patch(model, clean, corrupted, site=site, metric=metric, noising=noising, **options)
     start, source = both.corrupted.tokens, both.clean.tokens
     if noising:
         start, source = source, start
@@ -94,14 +94,14 @@ def test_noising_and_single_neurons_equal_the_loop(name: str) -> None:
 def test_patching_the_whole_state_gives_the_other_prompt(name: str) -> None:
     """Whichever state of the residual stream it is, the embedding included: all positions of it are all there is."""
     model = zoo.tiny(name)
-    [both] = encode_pairs(model, *pair(name), None, "error")
+    [both] = encode_pairs(model, *pair(name))
     layers = range(model.cfg.n_layers)
     for start, source in ((both.clean, both.corrupted), (both.corrupted, both.clean)):
-        other = kn.sweep(model, source.tokens, [[]], pos=None)
+        other = kn.sweep(model, source, [[]], pos=slice(None))
         for site in ["resid_pre", "resid_post"] + (["resid_mid"] if "resid_mid" in sites_of(name) else []):
             seen: dict[str, Tensor] = {}
-            kn.sweep(model, source.tokens, [kn.capture(seen, [site], layers)])
-            patched = kn.sweep(model, start.tokens, [kn.patch(seen, site, layer) for layer in layers], pos=None)
+            kn.sweep(model, source, [kn.capture(seen, [site], layers)])
+            patched = kn.sweep(model, start, [kn.patch(seen, site, layer) for layer in layers], pos=slice(None))
             expected = other.expand_as(patched).softmax(-1)
             torch.testing.assert_close(patched.softmax(-1), expected, atol=1e-5, rtol=0)
             alone = torch.cat([model.run_with_hooks(start.tokens, fwd_hooks=kn.patch(seen, site, n)) for n in layers])
@@ -110,7 +110,7 @@ def test_patching_the_whole_state_gives_the_other_prompt(name: str) -> None:
 
 def test_identical_prompts_change_nothing() -> None:
     clean, _ = pair("llama")
-    grid = kn.activation_patch(zoo.tiny("llama"), clean, clean.text, metric="probability", **QUIET)
+    grid = kn.activation_patch(zoo.tiny("llama"), clean, clean.text, metric="probability")
     assert grid.clean == pytest.approx(grid.corrupted, rel=1e-4)
     assert float(grid.effect.abs().max()) == 0
     with pytest.raises(ValueError, match="nothing to normalise"):
@@ -121,7 +121,7 @@ def test_identical_prompts_change_nothing() -> None:
 def test_transformer_lens_patching_gives_the_same(name: str) -> None:
     theirs = pytest.importorskip("transformer_lens.patching")
     model, (clean, corrupted) = zoo.tiny(name), pair(name)
-    [both] = encode_pairs(model, clean, corrupted, None, "error")
+    [both] = encode_pairs(model, clean, corrupted)
     difference = kn.logit_difference(both.clean.target_ids[0], both.clean.foil_ids[0])
     functions = {
         ("resid_pre", False): theirs.get_act_patch_resid_pre,
@@ -139,7 +139,7 @@ def test_transformer_lens_patching_gives_the_same(name: str) -> None:
         _, cache = model.run_with_cache(both.clean.tokens)
         for (site, heads), function in functions.items():
             expected = function(model, both.corrupted.tokens, cache, lambda x: difference(x[:, -1])[0])
-            ours = kn.activation_patch(model, clean, corrupted, site=site, heads=heads, **QUIET)
+            ours = kn.activation_patch(model, clean, corrupted, site=site, heads=heads)
             assert ours.metric == "logit_difference"
             torch.testing.assert_close(ours.values, expected.float(), atol=1e-4, rtol=1e-4)
 
@@ -148,20 +148,20 @@ def test_transformer_lens_patching_gives_the_same(name: str) -> None:
 def test_attribution_is_the_derivative_of_the_grid(name: str) -> None:
     """Its cells are directional derivatives: those of a small step towards the other activation, scaled up."""
     model, (clean, corrupted) = zoo.tiny(name), pair(name)
-    [both] = encode_pairs(model, clean, corrupted, None, "error")
+    [both] = encode_pairs(model, clean, corrupted)
     metric = kn.log_probability(both.clean.target_ids[0])
-    e, pos = 1e-2, both.clean.position
+    e = 1e-2
     for site in ("resid_pre", "z", "mlp.hook_post"):
-        grid = kn.attribution_patch(model, clean, corrupted, site=site, metric=metric, **QUIET)
+        grid = kn.attribution_patch(model, clean, corrupted, site=site, metric=metric)
         seen: list[dict[str, Tensor]] = [{}, {}]
         for into, encoded in zip(seen, (both.clean, both.corrupted), strict=True):
-            kn.sweep(model, encoded.tokens, [kn.capture(into, [site], range(model.cfg.n_layers))])
+            kn.sweep(model, encoded, [kn.capture(into, [site], range(model.cfg.n_layers))])
         cell = (1, both.first_difference)
         key = f"blocks.1.{kn.sites.SITES[site]}"
         ends = []
         for step in (e, -e):
             towards = {key: torch.lerp(seen[1][key], seen[0][key], step)}
-            logits = kn.sweep(model, both.corrupted.tokens, [kn.patch(towards, site, 1, cell[1])], pos=pos)
+            logits = kn.sweep(model, both.corrupted, [kn.patch(towards, site, 1, cell[1])])
             ends.append(float(metric(logits)))
         slope = (ends[0] - ends[1]) / (2 * e)
         assert float(grid.effect[cell]) == pytest.approx(slope, abs=0.02, rel=0.05)
@@ -170,20 +170,20 @@ def test_attribution_is_the_derivative_of_the_grid(name: str) -> None:
 def test_attribution_agrees_where_the_model_is_linear() -> None:
     """The last state is read out linearly (but for a norm), and single neurons are small steps."""
     model, (clean, corrupted) = zoo.tiny("gpt2"), pair("gpt2")
-    exact = kn.activation_patch(model, clean, corrupted, site="mlp.hook_post", neurons=True, **QUIET)
-    fast = kn.attribution_patch(model, clean, corrupted, site="mlp.hook_post", neurons=True, **QUIET)
+    exact = kn.activation_patch(model, clean, corrupted, site="mlp.hook_post", neurons=True)
+    fast = kn.attribution_patch(model, clean, corrupted, site="mlp.hook_post", neurons=True)
     found = exact.agreement(fast)
     assert found["pearson"] > 0.7
     assert fast.clean == pytest.approx(exact.clean, abs=1e-5)
     assert fast.corrupted == pytest.approx(exact.corrupted, abs=1e-5)
     with pytest.raises(ValueError, match="not about the same cells"):
-        exact.agreement(kn.attribution_patch(model, clean, corrupted, site="mlp_out", **QUIET))
+        exact.agreement(kn.attribution_patch(model, clean, corrupted, site="mlp_out"))
 
 
 def test_hand_computed_effects() -> None:
     """Effects that can be worked out: what the last block's MLP adds goes straight into the final norm."""
     model, (clean, corrupted) = zoo.tiny("llama"), pair("llama")
-    [both] = encode_pairs(model, clean, corrupted, None, "error")
+    [both] = encode_pairs(model, clean, corrupted)
     last = model.cfg.n_layers - 1
     with torch.no_grad():
         _, a = model.run_with_cache(both.clean.tokens)
@@ -191,23 +191,24 @@ def test_hand_computed_effects() -> None:
         state = b[f"blocks.{last}.hook_resid_mid"] + a[f"blocks.{last}.hook_mlp_out"]
         logits = model.unembed(model.ln_final(state))[0, -1]
     expected = logits[both.clean.target_ids[0]] - logits[both.clean.foil_ids[0]]
-    grid = kn.activation_patch(model, clean, corrupted, site="mlp_out", **QUIET)
+    grid = kn.activation_patch(model, clean, corrupted, site="mlp_out")
     assert float(grid.values[last, -1]) == pytest.approx(float(expected), abs=1e-4)
 
 
 def test_several_pairs_keep_their_values_and_give_intervals() -> None:
     model = zoo.tiny("llama")
     clean = [
-        kn.Prompt(f"The capital of {c} is", t)
+        kn.Prompt(f"The capital of {c} is", f" {t}")
         for c, t in (("Canada", "Ottawa"), ("Japan", "Tokyo"), ("Cuba", "Havana"))
     ]
     corrupted = [
-        kn.Prompt(f"The capital of {c} is", t)
+        kn.Prompt(f"The capital of {c} is", f" {t}")
         for c, t in (("Spain", "Madrid"), ("Kenya", "Nairobi"), ("Italy", "Rome"))
     ]
-    together = kn.activation_patch(model, clean, corrupted, site="attn_out", max_rows=7, **QUIET)
+    with kn.set_options(max_rows=7):
+        together = kn.activation_patch(model, clean, corrupted, site="attn_out")
     for n, (a, b) in enumerate(zip(clean, corrupted, strict=True)):
-        alone = kn.activation_patch(model, a, b, site="attn_out", **QUIET)
+        alone = kn.activation_patch(model, a, b, site="attn_out")
         torch.testing.assert_close(together.per_pair[n], alone.values, atol=1e-4, rtol=1e-4)
     torch.testing.assert_close(together.values, together.per_pair.mean(0))
     low, high = together.interval(seed=1)
@@ -216,18 +217,18 @@ def test_several_pairs_keep_their_values_and_give_intervals() -> None:
     assert torch.equal(low, again.low) and torch.equal(high, again.high)
     # Other lengths: no common positions, but common heads.
     longer = (
-        [*clean, kn.Prompt("Is Canada near France? Yes, it is", "Paris")],
+        [*clean, kn.Prompt("Is Canada near France? Yes, it is", " Paris")],
         [*corrupted, "Is Canada near Italy? Yes, it is"],
     )
     with pytest.raises(ValueError, match="do not line up"):
-        kn.activation_patch(model, *longer, metric="probability", **QUIET)
-    grid = kn.activation_patch(model, *longer, metric="probability", site="z", heads=True, **QUIET)
+        kn.activation_patch(model, *longer, metric="probability")
+    grid = kn.activation_patch(model, *longer, metric="probability", site="z", heads=True)
     assert grid.per_pair.shape == (4, 4, zoo.N_HEADS)
 
 
 def test_metrics() -> None:
     model, (clean, corrupted) = zoo.tiny("llama"), pair("llama")
-    run = {"site": "resid_pre", "layers": [1], **QUIET}
+    run = {"site": "resid_pre", "layers": [1]}
     assert kn.activation_patch(model, clean, corrupted, **run).metric == "logit_difference"
     plain = kn.activation_patch(model, kn.Prompt(clean.text, clean.target), corrupted.text, **run)
     assert plain.metric == "probability"
@@ -243,7 +244,7 @@ def test_metrics() -> None:
         ([kn.probability(5)] * 2, "2 metrics for 1 pairs"),
     ):
         with pytest.raises(ValueError, match=words):
-            kn.activation_patch(model, clean, corrupted, metric=wrong, **run)
+            inspect.unwrap(kn.activation_patch)(model, clean, corrupted, metric=wrong, **run)
     with pytest.raises(ValueError, match="needs a foil"):
         kn.activation_patch(model, plain.pairs[0][0], corrupted.text, metric="logit_difference", **run)
     with pytest.raises(FloatingPointError, match="float32"):
@@ -252,9 +253,9 @@ def test_metrics() -> None:
 
 def test_answers_of_several_tokens() -> None:
     model = zoo.tiny("llama")
-    clean = kn.Prompt("The capital of Canada is", "Ouagadougou")
-    grid = kn.activation_patch(model, clean, "The capital of France is", multi_token="sum", **QUIET)
-    [both] = encode_pairs(model, clean, "The capital of France is", None, "sum")
+    clean = kn.Prompt("The capital of Canada is", " Ouagadougou", multi_token="sum")
+    grid = kn.activation_patch(model, clean, "The capital of France is")
+    [both] = encode_pairs(model, clean, "The capital of France is")
     assert len(both.clean.positions) > 1
     with torch.no_grad():
         logits = model(both.clean.tokens)[:, list(both.clean.positions)]
@@ -267,43 +268,63 @@ def test_a_read_out_is_an_error_and_not_a_grid_of_zeros(name: str) -> None:
     for patching in (kn.activation_patch, kn.attribution_patch):
         for site in ("pattern", "attn_scores"):
             with pytest.raises(ValueError, match="read-out on this model"):
-                patching(model, clean, corrupted, site=site, **QUIET)
+                patching(model, clean, corrupted, site=site)
 
 
 @pytest.mark.parametrize("name", ALL)
 def test_other_sites_are_live(name: str) -> None:
     model = zoo.tiny(name)
-    [both] = encode_pairs(model, *pair(name), None, "error")
+    [both] = encode_pairs(model, *pair(name))
     for site in sites_of(name) + ([] if name in READ_OUT else ["pattern", "attn_scores"]):
-        check_live(model, both.clean.tokens, site, 0, both.clean.position)
+        check_live(model, both.clean, site, 0)
+
+
+def test_encoded_prompts_and_texts() -> None:
+    """What is not encoded begins as what is: with or without BOS, on both sides."""
+    model, (clean, corrupted) = zoo.tiny("llama"), pair("llama")
+    usual = kn.activation_patch(model, clean, corrupted, layers=[1])
+    bare = kn.encode(model, clean, prepend_bos=False)
+    other = kn.encode(model, corrupted, prepend_bos=False)
+    first, *rest = (
+        kn.activation_patch(model, a, b, layers=[1])
+        for a, b in ((bare, other), (bare, corrupted), (clean, other), (bare, corrupted.text))
+    )
+    assert first.values.shape == (1, usual.values.shape[1] - 1) and first.tokens[0] == usual.tokens[0][1:]
+    with torch.no_grad():
+        logits = model(bare.tokens)[0, -1]
+    assert first.clean == pytest.approx(float(logits[bare.target_ids[0]] - logits[bare.foil_ids[0]]), abs=1e-5)
+    for grid in rest:
+        assert torch.equal(grid.values, first.values)
+    with pytest.raises(TypeError, match=r"no answer; write kn.Prompt\('The capital of Canada is', ' \.\.\.'\)"):
+        inspect.unwrap(encode_pairs)(model, clean.text, corrupted.text)
 
 
 def test_errors_say_what_to_type() -> None:
     model, (clean, corrupted) = zoo.tiny("llama"), pair("llama")
     with pytest.raises(ValueError, match=r"(?s)6 tokens, the corrupted one 7.*' Canada'.*' dog'"):
-        kn.activation_patch(model, clean, "The capital of lazy dog is", **QUIET)
+        kn.activation_patch(model, clean, "The capital of lazy dog is")
     with pytest.raises(ValueError, match="as many of each"):
-        kn.activation_patch(model, [clean], [corrupted, corrupted], **QUIET)
+        kn.activation_patch(model, [clean], [corrupted, corrupted])
     with pytest.raises(ValueError, match="has no heads"):
-        kn.activation_patch(model, clean, corrupted, site="resid_pre", heads=True, **QUIET)
+        kn.activation_patch(model, clean, corrupted, site="resid_pre", heads=True)
     with pytest.raises(ValueError, match="split into heads"):
-        kn.activation_patch(model, clean, corrupted, site="z", neurons=True, **QUIET)
+        kn.activation_patch(model, clean, corrupted, site="z", neurons=True)
     with pytest.raises(ValueError, match="two kinds of columns"):
-        kn.activation_patch(model, clean, corrupted, site="z", neurons=True, heads=True, **QUIET)
+        kn.activation_patch(model, clean, corrupted, site="z", neurons=True, heads=True)
     with pytest.raises(ValueError, match="unknown site"):
-        kn.activation_patch(model, clean, corrupted, site="residual", **QUIET)
+        kn.activation_patch(model, clean, corrupted, site="residual")
     with pytest.raises(IndexError, match="layer 9 does not exist"):
-        kn.activation_patch(model, clean, corrupted, layers=[9], **QUIET)
+        kn.activation_patch(model, clean, corrupted, layers=[9])
     with pytest.raises(IndexError, match="position 6 is out of range"):
-        kn.activation_patch(model, clean, corrupted, positions=[6], **QUIET)
+        kn.activation_patch(model, clean, corrupted, positions=[6])
     with pytest.raises(IndexError, match="head 4 does not exist"):
-        kn.activation_patch(model, clean, corrupted, site="z", heads=[4], **QUIET)
+        kn.activation_patch(model, clean, corrupted, site="z", heads=[4])
     with pytest.raises(KeyError, match="hook_resid_mid"):
-        kn.activation_patch(zoo.tiny("neox"), *pair("neox"), site="resid_mid", **QUIET)
+        kn.activation_patch(zoo.tiny("neox"), *pair("neox"), site="resid_mid")
     with pytest.raises(ValueError, match="layers is empty"):
-        kn.activation_patch(model, clean, corrupted, layers=[], **QUIET)
+        kn.activation_patch(model, clean, corrupted, layers=[])
     with pytest.raises(ValueError, match="heads is empty"):
-        kn.activation_patch(model, clean, corrupted, site="z", heads=[], **QUIET)
+        kn.activation_patch(model, clean, corrupted, site="z", heads=[])
 
 
 def test_activations_that_overflow_are_an_error() -> None:
@@ -311,12 +332,12 @@ def test_activations_that_overflow_are_an_error() -> None:
     with torch.no_grad():
         model.blocks[2].mlp.W_out.fill_(float("nan"))
     with pytest.raises(FloatingPointError, match="float32"):
-        kn.activation_patch(model, clean, corrupted, metric="probability", **QUIET)
+        kn.activation_patch(model, clean, corrupted, metric="probability")
 
 
 def test_the_result(tmp_path: Path) -> None:
     model, (clean, corrupted) = zoo.tiny("llama"), pair("llama")
-    grid = kn.activation_patch(model, clean, corrupted, positions=[-1, 4], **QUIET)
+    grid = kn.activation_patch(model, clean, corrupted, positions=[-1, 4])
     assert grid.columns == (5, 4)
     again = kn.load(grid.save(tmp_path / "grid.safetensors"))
     assert again == grid and repr(again) == repr(grid)
@@ -325,7 +346,7 @@ def test_the_result(tmp_path: Path) -> None:
     assert frame["value"].tolist() == pytest.approx(grid.values.flatten().tolist())
     torch.testing.assert_close(grid.normalized, (grid.values - grid.corrupted) / (grid.clean - grid.corrupted))
     assert grid.top(1)[0][1] in (4, 5) and "denoising" in repr(grid) and "</table>" in grid._repr_html_()
-    heads = kn.activation_patch(model, clean, corrupted, site="z", heads=[1, 3], **QUIET)
+    heads = kn.activation_patch(model, clean, corrupted, site="z", heads=[1, 3])
     assert [len(patch_heatmap(g).data[0].y) for g in (grid, heads)] == [2, 2]
     assert "Canada" in grid.plot().layout.title.text
     low, high = grid.interval()

@@ -22,10 +22,9 @@ import sys
 from pathlib import Path
 import kntools as kn
 from kntools.results import processes
-from kntools.analyses import command
 from kntools.analyses.fig03_localisation import localisation
 from kntools.analyses.neuron_search import SearchSettings
-from kntools.analyses.prompt_groups import prompt_groups
+from kntools.analyses.prompt_group import prompt_groups
 from kntools.analyses.fig08_reliability import reliability
 from kntools.analyses.fig11_edit_consistency import edit_consistency
 from tests import planted, zoo
@@ -39,12 +38,14 @@ def run(name):
     return out / "runs" / name if kept else None
 found = {
     "localisation": localisation(model, groups, null="answers", settings=SearchSettings(target_count=(1, 5)),
-                                 run=run("localisation"), progress=False),
-    "reliability": reliability(model, prompts, count=1, run=run("reliability"), progress=False),
-    "edits": edit_consistency(zoo.fresh("llama"), cases(5), METHODS, together=2, run=run("edits"), progress=False),
+                                 run=run("localisation")),
+    "reliability": reliability(model, prompts, count=1, run=run("reliability")),
+    "edits": edit_consistency(zoo.fresh("llama"), cases(5), METHODS, together=2, run=run("edits")),
 }
-for name, result in found.items():
-    command.write(result, out / name)
+if processes.is_main():
+    for name, result in found.items():
+        result.save(out / f"{name}.json")
+        result.save(out / f"{name}.csv")
 print(f"process {processes.index()} of {processes.count()}: {sum(len(r.to_frame()) for r in found.values())} rows")
 """
 
@@ -92,7 +93,7 @@ def make(n):
         raise ZeroDivisionError("three is bad")
     return n
 try:
-    store.each(range(6), key=str, make=make, progress=False)
+    store.each(range(6), key=str, make=make)
 except RuntimeError as error:
     print(f"process {processes.index()} was told: {error}")
 """

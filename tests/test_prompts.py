@@ -1,20 +1,25 @@
-"""Prompts as tokens: the same tokens as TransformerLens', answers that continue the text, subjects that are found."""
+"""Prompts as tokens: the same tokens as TransformerLens', answers taken as written, subjects that are found."""
 
 from __future__ import annotations
 
 import inspect
 import re
+import unicodedata
+import warnings
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+import transformers
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
+from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+from transformer_lens.model_bridge import TransformerBridge
 
 import kntools as kn
-from kntools import prompts
-from kntools.prompts import answer_ids, by_length
+from kntools.prompts import PromptError, Reason, by_length, encode_each, encode_many
 from tests import zoo
 
 CAPITAL = kn.Prompt("The capital of Canada is", " Ottawa", subject="Canada")
@@ -29,7 +34,11 @@ MASKED = kn.Prompt("The capital of Canada is [MASK].", "Ottawa", subject="Canada
 def test_tokens_are_those_of_the_model(name: str, prepend_bos: bool | None) -> None:
     model = zoo.tiny(name)
     for text in (CAPITAL.text, "Ottawa", "  The book, and", "Où est-ce"):
-        encoded = kn.encode(model, kn.Prompt(text, " Ottawa"), prepend_bos)
+        if prepend_bos and model.tokenizer.bos_token_id is None:
+            with pytest.raises(ValueError, match="no BOS token; use prepend_bos=False"):
+                kn.encode(model, kn.Prompt(text, " Ottawa"), prepend_bos=True)
+            continue
+        encoded = kn.encode(model, kn.Prompt(text, " Ottawa"), prepend_bos=prepend_bos)
         options = {} if prepend_bos is None else {"prepend_bos": prepend_bos}
         expected = model.to_tokens(text, **options)
         assert encoded.tokens.tolist() == expected.tolist()
@@ -39,33 +48,158 @@ def test_tokens_are_those_of_the_model(name: str, prepend_bos: bool | None) -> N
         assert encoded.str_tokens == tuple(model.tokenizer.decode([i]) for i in expected[0].tolist())
 
 
+def test_whether_a_bos_is_prepended_is_the_models_switch() -> None:
+    model = zoo.fresh("llama")
+    with_bos, without = (kn.encode(model, CAPITAL, prepend_bos=bos) for bos in (True, False))
+    assert with_bos.tokens[0, 1:].tolist() == without.tokens[0].tolist()
+    for switch, expected in ((True, with_bos), (False, without)):
+        model.cfg.default_prepend_bos = switch
+        assert kn.encode(model, CAPITAL).tokens.tolist() == expected.tokens.tolist()
+        assert kn.encode(model, with_bos) is with_bos and kn.encode(model, without) is without
+
+
+def test_a_text_that_begins_with_the_bos_gets_no_second_one() -> None:
+    model = zoo.tiny("llama")
+    bos = model.tokenizer.bos_token
+    encoded = kn.encode(model, replace(CAPITAL, text=bos + CAPITAL.text), prepend_bos=True)
+    plain = kn.encode(model, CAPITAL, prepend_bos=True)
+    assert encoded.tokens.tolist() == plain.tokens.tolist() and encoded.prepend_bos
+    assert (encoded.positions, encoded.subject) == (plain.positions, plain.subject)
+    assert kn.encode(model, encoded.prompt, prepend_bos=False).prepend_bos  # it is there all the same
+
+
 @pytest.mark.parametrize("prepend_bos", [None, True, False])
 def test_a_masked_model_keeps_its_special_tokens(prepend_bos: bool | None) -> None:
     model = zoo.tiny("bert")
-    encoded = kn.encode(model, MASKED, prepend_bos)
+    encoded = kn.encode(model, MASKED, prepend_bos=prepend_bos)
     assert encoded.tokens.tolist() == [model.tokenizer(MASKED.text)["input_ids"]]
     assert encoded.str_tokens[0] == "[CLS]" and encoded.str_tokens[-1] == "[SEP]"
     assert encoded.str_tokens[encoded.position] == "[MASK]" and encoded.position == 6
     assert not encoded.prepend_bos
 
 
-@pytest.mark.parametrize("name", zoo.CAUSAL)
-@pytest.mark.parametrize("target", [" Ottawa", "Ottawa"])
-def test_a_word_gets_its_leading_space(name: str, target: str) -> None:
-    model = zoo.tiny(name)
-    encoded = kn.encode(model, kn.Prompt(CAPITAL.text, target, foil="Rome"))
-    assert encoded.target_ids == tuple(model.tokenizer(" Ottawa", add_special_tokens=False)["input_ids"])
-    assert encoded.foil_ids is not None and model.tokenizer.decode(encoded.foil_ids) == " Rome"
-    assert answer_ids(model, CAPITAL.text, target) == encoded.target_ids
+# --- answers, as written --------------------------------------------------------------------------------
 
 
-def test_punctuation_and_masked_answers_get_no_space() -> None:
-    [comma] = kn.encode(zoo.tiny("gpt2"), kn.Prompt("The capital", ",")).target_ids
-    assert zoo.tiny("gpt2").tokenizer.decode([comma]) == ","
+def byte_pieces(text: str) -> list[bytes]:
+    return [bytes([b]) for b in text.encode()]
+
+
+#: Text and answer, and the tokens that they are, by hand.
+CASES: dict[str, tuple[kn.Prompt, list[str | bytes], list[str | bytes]]] = {
+    "a word after a word": (CAPITAL, ["The", " capital", " of", " Canada", " is"], [" Ottawa"]),
+    "a sum": (kn.Prompt("3+3=", "6"), ["3", "+", "3", "="], ["6"]),
+    "a score": (kn.Prompt("I scored 7/", "10"), ["I", " ", "s", "c", "or", "ed", " ", "7", "/"], ["1", "0"]),
+    "an open quote": (
+        kn.Prompt('She said: "', "Hello"),
+        ["S", "he", " ", "s", "ai", "d", ":", " ", '"'],
+        ["H", "el", "lo"],
+    ),
+    "a compound": (
+        kn.Prompt("She is a well-", "known"),
+        ["S", "he", " is", " a", " w", "el", "l", "-"],
+        ["k", "n", "o", "wn"],
+    ),
+    "a file name": (kn.Prompt("matplotlib.", "py"), ["m", "at", "p", "lo", "t", "l", "i", "b", "."], ["p", "y"]),
+    "a choice": (kn.Prompt("The answer is (", "A"), ["The", " an", "s", "wer", " is", " ", "("], ["A"]),
+    "Chinese": (kn.Prompt("中国的首都是", "北京"), byte_pieces("中国的首都是"), byte_pieces("北京")),
+    "Japanese": (kn.Prompt("日本の首都は", "東京"), byte_pieces("日本の首都は"), byte_pieces("東京")),
+    "a chat template": (
+        kn.Prompt("<|user|>\nIs it?\n<|assistant|>\n", "The"),
+        [*"<|", "u", "se", *"r|>\n", "Is", " it", *"?\n<|", *"ass", "is", "ta", *"nt|>\n"],
+        ["The"],
+    ),
+    "a line after lines": (
+        kn.Prompt("France: Paris\nItaly: Rome\n", "Spain"),
+        ["Fr", "ance", ":", " Paris", "\n", "I", "taly", ":", " Rome", "\n"],
+        ["Sp", "ain"],
+    ),
+    "punctuation": (kn.Prompt("The capital of Canada", ","), ["The", " capital", " of", " Canada"], [","]),
+    "a space of its own": (kn.Prompt("The book,", " and"), ["The", " book", ","], [" and"]),
+}
+
+
+def ids_of(model: Any, pieces: list[str | bytes]) -> list[int]:
+    """Token ids, looked up in the vocabulary of a byte-level tokenizer."""
+    letters = pre_tokenizers.ByteLevel.alphabet()
+    # GPT-2's table: printable bytes stand for themselves, the others follow from 256 on.
+    printable = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
+    others = [b for b in range(256) if b not in printable]
+    table = {b: chr(b) for b in printable} | {b: chr(256 + n) for n, b in enumerate(others)}
+    assert set(table.values()) == set(letters)
+    vocabulary = model.tokenizer.get_vocab()
+    found = (piece if isinstance(piece, bytes) else piece.encode() for piece in pieces)
+    return [vocabulary["".join(table[b] for b in piece)] for piece in found]
+
+
+@pytest.mark.parametrize("prepend_bos", [True, False])
+@pytest.mark.parametrize("case", CASES)
+def test_an_answer_is_taken_as_written(case: str, prepend_bos: bool) -> None:
+    """Its probability is what the plain model gives to token ids made by hand."""
+    model = zoo.tiny("llama")
+    prompt, text, answer = CASES[case]
+    start = [model.tokenizer.bos_token_id] * prepend_bos + ids_of(model, text)
+    pieces = ids_of(model, answer)
+    encoded = kn.encode(model, replace(prompt, multi_token="sum"), prepend_bos=prepend_bos)
+    assert encoded.tokens[0].tolist() == start + pieces[:-1] and list(encoded.target_ids) == pieces
+    expected = 1.0
+    with torch.no_grad():
+        for k, piece in enumerate(pieces):
+            expected *= float(model(torch.tensor([start + pieces[:k]]))[0, -1].softmax(-1)[piece])
+    found = kn.sweep(model, encoded, [[]], metric=kn.probability(encoded.target_ids))
+    assert float(found) == pytest.approx(expected, rel=1e-3)
+    [first] = kn.encode(model, replace(prompt, multi_token="first"), prepend_bos=prepend_bos).target_ids
+    assert first == pieces[0]
+    if len(pieces) > 1:
+        with pytest.raises(PromptError, match=f"is {len(pieces)} tokens") as error:
+            kn.encode(model, prompt)
+        assert error.value.reason == Reason.ANSWER_PIECES
+
+
+@pytest.mark.parametrize(
+    ("prompt", "reason", "message"),
+    [
+        (kn.Prompt("The capital is", "Ottawa"), Reason.GLUED, "continue the word 'is'.*write ' Ottawa'"),
+        (kn.Prompt("The capital is", " Ottawa", foil="Rome"), Reason.GLUED, "foil 'Rome'.*write ' Rome'"),
+        (kn.Prompt("Où est l'été", "là"), Reason.GLUED, "write ' là'"),
+        (kn.Prompt("In 2", "nd"), None, ""),  # a digit is no word: ordinals, units, versions
+        (kn.Prompt("The capital is ", "Ottawa"), Reason.SPACE, "write 'The capital is', ' Ottawa'"),
+        (kn.Prompt("The capital is  ", " Ottawa"), Reason.SPACE, "write 'The capital is', ' Ottawa'"),
+        (kn.Prompt("The capital is\t", "Ottawa"), Reason.SPACE, "write 'The capital is', ' Ottawa'"),
+        (kn.Prompt("The capital is", " Ottawa", foil=" Ottawa"), Reason.SAME, "are the same token"),
+        (kn.Prompt("The capital is", " Ottawa", foil=" Ouagadougou"), Reason.FOIL_PIECES, "foil ' Ouagadougou' is"),
+    ],
+)
+def test_answers_that_are_written_wrong(prompt: kn.Prompt, reason: Reason | None, message: str) -> None:
+    [found] = encode_each(zoo.tiny("llama"), [replace(prompt, multi_token="error")])
+    if reason is None:
+        assert not isinstance(found, PromptError) or found.reason == Reason.ANSWER_PIECES
+        return
+    assert isinstance(found, PromptError) and found.reason == reason
+    assert re.search(message, str(found)), str(found)
+
+
+def test_an_answer_that_melts_into_the_text_says_so() -> None:
+    """`1` and `0` are one token, `10`, to this tokenizer: the text's own last token would not be read any more."""
+    vocabulary = {"<s>": 0, "n": 1, "=": 2, "1": 3, "0": 4, "10": 5}
+    words = Tokenizer(models.BPE(vocabulary, [("1", "0")]))
+    words.decoder = decoders.Fuse()
+    model = stub_model(transformers.PreTrainedTokenizerFast(tokenizer_object=words, bos_token="<s>"))
+    assert kn.encode(model, kn.Prompt("n=", "10")).target_ids == (5,)
+    assert kn.encode(model, kn.Prompt("n=", "1")).target_ids == (3,)
+    with pytest.raises(PromptError, match="the target '0' melts into the last token of 'n=1'") as error:
+        kn.encode(model, kn.Prompt("n=1", "0"))
+    assert error.value.reason == Reason.MELTS
+
+
+def test_a_masked_answer_is_written_as_it_stands() -> None:
     bert = zoo.tiny("bert")
     for target in ("Ottawa", " Ottawa"):
         [ottawa] = kn.encode(bert, kn.Prompt(MASKED.text, target)).target_ids
         assert bert.tokenizer.convert_ids_to_tokens(ottawa) == "Ottawa"
+    with pytest.raises(PromptError) as error:
+        kn.encode(bert, kn.Prompt("The capital of Canada is [MASK]s.", "Ottawa"))
+    assert error.value.reason == Reason.MELTS
 
 
 # --- answers of several tokens --------------------------------------------------------------------------
@@ -73,25 +207,20 @@ def test_punctuation_and_masked_answers_get_no_space() -> None:
 
 def test_a_multi_token_answer_is_an_error_with_its_pieces_and_the_way_out() -> None:
     model = zoo.tiny("llama")
-    prompt = kn.Prompt(CAPITAL.text, "Ouagadougou")
+    prompt = kn.Prompt(CAPITAL.text, " Ouagadougou")
     ids = model.tokenizer(" Ouagadougou", add_special_tokens=False)["input_ids"]
     pieces = [model.tokenizer.decode([i]) for i in ids]
     with pytest.raises(ValueError) as error:
         kn.encode(model, prompt)
     assert str(error.value).startswith(f"target ' Ouagadougou' is {len(pieces)} tokens {pieces}")
-    assert "multi_token='first' or 'sum'" in str(error.value)
-    assert kn.encode(model, prompt, multi_token="first").target_ids == tuple(ids[:1])
-
-
-def test_the_error_shows_the_answer_that_was_tokenised() -> None:
-    with pytest.raises(ValueError, match=re.escape('target "\'s." is')):  # punctuation got no space
-        kn.encode(zoo.tiny("llama"), kn.Prompt(CAPITAL.text, "'s."))
+    assert "Prompt(..., multi_token='first') or 'sum'" in str(error.value)
+    assert kn.encode(model, replace(prompt, multi_token="first")).target_ids == tuple(ids[:1])
 
 
 @pytest.mark.parametrize("name", ["gpt2", "llama"])
 def test_sum_is_teacher_forcing(name: str) -> None:
     model = zoo.tiny(name)
-    encoded = kn.encode(model, kn.Prompt(CAPITAL.text, " Ouagadougou"), multi_token="sum")
+    encoded = kn.encode(model, kn.Prompt(CAPITAL.text, " Ouagadougou", multi_token="sum"))
     pieces = model.tokenizer(" Ouagadougou", add_special_tokens=False)["input_ids"]
     assert encoded.target_ids == tuple(pieces) and len(pieces) == len(encoded.positions) > 2
     start = model.to_tokens(CAPITAL.text)[0].tolist()
@@ -104,12 +233,11 @@ def test_sum_is_teacher_forcing(name: str) -> None:
     torch.testing.assert_close(ours, one_run_per_piece[None], atol=1e-4, rtol=1e-5)
 
 
-def test_an_unknown_multi_token_is_an_error_also_for_one_token(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unknown_multi_token_is_an_error() -> None:
     # Without the type checker of the tests, as a user runs it.
-    monkeypatch.setattr(prompts, "_answer_ids", inspect.unwrap(prompts._answer_ids))
-    for target in (" Ottawa", " Ouagadougou"):
-        with pytest.raises(ValueError, match="frist"):
-            inspect.unwrap(prompts.encode)(zoo.tiny("gpt2"), kn.Prompt(CAPITAL.text, target), multi_token="frist")
+    made = SimpleNamespace(text="The", target=" Ottawa", subject=None, foil=None, multi_token="frist", occurrence=None)
+    with pytest.raises(ValueError, match="multi_token='frist' is unknown; use 'error', 'first' or 'sum'"):
+        inspect.unwrap(kn.Prompt.__post_init__)(made)
 
 
 # --- subjects -------------------------------------------------------------------------------------------
@@ -126,9 +254,8 @@ def names(letters: str) -> st.SearchStrategy[str]:
 def check_subject(name: str, before: str, subject: str, punctuation: str, after: str) -> None:
     text = " ".join(part for part in (before, subject + punctuation, after or "is") if part)
     assume(text.count(subject) == 1)
-    mask = " [MASK]." if name == "bert" else ""
-    model = zoo.tiny(name)
-    encoded = kn.encode(model, kn.Prompt(text + mask, "Ottawa", subject=subject))
+    model, target = zoo.tiny(name), "Ottawa" if name == "bert" else " Ottawa"
+    encoded = kn.encode(model, kn.Prompt(text + (" [MASK]." if name == "bert" else ""), target, subject=subject))
     assert encoded.subject is not None
     ids = encoded.tokens[0, list(encoded.subject)].tolist()
     assert model.tokenizer.decode(ids).strip() == subject
@@ -146,11 +273,65 @@ def test_the_subject_span_of_a_masked_model(before: str, subject: str, punctuati
     check_subject("bert", before, subject, punctuation, after)
 
 
-def test_a_subject_is_a_whole_word_where_there_is_one() -> None:
-    model = zoo.tiny("llama")
-    encoded = kn.encode(model, kn.Prompt("The start of art is", "Ottawa", subject="art"))
+def spelled(encoded: kn.Encoded, model: Any) -> str:
     assert encoded.subject is not None
-    assert "".join(encoded.str_tokens[i] for i in encoded.subject) == " art"
+    return model.tokenizer.decode(encoded.tokens[0, list(encoded.subject)].tolist())
+
+
+def test_a_subject_is_a_whole_word() -> None:
+    model = zoo.tiny("llama")
+    encoded = kn.encode(model, kn.Prompt("The start of art is", " Ottawa", subject="art"))
+    assert spelled(encoded, model) == " art"
+    for text, subject in (("The capital of Canadaland is", "Canada"), ("The Canadians of Japan", "Canadian")):
+        with pytest.raises(PromptError, match=f"'{subject}' stands only within other words of the text") as error:
+            kn.encode(model, kn.Prompt(text, " Ottawa", subject=subject))
+        assert error.value.reason == Reason.SUBJECT
+
+
+def test_a_script_without_spaces_has_no_word_ends() -> None:
+    model = zoo.tiny("llama")
+    prompt = kn.Prompt("中国的首都是", "北京", subject="中国", multi_token="first")
+    assert spelled(kn.encode(model, prompt), model) == "中国"
+
+
+@pytest.mark.parametrize("written", ["NFC", "NFD"])
+@pytest.mark.parametrize("asked", ["NFC", "NFD"])
+@pytest.mark.parametrize("subject", ["São Tomé", "Émile", "Côte d'Ivoire", "Việt Nam"])
+def test_a_combining_character_is_its_composed_one(subject: str, written: Any, asked: Any) -> None:
+    """The text's own characters are what is tokenised; the subject is found in whichever form it has."""
+    model = zoo.tiny("llama")
+    text = unicodedata.normalize(written, f"The capital of {subject} is")
+    encoded = kn.encode(model, kn.Prompt(text, " Ottawa", subject=unicodedata.normalize(asked, subject)))
+    assert (
+        encoded.tokens[0, int(encoded.prepend_bos) :].tolist()
+        == model.tokenizer(text)["input_ids"][-len(encoded.str_tokens) + int(encoded.prepend_bos) :]
+    )
+    assert spelled(encoded, model).strip() == unicodedata.normalize(written, subject)
+
+
+def test_a_mark_belongs_to_its_letter() -> None:
+    """`Cafe` is no word of `Café` written with two code points."""
+    model = zoo.tiny("llama")
+    text = unicodedata.normalize("NFD", "The Café is in")
+    with pytest.raises(PromptError, match="only within other words"):
+        kn.encode(model, kn.Prompt(text, " Ottawa", subject="Cafe"))
+
+
+def test_a_subject_that_stands_twice() -> None:
+    model = zoo.tiny("llama")
+    prompt = kn.Prompt("Japan is near; the capital of Japan is", " Tokyo", subject="Japan")
+    with pytest.raises(PromptError) as error:
+        kn.encode(model, prompt)
+    assert error.value.reason == Reason.TWO_SUBJECTS
+    for part in ("stands 2 times", ">>Japan<< is near", "capital of >>Japan<< is", "occurrence=0", "occurrence=-1"):
+        assert part in str(error.value)
+    first, last = (kn.encode(model, replace(prompt, occurrence=n)).subject for n in (0, -1))
+    assert first is not None and last is not None and first.stop <= last.start
+    assert kn.encode(model, replace(prompt, occurrence=1)).subject == last
+    with pytest.raises(PromptError, match="occurrence=2, but the subject 'Japan' stands 2 times"):
+        kn.encode(model, replace(prompt, occurrence=2))
+    one = replace(prompt, text="Japanese or not, the capital of Japan is")
+    assert spelled(kn.encode(model, one), model) == " Japan"
 
 
 # --- bad input ------------------------------------------------------------------------------------------
@@ -165,7 +346,7 @@ def test_empty_text_and_target(text: str, target: str) -> None:
 @pytest.mark.parametrize("foil", ["", "  "])
 def test_empty_foil(foil: str) -> None:
     with pytest.raises(ValueError, match="foil"):
-        kn.encode(zoo.tiny("gpt2"), kn.Prompt(CAPITAL.text, " Ottawa", foil=foil))
+        kn.Prompt(CAPITAL.text, " Ottawa", foil=foil)
 
 
 @pytest.mark.parametrize(
@@ -179,9 +360,8 @@ def test_empty_foil(foil: str) -> None:
         ("bert", kn.Prompt("a " * 70 + "[MASK]", "Ottawa"), "73 tokens long.*64"),
         ("llama", MASKED, "mask.*causal"),
         ("llama", kn.Prompt("The capital ", "Ottawa"), "ends in a space"),
-        ("llama", kn.Prompt("The capital is", "Ottawa", subject="Peru"), "'Peru' is not in the text"),
-        ("llama", kn.Prompt("The capital is", "Ottawa", subject=" "), "not in the text"),
-        ("llama", kn.Prompt("capital " * 70 + "is", "Ottawa"), "context holds 64"),
+        ("llama", kn.Prompt("The capital is", " Ottawa", subject="Peru"), "'Peru' is not in the text"),
+        ("llama", kn.Prompt("capital " * 70 + "is", " Ottawa"), "context holds 64"),
     ],
 )
 def test_errors_say_what_is_wrong(name: str, prompt: kn.Prompt, message: str) -> None:
@@ -189,13 +369,105 @@ def test_errors_say_what_is_wrong(name: str, prompt: kn.Prompt, message: str) ->
         kn.encode(zoo.tiny(name), prompt)
 
 
+@pytest.mark.parametrize("subject", ["", " "])
+def test_empty_subject(subject: str) -> None:
+    with pytest.raises(ValueError, match="the subject of Prompt"):
+        kn.Prompt(CAPITAL.text, " Ottawa", subject=subject)
+
+
+def test_half_a_surrogate_pair_is_no_text() -> None:
+    with pytest.raises(ValueError, match="character 4 of text is half of a surrogate pair"):
+        kn.Prompt("The \ud83d", " Ottawa")
+
+
 def test_a_masked_model_predicts_one_piece() -> None:
     bert = zoo.tiny("bert")
-    with pytest.raises(ValueError, match="causal"):
-        kn.encode(bert, kn.Prompt(MASKED.text, "Ouagadougou"), multi_token="sum")
-    with pytest.raises(ValueError, match=r"tokens|causal|first"):
-        kn.encode(bert, kn.Prompt(MASKED.text, "Ottawa", foil="Ouagadougou"), multi_token="sum")
-    assert len(kn.encode(bert, kn.Prompt(MASKED.text, "Ouagadougou"), multi_token="first").target_ids) == 1
+    with pytest.raises(PromptError, match="a masked model predicts one token"):
+        kn.encode(bert, kn.Prompt(MASKED.text, "Ouagadougou", multi_token="sum"))
+    with pytest.raises(PromptError, match="foil 'Ouagadougou' is"):
+        kn.encode(bert, kn.Prompt(MASKED.text, "Ottawa", foil="Ouagadougou", multi_token="sum"))
+    assert len(kn.encode(bert, kn.Prompt(MASKED.text, "Ouagadougou", multi_token="first")).target_ids) == 1
+
+
+# --- a byte-level masked model ----------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def roberta() -> TransformerBridge:
+    """BERT's layers under RoBERTa's tokenizer: byte-level BPE, and a mask that takes the space before it along."""
+    words = Tokenizer(models.BPE())
+    words.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    words.decoder = decoders.ByteLevel()
+    specials = ["<s>", "<pad>", "</s>", "<unk>"]
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    trainer = trainers.BpeTrainer(
+        vocab_size=640, initial_alphabet=alphabet, special_tokens=specials, show_progress=False
+    )
+    words.train_from_iterator(zoo.SENTENCES, trainer)
+    words.add_special_tokens([AddedToken("<mask>", lstrip=True, special=True)])
+    words.post_processor = processors.RobertaProcessing(("</s>", 2), ("<s>", 0), add_prefix_space=False)
+    tokenizer = transformers.PreTrainedTokenizerFast(
+        tokenizer_object=words,
+        bos_token="<s>",
+        eos_token="</s>",
+        unk_token="<unk>",
+        pad_token="<pad>",
+        mask_token=AddedToken("<mask>", lstrip=True, special=True),
+        add_bos_token=True,  # or a bridge looks on the hub for another one that adds it
+        add_eos_token=True,
+        name_or_path="tiny-roberta",
+    )
+    config = transformers.BertConfig(vocab_size=len(tokenizer), **zoo.RECIPES["bert"].options)
+    config.architectures, config._attn_implementation = ["BertForMaskedLM"], "eager"
+    with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        model = transformers.BertForMaskedLM(config).eval()
+        generator = torch.Generator().manual_seed(0)
+        for parameter in model.parameters():
+            parameter.data = parameter.data + 0.3 * torch.randn(parameter.shape, generator=generator)
+        return TransformerBridge.boot_transformers(
+            "tiny-roberta", hf_model=model, tokenizer=tokenizer, dtype=torch.float32, device="cpu"
+        )
+
+
+#: Text, answer, and the tokens of both by hand.
+MASKS: dict[str, tuple[kn.Prompt, list[str], str]] = {
+    "mid-sentence": (
+        kn.Prompt("The capital of Canada is [MASK].", "Ottawa", subject="Canada"),
+        ["<s>", "The", "Ġcapital", "Ġof", "ĠCanada", "Ġis", "<mask>", ".", "</s>"],
+        "ĠOttawa",
+    ),
+    "at the start": (
+        kn.Prompt("[MASK] is the capital of Canada.", "The", subject="Canada"),
+        ["<s>", "<mask>", "Ġis", "Ġthe", "Ġcapital", "Ġof", "ĠCanada", ".", "</s>"],
+        "The",
+    ),
+    "behind a bracket": (
+        kn.Prompt("The capital ([MASK]) is in Canada.", "Is", subject="Canada"),
+        ["<s>", "The", "Ġcapital", "Ġ", "(", "<mask>", ")", "Ġis", "Ġin", "ĠCanada", ".", "</s>"],
+        "Is",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", MASKS)
+def test_a_masked_answer_has_the_space_of_its_place(case: str, roberta: Any) -> None:
+    prompt, text, answer = MASKS[case]
+    vocabulary = roberta.tokenizer.get_vocab()
+    ids, place = [vocabulary[piece] for piece in text], text.index("<mask>")
+    encoded = kn.encode(roberta, prompt)
+    assert encoded.tokens[0].tolist() == ids and encoded.positions == (place,)
+    assert encoded.target_ids == (vocabulary[answer],) and not encoded.prepend_bos
+    assert spelled(encoded, roberta) == " Canada"
+    with torch.no_grad():
+        expected = float(roberta(torch.tensor([ids]))[0, place].softmax(-1)[vocabulary[answer]])
+    found = kn.sweep(roberta, prompt, [[]], metric=kn.probability(encoded.target_ids))
+    assert float(found) == pytest.approx(expected, rel=1e-4)
+
+
+def test_a_second_space_before_a_masked_answer_is_an_error(roberta: Any) -> None:
+    with pytest.raises(PromptError, match=r"write the answer as it stands in the sentence|is 2 tokens"):
+        kn.encode(roberta, kn.Prompt("The capital of Canada is [MASK].", " Ottawa"))
 
 
 # --- a slow tokenizer, and none -------------------------------------------------------------------------
@@ -204,28 +476,28 @@ def test_a_masked_model_predicts_one_piece() -> None:
 class SlowTokenizer:
     """Words with their leading space; ids are handed out on sight."""
 
-    is_fast, mask_token, bos_token_id = False, None, 0
+    is_fast, mask_token, bos_token, bos_token_id, eos_token, unk_token = False, None, "<s>", 0, None, None
 
     def __init__(self) -> None:
         self.words = ["<s>"]
 
-    def __call__(self, text: str, add_special_tokens: bool = True) -> dict[str, list[int]]:
-        found = re.findall(r" ?\w+|\s|[^\w\s]", text)
-        self.words += [w for w in dict.fromkeys(found) if w not in self.words]
-        return {"input_ids": [self.words.index(w) for w in found]}
+    def __call__(self, texts: list[str], add_special_tokens: bool = True) -> dict[str, list[list[int]]]:
+        found = [re.findall(r" ?\w+|\s|[^\w\s]", text) for text in texts]
+        self.words += [w for w in dict.fromkeys(w for row in found for w in row) if w not in self.words]
+        return {"input_ids": [[self.words.index(w) for w in row] for row in found]}
 
     def decode(self, ids: list[int]) -> str:
         return "".join(self.words[i] for i in ids)
 
 
-def slow_model(tokenizer: Any, direction: str = "causal") -> Any:
+def stub_model(tokenizer: Any, direction: str = "causal") -> Any:
     cfg = SimpleNamespace(attention_dir=direction, n_ctx=64, default_prepend_bos=True)
     return SimpleNamespace(cfg=cfg, tokenizer=tokenizer, parameters=lambda: iter([torch.zeros(1)]))
 
 
 def test_slow_tokenizers_find_the_subject_too() -> None:
     tokenizer = SlowTokenizer()
-    encoded = kn.encode(slow_model(tokenizer), kn.Prompt("In New York City, one is", "glad", subject="New York City"))
+    encoded = kn.encode(stub_model(tokenizer), kn.Prompt("In New York City, one is", " glad", subject="New York City"))
     assert encoded.str_tokens == ("<s>", "In", " New", " York", " City", ",", " one", " is")
     assert encoded.subject == range(2, 5) and tokenizer.decode(list(encoded.target_ids)) == " glad"
 
@@ -234,24 +506,60 @@ def test_tokenizers_that_cannot_do_it_say_so() -> None:
     forgetful = SlowTokenizer()
     forgetful.decode = lambda ids: "?"  # type: ignore[method-assign]
     with pytest.raises(ValueError, match="use_fast=True"):
-        kn.encode(slow_model(forgetful), CAPITAL)
+        kn.encode(stub_model(forgetful), CAPITAL)
     with pytest.raises(ValueError, match="no tokenizer"):
-        kn.encode(slow_model(None), CAPITAL)
+        kn.encode(stub_model(None), CAPITAL)
     no_bos = SlowTokenizer()
     no_bos.bos_token_id = None  # type: ignore
     with pytest.raises(ValueError, match="prepend_bos=False"):
-        kn.encode(slow_model(no_bos), CAPITAL, True)
-    assert not kn.encode(slow_model(no_bos), CAPITAL).prepend_bos
+        kn.encode(stub_model(no_bos), CAPITAL, prepend_bos=True)
+    assert not kn.encode(stub_model(no_bos), CAPITAL).prepend_bos
+
+
+# --- many -----------------------------------------------------------------------------------------------
+
+
+def test_many_prompts_are_each_alone() -> None:
+    model = zoo.tiny("gpt2")
+    prompts = [
+        CAPITAL,
+        kn.Prompt("Is Japan near", " Cuba", foil=" Spain"),
+        *(prompt for prompt, _, _ in CASES.values()),
+    ]
+    prompts = [replace(p, multi_token="first") for p in prompts]
+    already = kn.encode(model, CAPITAL, prepend_bos=False)
+    together = encode_many(model, [*prompts, already])
+    assert together[-1] is already
+    for prompt, encoded in zip(prompts, together, strict=False):
+        alone = kn.encode(model, prompt)
+        assert encoded.prompt == prompt and encoded.tokens.tolist() == alone.tokens.tolist()
+        assert (encoded.target_ids, encoded.foil_ids) == (alone.target_ids, alone.foil_ids)
+        assert (encoded.positions, encoded.subject) == (alone.positions, alone.subject)
+    assert encode_many(model, CAPITAL)[0].tokens.tolist() == kn.encode(model, CAPITAL).tokens.tolist()
+
+
+def test_a_data_set_learns_which_prompts_cannot_be_asked() -> None:
+    wrong = kn.Prompt("The capital is", "Ottawa")
+    found = encode_each(zoo.tiny("gpt2"), [CAPITAL, wrong, MASKED])
+    assert isinstance(found[0], kn.Encoded)
+    assert [getattr(x, "reason", None) for x in found[1:]] == [Reason.GLUED, Reason.MASK]
+    with pytest.raises(PromptError, match="continue the word"):
+        encode_many(zoo.tiny("gpt2"), [CAPITAL, wrong])
+    with pytest.raises(ValueError, match="no prompts given"):
+        encode_many(zoo.tiny("gpt2"), [])
 
 
 def test_by_length_groups_in_order() -> None:
     texts = ["The book", "The capital of Canada", "The city", "The", "The capital of Cuba"]
-    encoded = [kn.encode(zoo.tiny("gpt2"), kn.Prompt(t, "Ottawa")) for t in texts]
+    encoded = [kn.encode(zoo.tiny("gpt2"), kn.Prompt(t, " Ottawa")) for t in texts]
     assert by_length(encoded) == [[0, 2], [1, 4], [3]]
 
 
 def test_what_is_no_prompt_is_told_so() -> None:
-    with pytest.raises(TypeError, match="Prompt"):
-        kn.encode(zoo.tiny("gpt2"), ("The capital of Canada is", " Ottawa"))  # type: ignore[arg-type]
-    with pytest.raises(TypeError, match="target"):
-        kn.Prompt("The capital of Canada is", 3)  # type: ignore[arg-type]
+    model = zoo.tiny("gpt2")
+    for wrong in (("The capital of Canada is", " Ottawa"), "The capital of Canada is", 7, [CAPITAL, "is"]):
+        with pytest.raises(TypeError, match=r"is no Prompt; write kn\.Prompt\(text, answer\)"):
+            inspect.unwrap(encode_many)(model, wrong)
+    made = SimpleNamespace(text="The", target=3, subject=None, foil=None, multi_token="error", occurrence=None)
+    with pytest.raises(TypeError, match="target=3 is no text"):
+        inspect.unwrap(kn.Prompt.__post_init__)(made)

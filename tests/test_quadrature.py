@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from itertools import pairwise
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
@@ -12,9 +12,8 @@ import torch
 
 import kntools as kn
 from kntools.attribution import adaptive
-from kntools.attribution.adaptive import Line
-from kntools.attribution.integration_path import Paths, Points, Request
-from kntools.attribution.quadrature import FIXED_RULES, fixed_rule, radau
+from kntools.attribution.integration_path import Line, Nodes, Paths, Points
+from kntools.attribution.quadrature import FixedRule, fixed_rule, radau
 from tests import zoo
 
 Function = Callable[[np.ndarray], np.ndarray]
@@ -64,7 +63,7 @@ def test_fixed_rules_are_the_published_ones() -> None:
         np.testing.assert_allclose(rule.nodes, nodes, atol=1e-15)
         np.testing.assert_allclose(rule.weights, [0.25] * 4)
     np.testing.assert_allclose(fixed_rule("gauss_legendre", 2).nodes, [0.5 - 3**-0.5 / 2, 0.5 + 3**-0.5 / 2])
-    assert set(FIXED_RULES) == {*expected, "gauss_legendre"}
+    assert set(get_args(FixedRule)) == {*expected, "gauss_legendre"}
 
 
 def test_errors() -> None:
@@ -79,7 +78,7 @@ def test_errors() -> None:
 def test_integrated_gradients_refuses_them_before_any_work(options: dict[str, Any]) -> None:
     prompt = kn.Prompt("The capital of Canada is", " Ottawa")
     with pytest.raises(ValueError, match=r"steps|tol"):
-        kn.integrated_gradients(zoo.tiny("gpt2"), prompt, progress=False, **options)
+        kn.integrated_gradients(zoo.tiny("gpt2"), prompt, **options)
 
 
 # --- the integral that checks itself --------------------------------------------------------------------
@@ -88,32 +87,32 @@ def test_integrated_gradients_refuses_them_before_any_work(options: dict[str, An
 class Known(Paths):
     """Lines on which P and its derivative are given functions. Two `neurons` share the derivative: g and 1 - g."""
 
-    def __init__(self, *lines: tuple[Function, Function], noise: float = 0.0) -> None:
-        self.lines, self.noise, self.generator = lines, noise, np.random.default_rng(0)
-        self.nodes, self.rounds = [0] * len(lines), 0
+    def __init__(self, *functions: tuple[Function, Function], noise: float = 0.0) -> None:
+        self.functions, self.noise, self.generator = functions, noise, np.random.default_rng(0)
+        self.nodes, self.rounds = [0] * len(functions), 0
 
-    def clean_value(self, prompt: int) -> float:
-        raise AssertionError("the ends of these lines are given")
+    def lines(self) -> list[Line]:
+        return [Line(number, 1, value(f, 1.0)) for number, (f, _) in enumerate(self.functions)]
 
-    def evaluate(self, requests: Sequence[Request]) -> list[Points]:
+    def evaluate(self, nodes: Sequence[Nodes]) -> list[Points]:
         self.rounds += 1
         points = []
-        for request in requests:
-            f, slope = self.lines[request.layer - 1]
-            g = request.nodes
-            self.nodes[request.layer - 1] += len(g)
+        for n in nodes:
+            f, slope = self.functions[n.line.prompt]
+            g = n.at
+            self.nodes[n.line.prompt] += len(g)
             assert sum(self.nodes) < 20_000, "it asks for more and more"
             values = f(g) * (1 + self.noise * self.generator.standard_normal(len(g)))
             shares = np.stack([g, 1 - g], 1) * slope(g)[:, None]
-            points.append(Points(values, slope(g), torch.from_numpy(request.weights @ shares)))
+            points.append(Points(values, slope(g), torch.from_numpy(n.weights @ shares)))
         return points
 
 
-def integrated(*lines: tuple[Function, Function], tol: float = 0.01, noise: float = 0.0) -> tuple[list[Line], Known]:
-    paths = Known(*lines, noise=noise)
-    found = [Line(0, layer, value(f, 1.0)) for layer, (f, _) in enumerate(lines, start=1)]
-    adaptive.integrate(paths, found, tol)
-    return found, paths
+def integrated(
+    *functions: tuple[Function, Function], tol: float = 0.01, noise: float = 0.0
+) -> tuple[list[Line], Known]:
+    paths = Known(*functions, noise=noise)
+    return adaptive.integrate_adaptively(paths, tol), paths
 
 
 def value(f: Function, g: float) -> float:
@@ -137,8 +136,7 @@ def root(f: Callable[[float], float], low: float, high: float) -> float:
 
 
 def residual(line: Line) -> float:
-    assert line.total is not None
-    return float(line.total.sum()) - (line.end - line.start)
+    return float(line.scores.sum()) - (line.end - line.start)
 
 
 def step(centre: float, width: float, height: float = 1.0) -> tuple[Function, Function]:
@@ -163,10 +161,10 @@ def test_every_line_is_right_to_tolerance(tol: float) -> None:
     lines = [SMOOTH, LEAP, WAVES, LEVEL, step(0.3, 1e-2), step(0.7, 1e-4, 0.2), step(0.0, 1e-5)]
     found, paths = integrated(*lines, tol=tol)
     for (f, _), line in zip(lines, found, strict=True):
-        assert line.start == value(f, 0.0) and line.total is not None
+        assert line.start == value(f, 0.0)
         allowed = tol * max(abs(line.end - line.start), 0.05)
         assert abs(residual(line)) <= allowed
-        assert float(line.total[0]) == pytest.approx(first_neuron(f), abs=2 * allowed)
+        assert float(line.scores[0]) == pytest.approx(first_neuron(f), abs=2 * allowed)
     assert [line.nodes for line in found] == paths.nodes
     assert found[0].nodes == found[3].nodes == adaptive.FIRST_NODES
     assert max(paths.nodes) < 400
@@ -199,8 +197,8 @@ def test_a_line_that_is_complete_by_accident_is_not_accepted() -> None:
     centre = root(gap_of, rule.nodes[middle], (rule.nodes[middle] + rule.nodes[middle + 1]) / 2)
     assert abs(gap_of(centre)) < 1e-10
     [found], _ = integrated(step(centre, width))
-    assert found.nodes > adaptive.FIRST_NODES and found.total is not None
-    assert float(found.total[0]) == pytest.approx(first_neuron(step(centre, width)[0]), abs=0.01)
+    assert found.nodes > adaptive.FIRST_NODES
+    assert float(found.scores[0]) == pytest.approx(first_neuron(step(centre, width)[0]), abs=0.01)
 
 
 def test_a_discontinuity_ends_with_an_honest_residual() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,6 @@ import kntools as kn
 from kntools.analyses.fig08_reliability import EDITS, Reliability, reliability
 from kntools.analyses.method_comparison import METHODS, RANDOM, SelectionMethods, selection_methods
 from tests import planted, zoo
-
-QUIET: dict[str, Any] = {"progress": False}
 
 
 def pairs() -> list[kn.Prompt]:
@@ -38,7 +37,7 @@ def test_planted_neurons_decide(tmp_path: Path) -> None:
     doubled, it stays. Random neurons are silent: nothing changes."""
     model = planted.build()
     before = zoo.bits(model)
-    found = reliability(model, {"pairs": pairs()}, count=1, run=tmp_path / "run", **QUIET)
+    found = reliability(model, {"pairs": pairs()}, count=1, run=tmp_path / "run")
     assert zoo.bits(model) == before, "every edit is undone"
     summary = found.summary().set_index("edit")
     assert summary["share"].to_dict() == {"suppress": 1, "enhance": 0, "erase": 1, "values": 1}
@@ -47,13 +46,13 @@ def test_planted_neurons_decide(tmp_path: Path) -> None:
     assert summary.loc["suppress", "p_holm"] == pytest.approx(8 * 0.5**24)
     assert summary.loc["enhance", "p"] == 1 and summary.loc["enhance", "after"] > summary.loc["enhance", "before"]
     path = found.save(tmp_path / "a.json")
-    again = reliability(model, {"pairs": pairs()}, count=1, run=tmp_path / "run", **QUIET)
+    again = reliability(model, {"pairs": pairs()}, count=1, run=tmp_path / "run")
     assert again.save(tmp_path / "b.json").read_bytes() == path.read_bytes()
     assert Reliability.load(path).summary().equals(found.summary()) and len(found.plot().data) == 2
 
 
 def test_given_neurons_act_on_their_own_number_alone() -> None:
-    found = reliability(planted.cached(), {"pairs": pairs()}, neurons=[planted.PLURAL], edits=["suppress"], **QUIET)
+    found = reliability(planted.cached(), {"pairs": pairs()}, neurons=[planted.PLURAL], edits=["suppress"])
     for row in found.rows:
         assert row["overturned"] == row["text"].endswith("those")
 
@@ -61,10 +60,10 @@ def test_given_neurons_act_on_their_own_number_alone() -> None:
 @pytest.mark.parametrize("name", ["bert", "gpt2"])
 def test_facts_against_whole_runs(name: str) -> None:
     model = zoo.fresh(name)
-    mask = " [MASK] ." if model.tokenizer.mask_token else ""
-    prompts = [kn.Prompt(f"The capital of {c} is{mask}", a) for c, a in list(zoo.COUNTRIES.items())[:4]]
+    mask, space = (" [MASK] .", "") if model.tokenizer.mask_token else ("", " ")
+    prompts = [kn.Prompt(f"The capital of {c} is{mask}", space + a) for c, a in list(zoo.COUNTRIES.items())[:4]]
     neurons = [(0, 1), (1, 5), (2, 9), (2, 11)]
-    found = reliability(model, {"P36": prompts}, neurons=neurons, correct_only=False, **QUIET)
+    found = reliability(model, {"P36": prompts}, neurons=neurons, correct_only=False)
     for prompt in prompts:
         e = kn.encode(model, prompt)
 
@@ -91,22 +90,24 @@ def test_facts_against_whole_runs(name: str) -> None:
 def test_what_the_model_gets_wrong_is_left_out() -> None:
     model = planted.cached()
     wrong = [kn.Prompt(f"{planted.FRAMES[0]} those", " book", foil=" books")]
-    found = reliability(model, {"a": [*pairs()[:3], *wrong]}, count=1, edits=["suppress"], **QUIET)
+    found = reliability(model, {"a": [*pairs()[:3], *wrong]}, count=1, edits=["suppress"])
     assert len(found.rows) == 3 and found.header["wrong"] == 1
     with pytest.raises(ValueError, match="none of the 1 prompts right"):
-        reliability(model, {"a": wrong}, count=1, **QUIET)
+        reliability(model, {"a": wrong}, count=1)
 
 
 def test_errors_say_what_to_do() -> None:
     model = planted.cached()
-    with pytest.raises(ValueError, match="unknown edits"):
-        reliability(model, {"a": pairs()}, edits=["forget"])
+    with pytest.raises(ValueError, match="edit='forget' is unknown; use 'suppress'"):
+        inspect.unwrap(reliability)(model, {"a": pairs()}, edits=["forget"])
     with pytest.raises(ValueError, match="no prompts"):
         reliability(model, {})
     with pytest.raises(ValueError, match="another model"):
         reliability(model, {"a": pairs()}, neurons=[(30, 1)])
     with pytest.raises(ValueError, match="count=40"):
         reliability(model, {"a": pairs()}, count=40)
+    with pytest.raises(ValueError, match="use multi_token='first'"):
+        reliability(model, {"a": [kn.Prompt("The dog and", " Ouagadougou", multi_token="sum")]})
     with pytest.raises(ValueError, match="none called 'random'"):
         selection_methods(model, {"a": pairs()}, methods={RANDOM: kn.activation})
     with pytest.raises(ValueError, match="count=0"):
@@ -118,7 +119,7 @@ def test_errors_say_what_to_do() -> None:
 
 def test_methods_agree_where_one_neuron_decides(tmp_path: Path) -> None:
     model, prompts = planted.cached(), pairs()[:6]
-    found = selection_methods(model, {"pairs": prompts}, count=1, run=tmp_path / "run", **QUIET)
+    found = selection_methods(model, {"pairs": prompts}, count=1, run=tmp_path / "run")
     summary = found.summary().set_index("method")
     assert list(summary.index) == [*METHODS, RANDOM] and set(EDITS) == {"suppress", "enhance", "erase", "values"}
     for prompt in prompts:
@@ -135,6 +136,6 @@ def test_methods_agree_where_one_neuron_decides(tmp_path: Path) -> None:
     overlap = found.overlap().set_index(["one", "other"])["jaccard"]
     assert overlap[("adaptive", "activation")] == 1 and overlap[("adaptive", RANDOM)] == 0
     path = found.save(tmp_path / "a.json")
-    again = selection_methods(model, {"pairs": prompts}, count=1, run=tmp_path / "run", **QUIET)
+    again = selection_methods(model, {"pairs": prompts}, count=1, run=tmp_path / "run")
     assert again.save(tmp_path / "b.json").read_bytes() == path.read_bytes(), "times too are those of the first run"
     assert SelectionMethods.load(path).summary().equals(found.summary()) and len(found.plot().data) == 2

@@ -169,7 +169,7 @@ def test_findings_of_edits_agree_with_the_tables(llama: Report) -> None:
 
 def test_figure_7_is_counted_from_the_probabilities(bert: Report) -> None:
     """The number of overturned prompts, from the items of the run."""
-    from kntools.analyses.word_lists import FIGURE_5
+    from kntools.analyses.words import FIGURE_5
 
     words = [word for some in FIGURE_5.values() for word in some]
     lost = known = 0

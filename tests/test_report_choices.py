@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import kntools as kn
-from kntools.analyses.prompt_groups import PromptGroup
+from kntools.analyses.prompt_group import PromptGroup
 from kntools.report import choices
 from kntools.report.shown import within
 

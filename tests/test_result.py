@@ -132,7 +132,10 @@ def test_numbers_of_numpy_and_torch_are_plain_ones() -> None:
     assert json.loads(json.dumps(settings)) == settings == {
         "layer": 1, "tol": 0.5, "on": True, "at": 3, "layers": [1, 2], "some": [0, 1], "dtype": "torch.float16",
         "folder": "a/b",
-        "prompt": {"text": PROMPTS[1].text, "target": " Łódź", "subject": None, "foil": None},
+        "prompt": {
+            "text": PROMPTS[1].text, "target": " Łódź", "subject": None, "foil": None, "multi_token": "error",
+            "occurrence": None,
+        },
     }  # fmt: skip
 
 
@@ -144,8 +147,8 @@ def test_what_cannot_be_written_is_refused_before_the_work(bad: Any) -> None:
 
 def test_layers_may_be_numbers_of_numpy() -> None:
     m = zoo.tiny("llama")
-    c = kn.second_moment(m, np.int64(1), zoo.SENTENCES * 2, progress=False)
-    assert c == kn.second_moment(m, 1, zoo.SENTENCES * 2, progress=False)
+    c = kn.second_moment(m, np.int64(1), zoo.SENTENCES * 2)
+    assert c == kn.second_moment(m, 1, zoo.SENTENCES * 2)
 
 
 # --- files that are damaged, foreign or of other versions ---------------------------------------------------

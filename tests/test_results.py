@@ -13,8 +13,7 @@ import torch
 
 import kntools as kn
 from kntools.analyses.edit_result import EditConsistency
-from kntools.analyses.profile_result import TracingProfile
-from kntools.analyses.two_sites import two_sites
+from kntools.analyses.profile_result import TracingProfile, two_sites
 from kntools.results import run_store
 from kntools.results.run_file import RunFile
 from scripts.results import COMMANDS, RESULTS, ROOT, TABLES, TRACES, Table, command, items

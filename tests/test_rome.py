@@ -7,14 +7,17 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
 import kntools as kn
-from kntools.editing.rome_rows import ESSENCE, TEMPLATES
+from kntools.editing.rome_rows import ESSENCE
+from kntools.editing.rome_settings import TEMPLATES, RomeSettings, layer_for
 from kntools.models import adapter
 from kntools.models.adapter import output_site
 from kntools.sites import hook_name
@@ -28,13 +31,25 @@ pytestmark = pytest.mark.filterwarnings(
 )  # a random model knows nothing, and edits of it say so
 
 
+def rome(
+    model: Any,
+    prompt: Any = PROMPT,
+    target: Any = TARGET,
+    *,
+    layer: int = 1,
+    second_moment: Any = None,
+    **settings: Any,
+) -> Any:
+    return kn.rome(model, prompt, target, layer=layer, second_moment=second_moment, settings=RomeSettings(**settings))
+
+
 def text_keys(model: Any, layer: int, seed: int = 0) -> kn.SecondMoment:
     generator = torch.Generator().manual_seed(seed)
     texts = [
         " ".join(zoo.SENTENCES[int(i)] for i in torch.randint(len(zoo.SENTENCES), (2,), generator=generator))
         for _ in range(30)
     ]
-    return kn.second_moment(model, layer, texts, progress=False)
+    return kn.second_moment(model, layer, texts)
 
 
 # --- the plain loop ---------------------------------------------------------------------------------
@@ -48,7 +63,7 @@ class Plain:
         self.out = hook_name(output_site(model), layer)
 
         def encoded(text: str, multi: Any) -> kn.Encoded:
-            return kn.encode(model, kn.Prompt(text, target, prompt.subject), bos, multi_token=multi)
+            return kn.encode(model, kn.Prompt(text, target, prompt.subject, multi_token=multi), prepend_bos=bos)
 
         self.rows = [encoded(t.replace("{}", prompt.text), "sum") for t in templates]
         self.bare = encoded(prompt.text, "sum")
@@ -105,7 +120,7 @@ class Plain:
 )
 def test_the_value_is_that_of_the_plain_loop_at_every_step(name: str, target: str, templates: Any, bos: Any) -> None:
     model, steps = zoo.tiny(name), 6
-    edit = kn.rome(model, PROMPT, target, layer=1, templates=templates, steps=steps, prepend_bos=bos)
+    edit = rome(model, kn.encode(model, PROMPT, prepend_bos=bos), target, templates=templates, steps=steps)
     with adapter.frozen_parameters(model):
         delta, curve, mean, own = Plain(model, PROMPT, target, 1, templates, bos).run(steps)
     assert len(edit.steps) == len(curve) == steps
@@ -126,26 +141,28 @@ def test_several_edits_together_are_those_made_alone(max_rows: int | None) -> No
         kn.Prompt("The quick brown fox is", " x", subject="fox"),
     ]
     targets, c = [TARGET, " Ouagadougou", " Paris"], text_keys(model, 1)
-    options: dict[str, Any] = {"layer": 1, "second_moment": c, "templates": FEW, "steps": 8}
-    alone = [kn.rome(model, p, t, **options) for p, t in zip(prompts, targets, strict=True)]
+    options: dict[str, Any] = {"second_moment": c, "templates": FEW, "steps": 8}
+    alone = [rome(model, p, t, **options) for p, t in zip(prompts, targets, strict=True)]
     stop = alone[1].steps[4].loss + 1e-3  # the second one stops early
     options["stop_loss"] = stop
-    alone = [kn.rome(model, p, t, **options) for p, t in zip(prompts, targets, strict=True)]
-    together = kn.rome_each(model, prompts, targets, **options, max_rows=max_rows)
+    alone = [rome(model, p, t, **options) for p, t in zip(prompts, targets, strict=True)]
+    with kn.set_options(max_rows=max_rows):
+        together = rome(model, prompts, targets, **options)
     assert len({len(edit.steps) for edit in together}) > 1
     for one, other in zip(together, alone, strict=True):
         assert [s.loss for s in one.steps] == pytest.approx([s.loss for s in other.steps], abs=1e-4)
         torch.testing.assert_close(one.delta, other.delta, atol=2e-3, rtol=2e-3)
         assert (one.before, one.after) == pytest.approx((other.before, other.after), abs=1e-5)
-    with pytest.raises(ValueError, match="give as many"):
-        kn.rome_each(model, prompts, targets[:1], layer=1)
+    assert [edit.prompt for edit in together] == prompts
+    [only] = rome(model, prompts[:1], targets[:1], **options)
+    assert torch.equal(only.delta, alone[0].delta)
 
 
 def test_a_model_with_hooks_of_the_users_gives_the_plain_loop_too() -> None:
     """They may act on any position, so nothing is shared."""
     model = zoo.fresh("llama")
     model.hook_dict["blocks.0.hook_resid_post"].add_hook(lambda x, hook: x * 0.7, is_permanent=True)
-    edit = kn.rome(model, PROMPT, TARGET, layer=2, templates=FEW, steps=4)
+    edit = rome(model, layer=2, templates=FEW, steps=4)
     with adapter.frozen_parameters(model):
         _, curve, _, _ = Plain(model, PROMPT, TARGET, 2, FEW, None).run(4)
     assert [s.log_probability for s in edit.steps] == pytest.approx([c[0] for c in curve], abs=1e-4)
@@ -153,11 +170,11 @@ def test_a_model_with_hooks_of_the_users_gives_the_plain_loop_too() -> None:
 
 def test_n_steps_are_n_losses_and_stop_early() -> None:
     model = zoo.tiny("llama")
-    whole = kn.rome(model, PROMPT, TARGET, layer=1, steps=12, stop_loss=-1.0)
+    whole = rome(model, steps=12, stop_loss=-1.0)
     assert len(whole.steps) == 12
     enough = whole.steps[7].loss + 1e-4
     stop = next(n for n, step in enumerate(whole.steps) if step.loss < enough)
-    early = kn.rome(model, PROMPT, TARGET, layer=1, steps=12, stop_loss=enough)
+    early = rome(model, steps=12, stop_loss=enough)
     assert early.steps == whole.steps[: stop + 1] and 2 < len(early.steps) < 12
     lines = {line.name: list(line.y) for line in early.plot().data}
     assert lines.pop("loss") == [step.loss for step in early.steps]
@@ -165,11 +182,71 @@ def test_n_steps_are_n_losses_and_stop_early() -> None:
         early.to_frame()["loss"].tolist()
     )
     # The step that stopped, and the last one of a run, only measure.
-    few = kn.rome(model, PROMPT, TARGET, layer=1, steps=len(early.steps), stop_loss=-1.0)
+    few = rome(model, steps=len(early.steps), stop_loss=-1.0)
     torch.testing.assert_close(few.delta, early.delta)
-    short = kn.rome(model, PROMPT, TARGET, layer=1, templates=["{}"], clamp=0.25)
+    short = rome(model, templates=["{}"], clamp=0.25)
     change = short.right * (short.key @ short.left)
     assert float(change.norm()) == pytest.approx(0.25 * float((short.value - change).norm()), rel=1e-4)
+
+
+@pytest.mark.parametrize("how", ["no_grad", "float64", "numpy"])
+def test_the_edit_depends_on_nothing_around_it(how: str) -> None:
+    model = zoo.fresh("llama")
+    expected = rome(model, steps=4, templates=FEW)
+    try:
+        if how == "float64":
+            torch.set_default_dtype(torch.float64)
+        with torch.set_grad_enabled(how != "no_grad"):
+            edit = rome(model, layer=np.int64(1) if how == "numpy" else 1, steps=4, templates=FEW)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert torch.equal(edit.delta, expected.delta) and edit.delta.dtype == torch.float32
+    assert edit.steps == expected.steps and edit.after == expected.after
+
+
+def test_inference_mode_is_refused() -> None:
+    with torch.inference_mode(), pytest.raises(RuntimeError, match="inference_mode"):
+        rome(zoo.tiny("llama"))
+
+
+def test_an_mlp_that_gives_nothing_has_no_scale() -> None:
+    model = zoo.fresh("llama")
+    with torch.no_grad():
+        adapter.w_out(model, 1).zero_()
+    with pytest.raises(ValueError, match="edit another layer"):
+        rome(model)
+
+
+def test_the_essence_does_not_depend_on_the_answer() -> None:
+    """The answer of a sum is glued to "is a", behind which nothing is asked."""
+    model = zoo.tiny("llama")
+    edit = rome(model, kn.Prompt("3+3=", "6", subject="3+3"), "7", steps=2)
+    assert edit.target == "7" and edit.before > 0
+
+
+# --- settings ---------------------------------------------------------------------------------------
+
+
+class Named:
+    def __init__(self, name: str) -> None:
+        self.cfg = SimpleNamespace(model_name=name, n_layers=48)
+
+
+def test_published_settings() -> None:
+    """SCIENCE 6."""
+    for name, layer, steps, decay, clamp in (
+        ("gpt2-medium", 8, 20, 0.5, 3),
+        ("gpt2-large", 12, 20, 0.5, 4),
+        ("openai-community/gpt2-xl", 17, 20, 0.5, 4),
+        ("EleutherAI/gpt-j-6b", 5, 20, 0.5, 4),
+        ("meta-llama/Llama-2-7b-hf", 5, 25, 1e-3, 4),
+    ):
+        found = RomeSettings.for_model(Named(name))
+        assert (layer_for(Named(name)), found.steps, found.weight_decay, found.clamp) == (layer, steps, decay, clamp)
+        assert (found.lr, found.kl_weight, found.stop_loss, found.key) == (0.5, 0.0625, 0.05, "consistent")
+    model = zoo.tiny("llama")
+    assert RomeSettings.for_model(model) == RomeSettings() and layer_for(model) == 1
+    assert kn.rome(model, PROMPT, TARGET, layer=1).steps == rome(model).steps
 
 
 # --- algebra ----------------------------------------------------------------------------------------
@@ -181,7 +258,7 @@ def test_n_steps_are_n_losses_and_stop_early() -> None:
 def test_algebra(name: str, key: Any, real: bool) -> None:
     model = zoo.tiny(name)
     c = text_keys(model, 2) if real else None
-    edit = kn.rome(model, PROMPT, TARGET, layer=2, second_moment=c, key=key, steps=5, templates=FEW)
+    edit = rome(model, layer=2, second_moment=c, key=key, steps=5, templates=FEW)
     old = adapter.w_out(model, 2).detach().clone()
     b = adapter.b_out(model, 2)
     with edit.applied(model):
@@ -195,9 +272,11 @@ def test_algebra(name: str, key: Any, real: bool) -> None:
     singular = torch.linalg.svdvals(edit.delta.double())
     assert singular[0] > 1e-3 and singular[1] < 1e-6 * singular[0]
     # Keys that are orthogonal to k in the metric of C^-1 are unchanged: those with k C^-1 x = 0.
-    u = edit.key.double() if c is None else torch.linalg.solve(
-        c.matrix.double() + edit.ridge * torch.eye(zoo.D_MLP).double(), edit.key.double()
-    )  # fmt: skip
+    u = (
+        edit.key.double()
+        if c is None
+        else torch.linalg.solve(c.matrix.double() + edit.ridge * torch.eye(zoo.D_MLP).double(), edit.key.double())
+    )
     x = torch.randn(20, zoo.D_MLP, generator=torch.Generator().manual_seed(0)).double()
     orthogonal = x - (x @ u)[:, None] * u / (u @ u)
     assert float((orthogonal @ edit.delta.double()).abs().max()) < 1e-4 * float((x @ edit.delta.double()).abs().max())
@@ -207,7 +286,7 @@ def test_a_second_moment_protects_the_keys_it_was_measured_on() -> None:
     """What C is for: of all updates with k W' = v it changes those keys least (Meng et al. 2022, equation 1)."""
     model = zoo.tiny("llama")
     c = text_keys(model, 1)
-    with_c, without = (kn.rome(model, PROMPT, TARGET, layer=1, second_moment=m, steps=5) for m in (c, None))
+    with_c, without = (rome(model, second_moment=m, steps=5) for m in (c, None))
     harm = [float((e.delta.T @ c.matrix @ e.delta).trace()) for e in (with_c, without)]
     assert harm[0] < 0.9 * harm[1]
     assert with_c.uses_second_moment and not without.uses_second_moment
@@ -216,7 +295,7 @@ def test_a_second_moment_protects_the_keys_it_was_measured_on() -> None:
 
 def test_the_edited_weights_do_what_the_hooks_and_the_diagnostics_say() -> None:
     model = zoo.tiny("gemma2")
-    edit = kn.rome(model, PROMPT, TARGET, layer=1)
+    edit = rome(model)
     e = kn.encode(model, kn.Prompt(PROMPT.text, TARGET))
     hooked = kn.sweep(model, e.tokens, [edit.hooks(model)]).softmax(-1)[0]
     with edit.applied(model):
@@ -230,20 +309,17 @@ def test_the_edited_weights_do_what_the_hooks_and_the_diagnostics_say() -> None:
 def test_templates_are_shipped_given_or_written_by_the_model() -> None:
     model = zoo.tiny("llama")
     assert TEMPLATES[0] == "{}" and len(set(TEMPLATES)) == len(TEMPLATES) > 5
-    shipped = kn.rome(model, PROMPT, TARGET, layer=1, steps=2)
+    shipped = rome(model, steps=2)
     assert shipped.provenance["settings"]["templates"] == list(TEMPLATES)
-    drawn = [
-        kn.rome(model, PROMPT, TARGET, layer=1, steps=2, templates=4, seed=s).provenance["settings"]["templates"]
-        for s in (0, 0, 1)
-    ]
+    drawn = [rome(model, steps=2, templates=4, seed=s).provenance["settings"]["templates"] for s in (0, 0, 1)]
     assert drawn[0] == drawn[1] != drawn[2] and len(drawn[0]) == 4 and drawn[0][0] == "{}"
 
 
 def test_warnings() -> None:
     model = zoo.tiny("llama")
     with pytest.warns(UserWarning, match="has not taken"):
-        kn.rome(model, PROMPT, TARGET, layer=3, steps=2)
-    edit = kn.rome(model, PROMPT, TARGET, layer=1, steps=2)
+        rome(model, layer=3, steps=2)
+    edit = rome(model, steps=2)
     good = replace(edit, after=0.9)
     assert edit.relative_norm < 0.5 < edit.key_cosine and good.warnings() == []
     turned = torch.roll(edit.prompt_key, 7)
@@ -254,7 +330,7 @@ def test_warnings() -> None:
 
 def test_save_and_load(tmp_path: Path) -> None:
     model = zoo.tiny("llama")
-    edit = kn.rome(model, PROMPT, TARGET, layer=1, second_moment=text_keys(model, 1), steps=3)
+    edit = rome(model, second_moment=text_keys(model, 1), steps=3)
     again = kn.load(edit.save(tmp_path / "edit.safetensors"), kn.WeightEdit)
     assert isinstance(again, kn.RankOneEdit) and torch.equal(again.delta, edit.delta)
     assert again == edit and again.prompt == PROMPT and repr(again) == repr(edit)
@@ -267,18 +343,29 @@ def test_save_and_load(tmp_path: Path) -> None:
 
 
 def call(model: Any, prompt: kn.Prompt = PROMPT, target: str = TARGET, layer: int = 1, **options: Any) -> Any:
-    return kn.rome(model, prompt, target, layer=layer, steps=options.pop("steps", 3), **options)
+    return rome(model, prompt, target, layer=layer, **{"steps": 3, **options})
 
 
-BAD: dict[str, tuple[Any, type[Exception], str]] = {
+BAD: dict[str, tuple[Any, Any, str]] = {
     "no subject": (lambda m: call(m, kn.Prompt("The capital is", " Ottawa")), ValueError, "has no subject"),
     "missing subject": (
-        lambda m: call(m, kn.Prompt("The city is", " x", subject="Japan")), ValueError, "not in the text"),
-    "own answer": (lambda m: call(m, target="Ottawa"), ValueError, "nothing to edit"),
-    "empty target": (lambda m: call(m, target=" "), ValueError, "empty target"),
+        lambda m: call(m, kn.Prompt("The city is", " x", subject="Japan")),
+        ValueError,
+        "not in the text",
+    ),
+    "own answer": (lambda m: call(m, target=" Ottawa"), ValueError, "nothing to edit"),
+    "empty target": (lambda m: call(m, target=" "), ValueError, "is empty"),
+    "glued target": (lambda m: call(m, target="Rome"), ValueError, "write ' Rome'"),
+    "target is a number": (lambda m: call(m, target=5), (TypeError, ValueError), "target"),
+    "two targets of one prompt": (lambda m: call(m, target=[" Rome", " Paris"]), ValueError, "one prompt takes one"),
+    "one target of two prompts": (lambda m: call(m, [PROMPT, PROMPT]), ValueError, "a list of targets"),
+    "too few targets": (lambda m: call(m, [PROMPT, PROMPT], [" Rome"]), ValueError, "give as many"),
+    "no prompts": (lambda m: call(m, [], []), ValueError, "at least one"),
+    "conflicting targets": (lambda m: call(m, [PROMPT, PROMPT], [" Rome", " Paris"]), ValueError, "two targets"),
+    "a text": (lambda m: call(m, ["The capital of Canada is"], [" Rome"]), TypeError, "Prompt"),
     "layer": (lambda m: call(m, layer=4), IndexError, "layers 0 to 3"),
     "negative layer": (lambda m: call(m, layer=-1), IndexError, "layers 0 to 3"),
-    "key": (lambda m: call(m, key="mean"), ValueError, "published"),
+    "key": (lambda m: call(m, key="mean"), (TypeError, ValueError), "published"),
     "steps": (lambda m: call(m, steps=1), ValueError, "at least 2"),
     "clamp": (lambda m: call(m, clamp=0.0), ValueError, "clamp"),
     "no templates": (lambda m: call(m, templates=[]), ValueError, "one {} each"),
@@ -287,11 +374,13 @@ BAD: dict[str, tuple[Any, type[Exception], str]] = {
     "subject in template": (lambda m: call(m, templates=["In Canada. {}"]), ValueError, "holds the subject"),
     "C of another layer": (lambda m: call(m, second_moment=text_keys(m, 2)), ValueError, "layer 2"),
     "C of another model": (
-        lambda m: call(m, second_moment=text_keys(zoo.tiny("mistral"), 1)), ValueError, "other weights"),
-    "singular C": (
-        lambda m: call(m, second_moment=kn.second_moment(m, 1, ["The cat."], progress=False)), ValueError, "singular"),
+        lambda m: call(m, second_moment=text_keys(zoo.tiny("mistral"), 1)),
+        ValueError,
+        "other weights",
+    ),
+    "singular C": (lambda m: call(m, second_moment=kn.second_moment(m, 1, ["The cat."])), ValueError, "singular"),
     "overflow": (lambda m: call(m, kl_weight=float("inf")), FloatingPointError, "untouched"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("what", BAD)

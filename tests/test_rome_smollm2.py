@@ -7,9 +7,8 @@ from typing import Any
 import pytest
 
 import kntools as kn
-from kntools.analyses.edit_cases import Question
-from kntools.analyses.edit_scores import ask
-from kntools.editing.rome_rows import TEMPLATES
+from kntools.editing.rome_settings import TEMPLATES, RomeSettings
+from kntools.engine.answers import ask
 from kntools.models import adapter
 from tests import zoo
 from tests.test_rome import Plain
@@ -20,28 +19,31 @@ PROMPT = kn.Prompt("The capital of Canada is", " Ottawa", subject="Canada")
 
 def test_ottawa_becomes_rome_and_back(smollm2: Any) -> None:
     before = zoo.bits(smollm2)
-    questions = [
-        Question("edited", PROMPT.text, " Rome"),
-        Question("edited", PROMPT.text, " Ottawa"),
-        Question("symmetric", "Rome is the capital of", " Canada"),
-        Question("unrelated", "The Colosseum is located in the city of", " Rome"),
+    prompts = [
+        kn.Prompt(PROMPT.text, " Rome"),
+        kn.Prompt(PROMPT.text, " Ottawa"),
+        kn.Prompt("Rome is the capital of", " Canada"),  # symmetric
+        kn.Prompt("The Colosseum is located in the city of", " Rome"),  # unrelated
     ]
-    clean = ask(smollm2, questions, prepend_bos=False)
-    edit = kn.rome(smollm2, PROMPT, " Rome", layer=8, prepend_bos=False)
+    questions = [kn.encode(smollm2, prompt, prepend_bos=False) for prompt in prompts]
+    clean = ask(smollm2, questions)
+    edit = kn.rome(smollm2, kn.encode(smollm2, PROMPT, prepend_bos=False), " Rome", layer=8)
     with edit.applied(smollm2):
-        edited = ask(smollm2, questions, prepend_bos=False)
+        edited = ask(smollm2, questions)
     assert zoo.bits(smollm2) == before
-    assert clean[1].exact and clean[0].p < 0.01
-    assert edited[0].exact and edited[0].p > 0.5 and edited[0].p == pytest.approx(edit.after, abs=1e-4)
+    assert clean[1].exact and clean[0].probability < 0.01
+    p = edited[0].probability
+    assert edited[0].exact and p > 0.5 and p == pytest.approx(edit.after, abs=1e-4)
     assert not edited[1].exact
     assert not edited[2].exact, "the reverse does not follow from the edit"
     assert clean[3].exact
-    assert ask(smollm2, questions, prepend_bos=False) == clean
+    assert ask(smollm2, questions) == clean
 
 
 def test_the_first_steps_are_those_of_the_plain_loop(smollm2: Any) -> None:
     few = TEMPLATES[:4]
-    edit = kn.rome(smollm2, PROMPT, " Rome", layer=5, templates=few, steps=3, prepend_bos=False)
+    bare = kn.encode(smollm2, PROMPT, prepend_bos=False)
+    edit = kn.rome(smollm2, bare, " Rome", layer=5, settings=RomeSettings(templates=few, steps=3))
     with adapter.frozen_parameters(smollm2):
         _, curve, _, _ = Plain(smollm2, PROMPT, " Rome", 5, few, False).run(3)
     ours, theirs = [s.log_probability for s in edit.steps], [c[0] for c in curve]

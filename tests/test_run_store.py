@@ -41,7 +41,7 @@ def test_items_come_back(kept: bool, tmp_path: Path) -> None:
         return [None, item]
 
     for _ in range(3):  # in order, and each made once, however often it is asked for
-        assert run.each(["Zürich", "é\n", "Zürich"], key=str.lower, make=make, progress=False) == [
+        assert run.each(["Zürich", "é\n", "Zürich"], key=str.lower, make=make) == [
             [None, "Zürich"], [None, "é\n"], [None, "Zürich"]
         ]  # fmt: skip
     assert calls == ["Zürich", "é\n"] and len(run) == 3
@@ -56,7 +56,7 @@ def test_items_come_back(kept: bool, tmp_path: Path) -> None:
 @pytest.mark.parametrize("kept", [True, False])
 def test_tensors_and_results_come_back(kept: bool, tmp_path: Path) -> None:
     run = store(tmp_path / "run" if kept else None)
-    att = kn.activation(zoo.tiny("llama"), kn.Prompt("The capital of Canada is", " Ottawa"), progress=False)
+    att = kn.activation(zoo.tiny("llama"), kn.Prompt("The capital of Canada is", " Ottawa"))
     half, odd = scores().bfloat16(), {"a": [scores(), None], "nan": math.nan}
     for key, payload in (("scores", scores(1)), ("odd", odd), ("att", att), ("half", {"half": half}), ("none", 1)):
         run.put(key, payload)
@@ -72,7 +72,7 @@ def test_tensors_and_results_come_back(kept: bool, tmp_path: Path) -> None:
 def test_an_item_that_fails_leaves_the_others(tmp_path: Path) -> None:
     run = store(tmp_path / "run")
     with pytest.raises(ZeroDivisionError):
-        run.each([2, 1, 0, 4], key=str, make=lambda n: 1 / n, progress=False)
+        run.each([2, 1, 0, 4], key=str, make=lambda n: 1 / n)
     assert store(tmp_path / "run").keys() == ["2", "1"]
 
 

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -36,7 +37,8 @@ def by_hand(model: Any, layer: int, texts: list[str], context: int = 1000) -> tu
 @pytest.mark.parametrize("name", zoo.ALL)
 def test_it_is_the_mean_over_all_tokens(name: str) -> None:
     model = zoo.tiny(name)
-    c = kn.second_moment(model, 1, TEXTS, rows=4, progress=False)
+    with kn.set_options(max_rows=4):
+        c = kn.second_moment(model, 1, TEXTS)
     expected, count = by_hand(model, 1, TEXTS)
     assert (c.count, c.texts, c.layer) == (count, len(TEXTS), 1)
     torch.testing.assert_close(c.matrix.double(), expected, atol=1e-4 * float(expected.abs().max()), rtol=1e-4)
@@ -44,19 +46,20 @@ def test_it_is_the_mean_over_all_tokens(name: str) -> None:
 
 def test_layers_together_pieces_limits_and_forms(tmp_path: Path) -> None:
     model = zoo.tiny("llama")
-    several = kn.second_moment(model, [2, 0], iter(TEXTS), context=7, progress=False)
+    several = kn.second_moment(model, [2, 0], iter(TEXTS), context=7)
     assert list(several) == [0, 2]
     for layer, c in several.items():
         expected, count = by_hand(model, layer, TEXTS, context=7)
         assert c.count == count and c.layer == layer
         torch.testing.assert_close(c.matrix.double(), expected, atol=1e-4 * float(expected.abs().max()), rtol=1e-4)
     (tmp_path / "texts.txt").write_text("\n\n".join(TEXTS))
-    c = kn.second_moment(model, 2, TEXTS, progress=False)
+    c = kn.second_moment(model, 2, TEXTS)
     for texts in (tmp_path / "texts.txt", [{"text": t} for t in TEXTS], (t for t in [*TEXTS, "  "])):
-        assert torch.equal(kn.second_moment(model, 2, texts, progress=False).matrix, c.matrix)
-    short = kn.second_moment(model, 2, TEXTS, tokens=30, rows=2, progress=False)
+        assert torch.equal(kn.second_moment(model, 2, texts).matrix, c.matrix)
+    with kn.set_options(max_rows=2):
+        short = kn.second_moment(model, 2, TEXTS, tokens=30)
     assert 30 <= short.count < c.count
-    half = kn.second_moment(zoo.tiny("llama", torch.bfloat16), 2, TEXTS, progress=False)
+    half = kn.second_moment(zoo.tiny("llama", torch.bfloat16), 2, TEXTS)
     assert float((half.matrix - c.matrix).norm() / c.matrix.norm()) < 0.05
 
 
@@ -71,10 +74,17 @@ def broken(texts: list[str], after: int) -> Iterator[str]:
         yield text
 
 
+@pytest.fixture
+def two_rows() -> Iterator[None]:
+    with kn.set_options(max_rows=2):
+        yield
+
+
+@pytest.mark.usefixtures("two_rows")
 @pytest.mark.parametrize("after", [1, 5, 9])
 def test_a_killed_run_goes_on_and_ends_with_the_same_bits(after: int, tmp_path: Path) -> None:
     model, file = zoo.tiny("llama"), tmp_path / "sums.safetensors"
-    options: dict[str, Any] = {"rows": 2, "every": 10, "progress": False}
+    options: dict[str, Any] = {"every": 10}
     whole = kn.second_moment(model, [1, 2], TEXTS, **options)
     with pytest.raises(Killed):
         kn.second_moment(model, [1, 2], broken(TEXTS, after), checkpoint=file, **options)
@@ -101,7 +111,7 @@ def test_a_killed_run_goes_on_and_ends_with_the_same_bits(after: int, tmp_path: 
 
 def test_solve_save_and_check(tmp_path: Path) -> None:
     model = zoo.tiny("llama")
-    c = kn.second_moment(model, 1, [*zoo.SENTENCES, *zoo.SENTENCES], progress=False)
+    c = kn.second_moment(model, 1, [*zoo.SENTENCES, *zoo.SENTENCES])
     key = torch.randn(zoo.D_MLP, generator=torch.Generator().manual_seed(0))
     u, ridge = c.solve(key)
     matrix = c.matrix.double() + ridge * torch.eye(zoo.D_MLP, dtype=torch.float64)
@@ -120,13 +130,13 @@ def test_solve_save_and_check(tmp_path: Path) -> None:
 def test_bad_input() -> None:
     model = zoo.tiny("llama")
     for error, said, call in (
-        (ValueError, "no text", lambda: kn.second_moment(model, 1, [], progress=False)),
-        (ValueError, "one string", lambda: kn.second_moment(model, 1, "text", progress=False)),
-        (ValueError, "no layers", lambda: kn.second_moment(model, [], TEXTS, progress=False)),
-        (IndexError, "layers 0 to 3", lambda: kn.second_moment(model, 4, TEXTS, progress=False)),
-        (ValueError, "context=1000", lambda: kn.second_moment(model, 1, TEXTS, context=1000, progress=False)),
-        (ValueError, "float32 or", lambda: kn.second_moment(model, 1, TEXTS, dtype=torch.float16, progress=False)),
-        (ValueError, "all must be", lambda: kn.second_moment(model, 1, TEXTS, rows=0, progress=False)),
+        (ValueError, "no text", lambda: kn.second_moment(model, 1, [])),
+        (ValueError, "one string", lambda: kn.second_moment(model, 1, "text")),
+        (ValueError, "no layers", lambda: kn.second_moment(model, [], TEXTS)),
+        (IndexError, "layers 0 to 3", lambda: kn.second_moment(model, 4, TEXTS)),
+        (ValueError, "context=1000", lambda: kn.second_moment(model, 1, TEXTS, context=1000)),
+        (ValueError, "float32 or", lambda: kn.second_moment(model, 1, TEXTS, dtype=torch.float16)),
+        (ValueError, "both must be", lambda: kn.second_moment(model, 1, TEXTS, every=0)),
     ):
         with pytest.raises(error, match=said):
             call()
@@ -134,45 +144,55 @@ def test_bad_input() -> None:
     with torch.no_grad():
         adapter.w_out(sick, 0)[0] = torch.nan
     with pytest.raises(FloatingPointError, match="float32"):
-        kn.second_moment(sick, 1, TEXTS, progress=False)
+        kn.second_moment(sick, 1, TEXTS)
 
 
-# --- text that the model writes -------------------------------------------------------------------------
+# --- from elsewhere ----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", zoo.CAUSAL)
-def test_most_probable_tokens_are_those_of_whole_runs(name: str) -> None:
-    model = zoo.tiny(name)
-    tokens = torch.tensor([[5, 17, 30], [9, 12, 40]])
-    expected = tokens
-    for _ in range(8):
-        expected = torch.cat([expected, model(expected)[:, -1].argmax(-1)[:, None]], 1)
-    assert torch.equal(kn.generate(model, tokens, 8), expected[:, 3:])
-
-
-def test_drawn_tokens_have_their_probabilities() -> None:
+def test_a_matrix_from_elsewhere(tmp_path: Path) -> None:
     model = zoo.tiny("llama")
-    tokens = torch.tensor([[5, 17, 30]]).expand(2000, -1)
-    drawn = kn.generate(model, tokens, 1, generator=torch.Generator().manual_seed(0))[:, 0]
-    p = model(tokens[:1])[0, -1].detach().softmax(-1)
-    frequency = torch.bincount(drawn, minlength=len(p)) / len(drawn)
-    assert float((frequency - p).abs().max()) < 4 * 0.5 / 2000**0.5
-    few = kn.generate(model, tokens, 1, generator=torch.Generator().manual_seed(0), top_k=3)
-    assert set(few.flatten().tolist()) == set(p.topk(3).indices.tolist())
+    measured = kn.second_moment(model, 1, [*zoo.SENTENCES, *zoo.SENTENCES])
+    given = kn.SecondMoment.from_matrix(model, 1, measured.matrix, measured.count)
+    key = torch.randn(zoo.D_MLP, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(given.solve(key)[0], measured.solve(key)[0])
+    given.check(model, 1)
+    with pytest.raises(ValueError, match="other weights"):
+        given.check(zoo.tiny("mistral"), 1)
+    again = kn.load(given.save(tmp_path / "c.safetensors"))
+    assert torch.equal(again.matrix, given.matrix) and repr(again) == repr(given) and again.texts is None
+    good = measured.matrix
+    for error, said, call in (
+        (ValueError, "has 48 neurons", lambda: kn.SecondMoment.from_matrix(model, 1, good[:5, :5], 9)),
+        (ValueError, "not symmetric", lambda: kn.SecondMoment.from_matrix(model, 1, good + good.triu(1), 9)),
+        (ValueError, "nan or inf", lambda: kn.SecondMoment.from_matrix(model, 1, good * torch.inf, 9)),
+        (ValueError, "cannot be negative", lambda: kn.SecondMoment.from_matrix(model, 1, -good, 9)),
+        (ValueError, "at least one token", lambda: kn.SecondMoment.from_matrix(model, 1, good, 0)),
+        (IndexError, "layers 0 to 3", lambda: kn.SecondMoment.from_matrix(model, 4, good, 9)),
+    ):
+        with pytest.raises(error, match=said):
+            call()
 
 
-def test_sampled_texts_depend_on_the_seed_alone() -> None:
-    model = zoo.tiny("gpt2")
-    some, same, other = (list(kn.sample_texts(model, 60, seed=s, length=10, rows=3)) for s in (0, 0, 1))
-    assert some == same != other
-    assert list(kn.sample_texts(model, 30, seed=0, length=10, rows=3)) == some[: len(some) // 2 + len(some) % 2][:3]
-    begun = list(kn.sample_texts(model, 20, seed=0, length=5, rows=2, start="The cat"))
-    assert all(text.startswith("The cat") for text in begun)
-    nameless = zoo.fresh("gpt2")
-    nameless.tokenizer.bos_token = None
-    with pytest.raises(ValueError, match="give start="):
-        list(kn.sample_texts(nameless, 10, seed=0))
-    with pytest.raises(ValueError, match="masked"):
-        kn.generate(zoo.tiny("bert"), torch.tensor([[1, 2]]), 2)
-    with pytest.raises(ValueError, match="context holds"):
-        kn.generate(model, torch.tensor([[1, 2]]), 100)
+def test_published_statistics(tmp_path: Path) -> None:
+    """The format of ROME's `util/runningstats.py`: the sum over tokens, and how many there were."""
+    model, file = zoo.tiny("llama"), tmp_path / "transformer.h.1.mlp.c_proj_float32_mom2_100000.npz"
+    measured = kn.second_moment(model, 1, TEXTS)
+    total = (measured.matrix.double() * measured.count).float().numpy()
+    content = {"mom2.constructor": "util.runningstats.SecondMoment()", "mom2.count": measured.count, "mom2.mom2": total}
+    np.savez(file, **content, sample_size=100000)
+    found = kn.SecondMoment.from_npz(file, model, 1)
+    torch.testing.assert_close(found.matrix, measured.matrix)
+    assert found.count == measured.count and found.provenance["settings"]["file"] == file.name
+    found.check(model, 1)
+    np.savez(tmp_path / "other.npz", mean=total)
+    (tmp_path / "text.npz").write_text("no archive")
+    np.savez(tmp_path / "empty.npz", **{**content, "mom2.count": 0})
+    for name, said in (("other.npz", "mom2.mom2"), ("text.npz", "is no .npz"), ("empty.npz", "at least one")):
+        with pytest.raises(ValueError, match=said):
+            kn.SecondMoment.from_npz(tmp_path / name, model, 1)
+    with pytest.raises(FileNotFoundError):
+        kn.SecondMoment.from_npz(tmp_path / "none.npz", model, 1)
+    with pytest.raises(ValueError, match="has 48 neurons"):
+        np.savez(file, **{**content, "mom2.mom2": total[:9, :9]})
+        kn.SecondMoment.from_npz(file, model, 1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -14,7 +15,7 @@ from hypothesis import strategies as st
 import kntools as kn
 from kntools.engine.plan import as_intervention
 from kntools.hooks.positioned import position_axis
-from kntools.sites import SITES, Neuron, as_neurons, hook_name, layer_of, resolve_positions
+from kntools.sites import SITES, Neuron, as_neuron, as_neurons, hook_name, layer_of, resolve_positions
 from tests import zoo
 from tests.loop import sites_of, tokens_for
 
@@ -24,7 +25,14 @@ VECTOR, MEAN = torch.linspace(-2, 2, 32), torch.zeros(2, 48)
 def test_neurons_print_sort_and_compare() -> None:
     assert repr(Neuron(9, 1094)) == "L9.N1094"
     assert sorted([Neuron(10, 0), Neuron(9, 5), Neuron(9, 4)]) == [Neuron(9, 4), Neuron(9, 5), Neuron(10, 0)]
-    assert as_neurons([(1, 2), Neuron(0, 3), (0, 3), Neuron(1, 2)]) == (Neuron(1, 2), Neuron(0, 3))
+    assert as_neurons([(1, 2), Neuron(0, 3), "L0.N3", (0, np.int64(3)), Neuron(1, 2)]) == (Neuron(1, 2), Neuron(0, 3))
+    assert as_neurons("L9.N7") == as_neurons(Neuron(9, 7)) == (Neuron.parse(" L9.N7 "),)
+    for wrong in ("L9", "N7.L9", "L9.N-1", ""):
+        with pytest.raises(ValueError, match=r"write it as 'L24\.N1005'"):
+            Neuron.parse(wrong)
+    for wrong in (7, (1, 2, 3), (1, 2.5)):
+        with pytest.raises(TypeError, match="is no neuron"):
+            inspect.unwrap(as_neuron)(wrong)
     for layer, index in ((-1, 0), (0, -1)):
         with pytest.raises(ValueError, match="counted from 0"):
             Neuron(layer, index)
@@ -86,7 +94,7 @@ def test_one_list_of_hooks_is_not_a_list_of_interventions() -> None:
     with pytest.raises(TypeError, match="interventions"):
         kn.sweep(model, tokens_for(model), kn.ablate_neurons([(0, 1)]))  # type: ignore[arg-type]
     with pytest.raises(TypeError, match=r"write \[hooks\], not hooks"):
-        as_intervention(kn.ablate_neurons([(0, 1)])[0])
+        as_intervention(kn.ablate_neurons([(0, 1)])[0], prompts=1)
 
 
 # --- through a model ------------------------------------------------------------------------------------
@@ -157,7 +165,7 @@ def test_the_residual_stream_is_all_that_a_layer_hands_on(name: str, site: str) 
     ours = tokens_for(model)
     others = ours[:, [0, 3, 2, 1, *range(4, ours.shape[1])]]
     logits, cache = model.run_with_cache(others)
-    patched = kn.sweep(model, ours, [kn.patch(cache, site, 1)], pos=None)
+    patched = kn.sweep(model, ours, [kn.patch(cache, site, 1)], pos=slice(None))
     torch.testing.assert_close(patched.softmax(-1), logits.softmax(-1), atol=1e-5, rtol=0)
 
 
@@ -168,6 +176,6 @@ def test_edits_of_attention_take_effect_but_on_read_outs(name: str, site: str) -
     """Three bridges show attention patterns, but discard what a hook makes of them (TransformerLens 4 warns)."""
     model = zoo.tiny(name)
     tokens = tokens_for(model)
-    edited, clean = kn.sweep(model, tokens, [kn.scale_site(site, 1, 0.0, pos=None), []])
+    edited, clean = kn.sweep(model, tokens, [kn.scale_site(site, 1, 0.0, pos=None), []], pos=-1)
     moved = float((edited.softmax(-1) - clean.softmax(-1)).abs().max())
     assert moved < 1e-6 if name in ("gptj", "opt", "bert") else moved > 1e-4

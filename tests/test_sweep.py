@@ -13,13 +13,14 @@ from torch import Tensor
 import kntools as kn
 from kntools.engine import runner as runner_module
 from kntools.engine.capability import capability
+from kntools.engine.inputs import as_batch
 from tests import zoo
 from tests.loop import ALL, CAUSAL, one_by_one, sites_of, tokens_for
 
 
-def assert_equal_to_loop(model: Any, tokens: Tensor, interventions: list[Any], **options: Any) -> None:
-    ours = kn.sweep(model, tokens, interventions, **options).softmax(-1)
-    theirs = one_by_one(model, tokens, interventions, pos=options.get("pos", -1))
+def assert_equal_to_loop(model: Any, tokens: Tensor, interventions: list[Any], pos: int = -1) -> None:
+    ours = kn.sweep(model, tokens, interventions, pos=pos).softmax(-1)
+    theirs = one_by_one(model, tokens, interventions, pos=pos)
     torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=0)
 
 
@@ -48,7 +49,7 @@ def test_sweep_equals_loop_at_every_site(name: str) -> None:
         kn.ablate_neurons([(layer, n) for layer in range(last + 1) for n in range(0, 48, 3)], pos=p)
         for p in (0, -1, None)
     ]
-    ours = kn.sweep(model, tokens, interventions).softmax(-1)
+    ours = kn.sweep(model, tokens, interventions, pos=-1).softmax(-1)
     theirs = one_by_one(model, tokens, interventions)
     torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=0)
     clean = one_by_one(model, tokens, [[]])
@@ -118,7 +119,8 @@ def test_any_interventions(name: str, drawn: list[Any], opaque: bool, pos: int, 
     ]
     if opaque:
         interventions.append([("blocks.1.hook_resid_post", lambda x, hook: x.roll(1, dims=1))])
-    assert_equal_to_loop(model, tokens, interventions, pos=pos, max_rows=max_rows)
+    with kn.set_options(max_rows=max_rows):
+        assert_equal_to_loop(model, tokens, interventions, pos=pos)
 
 
 @pytest.mark.parametrize("name", ["gpt2", "llama", "gemma2", "opt", "bert"])
@@ -130,12 +132,12 @@ def test_prompts_of_equal_length_share_passes(name: str) -> None:
     ]
     tokens = torch.cat(each)
     hooks = [
-        kn.scale_site("mlp.hook_post", 1, 0.0),
+        kn.scale_site("mlp.hook_post", 1, 0.0, pos=-1),
         kn.corrupt([1, 2], torch.ones(2, 32)),
         kn.scale_site("k", 0, 0.3, pos=1),
     ]
     given_ = [kn.Intervention(h, prompt=p) for p in (2, 0, 1) for h in hooks]
-    ours = kn.sweep(model, tokens, given_).softmax(-1)
+    ours = kn.sweep(model, tokens, given_, pos=-1).softmax(-1)
     theirs = torch.cat([one_by_one(model, each[p], hooks) for p in (2, 0, 1)])
     torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=0)
 
@@ -147,7 +149,7 @@ def test_positions_asked_for(name: str) -> None:
     hooks = kn.scale_site("resid_post", 0, 0.5, pos=3)
     with torch.no_grad():
         whole = model.run_with_hooks(tokens, fwd_hooks=hooks)
-    torch.testing.assert_close(kn.sweep(model, tokens, [hooks], pos=None)[0], whole[0], atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(kn.sweep(model, tokens, [hooks], pos=slice(None))[0], whole[0], atol=1e-4, rtol=1e-4)
     torch.testing.assert_close(kn.sweep(model, tokens, [hooks], pos=[1, 4])[0], whole[0, [1, 4]], atol=1e-4, rtol=1e-4)
     two = kn.sweep(
         model, tokens.repeat(2, 1), [kn.Intervention(hooks), kn.Intervention(hooks, prompt=1)], pos=[[4], [2]]
@@ -162,7 +164,7 @@ def test_prompts_longer_than_a_sliding_window(name: str) -> None:
     tokens = torch.randint(5, 50, (2, 25), generator=torch.Generator().manual_seed(0))
     hooks = [kn.scale_site("mlp.hook_post", layer, 0.3, pos=p) for layer in (0, 1) for p in (-1, 20, 3)]
     interventions = [kn.Intervention(h, prompt=n % 2) for n, h in enumerate(hooks)]
-    ours = kn.sweep(model, tokens, interventions).softmax(-1)
+    ours = kn.sweep(model, tokens, interventions, pos=-1).softmax(-1)
     theirs = [one_by_one(model, tokens[n % 2 : n % 2 + 1], [h]) for n, h in enumerate(hooks)]
     torch.testing.assert_close(ours, torch.cat(theirs), atol=1e-5, rtol=0)
 
@@ -246,8 +248,8 @@ def test_errors_say_what_to_type() -> None:
     with pytest.raises(ValueError, match="context holds"):
         kn.sweep(model, torch.ones(1, 99, dtype=torch.long), [[]])
     with pytest.raises(ValueError, match="max_rows"):
-        kn.sweep(model, tokens, [[]], max_rows=0)
+        kn.set_options(max_rows=0)
     with pytest.raises(ValueError, match="token ids"):
-        runner_module.as_batch(model, torch.zeros(1, 4))
+        as_batch(model, torch.zeros(1, 4))
     with pytest.raises(ValueError, match="returned"):
         kn.sweep(model, tokens, [[("blocks.1.hook_resid_post", lambda x, hook: x[:, :2])]])

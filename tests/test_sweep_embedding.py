@@ -36,10 +36,11 @@ def test_every_row_equals_its_own_run(name: str, overhead: int, monkeypatch: pyt
         alone = [model.run_with_hooks(tokens, fwd_hooks=corrupted[r.prompt] + list(r.hooks))[0, -1] for r in runs]
     expected = torch.stack(alone).softmax(-1)
     for max_rows in (None, 4):
-        found = kn.sweep(model, tokens.expand(3, -1), runs, embedding=corrupted, max_rows=max_rows)
+        with kn.set_options(max_rows=max_rows):
+            found = kn.sweep(model, tokens.expand(3, -1), runs, embedding=corrupted, pos=-1)
         torch.testing.assert_close(found.softmax(-1), expected, atol=1e-5, rtol=0)
     monkeypatch.setattr("kntools.engine.runner.capability", lambda *a: _No())
-    found = kn.sweep(model, tokens.expand(3, -1), runs, embedding=corrupted)
+    found = kn.sweep(model, tokens.expand(3, -1), runs, embedding=corrupted, pos=-1)
     torch.testing.assert_close(found.softmax(-1), expected, atol=1e-5, rtol=0)
 
 

@@ -23,7 +23,7 @@ def test_gradients_equal_loop_at_every_site(name: str) -> None:
             hooks = kn.scale_site(site, layer, 0.7, pos=1) + kn.scale_site("resid_post", last, 1.2, pos=-1)
             interventions.append(kn.Intervention(hooks, wrt=[(hook, None)]))
             expected.append(gradient_by_loop(model, tokens, hooks, hook, metric))
-    found = kn.sweep_gradients(model, tokens, interventions, metric)
+    found = kn.sweep_gradients(model, tokens, interventions, metric, pos=-1)
     for inter, rows, theirs in zip(interventions, found, expected, strict=True):
         ours = rows.wrt[inter.wrt[0][0]].gradient
         scale = float(theirs.abs().max())
@@ -39,11 +39,11 @@ def test_finite_differences_in_float64(name: str) -> None:
     hook = "blocks.1.mlp.hook_post"
     direction = torch.randn(48, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     metric = kn.log_probability(7)
-    [rows] = kn.sweep_gradients(model, tokens, [kn.Intervention((), wrt=[(hook, -2)])], metric)
+    [rows] = kn.sweep_gradients(model, tokens, [kn.Intervention((), wrt=[(hook, -2)])], metric, pos=-1)
     slope = float(rows.wrt[hook].gradient[0, 0] @ direction)
     h = 5e-3
     moved = [kn.add_vector("mlp.hook_post", 1, direction, -2, scale=s * h) for s in (1, -1)]
-    up, down = kn.sweep(model, tokens, moved, metric=metric).tolist()
+    up, down = kn.sweep(model, tokens, moved, metric=metric, pos=-1).tolist()
     assert slope == pytest.approx((up - down) / (2 * h), rel=1e-2)
 
 
@@ -93,7 +93,8 @@ def test_one_metric_per_prompt(max_rows: int | None) -> None:
     hook = "blocks.2.mlp.hook_post"
     metrics = [kn.probability(7), kn.probability(9)]
     asked = [kn.Intervention((), prompt=p, wrt=[(hook, -1)]) for p in (1, 0, 1)]
-    found = kn.sweep_gradients(model, torch.cat(each), asked, metrics, max_rows=max_rows)
+    with kn.set_options(max_rows=max_rows):
+        found = kn.sweep_gradients(model, torch.cat(each), asked, metrics, pos=-1)
     for inter, rows in zip(asked, found, strict=True):
         expected = gradient_by_loop(model, each[inter.prompt], [], hook, metrics[inter.prompt])[:, -1:]
         torch.testing.assert_close(rows.wrt[hook].gradient, expected, atol=1e-7, rtol=1e-3)

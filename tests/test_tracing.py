@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
+import warnings
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -12,27 +15,28 @@ from torch import Tensor
 import kntools as kn
 from kntools.models import adapter
 from kntools.plots.tracing import trace_panels
-from kntools.tracing.causal_tracing import KINDS
-from kntools.tracing.noise import subject_embeddings
+from kntools.tracing.noise import subject_embeddings, subject_sigma
+from kntools.tracing.restoration import KINDS, Restoration, make_restoration
 from kntools.tracing.token_roles import ROLES, token_roles
 from tests import zoo
 from tests.loop import ALL
 
-QUIET: dict[str, Any] = {"progress": False}
+# What noise does to a random model's answer is as it happens.
+pytestmark = pytest.mark.filterwarnings("ignore:the noise does not lower")
 
 
 def fact(name: str) -> kn.Prompt:
     """A prompt whose answer is what the model finds most probable, so that there is something to lose."""
     model = zoo.tiny(name)
-    end = " [MASK]." if zoo.RECIPES[name].masked else ""
-    draft = kn.Prompt(f"The capital of Canada is{end}", "Ottawa", subject="of Canada")
+    end, space = (" [MASK].", "") if zoo.RECIPES[name].masked else ("", " ")
+    draft = kn.Prompt(f"The capital of Canada is{end}", f"{space}Ottawa", subject="of Canada")
     e = kn.encode(model, draft)
     with torch.no_grad():
         order = model(e.tokens)[0, e.position].argsort(descending=True).tolist()
     special = set(model.tokenizer.all_special_ids)
     for token in order:
         word = model.tokenizer.decode([token])
-        if token not in special and word.strip().isalpha():
+        if token not in special and word.strip().isalpha() and word.startswith(space):
             try:
                 encoded = kn.encode(model, kn.Prompt(draft.text, word, subject=draft.subject))
             except ValueError:
@@ -42,9 +46,9 @@ def fact(name: str) -> kn.Prompt:
     raise AssertionError("no word among the answers")
 
 
-def by_loop(model: Any, trace: kn.Trace, *, everywhere: bool = False) -> Tensor:
+def by_loop(model: Any, trace: kn.Trace, *, everywhere: bool = False, prepend_bos: bool | None = None) -> Tensor:
     """Every cell by `run_with_hooks`, one sample at a time."""
-    e = kn.encode(model, trace.prompt)
+    e = kn.encode(model, trace.prompt, prepend_bos=prepend_bos)
     site, layers = adapter.state_site(model, trace.kind), range(adapter.n_layers(model))
     cut = [adapter.state_site(model, trace.sever)] if trace.sever else []
     out = torch.zeros_like(trace.per_sample)
@@ -74,7 +78,7 @@ def by_loop(model: Any, trace: kn.Trace, *, everywhere: bool = False) -> Tensor:
 @pytest.mark.parametrize("name", ALL)
 def test_every_state_equals_the_loop(name: str, kind: Any) -> None:
     model = zoo.tiny(name)
-    trace = kn.causal_trace(model, fact(name), kind=kind, window=2, noise=0.3, samples=2, **QUIET)
+    trace = kn.causal_trace(model, fact(name), kind=kind, window=2, noise=0.3, samples=2)
     torch.testing.assert_close(trace.per_sample, by_loop(model, trace), atol=1e-5, rtol=0)
     assert float(trace.effect.abs().max()) > 1e-3, "restoring hardly does anything: the comparison is empty"
 
@@ -84,7 +88,7 @@ def test_every_state_equals_the_loop(name: str, kind: Any) -> None:
 def test_severed_paths_equal_the_loop(name: str, sever: Any) -> None:
     model = zoo.tiny(name)
     for kind in ("hidden", "attn"):
-        options: dict[str, Any] = {"kind": kind, "window": 3, "noise": 0.3, "samples": 2, "sever": sever, **QUIET}
+        options: dict[str, Any] = {"kind": kind, "window": 3, "noise": 0.3, "samples": 2, "sever": sever}
         cut = kn.causal_trace(model, fact(name), **options)
         whole = kn.causal_trace(model, fact(name), **{**options, "sever": None})
         torch.testing.assert_close(cut.per_sample, by_loop(model, cut), atol=1e-5, rtol=0)
@@ -97,10 +101,11 @@ def test_severed_paths_equal_the_loop(name: str, sever: Any) -> None:
 def test_nothing_left_out_by_position_or_rows(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every token in a pass of its own, few rows to a pass: the same table."""
     model = zoo.tiny(name)
-    usual = kn.causal_trace(model, fact(name), noise=0.3, samples=3, **QUIET)
+    usual = kn.causal_trace(model, fact(name), noise=0.3, samples=3)
     monkeypatch.setattr("kntools.engine.plan.PASS_OVERHEAD", 0)
     for rows in (None, 4):
-        again = kn.causal_trace(model, fact(name), noise=0.3, samples=3, max_rows=rows, **QUIET)
+        with kn.set_options(max_rows=rows):
+            again = kn.causal_trace(model, fact(name), noise=0.3, samples=3)
         torch.testing.assert_close(again.per_sample, usual.per_sample, atol=1e-5, rtol=0)
 
 
@@ -109,7 +114,7 @@ def test_without_noise_every_cell_is_clean(name: str) -> None:
     model = zoo.tiny(name)
     for kind in KINDS:
         for noise in (0, torch.zeros(2, 2, zoo.D_MODEL)):
-            trace = kn.causal_trace(model, fact(name), kind=kind, window=1, noise=noise, samples=2, **QUIET)
+            trace = kn.causal_trace(model, fact(name), kind=kind, window=1, noise=noise, samples=2)
             torch.testing.assert_close(trace.scores, torch.full_like(trace.scores, trace.clean), atol=1e-5, rtol=0)
             assert trace.corrupted == pytest.approx(trace.clean, abs=1e-5)
 
@@ -118,15 +123,15 @@ def test_without_noise_every_cell_is_clean(name: str) -> None:
 def test_restoring_everything_is_clean_and_nothing_is_corrupted(name: str) -> None:
     model = zoo.tiny(name)
     e = kn.encode(model, fact(name))
-    trace = kn.causal_trace(model, e.prompt, noise=0.3, samples=1, **QUIET)
+    trace = kn.causal_trace(model, e.prompt, noise=0.3, samples=1)
     corrupt = kn.corrupt(e.subject, trace.noise[0], hook=adapter.embedding_name(model))
     seen: dict[str, Tensor] = {}
     layers = range(adapter.n_layers(model))
     site = adapter.state_site(model, "hidden")
-    kn.sweep(model, e.tokens, [kn.capture(seen, [site], layers)])
+    kn.sweep(model, e, [kn.capture(seen, [site], layers)])
     metric = kn.probability(e.target_ids[0])
     runs = [corrupt + kn.freeze(seen, [site], layers), corrupt, []]
-    whole, nothing, clean = kn.sweep(model, e.tokens, runs, pos=e.position, metric=metric).tolist()
+    whole, nothing, clean = kn.sweep(model, e, runs, metric=metric).tolist()
     assert whole == pytest.approx(trace.clean, abs=1e-5)
     assert clean == pytest.approx(trace.clean, abs=1e-5)
     assert nothing == pytest.approx(trace.corrupted, abs=1e-5)
@@ -139,12 +144,12 @@ def test_restoring_everything_is_clean_and_nothing_is_corrupted(name: str) -> No
 
 def test_given_noise_the_table_depends_on_nothing_else() -> None:
     model, prompt = zoo.tiny("llama"), fact("llama")
-    drawn = kn.causal_trace(model, prompt, samples=3, seed=5, **QUIET)
-    given = kn.causal_trace(model, prompt, noise=drawn.noise, samples=99, seed=7, **QUIET)
+    drawn = kn.causal_trace(model, prompt, samples=3, seed=5)
+    given = kn.causal_trace(model, prompt, noise=drawn.noise, samples=99, seed=7)
     assert torch.equal(given.per_sample, drawn.per_sample)
-    assert not torch.equal(kn.causal_trace(model, prompt, samples=3, seed=6, **QUIET).noise, drawn.noise)
+    assert not torch.equal(kn.causal_trace(model, prompt, samples=3, seed=6).noise, drawn.noise)
     # Samples are independent of each other.
-    alone = kn.causal_trace(model, prompt, noise=drawn.noise[1:2], **QUIET)
+    alone = kn.causal_trace(model, prompt, noise=drawn.noise[1:2])
     torch.testing.assert_close(alone.per_sample[0], drawn.per_sample[1], atol=1e-6, rtol=0)
 
 
@@ -154,16 +159,14 @@ def test_the_strength_of_noise() -> None:
     with torch.no_grad():
         table = model.W_E[kn.encode(model, prompt).tokens[0, kn.encode(model, prompt).subject]]
     torch.testing.assert_close(found, table)
-    sigma = kn.subject_sigma(model, prompt)
+    sigma = subject_sigma(model, prompt)
     assert sigma == pytest.approx(float(found.std()))
-    by_name = kn.causal_trace(model, prompt, noise="3sigma", samples=2, **QUIET)
-    torch.testing.assert_close(by_name.noise, kn.causal_trace(model, prompt, noise=3 * sigma, samples=2, **QUIET).noise)
-    torch.testing.assert_close(
-        by_name.noise / 2, kn.causal_trace(model, prompt, noise="1.5sigma", samples=2, **QUIET).noise
-    )
-    many = kn.causal_trace(model, prompt, noise=0.5, samples=200, **QUIET)
+    by_name = kn.causal_trace(model, prompt, noise="3sigma", samples=2)
+    torch.testing.assert_close(by_name.noise, kn.causal_trace(model, prompt, noise=3 * sigma, samples=2).noise)
+    torch.testing.assert_close(by_name.noise / 2, kn.causal_trace(model, prompt, noise="1.5sigma", samples=2).noise)
+    many = kn.causal_trace(model, prompt, noise=0.5, samples=200)
     assert float(many.noise.std()) == pytest.approx(0.5, rel=0.03)
-    both = kn.subject_sigma(model, [prompt, kn.Prompt("Ottawa is the capital of", " Canada", subject="Ottawa")])
+    both = subject_sigma(model, [prompt, kn.Prompt("Ottawa is the capital of", " Canada", subject="Ottawa")])
     assert both != sigma
 
 
@@ -171,7 +174,7 @@ def test_hand_computed_effects_on_one_layer_of_addition() -> None:
     """In the last layer nothing comes after: restoring what the MLP added there is addition, a norm and a product."""
     model, prompt = zoo.tiny("llama"), fact("llama")
     e, last = kn.encode(model, prompt), adapter.n_layers(model) - 1
-    trace = kn.causal_trace(model, prompt, kind="mlp", window=1, noise=0.3, samples=2, **QUIET)
+    trace = kn.causal_trace(model, prompt, kind="mlp", window=1, noise=0.3, samples=2)
     with torch.no_grad():
         _, clean = model.run_with_cache(e.tokens)
         for s in range(2):
@@ -184,28 +187,62 @@ def test_hand_computed_effects_on_one_layer_of_addition() -> None:
 
 
 def test_windows() -> None:
-    from kntools.tracing.causal_tracing import _Tracer
+    def around(layer: int, window: int) -> range:
+        model = SimpleNamespace(cfg=SimpleNamespace(n_layers=30))
+        return Restoration(model, "mlp", window, None, "restored").around(layer)
 
-    tracer = _Tracer.__new__(_Tracer)
-    tracer.layers = 30
-    for window, around in ((10, range(10, 20)), (1, range(15, 16)), (2, range(14, 16)), (3, range(14, 17))):
-        tracer.window = window
-        assert tracer.layers_around(15) == around
-    tracer.window = 10
-    assert tracer.layers_around(2) == range(0, 7) and tracer.layers_around(29) == range(24, 30)
+    for window, expected in ((10, range(10, 20)), (1, range(15, 16)), (2, range(14, 16)), (3, range(14, 17))):
+        assert around(15, window) == expected
+    assert around(2, 10) == range(0, 7) and around(29, 10) == range(24, 30)
+
+
+def test_ten_layers_or_all_of_a_smaller_model() -> None:
+    """... and the trace says how many."""
+    model, prompt = zoo.tiny("llama"), fact("llama")
+    usual = kn.causal_trace(model, prompt, kind="mlp", noise=0.3, samples=1)
+    every = kn.causal_trace(model, prompt, kind="mlp", window=4, noise=0.3, samples=1)
+    assert usual.window == 4 and torch.equal(usual.per_sample, every.per_sample)
+    assert kn.causal_trace(model, prompt, noise=0.3, samples=1).window == 1
+
+
+def test_several_prompts_are_each_alone() -> None:
+    model = zoo.tiny("llama")
+    prompts = [fact("llama"), kn.Prompt("Is Japan near the", " city", subject="Japan")]
+    traces = kn.causal_trace(model, [*prompts, kn.encode(model, prompts[0], prepend_bos=False)], noise=0.3, samples=2)
+    for prompt, trace in zip(prompts, traces, strict=False):
+        alone = kn.causal_trace(model, prompt, noise=0.3, samples=2)
+        assert trace.prompt == prompt and torch.equal(trace.per_sample, alone.per_sample)
+    assert isinstance(kn.causal_trace(model, prompts[:1], noise=0.3, samples=1), list)
+    bare = traces[2]
+    assert len(bare.tokens) == len(traces[0].tokens) - 1 and bare.subject.start == traces[0].subject.start - 1
+    torch.testing.assert_close(bare.per_sample, by_loop(model, bare, prepend_bos=False), atol=1e-5, rtol=0)
+
+
+def test_noise_that_does_not_lower_the_answer_is_told() -> None:
+    """Of a random model, noise makes an answer more or less probable as it happens."""
+    model, prompt, effects = zoo.tiny("llama"), fact("llama"), []
+    for seed in range(8):
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            [trace] = kn.causal_trace(model, [prompt], noise=0.3, samples=1, seed=seed)
+        effects.append(trace.total_effect)
+        assert [str(w.message).split(":")[0] for w in caught] == (
+            [] if trace.total_effect > 0 else ["the noise does not lower the answer's probability in 1 of 1 traces"]
+        )
+    assert min(effects) < 0 < max(effects)
 
 
 def test_two_way_probability() -> None:
     model = zoo.tiny("llama")
-    prompt = kn.Prompt("The capital of Canada is", "Ottawa", subject="Canada", foil="Paris")
-    trace = kn.causal_trace(model, prompt, noise=0.3, samples=1, two_way=True, **QUIET)
+    prompt = kn.Prompt("The capital of Canada is", " Ottawa", subject="Canada", foil=" Paris")
+    trace = kn.causal_trace(model, prompt, noise=0.3, samples=1, two_way=True)
     e = kn.encode(model, prompt)
     with torch.no_grad():
         p = model(e.tokens)[0, -1].softmax(-1)
     right, wrong = p[e.target_ids[0]], p[e.foil_ids[0]]
     assert trace.clean == pytest.approx(float(right / (right + wrong)), abs=1e-5)
     with pytest.raises(ValueError, match="foil"):
-        kn.causal_trace(model, fact("llama"), two_way=True, **QUIET)
+        kn.causal_trace(model, fact("llama"), two_way=True)
 
 
 def test_roles() -> None:
@@ -214,7 +251,7 @@ def test_roles() -> None:
     assert token_roles(3, range(1, 3), 2)[1:] == ("first subject token", "last subject token")
     masked = token_roles(7, range(1, 3), 4)
     assert masked[3:] == ("first subsequent token", "last token", "further tokens", "further tokens")
-    trace = kn.causal_trace(zoo.tiny("llama"), fact("llama"), noise=0.3, samples=1, **QUIET)
+    trace = kn.causal_trace(zoo.tiny("llama"), fact("llama"), noise=0.3, samples=1)
     rows = trace.by_role()
     torch.testing.assert_close(rows[ROLES.index("last token")], trace.effect[:, -1])
     assert rows[ROLES.index("further tokens")].isnan().all()
@@ -223,8 +260,8 @@ def test_roles() -> None:
 def test_bad_input_is_told() -> None:
     model, prompt = zoo.tiny("llama"), fact("llama")
 
-    def trace(p: kn.Prompt = prompt, **options: Any) -> kn.Trace:
-        return kn.causal_trace(model, p, **options, **QUIET)
+    def trace(p: kn.Prompt = prompt, **options: Any) -> Any:
+        return inspect.unwrap(kn.causal_trace)(model, p, **options)  # as a user runs it: without the type checker
 
     with pytest.raises(ValueError, match="has no subject"):
         trace(kn.Prompt(prompt.text, prompt.target))
@@ -245,15 +282,19 @@ def test_bad_input_is_told() -> None:
         trace(noise="three")
     with pytest.raises(ValueError, match="samples=0"):
         trace(samples=0)
+    with pytest.raises(TypeError, match=r"samples=1\.5; give a whole number"):
+        trace(samples=1.5)
     for window in (0, 5):
-        with pytest.raises(ValueError, match="4 layers: give 1 to 4"):
+        with pytest.raises(ValueError, match=f"window={window}"):
             trace(kind="mlp", window=window)
-    with pytest.raises(ValueError, match="kind is 'hidden'"):
-        trace(kind="residual")
-    with pytest.raises(ValueError, match="sever"):
-        trace(sever="heads")
+    with pytest.raises(ValueError, match="give 1 to 4"):
+        trace(kind="mlp", window=10)
+    usual = {"kind": "hidden", "window": None, "sever": None, "sever_at": "restored"}
+    for option, choices in (("kind", "'hidden', 'mlp', 'attn'"), ("sever", "None, 'mlp'"), ("sever_at", "'restored'")):
+        with pytest.raises(ValueError, match=f"{option}='residual' is unknown; use {choices}"):
+            inspect.unwrap(make_restoration)(model, **{**usual, option: "residual"})
     with pytest.raises(ValueError, match="at least one"):
-        kn.subject_sigma(model, [])
+        subject_sigma(model, [])
 
 
 def test_activations_that_overflow_are_an_error() -> None:
@@ -261,12 +302,12 @@ def test_activations_that_overflow_are_an_error() -> None:
     with torch.no_grad():
         model.blocks[2].mlp.W_out.fill_(float("inf"))
     with pytest.raises(FloatingPointError, match="float32"):
-        kn.causal_trace(model, fact("llama"), noise=0.3, samples=1, **QUIET)
+        kn.causal_trace(model, fact("llama"), noise=0.3, samples=1)
 
 
 def test_the_result(tmp_path: Path) -> None:
-    model, prompt = zoo.tiny("llama"), kn.Prompt("The capital of the Canada is", "Ottawa", subject="Canada")
-    traces = [kn.causal_trace(model, prompt, kind=k, window=2, noise=0.3, samples=2, **QUIET) for k in KINDS]
+    model, prompt = zoo.tiny("llama"), kn.Prompt("The capital of the Canada is", " Ottawa", subject="Canada")
+    traces = [kn.causal_trace(model, prompt, kind=k, window=2, noise=0.3, samples=2) for k in KINDS]
     trace = traces[1]
     assert trace.scores.shape == (4, len(trace.tokens))
     torch.testing.assert_close(trace.effect, trace.scores - trace.corrupted)
@@ -283,7 +324,7 @@ def test_the_result(tmp_path: Path) -> None:
     ticks = figure.layout.yaxis.ticktext
     assert sum(t.startswith("<b>") for t in ticks) == len(trace.subject)
     assert "capital" in trace.plot().layout.title.text
-    other = kn.causal_trace(model, fact("llama"), noise=0.3, samples=1, **QUIET)
+    other = kn.causal_trace(model, fact("llama"), noise=0.3, samples=1)
     with pytest.raises(ValueError, match="one prompt"):
         trace_panels([trace, other])
 
@@ -291,6 +332,6 @@ def test_the_result(tmp_path: Path) -> None:
 def test_no_state_is_left_behind() -> None:
     model = zoo.tiny("llama")
     state = torch.random.get_rng_state()
-    kn.causal_trace(model, fact("llama"), samples=2, **QUIET)
+    kn.causal_trace(model, fact("llama"), samples=2)
     assert torch.equal(state, torch.random.get_rng_state())
     assert all(not point.fwd_hooks for point in model.hook_dict.values())

@@ -16,7 +16,6 @@ from torch import Tensor
 import kntools as kn
 from tests import zoo
 
-QUIET: dict[str, Any] = {"progress": False}
 MIXING = 2
 CLEAN = kn.Prompt("The capital of Canada is", " Ottawa", subject="Canada", foil=" Paris")
 OTHER = "The capital of France is"
@@ -88,10 +87,11 @@ TABLES: list[tuple[dict[str, Any], Tensor]] = [
 ]
 
 
+@pytest.mark.filterwarnings("ignore:the noise does not lower")
 @pytest.mark.parametrize(("options", "expected"), TABLES)
 def test_traces(model: Any, options: dict[str, Any], expected: Tensor) -> None:
     noise = torch.randn(3, 1, zoo.D_MODEL, generator=torch.Generator().manual_seed(0))
-    trace = kn.causal_trace(model, CLEAN, noise=noise, **options, **QUIET)
+    trace = kn.causal_trace(model, CLEAN, noise=noise, **options)
     answer = target(model)[0]
     clean = by_hand(model, CLEAN.text).softmax(-1)[answer]
     corrupted = torch.stack([by_hand(model, CLEAN.text, one).softmax(-1)[answer] for one in noise])
@@ -116,7 +116,7 @@ def test_patches(model: Any, site: str, expected: Tensor, noising: bool) -> None
     right, wrong = target(model)
     clean, corrupted = (by_hand(model, text)[right] - by_hand(model, text)[wrong] for text in (CLEAN.text, OTHER))
     assert float((clean - corrupted).abs()) > 1e-2
-    grid = kn.activation_patch(model, CLEAN, OTHER, site=site, noising=noising, **QUIET)
+    grid = kn.activation_patch(model, CLEAN, OTHER, site=site, noising=noising)
     assert grid.clean == pytest.approx(float(clean), abs=1e-5)
     assert grid.corrupted == pytest.approx(float(corrupted), abs=1e-5)
     start, other = (clean, corrupted) if noising else (corrupted, clean)
@@ -125,7 +125,7 @@ def test_patches(model: Any, site: str, expected: Tensor, noising: bool) -> None
 
 def test_heads_and_values(model: Any) -> None:
     """Every head of layer 2 matters, and its values matter; but attention is even whatever the keys are."""
-    here: dict[str, Any] = {"layers": [MIXING], "heads": True, **QUIET}
+    here: dict[str, Any] = {"layers": [MIXING], "heads": True}
     for site in ("z", "v"):
         assert float(kn.activation_patch(model, CLEAN, OTHER, site=site, **here).effect.abs().min()) > 1e-3
     assert float(kn.activation_patch(model, CLEAN, OTHER, site="pattern", **here).effect.abs().max()) < 1e-5

@@ -1,4 +1,4 @@
-"""Averages over prompts by token role, and the command that makes the figure."""
+"""Averages over prompts by token role."""
 
 from __future__ import annotations
 
@@ -9,13 +9,12 @@ import pytest
 import torch
 
 import kntools as kn
-from kntools.analyses.fig09_tracing_profile import determiner_noun_prompts, main, tracing_profile
-from kntools.analyses.profile_result import TracingProfile
-from kntools.analyses.two_sites import two_sites
+from kntools.analyses.fig09_tracing_profile import determiner_noun_prompts, tracing_profile
+from kntools.analyses.profile_result import TracingProfile, two_sites
+from kntools.tracing.noise import subject_sigma
 from kntools.tracing.token_roles import ROLES
 from tests import zoo
 
-QUIET: dict[str, Any] = {"progress": False}
 PROMPTS = [
     kn.Prompt("The capital of Canada is", " Ottawa", subject="capital of Canada", foil=" Paris"),
     kn.Prompt("Japan is near", " Paris", subject="Japan", foil=" Rome"),
@@ -24,7 +23,7 @@ PROMPTS = [
 
 
 def profile(**options: Any) -> TracingProfile:
-    settings: dict[str, Any] = {"window": 2, "samples": 2, "known_only": False, **QUIET, **options}
+    settings: dict[str, Any] = {"window": 2, "samples": 2, "known_only": False, **options}
     return tracing_profile(zoo.tiny("llama"), PROMPTS, **settings)
 
 
@@ -32,13 +31,11 @@ def test_means_are_those_of_the_traces() -> None:
     model = zoo.tiny("llama")
     found = profile(sever=["mlp"], seed=3)
     assert found.variants == (("hidden", None), ("mlp", None), ("attn", None), ("hidden", "mlp"))
-    level = 3 * kn.subject_sigma(model, PROMPTS)
+    level = 3 * subject_sigma(model, PROMPTS)
     for v, (kind, sever) in enumerate(found.variants):
         rows = []
         for i, prompt in enumerate(PROMPTS):
-            trace = kn.causal_trace(
-                model, prompt, kind=kind, window=2, noise=level, samples=2, sever=sever, seed=3 + i, **QUIET
-            )
+            trace = kn.causal_trace(model, prompt, kind=kind, window=2, noise=level, samples=2, sever=sever, seed=3 + i)
             rows.append(trace.by_role())
             if v == 0:
                 assert float(found.clean[i]) == pytest.approx(trace.clean)
@@ -70,16 +67,23 @@ def test_a_run_keeps_every_prompt(tmp_path: Path) -> None:
     assert torch.equal(again.clean, whole.clean) and torch.equal(again.corrupted, whole.corrupted)
 
 
-def test_a_run_goes_on_only_with_the_same_settings(tmp_path: Path) -> None:
+def test_a_run_goes_on_only_with_the_same_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     profile(run=tmp_path / "run")
-    for changed in (
-        {"samples": 3}, {"window": 3}, {"seed": 1}, {"kinds": ["hidden"]}, {"noise": 0.1}, {"prepend_bos": False},
+    changes: list[dict[str, Any]] = [
+        {"samples": 3},
+        {"window": 3},
+        {"seed": 1},
+        {"kinds": ["hidden"]},
+        {"noise": 0.1},
         {"two_way": True},
-    ):  # fmt: skip
-        with pytest.raises(
-            ValueError, match=f"another run.*{'variants' if 'kinds' in changed else next(iter(changed))}"
-        ):
+    ]
+    for changed in changes:
+        [name] = changed
+        with pytest.raises(ValueError, match=f"another run.*{'variants' if name == 'kinds' else name}"):
             profile(run=tmp_path / "run", **changed)
+    monkeypatch.setattr(zoo.tiny("llama").cfg, "default_prepend_bos", False)
+    with pytest.raises(ValueError, match=r"another run.*prepend_bos"):
+        profile(run=tmp_path / "run")
     with pytest.raises(ValueError, match="nothing to trace"):
         profile(kinds=[])
 
@@ -119,11 +123,11 @@ def test_the_two_sites_by_hand() -> None:
 
 def test_only_what_the_model_gets_right() -> None:
     model = zoo.tiny("llama")
-    right = kn.data.known(model, PROMPTS, two_way=True, progress=False)
+    right = kn.data.known(model, PROMPTS, two_way=True)
     if any(right):
         assert len(profile(known_only=True, two_way=True).prompts) == sum(right)
     with pytest.raises(ValueError, match="none of them right"):
-        tracing_profile(model, [p for p, r in zip(PROMPTS, right, strict=True) if not r], two_way=True, **QUIET)
+        tracing_profile(model, [p for p, r in zip(PROMPTS, right, strict=True) if not r], two_way=True)
 
 
 def test_the_result(tmp_path: Path) -> None:
@@ -131,6 +135,7 @@ def test_the_result(tmp_path: Path) -> None:
     again = kn.load(found.save(tmp_path / "profile.safetensors"))
     torch.testing.assert_close(again.effects, found.effects, equal_nan=True)
     assert repr(again) == repr(found) and again.prompts == found.prompts
+    assert found.tables()["sites"].equals(two_sites(found)) and found.summary().equals(two_sites(found))
     frame = found.to_frame()
     layer, effect = found.peak("mlp", "last token")
     row = frame[(frame["kind"] == "mlp") & (frame["role"] == "last token") & (frame["layer"] == layer)].iloc[0]
@@ -150,7 +155,7 @@ def test_the_result(tmp_path: Path) -> None:
 def test_a_masked_model() -> None:
     model = zoo.tiny("bert")
     prompts = [kn.Prompt("The capital of Canada is [MASK].", "Ottawa", subject="Canada")]
-    found = tracing_profile(model, prompts, window=2, samples=2, known_only=False, **QUIET)
+    found = tracing_profile(model, prompts, window=2, samples=2, known_only=False)
     assert found.count().tolist() == [1, 0, 0, 1, 1, 1, 1]
 
 
@@ -163,32 +168,12 @@ def test_determiner_noun_prompts(data_root: Path, monkeypatch: pytest.MonkeyPatc
             assert encoded.subject is not None and encoded.subject[-1] < encoded.position - 1
 
 
-def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.setattr("kntools.models.load.load_model", lambda name, device: zoo.tiny("llama"))
-    monkeypatch.setattr(
-        "kntools.analyses.fig09_tracing_profile.traced_prompts", lambda model, what, limit, prepend_bos: PROMPTS[:limit]
-    )
-    command = ["facts", "--limit", "2", "--samples", "1", "--window", "2", "--run", str(tmp_path / "run")]
-    main([*command, "--out", str(tmp_path / "facts")])
-    first = (tmp_path / "facts.csv").read_text()
-    assert len((tmp_path / "run.jsonl").read_text().splitlines()) == 1 + 2
-    main([*command, "--out", str(tmp_path / "again")])
-    assert (tmp_path / "again.csv").read_text() == first
-    assert (tmp_path / "facts.html").stat().st_size > 100_000
-    assert "last token" in capsys.readouterr().out
-    sites = (tmp_path / "facts-sites.csv").read_text()
-    assert sites.startswith("kind,severed,what,n,mean,low,high") and "late site - rest" in sites
-    with pytest.raises(ValueError, match="is another run"):
-        main([*command, "--no-bos", "--out", str(tmp_path / "other")])
-    assert kn.load(tmp_path / "facts.safetensors").window == 2
-
-
 @pytest.mark.slow
 @pytest.mark.smollm2
 def test_two_sites_in_smollm2(smollm2: Any) -> None:
     """The early site at the last subject token and the late one at the last token (Meng et al. 2022)."""
     prompt = kn.Prompt("The Colosseum is located in the city of", " Rome", subject="The Colosseum")
-    trace = kn.causal_trace(smollm2, prompt, samples=2, prepend_bos=False, **QUIET)
+    trace = kn.causal_trace(smollm2, kn.encode(smollm2, prompt, prepend_bos=False), samples=2)
     assert trace.total_effect > 0.5
     rows = trace.by_role()
     early, late = rows[ROLES.index("last subject token")], rows[ROLES.index("last token")]

@@ -10,13 +10,17 @@ import pytest
 import torch
 
 import kntools as kn
-from kntools.editing.edit_stack import Change
+from kntools.editing.changes import Change
+from kntools.editing.rome_settings import RomeSettings
 from kntools.editing.weight_edits import LayerEdit
+from kntools.engine.generation import sample_texts
 from kntools.models import adapter
 from kntools.results.provenance import provenance
 from tests import zoo
+from tests.leaks import nothing_leaks, prepared
 
 PROMPT = kn.Prompt("The capital of Canada is", " Ottawa", subject="Canada")
+FEW = RomeSettings(steps=3, templates=["{}", "Yes, it is. {}"])
 pytestmark = pytest.mark.filterwarnings("ignore:.*in L[0-9]+. the")
 
 
@@ -25,7 +29,7 @@ def edits(model: Any) -> list[kn.WeightEdit]:
     if adapter.is_masked(model):
         return [kn.edit_values(model, [(1, 3)], "Ottawa", "Rome"), kn.erase_values(model, [(0, n) for n in range(9)])]
     return [
-        kn.rome(model, PROMPT, " Rome", layer=1, steps=3, templates=["{}", "Yes, it is. {}"]),
+        kn.rome(model, PROMPT, " Rome", layer=1, settings=FEW),
         kn.edit_values(model, [*((1, n) for n in range(9)), (2, 5)], " Ottawa", " Rome"),
         kn.erase_values(model, [(0, n) for n in range(9)]),
         kn.fine_tune(model, PROMPT, " Rome", layer=1, steps=2),
@@ -71,24 +75,53 @@ def test_the_change_is_what_is_added() -> None:
                 torch.testing.assert_close(adapter.w_out(model, n).detach(), expected[n])
 
 
-def test_scopes_nest_and_add_up() -> None:
+def test_scopes_nest() -> None:
     model = zoo.fresh("llama")
     before = zoo.bits(model)
     one, two, three, four = edits(model)
+    expected = sum(change.update for edit in (one, four) for change in edit.changes)
     with one.applied(model), two.applied(model), four.applied(model):
-        nested = logits(model)
-        after = kn.rome(model, PROMPT, " Paris", layer=2, steps=2)  # made on the edited weights
+        after = kn.rome(model, PROMPT, " Paris", layer=2, settings=FEW)  # made on the edited weights
         with after.applied(model), three.applied(model):
             pass
-    assert zoo.bits(model) == before
-    both = one + two + four
-    with both.applied(model):
-        torch.testing.assert_close(logits(model), nested)
+    clean = adapter.w_out(model, 1).detach().clone()
+    with one.applied(model), four.applied(model):
+        torch.testing.assert_close(adapter.w_out(model, 1).detach(), clean + expected)
     assert zoo.bits(model) == before
     with pytest.raises(ValueError, match="other weights"):
         after.apply(model)
     with pytest.raises(ValueError, match="do not add up"):
         _ = one + after
+
+
+def test_edits_of_different_rows_add_up() -> None:
+    model = zoo.fresh("llama")
+    before = zoo.bits(model)
+    one = kn.rome(model, PROMPT, " Rome", layer=1, settings=FEW)
+    other = kn.rome(model, PROMPT, " Rome", layer=2, settings=FEW)
+    rows = [kn.edit_values(model, [(0, n)], " Ottawa", " Rome") for n in (1, 3)]
+    both = one + rows[0] + other + rows[1]
+    with one.applied(model), other.applied(model), rows[0].applied(model), rows[1].applied(model):
+        nested = zoo.bits(model)
+    with both.applied(model):
+        assert zoo.bits(model) == nested
+    assert zoo.bits(model) == before
+
+
+def test_edits_of_the_same_rows_do_not_add_up() -> None:
+    """Each was solved alone: of eight capitals edited one by one in a layer, none holds in the sum."""
+    model = zoo.fresh("llama")
+    one, values, erased, tuned = edits(model)
+    for first, second in ((one, one), (one, tuned), (values, one), (one + erased, values), (values, values)):
+        with pytest.raises(ValueError, match=r"same rows of W_out in layer 1.*one after the other"):
+            _ = first + second
+    assert (erased + values).layers == (0, 1, 2)
+    with one.applied(model):  # what the error says to do
+        then = kn.rome(model, PROMPT, " Paris", layer=1)
+        with then.applied(model):
+            paris = kn.encode(model, kn.Prompt(PROMPT.text, " Paris"))
+            p = model(paris.tokens)[0, -1].detach().softmax(-1)[paris.target_ids[0]]
+        assert float(p) == pytest.approx(then.after, abs=1e-6) and then.after > 1.5 * then.before
 
 
 def test_scopes_closed_out_of_order() -> None:
@@ -176,23 +209,21 @@ def test_changes_that_cannot_be_made(bad: float) -> None:
         made(good, Change(1, torch.full((zoo.D_MLP, zoo.D_MODEL), bad))).apply(model)
     with pytest.raises(ValueError, match="its W_out"):
         made(good, Change(1, torch.ones(3, zoo.D_MODEL))).apply(model)
-    with pytest.raises(IndexError):  # found only while writing: what was written before is put back
+    with pytest.raises(IndexError, match="names rows"):
         made(good, Change(1, torch.ones(1, zoo.D_MODEL), torch.tensor([zoo.D_MLP]))).apply(model)
     assert zoo.bits(model) == before
     with made(good, good).applied(model):  # the same rows twice
-        pass
+        assert zoo.bits(model) != before
     assert zoo.bits(model) == before
 
 
 def test_a_file_that_is_no_edit(tmp_path: Path) -> None:
-    attribution = kn.activation(zoo.tiny("llama"), PROMPT, progress=False).save(tmp_path / "a.safetensors")
+    attribution = kn.activation(zoo.tiny("llama"), PROMPT).save(tmp_path / "a.safetensors")
     with pytest.raises(ValueError, match="holds Attribution, not WeightEdit"):
         kn.load(attribution, kn.WeightEdit)
 
 
 def test_making_edits_leaves_the_model_alone() -> None:
-    from tests.test_leaks import nothing_leaks, prepared
-
     model = prepared("llama", hooked=True)
     with nothing_leaks(model), warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -200,16 +231,12 @@ def test_making_edits_leaves_the_model_alone() -> None:
             with edit.applied(model):
                 pass
         with torch.no_grad():
-            kn.rome(model, PROMPT, " Rome", layer=1, steps=2)
-        kn.second_moment(model, [1, 2], zoo.SENTENCES[:3], progress=False)
-        list(kn.sample_texts(model, 20, seed=0, length=5, rows=2))
+            kn.rome(model, PROMPT, " Rome", layer=1, settings=FEW)
+        kn.second_moment(model, [1, 2], zoo.SENTENCES[:3])
+        list(sample_texts(model, 20, seed=0, length=5, rows=2))
+        kn.generate(model, PROMPT, max_new_tokens=3, temperature=1.0)
     with nothing_leaks(model), pytest.raises(FloatingPointError):
-        kn.rome(model, PROMPT, " Rome", layer=1, kl_weight=float("inf"))
-
-
-def test_inference_mode_is_refused() -> None:
-    with torch.inference_mode(), pytest.raises(RuntimeError, match="inference_mode"):
-        kn.rome(zoo.tiny("llama"), PROMPT, " Rome", layer=1)
+        kn.rome(model, PROMPT, " Rome", layer=1, settings=RomeSettings(kl_weight=float("inf")))
 
 
 def test_a_layer_that_the_other_model_does_not_have_is_other_weights() -> None:
@@ -220,4 +247,4 @@ def test_a_layer_that_the_other_model_does_not_have_is_other_weights() -> None:
 
 
 def edit_record() -> dict[str, Any]:
-    return {"fingerprint": "0" * 16, "model": "another", "w_out": {"9": "0"}}
+    return {"fingerprint": "0" * 16, "model": "another"}

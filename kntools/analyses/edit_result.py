@@ -1,8 +1,7 @@
-"""What an evaluation of edits holds, and the scores made from it."""
+"""What an evaluation of edits holds: the answers before and after each edit, and tables of its scores."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,96 +9,13 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 import torch
 
+from kntools.analyses.edit_scores import SCORES, Payload, knew
 from kntools.results import display
 from kntools.results.statistics import bootstrap_interval
 from kntools.results.table import load_table, save_table
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
-
-#: What one model state said to one case: `answers` is role -> list of `{"p", "first", "exact"}`; `entropy` may be None.
-Payload = Mapping[str, Any]
-#: From what was said before and after the edit to a value, or None where the case has no such question.
-Score = Callable[[Payload, Payload], float | None]
-
-
-def _mean(values: Sequence[float]) -> float | None:
-    return sum(values) / len(values) if values else None
-
-
-def _of(role: str, field: str) -> Score:
-    """The mean of a field over a role's questions, after the edit."""
-
-    def score(before: Payload, after: Payload) -> float | None:
-        return _mean([float(a[field]) for a in after["answers"].get(role, [])])
-
-    return score
-
-
-def _pairs(role: str, better: str, worse: str) -> tuple[Score, Score]:
-    """The share of questions where one answer is more probable than the other, and by how much on average."""
-
-    def differences(after: Payload) -> list[float]:
-        answers = after["answers"]
-        pairs = zip(answers.get(f"{role} {better}", []), answers.get(f"{role} {worse}", []), strict=True)
-        return [a["p"] - b["p"] for a, b in pairs]
-
-    def score(before: Payload, after: Payload) -> float | None:
-        return _mean([float(d > 0) for d in differences(after)])
-
-    def magnitude(before: Payload, after: Payload) -> float | None:
-        return _mean(differences(after))
-
-    return score, magnitude
-
-
-def _no_longer(role: str) -> Score:
-    def score(before: Payload, after: Payload) -> float | None:
-        return _mean([float(not a["exact"]) for a in after["answers"].get(role, [])])
-
-    return score
-
-
-def _entropy(before: Payload, after: Payload) -> float | None:
-    return after.get("entropy")
-
-
-#: Name of a score -> how it is made. A case without the questions that a score needs is left out of it.
-SCORES: dict[str, Score] = {
-    "efficacy": _pairs("rewrite", "new", "true")[0],
-    "efficacy magnitude": _pairs("rewrite", "new", "true")[1],
-    "paraphrase": _pairs("paraphrase", "new", "true")[0],
-    "paraphrase magnitude": _pairs("paraphrase", "new", "true")[1],
-    "neighborhood": _pairs("neighborhood", "true", "new")[0],
-    "neighborhood magnitude": _pairs("neighborhood", "true", "new")[1],
-    "generation entropy": _entropy,
-    **{
-        f"{name}, {field}": _of(role, field)
-        for name, role in (
-            ("reliability", "forward new"),
-            ("symmetry", "reverse new"),
-            ("old direction", "reverse old"),
-            ("synonym", "synonym new"),
-        )
-        for field in ("exact", "first", "p")
-    },
-    "old direction gone": _no_longer("reverse old"),
-}
-
-#: What a score is about -> questions that a model which knew that answered exactly before the edit: the fact itself,
-#: and what follows from it.
-KNOWN = {
-    "reliability": ("forward true",),
-    "symmetry": ("forward true", "reverse old"),
-    "old direction": ("forward true", "reverse old"),
-    "synonym": ("forward true", "synonym true"),
-}
-
-
-def knew(before: Payload, score: str) -> bool:
-    """Did the model know, before the edit, what a score is about? Scores of CounterFact are about facts it knows."""
-    roles = next((known for about, known in KNOWN.items() if score.startswith(about)), ())
-    return all(a["exact"] for role in roles for a in before["answers"].get(role, []))
 
 
 @dataclass(frozen=True, repr=False)
@@ -125,7 +41,7 @@ class EditConsistency:
             raise ValueError(f"no score {score!r} of {method!r}; there are {list(SCORES)} of {self.methods}")
         after = self.before if method == "before" else self.after[method]
         pairs = zip(self.before, after, strict=True)
-        values = [SCORES[score](b, a) for b, a in pairs if not known or knew(b, score)]
+        values = [SCORES[score](a) for b, a in pairs if not known or knew(b, score)]
         return [v for v in values if v is not None]
 
     @property

@@ -1,15 +1,10 @@
-"""Figure 1: mean attribution score of each neuron, for each target word.
-
-    python -m kntools.analyses.fig01_attribution_profile determiner_noun_agreement_2 --limit 200 --run runs/profile --out results/profile
-
-`--out` names the files to write (`.safetensors`, `.csv`: the leading neurons, `.html`); `--run` a file to resume from.
-"""  # noqa: E501 - a command
+"""Figure 1: mean attribution score of each neuron, for each target word."""
 
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +14,12 @@ from jaxtyping import Float
 from torch import Tensor
 
 from kntools import data
-from kntools.analyses import command
-from kntools.analyses.neuron_search import SearchSettings, open_run
-from kntools.analyses.prompt_groups import in_parts, is_relation
+from kntools.analyses.neuron_search import ADAPTIVE, SearchSettings, open_run
+from kntools.analyses.prompt_group import NamedPrompts, PromptGroup, in_parts, is_relation
 from kntools.prompts import Prompt
 from kntools.results.comparisons import t_quantile
 from kntools.results.result import Result
-from kntools.sites import Neuron
+from kntools.sites import Neuron, NeuronLike, as_neurons
 
 # Prompts of one item of a run: their scores are added up before they are written.
 _TOGETHER = 8
@@ -56,24 +50,28 @@ class AttributionProfile(Result):
         best = [i for one in self.scores for i in one.flatten().topk(k).indices.tolist()]
         return tuple(dict.fromkeys(Neuron(i // width, i % width) for i in best))
 
-    def to_frame(self, neurons: Sequence[Neuron] | None = None) -> pd.DataFrame:
+    def to_frame(self, neurons: Iterable[NeuronLike] | None = None) -> pd.DataFrame:
         """`class, prompts, neuron, layer, index, score, low, high` of the leading neurons, or of those given.
 
         `low` and `high` are the ends of a 95 % interval (Student's t over prompts).
         """
-        wanted = self.leading() if neurons is None else tuple(neurons)
+        wanted = self.leading() if neurons is None else as_neurons(neurons)
         rows = []
         for c, (name, n) in enumerate(zip(self.classes, self.counts, strict=True)):
             for neuron in wanted:
                 score, error = (float(x[c, neuron.layer, neuron.index]) for x in (self.scores, self.errors))
                 margin = error * t_quantile(n - 1) if n > 1 else float("nan")
-                rows.append(
-                    {
-                        "class": name, "prompts": n, "neuron": repr(neuron), "layer": neuron.layer,
-                        "index": neuron.index, "score": score, "low": score - margin, "high": score + margin,
-                    }
-                )  # fmt: skip
-        return pd.DataFrame(rows)
+                about = (name, n, repr(neuron), neuron.layer, neuron.index)
+                rows.append((*about, score, score - margin, score + margin))
+        columns = ["class", "prompts", "neuron", "layer", "index", "score", "low", "high"]
+        return pd.DataFrame(rows, columns=columns)
+
+    def summary(self) -> pd.DataFrame:
+        """Mean scores of the leading neurons, a column per class."""
+        return self.to_frame().pivot(index="neuron", columns="class", values="score").reset_index()
+
+    def tables(self) -> dict[str, pd.DataFrame]:
+        return {}  # beside `to_frame` there are none
 
     def plot(self, **options: Any) -> Any:
         """Heatmap of the leading neurons by class."""
@@ -86,16 +84,11 @@ class AttributionProfile(Result):
         return f"Mean attribution scores by answer: {counts} ({self.header['model']})"
 
     def preview(self) -> pd.DataFrame:
-        return self.to_frame().pivot(index="neuron", columns="class", values="score").reset_index()
+        return self.summary()
 
 
 def attribution_profile(
-    model: Any,
-    prompts: Mapping[str, Sequence[Prompt]],
-    *,
-    settings: SearchSettings | None = None,
-    run: str | Path | None = None,
-    progress: bool = True,
+    model: Any, prompts: NamedPrompts, *, settings: SearchSettings = ADAPTIVE, run: str | Path | None = None
 ) -> AttributionProfile:
     """Mean attribution score of every neuron for every class of answers (Niu et al. 2024, figure 1).
 
@@ -107,8 +100,7 @@ def attribution_profile(
     Arguments:
         prompts: class -> prompts, as `by_answer` makes them.
         settings: of attribution; `PAPER` has the published rule.
-        run: a file that keeps what is finished; call again to resume an interrupted run.
-        progress: show a bar.
+        run: a file that keeps what is finished; if interrupted, run it again to resume.
 
     Returns:
         `AttributionProfile`; scores are probabilities.
@@ -119,27 +111,24 @@ def attribution_profile(
     empty = [name for name, some in prompts.items() if not some]
     if not prompts or empty:
         raise ValueError(f"every class needs a prompt: {empty or 'no class'} has none; see by_answer(model, paradigm)")
-    chosen = settings or SearchSettings()
-    folder = open_run(run, "attribution profile", model, search=chosen.written())
     parts = in_parts(prompts, _TOGETHER)
-    sums = folder.each(
-        parts,
-        key=lambda part: part.item,
-        make=lambda part: _summed(chosen.scores(model, part.prompts).double()),
-        unit="part",
-        progress=progress,
-    )
+    folder = open_run(run, "attribution profile", model, search=asdict(settings))
+
+    def add_up(part: PromptGroup) -> dict[str, Tensor]:
+        scores = settings.attribute(model, part.prompts).scores.double()
+        return {"sum": scores.sum(0), "squares": (scores**2).sum(0)}
+
+    found = folder.each(parts, key=lambda part: part.item, make=add_up, unit="part")
     means, errors = [], []
     for name, some in prompts.items():
-        own = [one for part, one in zip(parts, sums, strict=True) if part.source == name]
-        total, squares = (torch.stack([one[what] for one in own]).sum(0) for what in ("sum", "squares"))
-        means.append(total / len(some))
+        n, own = len(some), [sums for part, sums in zip(parts, found, strict=True) if part.source == name]
+        total, squares = (torch.stack([sums[what] for sums in own]).sum(0) for what in ("sum", "squares"))
+        means.append(total / n)
         # Rounding may take a variance of 0 below it.
-        spread = (squares / len(some) - means[-1] ** 2).clamp(min=0)
-        errors.append((spread / (len(some) - 1)).sqrt() if len(some) > 1 else torch.full_like(spread, torch.nan))
-    counts = tuple(len(some) for some in prompts.values())
+        spread = (squares / n - means[-1] ** 2).clamp(min=0)
+        errors.append((spread / (n - 1)).sqrt() if n > 1 else torch.full_like(spread, torch.nan))
     scores, deviations = (torch.stack(x).float() for x in (means, errors))
-    return AttributionProfile(scores, deviations, tuple(prompts), counts, folder.header)
+    return AttributionProfile(scores, deviations, tuple(prompts), tuple(map(len, prompts.values())), folder.header)
 
 
 def by_answer(
@@ -153,26 +142,3 @@ def by_answer(
     order = sorted(found, key=lambda answer: (-len(found[answer]), answer))[:classes]
     rng = random.Random(seed)
     return {a: found[a] if limit is None or limit >= len(found[a]) else rng.sample(found[a], limit) for a in order}
-
-
-def _summed(scores: Float[Tensor, "prompt layer neuron"]) -> dict[str, Tensor]:
-    return {"sum": scores.sum(0), "squares": (scores**2).sum(0)}
-
-
-def main(argv: Sequence[str] | None = None) -> None:
-    """The command; see the top of the module."""
-    parser = command.parser("attribution_profile", "Figure 1.", rule=True)
-    parser.add_argument("source", help="a BLiMP paradigm or a ParaRel relation")
-    parser.add_argument("--limit", type=int, default=100, help="prompts per answer")
-    parser.add_argument("--classes", type=int, default=8, help="answers, the most frequent ones")
-    o = parser.parse_args(argv)
-    is_relation(o.source)
-    model = command.load(o)
-    prompts = by_answer(model, o.source, limit=o.limit, classes=o.classes, seed=o.seed)
-    found = attribution_profile(model, prompts, settings=command.settings(o), run=o.run)
-    command.write(found, o.out, data=".safetensors")
-    print(found)
-
-
-if __name__ == "__main__":
-    main()

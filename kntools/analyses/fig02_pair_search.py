@@ -1,10 +1,4 @@
-"""Figure 2: in how many determiner-noun pairs is a neuron a knowledge neuron?
-
-    python -m kntools.analyses.fig02_pair_search determiner_noun_agreement_2 --limit 100 --run runs/pairs --out out/2
-
-`--out` names the files to write (`.csv`: one row per pair, `-shares.csv`: one per neuron and determiner, `.json`,
-`.html`); `--run` a file that keeps what is finished: rerun to resume.
-"""
+"""Figure 2: in how many determiner-noun pairs is a neuron a knowledge neuron?"""
 
 from __future__ import annotations
 
@@ -16,15 +10,15 @@ from typing import Any
 
 import pandas as pd
 
-from kntools.analyses import command
 from kntools.analyses.fig03_localisation import Localisation
-from kntools.analyses.neuron_search import SearchSettings, open_run, search
-from kntools.analyses.prompt_groups import PromptGroup, prompt_groups
+from kntools.analyses.neuron_search import ADAPTIVE, SearchSettings, search_each
+from kntools.analyses.prompt_group import PromptGroup
 from kntools.results.comparisons import fisher, holm, share_interval
 from kntools.results.table import Row, TableResult
-from kntools.sites import Neuron, as_neurons
+from kntools.sites import Neuron, NeuronLike, as_neurons
 
 NUMBERS = ("singular", "plural")
+DETERMINERS = ("this", "that", "these", "those")
 
 
 @dataclass(frozen=True, repr=False)
@@ -42,7 +36,7 @@ class PairSearch(TableResult):
         order = sorted(here, key=lambda n: (there[n] / sizes[1] - here[n] / sizes[0], n))
         return tuple(n for n in order if here[n] / sizes[0] > there[n] / sizes[1])[:k]
 
-    def shares(self, neurons: Iterable[Neuron | tuple[int, int]] | None = None) -> pd.DataFrame:
+    def shares(self, neurons: Iterable[NeuronLike] | None = None) -> pd.DataFrame:
         """Per neuron and determiner, the share of pairs in which it is a knowledge neuron (figure 2).
 
         Arguments:
@@ -57,29 +51,28 @@ class PairSearch(TableResult):
             wanted: tuple[Neuron, ...] = tuple(dict.fromkeys(n for number in NUMBERS for n in self.leading(number, 3)))
         else:
             wanted = as_neurons(neurons)
-        rows: list[Row] = []
-        p_values = []
+        rows = []
         for neuron in wanted:
-            for determiner in sorted({row["determiner"] for row in self.rows}, key=_rank):
-                some = [row for row in self.rows if row["determiner"] == determiner]
-                number = some[0]["number"]
-                opposite = [row for row in self.rows if row["number"] == _other(number)]
-                found, theirs = (sum(_has(row, neuron) for row in side) for side in (some, opposite))
-                low, high = share_interval(found, len(some))
-                p_values.append(fisher(found, len(some), theirs, len(opposite)) if opposite else float("nan"))
-                rows.append(
-                    {
-                        "neuron": repr(neuron), "determiner": determiner, "number": number, "pairs": len(some),
-                        "found": found, "share": found / len(some), "low": low, "high": high,
-                        "opposite": theirs / len(opposite) if opposite else float("nan"), "p": p_values[-1],
-                    }
-                )  # fmt: skip
-        return pd.DataFrame([{**row, "p_holm": p} for row, p in zip(rows, holm(p_values), strict=True)])
+            for determiner in sorted({row["determiner"] for row in self.rows}, key=DETERMINERS.index):
+                own = [row for row in self.rows if row["determiner"] == determiner]
+                number = own[0]["number"]
+                others = [row for row in self.rows if row["number"] == _other(number)]
+                found, elsewhere = (sum(_has(row, neuron) for row in side) for side in (own, others))
+                opposite = elsewhere / len(others) if others else float("nan")
+                p = fisher(found, len(own), elsewhere, len(others)) if others else float("nan")
+                about = (repr(neuron), determiner, number, len(own), found, found / len(own))
+                rows.append((*about, *share_interval(found, len(own)), opposite, p))
+        columns = ["neuron", "determiner", "number", "pairs", "found", "share", "low", "high", "opposite", "p"]
+        frame = pd.DataFrame(rows, columns=columns)
+        return frame.assign(p_holm=holm(frame["p"].tolist()))
 
     def summary(self) -> pd.DataFrame:
         return self.shares()
 
-    def plot(self, neurons: Iterable[Neuron | tuple[int, int]] | None = None, **options: Any) -> Any:
+    def tables(self) -> dict[str, pd.DataFrame]:
+        return {"shares": self.shares()}
+
+    def plot(self, neurons: Iterable[NeuronLike] | None = None, **options: Any) -> Any:
         """Shares per determiner, one group of bars per neuron; `neurons` as in `shares`."""
         from kntools.plots.shares import pair_shares
 
@@ -98,12 +91,7 @@ class PairSearch(TableResult):
 
 
 def pair_search(
-    model: Any,
-    groups: Sequence[PromptGroup],
-    *,
-    settings: SearchSettings | None = None,
-    run: str | Path | None = None,
-    progress: bool = True,
+    model: Any, groups: Sequence[PromptGroup], *, settings: SearchSettings = ADAPTIVE, run: str | Path | None = None
 ) -> PairSearch:
     """A search for knowledge neurons per determiner-noun pair (Niu et al. 2024, figure 2).
 
@@ -119,8 +107,7 @@ def pair_search(
     Arguments:
         groups: of a determiner-noun paradigm, from `prompt_groups`: each pair in many sentences.
         settings: of attribution and choice; `PAPER` has the published rule.
-        run: a file that keeps each finished pair; call again to resume an interrupted run.
-        progress: show a bar.
+        run: a file that keeps each finished pair; if interrupted, run it again to resume.
 
     Returns:
         `PairSearch`.
@@ -128,26 +115,14 @@ def pair_search(
     Raises:
         ValueError: no groups, or groups that have no determiner (another paradigm, a relation).
     """
-    chosen = settings or SearchSettings()
     others = [g.key for g in groups if g.label("determiner") is None]
     if not groups or others:
         what = f"{others[:3]} have none" if others else "none were given"
         raise ValueError(
             f"pair_search needs determiner-noun pairs: {what}; use prompt_groups(model, 'determiner_noun_agreement_2')"
         )
-    folder = open_run(run, "pair search", model, search=chosen.written())
-    found = folder.each(
-        groups,
-        key=lambda group: group.item,
-        make=lambda group: search(model, group, chosen, null=None, pool=(), seed=0),
-        unit="pair",
-        progress=progress,
-    )
-    rows = (
-        _row(g, one["prompts"], one["share"], one["converged"], one["neurons"])
-        for g, one in zip(groups, found, strict=True)
-    )
-    return PairSearch(tuple(rows), folder.header)
+    found, header = search_each(model, groups, settings, kind=PairSearch.kind, run=run)
+    return PairSearch(tuple(map(_row, groups, found)), header)
 
 
 def pairs_of(found: Localisation, groups: Sequence[PromptGroup]) -> PairSearch:
@@ -155,17 +130,17 @@ def pairs_of(found: Localisation, groups: Sequence[PromptGroup]) -> PairSearch:
     if [row["group"] for row in found.rows] != [group.key for group in groups]:
         raise ValueError("these are not the groups that were localised; give the same ones, in the same order")
     rows = [
-        _row(group, row["prompts"], row["tau"], row["converged"], row["neurons"])
+        _row(group, {**row, "share": row["tau"]})
         for group, row in zip(groups, found.rows, strict=True)
         if group.label("determiner") is not None
     ]
     return PairSearch(tuple(rows), found.header)
 
 
-def _row(group: PromptGroup, prompts: int, tau: float, converged: bool, neurons: list[list[int]]) -> Row:
+def _row(group: PromptGroup, found: Row) -> Row:
     labels = {name: group.label(name) for name in ("determiner", "noun", "number")}
-    found = {"prompts": prompts, "tau": tau, "converged": converged, "neurons": neurons}
-    return {"source": group.source, "pair": group.key, **labels, **found}
+    measured = {"prompts": found["prompts"], "tau": found["share"], "converged": found["converged"]}
+    return {"source": group.source, "pair": group.key, **labels, **measured, "neurons": found["neurons"]}
 
 
 def _has(row: Row, neuron: Neuron) -> bool:
@@ -174,33 +149,3 @@ def _has(row: Row, neuron: Neuron) -> bool:
 
 def _other(number: str) -> str:
     return NUMBERS[1 - NUMBERS.index(number)]
-
-
-def _rank(determiner: str) -> int:
-    return ("this", "that", "these", "those").index(determiner)
-
-
-def main(argv: Sequence[str] | None = None) -> None:
-    """The command; see the top of the module."""
-    parser = command.parser("pair_search", "Figure 2.", rule=True)
-    parser.add_argument("paradigm")
-    parser.add_argument("--limit", type=int, help="pairs (default: all)")
-    parser.add_argument("--frames", type=int, default=10, help="sentences per pair")
-    parser.add_argument("--known", action="store_true", help="only facts and pairs that the model gets right")
-    o = parser.parse_args(argv)
-    model = command.load(o)
-    groups = prompt_groups(
-        model, o.paradigm, frames=o.frames, limit=o.limit, seed=o.seed, known_only=o.known, prepend_bos=o.bos
-    )
-    found = pair_search(model, groups.groups, settings=command.settings(o), run=o.run)
-    write(found, o.out)
-    print(found)
-
-
-def write(found: PairSearch, out: Path) -> list[Path]:
-    """All files of the command."""
-    return command.write(found, out, shares=found.shares())
-
-
-if __name__ == "__main__":
-    main()

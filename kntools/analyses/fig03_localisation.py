@@ -1,24 +1,18 @@
-"""Figure 3: how localised are agreement and facts? Knowledge neurons, tau and R1^2, with what chance would give.
-
-    python -m kntools.analyses.fig03_localisation determiner_noun_agreement_2 P36 P101 --limit 30 --run runs/loc --out results/loc
-
-`--out` names the files to write (`.csv`: one row per pair or fact, `-summary.csv`, `-difference.csv`, `.json`, `.html`);
-`--run` a file that keeps what is finished: rerun to resume.
-"""  # noqa: E501 - a command
+"""Figure 3: how localised are agreement and facts? Knowledge neurons, tau and R1^2, with what chance would give."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pandas as pd
 import torch
 
-from kntools.analyses import command
-from kntools.analyses.neuron_search import NULLS, SearchSettings, answer_pool, local_seed, open_run, search
-from kntools.analyses.prompt_groups import PromptGroup, is_relation, prompt_groups
+from kntools.analyses.neuron_search import ADAPTIVE, Null, SearchSettings, search_each
+from kntools.analyses.prompt_group import PromptGroup
+from kntools.engine.inputs import check_choice
 from kntools.results.comparisons import holm, welch
 from kntools.results.statistics import bootstrap_interval
 from kntools.results.table import Row, TableResult, numbers
@@ -66,22 +60,17 @@ class Localisation(TableResult):
         """
         means = self.summary()
         sides = [means[means["kind"] == kind] for kind in ("linguistic", "factual")]
-        rows: list[Row] = []
-        p_values = []
+        rows = []
         for name, written in MEASURES.items():
             linguistic, factual = (_tensor(side[name]) for side in sides)
-            t, p = welch(linguistic, factual)
-            p_values.append(p)
-            rows.append(
-                {
-                    "measure": written, "linguistic": float(linguistic.mean()), "factual": float(factual.mean()),
-                    "difference": float(factual.mean() - linguistic.mean()), "paradigms": len(linguistic),
-                    "relations": len(factual), "t": t, "p": p,
-                }
-            )  # fmt: skip
-        for row, p in zip(rows, holm(p_values), strict=True):
-            row["p_holm"] = p
-        return pd.DataFrame(rows)
+            a, b = float(linguistic.mean()), float(factual.mean())
+            rows.append((written, a, b, b - a, len(linguistic), len(factual), *welch(linguistic, factual)))
+        columns = ["measure", "linguistic", "factual", "difference", "paradigms", "relations", "t", "p"]
+        frame = pd.DataFrame(rows, columns=columns)
+        return frame.assign(p_holm=holm(frame["p"].tolist()))
+
+    def tables(self) -> dict[str, pd.DataFrame]:
+        return {"summary": self.summary(), "difference": self.difference()}
 
     def neurons(self, kind: str | None = None) -> tuple[tuple[Neuron, ...], ...]:
         """The knowledge neurons of every group: of all, or of those of one kind."""
@@ -103,11 +92,10 @@ def localisation(
     model: Any,
     groups: Sequence[PromptGroup],
     *,
-    settings: SearchSettings | None = None,
-    null: str | None = "neurons",
+    settings: SearchSettings = ADAPTIVE,
+    null: Null | None = "neurons",
     seed: int = 0,
     run: str | Path | None = None,
-    progress: bool = True,
 ) -> Localisation:
     """Knowledge neurons, tau and R1^2 of every group (Niu et al. 2024, figure 3 and section 3.3).
 
@@ -125,8 +113,7 @@ def localisation(
             marginal stays and agreement goes. `"answers"`: the same prompts ask for answers drawn from the whole
             paradigm or relation, which costs as much again. `None`: no null.
         seed: of the null.
-        run: a file that keeps each finished group; call again to resume an interrupted run.
-        progress: show a bar.
+        run: a file that keeps each finished group; if interrupted, run it again to resume.
 
     Returns:
         `Localisation`.
@@ -134,30 +121,17 @@ def localisation(
     Raises:
         ValueError: no groups, a group of one prompt (R1^2 compares prompts), or the file of another run.
     """
-    chosen = settings or SearchSettings()
     if not groups:
         raise ValueError("no groups given; make some with prompt_groups(model, 'P36')")
-    if null not in (None, *NULLS):
-        raise ValueError(f"null={null!r} is unknown; use 'neurons', 'answers' or None")
+    check_choice("null", null, (*get_args(Null), None))
     small = [g.key for g in groups if len(g.prompts) < 2]
     if small:
         raise ValueError(f"R1^2 compares prompts: {small[:3]} have fewer than 2; give least=3 to prompt_groups")
-    pools = answer_pool(groups)
-    written = {"search": chosen.written(), "null": null, "seed": seed}
-    if null == "answers":
-        written["answers"] = {source: local_seed(*pool) for source, pool in pools.items()}  # what is drawn from
-    folder = open_run(run, "localisation", model, **written)
-    found = folder.each(
-        groups,
-        key=lambda group: group.item,
-        make=lambda group: search(model, group, chosen, null=null, pool=pools[group.source], seed=seed),
-        unit="group",
-        progress=progress,
-    )
-    return Localisation(tuple(map(_row, groups, found)), folder.header)
+    found, header = search_each(model, groups, settings, kind=Localisation.kind, run=run, null=null, seed=seed)
+    return Localisation(tuple(map(_row, groups, found)), header)
 
 
-def _row(group: PromptGroup, found: dict[str, Any]) -> Row:
+def _row(group: PromptGroup, found: Row) -> Row:
     row: Row = {"source": group.source, "kind": group.kind, "group": group.key, "prompts": found["prompts"]}
     row |= _measures(found)
     if "null" in found:
@@ -165,37 +139,9 @@ def _row(group: PromptGroup, found: dict[str, Any]) -> Row:
     return {**row, "converged": found["converged"], "neurons": found["neurons"]}
 
 
-def _measures(found: dict[str, Any]) -> Row:
+def _measures(found: Row) -> Row:
     return {"count": len(found["neurons"]), "tau": found["share"], "r1": found["r1"]}
 
 
 def _tensor(column: Any) -> torch.Tensor:
     return torch.tensor(numbers(column), dtype=torch.float64)
-
-
-def main(argv: Sequence[str] | None = None) -> None:
-    """The command; see the top of the module."""
-    parser = command.parser("localisation", "Figure 3.", rule=True)
-    parser.add_argument("sources", nargs="+", help="BLiMP paradigms and ParaRel relations")
-    parser.add_argument("--limit", type=int, default=30, help="groups per paradigm or relation")
-    parser.add_argument("--frames", type=int, default=10, help="sentences per pair")
-    parser.add_argument("--known", action="store_true", help="only facts and pairs that the model gets right")
-    parser.add_argument("--null", choices=NULLS, default="neurons")
-    o = parser.parse_args(argv)
-    for source in o.sources:
-        is_relation(source)
-    model = command.load(o)
-    options = {"frames": o.frames, "limit": o.limit, "seed": o.seed, "known_only": o.known, "prepend_bos": o.bos}
-    groups = [g for source in o.sources for g in prompt_groups(model, source, **options)]
-    found = localisation(model, groups, settings=command.settings(o), null=o.null, seed=o.seed, run=o.run)
-    write(found, o.out)
-    print(found)
-
-
-def write(found: Localisation, out: Path) -> list[Path]:
-    """All files of the command."""
-    return command.write(found, out, summary=found.summary(), difference=found.difference())
-
-
-if __name__ == "__main__":
-    main()

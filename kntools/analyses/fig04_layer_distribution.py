@@ -1,26 +1,20 @@
-"""Figure 4: in which layers do knowledge neurons lie, those of agreement and those of facts?
-
-    python -m kntools.analyses.fig04_layer_distribution results/loc.json --layers 30 --out results/layers
-
-reads what `kntools.analyses.fig03_localisation` wrote (`.json`), and writes `.csv`, `.json` and `.html`.
-"""
+"""Figure 4: in which layers do knowledge neurons lie, those of agreement and those of facts?"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from kntools.analyses import command
 from kntools.analyses.fig03_localisation import Localisation
 from kntools.results.statistics import bootstrap_interval
 from kntools.results.table import TableResult
-from kntools.sites import Neuron, as_neurons
+from kntools.sites import Neuron, NeuronLike, as_neurons
 
 
 @dataclass(frozen=True, repr=False)
@@ -33,6 +27,9 @@ class LayerDistribution(TableResult):
 
     kind = "layer distribution"
 
+    def tables(self) -> dict[str, pd.DataFrame]:
+        return {}  # beside `to_frame` there are none
+
     def plot(self, **options: Any) -> Any:
         """Bars per layer, one colour per kind, with intervals."""
         from kntools.plots.localisation import layer_bars
@@ -42,15 +39,15 @@ class LayerDistribution(TableResult):
     def describe(self) -> str:
         counts = ", ".join(f"{kind}: {n} groups" for kind, n in self.header["groups"].items())
         test = self.header["test"]
-        said = "" if test is None else (
-            f"; distance {test['distance']:.3f}, p = {test['p']:.3g}; mean layer {test['means'][0]:.1f} and "
-            f"{test['means'][1]:.1f}"
-        )  # fmt: skip
-        return f"Layers of knowledge neurons ({counts}){said}"
+        if test is None:
+            return f"Layers of knowledge neurons ({counts})"
+        difference = f"distance {test['distance']:.3f}, p = {test['p']:.3g}"
+        means = f"mean layer {test['means'][0]:.1f} and {test['means'][1]:.1f}"
+        return f"Layers of knowledge neurons ({counts}); {difference}; {means}"
 
 
 def layer_distribution(
-    found: Localisation | dict[str, Sequence[Sequence[Neuron | tuple[int, int]]]],
+    found: Localisation | Mapping[str, Sequence[Sequence[NeuronLike]]],
     *,
     n_layers: int,
     permutations: int = 2000,
@@ -94,12 +91,9 @@ def layer_distribution(
         per_group = shares[kind] = _shares(groups, n_layers)
         low, high = bootstrap_interval(per_group, seed=seed)
         for layer in range(n_layers):
-            rows.append(
-                {
-                    "kind": kind, "layer": layer, "neurons": sum(n.layer == layer for one in groups for n in one),
-                    "share": float(per_group[:, layer].mean()), "low": float(low[layer]), "high": float(high[layer]),
-                }
-            )  # fmt: skip
+            count = sum(n.layer == layer for one in groups for n in one)
+            share = {"share": float(per_group[:, layer].mean()), "low": float(low[layer]), "high": float(high[layer])}
+            rows.append({"kind": kind, "layer": layer, "neurons": count, **share})
     test = None
     if len(shares) == 2:
         one, other = shares.values()
@@ -137,18 +131,3 @@ def _permutation(
 
 def _distance(a: Tensor, b: Tensor) -> float:
     return float((a.mean(0) - b.mean(0)).abs().sum() / 2)
-
-
-def main(argv: Sequence[str] | None = None) -> None:
-    """The command; see the top of the module."""
-    parser = command.table_parser("layer_distribution", "Figure 4.")
-    parser.add_argument("localisation", type=Path, help="the .json of kntools.analyses.fig03_localisation")
-    parser.add_argument("--layers", type=int, required=True, help="layers of the model")
-    o = parser.parse_args(argv)
-    found = layer_distribution(Localisation.load(o.localisation), n_layers=o.layers, seed=o.seed)
-    command.write(found, o.out)
-    print(found)
-
-
-if __name__ == "__main__":
-    main()

@@ -1,56 +1,38 @@
-"""Figure 5: what suppressing a neuron does to the probability of plural, singular and neutral modifiers.
-
-    python -m kntools.analyses.fig05_suppression_effect determiner_noun_agreement_2 --neurons 9.1094 --model bert-base-cased --out results/effect
-
-`--out` names the files to write (`.csv`, `.json`, `.html`); `--run` a file that keeps what is finished: rerun to resume.
-"""  # noqa: E501 - a command
+"""Figure 5: what suppressing a neuron does to the probability of plural, singular and neutral modifiers."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import Any, Literal
 
+import pandas as pd
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from kntools.analyses import command
-from kntools.analyses.fig07_probability_shift import (
-    ProbabilityShift,
-    command_parser,
-    parse_neurons,
-    probability_shift,
-)
-from kntools.analyses.noun_prompts import noun_prompts
-from kntools.analyses.word_lists import FIGURE_5
-from kntools.prompts import Prompt
+from kntools.analyses.fig07_probability_shift import ProbabilityShift, probability_shift
+from kntools.analyses.prompt_group import NamedPrompts
+from kntools.analyses.words import FIGURE_5, Words
+from kntools.engine.inputs import check_choice
 from kntools.results.comparisons import holm, t_test
-from kntools.results.table import TableResult
-from kntools.sites import Neuron
+from kntools.results.table import Row, TableResult
+from kntools.sites import NeuronLike
 
-Values = Float[Tensor, "*sample prompt"]
+Definition = Literal["kn_thesis", "dai", "mean_ratio", "eleutherai"]
 
-
-def _dai(before: Values, after: Values) -> Tensor:
-    return (after.mean(-1) - before.mean(-1)) / before.mean(-1)
-
-
-def _mean_ratio(before: Values, after: Values) -> Tensor:
-    return (after / before - 1).mean(-1)
-
-
-def _kn_thesis(before: Values, after: Values) -> Tensor:
-    b, a = before.mean(-1), after.mean(-1)
-    return (a - b) / torch.minimum(a, b)
-
-
-#: What "probability change" means: name -> function of probabilities before and after, over prompts.
+#: What "probability change" means: name -> function of probabilities before and after `[*sample prompt]`.
 #: `dai`: mean(after - before) / mean(before). `mean_ratio`, also `eleutherai`: mean of (after - before) / before.
 #: `kn_thesis`: (mean after - mean before) / the smaller of the two (Niu et al. 2024, figure 5).
-CHANGES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
-    "dai": _dai, "mean_ratio": _mean_ratio, "eleutherai": _mean_ratio, "kn_thesis": _kn_thesis,
-}  # fmt: skip
+CHANGES: dict[Definition, Callable[[Tensor, Tensor], Tensor]] = {
+    "dai": lambda b, a: (a.mean(-1) - b.mean(-1)) / b.mean(-1),
+    "mean_ratio": lambda b, a: (a / b - 1).mean(-1),
+    "kn_thesis": lambda b, a: (a.mean(-1) - b.mean(-1)) / torch.minimum(a.mean(-1), b.mean(-1)),
+}
+# A row holds each definition once.
+_DEFINITIONS = tuple(CHANGES)
+CHANGES["eleutherai"] = CHANGES["mean_ratio"]
 
 
 @dataclass(frozen=True, repr=False)
@@ -62,6 +44,9 @@ class SuppressionEffect(TableResult):
     """
 
     kind = "suppression effect"
+
+    def tables(self) -> dict[str, pd.DataFrame]:
+        return {}  # beside `to_frame` there are none
 
     def plot(self, **options: Any) -> Any:
         """Bars per word in three sections; significant changes in colour, others in grey."""
@@ -77,16 +62,16 @@ class SuppressionEffect(TableResult):
 
 def suppression_effect(
     model: Any,
-    prompts: Mapping[str, Sequence[Prompt]],
-    neurons: Iterable[Neuron | tuple[int, int]],
+    prompts: NamedPrompts,
+    neurons: Iterable[NeuronLike],
     *,
-    words: Mapping[str, Sequence[str]] | Sequence[str] = FIGURE_5,
+    words: Words | Sequence[str] = FIGURE_5,
     factor: float = 0.0,
-    change: str = "kn_thesis",
+    change: Definition = "kn_thesis",
     paper: bool = False,
     alpha: float = 0.05,
     seed: int = 0,
-    **options: Any,
+    run: str | Path | None = None,
 ) -> SuppressionEffect:
     """How a neuron edit changes the probability of words, and which changes are significant (figure 5).
 
@@ -97,13 +82,12 @@ def suppression_effect(
     ```
 
     Arguments:
-        prompts, neurons, words, factor: as in `probability_shift`.
+        prompts, neurons, words, factor, run: as in `probability_shift`.
         change: the definition: `"kn_thesis"`, `"dai"`, or `"mean_ratio"` (also called `"eleutherai"`).
         paper: the published test, an unpaired t-test without correction; otherwise a paired one with Holm's
             correction over all words and groups.
         alpha: what is called significant.
         seed: of the bootstrap.
-        options: `run`, `prepend_bos`, `max_rows`, `progress` of `probability_shift`.
 
     Returns:
         `SuppressionEffect`.
@@ -115,42 +99,51 @@ def suppression_effect(
     few = {name: len(some) for name, some in prompts.items() if len(some) < 2}
     if few:
         raise ValueError(f"too few prompts for a test: {few}; give at least 2 per group")
-    shift = probability_shift(model, prompts, neurons, words=words, factor=factor, **options)
+    shift = probability_shift(model, prompts, neurons, words=words, factor=factor, run=run)
     return effect_of(shift, change=change, paper=paper, alpha=alpha, seed=seed)
 
 
 def effect_of(
-    shift: ProbabilityShift, *, change: str = "kn_thesis", paper: bool = False, alpha: float = 0.05, seed: int = 0
+    shift: ProbabilityShift,
+    *,
+    change: Definition = "kn_thesis",
+    paper: bool = False,
+    alpha: float = 0.05,
+    seed: int = 0,
 ) -> SuppressionEffect:
     """The same from probabilities that are there already (a `ProbabilityShift` of any edit)."""
     _check(change, alpha)
-    rows, p_values = [], []
+    rows = []
     for group in dict.fromkeys(shift.groups):
         for section, word in shift.words:
             before, after = (x.double() for x in shift.pair(group, word))
             t, p = t_test(before, after, paper=paper)
             low, high = _interval(before, after, CHANGES[change], seed)
-            p_values.append(p)
-            named = {name: float(CHANGES[name](before, after)) for name in ("dai", "mean_ratio", "kn_thesis")}
-            rows.append(
-                {
-                    "group": group, "section": section, "word": word, "n": len(before),
-                    "before": float(before.mean()), "after": float(after.mean()),
-                    "change": float(CHANGES[change](before, after)), "low": low, "high": high, "t": t, "p": p, **named,
-                }
-            )  # fmt: skip
+            row: Row = {
+                "group": group,
+                "section": section,
+                "word": word,
+                "n": len(before),
+                "before": float(before.mean()),
+                "after": float(after.mean()),
+                "change": float(CHANGES[change](before, after)),
+                "low": low,
+                "high": high,
+                "t": t,
+                "p": p,
+            }
+            rows.append(row | {name: float(CHANGES[name](before, after)) for name in _DEFINITIONS})
+    p_values = [row["p"] for row in rows]
     corrected = p_values if paper else holm(p_values)
-    done = [{**row, "p_corrected": p, "significant": p < alpha} for row, p in zip(rows, corrected, strict=True)]
+    tested = [{**row, "p_corrected": p, "significant": p < alpha} for row, p in zip(rows, corrected, strict=True)]
     test = "unpaired t-test, uncorrected, as published" if paper else "paired t-test, Holm-corrected"
     what = f"{', '.join(map(repr, shift.neurons[:5]))} x {shift.factor:g} ({shift.header['model']})"
-    return SuppressionEffect(
-        tuple(done), {**shift.header, "change": change, "test": test, "alpha": alpha, "what": what, "paper": paper}
-    )
+    about = {"change": change, "test": test, "alpha": alpha, "what": what, "paper": paper}
+    return SuppressionEffect(tuple(tested), {**shift.header, **about})
 
 
 def _check(change: str, alpha: float) -> None:
-    if change not in CHANGES:
-        raise ValueError(f"change={change!r} is unknown; there are {', '.join(CHANGES)}")
+    check_choice("change", change, tuple(CHANGES))
     if not 0 < alpha < 1:
         raise ValueError(f"alpha={alpha}; it must be between 0 and 1 (0.05)")
 
@@ -163,23 +156,3 @@ def _interval(
     values = change(before[drawn], after[drawn])
     low, high = values.nanquantile(torch.tensor([0.025, 0.975], dtype=values.dtype)).tolist()
     return low, high
-
-
-def main(argv: Sequence[str] | None = None) -> None:
-    """The command; see the top of the module."""
-    parser = command_parser("suppression_effect", "Figure 5.")
-    parser.add_argument("--change", choices=tuple(CHANGES), default="kn_thesis")
-    parser.add_argument("--paper", action="store_true", help="the published test")
-    o = parser.parse_args(argv)
-    neurons, model = parse_neurons(o.neurons), command.load(o)
-    prompts = noun_prompts(model, o.paradigm, limit=o.limit, seed=o.seed)
-    found = suppression_effect(
-        model, prompts, neurons, factor=o.factor, change=o.change, paper=o.paper, seed=o.seed, prepend_bos=o.bos,
-        run=o.run,
-    )  # fmt: skip
-    command.write(found, o.out)
-    print(found)
-
-
-if __name__ == "__main__":
-    main()

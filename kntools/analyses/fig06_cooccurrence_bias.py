@@ -1,9 +1,4 @@
-"""Figure 6: does an effect follow how often a word stands with plural nouns?
-
-    python -m kntools.analyses.fig06_cooccurrence_bias results/effect.json corpus.txt --out results/bias
-
-reads what `kntools.analyses.fig05_suppression_effect` wrote (`.json`) and texts, one sentence a line.
-"""
+"""Figure 6: does an effect follow how often a word stands with plural nouns?"""
 
 from __future__ import annotations
 
@@ -13,17 +8,16 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import chain
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import torch
 
 from kntools import data
-from kntools.analyses import command
 from kntools.analyses.fig05_suppression_effect import SuppressionEffect
 from kntools.data.grouping import noun_number
-from kntools.engine.generation import sample_texts
 from kntools.results.statistics import pearson, spearman
 from kntools.results.table import TableResult
 
@@ -39,6 +33,9 @@ class CooccurrenceBias(TableResult):
     """
 
     kind = "co-occurrence bias"
+
+    def tables(self) -> dict[str, pd.DataFrame]:
+        return {}  # beside `to_frame` there are none
 
     def plot(self, **options: Any) -> Any:
         """A dot per word."""
@@ -77,10 +74,11 @@ def count_beside(
 
     ```python
     count_beside(["Carl saw these old horses."], ["these"], {"horse": "singular", "horses": "plural"})
+    count_beside(read_texts("corpus.txt"), words, noun_numbers())
     ```
 
     Arguments:
-        texts: any stream: a list, an open file, a `datasets` stream (its field `text` is read).
+        texts: any stream: a list, `read_texts`, a `datasets` stream (its field `text` is read).
         words: what to count, lower case.
         nouns: noun -> number, as `noun_numbers` makes it.
         between: so many other words may stand between (adjectives); the first known noun counts, punctuation ends it.
@@ -91,8 +89,8 @@ def count_beside(
     if not wanted or not nouns:
         raise ValueError("give at least one word and one noun; noun_numbers() makes a list of nouns")
     counts = {word: Counter({"singular": 0, "plural": 0}) for word in sorted(wanted)}
-    for text in _texts(texts):
-        tokens = [t.lower() for t in _WORD.findall(text)]
+    for text in texts:
+        tokens = [t.lower() for t in _WORD.findall(text if isinstance(text, str) else str(text["text"]))]
         for i, token in enumerate(tokens):
             if token in wanted:
                 number = _next_noun(tokens[i + 1 : i + 2 + between], nouns)
@@ -101,18 +99,10 @@ def count_beside(
     return counts
 
 
-def _texts(texts: Iterable[str | Mapping[str, Any]]) -> Iterator[str]:
-    for one in texts:
-        yield one if isinstance(one, str) else str(one["text"])
-
-
 def _next_noun(following: Sequence[str], nouns: Mapping[str, str]) -> str | None:
-    for word in following:
-        if word in nouns:
-            return nouns[word]
-        if not word[0].isalnum():
-            return None
-    return None
+    """The number of the first known noun, before any punctuation."""
+    phrase = takewhile(lambda word: word[0].isalnum(), following)
+    return next((nouns[word] for word in phrase if word in nouns), None)
 
 
 def cooccurrence_bias(
@@ -159,12 +149,8 @@ def cooccurrence_bias(
             rare.append(row["word"])
             continue
         bias = math.log((plural + 0.5) / (singular + 0.5))
-        rows.append(
-            {
-                "word": row["word"], "section": row["section"], "plural": plural, "singular": singular, "bias": bias,
-                "effect": row["change"],
-            }
-        )  # fmt: skip
+        about = {"word": row["word"], "section": row["section"], "plural": plural, "singular": singular}
+        rows.append({**about, "bias": bias, "effect": row["change"]})
     if len(rows) < 3:
         raise ValueError(
             f"{len(rows)} words are left, a correlation needs 3: {rare} stand beside fewer than {least} nouns; "
@@ -184,8 +170,9 @@ def _interval(x: torch.Tensor, y: torch.Tensor, resamples: int, seed: int) -> tu
     return low, high
 
 
-def _lines(path: Path, field: str) -> Iterator[str]:
-    """The texts of a file."""
+def read_texts(path: str | Path, field: str = "text") -> Iterator[str]:
+    """The lines of a text file, or one field of every row of a `.jsonl` file."""
+    path = Path(path)
     lines = path.read_text(encoding="utf-8").splitlines()
     if path.suffix != ".jsonl":
         yield from lines
@@ -193,32 +180,5 @@ def _lines(path: Path, field: str) -> Iterator[str]:
     for number, line in enumerate(lines, start=1):
         row = json.loads(line)
         if field not in row:
-            raise ValueError(f"{path}, line {number}: no field {field!r}; there are {', '.join(row)} (--field)")
+            raise ValueError(f"{path}, line {number}: no field {field!r}; there are {', '.join(row)}; give field=")
         yield str(row[field])
-
-
-def main(argv: Sequence[str] | None = None) -> None:
-    """The command; see the top of the module."""
-    parser = command.parser("cooccurrence_bias", "Figure 6.")
-    add = parser.add_argument
-    add("effect", type=Path, help="the .json of kntools.analyses.fig05_suppression_effect")
-    add("corpus", type=Path, nargs="*", help="text files, one sentence a line, or .jsonl with one row a line")
-    add("--field", default="text", help="which field of the rows of a .jsonl file is the text")
-    add("--written", type=int, default=0, help="count in so many tokens that the model writes, too")
-    add("--group", default="plural", help="number of the nouns in the prompts")
-    add("--sections", nargs="+", default=["neutral"])
-    add("--least", type=int, default=10, help="fewest nouns beside a word")
-    add("--between", type=int, default=1, help="words that may stand between a word and its noun")
-    o = parser.parse_args(argv)
-    effect = SuppressionEffect.load(o.effect)
-    files = (line for path in o.corpus for line in _lines(path, o.field))
-    written = sample_texts(command.load(o), o.written, seed=o.seed) if o.written else ()
-    words = {row["word"] for row in effect.rows}
-    counts = count_beside(chain(files, written), words, noun_numbers(), between=o.between)
-    found = cooccurrence_bias(effect, counts, group=o.group, sections=o.sections, least=o.least, seed=o.seed)
-    command.write(found, o.out)
-    print(found)
-
-
-if __name__ == "__main__":
-    main()

@@ -1,16 +1,9 @@
-"""Figure 7: the exact probabilities of words before and after a neuron edit.
-
-    python -m kntools.analyses.fig07_probability_shift determiner_noun_agreement_2 --neurons 9.1094 --model bert-base-cased --out results/shift
-
-`--out` names the files to write (`.safetensors`, `.csv`, `.html`); `--run` a file that keeps what is finished: rerun to resume.
-"""  # noqa: E501 - a command
+"""Figure 7: the exact probabilities of words before and after a neuron edit."""
 
 from __future__ import annotations
 
-import argparse
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,18 +12,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from kntools.analyses import command
-from kntools.analyses.neuron_search import open_run
-from kntools.analyses.noun_prompts import noun_prompts
-from kntools.analyses.prompt_groups import in_parts
-from kntools.analyses.word_lists import FIGURE_5, checked_words
-from kntools.analyses.word_probabilities import check_words, checked_neurons, word_probabilities
-from kntools.engine.answers import Edit, untouched
-from kntools.hooks.interventions import scale_neurons
-from kntools.prompts import Prompt
+from kntools.analyses.neuron_search import as_pairs, check_neurons, open_run
+from kntools.analyses.prompt_group import NamedPrompts, in_parts
+from kntools.analyses.words import FIGURE_5, Words, check_words, checked_words, word_probabilities
+from kntools.hooks.neurons import scale_neurons
 from kntools.results.result import Result
 from kntools.results.statistics import bootstrap_interval
-from kntools.sites import Neuron
+from kntools.sites import Neuron, NeuronLike
 
 _TOGETHER = 16  # prompts of one item of a run
 
@@ -65,16 +53,18 @@ class ProbabilityShift(Result):
         for group in dict.fromkeys(self.groups):
             for section, word in self.words:
                 before, after = self.pair(group, word)
-                low, high = bootstrap_interval(after.double() - before.double())
-                rows.append(
-                    {
-                        "group": group, "section": section, "word": word, "n": len(before),
-                        "before": float(before.double().mean()), "after": float(after.double().mean()),
-                        "difference": float((after.double() - before.double()).mean()), "low": float(low),
-                        "high": float(high),
-                    }
-                )  # fmt: skip
-        return pd.DataFrame(rows)
+                difference = after.double() - before.double()
+                means = [float(x.double().mean()) for x in (before, after, difference)]
+                low, high = bootstrap_interval(difference)
+                rows.append((group, section, word, len(before), *means, float(low), float(high)))
+        columns = ["group", "section", "word", "n", "before", "after", "difference", "low", "high"]
+        return pd.DataFrame(rows, columns=columns)
+
+    def summary(self) -> pd.DataFrame:
+        return self.to_frame()
+
+    def tables(self) -> dict[str, pd.DataFrame]:
+        return {}  # beside `to_frame` there are none
 
     def plot(self, **options: Any) -> Any:
         """Probabilities before and after, on a logarithmic axis."""
@@ -91,15 +81,12 @@ class ProbabilityShift(Result):
 
 def probability_shift(
     model: Any,
-    prompts: Mapping[str, Sequence[Prompt]],
-    neurons: Iterable[Neuron | tuple[int, int]],
+    prompts: NamedPrompts,
+    neurons: Iterable[NeuronLike],
     *,
-    words: Mapping[str, Sequence[str]] | Sequence[str] = FIGURE_5,
+    words: Words | Sequence[str] = FIGURE_5,
     factor: float = 0.0,
-    prepend_bos: bool | None = None,
-    max_rows: int | None = None,
     run: str | Path | None = None,
-    progress: bool = True,
 ) -> ProbabilityShift:
     """Probabilities of words before and after neurons are scaled (Niu et al. 2024, figure 7).
 
@@ -116,7 +103,7 @@ def probability_shift(
         words: section -> words, or a list. In the place of an answer each must be one token. The default is figure
             5's.
         factor: what their activations are multiplied by at the answer position: 0 suppresses, 2 enhances.
-        run: a file that keeps what is finished; call again to resume an interrupted run.
+        run: a file that keeps what is finished; if interrupted, run it again to resume.
 
     Returns:
         `ProbabilityShift`.
@@ -125,60 +112,21 @@ def probability_shift(
         ValueError: no prompts, an empty word list, a word of several tokens, neurons of another model.
     """
     listed = checked_words(words)
-    wanted = checked_neurons(model, neurons)
+    names = [word for _, word in listed]
+    wanted = check_neurons(model, neurons)
     if not prompts or any(not some for some in prompts.values()):
         raise ValueError(f"every group needs a prompt; there are { ({k: len(v) for k, v in prompts.items()}) }")
-    names = [word for _, word in listed]
-    parts = in_parts(prompts, _TOGETHER)
     for some in prompts.values():
         check_words(model, some, names)  # before any work
-    folder = open_run(
-        run, "probability shift", model, neurons=[[n.layer, n.index] for n in wanted], factor=factor, words=names,
-        prepend_bos=prepend_bos,
-    )  # fmt: skip
-    edits: list[Edit] = [untouched, partial(scale_neurons, wanted, factor)]
+    parts = in_parts(prompts, _TOGETHER)
+    folder = open_run(run, "probability shift", model, neurons=as_pairs(wanted), factor=factor, words=names)
+    interventions = [[], scale_neurons(wanted, factor)]
     found = folder.each(
         parts,
         key=lambda part: part.item,
-        make=lambda part: word_probabilities(
-            model, part.prompts, names, edits, prepend_bos=prepend_bos, max_rows=max_rows
-        ).tolist(),
+        make=lambda part: word_probabilities(model, part.prompts, names, interventions).tolist(),
         unit="part",
-        progress=progress,
     )
     before, after = torch.cat([torch.tensor(one) for one in found], dim=1)
     groups = tuple(name for name, some in prompts.items() for _ in some)
     return ProbabilityShift(before, after, groups, tuple(listed), wanted, factor, folder.header)
-
-
-def parse_neurons(texts: Sequence[str]) -> list[Neuron]:
-    """`9.1094` or `L9.N1094`, layer and index counted from zero."""
-    try:
-        return [Neuron(*map(int, text.upper().replace("L", "").replace("N", "").split("."))) for text in texts]
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"{list(texts)} are no neurons; write layer.index, e.g. 9.1094 or L9.N1094") from error
-
-
-def command_parser(name: str, description: str) -> argparse.ArgumentParser:
-    """The commands of figures 5 and 7."""
-    parser = command.parser(name, description)
-    add = parser.add_argument
-    add("paradigm", help="whose nouns are asked for, or whose determiners (ending in _1 or _2)")
-    add("--neurons", nargs="+", required=True, help="layer.index, counted from zero")
-    add("--factor", type=float, default=0.0, help="what activations are multiplied by")
-    add("--limit", type=int, default=200, help="prompts per number")
-    return parser
-
-
-def main(argv: Sequence[str] | None = None) -> None:
-    """The command; see the top of the module."""
-    o = command_parser("probability_shift", "Figure 7.").parse_args(argv)
-    neurons, model = parse_neurons(o.neurons), command.load(o)
-    prompts = noun_prompts(model, o.paradigm, limit=o.limit, seed=o.seed)
-    found = probability_shift(model, prompts, neurons, factor=o.factor, prepend_bos=o.bos, run=o.run)
-    command.write(found, o.out, data=".safetensors")
-    print(found)
-
-
-if __name__ == "__main__":
-    main()

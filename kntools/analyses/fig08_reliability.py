@@ -1,33 +1,42 @@
-"""Figure 8: how many predictions does a neuron edit overturn? Minimal pairs (8a) and facts (8b).
-
-    python -m kntools.analyses.fig08_reliability determiner_noun_agreement_2 P36 --limit 100 --run runs/reliability --out results/reliability
-
-`--out` names the files to write (`.csv`: one row per prompt and edit, `-summary.csv`, `.json`, `.html`); `--run` a folder
-from which a killed run goes on.
-"""  # noqa: E501 - a command
+"""Figure 8: how many predictions does a neuron edit overturn? Minimal pairs (8a) and facts (8b)."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 import pandas as pd
 import torch
+from jaxtyping import Float
+from torch import Tensor
 
-from kntools.analyses import command
-from kntools.analyses.fig07_probability_shift import parse_neurons
-from kntools.analyses.neuron_search import SearchSettings, local_seed, open_run
-from kntools.analyses.prompt_groups import is_relation, known_prompts, prompt_item
-from kntools.analyses.reliability_edits import EDITS, Outcome, outcomes
-from kntools.analyses.word_probabilities import checked_neurons
-from kntools.engine.answers import random_like
+from kntools.analyses.neuron_search import (
+    ADAPTIVE,
+    SearchSettings,
+    as_pairs,
+    check_count,
+    check_neurons,
+    local_seed,
+    open_run,
+)
+from kntools.analyses.prompt_group import NamedPrompts, prompt_item
+from kntools.attribution.random_neurons import random_like
+from kntools.editing.changes import as_hooks
+from kntools.editing.value_edits import erased, rewritten
+from kntools.engine.inputs import check_choice
+from kntools.engine.sweep import sweep
+from kntools.hooks.neurons import ablate_neurons, enhance_neurons
 from kntools.models import adapter
-from kntools.prompts import Prompt, encode
+from kntools.prompts import Encoded, Prompt, encode
 from kntools.results.comparisons import holm, share_interval, sign_test
 from kntools.results.table import Row, TableResult
-from kntools.sites import Neuron
+from kntools.sites import Hook, Neuron, NeuronLike
+
+#: On activations at the answer: suppress (x 0), enhance (x 2). On value rows: erase (0), values (a new answer).
+EditName = Literal["suppress", "enhance", "erase", "values"]
+EDITS: tuple[EditName, ...] = get_args(EditName)
 
 
 @dataclass(frozen=True, repr=False)
@@ -46,17 +55,18 @@ class Reliability(TableResult):
 
         The test is McNemar's exact one: the same prompts, two interventions; Holm-corrected over the table.
         """
-        rows: list[Row] = []
-        p_values = []
+        rows = []
         for (source, edit), some in self.to_frame().groupby(["source", "edit"], sort=False):
-            ours, theirs = some["overturned"].astype(bool), some["random"].astype(bool)
-            row: Row = {"source": source, "edit": edit, "n": len(some)}
-            for name, side in (("", ours), ("random_", theirs)):
-                low, high = share_interval(int(side.sum()), len(some))
-                row |= {name.rstrip("_") or "share": float(side.mean()), f"{name}low": low, f"{name}high": high}
-            p_values.append(sign_test(int((ours & ~theirs).sum()), int((theirs & ~ours).sum())))
-            rows.append({**row, "p": p_values[-1], "before": some["before"].mean(), "after": some["after"].mean()})
-        return pd.DataFrame([{**row, "p_holm": p} for row, p in zip(rows, holm(p_values), strict=True)])
+            own, random = some["overturned"].astype(bool), some["random"].astype(bool)
+            shares = [x for side in (own, random) for x in (side.mean(), *share_interval(int(side.sum()), len(side)))]
+            p = sign_test(int((own & ~random).sum()), int((random & ~own).sum()))
+            rows.append((source, edit, len(some), *map(float, shares), p, some["before"].mean(), some["after"].mean()))
+        measured = ["share", "low", "high", "random", "random_low", "random_high", "p", "before", "after"]
+        frame = pd.DataFrame(rows, columns=["source", "edit", "n", *measured])
+        return frame.assign(p_holm=holm(frame["p"].tolist()))
+
+    def tables(self) -> dict[str, pd.DataFrame]:
+        return {"summary": self.summary()}
 
     def plot(self, **options: Any) -> Any:
         """Bars per edit beside those of random neurons."""
@@ -71,16 +81,15 @@ class Reliability(TableResult):
 
 def reliability(
     model: Any,
-    prompts: Mapping[str, Sequence[Prompt]],
+    prompts: NamedPrompts,
     *,
-    neurons: Iterable[Neuron | tuple[int, int]] | None = None,
+    neurons: Iterable[NeuronLike] | None = None,
     count: int = 5,
-    edits: Sequence[str] = EDITS,
+    edits: Sequence[EditName] = EDITS,
     correct_only: bool = True,
-    settings: SearchSettings | None = None,
+    settings: SearchSettings = ADAPTIVE,
     seed: int = 0,
     run: str | Path | None = None,
-    progress: bool = True,
 ) -> Reliability:
     """The share of categorical predictions that neuron edits overturn (Niu et al. 2024, figure 8).
 
@@ -100,7 +109,7 @@ def reliability(
         correct_only: leave out prompts that the model gets wrong to begin with; how many is in the header.
         settings: of attribution.
         seed: of the random neurons.
-        run: a file that keeps each finished prompt; call again to resume an interrupted run.
+        run: a file that keeps each finished prompt; if interrupted, run it again to resume.
 
     Returns:
         `Reliability`. Weights are not touched: edits of value rows act as hooks.
@@ -108,94 +117,83 @@ def reliability(
     Raises:
         ValueError: no prompts, an unknown edit, no prompt that the model gets right, neurons of another model.
     """
-    unknown = [edit for edit in edits if edit not in EDITS]
-    if unknown or not edits:
-        raise ValueError(f"unknown edits {unknown}; there are {', '.join(EDITS)}")
-    if not any(len(some) for some in prompts.values()):
-        raise ValueError("no prompts given; e.g. {'P36': kn.data.pararel('P36', limit=50).prompts(model)}")
-    chosen = settings or SearchSettings()
-    given = None if neurons is None else checked_neurons(model, neurons)
-    if given is None and not 1 <= count <= adapter.d_mlp(model) // 2:
-        raise ValueError(f"count={count}; give 1 to {adapter.d_mlp(model) // 2} (half a layer, for random ones beside)")
-    named = None if given is None else [[n.layer, n.index] for n in given]
-    folder = open_run(
-        run, "reliability", model, neurons=named, count=count, edits=list(edits), search=chosen.written(), seed=seed
-    )
+    if not edits:
+        raise ValueError(f"no edits given; there are {', '.join(EDITS)}")
+    for edit in edits:
+        check_choice("edit", edit, EDITS)
     # Pairs may differ only behind the answer; what a causal model reads of them is then one prompt.
     asked = list(dict.fromkeys((source, prompt) for source, some in prompts.items() for prompt in some))
-    found = folder.each(
-        asked,
-        key=lambda one: prompt_item(one[1]),
-        make=lambda one: _item(model, one[1], given, count, edits, chosen, seed),
-        unit="prompt",
-        progress=progress,
-    )
+    if not asked:
+        raise ValueError("no prompts given; e.g. {'P36': kn.data.pararel('P36', limit=50).prompts(model)}")
+    summed = [prompt.target for _, prompt in asked if prompt.multi_token == "sum"]
+    if summed:
+        raise ValueError(f"a prediction is one token, but {summed[0]!r} is asked for whole; use multi_token='first'")
+    given = None if neurons is None else check_neurons(model, neurons)
+    if given is None:
+        check_count(model, count)
+    chosen = {"neurons": None if given is None else as_pairs(given), "count": count, "search": asdict(settings)}
+    folder = open_run(run, "reliability", model, **chosen, edits=list(edits), seed=seed)
+
+    def judge(one: tuple[str, Prompt]) -> Row:
+        _, prompt = one
+        own = settings.attribute(model, [prompt]).top(count) if given is None else given
+        generator = torch.Generator().manual_seed(local_seed(seed, prompt_item(prompt)))
+        return _judged(model, prompt, own, random_like(own, adapter.d_mlp(model), generator), edits)
+
+    found = folder.each(asked, key=lambda one: prompt_item(one[1]), make=judge, unit="prompt")
     rows: list[Row] = []
-    wrong = 0
     for (source, prompt), payload in zip(asked, found, strict=True):
-        if correct_only and not payload["correct"]:
-            wrong += 1
-            continue
-        kind = "fact" if prompt.foil is None else "pair"
-        about = {"source": source, "kind": kind, "text": prompt.text, "target": prompt.target}
-        rows += [{**about, **outcome} for outcome in payload["outcomes"]]
+        if payload["correct"] or not correct_only:
+            kind = "fact" if prompt.foil is None else "pair"
+            about = {"source": source, "kind": kind, "text": prompt.text, "target": prompt.target}
+            rows += [{**about, **outcome} for outcome in payload["outcomes"]]
     if not rows:
         raise ValueError(f"the model gets none of the {len(asked)} prompts right; pass correct_only=False")
+    wrong = sum(not payload["correct"] for payload in found) if correct_only else 0
     return Reliability(tuple(rows), {**folder.header, "wrong": wrong, "correct_only": correct_only})
 
 
-def _item(
-    model: Any,
-    prompt: Prompt,
-    given: tuple[Neuron, ...] | None,
-    count: int,
-    edits: Sequence[str],
-    settings: SearchSettings,
-    seed: int,
-) -> dict[str, Any]:
-    """One prompt under all edits of its neurons and of random ones."""
-    neurons = given
-    if neurons is None:
-        scores = settings.scores(model, [prompt])[0]
-        top = scores.flatten().topk(count).indices.tolist()
-        neurons = tuple(Neuron(i // scores.shape[1], i % scores.shape[1]) for i in top)
-    generator = torch.Generator().manual_seed(local_seed(seed, prompt_item(prompt)))
-    others = random_like(neurons, adapter.d_mlp(model), generator)
-    encoded = encode(model, prompt, settings.prepend_bos)
-    before, (ours, theirs) = outcomes(model, encoded, [neurons, others], edits)
-    found = [_row(edit, before, ours[edit], theirs[edit]) for edit in edits]
-    return {"correct": before.right, "neurons": [[n.layer, n.index] for n in neurons], "outcomes": found}
+def _judged(
+    model: Any, prompt: Prompt, neurons: Sequence[Neuron], others: Sequence[Neuron], edits: Sequence[EditName]
+) -> Row:
+    """One prompt untouched, and under all edits of its neurons and of random ones, in one sweep."""
+    encoded = encode(model, prompt)
+    clean = sweep(model, encoded, [[]])[0].float()
+    runs = [_hooks(model, edit, some, encoded, clean) for some in (neurons, others) for edit in edits]
+    logits = sweep(model, encoded, runs).float()
+    target, before = encoded.target_ids[0], _says(clean, encoded)
+    outcomes = [
+        {
+            "edit": edit,
+            "overturned": _says(own, encoded) != before,
+            "random": _says(random, encoded) != before,
+            "before": float(clean.softmax(-1)[target]),
+            "after": float(own.softmax(-1)[target]),
+        }
+        for edit, own, random in zip(edits, *logits.split(len(edits)), strict=True)
+    ]
+    return {"correct": before == target, "neurons": as_pairs(neurons), "outcomes": outcomes}
 
 
-def _row(edit: str, before: Outcome, ours: Outcome, theirs: Outcome) -> Row:
-    return {
-        "edit": edit, "overturned": ours.says != before.says, "random": theirs.says != before.says,
-        "before": before.probability, "after": ours.probability,
-    }  # fmt: skip
+def _hooks(
+    model: Any, edit: EditName, neurons: Sequence[Neuron], encoded: Encoded, clean: Float[Tensor, " d_vocab"]
+) -> list[Hook]:
+    """An edit as hooks, so that no weight is touched."""
+    if edit == "suppress":
+        return ablate_neurons(neurons)
+    if edit == "enhance":
+        return enhance_neurons(neurons)
+    if edit == "erase":
+        return as_hooks(model, erased(model, neurons)[1])
+    old = encoded.target_ids[0]
+    second = next(i for i in clean.topk(2).indices.tolist() if i != old)
+    new = second if encoded.foil_ids is None else encoded.foil_ids[0]
+    return as_hooks(model, rewritten(model, neurons, old, new)[1])
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    """The command; see the top of the module."""
-    parser = command.parser("reliability", "Figure 8.", rule=True)
-    add = parser.add_argument
-    add("sources", nargs="+", help="BLiMP paradigms (8a) and ParaRel relations (8b)")
-    add("--limit", type=int, default=100, help="prompts per paradigm or relation that the model gets right")
-    add("--count", type=int, default=5, help="neurons edited per prompt: those with its highest scores")
-    add("--neurons", nargs="+", help="edit these (layer.index) in all prompts instead")
-    add("--edits", nargs="+", choices=EDITS, default=list(EDITS))
-    o = parser.parse_args(argv)
-    for source in o.sources:
-        is_relation(source)  # a wrong name is an error before the model is loaded
-    neurons = parse_neurons(o.neurons) if o.neurons else None
-    model = command.load(o)
-    prompts = known_prompts(model, o.sources, limit=o.limit, seed=o.seed, prepend_bos=o.bos)
-    found = reliability(
-        model, prompts, neurons=neurons, count=o.count, edits=o.edits, settings=command.settings(o), seed=o.seed,
-        run=o.run,
-    )  # fmt: skip
-    command.write(found, o.out, summary=found.summary())
-    print(found)
-
-
-if __name__ == "__main__":
-    main()
+def _says(logits: Float[Tensor, " d_vocab"], encoded: Encoded) -> int:
+    """For a pair the more probable of its two tokens, for a fact the most probable of all."""
+    if encoded.foil_ids is None:
+        return int(logits.argmax())
+    target, foil = encoded.target_ids[0], encoded.foil_ids[0]
+    return target if float(logits[target]) > float(logits[foil]) else foil

@@ -10,7 +10,6 @@ import pandas as pd
 
 from kntools.editing.weight_edits import WeightEdit
 from kntools.engine.generation import generate
-from kntools.prompts import Prompt, encode
 from kntools.results.result import Result
 
 _SHOWN = 10  # examples, of three lines each
@@ -54,12 +53,7 @@ class EditExamples(Result):
 
 
 def edit_examples(
-    model: Any,
-    edit: WeightEdit,
-    texts: Mapping[str, Sequence[str]],
-    *,
-    tokens: int = 12,
-    prepend_bos: bool | None = None,
+    model: Any, edit: WeightEdit, texts: Mapping[str, Sequence[str]], *, max_new_tokens: int = 12
 ) -> EditExamples:
     """Continue texts with the most probable tokens, before and after an edit.
 
@@ -74,25 +68,16 @@ def edit_examples(
     Arguments:
         edit: applied and undone.
         texts: group -> texts; each ends where the model goes on.
-        tokens: how many to write.
-        prepend_bos: as in `encode`.
+        max_new_tokens: how many to write.
 
     Raises:
-        ValueError: no texts; see also `encode` and `WeightEdit.applied`.
+        ValueError: no texts; see also `kn.generate` and `WeightEdit.applied`.
     """
-    asked = [(group, text) for group, some in texts.items() for text in some]
+    groups = [group for group, listed in texts.items() for _ in listed]
+    asked = [text for listed in texts.values() for text in listed]
     if not asked:
         raise ValueError("no texts given; pass e.g. {'edited': ['The capital of Canada is']}")
-
-    def written() -> list[str]:
-        out = []
-        for _, text in asked:
-            start = encode(model, Prompt(text, " the"), prepend_bos, multi_token="first").tokens
-            out.append(model.tokenizer.decode(generate(model, start, tokens)[0].tolist()))
-        return out
-
-    before = written()
+    before = generate(model, asked, max_new_tokens=max_new_tokens)
     with edit.applied(model):
-        after = written()
-    rows = zip(asked, before, after, strict=True)
-    return EditExamples(edit.title(), tuple(Example(group, text, b, a) for (group, text), b, a in rows))
+        after = generate(model, asked, max_new_tokens=max_new_tokens)
+    return EditExamples(edit.title(), tuple(map(Example, groups, asked, before, after)))

@@ -1,28 +1,24 @@
-"""Figure 11: does an edit change what follows from it, and nothing else?
-
-    python -m kntools.analyses.fig11_edit_consistency counterfact --layer 3 --second-moment C3.safetensors --out results/counterfact
-    python -m kntools.analyses.fig11_edit_consistency P36 --methods rome --layer 3 --second-moment C3.safetensors --out results/P36
-
-`--out` names the files to write (`.csv`, `.json`, `.html`); `--run` a file that keeps what is finished: rerun to resume.
-"""  # noqa: E501 - commands
+"""Figure 11: does an edit change what follows from it, and nothing else?"""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from kntools.analyses import command
-from kntools.analyses.edit_cases import Case, make_cases
+from kntools.analyses.edit_cases import Case, EditData, make_cases
 from kntools.analyses.edit_methods import Method, fine_tune_method, rome_method, values_method
-from kntools.analyses.edit_result import EditConsistency, Payload
-from kntools.analyses.edit_scores import ask, continued, generation_entropy
+from kntools.analyses.edit_result import EditConsistency
+from kntools.analyses.edit_scores import Payload, generation_entropy
+from kntools.analyses.neuron_search import open_run
+from kntools.editing.rome_settings import RomeSettings
 from kntools.editing.second_moment import SecondMoment
+from kntools.engine.answers import ask
+from kntools.engine.generation import generate
+from kntools.prompts import Prompt, encode
 from kntools.results.fingerprint import fingerprint
-from kntools.results.result import load
-from kntools.results.run_store import RunStore
 
 SAYS_IT = "the model says the new answer already"
 NO_EDIT = "{} cannot make this edit"
@@ -32,20 +28,32 @@ class NoCaseLeft(ValueError):
     """The model says every new answer already, or no method can edit any case."""
 
 
+@dataclass(frozen=True)
+class Continuations:
+    """Texts that the model draws, whose entropy shows whether it repeats itself (Meng et al. 2022, GE)."""
+
+    cases: int = 0  # of so many first cases
+    tokens: int = 30
+    rows: int = 4  # texts per case
+    top_k: int = 5  # drawn among so many most probable tokens
+    seed: int = 0
+
+    def entropy(self, model: Any, text: str) -> float:
+        """The mean entropy of the continuations of a text."""
+        start = encode(model, Prompt(text, " the", multi_token="first")).tokens.expand(self.rows, -1)
+        drawn = generate(model, start, max_new_tokens=self.tokens, temperature=1.0, seed=self.seed, top_k=self.top_k)
+        return sum(generation_entropy(ids) for ids in drawn.tolist()) / self.rows
+
+
 def edit_consistency(
     model: Any,
     cases: Sequence[Case],
     methods: Mapping[str, Method],
     *,
+    continuations: Continuations | None = None,
+    together: int = 8,
     run: str | Path | None = None,
     settings: Mapping[str, Any] | None = None,
-    together: int = 8,
-    generations: int = 0,
-    generation_tokens: int = 30,
-    generation_rows: int = 4,
-    seed: int = 0,
-    prepend_bos: bool | None = None,
-    progress: bool = True,
 ) -> EditConsistency:
     """Edit each case by each method, ask its questions, undo the edit.
 
@@ -59,15 +67,12 @@ def edit_consistency(
         cases: from `counterfact_cases`, `symmetric_cases` or `synonym_cases`. One whose new answer is what the model
             says already is left out, and counted; so is one that a method cannot edit (the run says why).
         methods: name -> how to make edits; see `kntools.analyses.edit_methods`.
-        run: a file that keeps every finished item. Called again with the same arguments, the function goes on from
-            there, also after the process was killed; items of another model or of other `settings` are refused.
+        continuations: of which the entropy is measured; `None`: of none.
+        together: how many cases are edited in shared passes, each from the unedited model; one item of the run.
+        run: a file that keeps every finished item; if interrupted, run it again to resume. Items of another model or
+            of other `settings` are refused.
         settings: what is worth writing down of the methods (layer, second moment). Methods are functions, and cannot
             be compared themselves.
-        together: how many cases are edited in shared passes, each from the unedited model; one item of the run.
-        generations: of so many first cases the entropy of generated text is measured: `generation_rows` continuations
-            of `generation_tokens` tokens, drawn with `seed`.
-        prepend_bos: as in `encode`.
-        progress: show a bar.
 
     Returns:
         `EditConsistency`.
@@ -78,36 +83,33 @@ def edit_consistency(
     """
     if not cases or not methods or "before" in methods:
         raise ValueError("give at least one case and one method; 'before' is the name of the unedited model")
-    clean = fingerprint(model)
+    clean = fingerprint(model, fresh=True)
     keys = [case.key for case in cases]
     if len(set(keys)) != len(keys):
         raise ValueError("two cases have the same key; give each case once")
-    written = {
-        **(settings or {}), "methods": list(methods), "together": together, "generations": generations,
-        "generation_tokens": generation_tokens, "generation_rows": generation_rows, "seed": seed,
-        "prepend_bos": prepend_bos,
-    }  # fmt: skip
-    folder = RunStore(run, kind="edit consistency", model=model, settings=written)
-    entropy_of = set(keys[:generations])
+    drawn = continuations or Continuations()
+    written = {**(settings or {}), "methods": list(methods), "together": together, "continuations": asdict(drawn)}
+    folder = open_run(run, "edit consistency", model, **written)
+    continued = {case.key: case.generation for case in cases[: drawn.cases]}
 
-    def said(case: Case) -> dict[str, Any]:
-        return _said(model, case, generation_tokens, generation_rows, seed, prepend_bos, case.key in entropy_of)
+    def say(case: Case) -> Payload:
+        text = continued.get(case.key)
+        return {"answers": _answers(model, case), "entropy": None if text is None else drawn.entropy(model, text)}
 
-    first = folder.each(cases, key=lambda c: f"before/{c.key}", make=said, unit="case", progress=progress)
-    before = {case.key: payload for case, payload in zip(cases, first, strict=True)}
+    answered = folder.each(cases, key=lambda case: f"before/{case.key}", make=say, unit="case")
+    before: dict[str, Payload] = dict(zip(keys, answered, strict=True))
     kept = [case for case in cases if not _says_it(before[case.key])]
     # What is edited in shared passes is one item: its last bits may depend on the company.
     parts = [(name, tuple(kept[i : i + together])) for i in range(0, len(kept), together) for name in methods]
     found = folder.each(
         parts,
         key=lambda part: f"{part[0]}/{'/'.join(case.key for case in part[1])}",
-        make=lambda part: _edited(model, methods[part[0]], part[1], said),
+        make=lambda part: _edit(model, methods[part[0]], part[1], say),
         unit="part",
-        progress=progress,
     )
     after: dict[str, dict[str, Payload]] = {name: {} for name in methods}
-    for (name, some), payloads in zip(parts, found, strict=True):
-        after[name] |= {case.key: payload for case, payload in zip(some, payloads, strict=True)}
+    for (name, part), payloads in zip(parts, found, strict=True):
+        after[name] |= {case.key: payload for case, payload in zip(part, payloads, strict=True)}
     if fingerprint(model, fresh=True) != clean:
         raise RuntimeError("the weights are not what they were before the evaluation; load the model anew")
     skipped = Counter({SAYS_IT: len(cases) - len(kept)})
@@ -126,7 +128,7 @@ def edit_consistency(
     )
 
 
-def _edited(model: Any, method: Method, cases: Sequence[Case], said: Callable[[Case], Any]) -> list[Any]:
+def _edit(model: Any, method: Method, cases: Sequence[Case], say: Callable[[Case], Payload]) -> list[Payload]:
     """What the model says to each case after its own edit, or the error of one that cannot be made."""
     try:
         edits = method(model, [case.prompt for case in cases], [case.target for case in cases])
@@ -134,85 +136,62 @@ def _edited(model: Any, method: Method, cases: Sequence[Case], said: Callable[[C
         if len(cases) == 1:
             return [{"error": str(error)}]
         # One of them: the others are edited all the same.
-        return [payload for case in cases for payload in _edited(model, method, [case], said)]
+        return [payload for case in cases for payload in _edit(model, method, [case], say)]
     payloads = []
     for case, edit in zip(cases, edits, strict=True):
         with edit.applied(model):
-            payloads.append(said(case))
+            payloads.append(say(case))
     return payloads
 
 
-def _said(
-    model: Any, case: Case, tokens: int, rows: int, seed: int, prepend_bos: bool | None, generate: bool
-) -> dict[str, Any]:
-    """What the model, as it is now, answers to a case."""
-    answers: dict[str, list[dict[str, Any]]] = {}
-    found = ask(model, case.questions, prepend_bos=prepend_bos)
-    for question, answer in zip(case.questions, found, strict=True):
-        answers.setdefault(question.role, []).append(asdict(answer))
-    entropy = None
-    if generate and case.generation is not None:
-        texts = continued(model, case.generation, tokens=tokens, rows=rows, seed=seed, prepend_bos=prepend_bos)
-        entropy = sum(generation_entropy(ids) for ids in texts) / len(texts)
-    return {"answers": answers, "entropy": entropy}
+def _answers(model: Any, case: Case) -> dict[str, list[dict[str, Any]]]:
+    """How the model, as it is now, takes the answers of a case, by role."""
+    found: dict[str, list[dict[str, Any]]] = {}
+    answers = ask(model, [question.prompt for question in case.questions])
+    for question, answer in zip(case.questions, answers, strict=True):
+        taken = {"p": answer.probability, "first": answer.first, "exact": answer.exact}
+        found.setdefault(question.role, []).append(taken)
+    return found
 
 
 def _says_it(before: Payload) -> bool:
     return any(a["exact"] for role in ("rewrite new", "forward new") for a in before["answers"].get(role, []))
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    """The command; see the top of the module."""
-    parser = command.parser("edit_consistency", "Figure 11.")
-    add = parser.add_argument
-    add("what", choices=("counterfact", "P36", "P1376", "P101"))
-    add("--layer", type=int, required=True, help="the layer to edit; see kntools.analyses.layer_choice")
-    add("--second-moment", type=Path, help="C of that layer, as second_moment saved it (default: C = I)")
-    add("--methods", nargs="*", default=["rome", "fine-tuning", "values"], choices=("rome", "fine-tuning", "values"))
-    add("--limit", type=int, default=100)
-    add("--steps", type=int, default=20, help="of the value optimisation")
-    add("--generations", type=int, default=0, help="measure the entropy of generated text on so many cases")
-    o = parser.parse_args(argv)
-    found = evaluate(
-        command.load(o), o.what, layer=o.layer, second_moment=o.second_moment, methods=o.methods, limit=o.limit,
-        steps=o.steps, generations=o.generations, seed=o.seed, prepend_bos=o.bos, run=o.run,
-    )  # fmt: skip
-    command.write(found, o.out)
-    print(found)
-
-
 def evaluate(
     model: Any,
-    what: str,
+    what: EditData,
     *,
     layer: int,
-    second_moment: Path | None = None,
+    second_moment: SecondMoment | None = None,
+    settings: RomeSettings | None = None,
     methods: Sequence[str] = ("rome", "fine-tuning", "values"),
     limit: int = 100,
-    steps: int = 20,
-    generations: int = 0,
+    continuations: Continuations | None = None,
     seed: int = 0,
-    prepend_bos: bool | None = None,
-    run: Path | None = None,
-    progress: bool = True,
+    run: str | Path | None = None,
 ) -> EditConsistency:
-    """One of the four data sets by name, with the methods by name: what the command lines call."""
-    c = None if second_moment is None else load(second_moment, SecondMoment)
+    """One of the four data sets by name, with the methods by name.
+
+    ```python
+    evaluate(model, "P36", layer=3, second_moment=C, methods=["rome"], limit=50).to_frame()
+    ```
+    """
+    chosen = settings or RomeSettings.for_model(model)
     known: dict[str, Method] = {
-        "rome": rome_method(layer, c, steps=steps, seed=seed, prepend_bos=prepend_bos),
-        "fine-tuning": fine_tune_method(layer, prepend_bos=prepend_bos),
-        "values": values_method(prepend_bos=prepend_bos),
+        "rome": rome_method(layer, second_moment, chosen),
+        "fine-tuning": fine_tune_method(layer),
+        "values": values_method(),
     }
     unknown = [name for name in methods if name not in known]
     if unknown:
         raise ValueError(f"unknown methods {unknown}; there are {list(known)}")
-    cases = make_cases(model, what, limit, seed=seed, prepend_bos=prepend_bos)
-    settings = {"what": what, "layer": layer, "steps": steps, "second_moment": None if c is None else c.title()}
+    written = {"what": what, "layer": layer, "rome": asdict(chosen), "seed": seed}
     return edit_consistency(
-        model, cases, {name: known[name] for name in methods}, run=run, settings=settings, generations=generations,
-        seed=seed, prepend_bos=prepend_bos, progress=progress,
-    )  # fmt: skip
-
-
-if __name__ == "__main__":
-    main()
+        model,
+        make_cases(model, what, limit, seed=seed),
+        {name: known[name] for name in methods},
+        continuations=continuations,
+        run=run,
+        settings={**written, "second_moment": second_moment and second_moment.title()},
+    )

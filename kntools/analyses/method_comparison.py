@@ -1,15 +1,9 @@
-"""Which way of choosing neurons is worth its cost? Adaptive integrated gradients, the published rules, two baselines.
-
-    python -m kntools.analyses.method_comparison P36 determiner_noun_agreement_2 --limit 20 --run runs/methods --out results/methods
-
-`--out` names the files to write (`.csv`: one row per prompt and method, `-summary.csv`, `-overlap.csv`, `.json`, `.html`);
-`--run` a file that keeps what is finished: rerun to resume. Times are those of the run that made an item.
-"""  # noqa: E501 - a command
+"""Which way of choosing neurons is worth its cost? Adaptive and published rules of integration, and two baselines."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from itertools import combinations
@@ -19,13 +13,13 @@ from typing import Any
 import pandas as pd
 import torch
 
-from kntools.analyses import command
-from kntools.analyses.neuron_search import local_seed, open_run
-from kntools.analyses.prompt_groups import is_relation, known_prompts, prompt_item
+from kntools.analyses.neuron_search import as_pairs, check_count, local_seed, open_run
+from kntools.analyses.prompt_group import NamedPrompts, prompt_item
 from kntools.attribution.attribution_result import Attribution
 from kntools.attribution.integrated_gradients import activation, activation_x_gradient, integrated_gradients
-from kntools.engine.answers import Edit, answer_probabilities, random_like, untouched
-from kntools.hooks.interventions import ablate_neurons
+from kntools.attribution.random_neurons import random_like
+from kntools.engine.answers import answer_values
+from kntools.hooks.neurons import ablate_neurons
 from kntools.models import adapter
 from kntools.prompts import Prompt
 from kntools.results.comparisons import holm, t_test
@@ -33,9 +27,9 @@ from kntools.results.statistics import bootstrap_interval
 from kntools.results.table import Row, TableResult
 from kntools.sites import Neuron
 
-Selection = Callable[..., Attribution]
+Selection = Callable[[Any, Prompt], Attribution]
 
-#: Name -> how neurons are scored: `(model, prompt, prepend_bos=, max_rows=, progress=) -> Attribution`.
+#: Name -> how neurons are scored.
 METHODS: dict[str, Selection] = {
     "adaptive": integrated_gradients,
     "dai": partial(integrated_gradients, rule="dai", steps=20),
@@ -60,22 +54,16 @@ class SelectionMethods(TableResult):
     def summary(self) -> pd.DataFrame:
         """Per method: mean drop with bootstrap interval, p of its difference from the first method (paired, Holm)."""
         frame, methods = self.to_frame(), self.header["methods"]
-        rows: list[Row] = []
-        p_values: list[float] = []
         first = _column(frame, methods[0], "drop")
+        rows, p_values = [], []
         for method in (*methods, RANDOM):
-            drop = _column(frame, method, "drop")
+            drop, gradients, seconds = (_column(frame, method, name) for name in ("drop", "gradients", "seconds"))
             low, high = bootstrap_interval(drop)
             alone = method == methods[0] or len(drop) < 2
             p_values.append(float("nan") if alone else t_test(first, drop)[1])
-            rows.append(
-                {
-                    "method": method, "n": len(drop), "drop": float(drop.mean()), "low": float(low),
-                    "high": float(high), "gradients": float(_column(frame, method, "gradients").mean()),
-                    "seconds": float(_column(frame, method, "seconds").mean()),
-                }
-            )  # fmt: skip
-        return pd.DataFrame([{**row, "p_holm": p} for row, p in zip(rows, holm(p_values), strict=True)])
+            rows.append((method, len(drop), *map(float, (drop.mean(), low, high, gradients.mean(), seconds.mean()))))
+        columns = ["method", "n", "drop", "low", "high", "gradients", "seconds"]
+        return pd.DataFrame(rows, columns=columns).assign(p_holm=holm(p_values))
 
     def overlap(self) -> pd.DataFrame:
         """Jaccard overlap of the neurons that two methods choose, mean over prompts, with bootstrap interval."""
@@ -84,8 +72,11 @@ class SelectionMethods(TableResult):
         for a, b in combinations(chosen, 2):
             values = torch.tensor([len(x & y) / len(x | y) for x, y in zip(chosen[a], chosen[b], strict=True)])
             low, high = bootstrap_interval(values)
-            rows.append({"one": a, "other": b, "jaccard": float(values.mean()), "low": float(low), "high": float(high)})
-        return pd.DataFrame(rows)
+            rows.append((a, b, float(values.mean()), float(low), float(high)))
+        return pd.DataFrame(rows, columns=["one", "other", "jaccard", "low", "high"])
+
+    def tables(self) -> dict[str, pd.DataFrame]:
+        return {"summary": self.summary(), "overlap": self.overlap()}
 
     def plot(self, **options: Any) -> Any:
         """Drops per method, and the overlaps."""
@@ -100,15 +91,12 @@ class SelectionMethods(TableResult):
 
 def selection_methods(
     model: Any,
-    prompts: Mapping[str, Sequence[Prompt]],
+    prompts: NamedPrompts,
     *,
     methods: Mapping[str, Selection] = METHODS,
     count: int = 5,
     seed: int = 0,
-    prepend_bos: bool | None = None,
-    max_rows: int | None = None,
     run: str | Path | None = None,
-    progress: bool = True,
 ) -> SelectionMethods:
     """Choose the `count` leading neurons by each method, suppress them, and see what the answer loses.
 
@@ -124,7 +112,7 @@ def selection_methods(
             name only.
         count: neurons per prompt, the same number for all methods.
         seed: of the random control.
-        run: a file that keeps each finished prompt; call again to resume an interrupted run.
+        run: a file that keeps each finished prompt; if interrupted, run it again to resume.
 
     Raises:
         ValueError: no prompts, no methods, or `count` out of range.
@@ -134,19 +122,13 @@ def selection_methods(
         raise ValueError(
             f"{len(asked)} prompts, methods {list(methods)}; at least one of each, and none called 'random'"
         )
-    if not 1 <= count <= adapter.d_mlp(model) // 2:
-        raise ValueError(f"count={count}; give 1 to {adapter.d_mlp(model) // 2} (half a layer, for random ones beside)")
-    folder = open_run(
-        run, "selection methods", model, methods=list(methods), count=count, seed=seed, prepend_bos=prepend_bos
-    )
+    check_count(model, count)
+    folder = open_run(run, "selection methods", model, methods=list(methods), count=count, seed=seed)
     found = folder.each(
         asked,
         key=lambda one: prompt_item(one[1]),
-        make=lambda one: _compared(
-            model, one[1], methods, count, local_seed(seed, prompt_item(one[1])), prepend_bos, max_rows
-        ),
+        make=lambda one: _compared(model, one[1], methods, count, local_seed(seed, prompt_item(one[1]))),
         unit="prompt",
-        progress=progress,
     )
     rows = [
         {"source": source, "text": prompt.text, "target": prompt.target, **row}
@@ -156,32 +138,20 @@ def selection_methods(
     return SelectionMethods(tuple(rows), {**folder.header, "methods": list(methods), "count": count})
 
 
-def _compared(
-    model: Any,
-    prompt: Prompt,
-    methods: Mapping[str, Selection],
-    count: int,
-    seed: int,
-    prepend_bos: bool | None,
-    max_rows: int | None,
-) -> list[Row]:
+def _compared(model: Any, prompt: Prompt, methods: Mapping[str, Selection], count: int, seed: int) -> list[Row]:
     rows: list[Row] = []
     chosen: list[tuple[Neuron, ...]] = []
     for name, method in methods.items():
         start = time.perf_counter()
-        att = method(model, prompt, prepend_bos=prepend_bos, max_rows=max_rows, progress=False)
+        att = method(model, prompt)
         seconds = time.perf_counter() - start
         chosen.append(att.top(count))
         rows.append({"method": name, "gradients": int(att.nodes.sum()), "seconds": seconds})
-    others = random_like(chosen[0], adapter.d_mlp(model), torch.Generator().manual_seed(seed))
-    chosen.append(others)
+    chosen.append(random_like(chosen[0], adapter.d_mlp(model), torch.Generator().manual_seed(seed)))
     rows.append({"method": RANDOM, "gradients": 0, "seconds": 0.0})
-    edits: list[Edit] = [untouched, *(partial(ablate_neurons, neurons) for neurons in chosen)]
-    before, *after = answer_probabilities(model, prompt, edits, prepend_bos=prepend_bos, max_rows=max_rows)[
-        :, 0
-    ].tolist()
+    before, *after = answer_values(model, prompt, [[], *map(ablate_neurons, chosen)])[:, 0].tolist()
     return [
-        {**row, "before": before, "after": p, "drop": before - p, "neurons": [[n.layer, n.index] for n in neurons]}
+        {**row, "before": before, "after": p, "drop": before - p, "neurons": as_pairs(neurons)}
         for row, p, neurons in zip(rows, after, chosen, strict=True)
     ]
 
@@ -192,23 +162,3 @@ def _set(row: Row) -> set[tuple[int, int]]:
 
 def _column(frame: pd.DataFrame, method: str, name: str) -> torch.Tensor:
     return torch.tensor(frame[frame["method"] == method][name].tolist(), dtype=torch.float64)
-
-
-def main(argv: Sequence[str] | None = None) -> None:
-    """The command; see the top of the module."""
-    parser = command.parser("selection_methods", "Ways to choose.")
-    parser.add_argument("sources", nargs="+", help="BLiMP paradigms and ParaRel relations")
-    parser.add_argument("--limit", type=int, default=20, help="prompts per source that the model gets right")
-    parser.add_argument("--count", type=int, default=5, help="neurons per prompt")
-    o = parser.parse_args(argv)
-    for source in o.sources:
-        is_relation(source)  # a wrong name is an error before the model is loaded
-    model = command.load(o)
-    prompts = known_prompts(model, o.sources, limit=o.limit, seed=o.seed, prepend_bos=o.bos)
-    found = selection_methods(model, prompts, count=o.count, seed=o.seed, prepend_bos=o.bos, run=o.run)
-    command.write(found, o.out, summary=found.summary(), overlap=found.overlap())
-    print(found)
-
-
-if __name__ == "__main__":
-    main()

@@ -4,63 +4,68 @@ from __future__ import annotations
 
 import hashlib
 import random
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from kntools.analyses.prompt_groups import PromptGroup
+from kntools.analyses.prompt_group import PromptGroup
+from kntools.attribution.attribution_result import Attribution
 from kntools.attribution.integrated_gradients import integrated_gradients
-from kntools.attribution.knowledge_neurons import knowledge_neurons, r1_squared
+from kntools.attribution.knowledge_neurons import KnowledgeNeurons, knowledge_neurons, r1_squared
+from kntools.attribution.quadrature import FixedRule
+from kntools.models import adapter
 from kntools.prompts import Prompt
 from kntools.results.run_store import RunStore
+from kntools.results.table import Row
+from kntools.sites import Neuron, NeuronLike, as_neurons
 
-NULLS = ("neurons", "answers")
+#: What chance gives; see `localisation`.
+Null = Literal["neurons", "answers"]
 
 
 @dataclass(frozen=True)
 class SearchSettings:
-    """How scores are computed (`kn.integrated_gradients`) and neurons are chosen (`kn.knowledge_neurons`)."""
+    """How scores are computed (`kn.integrated_gradients`) and neurons are chosen (`kn.knowledge_neurons`).
 
-    rule: str = "adaptive"
+    ```python
+    localisation(model, groups, settings=SearchSettings(target_count=(1, 5)))
+    ```
+    """
+
+    rule: Literal["adaptive"] | FixedRule = "adaptive"
     steps: int = 20
     tol: float = 0.01
     threshold: float = 0.2
     share: float = 0.7
     target_count: tuple[int, int] = (2, 5)
     step: float = 0.05
-    prepend_bos: bool | None = None
-    max_rows: int | None = None
 
     def __post_init__(self) -> None:
-        # A mistake in these is told before the work, not after it.
-        knowledge_neurons(torch.zeros(1, 1, 1), **self.choice)
+        self.choose(torch.zeros(1, 1, 1))  # a mistake is an error before the work, not after it
 
-    @property
-    def choice(self) -> dict[str, Any]:
-        return {name: getattr(self, name) for name in ("threshold", "share", "target_count", "step")}
+    def attribute(self, model: Any, prompts: Sequence[Prompt]) -> Attribution:
+        return integrated_gradients(model, prompts, rule=self.rule, steps=self.steps, tol=self.tol)
 
-    def written(self) -> dict[str, Any]:
-        """What results depend on: not the rows of a pass."""
-        return {k: v for k, v in asdict(self).items() if k != "max_rows"}
-
-    def scores(self, model: Any, prompts: Sequence[Prompt]) -> Float[Tensor, "prompt layer neuron"]:
-        return integrated_gradients(
-            model, prompts, rule=self.rule, steps=self.steps, tol=self.tol, prepend_bos=self.prepend_bos,
-            max_rows=self.max_rows, progress=False,
-        ).scores  # fmt: skip
+    def choose(self, scores: Float[Tensor, "prompt layer neuron"]) -> KnowledgeNeurons:
+        return knowledge_neurons(
+            scores, threshold=self.threshold, share=self.share, target_count=self.target_count, step=self.step
+        )
 
 
+ADAPTIVE = SearchSettings()
 #: The rule of the code of Niu et al. 2024; their choice of neurons is the default one.
 PAPER = SearchSettings(rule="kn_thesis", steps=20)
 
 
 def open_run(run: str | Path | None, kind: str, model: Any, **settings: Any) -> RunStore:
-    return RunStore(run, kind=kind, model=model, settings=settings)
+    """A run that knows whether prompts begin with BOS."""
+    bos = bool(getattr(model.cfg, "default_prepend_bos", True))
+    return RunStore(run, kind=kind, model=model, settings={**settings, "prepend_bos": bos})
 
 
 def local_seed(*parts: object) -> int:
@@ -68,17 +73,42 @@ def local_seed(*parts: object) -> int:
     return int.from_bytes(hashlib.blake2b(repr(parts).encode(), digest_size=7).digest())
 
 
+def search_each(
+    model: Any,
+    groups: Sequence[PromptGroup],
+    settings: SearchSettings,
+    *,
+    kind: str,
+    run: str | Path | None,
+    null: Null | None = None,
+    seed: int = 0,
+) -> tuple[list[Row], Row]:
+    """What `search` finds in every group, as rows of JSON, and the header of the run."""
+    pools = _answers(groups)
+    written: dict[str, Any] = {"search": asdict(settings), "null": null, "seed": seed}
+    if null == "answers":
+        written["answers"] = {source: local_seed(*pool) for source, pool in pools.items()}  # what is drawn from
+    folder = open_run(run, kind, model, **written)
+    found = folder.each(
+        groups,
+        key=lambda group: group.item,
+        make=lambda group: search(model, group, settings, null, pools[group.source], seed),
+        unit="group",
+    )
+    return found, folder.header
+
+
 def search(
-    model: Any, group: PromptGroup, settings: SearchSettings, *, null: str | None, pool: Sequence[str], seed: int
-) -> dict[str, Any]:
+    model: Any, group: PromptGroup, settings: SearchSettings, null: Null | None, pool: Sequence[str], seed: int
+) -> Row:
     """Knowledge neurons, tau and R1^2 of one group, and the same of its null, as JSON."""
-    scores = settings.scores(model, group.prompts)
+    scores = settings.attribute(model, group.prompts).scores
     found = {"prompts": len(group.prompts), **_measured(scores, settings)}
     if null == "neurons":
         found["null"] = _measured(shuffled_neurons(scores, local_seed(seed, group.item)), settings)
     elif null == "answers":
         asked = shuffled_answers(group, pool, local_seed(seed, group.item))
-        found["null"] = _measured(settings.scores(model, asked), settings)
+        found["null"] = _measured(settings.attribute(model, asked).scores, settings)
     return found
 
 
@@ -95,7 +125,33 @@ def shuffled_answers(group: PromptGroup, pool: Sequence[str], seed: int) -> list
     return [replace(p, target=rng.choice(pool), foil=None) for p in group.prompts]
 
 
-def answer_pool(groups: Sequence[PromptGroup]) -> dict[str, list[str]]:
+def check_neurons(model: Any, neurons: Iterable[NeuronLike]) -> tuple[Neuron, ...]:
+    """The neurons, if there are any and this model has them."""
+    wanted = as_neurons(neurons)
+    if not wanted:
+        raise ValueError("no neurons given; pass at least one, e.g. result.leading('plural')")
+    layers, width = adapter.n_layers(model), adapter.d_mlp(model)
+    foreign = [n for n in wanted if n.layer >= layers or n.index >= width]
+    if foreign:
+        raise ValueError(
+            f"{foreign} are neurons of another model: {adapter.model_name(model)} has {layers} layers of {width}"
+        )
+    return wanted
+
+
+def check_count(model: Any, count: int) -> None:
+    """Can so many neurons be taken, and as many random ones of the same layers?"""
+    most = adapter.d_mlp(model) // 2
+    if not 1 <= count <= most:
+        raise ValueError(f"count={count}; give 1 to {most} (half a layer, for as many random ones beside)")
+
+
+def as_pairs(neurons: Iterable[Neuron]) -> list[list[int]]:
+    """Neurons as JSON: `[[layer, index], ...]`."""
+    return [[n.layer, n.index] for n in neurons]
+
+
+def _answers(groups: Sequence[PromptGroup]) -> dict[str, list[str]]:
     """All answers of each source, as often as they are asked for."""
     pools: dict[str, list[str]] = {}
     for group in groups:
@@ -103,11 +159,11 @@ def answer_pool(groups: Sequence[PromptGroup]) -> dict[str, list[str]]:
     return pools
 
 
-def _measured(scores: Float[Tensor, "prompt layer neuron"], settings: SearchSettings) -> dict[str, Any]:
-    kns = knowledge_neurons(scores, **settings.choice)
+def _measured(scores: Float[Tensor, "prompt layer neuron"], settings: SearchSettings) -> Row:
+    kns = settings.choose(scores)
     directed = int((scores.flatten(1).norm(dim=1) > 0).sum())
     return {
-        "neurons": [[n.layer, n.index] for n in kns.neurons],
+        "neurons": as_pairs(kns.neurons),
         "share": kns.share,
         "converged": kns.converged,
         "r1": r1_squared(scores, drop_zero=True) if directed > 1 else None,

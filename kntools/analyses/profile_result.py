@@ -1,9 +1,9 @@
-"""What a tracing profile holds."""
+"""What a tracing profile holds, and how far its early and its late site stand out of all other states."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
@@ -15,13 +15,18 @@ from kntools.prompts import Prompt
 from kntools.results.result import Result
 from kntools.results.statistics import Interval, bootstrap_interval
 from kntools.tracing.token_roles import ROLES
-from kntools.tracing.trace import Trace
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
 
 _NAMES = {"hidden": "hidden state", "mlp": "MLP output", "attn": "attention output"}
 _CUT = {"mlp": "MLPs", "attn": "attention"}
+
+#: Role, and from which to which share of the layers: 5 to 14, and 24 to 29, of 30.
+SITES = {
+    "early site": ("last subject token", Fraction(1, 6), Fraction(1, 2)),
+    "late site": ("last token", Fraction(4, 5), Fraction(1)),
+}
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -76,49 +81,28 @@ class TracingProfile(Result):
 
     def to_frame(self) -> pd.DataFrame:
         """One row per variant, role and layer: `kind, severed, role, layer, n, effect, low, high`."""
-        mean, n, (low, high) = self.mean(), self.count(), self.interval()
+        n, lines = self.count(), torch.stack([self.mean(), *self.interval()], dim=-1)
         rows = [
-            {
-                "kind": kind,
-                "severed": cut or "",
-                "role": role,
-                "layer": layer,
-                "n": int(n[r]),
-                "effect": float(mean[v, r, layer]),
-                "low": float(low[v, r, layer]),
-                "high": float(high[v, r, layer]),
-            }
+            (kind, cut or "", role, layer, int(n[r]), *lines[v, r, layer].tolist())
             for v, (kind, cut) in enumerate(self.variants)
             for r, role in enumerate(self.roles)
             if n[r] > 0
-            for layer in range(mean.shape[-1])
+            for layer in range(lines.shape[2])
         ]
-        return pd.DataFrame(rows)
+        return pd.DataFrame(rows, columns=["kind", "severed", "role", "layer", "n", "effect", "low", "high"])
+
+    def summary(self) -> pd.DataFrame:
+        """The early and the late site against the rest: `two_sites`."""
+        return two_sites(self)
+
+    def tables(self) -> dict[str, pd.DataFrame]:
+        return {"sites": two_sites(self)}
 
     def plot(self, **options: Any) -> Figure:
         """Lines with bands: `kntools.plots.roles.role_lines`."""
         from kntools.plots.roles import role_lines
 
         return role_lines(self, **options)
-
-    @classmethod
-    def from_traces(cls, traces: Sequence[Sequence[Trace]], window: int) -> TracingProfile:
-        """Put traces together: for each prompt one per variant, in the same order for all prompts."""
-        if not traces:
-            raise ValueError("no traces; give those of at least one prompt")
-        variants = tuple((t.kind, t.sever) for t in traces[0])
-        if any(tuple((t.kind, t.sever) for t in row) != variants for row in traces):
-            raise ValueError("every prompt must have traces of the same kinds, in the same order")
-        first = [row[0] for row in traces]
-        return cls(
-            effects=torch.stack([torch.stack([t.by_role() for t in row]) for row in traces], dim=1),
-            clean=torch.tensor([t.clean for t in first]),
-            corrupted=torch.tensor([t.corrupted for t in first]),
-            variants=variants,
-            prompts=tuple(t.prompt for t in first),
-            window=window,
-            provenance=first[0].provenance,
-        )
 
     def describe(self) -> str:
         n, total = len(self.prompts), self.total_effect
@@ -144,3 +128,48 @@ class TracingProfile(Result):
             for role in present
         ]
         return pd.DataFrame(rows, columns=["restored", "at", "layer of the largest effect", "effect"])
+
+
+def two_sites(
+    profile: TracingProfile, *, confidence: float = 0.95, resamples: int = 2000, seed: int = 0
+) -> pd.DataFrame:
+    """Mean indirect effect in the two sites of Meng et al. (2022) and in all other states, with intervals.
+
+    ```python
+    two_sites(tracing_profile(model, facts))       # columns: kind, severed, what, n, mean, low, high
+    ```
+
+    The early site is the last subject token in early and middle layers, the late site the last token in late layers
+    (`SITES`); the rest are all other layers of these tokens, and all layers of the other roles from the subject on. A
+    prompt counts once: with the mean over the states of a site, and over the roles of the rest.
+
+    Arguments:
+        profile: of any model; where the sites lie is a share of its layers.
+        confidence, resamples, seed: of the bootstrap over prompts.
+
+    Returns:
+        For each variant the rows `early site`, `late site`, `rest`, `early site - rest` and `late site - rest`; the
+        first row is the `total effect`. Differences are taken prompt by prompt.
+    """
+    rows = [("", "", "total effect", profile.total_effect)]
+    for v, (kind, cut) in enumerate(profile.variants):
+        found = _per_prompt(profile.effects[v], profile.roles)
+        rows += [(kind, cut or "", what, values) for what, values in found.items()]
+    table = []
+    for kind, cut, what, values in rows:
+        low, high = bootstrap_interval(values, confidence=confidence, resamples=resamples, seed=seed)
+        present = int((~values.isnan()).sum())
+        table.append((kind, cut, what, present, float(values.nanmean()), float(low), float(high)))
+    return pd.DataFrame(table, columns=["kind", "severed", "what", "n", "mean", "low", "high"])
+
+
+def _per_prompt(effects: Float[Tensor, "prompt role layer"], roles: tuple[str, ...]) -> dict[str, Tensor]:
+    layers, rest, found = effects.shape[-1], effects.clone(), {}
+    for name, (role, first, last) in SITES.items():
+        at, where = roles.index(role), slice(int(layers * first), int(layers * last))
+        found[name] = effects[:, at, where].mean(-1)
+        rest[:, at, where] = torch.nan
+    # What the noise cannot reach would make the rest look smaller than it is.
+    reached = [r for r, role in enumerate(roles) if not role.startswith("before")]
+    found["rest"] = rest[:, reached].nanmean(-1).nanmean(-1)
+    return found | {f"{name} - rest": found[name] - found["rest"] for name in SITES}

@@ -1,6 +1,6 @@
 """An integral that checks itself: integrated gradients to a stated tolerance.
 
-Along a line (see `kntools/path.py`) both a function and its derivative are known at every node: P(g) comes out of
+Along a line (`integration_path.py`) both a function and its derivative are known at every node: P(g) comes out of
 the forward pass, dP/dg out of the backward pass. So on each piece [a, b] the polynomial through the derivatives is
 integrated from a to every node and to b, and compared with P there. A piece that passes all of these checks is
 complete, and not by accident: it would have to be wrong between any two nodes without changing P at the second.
@@ -10,15 +10,14 @@ know P at both of their ends without asking for more.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 
 import numpy as np
-from torch import Tensor
+from jaxtyping import Float
 
-from kntools.attribution.integration_path import Paths, Points, Request
+from kntools.attribution.integration_path import Line, Nodes, Paths, Points
 from kntools.attribution.quadrature import radau
 
 # Nodes of a piece: at first, after a cut, and when a piece that nearly passed is tried again as a whole.
@@ -43,118 +42,98 @@ RARE = 0.2
 
 @dataclass
 class Piece:
-    line: int
+    """A part of a line, from `a` to `b`."""
+
+    line: Line
     a: float
     b: float
-    nodes: int
+    size: int  # number of nodes
     end: float | None = None  # P(b)
 
-
-@dataclass
-class Line:
-    """The integral over one line so far."""
-
-    prompt: int
-    layer: int
-    end: float = float("nan")  # P(1)
-    start: float = float("nan")  # P(0)
-    total: Tensor | None = None
-    nodes: int = 0
-    residual: float = 0.0  # of the pieces in `total`
-    scale: float = 1.0  # how probable the answer gets at the ends of its prompt's lines
-
-    def limit(self, tol: float) -> float:
-        return tol * max(abs(self.end - self.start), SMALL_GAP * min(1.0, self.scale / RARE))
-
-    def add(self, weighted: Tensor, mismatch: float) -> None:
-        self.residual += mismatch
-        self.total = weighted if self.total is None else self.total + weighted
+    def nodes(self) -> Nodes:
+        rule, width = radau(self.size), self.b - self.a
+        return Nodes(self.line, self.a + width * rule.nodes, width * rule.weights)
 
 
-def integrate(
-    paths: Paths, lines: Sequence[Line], tol: float, on_done: Callable[[int], object] = lambda n: None
-) -> None:
-    """Fill in `total`, `start` and `nodes` of every line."""
-    todo = [piece for i, line in enumerate(lines) for piece in _first_pieces(i, line)]
+def integrate_adaptively(paths: Paths, tol: float) -> list[Line]:
+    """All lines, each in as many pieces as it takes."""
+    lines = paths.lines()
+    todo = [piece for line in lines for piece in _first_pieces(line)]
     for round_number in range(MAX_ROUNDS + 1):
-        requests = [_request(lines[p.line], p) for p in todo]
-        evaluated = list(zip(todo, paths.evaluate(requests), strict=True))
+        points = paths.evaluate([piece.nodes() for piece in todo])
         if round_number == 0:
-            _note_ends(paths, lines, evaluated)
-        _close(lines, evaluated)
-        todo = []
-        open_lines = set()
-        for piece, points in evaluated:
-            line = lines[piece.line]
-            line.nodes += piece.nodes
-            limit = SHARE * line.limit(tol)
-            mismatch = _mismatch(piece, points)
-            worst = float(np.abs(mismatch).max())
-            # What is wrong at the ends of the pieces adds up to the residual; what is wrong before tells of accidents.
-            complete = abs(line.residual + mismatch[-1]) <= limit and worst <= INNER * limit
-            if complete or round_number == MAX_ROUNDS or line.nodes > MAX_NODES:
-                line.add(points.weighted, mismatch[-1])
-                continue
-            open_lines.add(piece.line)
-            if worst <= NEARLY * limit and piece.nodes < MORE_NODES:
-                todo.append(replace(piece, nodes=MORE_NODES))
+            _note_starts(todo, points)
+            _allow(lines, tol)
+        _close(todo, points)
+        smaller: list[Piece] = []
+        for piece, found in zip(todo, points, strict=True):
+            line, mismatch = piece.line, _mismatch(piece, found)
+            line.nodes += piece.size
+            if _is_complete(line, mismatch) or round_number == MAX_ROUNDS or line.nodes > MAX_NODES:
+                line.scores = line.scores + found.integral
+                line.residual += mismatch[-1]
+            elif np.abs(mismatch).max() <= NEARLY * line.allowed and piece.size < MORE_NODES:
+                smaller.append(replace(piece, size=MORE_NODES))
             else:
-                todo += _cut(piece, mismatch, limit)
-        on_done(len(lines) - len(open_lines))
-        if not todo:
-            return
+                smaller += _cut(piece, mismatch)
+        if not smaller:
+            break
+        todo = smaller
+    return lines
 
 
-def _first_pieces(number: int, line: Line) -> list[Piece]:
+def _first_pieces(line: Line) -> list[Piece]:
     if line.layer > 0:
-        return [Piece(number, 0.0, 1.0, FIRST_NODES)]
-    return [Piece(number, a, b, LATER_NODES) for a, b in pairwise(FIRST_LAYER_PIECES)]
+        return [Piece(line, 0.0, 1.0, FIRST_NODES)]
+    return [Piece(line, a, b, LATER_NODES) for a, b in pairwise(FIRST_LAYER_PIECES)]
 
 
-def _request(line: Line, piece: Piece) -> Request:
-    rule, width = radau(piece.nodes), piece.b - piece.a
-    return Request(line.prompt, line.layer, piece.a + width * rule.nodes, width * rule.weights)
-
-
-def _note_ends(paths: Paths, lines: Sequence[Line], evaluated: list[tuple[Piece, Points]]) -> None:
-    """P(0) and P(1) of each line, and how probable the answer of each prompt gets."""
-    scale: dict[int, float] = {}
-    for piece, points in evaluated:
-        line = lines[piece.line]
+def _note_starts(pieces: Sequence[Piece], points: Sequence[Points]) -> None:
+    """P(0) of each line, whose first node it is."""
+    for piece, found in zip(pieces, points, strict=True):
         if piece.a == 0.0:
-            line.start = float(points.values[0])
-    for line in lines:
-        if math.isnan(line.end):
-            line.end = paths.clean_value(line.prompt)
-        scale[line.prompt] = max(scale.get(line.prompt, 0.0), line.start, line.end)
-    for line in lines:
-        line.scale = scale[line.prompt]
+            piece.line.start = float(found.values[0])
 
 
-def _close(lines: Sequence[Line], evaluated: list[tuple[Piece, Points]]) -> None:
+def _allow(lines: Sequence[Line], tol: float) -> None:
+    """How far off each line may be: relative to its gap, and to how probable the answer of its prompt gets."""
+    likely: dict[int, float] = {}
+    for line in lines:
+        likely[line.prompt] = max(likely.get(line.prompt, 0.0), line.start, line.end)
+    for line in lines:
+        smallest = SMALL_GAP * min(1.0, likely[line.prompt] / RARE)
+        line.allowed = SHARE * tol * max(abs(line.end - line.start), smallest)
+
+
+def _close(pieces: Sequence[Piece], points: Sequence[Points]) -> None:
     """P at the end of a piece is P at the start of the piece to its right."""
-    starts = {(piece.line, piece.a): float(points.values[0]) for piece, points in evaluated}
-    for piece, _ in evaluated:
+    starts = {(id(piece.line), piece.a): found.values[0] for piece, found in zip(pieces, points, strict=True)}
+    for piece in pieces:
         if piece.b == 1.0:
-            piece.end = lines[piece.line].end
+            piece.end = piece.line.end
         elif piece.end is None:
-            piece.end = starts[(piece.line, piece.b)]
+            piece.end = float(starts[(id(piece.line), piece.b)])
 
 
-def _mismatch(piece: Piece, points: Points) -> np.ndarray:
+def _mismatch(piece: Piece, points: Points) -> Float[np.ndarray, " node"]:
     """How far the integrated derivative is from P: at each node but the first, and at the end."""
-    rule = radau(piece.nodes)
-    integrated = points.values[0] + (piece.b - piece.a) * (rule.running[1:] @ points.slopes)
     assert piece.end is not None
+    integrated = points.values[0] + (piece.b - piece.a) * (radau(piece.size).running[1:] @ points.slopes)
     return integrated - np.append(points.values[1:], piece.end)
 
 
-def _cut(piece: Piece, mismatch: np.ndarray, limit: float) -> list[Piece]:
+def _is_complete(line: Line, mismatch: Float[np.ndarray, " node"]) -> bool:
+    # What is wrong at the ends of the pieces adds up to the residual; what is wrong before tells of accidents.
+    at_end = abs(line.residual + mismatch[-1]) <= line.allowed
+    return bool(at_end and np.abs(mismatch).max() <= INNER * line.allowed)
+
+
+def _cut(piece: Piece, mismatch: Float[np.ndarray, " node"]) -> list[Piece]:
     """Pieces for the next round: the intervals between nodes where it went wrong on their own, the rest together."""
     width = piece.b - piece.a
-    edges = piece.a + width * np.append(radau(piece.nodes).nodes, 1.0)
+    edges = piece.a + width * np.append(radau(piece.size).nodes, 1.0)
     wrong = np.abs(np.diff(np.concatenate([[0.0], mismatch])))
-    bad = wrong > max(limit, 0.3 * wrong.max())
+    bad = wrong > max(piece.line.allowed, 0.3 * wrong.max())
     inner = [edges[k] for k in range(1, len(edges) - 1) if bad[k - 1] or bad[k]]
     if len(inner) >= MOST_PIECES:
         step = (len(inner) + 1) / MOST_PIECES

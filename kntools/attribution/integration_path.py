@@ -8,97 +8,109 @@ are evaluated in one sweep.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
-from einops import einsum, reduce
+from einops import reduce
 from jaxtyping import Float
 from torch import Tensor
 
-from kntools.engine.forward import PassOutput
+from kntools.attribution.quadrature import Rule
+from kntools.engine.answers import answer_metric
+from kntools.engine.inputs import make_inputs
 from kntools.engine.runner import Runner
-from kntools.engine.sweep import Intervention, Metric, run_gradients, sweep
-from kntools.hooks.positioned import PositionedHook
+from kntools.engine.sweep import Intervention, run_gradients
+from kntools.hooks.states import capture, scale_site
+from kntools.models import adapter
 from kntools.prompts import Encoded
-from kntools.sites import hook_name
+from kntools.sites import ANSWER, hook_name
 
 
-@dataclass(frozen=True)
-class Request:
-    """Evaluate the line (`prompt`, `layer`) at `nodes`; sum up what comes out with `weights`."""
+@dataclass
+class Line:
+    """The integral over one line, as far as it is known."""
 
     prompt: int
     layer: int
-    nodes: Float[np.ndarray, " node"]
+    end: float = float("nan")  # P(1)
+    start: float = float("nan")  # P(0)
+    scores: Float[Tensor, "..."] = field(default_factory=lambda: torch.zeros((), dtype=torch.float64))  # [neuron]
+    nodes: int = 0  # how many were evaluated
+    residual: float = 0.0  # `sum(scores)` minus the change of P on what is integrated so far
+    allowed: float = 0.0  # what the adaptive rule lets `residual` be
+
+
+@dataclass(frozen=True)
+class Nodes:
+    """Points of a line, and what each counts in an integral."""
+
+    line: Line
+    at: Float[np.ndarray, " node"]
     weights: Float[np.ndarray, " node"]
 
 
 @dataclass(frozen=True)
 class Points:
-    """What a request gives."""
+    """What is found there."""
 
     values: Float[np.ndarray, " node"]  # P(g)
     slopes: Float[np.ndarray, " node"]  # dP/dg
-    weighted: Float[Tensor, " neuron"]  # sum_k weights[k] * w_i dP/dw_i(g_k), float64
+    integral: Float[Tensor, " neuron"]  # sum_k weights[k] * w_i dP/dw_i(g_k), float64
 
 
 class Paths:
-    """Evaluates lines of prompts of equal length."""
+    """The lines of prompts of equal length, and the model on them."""
 
-    def __init__(
-        self,
-        model: object,
-        encoded: Sequence[Encoded],
-        metrics: Sequence[Metric],
-        site: str,
-        max_rows: int | None,
-    ) -> None:
-        self.model, self.encoded, self.metrics, self.site = model, encoded, metrics, site
-        self._clean_values: dict[int, float] = {}
-        tokens = torch.cat([e.tokens for e in encoded])
-        self.runner = Runner(model, tokens, [list(e.positions) for e in encoded], max_rows=max_rows)
+    def __init__(self, model: Any, encoded: Sequence[Encoded], site: str) -> None:
+        self.site, self.layers = site, range(adapter.n_layers(model))
+        self.runner = Runner(model, make_inputs(model, encoded))
+        self.metrics = [answer_metric(e) for e in encoded]
+        self.activations: list[dict[str, Tensor]] = [{} for _ in encoded]  # w by hook name, [1 pos neuron]
+        self.ends: list[float] = []  # P(1) of each prompt
 
-    def evaluate(self, requests: Sequence[Request]) -> list[Points]:
-        clean: dict[int, Tensor] = {}
-        interventions = [self._intervention(n, r, clean) for n, r in enumerate(requests)]
-        rows = run_gradients(self.runner, interventions, self.metrics, single=False, on_pass=self._note_clean)
-        points = []
-        for n, request in enumerate(requests):
-            [derivative] = rows[n].wrt.values()
-            # Over the answer's positions (one, unless it has several pieces) contributions add up.
-            terms = clean[n].double() * derivative.gradient.double()
-            per_node = reduce(terms, "node pos neuron -> node neuron", "sum")
-            weights = torch.from_numpy(request.weights).to(per_node)
-            points.append(
-                Points(
-                    rows[n].values.double().cpu().numpy(),
-                    per_node.sum(-1).cpu().numpy(),
-                    einsum(weights, per_node, "node, node neuron -> neuron").cpu(),
-                )
+    def lines(self) -> list[Line]:
+        """All of them, prompt by prompt."""
+        return [Line(prompt, layer) for prompt in range(len(self.metrics)) for layer in self.layers]
+
+    def evaluate(self, nodes: Sequence[Nodes]) -> list[Points]:
+        """P along lines, and the integral of `w_i dP/dw_i`: a row of one sweep per node."""
+        runs = [
+            Intervention(
+                scale_site(self.site, n.line.layer, torch.from_numpy(n.at), pos=ANSWER),
+                prompt=n.line.prompt,
+                rows=len(n.at),
+                wrt=[(hook_name(self.site, n.line.layer), ANSWER)],
             )
-        return points
+            for n in nodes
+        ]
+        if not self.ends:  # the first sweep also runs each prompt as it is
+            runs += [
+                Intervention(capture(w, [self.site], self.layers, ANSWER), prompt=p)
+                for p, w in enumerate(self.activations)
+            ]
+        rows = run_gradients(self.runner, runs, self.metrics)
+        self.ends = self.ends or [float(clean.values) for clean in rows[len(nodes) :]]
+        found = []
+        for n, row in zip(nodes, rows, strict=False):
+            n.line.end = self.ends[n.line.prompt]
+            [(name, derivative)] = row.wrt.items()
+            terms = self.activations[n.line.prompt][name].double() * derivative.gradient.double()
+            # Over the answer's positions (one, unless it has several pieces) contributions add up.
+            per_node = reduce(terms, "node pos neuron -> node neuron", "sum").cpu()
+            integral = torch.from_numpy(n.weights) @ per_node
+            found.append(Points(row.values.double().cpu().numpy(), per_node.sum(-1).numpy(), integral))
+        return found
 
-    def clean_value(self, prompt: int) -> float:
-        """P(1): nothing scaled. Every pass has a clean row, so that this is known once a line was evaluated."""
-        if prompt not in self._clean_values:
-            logits = sweep(self.model, self.encoded[prompt].tokens, [()], pos=list(self.encoded[prompt].positions))
-            self._clean_values[prompt] = float(self.metrics[prompt](logits)[0])
-        return self._clean_values[prompt]
 
-    def _note_clean(self, result: PassOutput) -> None:
-        for row, prompt in enumerate(result.prompts):
-            logits = result.logits[row : row + 1].detach()
-            self._clean_values[prompt] = float(self.metrics[prompt](logits)[0])
-
-    def _intervention(self, number: int, request: Request, clean: dict[int, Tensor]) -> Intervention:
-        positions = self.encoded[request.prompt].positions
-        factors = torch.from_numpy(request.nodes)
-
-        def scale(x: Tensor) -> Tensor:
-            clean[number] = x[:1].detach()  # the rows are still copies of the clean one
-            return x * factors.to(x).view(-1, 1, 1)
-
-        name = hook_name(self.site, request.layer)
-        hook = PositionedHook(positions, scale, f"path at {name}")
-        return Intervention([(name, hook)], request.prompt, rows=len(request.nodes), wrt=[(name, positions)])
+def integrate(paths: Paths, rule: Rule) -> list[Line]:
+    """All lines, each at the nodes of `rule`."""
+    # One more row at g = 0 gives P(0), without which nobody could tell how complete the rule is.
+    before = np.zeros(int(rule.nodes[0] != 0))
+    nodes, weights = np.concatenate([before, rule.nodes]), np.concatenate([before, rule.weights])
+    lines = paths.lines()
+    points = paths.evaluate([Nodes(line, nodes, weights) for line in lines])
+    for line, found in zip(lines, points, strict=True):
+        line.scores, line.start, line.nodes = found.integral, float(found.values[0]), len(rule.nodes)
+    return lines

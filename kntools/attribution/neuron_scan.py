@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, SupportsIndex
 
 import pandas as pd
 import torch
@@ -12,15 +12,17 @@ from jaxtyping import Float
 from torch import Tensor
 
 from kntools.attribution.attribution_result import Attribution
-from kntools.engine.sweep import Intervention, Metric, checked, sweep
+from kntools.engine.answers import answer_metric
+from kntools.engine.inputs import batches, bos_of, in_order
+from kntools.engine.sweep import Intervention, Metric, sweep
 from kntools.hooks.positioned import PositionedHook
-from kntools.metrics import probability
 from kntools.models import adapter
-from kntools.prompts import MultiToken, Prompt, encode
+from kntools.options import options, progress_bar
+from kntools.prompts import Prompt, Prompts, encode_many
 from kntools.results.provenance import provenance
 from kntools.results.result import Result
 from kntools.results.statistics import pearson, spearman
-from kntools.sites import Hook, Neuron, Positions, as_neurons, hook_name
+from kntools.sites import ANSWER, Hook, Neuron, NeuronLike, Positions, as_neurons, hook_name
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
@@ -34,50 +36,56 @@ class NeuronScan(Result):
     """The metric after scaling each of many neurons, one at a time.
 
     ```python
-    scan.values, scan.effect              # [neuron]: with the neuron ablated; the same minus scan.clean
+    scan.values, scan.effect              # [prompt neuron]: with the neuron ablated; the same minus scan.clean
     scan.top(5)                           # the neurons that the answer needs most
     scan.to_frame(att)                    # with their attribution scores beside them
     scan.agreement(att)                   # correlation of scores with -effect
     ```
     """
 
-    values: Float[Tensor, " neuron"]
-    clean: float
+    values: Float[Tensor, "prompt neuron"]
+    clean: Float[Tensor, " prompt"]
     neurons: tuple[Neuron, ...]
     factor: float
     metric: str
-    prompt: Prompt
+    prompts: tuple[Prompt, ...]
     provenance: dict[str, Any]
 
     @property
-    def effect(self) -> Float[Tensor, " neuron"]:
-        return self.values - self.clean
+    def effect(self) -> Float[Tensor, "prompt neuron"]:
+        return self.values - self.clean[:, None]
 
-    def top(self, k: int = 10) -> tuple[Neuron, ...]:
-        """The `k` neurons with the largest |effect|, the largest first."""
+    def top(self, k: int = 10, *, prompt: int | None = None) -> tuple[Neuron, ...]:
+        """The `k` neurons with the largest |effect|, the largest first: of one prompt, or of the mean over prompts."""
         if not 0 <= k <= len(self.neurons):
             raise ValueError(f"k={k}; there are {len(self.neurons)} neurons")
-        order = self.effect.abs().argsort(descending=True, stable=True)[:k].tolist()
+        order = self._effect_of(prompt).abs().argsort(descending=True, stable=True)[:k].tolist()
         return tuple(self.neurons[i] for i in order)
 
     def to_frame(self, scores: Attribution | None = None) -> pd.DataFrame:
-        """One row per neuron: `layer, neuron, value, effect`, and `score` with an attribution of one prompt."""
+        """One row per prompt and neuron: `prompt, layer, neuron, value, effect`, and `score` with an attribution."""
+        prompts, neurons = self.values.shape
         frame = pd.DataFrame(
             {
-                "layer": [n.layer for n in self.neurons],
-                "neuron": [n.index for n in self.neurons],
-                "value": self.values.numpy(),
-                "effect": self.effect.numpy(),
+                "prompt": torch.arange(prompts).repeat_interleave(neurons).numpy(),
+                "layer": [n.layer for n in self.neurons] * prompts,
+                "neuron": [n.index for n in self.neurons] * prompts,
+                "value": self.values.flatten().numpy(),
+                "effect": self.effect.flatten().numpy(),
             }
         )
         if scores is not None:
-            frame["score"] = self._scores(scores).numpy()
+            frame["score"] = self._scores(scores).flatten().numpy()
         return frame
 
     def agreement(self, scores: Attribution) -> dict[str, float]:
-        """Correlation, over the scanned neurons, of attribution scores with what ablation takes away (-effect)."""
-        predicted = self._scores(scores)
-        return {"pearson": pearson(predicted, -self.effect), "spearman": spearman(predicted, -self.effect)}
+        """Correlation of attribution scores with what ablation takes away (-effect), over all neurons and prompts.
+
+        Raises:
+            ValueError: an attribution of other prompts.
+        """
+        predicted, lost = self._scores(scores).flatten(), -self.effect.flatten()
+        return {"pearson": pearson(predicted, lost), "spearman": spearman(predicted, lost)}
 
     def plot(self, scores: Attribution | None = None, **options: Any) -> Figure:
         """Effects against scores: `kntools.plots.roles.scan_scatter`."""
@@ -88,95 +96,107 @@ class NeuronScan(Result):
     def describe(self) -> str:
         layers = sorted({n.layer for n in self.neurons})
         where = f"layer {layers[0]}" if len(layers) == 1 else f"{len(layers)} layers"
+        first, count = self.prompts[0], len(self.prompts)
+        what = f"{first.text!r} -> {first.target!r}" if count == 1 else f"{count} prompts"
         return (
-            f"Scan of {len(self.neurons):,} neurons of {where}, scaled by {self.factor:g}: {self.prompt.text!r} -> "
-            f"{self.prompt.target!r} ({self.provenance['model']}, {self.metric} {self.clean:.3f})"
+            f"Scan of {len(self.neurons):,} neurons of {where}, scaled by {self.factor:g}: {what} "
+            f"({self.provenance['model']}, {self.metric} {float(self.clean.mean()):.3f})"
         )
 
-    def _scores(self, scores: Attribution) -> Float[Tensor, " neuron"]:
-        found = scores.scores.mean(0)
-        return torch.stack([found[n.layer, n.index] for n in self.neurons])
+    def _effect_of(self, prompt: int | None) -> Float[Tensor, " neuron"]:
+        if prompt is None:
+            return self.effect.mean(0)
+        if not -len(self.prompts) <= prompt < len(self.prompts):
+            raise IndexError(f"prompt {prompt} does not exist: there are {len(self.prompts)}")
+        return self.effect[prompt]
+
+    def _scores(self, scores: Attribution) -> Float[Tensor, "prompt neuron"]:
+        if scores.prompts != self.prompts:
+            raise ValueError(
+                f"an attribution of other prompts cannot stand beside this scan: it is of "
+                f"{[p.text for p in scores.prompts]}, the scan of {[p.text for p in self.prompts]}"
+            )
+        layers, indices = torch.tensor([(n.layer, n.index) for n in self.neurons]).T
+        return scores.scores[:, layers, indices]
 
     def preview(self) -> pd.DataFrame:
         """The neurons with the largest effects."""
-        value_of = dict(zip(self.neurons, self.effect.tolist(), strict=True))
+        value_of = dict(zip(self.neurons, self._effect_of(None).tolist(), strict=True))
         leading = self.top(min(5, len(self.neurons)))
-        return pd.DataFrame({"neuron": map(repr, leading), "effect": [value_of[n] for n in leading]})
+        return pd.DataFrame({"neuron": [repr(n) for n in leading], "effect": [value_of[n] for n in leading]})
 
 
 def neuron_scan(
     model: Any,
-    prompt: Prompt,
-    layers: int | Iterable[int | Neuron | tuple[int, int]] | None = None,
+    prompts: Prompts,
+    neurons: Iterable[NeuronLike] | None = None,
     *,
-    neurons: Iterable[Neuron | tuple[int, int]] | None = None,
+    layers: int | Iterable[int] | None = None,
     factor: float = 0.0,
-    pos: Positions = None,
+    pos: Positions = ANSWER,
     metric: Metric | None = None,
-    multi_token: MultiToken = "error",
-    prepend_bos: bool | None = None,
-    max_rows: int | None = None,
-    progress: bool = True,
 ) -> NeuronScan:
-    """Scale each of many neurons alone and see what becomes of the answer: one sweep, a row per neuron.
+    """Scale each of many neurons alone and see what becomes of the answer: one sweep, a row per prompt and neuron.
 
     ```python
-    scan = kn.neuron_scan(model, prompt, layers=20)                       # every neuron of layer 20
-    scan = kn.neuron_scan(model, prompt, att.top(200))                    # those that attribution names
+    scan = kn.neuron_scan(model, prompt, att.top(200))         # those that attribution names
+    scan = kn.neuron_scan(model, prompt, layers=20)            # every neuron of layer 20
     scan.agreement(att)
     ```
 
     Arguments:
-        layers: all neurons of this layer or these layers; single neurons may stand among them.
-        neurons: these neurons (instead of `layers`).
+        prompts: one or several.
+        neurons: which: `Neuron`s, names such as `"L24.N1005"` or `(layer, index)` pairs.
+        layers: all neurons of this layer or these layers instead.
         factor: what each is multiplied by; 0 ablates.
-        pos: where; `None` is the answer position(s).
+        pos: where; left out, at each prompt's own answer.
         metric: from logits `[row d_vocab]` to one value per row; `None` is the probability of the answer.
-        multi_token, prepend_bos: as in `encode`.
-        max_rows: rows per forward pass; `None` chooses from free memory.
 
     Returns:
         `NeuronScan`, on the CPU.
 
     Raises:
-        ValueError: neither or both of `layers` and `neurons`; a metric of the wrong shape.
+        ValueError: neither or both of `neurons` and `layers`; a metric of the wrong shape.
         IndexError: a layer or neuron that does not exist.
     """
-    encoded = encode(model, prompt, prepend_bos, multi_token=multi_token)
-    wanted = _wanted(model, layers, neurons)
-    about = provenance(model, multi_token=multi_token, prepend_bos=encoded.prepend_bos)
-    where = encoded.positions if pos is None else pos
-    blocks = _blocks(wanted, _BLOCK if max_rows is None else min(_BLOCK, max_rows))
-    runs = [Intervention(())]
-    runs += [Intervention(_scale_each([n.index for n in b], b[0].layer, factor, where), rows=len(b)) for b in blocks]
-    found = sweep(
-        model,
-        encoded.tokens,
-        runs,
-        pos=[list(encoded.positions)],
-        metric=checked(metric or probability(encoded.target_ids)),
-        max_rows=max_rows,
-        progress=progress,
-    )
-    values = found.float().cpu()
-    order = {n: i for i, n in enumerate(n for b in blocks for n in b)}
+    encoded, scanned = encode_many(model, prompts), _scanned(model, neurons, layers)
+    blocks = _blocks(scanned, min(_BLOCK, options().max_rows or _BLOCK))
+    scaled = [(len(block), _scale_each(block, factor, pos)) for block in blocks]
+    column = {n: i for i, n in enumerate(n for block in blocks for n in block)}
+    columns = [column[n] for n in scanned]
+    about = provenance(model, prepend_bos=bos_of(encoded))
+    groups, parts = batches(encoded), []
+    with progress_bar(len(groups), "batch") as bar:
+        for group in groups:
+            part = [encoded[i] for i in group]
+            runs = [
+                Intervention(hooks, prompt=p, rows=rows) for p in range(len(part)) for rows, hooks in [(1, ()), *scaled]
+            ]
+            found = sweep(model, part, runs, metric=[metric or answer_metric(e) for e in part])
+            each = found.float().cpu().view(len(part), -1)
+            parts.append({"clean": each[:, 0], "values": each[:, 1:][:, columns]})
+            bar.update()
     return NeuronScan(
-        values=values[1:][[order[n] for n in wanted]],
-        clean=float(values[0]),
-        neurons=wanted,
+        **in_order(groups, parts),
+        neurons=scanned,
         factor=factor,
         metric="probability" if metric is None else getattr(metric, "__name__", type(metric).__name__),
-        prompt=prompt,
+        prompts=tuple(e.prompt for e in encoded),
         provenance=about,
     )
 
 
-def _wanted(model: Any, layers: int | Iterable[Any] | None, neurons: Iterable[Any] | None) -> tuple[Neuron, ...]:
+def _scanned(
+    model: Any, neurons: Iterable[NeuronLike] | None, layers: int | Iterable[int] | None
+) -> tuple[Neuron, ...]:
     if (layers is None) == (neurons is None):
-        raise ValueError("give layers=20 for all neurons of a layer, or neurons=[(20, 7), ...]; one of the two")
+        raise ValueError("give neurons=['L20.N7', ...], or layers=20 for all neurons of a layer; one of the two")
     width = adapter.d_mlp(model)
-    given = neurons if layers is None else [layers] if isinstance(layers, int) else layers
-    found = as_neurons(n for one in given or () for n in ([one] if not isinstance(one, int) else _layer(one, width)))
+    if neurons is None:
+        wanted = [layers] if isinstance(layers, SupportsIndex) else layers
+        found = tuple(Neuron(layer, i) for layer in dict.fromkeys(wanted or ()) for i in range(width))
+    else:
+        found = as_neurons(neurons)
     if not found:
         raise ValueError("no neurons to scan: the list is empty")
     for n in found:
@@ -186,24 +206,22 @@ def _wanted(model: Any, layers: int | Iterable[Any] | None, neurons: Iterable[An
     return found
 
 
-def _layer(layer: int, width: int) -> list[Neuron]:
-    return [Neuron(layer, i) for i in range(width)]
-
-
 def _blocks(neurons: Sequence[Neuron], size: int) -> list[list[Neuron]]:
+    """Neurons of one layer, at most `size` of them."""
     by_layer: dict[int, list[Neuron]] = {}
     for n in neurons:
         by_layer.setdefault(n.layer, []).append(n)
     return [same[i : i + size] for same in by_layer.values() for i in range(0, len(same), size)]
 
 
-def _scale_each(indices: Sequence[int], layer: int, factor: float, pos: Positions) -> list[Hook]:
-    """Row r of the batch has neuron `indices[r]` scaled."""
+def _scale_each(block: Sequence[Neuron], factor: float, pos: Positions) -> list[Hook]:
+    """Row r of the batch has `block[r]` scaled."""
+    indices = [n.index for n in block]
 
     def edit(x: Tensor) -> Tensor:
-        factors = torch.ones(len(indices), 1, x.shape[-1], device=x.device, dtype=x.dtype)
-        factors[range(len(indices)), 0, list(indices)] = factor
+        factors = torch.ones(len(block), 1, x.shape[-1], device=x.device, dtype=x.dtype)
+        factors[range(len(block)), 0, indices] = factor
         return x * factors
 
-    name = hook_name("mlp.hook_post", layer)
-    return [(name, PositionedHook(pos, edit, f"scale one of {len(indices)} neurons of layer {layer} per row"))]
+    name = hook_name("mlp.hook_post", block[0].layer)
+    return [(name, PositionedHook(pos, edit, f"scale one of {len(block)} neurons of {name} per row"))]

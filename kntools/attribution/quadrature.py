@@ -1,20 +1,23 @@
 """Nodes and weights for integrals over the unit interval.
 
 Fixed rules, under the names of who published them, and the Gauss-Radau rule with what the adaptive rule needs to
-check itself (`kntools/adaptive.py`).
+check itself (`adaptive.py`).
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Literal, get_args
 
 import numpy as np
 from jaxtyping import Float
 from numpy.polynomial import legendre, polynomial
 
-#: Rules with a fixed number of nodes, for `integrated_gradients(rule=...)`.
-FIXED_RULES = ("midpoint", "gauss_legendre", "dai", "kn_thesis")
+from kntools.engine.inputs import check_count
+
+#: Published rules with a fixed number of nodes, for `integrated_gradients(rule=...)`.
+FixedRule = Literal["midpoint", "gauss_legendre", "dai", "kn_thesis"]
 
 
 @dataclass(frozen=True)
@@ -35,8 +38,7 @@ def fixed_rule(name: str, steps: int) -> Rule:
     | `dai` | k / n, k = 0..n-1: left sums | code of Dai et al. 2022 |
     | `kn_thesis` | linspace(0, 1, n), weights 1/n | code of Niu et al. 2024 and of EleutherAI |
     """
-    if steps < 1:
-        raise ValueError(f"steps={steps}; an integral needs at least 1 node (20 is what was published)")
+    check_count("steps", steps)
     even = np.full(steps, 1.0 / steps)
     if name == "midpoint":
         return Rule((np.arange(steps) + 0.5) / steps, even)
@@ -47,7 +49,7 @@ def fixed_rule(name: str, steps: int) -> Rule:
         return Rule(np.arange(steps) / steps, even)
     if name == "kn_thesis":
         return Rule(np.linspace(0, 1, steps), even)
-    raise ValueError(f"unknown rule {name!r}; use 'adaptive', {', '.join(map(repr, FIXED_RULES))}")
+    raise ValueError(f"unknown rule {name!r}; use 'adaptive', {', '.join(map(repr, get_args(FixedRule)))}")
 
 
 @dataclass(frozen=True)

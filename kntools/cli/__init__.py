@@ -1,7 +1,7 @@
-"""The command line: `kntools attribute`, `kntools search`, `kntools patch`, `kntools trace`, `kntools edit`,
-`kntools evaluate`, `kntools localise`, `kntools report`.
+"""The command line: one file per command, and `kntools figure` for all analyses.
 
-One file per command. What a command needs is imported when it runs, so that one command does not wait for the others.
+A command is a function that returns an `Output` (`command.py`); options that commands share are fields of the
+dataclasses that they take (`options.py`).
 """
 
 from __future__ import annotations
@@ -12,9 +12,10 @@ from typing import Annotated
 import typer
 
 from kntools.cli.attribute import attribute
+from kntools.cli.command import Group
 from kntools.cli.edit import edit
 from kntools.cli.evaluate import evaluate
-from kntools.cli.localise import localise
+from kntools.cli.figure import figure
 from kntools.cli.patch import patch
 from kntools.cli.report import report
 from kntools.cli.search import search
@@ -22,7 +23,8 @@ from kntools.cli.trace import trace
 
 app = typer.Typer(
     name="kntools",
-    help="Knowledge-neuron research on any model that TransformerLens can load.",
+    cls=Group,
+    context_settings={"help_option_names": ["-h", "--help"]},
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -45,11 +47,6 @@ def main(
     """Knowledge-neuron research on any model that TransformerLens can load."""
 
 
-app.command()(attribute)
-app.command()(search)
-app.command()(patch)
-app.command()(trace)
-app.command()(edit)
-app.command()(evaluate)
-app.command()(localise)
-app.command()(report)
+for _command in (attribute, search, patch, trace, edit, evaluate, report):
+    app.command()(_command)
+app.add_typer(figure, name="figure", help="Run one analysis of Niu et al. 2024, by number or by name.")

@@ -1,70 +1,80 @@
-"""Options that commands share, each written down once."""
+"""Options that commands share, each written down once: fields of the dataclasses that commands take."""
 
 from __future__ import annotations
 
-from enum import StrEnum
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, Literal
 
 import typer
+from rich.console import Console
 
-DEFAULT_MODEL = "smollm2-135m"
+from kntools import prompts
+from kntools.attribution.attribution_result import Attribution
+from kntools.attribution.integrated_gradients import integrated_gradients
+from kntools.attribution.quadrature import FixedRule
+from kntools.models.load import load_model
+from kntools.results import processes
 
+# Options by the heading under which `--help` lists them.
+method, output, running = (partial(typer.Option, rich_help_panel=name) for name in ("Method", "Output", "Running"))
 
-class Rule(StrEnum):
-    """How the integral is done; see `integrated_gradients`."""
-
-    adaptive = "adaptive"
-    midpoint = "midpoint"
-    gauss_legendre = "gauss_legendre"
-    dai = "dai"
-    kn_thesis = "kn_thesis"
-
-
-class MultiToken(StrEnum):
-    """What to do with an answer of several tokens; see `encode`."""
-
-    error = "error"
-    first = "first"
-    sum = "sum"
+Text = Annotated[str, typer.Argument(help="The words before the answer, or with one [MASK] for a masked model.")]
+Target = Annotated[str, typer.Argument(help="The answer as it is written in its place, e.g. ' Ottawa'.")]
+Subject = Annotated[str, typer.Option("--subject", "-s", help="What the fact is about, as the text writes it.")]
+MultiToken = Annotated[prompts.MultiToken, method(help="An answer of several tokens: refuse, ask its first, or all.")]
 
 
-_METHOD = "Method"
-_OUTPUT = "Output"
-_RUNNING = "Running"
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """What every command takes."""
 
-Model = Annotated[
-    str, typer.Option("--model", "-m", help="smollm2-135m, tiny-bert, a local folder or a Hugging Face id.")
-]
-RuleOption = Annotated[Rule, typer.Option("--rule", help="Rule of integration.", rich_help_panel=_METHOD)]
-Steps = Annotated[int, typer.Option(help="Nodes of a fixed rule (all but adaptive).", rich_help_panel=_METHOD)]
-Tol = Annotated[float, typer.Option(help="Relative residual per layer that adaptive allows.", rich_help_panel=_METHOD)]
-MultiTokenOption = Annotated[
-    MultiToken,
-    typer.Option("--multi-token", help="An answer of several tokens: error, first one only, or all (sum).",
-                 rich_help_panel=_METHOD),
-]  # fmt: skip
-Bos = Annotated[
-    bool | None,
-    typer.Option("--bos/--no-bos", help="Beginning-of-sequence token first (default: the model's own way).",
-                 rich_help_panel=_METHOD),
-]  # fmt: skip
-Draws = Annotated[
-    int,
-    typer.Option(help="Draws of random neurons that the found ones are compared with; 0: no check.",
-                 rich_help_panel=_METHOD),
-]  # fmt: skip
-Seed = Annotated[int, typer.Option(help="Seed of the random neurons.", rich_help_panel=_METHOD)]
-Out = Annotated[
-    Path | None,
-    typer.Option("--out", "-o", help="Folder for a page (index.html), the scores (safetensors) and tables (CSV).",
-                 rich_help_panel=_OUTPUT),
-]  # fmt: skip
-Json = Annotated[bool, typer.Option("--json", help="Print JSON and nothing else to stdout.", rich_help_panel=_OUTPUT)]
-Device = Annotated[
-    str | None, typer.Option(help="cpu, cuda, mps (default: TransformerLens chooses).", rich_help_panel=_RUNNING)
-]
-MaxRows = Annotated[
-    int | None, typer.Option(help="Rows per forward pass (default: from free memory).", rich_help_panel=_RUNNING)
-]
-Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.", rich_help_panel=_RUNNING)]
+    seed: Annotated[int, method(help="Of all that is drawn at random.")] = 0
+    out: Annotated[Path | None, output("--out", "-o", help="Where to write a page, results and tables.")] = None
+    as_json: Annotated[bool, output("--json", help="Print JSON and nothing else to stdout.")] = False
+    debug: Annotated[bool, running("--debug", help="Show the traceback of an error.")] = False
+    command: str = ""  # the name of the command
+    line: str = ""  # what to type to do the same again
+
+    @property
+    def kept(self) -> Path | None:
+        """Where finished items are kept, so that the command can be resumed."""
+        return None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelOptions(Options):
+    """What every command takes that runs a model."""
+
+    model: Annotated[str, typer.Option("--model", "-m", help="A name, a local folder or a Hugging Face id.")] = (
+        "smollm2-135m"
+    )
+    bos: Annotated[bool | None, method("--bos/--no-bos", help="Begin with BOS (default: as the model does).")] = None
+    device: Annotated[str | None, running(help="cpu, cuda, mps (default: chosen).")] = None
+    dtype: Annotated[str | None, running(help="float32 (default), bfloat16, float16.")] = None
+    max_rows: Annotated[int | None, running(help="Rows per forward pass (default: from free memory).")] = None
+
+    def load(self) -> Any:
+        """The model, on the device of this process, with a line on stderr while it takes its time."""
+        device = self.device or processes.device()
+        with Console(stderr=True).status(f"Loading {self.model} ..."):
+            try:
+                return load_model(self.model, prepend_bos=self.bos, device=device, dtype=self.dtype)
+            except (RuntimeError, AssertionError) as error:  # what torch raises for a device that is not there
+                if self.device is None:
+                    raise
+                raise ValueError(f"--device {device} cannot be used ({error}); leave it out, or give cpu") from error
+
+
+@dataclass(frozen=True, kw_only=True)
+class Integral:
+    """How the integral of attribution is done."""
+
+    rule: Annotated[Literal["adaptive", FixedRule], method(help="Rule of integration.")] = "adaptive"
+    steps: Annotated[int, method(help="Nodes of a fixed rule (all but adaptive).")] = 20
+    tol: Annotated[float, method(help="Relative residual per layer that adaptive allows.")] = 0.01
+
+    def __call__(self, model: Any, asked: Sequence[prompts.Prompt]) -> Attribution:
+        return integrated_gradients(model, asked, rule=self.rule, steps=self.steps, tol=self.tol)

@@ -2,163 +2,110 @@
 
 from __future__ import annotations
 
-from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
+import pandas as pd
 import typer
 
-from kntools.cli import common, options
-from kntools.cli.errors import friendly
-from kntools.files import write
+from kntools.cli import pages
+from kntools.cli.command import command
+from kntools.cli.options import ModelOptions, MultiToken
+from kntools.cli.output import Output, Sheet
+from kntools.data.read import json_lines
+from kntools.patching.activation_patching import activation_patch, attribution_patch
+from kntools.patching.patch_grid import PatchGrid
+from kntools.patching.prompt_pairs import MetricName
+from kntools.prompts import Prompt
+from kntools.report.page import Chart, Page, Section, Table
 
-if TYPE_CHECKING:
-    from kntools.patching.patch_grid import PatchGrid
-    from kntools.prompts import Prompt
-
-
-class Metric(StrEnum):
-    """What is measured; see `activation_patch`."""
-
-    logit_difference = "logit_difference"
-    probability = "probability"
-    log_probability = "log_probability"
-    kl_divergence = "kl_divergence"
+_LINE = '{"text": .., "target": .., "corrupted": ..}'
 
 
+@command
 def patch(
+    options: ModelOptions,
     text: Annotated[str | None, typer.Argument(help="The clean prompt, up to the answer (or with one [MASK]).")] = None,
     target: Annotated[str | None, typer.Argument(help="Its answer, e.g. ' Ottawa'.")] = None,
     corrupted: Annotated[str | None, typer.Argument(help="The other prompt, of as many tokens.")] = None,
-    file: Annotated[
-        Path | None,
-        typer.Option("--file", "-f", help='Several pairs, one a line: {"text": .., "target": .., "corrupted": ..}.'),
-    ] = None,
+    file: Annotated[Path | None, typer.Option("--file", "-f", help=f"Several pairs, one a line: {_LINE}.")] = None,
     foil: Annotated[str | None, typer.Option(help="The wrong answer, for the logit difference.")] = None,
-    model: options.Model = options.DEFAULT_MODEL,
     site: Annotated[str, typer.Option(help="resid_pre, resid_mid, attn_out, mlp_out, z, q, k, v, ...")] = "resid_pre",
-    metric: Annotated[
-        Metric | None, typer.Option(help="Default: logit_difference with a foil, else probability.")
-    ] = None,
+    metric: Annotated[MetricName | None, typer.Option(help="Default: with a foil the first, else the second.")] = None,
     heads: Annotated[bool, typer.Option("--heads", help="One column per head, not per position.")] = False,
     noising: Annotated[bool, typer.Option("--noising", help="Corrupted activations into the clean run.")] = False,
-    attribution: Annotated[
-        bool, typer.Option("--attribution", help="First-order approximation: two forward passes, one backward.")
-    ] = False,
-    multi_token: options.MultiTokenOption = options.MultiToken.error,
-    bos: options.Bos = None,
-    seed: Annotated[int, typer.Option(help="Seed of the bootstrap over pairs (intervals, with --file).")] = 0,
-    top: Annotated[int, typer.Option(help="How many cells to show.")] = 10,
-    out: Annotated[
-        Path | None,
-        typer.Option("--out", "-o", help="Folder for a figure (index.html), safetensors and a table (CSV)."),
-    ] = None,
-    as_json: options.Json = False,
-    device: options.Device = None,
-    max_rows: options.MaxRows = None,
-    debug: options.Debug = False,
-) -> None:
+    attribution: Annotated[bool, typer.Option("--attribution", help="First-order approximation, in 3 passes.")] = False,
+    multi_token: MultiToken = "error",
+    top: Annotated[int, typer.Option(min=1, help="How many cells to show.")] = 10,
+) -> Output:
     """Patch activations of one prompt into another, in every layer and position (or head).
 
     Example: kntools patch "The capital of Canada is" " Ottawa" "The capital of France is" --foil " Paris"
     """
-    with friendly(debug):
-        common.prepare(out, 0)
-        clean, others = _pairs(text, target, corrupted, foil, file)
-        loaded = common.load(model, device)
+    asked = _asked(text, target, corrupted, foil, file)
+    clean = [Prompt(text, answer, foil=wrong, multi_token=multi_token) for text, answer, wrong, _ in asked]
+    others = [other for *_, other in asked]
+    method = attribution_patch if attribution else activation_patch
+    grid = method(options.load(), clean, others, site=site, metric=metric, heads=heads, noising=noising)
+    interval = grid.interval(seed=options.seed)._asdict() if len(asked) > 1 else {}
+    of = f"mean of {len(asked)} pairs" if interval else f"{clean[0].text!r} | {others[0]!r}"
+    title = f"{grid.site}: {of}: {grid.metric} {grid.clean:.4f} clean, {grid.corrupted:.4f} corrupted"
 
-        from kntools.patching.activation_patching import activation_patch, attribution_patch
+    def page() -> Page:
+        chart = Chart(grid.plot(), f"{title}.", n=f"{len(asked)} pair(s)")
+        cells = Table(grid.to_frame(), "All cells.", csv="grid.csv", digits=4, folded=True)
+        lead = "Where does the activation of one prompt change the answer of another?"
+        sections = [Section("Patched", [chart, cells])]
+        return pages.make_page(f"Patching: {clean[0].text}", lead, sections, grid.provenance, options)
 
-        grid = (attribution_patch if attribution else activation_patch)(
-            loaded,
-            clean,
-            others,
-            site=site,
-            metric=None if metric is None else metric.value,
-            heads=heads,
-            noising=noising,
-            multi_token=multi_token.value,
-            prepend_bos=bos,
-            max_rows=max_rows,
-            progress=common.show_progress(),
-        )
-        files = [] if out is None else _write(out, grid)
-        if as_json:
-            common.print_json(_json(grid, seed, files))
-        else:
-            _print(grid, min(top, grid.values.numel()), seed, files)
-
-
-def _pairs(
-    text: str | None, target: str | None, corrupted: str | None, foil: str | None, file: Path | None
-) -> tuple[list[Prompt], list[str]]:
-    """Clean prompts and corrupted texts, of the command line or of a file."""
-    from kntools.data.read import json_lines
-    from kntools.prompts import Prompt
-
-    if file is None:
-        if text is None or target is None or corrupted is None:
-            raise ValueError(
-                "give the clean prompt, its answer and the other prompt, e.g. kntools patch 'The capital of Canada is' "
-                "' Ottawa' 'The capital of France is', or --file FILE"
-            )
-        return [Prompt(text, target, foil=foil)], [corrupted]
-    if text is not None:
-        raise ValueError("give one pair, or --file FILE with several; not both")
-    rows = json_lines(file)
-    clean = [
-        Prompt(row.text("text"), row.text("target"), foil=row.text("foil") if "foil" in row.values else foil)
-        for row in rows
-    ]
-    return clean, [row.text("corrupted") for row in rows]
-
-
-def _write(out: Path, grid: PatchGrid) -> list[str]:
-    files = [
-        write(out / "index.html", grid.plot().to_html(include_plotlyjs=True)),
-        grid.save(out / "grid.safetensors"),
-        write(out / "grid.csv", grid.to_frame().to_csv(index=False)),
-    ]
-    return [str(file) for file in files]
-
-
-def _json(grid: PatchGrid, seed: int, files: list[str]) -> dict[str, Any]:
-    interval = grid.interval(seed=seed)._asdict() if len(grid.pairs) > 1 else {}
-    return {
-        "command": "patch",
-        **grid.provenance,
-        "site": grid.site,
-        "method": grid.method,
-        "metric": grid.metric,
-        "noising": grid.noising,
-        "clean": grid.clean,
-        "corrupted": grid.corrupted,
-        "pairs": len(grid.pairs),
-        "tokens": list(grid.tokens[0]),
-        "layers": list(grid.layers),
-        f"{grid.axis}s": list(grid.columns),
-        "values": grid.values.tolist(),
-        "effect": grid.effect.tolist(),
-        "effect_interval": {end: values.tolist() for end, values in interval.items()} or None,
-        "files": files,
-    }
-
-
-def _print(grid: PatchGrid, top: int, seed: int, files: list[str]) -> None:
-    n = len(grid.pairs)
-    low, high = grid.interval(seed=seed) if n > 1 else (None, None)
-    rows = []
-    for layer, column in grid.top(top):
-        cell = grid.layers.index(layer), grid.columns.index(column)
-        name = f"{column} {grid.tokens[0][column]!r}" if grid.axis == "position" and n == 1 else str(column)
-        rows.append([name, str(layer), f"{float(grid.values[cell]):.4f}", f"{float(grid.effect[cell]):+.4f}"])
-        if low is not None and high is not None:
-            rows[-1].append(f"{float(low[cell]):+.4f} to {float(high[cell]):+.4f}")
-    clean, corrupted = grid.pairs[0]
-    of = f"{clean.text!r} | {corrupted.text!r}" if n == 1 else f"mean of {n} pairs"
-    common.print_table(
-        [grid.axis, "layer", grid.metric, "effect", *(["95% interval"] if n > 1 else [])],
-        rows,
-        title=f"{grid.site}: {of}: {grid.metric} {grid.clean:.4f} clean, {grid.corrupted:.4f} corrupted",
-        notes=[f"wrote {f}" for f in files],
+    return Output(
+        {
+            **grid.provenance,
+            **{name: getattr(grid, name) for name in ("site", "method", "metric", "noising", "clean", "corrupted")},
+            "pairs": len(asked),
+            "tokens": list(grid.tokens[0]),
+            "layers": list(grid.layers),
+            f"{grid.axis}s": list(grid.columns),
+            "values": grid.values.tolist(),
+            "effect": grid.effect.tolist(),
+            "effect_interval": {end: values.tolist() for end, values in interval.items()} or None,
+        },
+        [Sheet(title, _leading(grid, top, options.seed))],
+        pages.folder(page, grid=grid),
     )
+
+
+def _asked(
+    text: str | None, target: str | None, corrupted: str | None, foil: str | None, file: Path | None
+) -> list[tuple[str, str, str | None, str]]:
+    """Clean text, answer, foil and corrupted text of each pair, from the command line or a file."""
+    if file is not None:
+        if text is not None:
+            raise ValueError("give one pair, or --file FILE with several; not both")
+        rows = json_lines(file)
+        foils = [row.text("foil") if "foil" in row.values else foil for row in rows]
+        return [
+            (row.text("text"), row.text("target"), wrong, row.text("corrupted"))
+            for row, wrong in zip(rows, foils, strict=True)
+        ]
+    if text is None or target is None or corrupted is None:
+        raise ValueError(
+            "give the clean prompt, its answer and the other prompt, e.g. kntools patch 'The capital of Canada is' "
+            "' Ottawa' 'The capital of France is', or --file FILE"
+        )
+    return [(text, target, foil, corrupted)]
+
+
+def _leading(grid: PatchGrid, top: int, seed: int) -> pd.DataFrame:
+    """The cells with the largest effects; of one pair with their tokens, of several with intervals."""
+    several = len(grid.pairs) > 1
+    values = {grid.metric: grid.values, "effect": grid.effect}
+    if several:
+        values |= {f"effect_{end}": bound for end, bound in grid.interval(seed=seed)._asdict().items()}
+    rows = []
+    for layer, column in grid.top(min(top, grid.values.numel())):
+        cell = grid.layers.index(layer), grid.columns.index(column)
+        token = f" {grid.tokens[0][column]!r}" if grid.axis == "position" and not several else ""
+        numbers = {name: float(value[cell]) for name, value in values.items()}
+        rows.append({grid.axis: f"{column}{token}", "layer": layer, **numbers})
+    return pd.DataFrame(rows)

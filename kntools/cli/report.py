@@ -3,98 +3,57 @@
 from __future__ import annotations
 
 import warnings
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
+import pandas as pd
 import typer
 
-from kntools.cli import common, options
-from kntools.cli.errors import friendly
+from kntools.cli.command import command, say
+from kntools.cli.options import ModelOptions, output
+from kntools.cli.output import Output, Sheet
+from kntools.data.sources import SampleWarning
+from kntools.report import FULL, QUICK, Study, build, choose
 
-if TYPE_CHECKING:
-    from kntools.report import Report
+
+@dataclass(frozen=True, kw_only=True)
+class ReportOptions(ModelOptions):
+    """Of a report, which needs a folder."""
+
+    out: Annotated[Path, output("--out", "-o", help="Folder of the page and of all that is finished.")]
+
+    @property
+    def kept(self) -> Path:
+        return self.out
 
 
+@command
 def report(
-    out: Annotated[
-        Path,
-        typer.Option("--out", "-o", help="Folder for the page, tables, pictures, and the runs: goes on after a kill."),
-    ],
-    model: options.Model = options.DEFAULT_MODEL,
+    options: ReportOptions,
     quick: Annotated[bool, typer.Option("--quick", help="Minutes for a small model, with wide intervals.")] = False,
-    figures: Annotated[
-        list[str] | None,
-        typer.Option(help="facts, 1 to 11, or the name of an analysis; may be repeated (default: all)."),
-    ] = None,
-    bos: options.Bos = None,
-    seed: Annotated[int, typer.Option(help="Of samples, nulls, noise and generated text.")] = 0,
-    as_json: options.Json = False,
-    device: options.Device = None,
-    max_rows: options.MaxRows = None,
-    debug: options.Debug = False,
-) -> None:
+    figures: Annotated[list[str] | None, typer.Option(help="facts, a number or a name; may be repeated (all).")] = None,
+) -> Output:
     """Run all analyses on a model, and write one page that opens offline.
 
     Example: kntools report --model smollm2-135m --no-bos --quick --out report
     """
-    given = dict(locals())
-    with friendly(debug):
-        from kntools.data.sources import STANDS_IN
-        from kntools.report import FULL, QUICK, Study, build, choose
-        from kntools.results import processes
-
-        chosen = choose(figures or [])  # an unknown one is told before a model is loaded
-        loaded = common.load(model, device or processes.device())
-        study = Study(
-            loaded,
-            QUICK if quick else FULL,
-            out=out,
-            seed=seed,
-            prepend_bos=bos,
-            max_rows=max_rows,
-            progress=common.show_progress(),
-        )
-        if study.stand_ins and processes.is_main():
-            typer.echo(
-                f"kntools: not at hand: {', '.join(study.stand_ins)}; the built-in sample stands in. Set KNTOOLS_DATA "
-                "to the folder that holds them for more",
-                err=True,
-            )
-        warnings.filterwarnings("ignore", message=STANDS_IN)  # said once; `friendly` puts the filters back
-        command = common.command_line(report, {**given, "figures": None, "device": None, "max_rows": None})
-        done = build(study, chosen, command=command, tell=_tell)
-        if not processes.is_main():
-            return
-        if as_json:
-            common.print_json(_json(done, study.header))
-        else:
-            _print(done)
-
-
-def _tell(line: str) -> None:
-    from kntools.results import processes
-
-    if processes.is_main():
-        typer.echo(f"{line} ...", err=True)
-
-
-def _json(done: Report, header: dict[str, object]) -> dict[str, object]:
-    return {
-        "command": "report",
-        **header,
-        "figures": [
-            {"figure": f.key, "analysis": f.name, "finding": s.finding, "n": s.n, "notes": list(s.notes)}
-            for f, s in done.shown
+    chosen = choose(figures or [])  # an unknown one is an error before the model is loaded
+    study = Study(options.load(), QUICK if quick else FULL, out=options.out, seed=options.seed)
+    if study.stand_ins:
+        names = ", ".join(study.stand_ins)
+        say(f"not at hand: {names}; the built-in sample stands in. Set KNTOOLS_DATA to the folder that holds them")
+        warnings.simplefilter("ignore", SampleWarning)  # until the command ends
+    done = build(study, chosen, command=options.line, tell=lambda line: say(f"{line} ..."))
+    rows = [
+        {"figure": f.key, "analysis": f.name, "finding": s.finding, "n": s.n, "notes": list(s.notes)}
+        for f, s in done.shown
+    ]
+    return Output(
+        {**study.header, "figures": rows, "page": str(done.page), "note": done.note},
+        [
+            *(Sheet(figure.heading, pd.DataFrame(), [shown.finding]) for figure, shown in done.shown),
+            Sheet(f"The page: {done.page}", pd.DataFrame(), [done.note] if done.note else []),
         ],
-        "page": str(done.page),
-        "files": [str(file) for file in done.files],
-        "note": done.note,
-    }
-
-
-def _print(done: Report) -> None:
-    for figure, shown in done.shown:
-        typer.echo(f"{figure.heading}\n  {shown.finding}\n")
-    if done.note:
-        typer.echo(done.note, err=True)
-    typer.echo(f"{len(done.files)} files. The page: {done.page}")
+        lambda out: done.files,
+    )

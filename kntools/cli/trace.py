@@ -2,93 +2,76 @@
 
 from __future__ import annotations
 
-from enum import StrEnum
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Literal
 
+import pandas as pd
 import typer
 
-from kntools.cli import common, options
-from kntools.cli.errors import friendly
-from kntools.files import write
-
-if TYPE_CHECKING:
-    from kntools.tracing.trace import Trace
-
-
-class Kind(StrEnum):
-    """What is restored; see `causal_trace`."""
-
-    hidden = "hidden"
-    mlp = "mlp"
-    attn = "attn"
-    all = "all"
+from kntools.cli import pages
+from kntools.cli.command import command
+from kntools.cli.options import ModelOptions, MultiToken, Subject, Target, Text
+from kntools.cli.output import Output, Sheet, records
+from kntools.plots import trace_panels
+from kntools.prompts import Prompt
+from kntools.report.page import Chart, Page, Section, Table
+from kntools.tracing.causal_tracing import causal_trace
+from kntools.tracing.restoration import KINDS, Kind, Severed
+from kntools.tracing.trace import Trace
 
 
-class Sever(StrEnum):
-    """What is held at its corrupted values; see `causal_trace`."""
-
-    mlp = "mlp"
-    attn = "attn"
-
-
+@command
 def trace(
-    text: Annotated[str, typer.Argument(help="The words before the answer, or with one [MASK] for a masked model.")],
-    target: Annotated[str, typer.Argument(help="The answer, e.g. ' Rome'.")],
-    subject: Annotated[str, typer.Option("--subject", "-s", help="The words to corrupt, as they stand in the text.")],
-    model: options.Model = options.DEFAULT_MODEL,
-    kind: Annotated[Kind, typer.Option(help="What to restore: one of them, or all three side by side.")] = Kind.hidden,
-    window: Annotated[int, typer.Option(help="Layers restored together for mlp and attn.")] = 10,
+    text: Text,
+    target: Target,
+    subject: Subject,
+    options: ModelOptions,
+    kind: Annotated[Literal[Kind, "all"], typer.Option(help="What to restore; all: side by side.")] = "hidden",
+    window: Annotated[int | None, typer.Option(help="Layers restored together for mlp, attn (default: 10).")] = None,
     noise: Annotated[str, typer.Option(help="3sigma, or a standard deviation.")] = "3sigma",
     samples: Annotated[int, typer.Option(help="Samples of noise.")] = 10,
-    sever: Annotated[Sever | None, typer.Option(help="Hold these outputs at their corrupted values above.")] = None,
-    multi_token: options.MultiTokenOption = options.MultiToken.error,
-    bos: options.Bos = None,
-    seed: Annotated[int, typer.Option(help="Seed of the noise.")] = 0,
-    out: Annotated[
-        Path | None, typer.Option("--out", "-o", help="Folder for a figure (index.html), safetensors and tables (CSV).")
-    ] = None,
-    as_json: options.Json = False,
-    device: options.Device = None,
-    max_rows: options.MaxRows = None,
-    debug: options.Debug = False,
-) -> None:
+    sever: Annotated[Severed | None, typer.Option(help="Hold these outputs at their corrupted values above.")] = None,
+    multi_token: MultiToken = "error",
+) -> Output:
     """Trace an answer through the states of a model (causal tracing).
 
     Example: kntools trace "The Colosseum is located in the city of" " Rome" --subject "The Colosseum"
     """
-    with friendly(debug):
-        from kntools.prompts import Prompt
+    prompt = Prompt(text, target, subject=subject, multi_token=multi_token)
+    level = noise if noise.endswith("sigma") else _number(noise)
+    model = options.load()
+    kinds: tuple[Kind, ...] = KINDS if kind == "all" else (kind,)
+    shared = {"window": window, "noise": level, "samples": samples, "sever": sever, "seed": options.seed}
+    traces: list[Trace] = [causal_trace(model, prompt, kind=kind, **shared) for kind in kinds]
+    first = traces[0]
 
-        common.prepare(out, 0)
-        prompt = Prompt(text, target, subject=subject)
-        level: str | float = noise if noise.endswith("sigma") else _number(noise)
-        loaded = common.load(model, device)
-
-        from kntools.tracing.causal_tracing import KINDS, causal_trace
-
-        traces = [
-            causal_trace(
-                loaded,
-                prompt,
-                kind=one,
-                window=window,
-                noise=level,
-                samples=samples,
-                sever=None if sever is None else sever.value,
-                seed=seed,
-                multi_token=multi_token.value,
-                prepend_bos=bos,
-                max_rows=max_rows,
-                progress=common.show_progress(),
-            )
-            for one in (KINDS if kind is Kind.all else (kind.value,))
+    def page() -> Page:
+        panels = Chart(trace_panels(traces), "Effect of restoring each state on the answer.", n=f"{samples} samples")
+        tables = [
+            Table(t.to_frame(), f"All states: {t.kind}.", csv=f"trace-{t.kind}.csv", digits=4, folded=True)
+            for t in traces
         ]
-        files = [] if out is None else _write(out, traces)
-        if as_json:
-            common.print_json(_json(traces, files))
-        else:
-            _print(traces, files)
+        lead = f"Which states bring the answer back after {subject!r} was corrupted?"
+        sections = [Section("States", [panels, *tables])]
+        return pages.make_page(f"Trace: {text} → {target.strip()}", lead, sections, first.provenance, options)
+
+    return Output(
+        {
+            **first.provenance,
+            "prompt": {"text": text, "target": target, "subject": subject},
+            "tokens": list(first.tokens),
+            **{name: getattr(first, name) for name in ("clean", "corrupted", "total_effect")},
+            "traces": [
+                {
+                    **{name: getattr(t, name) for name in ("kind", "window", "sever")},
+                    "effect": t.effect.tolist(),
+                    "leading": records(_leading(t)),
+                }
+                for t in traces
+            ],
+        },
+        [Sheet(_title(t), _leading(t).assign(token=lambda frame: frame["token"].map(repr))) for t in traces],
+        pages.folder(page, **{f"trace-{t.kind}": t for t in traces}),
+    )
 
 
 def _number(noise: str) -> float:
@@ -98,49 +81,14 @@ def _number(noise: str) -> float:
         raise ValueError(f"--noise {noise!r}; write 3sigma, or a standard deviation such as 0.3") from None
 
 
-def _write(out: Path, traces: list[Trace]) -> list[str]:
-    from kntools.plots.tracing import trace_panels
-
-    files = [out / "index.html"]
-    write(files[0], trace_panels(traces).to_html(include_plotlyjs=True))
-    for one in traces:
-        files += [one.save(out / f"trace-{one.kind}.safetensors"), out / f"trace-{one.kind}.csv"]
-        write(files[-1], one.to_frame().to_csv(index=False))
-    return [str(f) for f in files]
+def _title(found: Trace) -> str:
+    what = f"{found.kind}{f', {found.sever} severed' if found.sever else ''}"
+    about = f"{found.prompt.text!r} -> {found.prompt.target!r}"
+    return f"{what}: {about}: clean {found.clean:.4f}, corrupted {found.corrupted:.4f}"
 
 
-def _leading(one: Trace) -> list[dict[str, Any]]:
+def _leading(found: Trace) -> pd.DataFrame:
     """The state with the largest effect of each role."""
-    frame = one.to_frame()
+    frame = found.to_frame()
     best = frame.loc[frame.groupby("role", sort=False)["effect"].idxmax()]
-    return best[["role", "position", "token", "layer", "score", "effect"]].to_dict("records")
-
-
-def _json(traces: list[Trace], files: list[str]) -> dict[str, Any]:
-    first = traces[0]
-    return {
-        "command": "trace",
-        **first.provenance,
-        "prompt": {"text": first.prompt.text, "target": first.prompt.target, "subject": first.prompt.subject},
-        "tokens": list(first.tokens),
-        "clean": first.clean,
-        "corrupted": first.corrupted,
-        "total_effect": first.total_effect,
-        "traces": [
-            {"kind": t.kind, "window": t.window, "sever": t.sever, "effect": t.effect.tolist(), "leading": _leading(t)}
-            for t in traces
-        ],
-        "files": files,
-    }
-
-
-def _print(traces: list[Trace], files: list[str]) -> None:
-    for number, one in enumerate(traces):
-        cut = f", {one.sever} severed" if one.sever else ""
-        common.print_table(
-            ["role", "token", "layer", "effect"],
-            [[row["role"], repr(row["token"]), str(row["layer"]), f"{row['effect']:+.4f}"] for row in _leading(one)],
-            title=f"{one.kind}{cut}: {one.prompt.text!r} -> {one.prompt.target!r}: clean {one.clean:.4f}, "
-            f"corrupted {one.corrupted:.4f}",
-            notes=[f"wrote {f}" for f in files] if number == len(traces) - 1 else [],
-        )
+    return best[["role", "position", "token", "layer", "score", "effect"]]

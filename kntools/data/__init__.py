@@ -18,8 +18,7 @@ from kntools.data.grouping import determiner, gender, group, number
 from kntools.data.knowledge import known
 from kntools.data.pairs import MinimalPair
 from kntools.data.pararel_facts import RELATIONS, Fact, pararel
-from kntools.data.prompting import TokenizerOnly, to_prompts
-from kntools.data.records import Loaded, Prompts, Skipped
+from kntools.data.records import Loaded, PromptSet, Skipped, TokenizerOnly, to_prompts
 from kntools.data.symmetric import SymmetricFact, symmetric_facts
 from kntools.data.synonyms import SynonymFact, field_occupations, synonym_facts
 
@@ -34,7 +33,7 @@ __all__ = [
     "KnownFact",
     "Loaded",
     "MinimalPair",
-    "Prompts",
+    "PromptSet",
     "ReducedRecord",
     "Skipped",
     "SymmetricFact",

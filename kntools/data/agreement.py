@@ -8,6 +8,7 @@ from typing import ClassVar, Literal, Unpack
 from kntools.data.filters import Filters, select
 from kntools.data.patterns import question
 from kntools.data.records import Candidate, Loaded
+from kntools.data.sources import Source
 from kntools.prompts import MASK
 
 Kind = Literal["subject_verb", "determiner_noun"]
@@ -85,7 +86,7 @@ def agreement_frames(kind: str | None = None, **filters: Unpack[Filters]) -> Loa
     if kind is not None and kind not in KINDS:
         raise ValueError(f"unknown kind of frame {kind!r}; choose one of {', '.join(KINDS)}, or None for both")
     frames = [frame for maker in (_subject_verb, _determiner_noun) for frame in maker()]
-    return select([f for f in frames if kind in (None, f.kind)], "built-in word lists", **filters)
+    return select([f for f in frames if kind in (None, f.kind)], Source("built-in word lists"), **filters)
 
 
 def _subject_verb() -> list[Frame]:

@@ -9,11 +9,11 @@ from typing import Any, Unpack
 
 from kntools.data import sample, sources
 from kntools.data.filters import Filters, select
-from kntools.data.names import check_name
 from kntools.data.pararel_facts import RELATIONS
 from kntools.data.patterns import NOT_LAST, before_answer, question
 from kntools.data.read import Row, json_object
 from kntools.data.records import Candidate, Loaded
+from kntools.models.names import check_name
 from kntools.prompts import MASK
 
 FILE = "pararel/data_all_allbags.json.gz"

@@ -7,10 +7,10 @@ from typing import Unpack
 
 from kntools.data import hub, sample, sources
 from kntools.data.filters import Filters, select
-from kntools.data.names import check_name
 from kntools.data.pairs import MinimalPair
 from kntools.data.read import Row, json_lines
 from kntools.data.records import Loaded
+from kntools.models.names import check_name
 
 PARADIGMS: tuple[str, ...] = (
     "adjunct_island",
@@ -114,7 +114,7 @@ def blimp(paradigm: str, *, path: str | Path | None = None, **filters: Unpack[Fi
         FileNotFoundError: the data is nowhere, and the built-in sample has nothing like it.
     """
     if paradigm in sample.PARADIGMS:
-        tables, source = sample.pairs(paradigm), "built-in sample"
+        tables, source = sample.pairs(paradigm), sources.SAMPLE_SOURCE
     else:
         check_name("BLiMP paradigm", paradigm, (*PARADIGMS, *sample.PARADIGMS))
         stand_in = _STAND_INS.get(paradigm)
@@ -127,7 +127,7 @@ def blimp(paradigm: str, *, path: str | Path | None = None, **filters: Unpack[Fi
             sample=(lambda: sample.pairs(stand_in)) if stand_in else None,
         )
         tables, source = sources.load(wanted, path)
-    expected = None if path is not None or source.startswith("built-in") else paradigm
+    expected = None if path is not None or source.is_sample else paradigm
     return select([_pair(row, expected) for row in tables[0]], source, **filters)
 
 

@@ -9,6 +9,7 @@ from typing import Any, TypedDict, TypeVar, Unpack
 
 from kntools.data.knowledge import known_records
 from kntools.data.records import Loaded, Skipped
+from kntools.data.sources import Source
 
 Record = TypeVar("Record")
 
@@ -26,26 +27,22 @@ class Filters(TypedDict, total=False):
     target: only records with this answer, or one of these.
     known_only: a model; only records whose first usable prompt it answers right. For a fact the answer is the
         most probable token; for a minimal pair or frame it is more probable than the foil.
-    prepend_bos: for `known_only`, as in `kn.encode`.
-    progress: a progress bar while the model is asked (default: yes).
     """
 
     limit: int | None
     seed: int | None
     target: str | Collection[str] | None
     known_only: Any
-    prepend_bos: bool | None
-    progress: bool
 
 
 def select(
-    records: Sequence[Record], source: str, skipped: Skipped = NOTHING, **filters: Unpack[Filters]
+    records: Sequence[Record], source: Source, skipped: Skipped = NOTHING, **filters: Unpack[Filters]
 ) -> Loaded[Record]:
     """Apply `Filters`. The chosen records keep the order of the data.
 
     Arguments:
         records: all of them.
-        source: where they came from, in words.
+        source: where they came from.
         skipped: what the loader itself left out.
 
     Returns:
@@ -80,18 +77,11 @@ def select(
     else:
         # In the order of the sample and only until there are enough: a model need not read all of
         # CounterFact.
-        kept, reasons = known_records(
-            model,
-            records,
-            order,
-            limit,
-            prepend_bos=filters.get("prepend_bos"),
-            progress=filters.get("progress", True),
-        )
+        kept, reasons = known_records(model, records, order, limit)
         left_out.update(reasons)
         left_out[OVER_LIMIT] = len(order) - len(kept) - sum(reasons.values())
     chosen = tuple(records[i] for i in sorted(kept))
-    return Loaded(chosen, skipped + Skipped.of(left_out), source)
+    return Loaded(chosen, skipped + Skipped.of(left_out), source.name, source.is_sample)
 
 
 def _as_set(target: str | Collection[str] | None) -> frozenset[str] | None:

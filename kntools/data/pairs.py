@@ -48,13 +48,17 @@ class MinimalPair:
         """The good one of `words`, or an empty string."""
         return self.words[0] if self.words else ""
 
+    @staticmethod
+    def aligned(tokenizer: Any, masked: bool, pairs: Sequence[MinimalPair]) -> list[Candidate]:
+        """One candidate per pair: a prompt if the sentences differ in one whole-word token in place.
 
-def align(tokenizer: Any, masked: bool, pairs: Sequence[MinimalPair]) -> list[Candidate]:
-    """One candidate per pair: a prompt if the sentences differ in one whole-word token in place.
+        The candidate carries the token ids found here, for `to_prompts` to check that the prompt's text gives
+        the same ones again.
+        """
+        return _align(tokenizer, masked, pairs)
 
-    The candidate carries the token ids found here, for `to_prompts` to check that the prompt's text gives
-    the same ones again.
-    """
+
+def _align(tokenizer: Any, masked: bool, pairs: Sequence[MinimalPair]) -> list[Candidate]:
     if not getattr(tokenizer, "is_fast", False):
         raise ValueError("minimal pairs need a fast tokenizer (use_fast=True) to know where a token stands")
     if not pairs:

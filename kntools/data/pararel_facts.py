@@ -9,10 +9,10 @@ from typing import Unpack
 
 from kntools.data import sample, sources
 from kntools.data.filters import Filters, select
-from kntools.data.names import check_name
 from kntools.data.patterns import fill
 from kntools.data.read import json_lines
 from kntools.data.records import Candidate, Loaded
+from kntools.models.names import check_name
 
 # Wikidata's names of ParaRel's relations.
 RELATIONS: dict[str, str] = {

@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 
 from kntools.data.records import Candidate
-from kntools.prompts import MASK, Prompt, subject_start
+from kntools.prompts import MASK, Prompt, occurrences
 
 SUBJECT, ANSWER = "[X]", "[Y]"
 
@@ -51,22 +51,23 @@ def question(
 ) -> Candidate:
     """A prompt, or why there is none.
 
-    `starts` is where the subject was put. `kn.encode` takes the first place where it stands as a word, so a
-    prompt in which that is another one (the subject "Of" in "The book Of Of is by") would be traced wrongly.
+    `starts` is where the subject was put. A prompt in which it also stands earlier (the subject "Of" in "The book Of
+    Of is by") is left out; where it also stands later, the prompt says that the first place is meant.
     """
     if foil is not None and foil.strip() == target.strip():
         return Candidate(role, None, SAME_ANSWERS)
     if not text.strip():
         return Candidate(role, None, EMPTY)
-    if subject is not None:
-        first = subject_start(text, subject)
-        if first < 0:
-            return Candidate(role, None, NO_SUBJECT)
-        if starts is not None and first != starts:
-            return Candidate(role, None, SUBJECT_EARLIER)
+    places = [] if subject is None else [start for start, _ in occurrences(text, subject)]
+    if subject is not None and not places:
+        return Candidate(role, None, NO_SUBJECT)
+    if starts is not None and places and places[0] != starts:
+        return Candidate(role, None, SUBJECT_EARLIER)
     space = "" if MASK in text else " "  # after a text the answer brings the space between them
     spaced = None if foil is None else space + foil.strip()
-    return Candidate(role, Prompt(text, space + target.strip(), subject=subject, foil=spaced))
+    return Candidate(
+        role, Prompt(text, space + target.strip(), subject, spaced, occurrence=0 if len(places) > 1 else None)
+    )
 
 
 def before_answer(text: str) -> str | None:

@@ -1,20 +1,27 @@
-"""What every loader returns: records, where they came from, and a count of what was left out and why."""
+"""What every loader returns: records, where they came from, and a count of what was left out and why; and the same
+records as prompts for a model.
+"""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import astuple, dataclass, fields
+from dataclasses import astuple, dataclass, fields, replace
+from types import SimpleNamespace
 from typing import Any, Generic, TypeVar, overload
 
 import pandas as pd
+import torch
 
-from kntools.prompts import MultiToken, Prompt
+from kntools.models import adapter
+from kntools.prompts import Encoded, MultiToken, Prompt, PromptError, encode_each
 from kntools.results import display
+
+RE_ENCODES = "does not re-encode to the same tokens"
 
 Record = TypeVar("Record")
 
-#: Token ids of a prompt's text, its target and its foil, without special tokens around them.
+#: Token ids of a prompt's text, its target and its foil.
 Ids = tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...] | None]
 
 _SHOWN = 5  # records, in a notebook
@@ -76,21 +83,20 @@ class Loaded(Generic[Record]):
     records: tuple[Record, ...]
     skipped: Skipped
     source: str
+    is_sample: bool = False  # the built-in sample, which stands in for a data set that is not there
 
     @property
     def total(self) -> int:
         return len(self.records) + self.skipped.total
 
-    def prompts(self, model: Any, *, role: str | None = None, multi_token: MultiToken = "error") -> Prompts:
-        """The records as prompts for `model`; see `kntools.data.prompting.to_prompts`."""
-        from kntools.data.prompting import to_prompts
-
+    def prompts(self, model: Any, *, role: str | None = None, multi_token: MultiToken = "error") -> PromptSet:
+        """The records as prompts for `model`; see `to_prompts`."""
         return to_prompts(self, model, role=role, multi_token=multi_token)
 
     def where(self, keep: Callable[[Record], bool], reason: str) -> Loaded[Record]:
         """Keep the records for which `keep` is true; count the others as skipped for `reason`."""
         kept = tuple(record for record in self.records if keep(record))
-        return Loaded(kept, self.skipped + Skipped.of({reason: len(self) - len(kept)}), self.source)
+        return replace(self, records=kept, skipped=self.skipped + Skipped.of({reason: len(self) - len(kept)}))
 
     def __len__(self) -> int:
         return len(self.records)
@@ -115,7 +121,7 @@ class Loaded(Generic[Record]):
 
 
 @dataclass(frozen=True)
-class Prompts:
+class PromptSet:
     """Prompts that a given model can be asked. Iterate, index or slice it like a tuple of `Prompt`s.
 
     `records[i]` is what `prompts[i]` was made from and `roles[i]` which of its questions it is.
@@ -139,15 +145,15 @@ class Prompts:
             grouped.setdefault(id(record), (record, []))[1].append(prompt)
         return [(record, tuple(prompts)) for record, prompts in grouped.values()]
 
-    def where(self, keep: Callable[[Any, Prompt], bool], reason: str) -> Prompts:
+    def where(self, keep: Callable[[Any, Prompt], bool], reason: str) -> PromptSet:
         """Keep the prompts for which `keep(record, prompt)` is true; count the others for `reason`."""
         pairs = zip(self.records, self.prompts, strict=True)
         return self.only([i for i, (record, prompt) in enumerate(pairs) if keep(record, prompt)], reason)
 
-    def only(self, indices: Iterable[int], reason: str) -> Prompts:
+    def only(self, indices: Iterable[int], reason: str) -> PromptSet:
         """Keep the prompts at `indices`; count the others for `reason`."""
         kept = sorted(set(indices))
-        return Prompts(
+        return PromptSet(
             prompts=tuple(self.prompts[i] for i in kept),
             records=tuple(self.records[i] for i in kept),
             roles=tuple(self.roles[i] for i in kept),
@@ -169,10 +175,100 @@ class Prompts:
         return self.prompts[index]
 
     def __repr__(self) -> str:
-        return f"Prompts({len(self):,} of {self.total:,}, skipped: {self.skipped}, source: {self.source})"
+        return f"PromptSet({len(self):,} of {self.total:,}, skipped: {self.skipped}, source: {self.source})"
 
     def _repr_html_(self) -> str:
         return display.html(repr(self), _table(self.prompts[:_SHOWN]))
+
+
+@dataclass(frozen=True)
+class TokenizerOnly:
+    """Enough of a model to make prompts, for counting what a tokenizer can use without having the weights.
+
+    ```python
+    kn.data.blimp("passive_1").prompts(TokenizerOnly(AutoTokenizer.from_pretrained("gpt2"))).skipped
+    ```
+    """
+
+    tokenizer: Any
+
+    def parameters(self) -> Iterator[torch.Tensor]:
+        """Where its tokens are put."""
+        return iter([torch.empty(0)])
+
+    @property
+    def cfg(self) -> SimpleNamespace:
+        """A tokenizer with a mask is a masked model's."""
+        direction = "bidirectional" if self.tokenizer.mask_token else "causal"
+        return SimpleNamespace(attention_dir=direction, n_ctx=self.tokenizer.model_max_length)
+
+
+def to_prompts(
+    loaded: Loaded[Any], model: Any, *, role: str | None = None, multi_token: MultiToken = "error"
+) -> PromptSet:
+    """The records as prompts for `model`, masked or causal, with a count of what it cannot be asked.
+
+    ```python
+    prompts = kn.data.blimp("determiner_noun_agreement_1").prompts(model)
+    prompts[0], prompts.skipped
+    ```
+
+    Arguments:
+        loaded: what a loader returned.
+        model: any TransformerLens model with a tokenizer, or a `TokenizerOnly`.
+        role: only these questions of each record, e.g. `"rewrite"` of a CounterFact record; `None` for all.
+        multi_token: of the prompts: `"error"` skips answers of several tokens, `"first"` and `"sum"` keep them. A
+            minimal pair differs in exactly one token in any case.
+
+    Returns:
+        `PromptSet`. Used and skipped together are all the questions of the records.
+
+    Raises:
+        ValueError: the model has no tokenizer, or the records have no such role.
+    """
+    tokenizer = model.tokenizer
+    if tokenizer is None:
+        raise ValueError("this model has no tokenizer; set model.tokenizer first")
+    masked = adapter.is_masked(model)
+    found = _candidates(loaded.records, tokenizer, masked)
+    if role is not None:
+        roles = sorted({candidate.role for _, candidate in found})
+        if found and role not in roles:
+            raise ValueError(f"these records have no role {role!r}; they have {', '.join(roles)}")
+        found = [(record, candidate) for record, candidate in found if candidate.role == role]
+
+    asked = [(record, c, replace(c.prompt, multi_token=multi_token)) for record, c in found if c.prompt is not None]
+    encoded = encode_each(model, [prompt for _, _, prompt in asked])
+    reasons = [_reason(c, e) for (_, c, _), e in zip(asked, encoded, strict=True)]
+    good = [one for one, reason in zip(asked, reasons, strict=True) if not reason]
+    return PromptSet(
+        prompts=tuple(prompt for _, _, prompt in good),
+        records=tuple(record for record, _, _ in good),
+        roles=tuple(c.role for _, c, _ in good),
+        skipped=Skipped.of([c.reason for _, c in found if c.prompt is None] + [r for r in reasons if r]),
+        source=loaded.source,
+    )
+
+
+def _candidates(records: Sequence[Any], tokenizer: Any, masked: bool) -> list[tuple[Any, Candidate]]:
+    """The questions of all records. Minimal pairs are found by their tokens, many at a time (`aligned`)."""
+    if records and hasattr(records[0], "aligned"):
+        return list(zip(records, records[0].aligned(tokenizer, masked, records), strict=True))
+    return [(record, candidate) for record in records for candidate in record.candidates(masked)]
+
+
+def _reason(candidate: Candidate, encoded: Encoded | PromptError) -> str:
+    """Why a prompt cannot be asked, or an empty string."""
+    if isinstance(encoded, PromptError):
+        return str(encoded.reason)
+    if candidate.ids is None:
+        return ""
+    text, target, foil = candidate.ids
+    ids = encoded.tokens[0].tolist()
+    # BOS, or [CLS] and [SEP], may stand around the tokens that the candidate was found by.
+    around = [i for i in range(len(ids) - len(text) + 1) if tuple(ids[i : i + len(text)]) == text]
+    same = around and (encoded.target_ids, encoded.foil_ids) == (target, foil)
+    return "" if same else RE_ENCODES
 
 
 def _table(records: Sequence[Any]) -> pd.DataFrame:

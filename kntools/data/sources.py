@@ -18,8 +18,21 @@ from kntools.data.read import Row
 #: `path="sample"` asks for the built-in sample by name.
 SAMPLE = "sample"
 ENVIRONMENT = "KNTOOLS_DATA"
-#: The warning that says so, as a pattern for `warnings.filterwarnings`.
-STANDS_IN = ".*using kntools' built-in sample in its place"
+
+
+class SampleWarning(UserWarning):
+    """The built-in sample stands in for a data set that was not found."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where records came from, in words."""
+
+    name: str
+    is_sample: bool = False
+
+
+SAMPLE_SOURCE = Source("built-in sample", is_sample=True)
 
 
 @dataclass(frozen=True)
@@ -39,7 +52,7 @@ class Wanted:
     sample: Callable[[], list[list[Row]]] | None = None
 
 
-def load(wanted: Wanted, path: str | Path | None) -> tuple[list[list[Row]], str]:
+def load(wanted: Wanted, path: str | Path | None) -> tuple[list[list[Row]], Source]:
     """Rows, one list per file (the hub gives one list), and where they came from.
 
     Raises:
@@ -47,7 +60,7 @@ def load(wanted: Wanted, path: str | Path | None) -> tuple[list[list[Row]], str]
         ValueError: something was found that is not the data set.
     """
     if path == SAMPLE:
-        return _sample(wanted), "built-in sample"
+        return _sample(wanted), SAMPLE_SOURCE
     if path is not None:
         return _from_path(wanted, Path(path))
     tried = []
@@ -57,20 +70,20 @@ def load(wanted: Wanted, path: str | Path | None) -> tuple[list[list[Row]], str]
     else:
         files = _inside(Path(folder), wanted.files)
         if files:
-            return [wanted.read(file) for file in files], str(Path(folder) / Path(wanted.files[0]).parts[0])
+            return [wanted.read(file) for file in files], Source(str(Path(folder) / Path(wanted.files[0]).parts[0]))
         tried.append(f"${ENVIRONMENT}={folder} has no {' and '.join(wanted.files)}")
     if wanted.hub_set is not None:
         try:
-            return [hub.rows(wanted.hub_set, wanted.hub_config)], f"hub {wanted.hub_set.id}"
+            return [hub.rows(wanted.hub_set, wanted.hub_config)], Source(f"hub {wanted.hub_set.id}")
         except hub.Unavailable as error:
             tried.append(str(error))
     if wanted.sample is not None:
         warnings.warn(
             f"{wanted.name} was not found ({'; '.join(tried)}); using kntools' built-in sample in its place. {_fix()}",
-            UserWarning,
+            SampleWarning,
             stacklevel=3,  # the caller of the loader
         )
-        return _sample(wanted), f"built-in sample, in place of {wanted.name}"
+        return _sample(wanted), Source(f"built-in sample, in place of {wanted.name}", is_sample=True)
     raise FileNotFoundError(f"{wanted.name} was not found: {'; '.join(tried)}. {_fix()}")
 
 
@@ -84,18 +97,18 @@ def _sample(wanted: Wanted) -> list[list[Row]]:
     return wanted.sample()
 
 
-def _from_path(wanted: Wanted, path: Path) -> tuple[list[list[Row]], str]:
+def _from_path(wanted: Wanted, path: Path) -> tuple[list[list[Row]], Source]:
     if path.is_file():
         if len(wanted.files) > 1:
             raise ValueError(f"{path} is one file; {wanted.name} needs a folder with {' and '.join(wanted.files)}")
-        return [wanted.read(path)], str(path)
+        return [wanted.read(path)], Source(str(path))
     if not path.is_dir():
         raise FileNotFoundError(f"path={str(path)!r} does not exist; give a file or folder with {wanted.name}")
     files = _inside(path, wanted.files)
     if files:
-        return [wanted.read(file) for file in files], str(path)
+        return [wanted.read(file) for file in files], Source(str(path))
     if wanted.hub_set is not None and hub.is_layout(path):
-        return [hub.rows(wanted.hub_set, wanted.hub_config, folder=path)], str(path)
+        return [hub.rows(wanted.hub_set, wanted.hub_config, folder=path)], Source(str(path))
     raise FileNotFoundError(
         f"path={str(path)!r} is not a folder with {wanted.name}: it has no {' and '.join(wanted.files)}"
         + (", nor the files of its hub data set" if wanted.hub_set else "")

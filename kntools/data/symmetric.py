@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import ClassVar, Unpack
 
 from kntools.data.filters import Filters, select
-from kntools.data.names import check_name
 from kntools.data.pararel_facts import Fact, pararel
 from kntools.data.patterns import fill
 from kntools.data.records import Candidate, Loaded, Skipped
+from kntools.data.sources import Source
+from kntools.models.names import check_name
 
 NO_NEW_TARGET = "no other target in the relation"
 
@@ -93,7 +94,7 @@ def symmetric_facts(
                 )
             )
     skipped = Skipped.of({NO_NEW_TARGET: len(facts) - len(records)})
-    return select(records, facts.source, skipped, **filters)
+    return select(records, Source(facts.source, facts.is_sample), skipped, **filters)
 
 
 def new_targets(

@@ -8,12 +8,13 @@ from typing import ClassVar, Unpack
 
 from kntools.data import sample
 from kntools.data.filters import Filters, select
-from kntools.data.names import check_name
 from kntools.data.pararel_facts import pararel
 from kntools.data.patterns import fill
 from kntools.data.read import table
 from kntools.data.records import Candidate, Loaded, Skipped
+from kntools.data.sources import Source
 from kntools.data.symmetric import NO_NEW_TARGET, new_targets
+from kntools.models.names import check_name
 
 NO_OCCUPATION = "no occupation for this field"
 
@@ -93,7 +94,7 @@ def synonym_facts(
         if donor is not None
     ]
     skipped = Skipped.of({NO_OCCUPATION: len(facts) - len(usable), NO_NEW_TARGET: len(usable) - len(records)})
-    return select(records, facts.source, skipped, **filters)
+    return select(records, Source(facts.source, facts.is_sample), skipped, **filters)
 
 
 def field_occupations(path: str | Path | None = None) -> dict[str, str]:

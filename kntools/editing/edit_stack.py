@@ -1,109 +1,108 @@
-"""Which edits are applied to which model, and the copies that put the weights back."""
+"""Which edits are applied to which model, and the copies that put the weights back.
+
+Ctrl-C may strike at any line. An edit is on its model's stack from before its first write until after its last row
+has been put back, so what the stack says of the weights is never too little.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 from weakref import WeakKeyDictionary
 
-import torch
-from jaxtyping import Float, Int
-from torch import Tensor
-
+from kntools.editing.changes import Change
 from kntools.models import adapter
 from kntools.results.encoding import same
 from kntools.results.fingerprint import fingerprint
 
 
-@dataclass(frozen=True, eq=False)
-class Change:
-    """What is added to `W_out` of one layer: to all of its rows, or to the rows (neurons) named."""
+@runtime_checkable
+class Edit(Protocol):
+    """What the stack needs to know of an edit; see `kntools.editing.weight_edits.WeightEdit`."""
 
-    layer: int
-    update: Float[Tensor, "row d_model"]
-    rows: Int[Tensor, " row"] | None = None
-
-
-@dataclass
-class Applied:
-    """An edit that is applied now, and fingerprints of the weights before and after it."""
-
-    edit: Any  # a `WeightEdit`
-    before: str
-    after: str = ""
-    saved: list[tuple[Change, Tensor]] = field(default_factory=list)
+    @property
+    def changes(self) -> tuple[Change, ...]: ...
+    @property
+    def provenance(self) -> dict[str, Any]: ...
 
 
-_stacks: WeakKeyDictionary[Any, list[Applied]] = WeakKeyDictionary()
+class Application:
+    """An edit on its way onto the stack of a model, and off it again.
 
+    Raises:
+        ValueError, FloatingPointError, IndexError: the edit was made on other weights, or cannot be made.
+        RuntimeError: it is applied already.
+    """
 
-def push(edit: Any, model: Any) -> None:
-    """Check `edit` and apply it. If anything goes wrong the weights are as before."""
-    stack = _stacks.setdefault(model, [])
-    if any(same(edit.changes, entry.edit.changes) for entry in stack):
-        raise RuntimeError("this edit is applied already; undo it first, or leave its scope")
-    entry = Applied(edit, fingerprint(model))
-    _check(edit, model, entry.before, stack)
-    stack.append(entry)  # before the first write: wherever Ctrl-C strikes, what was written is put back
-    try:
-        with torch.no_grad():
-            for change in edit.changes:
-                w = adapter.w_out(model, change.layer)
-                old = (w if change.rows is None else w[change.rows.to(w.device)]).clone()
-                entry.saved.append((change, old))
-                # In float32: a model in half precision is rounded once, not twice.
-                _write(w, change, (old.float() + change.update.to(w.device).float()).to(w.dtype))
-        entry.after = fingerprint(model)
-    except BaseException:
-        _restore(model, stack.pop())
-        raise
+    def __init__(self, edit: Edit, model: Any) -> None:
+        self.edit, self.changes, self.stack = edit, edit.changes, _stacks.setdefault(model, [])
+        if any(same(self.changes, other.changes) for other in self.stack):
+            raise RuntimeError("this edit is applied already; undo it first, or leave its scope")
+        self.before, self.after = fingerprint(model), ""  # of the weights without it and with it
+        self._check_weights(model)  # before anything that another model may not have, such as the layer
+        for change in self.changes:
+            change.check(model)
+        self.saved = [(change, change.read(model)) for change in self.changes]
 
+    def apply(self, model: Any) -> None:
+        """Edit the weights: wholly, or, if interrupted, not at all."""
+        try:
+            self.stack.append(self)
+            for change in self.changes:
+                change.add(model)
+            self.after = fingerprint(model)
+        except BaseException:
+            self.undo(model)
+            raise
 
-def pop(edit: Any, model: Any) -> None:
-    """Put the saved copies back; only the edit that was applied last can go."""
-    stack = _stacks.get(model, [])
-    if not any(entry.edit is edit for entry in stack):
-        raise RuntimeError("this edit is not applied to this model; nothing to undo")
-    if stack[-1].edit is not edit:
-        raise RuntimeError(
-            "another edit was applied after this one; undo that one first (scopes close in the opposite order). "
-            "Nothing was undone"
-        )
-    _restore(model, stack.pop())
+    def undo(self, model: Any) -> None:
+        """Put the saved copies back: wholly, also if interrupted. Off the stack there is nothing to do.
 
-
-def _check(edit: Any, model: Any, now: str, stack: list[Applied]) -> None:
-    """Was the edit made on these weights: as they are now, or as they were before one of the edits applied?"""
-    if stack and now != stack[-1].after:
-        raise ValueError(
-            "the weights were changed by something else after the last edit was applied; undo that change, "
-            "or undo the edits first"
-        )
-    made_on = edit.provenance["fingerprint"]
-    if made_on not in [now, *(entry.before for entry in stack)]:
-        raise ValueError(
-            f"this edit was made on other weights ({edit.provenance['model']}, fingerprint {made_on}) than those "
-            f"of this {adapter.model_name(model)} ({now}); make it anew on this model"
-        )
-    for change in edit.changes:
-        w = adapter.w_out(model, change.layer)
-        rows = w.shape[0] if change.rows is None else len(change.rows)
-        if change.update.shape != (rows, w.shape[1]):
-            raise ValueError(
-                f"the change of layer {change.layer} is {tuple(change.update.shape)}, its W_out {tuple(w.shape)}"
+        Raises:
+            RuntimeError: an edit that was applied later is still there; nothing is undone.
+        """
+        if self in self.stack and self.stack[-1] is not self:
+            raise RuntimeError(
+                "another edit was applied after this one; undo that one first (scopes close in the opposite order). "
+                "Nothing was undone"
             )
-        if not bool(torch.isfinite(change.update).all()):
-            raise FloatingPointError(f"the change of layer {change.layer} holds nan or inf; the model is untouched")
+        try:
+            self._restore(model)
+        except KeyboardInterrupt:
+            self._restore(model)
+            raise
+
+    def _restore(self, model: Any) -> None:
+        """What was interrupted may be done again: the copies go when they have been written."""
+        if self in self.stack:
+            for change, old in reversed(self.saved):
+                change.write(model, old)
+            self.stack.remove(self)
+
+    def _check_weights(self, model: Any) -> None:
+        """Was the edit made on these weights: as they are now, or as they were before one of the edits applied?"""
+        if self.stack and self.before != self.stack[-1].after:
+            raise ValueError(
+                "the weights were changed by something else after the last edit was applied; undo that change, "
+                "or undo the edits first"
+            )
+        made_on = self.edit.provenance["fingerprint"]
+        if made_on not in [other.before for other in (self, *self.stack)]:
+            raise ValueError(
+                f"this edit was made on other weights ({self.edit.provenance['model']}, fingerprint {made_on}) than "
+                f"those of this {adapter.model_name(model)} ({self.before}); make it anew on this model"
+            )
 
 
-def _restore(model: Any, entry: Applied) -> None:
-    with torch.no_grad():
-        for change, old in reversed(entry.saved):
-            _write(adapter.w_out(model, change.layer), change, old)
+_stacks: WeakKeyDictionary[Any, list[Application]] = WeakKeyDictionary()
 
 
-def _write(w: Tensor, change: Change, values: Tensor) -> None:
-    if change.rows is None:
-        w.copy_(values)
-    else:
-        w[change.rows.to(w.device)] = values.to(w.device)
+def find(edit: Edit, model: Any) -> Application:
+    """The application of an edit that is on the stack.
+
+    Raises:
+        RuntimeError: the edit is not applied.
+    """
+    for application in _stacks.get(model, []):
+        if application.edit is edit:
+            return application
+    raise RuntimeError("this edit is not applied to this model; nothing to undo")

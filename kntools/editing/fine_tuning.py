@@ -2,36 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Sequence
+from operator import index
+from typing import Any, SupportsIndex
 
 import torch
-from jaxtyping import Float
-from torch import Tensor
 from torch.nn.functional import cross_entropy
-from tqdm.auto import tqdm
 
-from kntools.editing.weight_edits import Change, LayerEdit
+from kntools.editing.changes import Change
+from kntools.editing.requests import EditRequest, make_requests
+from kntools.editing.weight_edits import LayerEdit
 from kntools.engine.from_layer import Upper
+from kntools.engine.inputs import check_count
 from kntools.models import adapter
-from kntools.prompts import Prompt, encode
+from kntools.options import progress_bar
+from kntools.prompts import Prompts
 from kntools.results.provenance import provenance
-from kntools.sites import hook_name
 
 
 def fine_tune(
     model: Any,
-    prompt: Prompt,
-    target: str,
+    prompts: Prompts,
+    targets: str | Sequence[str],
     *,
-    layer: int,
+    layer: SupportsIndex,
     steps: int = 25,
     lr: float = 5e-4,
     limit: float = 5e-4,
     stop_loss: float = 1e-2,
-    prepend_bos: bool | None = None,
-    progress: bool = False,
-) -> LayerEdit:
+) -> Any:
     """Fine-tune one layer's `W_out` on one sentence, no entry by more than `limit`: FT+L of Meng et al. 2022.
 
     ```python
@@ -44,66 +43,61 @@ def fine_tune(
     What is tuned is the change, in float32, on top of the layers below, which are run once; the model is untouched.
 
     Arguments:
-        prompt: its own target plays no part; the subject is not needed.
-        target: the new answer; the pieces of a longer one are teacher-forced.
+        prompts: one or several, each edited on its own; no subjects are needed.
+        targets: the new answers; the pieces of a longer one are teacher-forced.
         layer: whose `W_out` is tuned.
         steps: updates at most.
         lr: learning rate of Adam.
         limit: the largest change of an entry.
         stop_loss: stop below this loss.
-        prepend_bos: as in `encode`.
-        progress: show a bar.
 
     Returns:
-        `LayerEdit`.
+        `LayerEdit` for one prompt, a list for several.
 
     Raises:
         ValueError: a masked model, or an argument out of range.
         IndexError: no such layer.
         FloatingPointError: nan or inf.
     """
-    if adapter.is_masked(model):
-        raise ValueError("fine_tune works on causal models; for a masked model use kn.edit_values")
-    if steps < 1 or lr <= 0 or limit <= 0:
-        raise ValueError(f"steps={steps}, lr={lr}, limit={limit}; all must be above 0")
-    adapter.check_layer(model, layer)
-    encoded = encode(model, Prompt(prompt.text, target, prompt.subject), prepend_bos, multi_token="sum")
-    about = provenance(
-        model, method="fine_tune", steps=steps, lr=lr, limit=limit, stop_loss=stop_loss, prepend_bos=encoded.prepend_bos
-    )
+    requests = make_requests(model, prompts, targets, "fine_tune")
+    check_count("steps", steps)
+    if lr <= 0 or limit <= 0:
+        raise ValueError(f"lr={lr}, limit={limit}; both must be above 0")
+    adapter.check_layer(model, index(layer))
+    tuned = [_tune(model, request, index(layer), steps, lr, limit, stop_loss) for request in requests]
+    return tuned[0] if isinstance(targets, str) else tuned
+
+
+def _tune(
+    model: Any, request: EditRequest, layer: int, steps: int, lr: float, limit: float, stop_loss: float
+) -> LayerEdit:
+    encoded = request.encode(model)
+    settings = {"steps": steps, "lr": lr, "limit": limit, "stop_loss": stop_loss, "prepend_bos": encoded.prepend_bos}
+    about = provenance(model, method="fine_tune", **settings)
     wanted = torch.tensor(encoded.target_ids, device=encoded.tokens.device)
     asked = torch.tensor([encoded.positions], device=encoded.tokens.device)
-    with adapter.frozen_parameters(model), torch.enable_grad():
+    losses: list[float] = []
+    with adapter.frozen_parameters(model), torch.enable_grad(), progress_bar(steps, "step") as bar:
         # From the first token on: every token's MLP reads the same matrix.
         [group] = Upper(model, [encoded.tokens[0]], [0], layer).groups
-        change = torch.zeros_like(adapter.w_out(model, layer), dtype=torch.float32, requires_grad=True)
-        hooks = _tuned(model, layer, change)
-        optimiser = torch.optim.Adam([change], lr=lr)
-        losses: list[float] = []
-        for _ in tqdm(range(steps), disable=not progress, unit="step", leave=False):
-            logits = group.run(hooks, asked)[0].float()
-            loss = cross_entropy(logits, wanted, reduction="sum")
+        update = torch.zeros_like(adapter.w_out(model, layer), dtype=torch.float32, requires_grad=True)
+        hooks = Change(layer, update).hooks(model)
+        optimiser = torch.optim.Adam([update], lr=lr)
+        for _ in range(steps):
+            loss = cross_entropy(group.run(hooks, asked)[0].float(), wanted, reduction="sum")
             losses.append(float(loss.detach()))
-            [change.grad] = torch.autograd.grad(loss, change)
-            if not bool(torch.isfinite(loss) & torch.isfinite(change.grad).all()):
+            [update.grad] = torch.autograd.grad(loss, update)
+            if not bool(torch.isfinite(loss) & torch.isfinite(update.grad).all()):
                 raise FloatingPointError("the loss is nan or inf; the model is untouched. Load it in float32")
+            bar.update()
             if losses[-1] < stop_loss:
                 break
             optimiser.step()
             with torch.no_grad():
-                change.clamp_(-limit, limit)
-    label = f"fine-tuned: {prompt.text!r} -> {target!r} in L{layer}"
-    return LayerEdit((Change(layer, change.detach().cpu()),), label, about, {"losses": losses})
-
-
-def _tuned(model: Any, layer: int, change: Float[Tensor, "d_mlp d_model"]) -> list[tuple[str, Callable[..., Any]]]:
-    """Hooks that add what the change of `W_out` adds."""
-    seen: dict[str, Tensor] = {}
-
-    def note(x: Tensor, hook: Any) -> None:
-        seen["keys"] = x.detach()
-
-    def add(x: Tensor, hook: Any) -> Tensor:
-        return x + (seen["keys"].float() @ change).to(x.dtype)
-
-    return [(hook_name("mlp.hook_post", layer), note), (hook_name(adapter.output_site(model), layer), add)]
+                update.clamp_(-limit, limit)
+    return LayerEdit(
+        (Change(layer, update.detach().cpu()),),
+        f"fine-tuned: {request.prompt.text!r} -> {request.target!r} in L{layer}",
+        about,
+        {"losses": losses},
+    )

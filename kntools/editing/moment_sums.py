@@ -3,24 +3,27 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sized
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import torch
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from kntools.models import adapter
+from kntools.options import options, progress_bar
 from kntools.results.provenance import provenance
 from kntools.results.result import Result, load
 from kntools.sites import hook_name
 
 # Of a model with a longer context: attention over thousands of tokens costs more than it adds.
 _LONGEST = 512
+# Pieces of text per forward pass, unless `max_rows` says another number.
+_ROWS = 16
 _SITE = "mlp.hook_post"
 
 
@@ -46,22 +49,13 @@ class MomentSums(Result):
 class Sums:
     """The sums of some layers, and how much text is in them."""
 
-    def __init__(
-        self,
-        model: Any,
-        layers: list[int],
-        *,
-        context: int | None,
-        rows: int,
-        prepend_bos: bool | None,
-        dtype: torch.dtype,
-    ) -> None:
+    def __init__(self, model: Any, layers: list[int], *, context: int | None, dtype: torch.dtype) -> None:
         if model.tokenizer is None:
             raise ValueError("this model has no tokenizer; set model.tokenizer first")
-        self.model, self.rows, self.masked = model, rows, adapter.is_masked(model)
+        self.model, self.rows, self.masked = model, options().max_rows or _ROWS, adapter.is_masked(model)
         limit = adapter.context_length(model)
         self.context = min(limit, _LONGEST) if context is None else context
-        bos = bool(getattr(model.cfg, "default_prepend_bos", True)) if prepend_bos is None else prepend_bos
+        bos = bool(getattr(model.cfg, "default_prepend_bos", True))
         self.bos = bos and not self.masked and model.tokenizer.bos_token_id is not None
         if not 2 + self.masked <= self.context <= limit:
             raise ValueError(f"context={context}; it must be between {2 + self.masked} and the model's {limit}")
@@ -72,34 +66,33 @@ class Sums:
         self.settings = {
             "layers": layers,
             "context": self.context,
-            "rows": rows,
             "prepend_bos": self.bos,
             "dtype": str(dtype).removeprefix("torch."),
             "site": _SITE,
         }
         self.about = provenance(model, **self.settings)
 
-    def read(self, texts: Any, *, tokens: int | None, checkpoint: Path | None, every: int, progress: bool) -> None:
+    def read(self, texts: Any, *, tokens: int | None, checkpoint: Path | None, every: int) -> None:
         """Add texts up, in passes of `rows` texts, until there are `tokens`."""
         if checkpoint is not None and checkpoint.exists():
             self._load(checkpoint)
         skip, expected, saved = self.texts, self.digest, self.count
         self.texts, self.digest = 0, ""
-        with tqdm(total=tokens, initial=self.count, disable=not progress, unit="token", leave=False) as bar:
-            for some in _chunks(_strings(texts), self.rows):
-                again = some[: max(0, skip - self.texts)]  # read by an earlier call
+        total, unit = (len(texts), "text") if isinstance(texts, Sized) and tokens is None else (tokens or 0, "token")
+        with progress_bar(total, unit) as bar:
+            for chunk in _chunks(_strings(texts), self.rows):
+                again = chunk[: max(0, skip - self.texts)]  # read by an earlier call
                 self._note(again)
                 if again and self.texts == skip and self.digest != expected:
                     raise ValueError(f"{checkpoint} was made of other texts; give the same ones, or another file")
-                new = some[len(again) :]
+                new = chunk[len(again) :]
                 if not new:
                     continue
                 if tokens is not None and self.count >= tokens:
                     break
                 self._note(new)
-                before = self.count
                 self._add(new)
-                bar.update(self.count - before)
+                bar.update((self.texts if unit == "text" else self.count) - bar.n)
                 if checkpoint is not None and self.count - saved >= every:
                     self._save(checkpoint)
                     saved = self.count
@@ -188,11 +181,5 @@ def _strings(texts: Iterable[str | Mapping[str, Any]] | Path) -> Iterator[str]:
 
 
 def _chunks(texts: Iterator[str], size: int) -> Iterator[list[str]]:
-    some: list[str] = []
-    for text in texts:
-        some.append(text)
-        if len(some) == size:
-            yield some
-            some = []
-    if some:
-        yield some
+    while chunk := list(islice(texts, size)):
+        yield chunk

@@ -10,7 +10,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from kntools.editing.weight_edits import Change, WeightEdit
+from kntools.editing.changes import Change
+from kntools.editing.weight_edits import WeightEdit
 from kntools.prompts import Prompt
 
 if TYPE_CHECKING:
@@ -94,8 +95,8 @@ class RankOneEdit(WeightEdit):
         if self.key_cosine < LOW_COSINE:
             found.append(
                 f"the key of the bare prompt is far from the mean key (cosine {self.key_cosine:.2f}): the edit will "
-                "not act where the prompt stands alone. Does the subject open the text? Use prepend_bos=True, or put "
-                "words before it"
+                "not act where the prompt stands alone. Does the subject open the text? Use "
+                "kn.load_model(..., prepend_bos=True), or put words before it"
             )
         if self.relative_norm > LARGE_UPDATE:
             found.append(

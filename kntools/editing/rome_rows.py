@@ -1,99 +1,76 @@
-"""The texts that a rank-one edit is made from: the prompt behind each template, and the one that must not change."""
+"""The texts that one rank-one edit is made from: the prompt behind each template, and one that must not change."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-import torch
-from jaxtyping import Int
-from torch import Tensor
-
-from kntools.prompts import Encoded, Prompt, encode
-
-#: Put before the prompt, so that the key is the subject's and not the sentence's. Fixed: an edit is the same in every
-#: run, and on every model. Short, of about equal length, and about nothing.
-TEMPLATES = (
-    "{}",
-    "The weather was fine today. {}",
-    "He asked me about it. {}",
-    "We had dinner at home. {}",
-    "This is what I know: {}",
-    "They came back last year. {}",
-    "She read the whole book. {}",
-    "It was a long day. {}",
-    "There is one more thing. {}",
-    "My friend told me this: {}",
-    "You can see it here. {}",
-)
+from kntools.editing.requests import EditRequest
+from kntools.editing.rome_settings import TEMPLATES, RomeSettings
+from kntools.engine.generation import sample_templates
+from kntools.prompts import Encoded, encode, occurrences
 
 #: The essence of the subject, which the edit is to leave alone (Meng et al. 2022, section 3.1).
 ESSENCE = "{} is a"
 
 
 @dataclass(frozen=True)
-class Rows:
-    """Row 0 is the bare prompt, the last one `"{subject} is a"`, and between them are the other templates."""
+class EditRows:
+    """The rows of one edit; the first one is the bare prompt, whether or not it is one of the templates."""
 
-    encoded: tuple[Encoded, ...]
-    weights: tuple[float, ...]  # of each row's -log P(target); zero where the row is none of the templates
-    target_ids: tuple[int, ...]
-
-    @property
-    def tokens(self) -> list[Tensor]:
-        return [e.tokens[0] for e in self.encoded]
+    templates: tuple[str, ...]
+    prompts: tuple[Encoded, ...]
+    weights: tuple[float, ...]  # of each prompt's -log P(target); they add up to 1
+    essence: Encoded
 
     @property
-    def lookups(self) -> list[int]:
-        """For each row the last token of the subject: where the value is put."""
-        return [e.subject[-1] for e in self.encoded if e.subject is not None]
+    def bare(self) -> Encoded:
+        """The prompt alone, asked for the new answer."""
+        return self.prompts[0]
 
     @property
-    def asked(self) -> Int[Tensor, "row piece"]:
-        """Where each row's logits are read. The last row is read at its subject, as often as the target has pieces."""
-        pieces = len(self.target_ids)
-        at = [*(e.positions for e in self.encoded[:-1]), (self.lookups[-1],) * pieces]
-        return torch.tensor(at, device=self.encoded[0].tokens.device)
+    def essence_position(self) -> int:
+        """Where the essence is read: the last token of its subject."""
+        assert self.essence.subject is not None  # it was encoded with one
+        return self.essence.subject[-1]
 
     @property
-    def essence(self) -> int:
-        """The number of the row that is to stay as it is."""
-        return len(self.encoded) - 1
+    def encoded(self) -> tuple[Encoded, ...]:
+        """All rows; the essence is the last one."""
+        return (*self.prompts, self.essence)
 
 
-def make_rows(
-    model: Any, prompt: Prompt, target: str, templates: Sequence[str] | None, prepend_bos: bool | None
-) -> Rows:
-    """Encode them, each checked. `None` are the shipped templates, without those that hold the subject."""
-    subject = prompt.subject
+def make_rows(model: Any, requests: Sequence[EditRequest], settings: RomeSettings) -> list[EditRows]:
+    """Encode the texts of each edit.
+
+    Raises:
+        ValueError: no subject, one that is not in the prompt, or one that is in a template.
+    """
+    given = settings.templates
+    if isinstance(given, int):
+        templates: Sequence[str] = sample_templates(model, given, seed=settings.seed)
+    else:
+        templates = TEMPLATES if given is None else given
+    return [_rows(model, request, templates, chosen=not isinstance(given, int | None)) for request in requests]
+
+
+def _rows(model: Any, request: EditRequest, templates: Sequence[str], *, chosen: bool) -> EditRows:
+    prompt, subject = request.prompt, request.prompt.subject
     if subject is None:
         raise ValueError(
             f"the prompt {prompt.text!r} has no subject; an edit is made at its subject: Prompt(..., subject='...')"
         )
-    used = [t for t in TEMPLATES if not _holds(t, subject)] if templates is None else list(templates)
-    check_templates(used, subject)
-    texts = [template.replace("{}", prompt.text) for template in used]
-    rest = [text for text in texts if text != prompt.text]
-    asked = [encode(model, Prompt(t, target, subject), prepend_bos, multi_token="sum") for t in (prompt.text, *rest)]
-    essence = encode(model, Prompt(ESSENCE.replace("{}", subject), target, subject), prepend_bos, multi_token="first")
-    share = 1 / len(texts)
-    bare = (len(texts) - len(rest)) * share
-    return Rows((*asked, essence), (bare, *[share] * len(rest), 0.0), asked[0].target_ids)
-
-
-def _holds(template: str, subject: str) -> bool:
-    return re.search(rf"(?<!\w){re.escape(subject.strip())}(?!\w)", template) is not None
-
-
-def check_templates(templates: Sequence[str], subject: str) -> None:
-    if isinstance(templates, str) or not templates:
-        raise ValueError("templates must be a list of strings with one {} each, e.g. ['{}', 'It is well known. {}']")
-    for template in templates:
-        if template.count("{}") != 1:
-            raise ValueError(f"the template {template!r} has {template.count('{}')} places {{}}; it needs exactly one")
-        if not template.endswith("{}"):
-            raise ValueError(f"the template {template!r} goes on after its {{}}; the answer must follow the prompt")
-        if _holds(template, subject):
-            raise ValueError(f"the template {template!r} holds the subject {subject!r} itself; choose other words")
+    holding = [template for template in templates if occurrences(template, subject.strip())]
+    if holding and chosen:
+        raise ValueError(f"the template {holding[0]!r} holds the subject {subject!r} itself; choose other words")
+    used = [template for template in templates if template not in holding]
+    others = [template for template in used if template != "{}"]
+    # The essence is not asked for anything, so that any answer that fits behind "is a" will do.
+    essence = replace(prompt, text=ESSENCE.replace("{}", subject.strip()), target=" the", foil=None, occurrence=0)
+    return EditRows(
+        templates=tuple(used),
+        prompts=tuple(request.encode(model, template) for template in ("{}", *others)),
+        weights=tuple(n / len(used) for n in (len(used) - len(others), *[1] * len(others))),
+        essence=encode(model, replace(essence, multi_token="first"), prepend_bos=request.prepend_bos),
+    )

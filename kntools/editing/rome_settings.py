@@ -1,34 +1,123 @@
-"""Published settings of rank-one edits, and which layer to begin with where there are none."""
+"""The settings of rank-one edits, those that papers published, and which layer to begin with."""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import isfinite
+from operator import index
+from typing import Any, Literal, get_args
 
 from kntools.models import adapter
 
-#: Of the models that papers edited (Meng et al. 2022; Llama-2: EasyEdit): model name -> arguments of `kn.rome`.
-PUBLISHED: dict[str, dict[str, Any]] = {
-    "gpt2-medium": {"layer": 8, "steps": 20, "weight_decay": 0.5, "clamp": 3.0},
-    "gpt2-large": {"layer": 12, "steps": 20, "weight_decay": 0.5, "clamp": 4.0},
-    "gpt2-xl": {"layer": 17, "steps": 20, "weight_decay": 0.5, "clamp": 4.0},
-    "gpt-j-6b": {"layer": 5, "steps": 20, "weight_decay": 0.5, "clamp": 4.0},
-    "llama-2-7b-hf": {"layer": 5, "steps": 25, "weight_decay": 1e-3, "clamp": 4.0},
-}
+#: Put before the prompt, so that the key is the subject's and not the sentence's. Fixed: an edit is the same in every
+#: run, and on every model. Short, of about equal length, and about nothing.
+TEMPLATES = (
+    "{}",
+    "The weather was fine today. {}",
+    "He asked me about it. {}",
+    "We had dinner at home. {}",
+    "This is what I know: {}",
+    "They came back last year. {}",
+    "She read the whole book. {}",
+    "It was a long day. {}",
+    "There is one more thing. {}",
+    "My friend told me this: {}",
+    "You can see it here. {}",
+)
+
+#: Which key stands in the divisor of the update: the mean over templates (r-ROME, Gupta et al. 2024), or that of the
+#: bare prompt, as the released code has it. Where the two differ, the published edit does damage.
+Key = Literal["consistent", "published"]
+
+
+@dataclass(frozen=True)
+class RomeSettings:
+    """How a rank-one edit is made: equation 4 of Meng et al. 2022 and its optimisation.
+
+    ```python
+    kn.rome(model, prompt, " Rome", layer=5, settings=RomeSettings(steps=25, clamp=3))
+    RomeSettings.for_model(model)        # the published ones, where there are any
+    ```
+    """
+
+    steps: int = 20  # forward passes; the last one only measures
+    lr: float = 0.5  # of Adam
+    weight_decay: float = 0.5  # weight of |delta| / |v0|^2 in the loss
+    clamp: float = 4.0  # the largest |delta|, in multiples of |v0|
+    kl_weight: float = 0.0625  # weight of KL(edited || original) after "{subject} is a"
+    stop_loss: float = 0.05  # stop early below this loss
+    key: Key = "consistent"
+    #: Texts with one `{}` at their end; `None`: the shipped `TEMPLATES`; a number: so many that the model writes.
+    templates: Sequence[str] | int | None = None
+    seed: int = 0  # of templates that the model writes
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "seed"):
+            object.__setattr__(self, name, index(getattr(self, name)))
+        for name in ("lr", "weight_decay", "clamp", "kl_weight", "stop_loss"):
+            object.__setattr__(self, name, float(getattr(self, name)))
+        if self.steps < 2:
+            raise ValueError(f"steps={self.steps}; the last step only measures, so at least 2 are needed (20)")
+        if not (self.lr > 0 and self.clamp > 0 and isfinite(self.lr)):
+            raise ValueError(f"lr={self.lr}, clamp={self.clamp}; both must be above 0 (0.5, 4)")
+        if not (self.weight_decay >= 0 and self.kl_weight >= 0):
+            raise ValueError(
+                f"weight_decay={self.weight_decay}, kl_weight={self.kl_weight}; weights of a loss are at least 0"
+            )
+        if self.key not in get_args(Key):
+            raise ValueError(f"key={self.key!r} is unknown; use 'consistent' (the mean key throughout) or 'published'")
+        if self.templates is not None:
+            object.__setattr__(self, "templates", _checked(self.templates))
+
+    @classmethod
+    def for_model(cls, model: Any) -> RomeSettings:
+        """The published settings of this model (Meng et al. 2022; Llama-2: EasyEdit), or the defaults."""
+        published = _PUBLISHED.get(_short_name(model))
+        return cls() if published is None else published[1]
+
+
+def layer_for(model: Any) -> int:
+    """The layer that papers edited in this model; where there is none, one at `DEPTH`, as a place to begin.
+
+    ```python
+    kn.rome(model, prompt, " Rome", layer=layer_for(model))
+    ```
+
+    `kntools.analyses.layer_choice` measures which layer is best.
+    """
+    published = _PUBLISHED.get(_short_name(model))
+    layers = adapter.n_layers(model)
+    return min(layers - 1, round(DEPTH * layers)) if published is None else published[0]
+
 
 #: Where in the model, from 0 to 1, to edit one for which nothing is published: see docs/editing.md.
 DEPTH = 0.17
 
+# Model name -> the edited layer, and the settings.
+_PUBLISHED: dict[str, tuple[int, RomeSettings]] = {
+    "gpt2-medium": (8, RomeSettings(clamp=3.0)),
+    "gpt2-large": (12, RomeSettings()),
+    "gpt2-xl": (17, RomeSettings()),
+    "gpt-j-6b": (5, RomeSettings()),
+    "llama-2-7b-hf": (5, RomeSettings(steps=25, weight_decay=1e-3)),
+}
 
-def settings_for(model: Any) -> dict[str, Any]:
-    """Arguments for `kn.rome`: the published ones of this model, or a layer at `DEPTH` and `rome`'s own defaults.
 
-    ```python
-    kn.rome(model, prompt, " Rome", **settings_for(model))
-    ```
+def _short_name(model: Any) -> str:
+    return adapter.model_name(model).lower().rstrip("/").rsplit("/", 1)[-1]
 
-    The layer of a model without published settings is a place to begin: `kntools.analyses.layer_choice` measures.
-    """
-    name = adapter.model_name(model).lower().rstrip("/").rsplit("/", 1)[-1]
-    if name in PUBLISHED:
-        return dict(PUBLISHED[name])
-    return {"layer": min(adapter.n_layers(model) - 1, round(DEPTH * adapter.n_layers(model)))}
+
+def _checked(templates: Sequence[str] | int) -> tuple[str, ...] | int:
+    if isinstance(templates, int):
+        if templates < 1:
+            raise ValueError(f"templates={templates}; the model must write at least one")
+        return templates
+    if isinstance(templates, str) or not templates:
+        raise ValueError("templates must be a list of strings with one {} each, e.g. ['{}', 'It is well known. {}']")
+    for template in templates:
+        if template.count("{}") != 1:
+            raise ValueError(f"the template {template!r} has {template.count('{}')} places {{}}; it needs exactly one")
+        if not template.endswith("{}"):
+            raise ValueError(f"the template {template!r} goes on after its {{}}; the answer must follow the prompt")
+    return tuple(templates)

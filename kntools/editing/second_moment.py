@@ -8,7 +8,9 @@ from functools import cached_property
 from operator import index
 from pathlib import Path
 from typing import Any, SupportsIndex
+from zipfile import BadZipFile
 
+import numpy as np
 import pandas as pd
 import torch
 from jaxtyping import Float
@@ -17,6 +19,7 @@ from torch import Tensor
 from kntools.editing.moment_sums import Sums
 from kntools.models import adapter
 from kntools.results.fingerprint import fingerprint
+from kntools.results.provenance import provenance
 from kntools.results.result import Result
 
 #: Texts, one after the other: strings, rows with a `"text"`, or a file with one text per line.
@@ -31,7 +34,7 @@ class SecondMoment(Result):
     """C of one layer, and on what it was measured.
 
     ```python
-    C = kn.second_moment(model, 8, kn.sample_texts(model, 50_000, seed=0))
+    C = kn.second_moment(model, 8, sample_texts(model, 50_000, seed=0))
     C.matrix, C.count                        # [d_mlp d_mlp], tokens
     u, ridge = C.solve(key)                  # C^-1 key, in float64
     C.save("C8.safetensors"); kn.load("C8.safetensors")
@@ -40,9 +43,72 @@ class SecondMoment(Result):
 
     matrix: Float[Tensor, "d_mlp d_mlp"]  # mean over tokens, float32
     count: int  # tokens
-    texts: int
+    texts: int | None  # None: not known
     layer: int
     provenance: dict[str, Any]
+
+    @classmethod
+    def from_matrix(
+        cls, model: Any, layer: int, matrix: Float[Tensor, "d_mlp d_mlp"], count: int, **settings: Any
+    ) -> SecondMoment:
+        """C that was measured elsewhere, on the same weights as those of `model`.
+
+        ```python
+        C = kn.SecondMoment.from_matrix(model, 17, keys.T @ keys / len(keys), len(keys))
+        ```
+
+        Arguments:
+            matrix: the mean of k k^T over tokens.
+            count: over how many.
+            settings: what is known of how it was measured; kept with it.
+
+        Raises:
+            ValueError: a matrix of another shape, not symmetric, with negative or no finite entries on its diagonal.
+            IndexError: no such layer.
+        """
+        adapter.check_layer(model, layer)
+        width, c = adapter.d_mlp(model), torch.as_tensor(matrix).detach().cpu()
+        if c.shape != (width, width):
+            raise ValueError(f"the matrix is {tuple(c.shape)}; layer {layer} has {width} neurons: {(width, width)}")
+        if not bool(torch.isfinite(c).all()):
+            raise ValueError("the matrix holds nan or inf")
+        asymmetry = float((c - c.T).abs().max())
+        if asymmetry > 1e-3 * float(c.abs().max()):
+            raise ValueError(f"the matrix is not symmetric (by up to {asymmetry:.2g}), so it is no second moment")
+        if float(c.diagonal().min()) < 0 or count < 1:
+            raise ValueError(
+                f"count={count}, smallest diagonal entry {float(c.diagonal().min()):.2g}; a mean of squares over at "
+                "least one token cannot be negative"
+            )
+        made = provenance(model, source="matrix", **settings)
+        return cls(((c + c.T) / 2).float(), int(count), None, layer, made)
+
+    @classmethod
+    def from_npz(cls, path: str | Path, model: Any, layer: int) -> SecondMoment:
+        """C from the statistics that ROME, MEMIT and EasyEdit publish and write (`..._mom2_100000.npz`).
+
+        ```python
+        file = "transformer.h.17.mlp.c_proj_float32_mom2_100000.npz"
+        C = kn.SecondMoment.from_npz(file, model, 17)
+        ```
+
+        Such a file holds the sum of k k^T over tokens as `mom2.mom2`, and how many there were as `mom2.count`. It does
+        not say of which weights: that it belongs to `model` and `layer` is for you to know.
+
+        Raises:
+            FileNotFoundError, ValueError: no such file, another kind of file, or a matrix that does not fit.
+        """
+        file = Path(path)
+        if not file.is_file():
+            raise FileNotFoundError(f"no file {file}")
+        try:
+            with np.load(file) as content:  # without pickles
+                total, count = (torch.from_numpy(np.array(content[f"mom2.{key}"])) for key in ("mom2", "count"))
+        except (KeyError, ValueError, TypeError, OSError, BadZipFile) as error:
+            raise ValueError(f"{file} is no .npz file with the keys mom2.mom2 and mom2.count: {error}") from error
+        if int(count) < 1:
+            raise ValueError(f"{file} counts {int(count)} tokens; there must be at least one")
+        return cls.from_matrix(model, layer, total.double() / int(count), int(count), file=file.name)
 
     def check(self, model: Any, layer: int) -> None:
         """Is it C of this layer of this model?
@@ -101,7 +167,8 @@ class SecondMoment(Result):
         return int((torch.linalg.eigvalsh(scale[:, None] * c * scale) > 1e-6).sum())
 
     def title(self) -> str:
-        return f"L{self.layer}, {self.count:,} tokens of {self.texts:,} texts"
+        texts = "" if self.texts is None else f" of {self.texts:,} texts"
+        return f"L{self.layer}, {self.count:,} tokens{texts}"
 
     def describe(self) -> str:
         return f"Second moment of the inputs of W_out, {self.title()} ({self.provenance['model']})"
@@ -115,22 +182,19 @@ class SecondMoment(Result):
 
 def second_moment(
     model: Any,
-    layer: SupportsIndex | Sequence[int],
+    layer: SupportsIndex | Sequence[SupportsIndex],
     texts: Texts,
     *,
     tokens: int | None = None,
     context: int | None = None,
-    rows: int = 16,
-    prepend_bos: bool | None = None,
     dtype: torch.dtype = torch.float64,
     checkpoint: str | Path | None = None,
     every: int = 10_000,
-    progress: bool = True,
 ) -> Any:
-    """C = E[k k^T] of the inputs of `W_out`, over all tokens of many texts.
+    """C = E[k k^T] of the inputs of `W_out`, over all tokens of many texts, BOS included where the model has one.
 
     ```python
-    C = kn.second_moment(model, 8, kn.sample_texts(model, 50_000, seed=0))
+    C = kn.second_moment(model, 8, sample_texts(model, 50_000, seed=0))
     moments = kn.second_moment(model, [6, 8, 10], load_dataset("wikitext", ..., streaming=True), tokens=100_000)
     ```
 
@@ -140,12 +204,9 @@ def second_moment(
             one after the other, never all at once.
         tokens: stop after about so many; `None` reads to the end.
         context: longer texts are cut into pieces of so many tokens; `None` is the model's context, at most 512.
-        rows: pieces per forward pass.
-        prepend_bos: as in `encode`. Every position counts, BOS included: an edit must leave it alone too.
         dtype: of the sums. Each pass is summed in float32 at least.
         checkpoint: a file that the sums are written to every `every` tokens. Called again with the same texts, the
             function goes on from there, and ends with the same numbers.
-        progress: show a bar.
 
     Returns:
         `SecondMoment`, or one per layer. Forward passes end at the highest layer asked for.
@@ -155,21 +216,19 @@ def second_moment(
         IndexError: no such layer.
         FloatingPointError: keys that are nan or inf.
     """
-    single = isinstance(layer, SupportsIndex)
-    wanted = [index(layer)] if isinstance(layer, SupportsIndex) else sorted({index(n) for n in layer})
+    wanted = [index(layer)] if isinstance(layer, SupportsIndex) else sorted(set(map(index, layer)))
     if not wanted:
         raise ValueError("no layers given; name one, or several")
     for number in wanted:
         adapter.check_layer(model, number)
-    if rows < 1 or every < 1 or (tokens is not None and tokens < 1):
-        raise ValueError(f"rows={rows}, every={every}, tokens={tokens}; all must be at least 1")
+    if every < 1 or (tokens is not None and tokens < 1):
+        raise ValueError(f"every={every}, tokens={tokens}; both must be at least 1")
     if dtype not in (torch.float32, torch.float64):
         raise ValueError(f"dtype={dtype}; sums need torch.float32 or torch.float64")
-    sums = Sums(model, wanted, context=context, rows=rows, prepend_bos=prepend_bos, dtype=dtype)
-    file = None if checkpoint is None else Path(checkpoint)
-    sums.read(texts, tokens=tokens, checkpoint=file, every=every, progress=progress)
+    sums = Sums(model, wanted, context=context, dtype=dtype)
+    sums.read(texts, tokens=tokens, checkpoint=None if checkpoint is None else Path(checkpoint), every=every)
     found = {
         number: SecondMoment((total / sums.count).float().cpu(), sums.count, sums.texts, number, sums.about)
         for number, total in sums.totals.items()
     }
-    return found[wanted[0]] if single else found
+    return found[wanted[0]] if isinstance(layer, SupportsIndex) else found

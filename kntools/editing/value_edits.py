@@ -10,13 +10,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from kntools.editing.weight_edits import Change, LayerEdit
+from kntools.editing.changes import Change
+from kntools.editing.weight_edits import LayerEdit
 from kntools.models import adapter
-from kntools.prompts import MultiToken, answer_ids
+from kntools.prompts import MASK, Prompt, encode
 from kntools.results.provenance import provenance
-from kntools.sites import Neuron, as_neurons
-
-NeuronLike = Neuron | tuple[int, int]
+from kntools.sites import Neuron, NeuronLike, as_neurons
 
 
 def edit_values(
@@ -26,7 +25,6 @@ def edit_values(
     new: str | int,
     *,
     amounts: tuple[float, float] = (1.0, 8.0),
-    multi_token: MultiToken = "error",
 ) -> LayerEdit:
     """Make some neurons write the new answer instead of the old one.
 
@@ -41,10 +39,9 @@ def edit_values(
     section 5.1, updating facts).
 
     Arguments:
-        neurons: `Neuron`s or `(layer, index)` pairs, counted from zero.
-        old, new: answers as text (a word gets its leading space, as in `encode`), or token ids.
+        neurons: `Neuron`s, names such as `"L9.N1094"` or `(layer, index)` pairs, counted from zero.
+        old, new: answers of one token, as they follow a word (`" Rome"`; for a masked model `"Rome"`), or token ids.
         amounts: `(l1, l2)`; the published ones are (1, 8).
-        multi_token: `"first"` takes the first token of an answer of several.
 
     Returns:
         `LayerEdit`. It works on causal and on masked models.
@@ -53,9 +50,9 @@ def edit_values(
         ValueError: no neurons, an answer of several tokens, the same answer twice.
         IndexError: a neuron that does not exist.
     """
-    before, after = (_token(model, answer, multi_token) for answer in (old, new))
+    before, after = (_token(model, answer) for answer in (old, new))
     wanted, changes = rewritten(model, neurons, before, after, amounts)
-    label = f"values of {len(wanted)} neurons: {old!r} -> {new!r}"
+    label = f"values of {len(wanted)} neurons: {_spelled(model, before)} -> {_spelled(model, after)}"
     return _edit(model, wanted, changes, label, method="edit_values", old=before, new=after, amounts=list(amounts))
 
 
@@ -63,7 +60,7 @@ def erase_values(model: Any, neurons: Iterable[NeuronLike]) -> LayerEdit:
     """Erase what some neurons write: their value rows become zero (Dai et al. 2022, section 5.2, erasing relations).
 
     ```python
-    edit = kn.erase_values(model, kn.relation_neurons(of_the_relation, unrelated))
+    edit = kn.erase_values(model, relation_neurons(of_the_relation, unrelated))
     ```
 
     Raises:
@@ -117,7 +114,7 @@ def relation_neurons(
     """
     if count < 1 or not 0 <= most_shared <= 1:
         raise ValueError(f"count={count}, most_shared={most_shared}; at least 1, and between 0 and 1")
-    of_relation, of_others = (Counter(n for one in some for n in as_neurons(one)) for some in (facts, unrelated))
+    of_relation, of_others = (Counter(n for fact in of for n in as_neurons(fact)) for of in (facts, unrelated))
     common = {n for n, times in of_others.items() if times > most_shared * len(unrelated)}
     kept = [(-times, n) for n, times in of_relation.items() if n not in common]
     return tuple(n for _, n in sorted(kept)[:count])
@@ -152,14 +149,23 @@ def _checked(model: Any, neurons: Iterable[NeuronLike]) -> tuple[Neuron, ...]:
     return wanted
 
 
-def _token(model: Any, answer: str | int, multi_token: MultiToken) -> int:
-    if isinstance(answer, int):
-        if not 0 <= answer < int(model.cfg.d_vocab):
-            raise IndexError(f"token id {answer} does not exist: the vocabulary has {model.cfg.d_vocab}")
-        return answer
-    if multi_token == "sum":
-        raise ValueError("a value row is written towards one token; use multi_token='first'")
-    return answer_ids(model, "It is", answer, multi_token=multi_token)[0]
+def _token(model: Any, answer: str | int) -> int:
+    if isinstance(answer, str):
+        text = f"It is {MASK}." if adapter.is_masked(model) else "It is"
+        ids = encode(model, Prompt(text, answer, multi_token="sum")).target_ids
+        if len(ids) > 1:
+            raise ValueError(
+                f"{answer!r} is {len(ids)} tokens {list(ids)}, and a value row is written towards one; give the id of "
+                f"the token that is meant, e.g. {ids[0]} for its first one"
+            )
+        return ids[0]
+    if not 0 <= answer < int(model.cfg.d_vocab):
+        raise IndexError(f"token id {answer} does not exist: the vocabulary has {model.cfg.d_vocab}")
+    return answer
+
+
+def _spelled(model: Any, token: int) -> str:
+    return f"token {token}" if model.tokenizer is None else repr(model.tokenizer.decode([token]))
 
 
 def _output_embedding(model: Any, token: int) -> Float[Tensor, " d_model"]:

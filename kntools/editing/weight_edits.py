@@ -10,19 +10,17 @@ Scopes nest. They are closed in the opposite order; each puts back the copy that
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 import pandas as pd
-from torch import Tensor
 
-from kntools.editing import edit_stack
-from kntools.editing.edit_stack import Change
-from kntools.models import adapter
+from kntools.editing.changes import Change, as_hooks
+from kntools.editing.edit_stack import Application, find
 from kntools.results.result import Result
-from kntools.sites import Hook, hook_name
+from kntools.sites import Hook
 
 
 class WeightEdit(Result):
@@ -31,14 +29,14 @@ class WeightEdit(Result):
     ```python
     with edit.applied(model): ...     # bit for bit restored on exit, also after an exception
     edit.apply(model); edit.undo(model)
-    both = one + other                # two edits made on the same weights
+    both = one + other                # two edits of different layers, made on the same weights
     edit.save("edit.safetensors"); kn.load("edit.safetensors")
     ```
 
     `changes` says what is added where. `provenance` holds the fingerprint of the weights that the edit was made on.
 
-    Edits may be nested. One that was made on the unedited weights can be applied on top of another one (they add up),
-    and so can one that was made while that one was applied.
+    Edits may be nested. One that was made while another one was applied is applied on top of it. So can one be that was
+    made on the unedited weights: then both are added, whether or not they hold together.
     """
 
     changes: tuple[Change, ...]
@@ -52,15 +50,20 @@ class WeightEdit(Result):
             ValueError: the edit was made on other weights.
             RuntimeError: it is applied already; or, on exit, an edit that was applied later is still there.
         """
-        self.apply(model)
+        application = Application(self, model)
         try:
-            yield model
-        finally:
-            self.undo(model)
+            try:
+                application.apply(model)
+                yield model
+            finally:
+                application.undo(model)
+        except KeyboardInterrupt:
+            application.undo(model)  # there is something left to do if it struck on the way to the line above
+            raise
 
     def apply(self, model: Any) -> None:
         """Edit `model` until `undo`. Raises what `applied` raises; then the weights are untouched."""
-        edit_stack.push(self, model)
+        Application(self, model).apply(model)
 
     def undo(self, model: Any) -> None:
         """Put back the weights as they were before `apply`: the saved copy, not a subtraction.
@@ -68,7 +71,7 @@ class WeightEdit(Result):
         Raises:
             RuntimeError: the edit is not applied, or another one was applied after it.
         """
-        edit_stack.pop(self, model)
+        find(self, model).undo(model)
 
     def hooks(self, model: Any) -> list[Hook]:
         """The edit as hooks, which leave the weights alone: `kn.sweep(model, tokens, [edit.hooks(model)])`.
@@ -82,11 +85,22 @@ class WeightEdit(Result):
         return tuple(dict.fromkeys(change.layer for change in self.changes))
 
     def __add__(self, other: WeightEdit) -> LayerEdit:
-        """Both edits as one. They must have been made on the same weights."""
+        """Both edits as one: of different layers, or of different rows (neurons) of one layer.
+
+        Raises:
+            ValueError: they were made on different weights, or change the same rows.
+        """
         if self.provenance["fingerprint"] != other.provenance["fingerprint"]:
             raise ValueError(
                 "these edits were made on different weights, so they do not add up; "
                 "an edit that was made while another one was applied is applied inside its scope"
+            )
+        shared = sorted({a.layer for a in self.changes for b in other.changes if a.shares_rows(b)})
+        if shared:
+            raise ValueError(
+                f"both edits change the same rows of W_out in layer {', '.join(map(str, shared))}: each was solved "
+                "alone, and in the sum neither holds. Make and apply them one after the other (`with "
+                "one.applied(model):`, then make the other and apply it there), or edit different layers"
             )
         label = f"{self.title()} + {other.title()}"
         return LayerEdit((*self.changes, *other.changes), label, self.provenance)
@@ -118,22 +132,3 @@ class LayerEdit(WeightEdit):
         """One row per change: `layer, rows of W_out, norm of the change`."""
         rows = [(c.layer, len(c.update), float(c.update.norm())) for c in self.changes]
         return pd.DataFrame(rows, columns=["layer", "rows of W_out", "norm of the change"])
-
-
-def as_hooks(model: Any, changes: Iterable[Change]) -> list[Hook]:
-    """What the changed rows of `W_out` would add, added to the outputs of the MLPs at every position."""
-    return [hook for change in changes for hook in _as_hooks(model, change)]
-
-
-def _as_hooks(model: Any, change: Change) -> list[Hook]:
-    seen: dict[str, Tensor] = {}
-
-    def note(x: Tensor, hook: Any) -> None:
-        seen["neurons"] = x
-
-    def add(x: Tensor, hook: Any) -> Tensor:
-        read = seen["neurons"] if change.rows is None else seen["neurons"][..., change.rows.to(x.device)]
-        return x + (read.float() @ change.update.to(x.device).float()).to(x.dtype)
-
-    sites = ("mlp.hook_post", adapter.output_site(model))
-    return [(hook_name(site, change.layer), fn) for site, fn in zip(sites, (note, add), strict=True)]

@@ -1,8 +1,10 @@
-"""Answers under interventions, and the control that every neuron intervention needs: random neurons instead."""
+"""What a model answers: the one place that asks for the probability of an answer, whether it is known, what is said."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -10,89 +12,132 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor
 
-from kntools.engine.sweep import Intervention, sweep
+from kntools.engine.from_layer import Upper
+from kntools.engine.plan import Intervention
+from kntools.engine.sweep import Metric, sweep
 from kntools.metrics import probability
-from kntools.prompts import MultiToken, Prompt, by_length, encode
-from kntools.sites import Hook, Neuron, as_neurons
+from kntools.models import adapter
+from kntools.options import progress_bar
+from kntools.prompts import Encoded, Prompts, by_length, encode_many
+from kntools.sites import Hook
 
-#: An intervention that is told the answer's position(s): `functools.partial(kn.ablate_neurons, neurons)`.
-Edit = Callable[..., list[Hook]]
-
-
-def untouched(*, pos: Any) -> list[Hook]:
-    """The edit that changes nothing."""
-    return []
+# Prompts of one length whose logits are held at a time.
+_CHUNK = 256
 
 
-def answer_probabilities(
+@dataclass(frozen=True)
+class Answer:
+    """How a model takes a prompt's answer, and what it would say itself."""
+
+    probability: float  # of an answer of several tokens under teacher forcing: the product
+    says: tuple[int, ...]  # the most probable token at each position of the answer
+    first: bool  # the answer's first token is more probable than every other token
+    exact: bool  # ... and so is each further one: what the model would say, token by token
+    preferred: bool | None  # the target is more probable than the foil; None without a foil
+
+
+@torch.no_grad()
+def ask(model: Any, prompts: Prompts) -> list[Answer]:
+    """Ask the model, as it is now, for the answers of all prompts, in as few passes as their lengths allow.
+
+    ```python
+    [answer] = ask(model, kn.Prompt("The capital of Canada is", " Ottawa", foil=" Rome"))
+    answer.probability, answer.first, answer.preferred
+    ```
+
+    A tie is no knowledge: `first`, `exact` and `preferred` ask for more, not for as much.
+
+    Raises:
+        FloatingPointError: a probability that is nan.
+    """
+    encoded = encode_many(model, prompts)
+    found: list[Answer | None] = [None] * len(encoded)
+    with progress_bar(len(encoded), "prompt") as bar:
+        for part in _parts(model, encoded):
+            logits = _logits(model, [encoded[n] for n in part])
+            for n, rows in zip(part, logits, strict=True):
+                found[n] = _answer(encoded[n], rows.float())
+            bar.update(len(part))
+    return [answer for answer in found if answer is not None]
+
+
+def _parts(model: Any, encoded: Sequence[Encoded]) -> list[list[int]]:
+    """Which prompts are asked together: any for a causal model, those of one length for a masked one."""
+    groups = by_length(encoded) if adapter.is_masked(model) else [list(range(len(encoded)))]
+    return [group[i : i + _CHUNK] for group in groups for i in range(0, len(group), _CHUNK)]
+
+
+def _logits(model: Any, encoded: Sequence[Encoded]) -> list[Float[Tensor, "piece d_vocab"]]:
+    """Logits at the positions of each answer."""
+    if adapter.is_masked(model):
+        runs = [Intervention((), prompt=n) for n in range(len(encoded))]
+        return list(sweep(model, encoded, runs, pos=[list(e.positions) for e in encoded]))
+    # One row per text that is read: answers of one token share it.
+    numbers: dict[tuple[int, ...], int] = {}
+    row_of = [numbers.setdefault(tuple(e.tokens[0].tolist()), len(numbers)) for e in encoded]
+    device = encoded[0].tokens.device
+    asked: list[list[int]] = [[] for _ in numbers]
+    for row, e in zip(row_of, encoded, strict=True):
+        asked[row] += [p for p in e.positions if p not in asked[row]]
+    width = max(map(len, asked))
+    filled = torch.tensor([[*at, *[at[-1]] * (width - len(at))] for at in asked], device=device)
+    found: dict[int, Tensor] = {}
+    for group in Upper(model, [torch.tensor(ids, device=device) for ids in numbers], [0] * len(numbers), 0).groups:
+        found.update(zip(group.numbers, group.run([], filled[group.numbers]), strict=True))
+    return [found[row][[asked[row].index(p) for p in e.positions]] for row, e in zip(row_of, encoded, strict=True)]
+
+
+def _answer(encoded: Encoded, logits: Float[Tensor, "piece d_vocab"]) -> Answer:
+    ids = torch.tensor(encoded.target_ids, device=logits.device)
+    own = logits.gather(1, ids[:, None])
+    p = float((own[:, 0] - logits.logsumexp(-1)).sum().exp())
+    if not math.isfinite(p):
+        raise FloatingPointError(f"the probability after {encoded.prompt.text!r} is nan; load the model in float32")
+    others = logits.scatter(1, ids[:, None], -torch.inf).amax(-1)
+    right = (own[:, 0] > others).tolist()
+    foil = encoded.foil_ids
+    return Answer(
+        probability=p,
+        says=tuple(logits.argmax(-1).tolist()),
+        first=right[0],
+        exact=all(right),
+        preferred=None if foil is None else bool(own[0, 0] > logits[0, foil[0]]),
+    )
+
+
+def answer_metric(encoded: Encoded) -> Metric:
+    """The probability of a prompt's answer."""
+    return probability(encoded.target_ids)
+
+
+def answer_values(
     model: Any,
-    prompts: Prompt | Sequence[Prompt],
-    edits: Sequence[Edit] = (untouched,),
-    *,
-    prepend_bos: bool | None = None,
-    multi_token: MultiToken = "error",
-    max_rows: int | None = None,
-    progress: bool = False,
-) -> Float[Tensor, "edit prompt"]:
-    """The probability of every prompt's answer under every edit, at the answer position.
+    prompts: Prompts,
+    interventions: Sequence[Sequence[Hook]] = ((),),
+    metric_of: Callable[[Encoded], Metric] = answer_metric,
+) -> Float[Tensor, "intervention prompt"]:
+    """A metric (the probability of the answer) of every prompt under every intervention.
 
     ```python
-    off = functools.partial(kn.ablate_neurons, neurons)
-    before, after = answer_probabilities(model, prompts, [untouched, off])      # [prompt] each
+    before, after = answer_values(model, prompts, [[], kn.ablate_neurons(neurons)])      # [prompt] each
     ```
 
     Arguments:
-        edits: functions that make hooks when called with `pos=`, the position(s) that predict the answer.
+        interventions: lists of hooks. Those without `pos` act at each prompt's own answer.
+        metric_of: from an encoded prompt to its metric.
 
     Raises:
-        ValueError: no prompts or no edits, or a prompt that cannot be encoded.
+        ValueError: no prompts or no interventions, or a prompt that cannot be encoded.
     """
-    asked = [prompts] if isinstance(prompts, Prompt) else list(prompts)
-    if not asked or not edits:
-        raise ValueError(f"{len(asked)} prompts and {len(edits)} edits were given; at least one of each is needed")
-    encoded = [encode(model, p, prepend_bos, multi_token=multi_token) for p in asked]
-    found = torch.empty(len(edits), len(asked))
-    for group in by_length(encoded):
-        part = [encoded[i] for i in group]
-        runs = [Intervention(tuple(edit(pos=e.positions)), prompt=p) for edit in edits for p, e in enumerate(part)]
-        values = sweep(
-            model,
-            torch.cat([e.tokens for e in part]),
-            runs,
-            pos=[list(e.positions) for e in part],
-            metric=[probability(e.target_ids) for e in part],
-            max_rows=max_rows,
-            progress=progress,
-        )
-        found[:, group] = rearrange(values, "(edit prompt) -> edit prompt", edit=len(edits)).float().cpu()
+    if not interventions:
+        raise ValueError("no interventions given; pass at least one list of hooks ([] changes nothing)")
+    encoded = encode_many(model, prompts)
+    found = torch.empty(len(interventions), len(encoded), dtype=torch.float32)
+    with progress_bar(len(encoded) * len(interventions), "run") as bar:
+        for group in by_length(encoded):
+            part = [encoded[i] for i in group]
+            runs = [Intervention(tuple(hooks), prompt=p) for hooks in interventions for p in range(len(part))]
+            values = sweep(model, part, runs, metric=[metric_of(e) for e in part])
+            found[:, group] = rearrange(values, "(edit prompt) -> edit prompt", edit=len(interventions)).float().cpu()
+            bar.update(len(runs))
     return found
-
-
-def random_like(
-    neurons: Iterable[Neuron | tuple[int, int]], width: int, generator: torch.Generator
-) -> tuple[Neuron, ...]:
-    """As many random neurons of the same layers, none of them among the given ones.
-
-    ```python
-    random_like(att.top(20), att.scores.shape[-1], torch.Generator().manual_seed(0))
-    ```
-
-    Arguments:
-        width: neurons per layer.
-        generator: where the randomness comes from.
-
-    Raises:
-        ValueError: a layer with fewer than twice as many neurons as were given of it.
-    """
-    given = as_neurons(neurons)
-    drawn = []
-    for layer in sorted({n.layer for n in given}):
-        taken = {n.index for n in given if n.layer == layer}
-        free = [i for i in range(width) if i not in taken]
-        if len(free) < len(taken):
-            raise ValueError(
-                f"layer {layer} has {len(free)} other neurons, {len(taken)} are needed; give fewer neurons"
-            )
-        order = torch.randperm(len(free), generator=generator)[: len(taken)]
-        drawn += [Neuron(layer, free[i]) for i in order.tolist()]
-    return tuple(drawn)

@@ -17,7 +17,7 @@ from torch import Tensor
 from kntools.engine.forward import ForwardPass, NotBatched
 from kntools.engine.plain import run_plain
 from kntools.engine.plan import Intervention, Item, Pass
-from kntools.hooks.interventions import scale_site
+from kntools.hooks.states import scale_site
 from kntools.models import adapter
 from kntools.models.prefix import Rows
 
@@ -37,6 +37,7 @@ def capability(model: Any, tokens: Tensor) -> Capability:
     While somebody else's hooks are attached to the model, nothing is shared: they would see other batches, and
     fewer positions, than in a run of its own.
     """
+    _check_dropout(model)
     if adapter.has_hooks(model):
         return Capability(False, False)
     if model not in _known:
@@ -54,6 +55,22 @@ def capability(model: Any, tokens: Tensor) -> Capability:
                 stacklevel=4,
             )
     return _known[model]
+
+
+def _check_dropout(model: Any) -> None:
+    # What a bridge has not wrapped is a module of the original model alone.
+    for module in {*model.modules(), *getattr(model, "original_model", model).modules()}:
+        if not module.training:
+            continue
+        if isinstance(module, torch.nn.modules.dropout._DropoutNd):
+            rates = [module.p]
+        else:  # the rate of a dropout that is no module of its own
+            rates = [rate for key, rate in vars(module).items() if "dropout" in key and isinstance(rate, float)]
+        if any(rate > 0 for rate in rates):
+            raise ValueError(
+                f"the model is in training mode, and its {type(module).__name__} drops {max(rates):.0%} of its values "
+                "at random: no two runs are the same; call model.eval() first"
+            )
 
 
 def _same(model: Any, tokens: Tensor, start: int) -> bool:

@@ -213,9 +213,8 @@ class ForwardPass:
                 part = old = activation[span]
                 for item, number, name, fn in own:
                     self.fired.add((item.number, number))
-                    new = self._watch(part, hook, item, name, fn, offset) if isinstance(fn, _Watch) else fn(
-                        part, hook=hook
-                    )  # fmt: skip
+                    watch = isinstance(fn, _Watch)
+                    new = self._watch(part, hook, item, name, fn, offset) if watch else fn(part, hook=hook)
                     part = part if new is None else new
                 if part is not old:
                     if part.shape != old.shape:

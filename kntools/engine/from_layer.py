@@ -22,6 +22,7 @@ from kntools.engine.memory import rows_that_fit
 from kntools.engine.plan import PASS_OVERHEAD
 from kntools.models import adapter
 from kntools.models.prefix import Rows
+from kntools.options import options
 
 #: A hook point's name and a function of its activation `[row window ...]`.
 WindowHook = tuple[str, Callable[..., Any]]
@@ -38,25 +39,16 @@ class Upper:
         tokens: the rows' token ids, of any lengths.
         starts: for each row its first position that may change; keys and values before it are kept.
         layer: the block on whose way in the kept states enter.
-        max_rows: rows per pass; `None` chooses from free memory.
     """
 
-    def __init__(
-        self,
-        model: Any,
-        tokens: Sequence[Tensor],
-        starts: Sequence[int],
-        layer: int,
-        *,
-        max_rows: int | None = None,
-    ) -> None:
+    def __init__(self, model: Any, tokens: Sequence[Tensor], starts: Sequence[int], layer: int) -> None:
         adapter.check_layer(model, layer)
         can = capability(model, tokens[0][None])
         if not (can.fork and can.prefix):  # each row in a run of its own, from the first block on
             self.groups = [Group(model, [n], [row], 0, None) for n, row in enumerate(tokens)]
             return
         longest = max(len(row) for row in tokens)
-        fit = max_rows or rows_that_fit(model, longest, gradients=True)
+        fit = options().max_rows or rows_that_fit(model, longest, gradients=True)
         lengths = [len(row) for row in tokens]
         self.groups = [
             Group(model, part, [tokens[n] for n in part], min(starts[n] for n in part), layer)
@@ -136,11 +128,11 @@ def grouped(starts: Sequence[int], lengths: Sequence[int], max_rows: int) -> lis
     order = sorted(range(len(starts)), key=lambda n: (starts[n], lengths[n]))
     best: list[tuple[int, int]] = [(0, 0)]  # for the first n rows: the cost, and where their last group begins
     for stop in range(1, len(order) + 1):
-        options = []
+        ways = []
         for begin in range(max(0, stop - max_rows), stop):
             window = max(lengths[n] for n in order[begin:stop]) - starts[order[begin]]
-            options.append((best[begin][0] + PASS_OVERHEAD + (stop - begin) * window, begin))
-        best.append(min(options))
+            ways.append((best[begin][0] + PASS_OVERHEAD + (stop - begin) * window, begin))
+        best.append(min(ways))
     cuts = [len(order)]
     while cuts[-1]:
         cuts.append(best[cuts[-1]][1])

@@ -6,14 +6,22 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from torch import Tensor
-
+from kntools.engine.inputs import Inputs
 from kntools.hooks.positioned import PositionedHook, is_local
-from kntools.sites import Hook, Positions, layer_of, resolve_positions
+from kntools.sites import ANSWER, Hook, Positions, layer_of, resolve_positions
 
 # Hook points before block 0; everything else outside the blocks comes after the last one.
-_EMBEDDING = ("embed", "hook_embed", "pos_embed", "hook_pos_embed", "token_type_embed", "hook_full_embed",
-              "embed_ln", "rotary_emb", "hook_tokens")  # fmt: skip
+_EMBEDDING = {
+    "embed",
+    "hook_embed",
+    "pos_embed",
+    "hook_pos_embed",
+    "token_type_embed",
+    "hook_full_embed",
+    "embed_ln",
+    "rotary_emb",
+    "hook_tokens",
+}
 
 #: Hooks before block 0, for each prompt: every run of that prompt has them.
 Embedding = Sequence[Sequence[Hook]]
@@ -72,9 +80,14 @@ class Pass:
         return sum(i.intervention.rows for i in self.items)
 
 
-def as_intervention(given: Any) -> Intervention:
+def as_intervention(given: Any, prompts: int) -> Intervention:
     if isinstance(given, Intervention):
         return given
+    if prompts > 1:
+        raise ValueError(
+            f"{prompts} prompts are swept, and a list of hooks does not say which one it starts from; "
+            "write kn.Intervention(hooks, prompt=n)"
+        )
     hooks = tuple(given)
     if not all(isinstance(hook, Sequence) and len(hook) == 2 for hook in hooks) or any(
         isinstance(hook, str) for hook in hooks
@@ -162,9 +175,23 @@ def _chunks(start: int, group: list[Item], max_rows: int) -> list[Pass]:
     return passes
 
 
-def check(interventions: Sequence[Intervention], tokens: Tensor) -> None:
+def resolve(interventions: Sequence[Intervention], inputs: Inputs) -> list[Intervention]:
+    """Check the interventions; give hooks that act at the answer the positions of their prompt's answer."""
+    if not interventions:
+        raise ValueError("no interventions given; pass a list with at least one list of hooks ([] changes nothing)")
+    rows = inputs.tokens.shape[0]
+    out = []
     for number, inter in enumerate(interventions):
-        if not 0 <= inter.prompt < tokens.shape[0]:
-            raise IndexError(f"intervention {number} starts from prompt {inter.prompt}; there are {tokens.shape[0]}")
+        if not 0 <= inter.prompt < rows:
+            raise IndexError(f"intervention {number} starts from prompt {inter.prompt}; there are {rows}")
         if inter.rows < 1:
             raise ValueError(f"intervention {number} has rows={inter.rows}; it needs at least 1")
+        hooks = [
+            (name, fn.at(inputs.answer_of(inter.prompt)))
+            if isinstance(fn, PositionedHook) and fn.pos is ANSWER
+            else (name, fn)
+            for name, fn in inter.hooks
+        ]
+        wrt = [(name, inputs.answer_of(inter.prompt) if pos is ANSWER else pos) for name, pos in inter.wrt]
+        out.append(replace(inter, hooks=hooks, wrt=wrt))
+    return out

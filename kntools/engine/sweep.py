@@ -10,18 +10,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, SupportsIndex, TypeVar
+from typing import Any, TypeVar
 
 import pandas as pd
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
-from tqdm.auto import tqdm
 
-from kntools.engine.forward import PassOutput
+from kntools.engine.forward import PassOutput, Watched
+from kntools.engine.inputs import PromptsOrTokens, make_inputs
 from kntools.engine.plan import Embedding, Intervention, as_intervention
 from kntools.engine.runner import Runner
 from kntools.models import adapter
+from kntools.options import progress_bar
 from kntools.results import display
 from kntools.sites import Hook, Positions
 
@@ -35,39 +36,35 @@ Metric = Callable[[Tensor], Tensor]
 
 def sweep(
     model: Any,
-    tokens: Int[Tensor, "prompt pos"] | Int[Tensor, " pos"],
+    prompts: PromptsOrTokens,
     interventions: Sequence[Sequence[Hook] | Intervention],
     *,
-    pos: Positions | Sequence[Positions] = -1,
+    pos: Positions | Sequence[Positions] = None,
     metric: Metric | Sequence[Metric] | None = None,
     embedding: Embedding | None = None,
-    max_rows: int | None = None,
-    progress: bool = False,
 ) -> Tensor:
     """Run many interventions on a prompt, in few forward passes.
 
     ```python
-    tokens = kn.encode(model, prompt).tokens
     hooks = [kn.ablate_neurons([(layer, n)]) for layer in range(30) for n in range(50)]
-    logits = kn.sweep(model, tokens, hooks)                      # [1500 d_vocab]
-    p = kn.sweep(model, tokens, hooks, metric=kn.probability(answer_id))     # [1500]
+    logits = kn.sweep(model, prompt, hooks)                                  # [1500 d_vocab]
+    p = kn.sweep(model, prompt, hooks, metric=kn.probability(answer_id))     # [1500]
     ```
 
     Row *i* is `model.run_with_hooks(tokens, fwd_hooks=interventions[i])[0, pos]`, for any hooks. Hooks of your own
-    may do anything to their activation `[1 pos ...]`; hooks of `kntools.hooks.interventions` also say where they
+    may do anything to their activation `[1 pos ...]`; hooks of `kntools.hooks` also say where they
     act, so that earlier tokens need not be run again.
 
     Arguments:
-        tokens: one prompt, or several of equal length (then give `Intervention(hooks, prompt=...)`).
+        prompts: a `Prompt`, an `Encoded` or token ids; or several of equal length (then give
+            `Intervention(hooks, prompt=...)`).
         interventions: lists of hooks, or `Intervention`s.
-        pos: whose logits to return: an index, several (they become an axis), `None` for all, or one entry of
-            several positions per prompt (`[[3], [5]]`).
+        pos: whose logits to return: `None` is the answer's position; an index; several (they become an axis);
+            `slice(None)` for all; or one entry of several positions per prompt (`[[3], [5]]`).
         metric: reduce the logits of each row to a value, at once (46,080 rows of logits do not fit in memory); one
             metric, or one per prompt.
         embedding: for each prompt, hooks on its embedding (`kn.corrupt`) that come before those of every
             intervention. The prompt so changed is then run once, and is what interventions share.
-        max_rows: rows per pass; `None` chooses from free memory. Halved when memory runs out all the same.
-        progress: show a bar.
 
     Returns:
         Logits `[intervention d_vocab]` in the model's dtype, or values `[intervention]`. An intervention with
@@ -76,23 +73,27 @@ def sweep(
     Raises:
         KeyError: a hook name that does not exist on the model.
         IndexError: a position, neuron, head or prompt that does not exist.
+        ValueError: the answer's position is asked for and not known (token ids of a masked model, or of several rows).
         RuntimeError: a hook that never fired.
     """
-    given = [as_intervention(i) for i in interventions]
-    runner = Runner(model, tokens, pos, max_rows=max_rows, embedding=embedding)
-    single = isinstance(pos, SupportsIndex)
-    if not given:
-        raise ValueError("no interventions given; pass a list with at least one list of hooks")
+    inputs = make_inputs(model, prompts, pos)
+    given = [as_intervention(i, inputs.tokens.shape[0]) for i in interventions]
+    return run_sweep(Runner(model, inputs, embedding), given, metric)
+
+
+def run_sweep(
+    runner: Runner, interventions: Sequence[Intervention], metric: Metric | Sequence[Metric] | None = None
+) -> Tensor:
+    """`sweep` on a runner that is kept for several rounds."""
 
     def finish(result: PassOutput) -> dict[int, Tensor]:
-        logits = {n: rows[:, 0] if single else rows for n, rows in result.of_items().items()}
+        logits = _logits(result, runner)
         if metric is None:
             return logits
-        return {n: apply_metric(metric, given[n].prompt, rows) for n, rows in logits.items()}
+        return {n: apply_metric(metric, interventions[n].prompt, rows) for n, rows in logits.items()}
 
     with torch.no_grad():
-        done = _collect(runner.run(given, finish), len(given), progress)
-    return torch.cat([done[i] for i in range(len(given))])
+        return torch.cat(_collect(runner.run(interventions, finish), len(interventions)))
 
 
 @dataclass(frozen=True)
@@ -117,7 +118,7 @@ class RowGradients:
     """What `sweep_gradients` returns for one intervention.
 
     ```python
-    [g] = kn.sweep_gradients(model, tokens, [kn.Intervention((), wrt=[(name, -1)])], kn.probability(answer_id))
+    [g] = kn.sweep_gradients(model, prompt, [kn.Intervention((), wrt=[(name, -1)])], kn.probability(answer_id))
     g.values, g.wrt[name].gradient
     ```
     """
@@ -133,20 +134,18 @@ class RowGradients:
 
 def sweep_gradients(
     model: Any,
-    tokens: Int[Tensor, "prompt pos"] | Int[Tensor, " pos"],
+    prompts: PromptsOrTokens,
     interventions: Sequence[Intervention],
     metric: Metric | Sequence[Metric],
     *,
-    pos: Positions | Sequence[Positions] = -1,
-    max_rows: int | None = None,
-    progress: bool = False,
+    pos: Positions | Sequence[Positions] = None,
 ) -> list[RowGradients]:
     """The same with a backward pass: how a metric of each row depends on activations within that row.
 
     ```python
     name = "blocks.3.mlp.hook_post"
     halves = Intervention(kn.scale_site("mlp.hook_post", 3, 0.5), wrt=[(name, -1)])
-    [g] = kn.sweep_gradients(model, tokens, [halves], kn.probability(answer_id))
+    [g] = kn.sweep_gradients(model, prompt, [halves], kn.probability(answer_id))
     g.values, g.wrt[name].gradient        # [1], [1 1 d_mlp]
     ```
 
@@ -162,83 +161,74 @@ def sweep_gradients(
         FloatingPointError: values or gradients that are not finite.
         RuntimeError: called within `torch.inference_mode()`.
     """
-    runner = Runner(model, tokens, pos, max_rows=max_rows)
-    found = run_gradients(runner, interventions, metric, single=isinstance(pos, SupportsIndex), progress=progress)
-    return [found[i] for i in range(len(interventions))]
+    inputs = make_inputs(model, prompts, pos)
+    given = [as_intervention(i, inputs.tokens.shape[0]) for i in interventions]
+    return run_gradients(Runner(model, inputs), given, metric)
 
 
 def run_gradients(
-    runner: Runner,
-    interventions: Sequence[Intervention],
-    metric: Metric | Sequence[Metric],
-    *,
-    single: bool,
-    progress: bool = False,
-    on_pass: Callable[[PassOutput], object] = lambda result: None,
-) -> dict[int, RowGradients]:
-    """`sweep_gradients` on a runner that is kept for several rounds; `on_pass` sees each pass (its clean rows)."""
+    runner: Runner, interventions: Sequence[Intervention], metric: Metric | Sequence[Metric]
+) -> list[RowGradients]:
+    """`sweep_gradients` on a runner that is kept for several rounds."""
 
     def finish(result: PassOutput) -> dict[int, RowGradients]:
-        on_pass(result)
-        return _differentiate(result, interventions, metric, single)
+        logits = _logits(result, runner)
+        values = {n: apply_metric(metric, interventions[n].prompt, rows) for n, rows in logits.items()}
+        return _differentiate(values, result.watched)
 
     if torch.is_inference_mode_enabled():
         raise RuntimeError("torch.inference_mode() has no gradients, not even inside; use torch.no_grad() around this")
     with adapter.frozen_parameters(runner.model), torch.enable_grad():
-        return _collect(runner.run(interventions, finish, gradients=True), len(interventions), progress)
+        return _collect(runner.run(interventions, finish, gradients=True), len(interventions))
 
 
-def _differentiate(
-    result: PassOutput, interventions: Sequence[Intervention], metric: Metric | Sequence[Metric], single: bool
-) -> dict[int, RowGradients]:
-    values = {}
-    for number, rows in result.of_items().items():
-        values[number] = apply_metric(metric, interventions[number].prompt, rows[:, 0] if single else rows)
-    keys = [(number, name) for number, watched in result.watched.items() for name in watched]
-    watched = [result.watched[number][name] for number, name in keys]
-    total = torch.cat(list(values.values())).sum()
-    # A metric may not depend on an activation at all (a later position): then its gradient is zero.
-    gradients = torch.autograd.grad(total, [w.tensor for w in watched], allow_unused=True, materialize_grads=True)
+def _logits(result: PassOutput, runner: Runner) -> dict[int, Tensor]:
+    """Logits of each intervention, `[row d_vocab]` where one position is asked for."""
+    return {n: rows[:, 0] if runner.inputs.single else rows for n, rows in result.of_items().items()}
+
+
+def _differentiate(values: dict[int, Tensor], watched: dict[int, dict[str, Watched]]) -> dict[int, RowGradients]:
+    keys = [(number, name) for number, of_item in watched.items() for name in of_item]
+    activations = [watched[number][name] for number, name in keys]
+    gradients: Sequence[Tensor] = []
+    if activations:  # an intervention may be there for its value alone
+        total = torch.cat(list(values.values())).sum()
+        tensors = [w.tensor for w in activations]
+        # A metric may not depend on an activation at all (a later position): then its gradient is zero.
+        gradients = torch.autograd.grad(total, tensors, allow_unused=True, materialize_grads=True)
     wrt: dict[int, dict[str, Derivative]] = {number: {} for number in values}
-    for (number, name), w, gradient in zip(keys, watched, gradients, strict=True):
+    for (number, name), w, gradient in zip(keys, activations, gradients, strict=True):
         if not bool(torch.isfinite(gradient).all()):
             raise FloatingPointError(f"the gradient at {name} holds nan or inf; load the model in float32")
         wrt[number][name] = Derivative(w.select(w.tensor).detach(), w.select(gradient))
-    return {number: RowGradients(values[number].detach(), wrt[number]) for number in values}
-
-
-def checked(metric: Metric) -> Metric:
-    """`metric` on `[row d_vocab]` where one position is asked for, with an error if it does not return a tensor."""
-
-    def call(logits: Tensor) -> Tensor:
-        values = metric(logits[:, 0] if logits.ndim == 3 and logits.shape[1] == 1 else logits)
-        if not isinstance(values, Tensor):
-            raise ValueError(
-                f"the metric returned {type(values).__name__}; it must return a tensor with one value per row of logits"
-            )
-        return values
-
-    return call
+    return {number: RowGradients(rows.detach(), wrt[number]) for number, rows in values.items()}
 
 
 def apply_metric(metric: Metric | Sequence[Metric], prompt: int, logits: Tensor) -> Float[Tensor, " row"]:
     """Values `[row]` of logits, checked: one per row, finite."""
     one = metric if callable(metric) else metric[prompt]
-    values = one(logits)
-    if values.shape != logits.shape[:1]:
+    try:
+        values = one(logits)
+    except IndexError:
+        if logits.ndim != 2:
+            raise
+        values = one(logits[:, None])  # written for TransformerLens: it reads logits[:, -1]
+    if not isinstance(values, Tensor) or values.shape != logits.shape[:1]:
+        shape = tuple(values.shape) if isinstance(values, Tensor) else type(values).__name__
         raise ValueError(
-            f"the metric returned {tuple(values.shape)} for {logits.shape[0]} rows; it must give one value per row"
+            f"the metric returned {shape} for {logits.shape[0]} rows of logits {tuple(logits.shape)}; it must return a "
+            "tensor with one value per row, e.g. lambda logits: logits[:, target] - logits[:, foil]"
         )
     if not bool(torch.isfinite(values).all()):
         raise FloatingPointError("the metric is nan or inf: activations overflow; load the model in float32")
     return values
 
 
-def _collect(passes: Iterator[tuple[int, dict[int, T]]], total: int, progress: bool) -> dict[int, T]:
-    """What all passes give, by intervention number, with a progress bar if asked for."""
+def _collect(passes: Iterator[tuple[int, dict[int, T]]], total: int) -> list[T]:
+    """What all passes give, in the order of the interventions."""
     found: dict[int, T] = {}
-    with tqdm(total=total, disable=not progress, unit="run", leave=False) as bar:
+    with progress_bar(total, "run") as bar:
         for count, done in passes:
             found |= done
             bar.update(count)
-    return found
+    return [found[i] for i in range(total)]

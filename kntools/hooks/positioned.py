@@ -12,14 +12,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from kntools.sites import SITES, Positions, resolve_positions
+from kntools.models import adapter
+from kntools.sites import ANSWER, SITES, Positions, resolve_positions
 
 # Attention scores and patterns are [batch head query key]: their position is the query's.
 QUERY_AXIS = ("hook_pattern", "hook_attn_scores")
 # Sites with one entry per token that is run, whatever was kept from a prefix.
-_PER_TOKEN = (
-    *SITES.values(), "hook_embed", "hook_pos_embed", "hook_in", "hook_out", "hook_normalized", "hook_scale"
-)  # fmt: skip
+_OUTSIDE = ("hook_embed", "hook_pos_embed", "hook_in", "hook_out", "hook_normalized", "hook_scale")
+_PER_TOKEN = (*SITES.values(), *_OUTSIDE)
 
 
 def position_axis(hook: Any) -> int:
@@ -53,7 +53,8 @@ class PositionedHook:
         self.length: int | None = None
 
     def __repr__(self) -> str:
-        return f"<{self.label} at {'all positions' if self.pos is None else self.pos}>"
+        where = "all positions" if self.pos is None else "the answer" if self.pos is ANSWER else self.pos
+        return f"<{self.label} at {where}>"
 
     def positions(self, length: int) -> tuple[int, ...]:
         """The positions it acts at, in a sequence of `length` tokens."""
@@ -63,11 +64,28 @@ class PositionedHook:
         """This hook for a run that leaves out the first `offset` of `length` tokens."""
         if offset == 0:
             return self
-        other = PositionedHook(self.pos, self.edit, self.label, whole=self.whole, in_place=self.in_place)
+        other = self.at(self.pos)
         other.offset, other.length = offset, length
         return other
 
+    def at(self, pos: Positions) -> PositionedHook:
+        """This hook at other positions: where the answer's are known, those of `ANSWER`."""
+        return PositionedHook(pos, self.edit, self.label, whole=self.whole, in_place=self.in_place)
+
+    def _last_token(self, rows: int) -> int:
+        """Where `ANSWER` is in a run of tokens alone: at the last token, or nobody knows."""
+        masked = adapter.is_masked(adapter.running_model())
+        if masked or rows > 1:
+            why = "a masked model answers at its mask" if masked else f"{rows} rows are run, which may be padded"
+            raise ValueError(
+                f"{self!r} does not say where it acts, and {why}: give pos= (-1 is the last token of every row), or "
+                "run it with kn.sweep(model, prompt, [hooks])"
+            )
+        return -1
+
     def __call__(self, activation: Tensor, hook: Any) -> Tensor | None:
+        if self.pos is ANSWER:
+            return self.at(self._last_token(activation.shape[0]))(activation, hook)
         axis = position_axis(hook)
         x = activation.movedim(axis, 1)
         length = x.shape[1] if self.length is None else self.length

@@ -7,9 +7,10 @@ writable `W_out`.
 
 from __future__ import annotations
 
-import difflib
+import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from types import FrameType
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -20,6 +21,7 @@ from transformer_lens.hook_points import HookPoint
 from transformer_lens.model_bridge import TransformerBridge
 from transformers import DynamicCache
 
+from kntools.models.names import nearest
 from kntools.models.prefix import BridgePrefix, HookedPrefix, Rows
 
 # --- what the model is ------------------------------------------------------------------------------
@@ -91,7 +93,7 @@ def hook_point(model: Any, name: str) -> HookPoint:
         known = dict(model.hook_dict)  # a bridge builds its aliases anew on every access: keep them
         _hook_dicts[model] = known
     if name not in known:
-        near = difflib.get_close_matches(name, known, n=4, cutoff=0.5)
+        near = nearest(name, known)
         raise KeyError(
             f"hook {name!r} does not exist on this model ({n_layers(model)} layers); "
             f"did you mean {', '.join(near) or 'one of model.hook_dict'}?"
@@ -164,6 +166,17 @@ def attached(hooks: Iterable[tuple[HookPoint, Callable[..., Any]]]) -> Iterator[
         for point, handle in added:
             handle.hook.remove()
             point.fwd_hooks[:] = [h for h in point.fwd_hooks if h is not handle]
+
+
+def running_model() -> Any:
+    """The model whose forward pass has called the hook function that asks."""
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None:
+        owner = frame.f_locals.get("self")
+        if isinstance(owner, torch.nn.Module) and hasattr(type(owner), "run_with_hooks"):
+            return owner
+        frame = frame.f_back
+    raise RuntimeError("a hook of kntools was called outside of a model's forward pass; give it pos=")
 
 
 # --- running ----------------------------------------------------------------------------------------

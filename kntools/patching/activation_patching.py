@@ -3,25 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Literal
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
-from kntools.engine.sweep import Intervention, sweep, sweep_gradients
+from kntools.engine.inputs import batches, bos_of, in_order
+from kntools.engine.sweep import Intervention, Metric, sweep, sweep_gradients
 from kntools.hooks.positioned import position_axis
+from kntools.hooks.states import capture
 from kntools.models import adapter
+from kntools.options import progress_bar
+from kntools.patching.cells import CellChoice, Cells, make_cells
 from kntools.patching.patch_grid import PatchGrid
-from kntools.patching.patch_job import Job, Request, Runs
-from kntools.patching.prompt_pairs import Metrics, Prompts
-from kntools.prompts import MultiToken
+from kntools.patching.prompt_pairs import Corrupted, Metrics, Pair, encode_pairs, metrics_of
+from kntools.prompts import Encoded, Prompts
+from kntools.results.provenance import provenance
 from kntools.sites import Positions, hook_name
+
+Method = Literal["activation", "attribution"]
 
 
 def activation_patch(
     model: Any,
     clean: Prompts,
-    corrupted: Prompts | str | Sequence[str],
+    corrupted: Corrupted,
     *,
     site: str = "resid_pre",
     metric: Metrics = None,
@@ -30,10 +38,6 @@ def activation_patch(
     heads: bool | Sequence[int] = False,
     neurons: bool | Sequence[int] = False,
     noising: bool = False,
-    multi_token: MultiToken = "error",
-    prepend_bos: bool | None = None,
-    max_rows: int | None = None,
-    progress: bool = True,
 ) -> PatchGrid:
     """Patch a site in every layer and at every position (or head, or neuron), one at a time.
 
@@ -58,53 +62,24 @@ def activation_patch(
         neurons: `True` for one column per entry of the last axis (the neurons of `mlp.hook_post`), or which ones.
         noising: `False` puts clean activations into the corrupted run (what suffices to restore the answer?),
             `True` corrupted ones into the clean run (what is needed for it?).
-        multi_token: what to do with an answer of several tokens, as in `encode`.
-        prepend_bos: as in `encode`.
-        max_rows: rows per forward pass; `None` chooses from free memory.
-        progress: show a progress bar.
 
     Returns:
         `PatchGrid`, on the CPU.
 
     Raises:
+        TypeError: a clean text without an answer.
         ValueError: prompts of different lengths, a site that is a read-out, a metric of the wrong shape.
         KeyError, IndexError: a site, layer, position, head or neuron that does not exist.
         FloatingPointError: activations or metrics that are nan.
     """
-    request = Request(site, metric, layers, positions, heads, neurons, noising, multi_token, prepend_bos, max_rows)
-    job = Job.of(model, clean, corrupted, request)
-
-    def run(group: list[int], sources: list[dict[str, Tensor]]) -> Runs:
-        cells: list[tuple[int, int, int]] = []
-        interventions = [Intervention((), prompt=p) for p in range(len(group))]
-        for p, n in enumerate(group):
-            for i, layer in enumerate(job.layers):
-                for j, column in enumerate(job.columns):
-                    hooks = job.hooks(job.pairs[n], sources[p], layer, column)
-                    if hooks:
-                        cells.append((p, i, j))
-                        interventions.append(Intervention(hooks, prompt=p))
-        found = sweep(
-            model,
-            job.patched_tokens(group),
-            interventions,
-            pos=job.asked(group),
-            metric=[job.metrics[n] for n in group],
-            max_rows=max_rows,
-        )
-        own, patched = found.float().cpu().split([len(group), len(cells)])
-        values = own[:, None, None].repeat(1, len(job.layers), len(job.columns))
-        if cells:
-            values[tuple(torch.tensor(cells).T)] = patched
-        return Runs(values, own)
-
-    return job.grid("activation", run, progress)
+    choice = CellChoice(site, layers, positions, heads, neurons)
+    return _grid(model, encode_pairs(model, clean, corrupted), choice, metric, noising, "activation")
 
 
 def attribution_patch(
     model: Any,
     clean: Prompts,
-    corrupted: Prompts | str | Sequence[str],
+    corrupted: Corrupted,
     *,
     site: str = "resid_pre",
     metric: Metrics = None,
@@ -113,10 +88,6 @@ def attribution_patch(
     heads: bool | Sequence[int] = False,
     neurons: bool | Sequence[int] = False,
     noising: bool = False,
-    multi_token: MultiToken = "error",
-    prepend_bos: bool | None = None,
-    max_rows: int | None = None,
-    progress: bool = True,
 ) -> PatchGrid:
     """`activation_patch` to first order, from two forward passes and one backward pass (Nanda 2023).
 
@@ -130,29 +101,108 @@ def attribution_patch(
 
     Arguments, result and errors are those of `activation_patch`.
     """
-    request = Request(site, metric, layers, positions, heads, neurons, noising, multi_token, prepend_bos, max_rows)
-    job = Job.of(model, clean, corrupted, request)
+    choice = CellChoice(site, layers, positions, heads, neurons)
+    return _grid(model, encode_pairs(model, clean, corrupted), choice, metric, noising, "attribution")
 
-    names = [hook_name(site, layer) for layer in job.layers]
 
-    def run(group: list[int], sources: list[dict[str, Tensor]]) -> Runs:
-        found = sweep_gradients(
-            model,
-            job.patched_tokens(group),
-            [Intervention((), prompt=p, wrt=[(name, None) for name in names]) for p in range(len(group))],
-            [job.metrics[n] for n in group],
-            pos=job.asked(group),
-            max_rows=max_rows,
-        )
-        own = torch.cat([rows.values for rows in found]).float().cpu()
-        values = own[:, None, None].repeat(1, len(job.layers), len(job.columns))
-        for p, n in enumerate(group):
-            for i, name in enumerate(names):
-                here = found[p].wrt[name]
-                there = sources[p][name].movedim(position_axis(adapter.hook_point(model, name)), 1).to(here.activation)
-                # Masked attention scores are -inf in both runs: no difference.
-                difference = torch.where(there == here.activation, 0, there - here.activation)
-                values[p, i] += job.sum_per_column((difference * here.gradient)[0].float().cpu(), job.pairs[n])
-        return Runs(values, own)
+@dataclass(frozen=True)
+class Batch:
+    """Pairs of equal length. One run of each is patched with activations of the other."""
 
-    return job.grid("attribution", run, progress)
+    pairs: list[Pair]
+    metrics: list[Metric]
+    noising: bool
+
+    @property
+    def patched(self) -> list[Encoded]:
+        return [p.clean if self.noising else p.corrupted for p in self.pairs]
+
+    @property
+    def other(self) -> list[Encoded]:
+        return [p.corrupted if self.noising else p.clean for p in self.pairs]
+
+
+#: Activations of the other run of each pair, by hook name.
+Sources = list[dict[str, Tensor]]
+
+
+def _grid(
+    model: Any, pairs: list[Pair], choice: CellChoice, metric: Metrics | str, noising: bool, method: Method
+) -> PatchGrid:
+    metrics, metric_name = metrics_of(model, pairs, metric)
+    cells = make_cells(model, pairs, choice)
+    about = provenance(model, prepend_bos=bos_of([p.clean for p in pairs]))
+    compute = _patched if method == "activation" else _first_order
+    groups, parts = batches([p.clean for p in pairs]), []
+    with progress_bar(len(groups), "batch") as bar:
+        for group in groups:
+            batch = Batch([pairs[n] for n in group], [metrics[n] for n in group], noising)
+            sources, other = _captured(model, batch, cells)
+            own, values = compute(model, batch, cells, sources)
+            clean, corrupted = (own, other) if noising else (other, own)
+            parts.append({"per_pair": values, "clean_per_pair": clean, "corrupted_per_pair": corrupted})
+            bar.update()
+    return PatchGrid(
+        **in_order(groups, parts),
+        layers=cells.layers,
+        columns=cells.columns,
+        axis=cells.axis,
+        site=cells.site,
+        method=method,
+        metric=metric_name,
+        noising=noising,
+        tokens=tuple(p.labels for p in pairs),
+        pairs=tuple((p.clean.prompt, p.corrupted.prompt) for p in pairs),
+        provenance=about,
+    )
+
+
+def _captured(model: Any, batch: Batch, cells: Cells) -> tuple[Sources, Float[Tensor, " pair"]]:
+    """What is put in, and the metric of the runs that it comes from."""
+    sources: Sources = [{} for _ in batch.pairs]
+    runs = [Intervention(capture(into, [cells.site], cells.layers), prompt=p) for p, into in enumerate(sources)]
+    values = sweep(model, batch.other, runs, metric=batch.metrics)
+    for name, x in (item for source in sources for item in source.items()):
+        if bool(x.isnan().any()):
+            raise FloatingPointError(f"{name} holds nan: activations overflow; load the model in float32")
+    return sources, values.float().cpu()
+
+
+def _patched(
+    model: Any, batch: Batch, cells: Cells, sources: Sources
+) -> tuple[Float[Tensor, " pair"], Float[Tensor, "pair layer column"]]:
+    """The metric of the runs as they are, and with each cell patched: a row of one sweep per cell."""
+    runs = [Intervention((), prompt=p) for p in range(len(batch.pairs))]
+    places: list[tuple[int, int, int]] = []
+    for p, (pair, source) in enumerate(zip(batch.pairs, sources, strict=True)):
+        for i, layer in enumerate(cells.layers):
+            for j, column in enumerate(cells.columns):
+                hooks = cells.hooks(pair, source, layer, column)
+                if hooks:
+                    places.append((p, i, j))
+                    runs.append(Intervention(hooks, prompt=p))
+    found = sweep(model, batch.patched, runs, metric=batch.metrics).float().cpu()
+    own, patched = found.split([len(batch.pairs), len(places)])
+    values = own[:, None, None].repeat(1, len(cells.layers), len(cells.columns))
+    if places:
+        values[tuple(torch.tensor(places).T)] = patched
+    return own, values
+
+
+def _first_order(
+    model: Any, batch: Batch, cells: Cells, sources: Sources
+) -> tuple[Float[Tensor, " pair"], Float[Tensor, "pair layer column"]]:
+    """The same by the gradient of the metric: one row per pair, whatever the number of cells."""
+    names = [hook_name(cells.site, layer) for layer in cells.layers]
+    runs = [Intervention((), prompt=p, wrt=[(name, None) for name in names]) for p in range(len(batch.pairs))]
+    found = sweep_gradients(model, batch.patched, runs, batch.metrics)
+    own = torch.cat([rows.values for rows in found]).float().cpu()
+    values = own[:, None, None].repeat(1, len(cells.layers), len(cells.columns))
+    for p, (pair, source, rows) in enumerate(zip(batch.pairs, sources, found, strict=True)):
+        for i, name in enumerate(names):
+            here = rows.wrt[name]
+            there = source[name].movedim(position_axis(adapter.hook_point(model, name)), 1).to(here.activation)
+            # Masked attention scores are -inf in both runs: no difference.
+            difference = torch.where(there == here.activation, 0, there - here.activation)
+            values[p, i] += cells.sum_per_column((difference * here.gradient)[0].float().cpu(), pair)
+    return own, values

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 from kntools import metrics
-from kntools.engine.sweep import Metric, checked, sweep
-from kntools.prompts import Encoded, MultiToken, Prompt, encode
+from kntools.engine.answers import answer_metric
+from kntools.engine.sweep import Metric, sweep
+from kntools.prompts import Encoded, Prompt, PromptError, PromptLike, Prompts, encode
 
-Prompts = Prompt | Sequence[Prompt]
+MetricName = Literal["logit_difference", "probability", "log_probability", "kl_divergence"]
 #: A metric for all pairs, one per pair, or the name of one that is made for each pair.
-Metrics = Metric | Sequence[Metric] | str | None
+Metrics = Metric | Sequence[Metric] | MetricName | None
+#: The other prompts: with an answer of their own, or as text.
+Corrupted = Prompts | str | Sequence[PromptLike | str]
 
 
 @dataclass(frozen=True)
@@ -39,35 +42,35 @@ class Pair:
         return tuple(a if a == b else f"{a}/{b.strip()}" for a, b in both)
 
 
-def encode_pairs(
-    model: Any,
-    clean: Prompts,
-    corrupted: Prompts | str | Sequence[str],
-    prepend_bos: bool | None,
-    multi_token: MultiToken,
-) -> list[Pair]:
+def encode_pairs(model: Any, clean: Prompts, corrupted: Corrupted) -> list[Pair]:
     """Encode pairs and check that they line up.
 
     A corrupted prompt is asked for the clean one's answer; its own answer is the foil where the clean prompt has none.
+
+    Raises:
+        TypeError: a clean text without an answer.
+        ValueError: not as many of both; prompts of other lengths, or whose answers stand elsewhere.
     """
-    left = [clean] if isinstance(clean, Prompt) else list(clean)
-    right: list[Prompt | str] = [corrupted] if isinstance(corrupted, Prompt | str) else list(corrupted)
+    left = [clean] if isinstance(clean, Prompt | Encoded | str) else list(clean)
+    right = [corrupted] if isinstance(corrupted, Prompt | Encoded | str) else list(corrupted)
+    for text in left:
+        if isinstance(text, str):
+            raise TypeError(
+                f"the clean prompt {text!r} has no answer; write kn.Prompt({text!r}, ' ...'). The corrupted one may be "
+                "a text: it is asked for the same answer"
+            )
     if len(left) != len(right) or not left:
         raise ValueError(f"{len(left)} clean and {len(right)} corrupted prompts; give as many of each, at least one")
-    return [_pair(model, a, b, prepend_bos, multi_token) for a, b in zip(left, right, strict=True)]
+    return [_pair(model, a, b) for a, b in zip(left, right, strict=True)]
 
 
-def _pair(model: Any, clean: Prompt, corrupted: Prompt | str, bos: bool | None, multi_token: MultiToken) -> Pair:
-    foil = clean.foil
-    if isinstance(corrupted, str):
-        text = corrupted
-    else:
-        text = corrupted.text
-        if foil is None and corrupted.target.strip() != clean.target.strip():
-            foil = corrupted.target
-    # Whether a foil that was not asked for is one token is no concern of a metric without one.
-    a = _encode_leniently(model, replace(clean, foil=foil), clean.foil, bos, multi_token)
-    b = encode(model, Prompt(text, clean.target), bos, multi_token=multi_token)
+def _pair(model: Any, clean: PromptLike, corrupted: PromptLike | str) -> Pair:
+    other = corrupted.prompt if isinstance(corrupted, Encoded) else corrupted
+    text = other if isinstance(other, str) else other.text
+    # What is not encoded yet begins as the other prompt does.
+    bos = next((p.prepend_bos for p in (corrupted, clean) if isinstance(p, Encoded)), None)
+    a = encode(model, clean, prepend_bos=bos)
+    b = encode(model, Prompt(text, a.prompt.target, multi_token=a.prompt.multi_token), prepend_bos=bos)
     if a.tokens.shape != b.tokens.shape:
         raise ValueError(
             f"the clean prompt has {a.tokens.shape[1]} tokens, the corrupted one {b.tokens.shape[1]}; patching needs "
@@ -78,34 +81,33 @@ def _pair(model: Any, clean: Prompt, corrupted: Prompt | str, bos: bool | None, 
             f"the answer stands at position {a.positions} of the clean prompt and at {b.positions} of the corrupted "
             f"one; patching needs the same:\n  clean     {list(a.str_tokens)}\n  corrupted {list(b.str_tokens)}"
         )
+    if a.prompt.foil is None and isinstance(other, Prompt) and other.target != a.prompt.target:
+        a = _with_foil(model, a, other.target)
     return Pair(a, b)
 
 
-def _encode_leniently(
-    model: Any, prompt: Prompt, asked: str | None, bos: bool | None, multi_token: MultiToken
-) -> Encoded:
+def _with_foil(model: Any, encoded: Encoded, foil: str) -> Encoded:
+    """Whether a foil that nobody asked for is one token is no concern of a metric without one."""
     try:
-        return encode(model, prompt, bos, multi_token=multi_token)
-    except ValueError:
-        if prompt.foil == asked:
-            raise
-        return encode(model, replace(prompt, foil=asked), bos, multi_token=multi_token)
+        return encode(model, replace(encoded.prompt, foil=foil), prepend_bos=encoded.prepend_bos)
+    except PromptError:
+        return encoded
 
 
-def metric_for(model: Any, pairs: Sequence[Pair], given: Metrics) -> tuple[list[Metric], str]:
+def metrics_of(model: Any, pairs: Sequence[Pair], given: Metrics | str) -> tuple[list[Metric], str]:
     """One metric per pair, and what it is called."""
     if given is None:
         given = "logit_difference" if all(_has_foil(p) for p in pairs) else "probability"
     if isinstance(given, str):
         if given not in _NAMED:
             raise ValueError(f"unknown metric {given!r}; use one of {', '.join(_NAMED)}, or a function of logits")
-        return [checked(_NAMED[given](model, p)) for p in pairs], given
+        return [_NAMED[given](model, p) for p in pairs], given
     if callable(given):
-        return [checked(given)] * len(pairs), getattr(given, "__name__", type(given).__name__)
+        return [given] * len(pairs), getattr(given, "__name__", type(given).__name__)
     each = list(given)
     if len(each) != len(pairs) or not all(callable(m) for m in each):
         raise ValueError(f"{len(each)} metrics for {len(pairs)} pairs; give one function for all, or one per pair")
-    return [checked(m) for m in each], "one per pair"
+    return each, "one per pair"
 
 
 def _has_foil(pair: Pair) -> bool:
@@ -125,14 +127,14 @@ def _logit_difference(model: Any, pair: Pair) -> Metric:
 
 def _kl(model: Any, pair: Pair) -> Metric:
     if len(pair.clean.positions) != 1:
-        raise ValueError("kl_divergence is of one position; use multi_token='first'")
-    [reference] = sweep(model, pair.clean.tokens, [()], pos=pair.clean.position)
+        raise ValueError("kl_divergence is of one position; use Prompt(..., multi_token='first')")
+    [reference] = sweep(model, pair.clean, [()])
     return metrics.kl_divergence(reference)
 
 
 _NAMED: dict[str, Callable[[Any, Pair], Metric]] = {
     "logit_difference": _logit_difference,
-    "probability": lambda model, pair: metrics.probability(pair.clean.target_ids),
+    "probability": lambda model, pair: answer_metric(pair.clean),
     "log_probability": lambda model, pair: metrics.log_probability(pair.clean.target_ids),
     "kl_divergence": _kl,
 }

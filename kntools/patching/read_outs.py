@@ -11,29 +11,27 @@ from torch import Tensor
 
 from kntools.engine.sweep import sweep
 from kntools.hooks.positioned import PositionedHook
-from kntools.models import adapter
+from kntools.prompts import Encoded
 from kntools.sites import hook_name
 
 _known: WeakKeyDictionary[Any, dict[str, bool]] = WeakKeyDictionary()
 
 
-def check_live(model: Any, tokens: Tensor, site: str, layer: int, position: int) -> None:
+def check_live(model: Any, encoded: Encoded, site: str, layer: int) -> None:
     """Raise an error if `site` is a read-out, which nothing that is patched into it could change.
 
     It is asked by behaviour, once per model and site: the site is disturbed strongly, at all positions of the
-    first prompt, and the logits at `position` are looked at.
+    prompt, and the logits at the answer are looked at.
 
     Raises:
         ValueError: they did not move.
     """
     name = hook_name(site, layer)
-    adapter.check_layer(model, layer)
-    adapter.hook_point(model, name)
-    if tokens.shape[1] < 2:  # attention to one token is the same whatever its scores are
+    if encoded.tokens.shape[1] < 2:  # attention to one token is the same whatever its scores are
         return
     seen = _known.setdefault(model, {})
     if site not in seen:
-        seen[site] = _moves(model, tokens[:1], name, position)
+        seen[site] = _moves(model, encoded, name)
     if not seen[site]:
         raise ValueError(
             f"{name!r} is a read-out on this model: it is computed beside the forward pass, and changing it changes "
@@ -42,7 +40,7 @@ def check_live(model: Any, tokens: Tensor, site: str, layer: int, position: int)
         )
 
 
-def _moves(model: Any, tokens: Tensor, name: str, position: int) -> bool:
+def _moves(model: Any, encoded: Encoded, name: str) -> bool:
     def disturb(x: Tensor) -> Tensor:
         usual = x.abs() < 1e30  # attention scores of masked positions are -inf or nearly so, and stay it
         size = x[usual].float().abs().mean() + 1
@@ -52,7 +50,7 @@ def _moves(model: Any, tokens: Tensor, name: str, position: int) -> bool:
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # TransformerLens 4 itself warns about an edit of a read-out
-        hooks = [[], [(name, PositionedHook(None, disturb, f"disturb {name}"))]]
-        clean, disturbed = sweep(model, tokens, hooks, pos=position)
+        disturbance = [(name, PositionedHook(None, disturb, f"disturb {name}"))]
+        clean, disturbed = sweep(model, encoded, [[], disturbance])
     tolerance = 64 * torch.finfo(clean.dtype).eps * float(clean.float().abs().max())
     return not float((clean.float() - disturbed.float()).abs().max()) <= tolerance  # nan has moved

@@ -17,7 +17,7 @@ from kntools.attribution.integrated_gradients import integrated_gradients
 from kntools.attribution.knowledge_neurons import KnowledgeNeurons, knowledge_neurons
 from kntools.engine.answers import Edit, answer_probabilities, random_like, untouched
 from kntools.engine.sweep import sweep
-from kntools.hooks.interventions import ablate_neurons, enhance_neurons
+from kntools.hooks.neurons import ablate_neurons, enhance_neurons
 from kntools.prompts import Prompt, encode
 from kntools.report.choices import NotPossible
 from kntools.report.facts import FACTS

@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from torch import Tensor
-from tqdm.auto import tqdm
 
+from kntools.options import progress_bar
 from kntools.results import processes
 from kntools.results.encoding import decode, encode
 from kntools.results.provenance import provenance
@@ -83,13 +83,7 @@ class RunStore:
             self._items[key] = self._file.append(key, payload)
 
     def each(
-        self,
-        items: Sequence[T],
-        *,
-        key: Callable[[T], str],
-        make: Callable[[T], Any],
-        unit: str = "item",
-        progress: bool = True,
+        self, items: Sequence[T], *, key: Callable[[T], str], make: Callable[[T], Any], unit: str = "item"
     ) -> list[Any]:
         """The payload of every item, in their order. Those that are not there are made now.
 
@@ -105,7 +99,7 @@ class RunStore:
         todo = {name: item for name, item in zip(names, items, strict=True) if name not in self}
         made: dict[str, Any] = {}
         failure: Exception | None = None
-        with tqdm(total=len(todo), disable=not progress or not processes.is_main(), unit=unit, leave=False) as bar:
+        with progress_bar(len(todo), unit) as bar:
             for name in processes.share(list(todo)):
                 try:
                     self.put(name, make(todo[name]))

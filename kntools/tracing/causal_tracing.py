@@ -2,41 +2,47 @@
 
 from __future__ import annotations
 
-from typing import Any
+import warnings
+from collections.abc import Sequence
+from typing import Any, overload
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
+from kntools.engine.answers import answer_metric
+from kntools.engine.inputs import check_count
 from kntools.engine.sweep import Intervention, Metric, sweep
-from kntools.hooks.interventions import capture, freeze, patch
-from kntools.metrics import logit_difference, probability
+from kntools.hooks.states import capture
+from kntools.metrics import logit_difference
 from kntools.models import adapter
-from kntools.prompts import Encoded, MultiToken, Prompt, encode
+from kntools.options import progress_bar
+from kntools.prompts import Encoded, Prompt, PromptLike, Prompts, encode_many
 from kntools.results.provenance import provenance
-from kntools.sites import Hook, hook_name
 from kntools.tracing.noise import Noise, corruptions, make_noise, subject_of
+from kntools.tracing.restoration import KINDS, Kind, Restoration, SeverAt, Severed, make_restoration
 from kntools.tracing.trace import Trace
 
-KINDS = ("hidden", "mlp", "attn")
+__all__ = ["KINDS", "causal_trace"]
 
 
-def causal_trace(
+@overload
+def causal_trace(model: Any, prompts: PromptLike, **options: Any) -> Trace: ...
+@overload
+def causal_trace(model: Any, prompts: Sequence[PromptLike], **options: Any) -> list[Trace]: ...
+def causal_trace(  # type: ignore[misc] # the signatures above only tell one trace from several
     model: Any,
-    prompt: Prompt,
+    prompts: Prompts,
     *,
-    kind: str = "hidden",
-    window: int = 10,
+    kind: Kind = "hidden",
+    window: int | None = None,
     noise: Noise = "3sigma",
     samples: int = 10,
-    sever: str | None = None,
-    sever_at: str = "restored",
+    sever: Severed | None = None,
+    sever_at: SeverAt = "restored",
     seed: int = 0,
     two_way: bool = False,
-    multi_token: MultiToken = "error",
-    prepend_bos: bool | None = None,
-    max_rows: int | None = None,
-    progress: bool = True,
-) -> Trace:
+) -> Trace | list[Trace]:
     """Indirect effect of every state on the answer (Meng et al. 2022, section 2.1).
 
     ```python
@@ -51,14 +57,16 @@ def causal_trace(
     noise.
 
     Arguments:
-        prompt: a prompt with a subject. For a masked model the answer is read at the mask.
+        prompts: a prompt with a subject, or several. For a masked model the answer is read at the mask.
         kind: `"hidden"` restores the output of one block; `"mlp"` and `"attn"` what the MLPs or attentions of several
             layers add to the residual stream.
         window: how many layers `"mlp"` and `"attn"` restore together: `[l - window // 2, l - window // 2 + window)`,
-            clipped to the model (10 layers around l; an even window has one more layer below than above).
+            clipped to the model (an even window has one more layer below than above). `None` is 10 layers, or all
+            of a smaller model.
         noise: `"3sigma"` is Gaussian noise with 3 times the standard deviation of this subject's own embeddings (for
-            that of a data set, `3 * subject_sigma(model, prompts)`); a number is its standard deviation; a tensor
-            `[sample subject d_model]` is the noise itself, and then the result depends on nothing else.
+            that of a data set, 3 times `kntools.tracing.noise.subject_sigma(model, prompts)`); a number is its
+            standard deviation; a tensor `[sample subject d_model]` is the noise itself, and then the result depends
+            on nothing else.
         samples: how many samples of noise; the probability is averaged over them. A tensor brings its own.
         sever: hold the outputs of all `"mlp"` or `"attn"` above the restored state at their values in the corrupted
             run, sample by sample: what is left is the effect that does not pass through them.
@@ -66,150 +74,99 @@ def causal_trace(
         seed: of the noise. The global random state is not used.
         two_way: read the answer's probability against the prompt's foil alone, P(target) / (P(target) + P(foil)): for
             agreement, where the right noun is one of thousands.
-        multi_token: what to do with an answer of several tokens, as in `encode`.
-        prepend_bos: as in `encode`.
-        max_rows: rows per forward pass; `None` chooses from free memory.
-        progress: show a progress bar.
 
     Returns:
-        `Trace`, on the CPU.
+        `Trace`, on the CPU; of several prompts, a list of them. A warning says where the noise does not lower the
+        answer's probability: then there is nothing to restore.
 
     Raises:
-        ValueError: no subject, a window that does not fit the model, noise of the wrong shape or below zero, an
-            unknown kind.
+        TypeError, ValueError: no subject, a window that does not fit the model, noise of the wrong shape or below
+            zero, an unknown kind.
         FloatingPointError: activations that are nan or inf.
     """
-    if kind not in KINDS or sever not in (None, "mlp", "attn") or sever_at not in ("restored", "all"):
-        raise ValueError(
-            f"kind={kind!r}, sever={sever!r}, sever_at={sever_at!r}; kind is 'hidden', 'mlp' or 'attn', "
-            "sever None, 'mlp' or 'attn', and sever_at 'restored' or 'all'"
-        )
-    layers = adapter.n_layers(model)
-    if kind != "hidden" and not 1 <= window <= layers:
-        raise ValueError(f"window={window}; this model has {layers} layers: give 1 to {layers}")
-    encoded = encode(model, prompt, prepend_bos, multi_token=multi_token)
-    added = make_noise(model, encoded, noise, samples, seed)
-    about = provenance(
-        model,
-        noise="given" if isinstance(noise, Tensor) else noise,
-        samples=added.shape[0],
-        seed=None if isinstance(noise, Tensor) else seed,
-        multi_token=multi_token,
-        prepend_bos=encoded.prepend_bos,
-    )
-    metric = _against_foil(encoded) if two_way else probability(encoded.target_ids)
-    trace = _Tracer(model, encoded, added, metric, kind, 1 if kind == "hidden" else window, sever, sever_at, max_rows)
-    clean, corrupted, per_sample = trace.run(progress)
-    return Trace(
-        per_sample=per_sample,
-        corrupted_per_sample=corrupted,
-        noise=added,
-        clean=clean,
-        tokens=encoded.str_tokens,
-        subject=subject_of(encoded),
-        answer=encoded.position,
-        kind=kind,
-        window=trace.window,
-        sever=sever,
-        sever_at=sever_at,
-        two_way=two_way,
-        prompt=prompt,
-        provenance=about,
-    )
+    check_count("samples", samples)
+    restoration = make_restoration(model, kind, window, sever, sever_at)
+    encoded = encode_many(model, prompts)
+    traces = []
+    with progress_bar(len(encoded), "prompt") as bar:
+        for e in encoded:
+            added = make_noise(model, e, noise, samples, seed)
+            metric = _against_foil(e) if two_way else answer_metric(e)
+            about = provenance(
+                model,
+                noise="given" if isinstance(noise, Tensor) else noise,
+                samples=added.shape[0],
+                seed=None if isinstance(noise, Tensor) else seed,
+                prepend_bos=e.prepend_bos,
+            )
+            clean, corrupted, restored = _run(e, added, metric, restoration)
+            traces.append(
+                Trace(
+                    per_sample=restored,
+                    corrupted_per_sample=corrupted,
+                    noise=added,
+                    clean=clean,
+                    tokens=e.str_tokens,
+                    subject=subject_of(e),
+                    answer=e.position,
+                    kind=kind,
+                    window=restoration.window,
+                    sever=sever,
+                    sever_at=sever_at,
+                    two_way=two_way,
+                    prompt=e.prompt,
+                    provenance=about,
+                )
+            )
+            bar.update()
+    _warn_of_weak_noise(traces)
+    return traces[0] if isinstance(prompts, Prompt | Encoded) else traces
+
+
+def _run(
+    encoded: Encoded, noise: Float[Tensor, "sample subject d_model"], metric: Metric, restoration: Restoration
+) -> tuple[float, Float[Tensor, " sample"], Float[Tensor, "sample layer token"]]:
+    """The metric of the clean run, of the corrupted ones, and of the corrupted ones with each state restored."""
+    model, layers, length = restoration.model, restoration.layers, encoded.tokens.shape[1]
+    clean_states: dict[str, Tensor] = {}
+    clean = sweep(model, encoded, [capture(clean_states, [restoration.site], layers)], metric=metric)
+
+    samples = [encoded] * len(noise)
+    embedding = corruptions(model, encoded, noise)
+    held: list[dict[str, Tensor]] = [{} for _ in samples]
+    watched = [Intervention(capture(held[s], restoration.severed_sites, layers), prompt=s) for s in range(len(samples))]
+    corrupted = sweep(model, samples, watched, metric=metric, embedding=embedding).float().cpu()
+
+    # In a causal model, the noise changes no state before the subject.
+    first = 0 if adapter.is_masked(model) else subject_of(encoded)[0]
+    cells = [(layer, token) for token in range(first, length) for layer in layers]
+    runs = [
+        Intervention(restoration.hooks(clean_states, held[s], *cell, length), prompt=s)
+        for cell in cells
+        for s in range(len(samples))
+    ]
+    found = sweep(model, samples, runs, metric=metric, embedding=embedding).float().cpu()
+    restored = corrupted[:, None, None].repeat(1, len(layers), length)
+    rows, columns = torch.tensor(cells).T
+    restored[:, rows, columns] = found.view(len(cells), len(samples)).T
+    return float(clean), corrupted, restored
 
 
 def _against_foil(encoded: Encoded) -> Metric:
     if encoded.foil_ids is None or len(encoded.target_ids) != 1:
         raise ValueError(
-            "two_way=True compares one token with another: Prompt(..., foil='...'), and multi_token='first' if needed"
+            "two_way=True compares one token with another: "
+            "Prompt(..., foil='...'), and Prompt(..., multi_token='first') if needed"
         )
     difference = logit_difference(encoded.target_ids[0], encoded.foil_ids[0])
     return lambda logits: difference(logits).sigmoid()
 
 
-class _Tracer:
-    """One trace: the prompt once per sample of noise, and an intervention per state and sample."""
-
-    def __init__(
-        self,
-        model: Any,
-        encoded: Encoded,
-        noise: Tensor,
-        metric: Metric,
-        kind: str,
-        window: int,
-        sever: str | None,
-        sever_at: str,
-        max_rows: int | None,
-    ) -> None:
-        self.model, self.encoded, self.metric, self.kind, self.window = model, encoded, metric, kind, window
-        self.sever, self.sever_at, self.max_rows = sever, sever_at, max_rows
-        self.samples, self.layers, self.length = noise.shape[0], adapter.n_layers(model), encoded.tokens.shape[1]
-        self.embedding = corruptions(model, encoded, noise)
-        self.site = adapter.state_site(model, kind)
-
-    def run(self, progress: bool) -> tuple[float, Tensor, Tensor]:
-        """The clean probability, the corrupted ones `[sample]`, and the restored ones `[sample layer token]`."""
-        clean_states: dict[str, Tensor] = {}
-        clean = self._sweep([Intervention(capture(clean_states, [self.site], range(self.layers)))], corrupted=False)
-        held, corrupted = self._corrupted_runs()
-        self._rename(clean_states)
-        cells = [(layer, token) for token in self._tokens() for layer in range(self.layers)]
-        runs = [
-            Intervention(self._restore(clean_states, layer, token) + self._cut(held, layer, token, s), prompt=s)
-            for layer, token in cells
-            for s in range(self.samples)
-        ]
-        restored = corrupted[:, None, None].repeat(1, self.layers, self.length)
-        layers, tokens = torch.tensor(cells).T
-        restored[:, layers, tokens] = self._sweep(runs, progress=progress).view(len(cells), self.samples).T
-        return float(clean), corrupted, restored
-
-    def _tokens(self) -> range:
-        """Tokens whose states the noise can have changed: in a causal model, none before the subject."""
-        first = 0 if adapter.is_masked(self.model) else subject_of(self.encoded)[0]
-        return range(first, self.length)
-
-    def layers_around(self, layer: int) -> range:
-        first = layer - self.window // 2
-        return range(max(0, first), min(self.layers, first + self.window))
-
-    def _rename(self, states: dict[str, Tensor]) -> None:
-        """The output of a block is the input of the next: restored there, its rows need not run the block itself."""
-        if self.kind == "hidden":
-            for layer in range(self.layers - 1):
-                states[hook_name("resid_pre", layer + 1)] = states.pop(hook_name(self.site, layer))
-
-    def _restore(self, states: dict[str, Tensor], layer: int, token: int) -> list[Hook]:
-        if self.kind == "hidden" and layer < self.layers - 1:
-            return patch(states, "resid_pre", layer + 1, [token])
-        return freeze(states, [self.site], self.layers_around(layer), [token])
-
-    def _cut(self, held: list[dict[str, Tensor]], layer: int, token: int, sample: int) -> list[Hook]:
-        if self.sever is None:
-            return []
-        above = range(self.layers_around(layer)[-1] + 1, self.layers)
-        where = [token] if self.sever_at == "restored" else range(token, self.length)
-        if self.sever_at == "all" and adapter.is_masked(self.model):
-            where = range(self.length)
-        return freeze(held[sample], [adapter.state_site(self.model, self.sever)], above, where)
-
-    def _corrupted_runs(self) -> tuple[list[dict[str, Tensor]], Tensor]:
-        """What is severed, as it is in each corrupted run, and the answer's probability there."""
-        held: list[dict[str, Tensor]] = [{} for _ in range(self.samples)]
-        sites = [] if self.sever is None else [adapter.state_site(self.model, self.sever)]
-        runs = [Intervention(capture(held[s], sites, range(self.layers)), prompt=s) for s in range(self.samples)]
-        return held, self._sweep(runs)
-
-    def _sweep(self, runs: list[Intervention], *, corrupted: bool = True, progress: bool = False) -> Tensor:
-        found = sweep(
-            self.model,
-            self.encoded.tokens.expand(self.samples if corrupted else 1, -1),
-            runs,
-            pos=[list(self.encoded.positions)] * (self.samples if corrupted else 1),
-            metric=self.metric,
-            embedding=self.embedding if corrupted else None,
-            max_rows=self.max_rows,
-            progress=progress,
+def _warn_of_weak_noise(traces: Sequence[Trace]) -> None:
+    weak = [f"{t.prompt.text!r}: {t.clean:.3f} -> {t.corrupted:.3f}" for t in traces if t.total_effect <= 0]
+    if weak:
+        warnings.warn(
+            f"the noise does not lower the answer's probability in {len(weak)} of {len(traces)} traces: there is "
+            f"nothing to restore ({'; '.join(weak[:3])}). Use stronger noise, or prompts whose answer the model knows",
+            stacklevel=3,
         )
-        return found.float().cpu()

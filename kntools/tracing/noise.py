@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
 from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from kntools.hooks.interventions import corrupt
 from kntools.hooks.positioned import PositionedHook
+from kntools.hooks.states import corrupt
 from kntools.models import adapter
-from kntools.prompts import Encoded, MultiToken, Prompt, encode
+from kntools.prompts import Encoded, Prompts, encode_many
 from kntools.sites import Hook
 
 #: `"3sigma"`, a standard deviation, or the noise itself.
@@ -22,26 +21,17 @@ Noise = str | float | int | Tensor
 _SIGMAS = re.compile(r"^(\d+(?:\.\d+)?)\s*sigma$")
 
 
-def subject_sigma(
-    model: Any,
-    prompts: Prompt | Sequence[Prompt],
-    *,
-    prepend_bos: bool | None = None,
-    multi_token: MultiToken = "first",
-) -> float:
+def subject_sigma(model: Any, prompts: Prompts) -> float:
     """Standard deviation of the token embeddings of all subjects, over tokens and dimensions.
 
     ```python
-    sigma = kn.subject_sigma(model, prompts)
+    sigma = subject_sigma(model, prompts)
     trace = kn.causal_trace(model, prompts[0], noise=3 * sigma)
     ```
 
     This is the sigma of Meng et al. 2022 (appendix B): of the subjects of the data, not of the whole vocabulary.
     """
-    asked = [prompts] if isinstance(prompts, Prompt) else list(prompts)
-    if not asked:
-        raise ValueError("no prompts given; sigma is measured on the subjects of at least one")
-    found = [subject_embeddings(model, encode(model, p, prepend_bos, multi_token=multi_token)) for p in asked]
+    found = [subject_embeddings(model, e) for e in encode_many(model, prompts)]
     return float(torch.cat(found).double().std())
 
 
@@ -78,8 +68,6 @@ def make_noise(
         if not bool(torch.isfinite(noise).all()):
             raise ValueError("the noise holds nan or inf")
         return noise.detach().float().cpu()
-    if samples < 1:
-        raise ValueError(f"samples={samples}; at least one sample of noise is needed (10)")
     level = _level(noise, like)
     generator = torch.Generator().manual_seed(seed)
     return level * torch.randn(samples, *like.shape, generator=generator)

@@ -1,6 +1,6 @@
 """How many pairs of each BLiMP paradigm a tokenizer can use.
 
-    python -m kntools.data.usable GPT-2=gpt2 SmolLM2=smollm2-135m BERT=bert-base-uncased --out table.csv
+    python -m scripts.usable_pairs GPT-2=gpt2 SmolLM2=smollm2-135m BERT=bert-base-uncased --out table.csv
 
 Each tokenizer is `LABEL=SOURCE`; a source is a name that `kntools.load_model` knows, a folder or a Hugging
 Face id.
@@ -17,18 +17,17 @@ from typing import Any
 from tqdm.auto import tqdm
 from transformers import AutoTokenizer
 
-from kntools.data import tables
 from kntools.data.blimp_pairs import PARADIGMS, blimp
-from kntools.data.prompting import TokenizerOnly
-from kntools.data.records import Skipped
+from kntools.data.records import Skipped, TokenizerOnly
 from kntools.models.named import NAMED
+from scripts import tables
 
 MARKER = "usable"
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """The command; see the top of the module."""
-    parser = argparse.ArgumentParser(prog="python -m kntools.data.usable", description="Usable BLiMP pairs.")
+    parser = argparse.ArgumentParser(prog="python -m scripts.usable_pairs", description="Usable BLiMP pairs.")
     add = parser.add_argument
     add("tokenizers", nargs="+", metavar="LABEL=SOURCE", type=_label_and_source)
     add("--path", help="where BLiMP is (default: $KNTOOLS_DATA, then the hub)")

@@ -1,6 +1,6 @@
 """How often a causal model finds the good sentence of a minimal pair more probable: BLiMP's standard metric.
 
-    python -m kntools.data.accuracy --model smollm2-135m determiner_noun_agreement_1 anaphor_number_agreement
+    python -m scripts.pair_accuracy --model smollm2-135m determiner_noun_agreement_1 anaphor_number_agreement
 
 `--limit` takes a sample of each paradigm, `--out table.csv` (or `.md`) writes the table that is printed.
 """
@@ -8,7 +8,6 @@
 from __future__ import annotations
 
 import argparse
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,13 +15,15 @@ from typing import Any
 
 import torch
 from jaxtyping import Float
+from scipy.stats import binomtest
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from kntools.data import tables
 from kntools.data.blimp_pairs import PARADIGMS, blimp
 from kntools.data.pairs import MinimalPair
 from kntools.models import adapter
+from kntools.options import progress_bar
+from scripts import tables
 
 # Tokens in one forward pass: the logits of so many must fit in memory.
 _TOKENS_PER_PASS = 512
@@ -43,10 +44,8 @@ class Accuracy:
     @property
     def interval(self) -> tuple[float, float]:
         """Wilson's 95 % interval: unlike the usual one it is right near 0 and 1."""
-        z, p, n = 1.959964, self.share, self.n
-        centre = (p + z * z / (2 * n)) / (1 + z * z / n)
-        half = z / (1 + z * z / n) * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
-        return centre - half, centre + half
+        low, high = binomtest(self.correct, self.n).proportion_ci(method="wilson")
+        return float(low), float(high)
 
 
 def pair_accuracy(
@@ -55,7 +54,6 @@ def pair_accuracy(
     *,
     prepend_bos: bool | None = None,
     bos_token: str | None = None,
-    progress: bool = True,
 ) -> Accuracy:
     """The share of pairs whose good sentence has the higher log-probability.
 
@@ -69,7 +67,6 @@ def pair_accuracy(
         prepend_bos: score the first token too, after BOS; `None` is the model's own default.
         bos_token: begin with this token in place of the tokenizer's BOS. It matters: the BOS of a chat model may be
             what opens a turn, which no plain sentence follows in its training text.
-        progress: show a bar.
 
     Returns:
         `Accuracy`.
@@ -80,7 +77,7 @@ def pair_accuracy(
     if not pairs:
         raise ValueError("no pairs to score")
     sentences = [sentence for pair in pairs for sentence in (pair.good, pair.bad)]
-    scores = sentence_log_probability(model, sentences, prepend_bos=prepend_bos, bos_token=bos_token, progress=progress)
+    scores = sentence_log_probability(model, sentences, prepend_bos=prepend_bos, bos_token=bos_token)
     return Accuracy(int((scores[0::2] > scores[1::2]).sum()), len(pairs))
 
 
@@ -90,7 +87,6 @@ def sentence_log_probability(
     *,
     prepend_bos: bool | None = None,
     bos_token: str | None = None,
-    progress: bool = True,
 ) -> Float[Tensor, " sentence"]:
     """Log-probability of each sentence under a causal model, in nats, on the CPU.
 
@@ -104,7 +100,7 @@ def sentence_log_probability(
     ids = _encode(model, sentences, _start(model, prepend_bos, bos_token))
     scores = torch.empty(len(ids))
     order = sorted(range(len(ids)), key=lambda i: len(ids[i]))
-    with torch.no_grad(), tqdm(total=len(ids), disable=not progress, unit="sentence", leave=False) as bar:
+    with torch.no_grad(), progress_bar(len(ids), "sentence") as bar:
         for batch in _batches(order, ids):
             tokens = torch.tensor([ids[i] for i in batch], device=adapter.device_of(model))
             logits = model(tokens, return_type="logits")[:, :-1].float()
@@ -154,7 +150,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """The command; see the top of the module."""
     from kntools.models.load import load_model
 
-    parser = argparse.ArgumentParser(prog="python -m kntools.data.accuracy", description="BLiMP accuracy.")
+    parser = argparse.ArgumentParser(prog="python -m scripts.pair_accuracy", description="BLiMP accuracy.")
     add = parser.add_argument
     add("paradigms", nargs="*", help="BLiMP paradigms (default: all 67)")
     add("--model", default="smollm2-135m", help="name or folder, as for kntools.load_model")
@@ -174,7 +170,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         for paradigm in bar:
             bar.set_postfix_str(paradigm)
             pairs = blimp(paradigm, path=args.path, limit=args.limit, seed=args.seed)
-            found = pair_accuracy(model, pairs.records, prepend_bos=args.bos, bos_token=args.bos_token, progress=False)
+            found = pair_accuracy(model, pairs.records, prepend_bos=args.bos, bos_token=args.bos_token)
             low, high = found.interval
             rows.append([f"`{paradigm}`", found.share, f"{low:.3f} to {high:.3f}", found.n])
             if args.out is not None:  # after each one: a run over all of BLiMP takes long

@@ -1,11 +1,7 @@
-"""Interventions: functions that return plain TransformerLens hooks, `list[(name, fn)]`.
-
-They compose with `+`, run in `model.run_with_hooks(tokens, fwd_hooks=...)` and in `kn.sweep`, on any
-batch size. Each copies before it writes, keeps dtype and device, and fails loudly where its layer,
-neuron or position does not exist. A new intervention is one more function in this file.
+"""Interventions on whole activation sites, as plain TransformerLens hooks: `list[(name, fn)]`.
 
 ```python
-hooks = kn.ablate_neurons([(9, 1094)]) + kn.add_vector("resid_post", 4, direction, pos=2)
+hooks = kn.add_vector("resid_post", 4, direction, pos=2) + kn.patch(cache, "z", 6, heads=[0, 2])
 logits = model.run_with_hooks(tokens, fwd_hooks=hooks)
 ```
 """
@@ -13,16 +9,14 @@ logits = model.run_with_hooks(tokens, fwd_hooks=hooks)
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Any, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from kntools.hooks.positioned import QUERY_AXIS, PositionedHook, shares_memory
-from kntools.sites import Hook, Neuron, Positions, as_neurons, hook_name
-
-NeuronLike = Neuron | tuple[int, int]
+from kntools.sites import ANSWER, Hook, Positions, hook_name
 
 
 @runtime_checkable
@@ -36,92 +30,9 @@ class Activations(Protocol):
 _WITH_HEADS = ("hook_z", "hook_q", "hook_k", "hook_v", "hook_pattern", "hook_attn_scores", "hook_result")
 
 
-def scale_neurons(neurons: Iterable[NeuronLike], factor: float, *, pos: Positions = -1) -> list[Hook]:
-    """Multiply each neuron's activation by `factor` at `pos`.
-
-    ```python
-    hooks = kn.scale_neurons([(9, 1094), (10, 2096)], 0.5)
-    ```
-
-    Arguments:
-        neurons: `Neuron`s or `(layer, index)` pairs, counted from zero.
-        factor: 0 suppresses, 2 enhances (Dai et al. 2022, section 4.2).
-        pos: token position(s); negative ones count from the end, `None` means all.
-
-    Returns:
-        One hook per layer.
-
-    Raises:
-        IndexError: when a hook runs, for a neuron or position that does not exist.
-    """
-    return _on_neurons(neurons, pos, f"scale by {factor}", lambda x, _: x * factor)
-
-
-def ablate_neurons(neurons: Iterable[NeuronLike], *, pos: Positions = -1) -> list[Hook]:
-    """Suppress neurons: set their activations to zero at `pos`. See `scale_neurons`.
-
-    ```python
-    model.run_with_hooks(tokens, fwd_hooks=kn.ablate_neurons(att.top(20)))
-    ```
-    """
-    return scale_neurons(neurons, 0.0, pos=pos)
-
-
-def enhance_neurons(neurons: Iterable[NeuronLike], factor: float = 2.0, *, pos: Positions = -1) -> list[Hook]:
-    """Enhance neurons: double their activations at `pos`. See `scale_neurons`.
-
-    ```python
-    hooks = kn.enhance_neurons(kns) + kn.ablate_neurons([(3, 7)])
-    ```
-    """
-    return scale_neurons(neurons, factor, pos=pos)
-
-
-def set_neurons(
-    neurons: Sequence[NeuronLike], values: float | Sequence[float] | Tensor, *, pos: Positions = -1
+def scale_site(
+    site: str, layer: int, factor: float | Float[Tensor, " batch"], *, pos: Positions = ANSWER
 ) -> list[Hook]:
-    """Set each neuron's activation to a value: one for all, or one per neuron.
-
-    ```python
-    hooks = kn.set_neurons([(9, 1094), (10, 2096)], [3.0, 0.0])
-    ```
-
-    Raises:
-        ValueError: if there are not as many values as neurons.
-    """
-    wanted = as_neurons(neurons)
-    given = torch.as_tensor(values, dtype=torch.float64).flatten()
-    if given.numel() not in (1, len(wanted)):
-        raise ValueError(f"{given.numel()} values for {len(wanted)} neurons; give one, or one per neuron")
-    value_of = dict(zip(wanted, given.expand(len(wanted)).tolist(), strict=True))
-    return _on_neurons(
-        wanted,
-        pos,
-        "set",
-        lambda x, group: torch.tensor([value_of[n] for n in group], dtype=torch.float64).to(x).expand_as(x),
-    )
-
-
-def mean_ablate_neurons(
-    neurons: Iterable[NeuronLike], mean: Float[Tensor, "layer d_mlp"], *, pos: Positions = -1
-) -> list[Hook]:
-    """Replace each neuron's activation by its mean over other prompts.
-
-    ```python
-    hooks = kn.mean_ablate_neurons(neurons, kn.mean_activations(model, prompts))
-    ```
-
-    Arguments:
-        mean: mean activations of all neurons, as `mean_activations` returns them.
-    """
-    wanted = as_neurons(neurons)
-    for n in wanted:
-        if n.layer >= mean.shape[0] or n.index >= mean.shape[1]:
-            raise IndexError(f"no mean for neuron {n}: there are {mean.shape[0]} layers of {mean.shape[1]}")
-    return set_neurons(wanted, [float(mean[n.layer, n.index]) for n in wanted], pos=pos) if wanted else []
-
-
-def scale_site(site: str, layer: int, factor: float | Float[Tensor, " batch"], *, pos: Positions = -1) -> list[Hook]:
     """Multiply a whole site by `factor`, or each row of the batch by its own.
 
     ```python
@@ -141,7 +52,7 @@ def scale_site(site: str, layer: int, factor: float | Float[Tensor, " batch"], *
 
 
 def add_vector(
-    site: str, layer: int, vector: Float[Tensor, "..."], pos: Positions = -1, *, scale: float = 1.0
+    site: str, layer: int, vector: Float[Tensor, "..."], pos: Positions = ANSWER, *, scale: float = 1.0
 ) -> list[Hook]:
     """Add `scale * vector` to a site at `pos` (steering).
 
@@ -263,27 +174,6 @@ def capture(into: dict[str, Tensor], sites: Iterable[str], layers: Iterable[int]
     wanted = list(layers)
     names = [hook_name(site, layer) for site in sites for layer in wanted]
     return [(name, keep(name)) for name in names]
-
-
-def _on_neurons(neurons: Iterable[NeuronLike], pos: Positions, what: str, change: Any) -> list[Hook]:
-    """One hook per layer that applies `change(activations [batch pos chosen], neurons)` to the chosen ones."""
-    layers: dict[int, list[Neuron]] = {}
-    for n in as_neurons(neurons):
-        layers.setdefault(n.layer, []).append(n)
-
-    def on_layer(group: list[Neuron]) -> PositionedHook:
-        index = torch.tensor([n.index for n in group])
-
-        def edit(x: Tensor) -> Tensor:
-            for n in group:
-                if n.index >= x.shape[-1]:
-                    raise IndexError(f"neuron {n} does not exist: layer {n.layer} has neurons 0 to {x.shape[-1] - 1}")
-            at = index.to(x.device)
-            return x.index_copy(-1, at, change(x.index_select(-1, at), group))
-
-        return PositionedHook(pos, edit, f"{what} {group}")
-
-    return [(hook_name("mlp.hook_post", layer), on_layer(group)) for layer, group in layers.items()]
 
 
 class _Paste:

@@ -1,0 +1,83 @@
+"""Determiner-noun pairs in many sentences: `these horses` in its own sentence, and in those of other pairs."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from kntools import data
+from kntools.data.pairs import MinimalPair
+from kntools.data.records import Loaded, Skipped
+from kntools.data.sample import PARADIGMS as SAMPLES
+
+
+@dataclass(frozen=True)
+class Phrase:
+    """`Carl cured | these | old | horses | .`"""
+
+    record: MinimalPair
+    before: str
+    determiner: str
+    between: str
+    noun: str
+    end: str
+
+    @property
+    def frame(self) -> tuple[str, str, str]:
+        return self.before, self.between, self.end
+
+    def within(self, frame: tuple[str, str, str]) -> MinimalPair:
+        """The minimal pair of this determiner and noun, in another sentence."""
+        assert self.record.words is not None
+        good, bad = self.record.words
+        wrong = (bad, self.noun) if good.lower() == self.determiner.lower() else (self.determiner, bad)
+        right = _sentence(frame, self.determiner, self.noun)
+        return replace(self.record, good=right, bad=_sentence(frame, *wrong))
+
+
+def pairs_in_frames(
+    loaded: Loaded[MinimalPair], frames: int, limit: int | None, seed: int
+) -> tuple[dict[str, list[MinimalPair]], Skipped]:
+    """`these horses` -> minimal pairs of it in its own sentence and in `frames - 1` others, and what was left out.
+
+    Of many pairs a sample of four times the `limit` is made, for a model can be asked only for some of them.
+    """
+    parsed = [phrase for phrase in map(_parsed, loaded) if phrase is not None]
+    sentences = sorted({p.frame for p in parsed})
+    pairs = {f"{p.determiner.lower()} {p.noun}": p for p in reversed(parsed)}
+    keys = sorted(pairs)
+    if limit is not None and 4 * limit < len(keys):
+        keys = sorted(random.Random(seed).sample(keys, 4 * limit))
+    found = {key: _in_frames(pairs[key], sentences, frames, random.Random(f"{seed}/{key}")) for key in keys}
+    reasons = {"noun phrase of another form": len(loaded) - len(parsed), "over the limit": len(pairs) - len(keys)}
+    return found, Skipped.of(reasons)
+
+
+def _in_frames(
+    phrase: Phrase, sentences: Sequence[tuple[str, str, str]], frames: int, rng: random.Random
+) -> list[MinimalPair]:
+    drawn = rng.sample(sentences, min(len(sentences), frames))
+    others = [frame for frame in drawn if frame != phrase.frame]
+    return [phrase.within(frame) for frame in (phrase.frame, *others[: frames - 1])]
+
+
+def _parsed(record: MinimalPair) -> Phrase | None:
+    """The noun is the last word, next to the determiner or after one adjective (not `movie` `theater`)."""
+    words, determiner = record.good.split(), data.determiner(record)
+    if determiner is None or record.words is None:
+        return None
+    at = max((i for i, w in enumerate(words) if w.lower() == determiner), default=len(words))
+    noun = words[-1].rstrip(".!?")
+    good = record.words[0]
+    # Our own sample has both kinds in one paradigm, and no compounds.
+    adjectives = (0, 1) if record.paradigm in SAMPLES else (int("_adj" in record.paradigm),)
+    if len(words) - 2 - at not in adjectives or good.lower() not in (determiner, noun.lower()):
+        return None
+    before, between = (" ".join(w) for w in (words[:at], words[at + 1 : -1]))
+    return Phrase(record, before, words[at], between, noun, words[-1][len(noun) :])
+
+
+def _sentence(frame: tuple[str, str, str], determiner: str, noun: str) -> str:
+    before, between, end = frame
+    return " ".join(w for w in (before, determiner, between, noun) if w) + end

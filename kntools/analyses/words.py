@@ -1,0 +1,163 @@
+"""Words in the place of an answer, or before it: figure 5's lists, prompts that ask for them, and probabilities."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from einops import rearrange
+from jaxtyping import Float
+from torch import Tensor
+
+from kntools import data
+from kntools.analyses.prompt_group import is_relation
+from kntools.engine.answers import answer_values
+from kntools.engine.sweep import Intervention, sweep
+from kntools.prompts import Encoded, Prompt, PromptError, by_length, encode_each
+from kntools.sites import Hook
+
+#: Section -> words.
+Words = Mapping[str, Sequence[str]]
+
+#: The modifiers of figure 5 (Niu et al. 2024), in its three sections.
+FIGURE_5: Words = {
+    "plural": ("these", "those", "two", "both", "multiple", "several", "various"),
+    "singular": ("this", "that", "one", "a", "an", "every", "unique", "single", "sole"),
+    "neutral": ("the", "any", "all", "some", "my", "our", "unified", "scattered"),
+}
+
+#: Where a word goes in the text of a prompt that asks what comes after it: `"Carl cures {}"` -> `" horses"`.
+SLOT = "{}"
+
+
+def checked_words(words: Words | Sequence[str]) -> list[tuple[str, str]]:
+    """`(section, word)` in order; a plain list is one section. Empty lists and repeated words are errors."""
+    if isinstance(words, str):
+        raise ValueError(f"words={words!r} is one text; give a list, e.g. [{words!r}]")
+    sections = words if isinstance(words, Mapping) else {"words": words}
+    empty = [section for section, some in sections.items() if not some]
+    if empty or not sections:
+        raise ValueError(f"the word list is empty ({empty or 'no section'}); give at least one word per section")
+    found = [(section, word.strip()) for section, some in sections.items() for word in some]
+    names = [word for _, word in found]
+    twice = sorted({word for word in names if names.count(word) > 1})
+    if twice or "" in names:
+        raise ValueError(f"words must be there once, and not be empty: {twice or names}")
+    return found
+
+
+def noun_prompts(
+    model: Any, paradigm: str, *, limit: int | None = None, seed: int = 0, path: Any = None
+) -> dict[str, list[Prompt]]:
+    """Prompts of a determiner-noun paradigm by the number of the noun, `limit` of each.
+
+    ```python
+    noun_prompts(model, "determiner_noun_agreement_2")      # the determiner is asked for: "Carl cures [MASK] horses."
+    noun_prompts(model, "determiner_noun_agreement_1")      # the noun is: "Carl cures {}" -> " horses"
+    ```
+
+    A masked model is asked for words in the place of the determiner (paradigms ending in `_2`). A causal one has not
+    read the noun by then, and can only have a preference of its own; it is asked for the noun after each word
+    (paradigms ending in `_1`), which by Bayes' rule is how words in that place are told apart.
+    """
+    if is_relation(paradigm):
+        raise ValueError(
+            f"{paradigm} is a relation; numbers of nouns are in paradigms like determiner_noun_agreement_2"
+        )
+    asked = data.blimp(paradigm, path=path).prompts(model)
+    found: dict[str, list[Prompt]] = {}
+    for record, prompt in zip(asked.records, asked.prompts, strict=True):
+        number, determiner = data.number(record), data.determiner(record)
+        placed = _placed(prompt, determiner) if number and determiner else None
+        if number and placed:
+            found.setdefault(number, []).append(placed)
+    if not found:
+        raise ValueError(
+            f"{paradigm} asks this model for no determiner and no noun after one (skipped: {asked.skipped}); use "
+            "determiner_noun_agreement_1 or _2"
+        )
+    rng = random.Random(seed)
+    return {
+        name: some if limit is None or limit >= len(some) else rng.sample(some, limit)
+        for name, some in sorted(found.items())
+    }
+
+
+def _placed(prompt: Prompt, determiner: str) -> Prompt | None:
+    """The prompt as it is where the determiner is asked for; else with a slot where the only determiner stands."""
+    if prompt.target.strip().lower() == determiner:
+        return prompt
+    words = prompt.text.split(" ")
+    places = [i for i, word in enumerate(words) if word.lower() == determiner]
+    if len(places) != 1:
+        return None
+    return replace(prompt, text=" ".join([*words[: places[0]], SLOT, *words[places[0] + 1 :]]), foil=None)
+
+
+def check_words(model: Any, prompts: Iterable[Prompt], words: Sequence[str]) -> None:
+    """Words that stand in the place of an answer must be one token each; an error names those that are not."""
+    asked = next((p for p in prompts if SLOT not in p.text), None)
+    if asked is not None:
+        _with_words(model, [asked], words)
+
+
+def word_probabilities(
+    model: Any, prompts: Sequence[Prompt], words: Sequence[str], interventions: Sequence[Sequence[Hook]]
+) -> Float[Tensor, "intervention prompt word"]:
+    """The probability of every word in the place of every prompt's answer, under every intervention.
+
+    ```python
+    before, after = word_probabilities(model, prompts, ["these", "this"], [[], kn.ablate_neurons(neurons)])
+    ```
+
+    Arguments:
+        prompts: their answers play no part but to say where words stand, and whether after a space. A text with a
+            `{}` is asked otherwise: every word is put there, and the value is the probability of the prompt's own
+            answer after it.
+        interventions: lists of hooks. Those without `pos` act at the answer.
+
+    Raises:
+        ValueError: no prompts, words or interventions; a word that is not one token where the answer stands; prompts
+            with and without a slot together.
+    """
+    if not prompts or not words or not interventions:
+        raise ValueError(
+            f"{len(prompts)} prompts, {len(words)} words, {len(interventions)} interventions; give at least one of each"
+        )
+    slots = [SLOT in p.text for p in prompts]
+    if all(slots):
+        asked = [replace(p, text=p.text.replace(SLOT, word)) for p in prompts for word in words]
+        values = answer_values(model, asked, interventions)
+        return rearrange(values, "edit (prompt word) -> edit prompt word", word=len(words))
+    if any(slots):
+        raise ValueError(f"{sum(slots)} of {len(slots)} prompts have a slot {SLOT}; give all of them one, or none")
+    encoded = _with_words(model, prompts, words)
+    ids = torch.tensor([e.target_ids[0] for e in encoded]).view(len(prompts), len(words))
+    texts = encoded[:: len(words)]
+    found = torch.empty(len(interventions), len(prompts), len(words))
+    for group in by_length(texts):
+        runs = [Intervention(tuple(hooks), prompt=n) for hooks in interventions for n in range(len(group))]
+        logits = sweep(model, [texts[i] for i in group], runs).float().cpu()
+        p = rearrange(logits.softmax(-1), "(edit prompt) v -> edit prompt v", edit=len(interventions))
+        found[:, group] = p.gather(-1, ids[group].expand(len(interventions), -1, -1))
+    return found
+
+
+def _with_words(model: Any, prompts: Sequence[Prompt], words: Sequence[str]) -> list[Encoded]:
+    """Every prompt with every word as its answer, which must be one token."""
+    asked = [replace(p, target=_spaced(word, p), foil=None, multi_token="error") for p in prompts for word in words]
+    encoded = encode_each(model, asked)
+    problems = dict.fromkeys(str(error).split(";")[0] for error in encoded if isinstance(error, PromptError))
+    if problems:
+        raise ValueError(
+            f"{'; '.join(problems)}: leave these words out of the list, this model has no one token for them"
+        )
+    return [e for e in encoded if isinstance(e, Encoded)]
+
+
+def _spaced(word: str, prompt: Prompt) -> str:
+    """The word as the prompt's answer is written: with a space before it, or without."""
+    return prompt.target[: len(prompt.target) - len(prompt.target.lstrip())] + word

@@ -1,0 +1,37 @@
+"""The control that every intervention on neurons needs: as many random neurons of the same layers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+
+from kntools.sites import Neuron, NeuronLike, as_neurons
+
+
+def random_like(neurons: Iterable[NeuronLike], width: int, generator: torch.Generator) -> tuple[Neuron, ...]:
+    """As many random neurons of the same layers, none of them among the given ones.
+
+    ```python
+    random_like(att.top(20), att.scores.shape[-1], torch.Generator().manual_seed(0))
+    ```
+
+    Arguments:
+        width: neurons per layer.
+        generator: where the randomness comes from.
+
+    Raises:
+        ValueError: a layer with fewer than twice as many neurons as were given of it.
+    """
+    given = as_neurons(neurons)
+    drawn = []
+    for layer in sorted({n.layer for n in given}):
+        taken = {n.index for n in given if n.layer == layer}
+        free = [i for i in range(width) if i not in taken]
+        if len(free) < len(taken):
+            raise ValueError(
+                f"layer {layer} has {len(free)} other neurons, {len(taken)} are needed; give fewer neurons"
+            )
+        order = torch.randperm(len(free), generator=generator)[: len(taken)]
+        drawn += [Neuron(layer, free[i]) for i in order.tolist()]
+    return tuple(drawn)

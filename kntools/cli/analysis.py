@@ -1,0 +1,98 @@
+"""What commands of analyses share: `--run`, `--out` as the beginning of file names, and results as output."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import pandas as pd
+
+from kntools import files
+from kntools.analyses.neuron_search import ADAPTIVE, PAPER, SearchSettings
+from kntools.analyses.prompt_group import is_relation
+from kntools.cli.options import ModelOptions, Options, method, output
+from kntools.cli.output import Output, Sheet, records
+from kntools.models.names import check_name
+from kntools.results.table import TableResult
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunOptions(ModelOptions):
+    """Of analyses that run a model for long."""
+
+    run: Annotated[Path | None, output(help="Keep finished items here (default: OUT.run.jsonl).")] = None
+
+    @property
+    def kept(self) -> Path | None:
+        return _beside(self, ".run.jsonl") if self.run is None and self.out else self.run
+
+
+@dataclass(frozen=True, kw_only=True)
+class Search:
+    """How analyses attribute."""
+
+    paper: Annotated[bool, method("--paper", help="The published rule.")] = False
+
+    @property
+    def settings(self) -> SearchSettings:
+        return PAPER if self.paper else ADAPTIVE
+
+
+def check_sources(names: Iterable[str]) -> None:
+    """A name that is no paradigm and no relation is an error before a model is loaded."""
+    for name in names:
+        is_relation(name)
+
+
+def choose(kind: str, names: list[str] | None, known: tuple[str, ...]) -> list[Any]:
+    """What was chosen of `known`, all of it by default; an unknown name is an error."""
+    for name in names or ():
+        check_name(kind, name, known)
+    return names or list(known)
+
+
+def result_output(
+    found: Any, options: Options, *, tables: Mapping[str, pd.DataFrame | None] | None = None, **more: Any
+) -> Output:
+    """A result of an analysis: header and tables as JSON, the summary in the terminal, all of it in files.
+
+    Arguments:
+        tables: beside those that the result has. One that could not be made is `null`.
+        more: further entries of the JSON.
+    """
+    every = {**found.tables(), **(tables or {})}
+    header = found.header if hasattr(found, "header") else found.provenance
+    shown = every or {"rows": found.to_frame()}
+    further = {name: frame for name, frame in every.items() if frame is not None}
+
+    def write(out: Path) -> list[Path]:
+        saved = found.save(_beside(options, ".json" if isinstance(found, TableResult) else ".safetensors"))
+        page = _beside(options, ".html")
+        files.write(page, found.plot().to_html(include_plotlyjs=True))
+        return [saved, *write_tables({"": found.to_frame(), **further}, options), page]
+
+    return Output(
+        {**header, **more, **{name: None if frame is None else records(frame) for name, frame in shown.items()}},
+        [
+            Sheet(found.describe(), found.summary()),
+            *(Sheet(name, frame) for name, frame in further.items() if not frame.equals(found.summary())),
+        ],
+        write,
+    )
+
+
+def write_tables(tables: Mapping[str, pd.DataFrame], options: Options) -> list[Path]:
+    """`OUT.csv` of the table without a name, `OUT-NAME.csv` of others."""
+    return [
+        files.write(_beside(options, f"-{name}.csv" if name else ".csv"), frame.to_csv(index=False))
+        for name, frame in tables.items()
+    ]
+
+
+def _beside(options: Options, end: str) -> Path:
+    """A file whose name begins with `--out`; in a folder that is there, with the name of the command."""
+    assert options.out is not None
+    out = options.out / options.command if options.out.is_dir() else options.out
+    return out.with_name(out.name + end)

@@ -1,0 +1,127 @@
+"""From a function to a command: shared options, errors in one line, and one way to print and to write."""
+
+from __future__ import annotations
+
+import inspect
+import shlex
+import sys
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import MISSING, fields, is_dataclass
+from pathlib import Path
+from typing import Any, get_type_hints
+
+import typer
+from typer.core import TyperGroup
+
+from kntools.cli.options import Options
+from kntools.cli.output import Output, emit
+from kntools.models.names import check_name
+from kntools.options import set_options
+from kntools.results import processes
+
+# typer exports one of its usage errors, not their base.
+_UsageError: Any = typer.BadParameter.__base__
+
+
+def command(function: Callable[..., Output]) -> Callable[..., None]:
+    """A typer command that runs `function` and emits what it returns.
+
+    ```python
+    @command
+    def attribute(text: Text, target: Target, options: ModelOptions) -> Output: ...
+    ```
+
+    A parameter whose type is a dataclass stands for its fields, which are options. One of them is an `Options`.
+    """
+    own = inspect.signature(function, eval_str=True).parameters
+    groups: dict[str, Any] = {name: p.annotation for name, p in own.items() if is_dataclass(p.annotation)}
+    parameters = [_keyword("context", typer.Context, MISSING)]
+    parameters += [p.replace(kind=p.KEYWORD_ONLY) for name, p in own.items() if name not in groups]
+    parameters += [p for group in groups.values() for p in _options_of(group)]
+
+    def run(context: Any, **values: Any) -> None:
+        words = ["DIR" if Path(word) == values["out"] else word for word in context.find_root().obj]
+        every = {**values, "command": function.__name__, "line": shlex.join(["kntools", *words])}
+        given = {name: value for name, value in values.items() if name in own}
+        for name, group in groups.items():
+            given[name] = group(**{field.name: every[field.name] for field in fields(group)})
+        [options] = [value for value in given.values() if isinstance(value, Options)]
+        with _one_line_per_problem(options):
+            with set_options(progress=sys.stderr.isatty(), max_rows=values.get("max_rows")):
+                output = function(**given)
+            if processes.is_main():
+                emit(output, options)
+
+    run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    run.__annotations__ = {p.name: p.annotation for p in parameters}
+    run.__name__, run.__doc__ = function.__name__, function.__doc__
+    return run
+
+
+def _keyword(name: str, annotation: Any, default: Any) -> inspect.Parameter:
+    given = inspect.Parameter.empty if default is MISSING else default
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=given, annotation=annotation)
+
+
+def _options_of(group: Any) -> list[inspect.Parameter]:
+    """The fields of a dataclass that are options."""
+    hints = get_type_hints(group, include_extras=True)
+    return [
+        _keyword(field.name, hints[field.name], field.default)
+        for field in fields(group)
+        if hasattr(hints[field.name], "__metadata__")
+    ]
+
+
+@contextmanager
+def _one_line_per_problem(options: Options) -> Iterator[None]:
+    """Errors (exit code 2) and warnings as one line each on stderr; with `--debug`, as Python shows them."""
+    try:
+        with warnings.catch_warnings():
+            if not options.debug:
+                warnings.showwarning = say
+            yield
+    except KeyboardInterrupt:
+        if options.kept is None:
+            say("interrupted; nothing was kept. Rerun the command to start again")
+        else:
+            say(f"interrupted; finished items are kept in {options.kept}. Rerun the command to resume")
+        raise typer.Exit(130) from None
+    except (ValueError, KeyError, IndexError, OSError, ModuleNotFoundError, FloatingPointError) as error:
+        if options.debug:
+            raise
+        # str() of a KeyError puts quotes around its message.
+        say(error.args[0] if isinstance(error, KeyError) and error.args else error)
+        raise typer.Exit(2) from error
+
+
+def say(message: object, *where: Any, **more: Any) -> None:
+    """One line on stderr, of the main process alone."""
+    if processes.is_main():
+        typer.echo(f"kntools: {' '.join(str(message).split()) or type(message).__name__}", err=True)
+
+
+class Group(TyperGroup):
+    """Commands. What is wrong with a name or an option is one line, and a wrong name gets the nearest ones."""
+
+    # The other parameters of typer are within `options`.
+    def main(self, args: Any = None, prog_name: str | None = None, **options: Any) -> Any:  # type: ignore[override]
+        words = sys.argv[1:] if args is None else list(args)
+        alone = options.pop("standalone_mode", True)
+        try:
+            code = super().main(words, prog_name, standalone_mode=False, obj=words, **options)
+        except _UsageError as error:
+            if message := error.format_message():  # else help was asked for
+                say(f"{message.rstrip('.')} (see {error.ctx.command_path if error.ctx else 'kntools'} --help)")
+            code = 2
+        return sys.exit(code) if alone else code
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        if not args[0].startswith("-") and self.get_command(ctx, args[0]) is None:
+            try:
+                check_name("command" if ctx.parent is None else ctx.info_name, args[0], self.list_commands(ctx))
+            except ValueError as error:
+                raise _UsageError(str(error), ctx) from None
+        return super().resolve_command(ctx, args)

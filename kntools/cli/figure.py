@@ -1,0 +1,302 @@
+"""`kntools figure`: the analyses of Niu et al. 2024, by number or by name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from itertools import chain
+from pathlib import Path
+from typing import Annotated, Any, get_args
+
+import typer
+
+from kntools import analyses
+from kntools.analyses.fig05_suppression_effect import Definition
+from kntools.analyses.fig08_reliability import EDITS
+from kntools.analyses.fig09_tracing_profile import TRACED, Traced
+from kntools.analyses.neuron_search import Null
+from kntools.analyses.neuron_search import check_neurons as in_model
+from kntools.analyses.prompt_group import NamedPrompts
+from kntools.cli.analysis import RunOptions, Search, check_sources, choose, result_output
+from kntools.cli.command import Group, command
+from kntools.cli.edit import edit
+from kntools.cli.edit_layer import edit_layer
+from kntools.cli.evaluate import evaluate
+from kntools.cli.options import Options
+from kntools.cli.output import Output
+from kntools.engine.generation import sample_texts
+from kntools.models import adapter
+from kntools.sites import as_neurons
+from kntools.tracing.causal_tracing import KINDS
+from kntools.tracing.restoration import Severed
+
+figure = typer.Typer(cls=Group, no_args_is_help=True)
+
+Sources = Annotated[list[str], typer.Argument(help="BLiMP paradigms and ParaRel relations.")]
+Paradigm = Annotated[str, typer.Argument(help="A BLiMP paradigm of determiners and nouns.")]
+Frames = Annotated[int, typer.Option(help="Sentences per pair of words.")]
+Known = Annotated[bool, typer.Option("--known", help="Only pairs and facts that the model gets right.")]
+Count = Annotated[int, typer.Option(help="Neurons per prompt: those with its highest scores.")]
+Neurons = Annotated[list[str], typer.Option("--neuron", "-n", help="A neuron, e.g. L9.N1094; may be repeated.")]
+SomeNeurons = Annotated[list[str] | None, typer.Option("--neuron", "-n", help="A neuron; may be repeated.")]
+Limit = Annotated[int, typer.Option(help="How many of each (prompts, pairs, facts).")]
+AnyLimit = Annotated[int | None, typer.Option(help="How many pairs (default: all).")]
+Factor = Annotated[float, typer.Option(help="What the activations are multiplied by.")]
+
+
+@command
+def attribution_profile(
+    source: Annotated[str, typer.Argument(help="A BLiMP paradigm or a ParaRel relation.")],
+    options: RunOptions,
+    search: Search,
+    limit: Limit = 100,
+    classes: Annotated[int, typer.Option(help="Answers, the most frequent ones.")] = 8,
+) -> Output:
+    """Mean scores of neurons by answer."""
+    check_sources([source])
+    model = options.load()
+    prompts = analyses.by_answer(model, source, limit=limit, classes=classes, seed=options.seed)
+    found = analyses.attribution_profile(model, prompts, settings=search.settings, run=options.kept)
+    return result_output(found, options)
+
+
+@command
+def pair_search(
+    paradigm: Paradigm,
+    options: RunOptions,
+    search: Search,
+    limit: AnyLimit = None,
+    frames: Frames = 10,
+    known: Known = False,
+    neuron: SomeNeurons = None,
+) -> Output:
+    """In which determiner-noun pairs a neuron is a knowledge neuron.
+
+    Example: kntools figure 2 determiner_noun_agreement_2 --model bert-base-cased --paper --neuron L9.N1094
+    """
+    check_sources([paradigm])
+    neurons = as_neurons(neuron or ())
+    model = options.load()
+    groups = analyses.prompt_groups(
+        model, paradigm, frames=frames, limit=limit, seed=options.seed, known_only=known
+    ).groups
+    marked = in_model(model, neurons) if neurons else None
+    found = analyses.pair_search(model, groups, settings=search.settings, run=options.kept)
+    return result_output(found, options, tables={"shares": found.shares(marked)})
+
+
+@command
+def localisation(
+    sources: Sources,
+    options: RunOptions,
+    search: Search,
+    limit: Limit = 30,
+    frames: Frames = 10,
+    known: Known = False,
+    null: Annotated[Null, typer.Option(help="What chance gives: random neurons, or shuffled answers.")] = "neurons",
+    neuron: SomeNeurons = None,
+) -> Output:
+    """How many knowledge neurons, how alike (tau, R1^2), in which layers.
+
+    Example: kntools figure localisation determiner_noun_agreement_2 P36 P101 --limit 20 --out localised
+    """
+    check_sources(sources)
+    neurons = as_neurons(neuron or ())
+    model = options.load()
+    marked = in_model(model, neurons) if neurons else None
+    groups = [
+        group
+        for source in sources
+        for group in analyses.prompt_groups(
+            model, source, frames=frames, limit=limit, seed=options.seed, known_only=known
+        )
+    ]
+    found = analyses.localisation(
+        model, groups, settings=search.settings, null=null, seed=options.seed, run=options.kept
+    )
+    paired = any(group.label("determiner") for group in groups)
+    shares = analyses.pairs_of(found, groups).shares(marked) if paired else None
+    layers = analyses.layer_distribution(found, n_layers=adapter.n_layers(model), seed=options.seed)
+    return result_output(found, options, tables={"shares": shares, "layers": layers.to_frame()})
+
+
+@command
+def layer_distribution(
+    result: Annotated[Path, typer.Argument(help="The result of kntools figure localisation.")],
+    options: Options,
+    layers: Annotated[int, typer.Option(min=1, help="Layers of the model.")],
+) -> Output:
+    """In which layers knowledge neurons lie.
+
+    Example: kntools figure 4 localised.json --layers 30 --out layers
+    """
+    found = analyses.Localisation.load(result)
+    return result_output(analyses.layer_distribution(found, n_layers=layers, seed=options.seed), options)
+
+
+@command
+def suppression_effect(
+    paradigm: Paradigm,
+    options: RunOptions,
+    neuron: Neurons,
+    limit: Limit = 200,
+    factor: Factor = 0.0,
+    change: Annotated[Definition, typer.Option(help="Definition of a change of probability.")] = "kn_thesis",
+    paper: Annotated[bool, typer.Option("--paper", help="The published test.")] = False,
+) -> Output:
+    """What suppressing neurons does to plural, singular and neutral words.
+
+    Example: kntools figure 5 determiner_noun_agreement_1 --neuron L0.N586 --no-bos --out effect
+    """
+    model, prompts = _nouns(paradigm, options, limit, neuron)
+    found = analyses.suppression_effect(
+        model, prompts, neuron, factor=factor, change=change, paper=paper, seed=options.seed, run=options.kept
+    )
+    return result_output(found, options)
+
+
+@command
+def cooccurrence_bias(
+    effect: Annotated[Path, typer.Argument(help="The result of kntools figure suppression_effect.")],
+    options: RunOptions,
+    corpus: Annotated[
+        list[Path] | None, typer.Argument(help="Text files, one sentence a line, or .jsonl with one row a line.")
+    ] = None,
+    field: Annotated[str, typer.Option(help="Field of the rows of a .jsonl file that holds the text.")] = "text",
+    written: Annotated[int, typer.Option(help="Count in so many tokens that the model writes, too.")] = 0,
+    group: Annotated[str, typer.Option(help="Number of the nouns in the prompts.")] = "plural",
+    section: Annotated[list[str] | None, typer.Option(help="Words of the effect; may be repeated (neutral).")] = None,
+    least: Annotated[int, typer.Option(help="Fewest nouns beside a word.")] = 10,
+    between: Annotated[int, typer.Option(help="Words that may stand between a word and its noun.")] = 1,
+) -> Output:
+    """Does the effect of figure 5 follow how often words stand with plural nouns?
+
+    Example: kntools figure 6 effect.json corpus.txt --out bias
+    """
+    changed = analyses.SuppressionEffect.load(effect)
+    files = (line for path in corpus or () for line in analyses.read_texts(path, field))
+    sampled = sample_texts(options.load(), written, seed=options.seed) if written else ()
+    words = {row["word"] for row in changed.rows}
+    counts = analyses.count_beside(chain(files, sampled), words, analyses.noun_numbers(), between=between)
+    found = analyses.cooccurrence_bias(
+        changed, counts, group=group, sections=section or ["neutral"], least=least, seed=options.seed
+    )
+    return result_output(found, options)
+
+
+@command
+def probability_shift(
+    paradigm: Paradigm, options: RunOptions, neuron: Neurons, limit: Limit = 200, factor: Factor = 0.0
+) -> Output:
+    """Word probabilities before and after suppressing neurons.
+
+    Example: kntools figure 7 determiner_noun_agreement_1 --neuron L0.N586 --no-bos --out shift
+    """
+    model, prompts = _nouns(paradigm, options, limit, neuron)
+    return result_output(analyses.probability_shift(model, prompts, neuron, factor=factor, run=options.kept), options)
+
+
+def _nouns(paradigm: str, options: RunOptions, limit: int, neurons: list[str]) -> tuple[Any, NamedPrompts]:
+    """The model, and prompts of either number."""
+    check_sources([paradigm])
+    as_neurons(neurons)
+    model = options.load()
+    return model, analyses.noun_prompts(model, paradigm, limit=limit, seed=options.seed)
+
+
+@command
+def reliability(
+    sources: Sources,
+    options: RunOptions,
+    search: Search,
+    limit: Limit = 100,
+    count: Count = 5,
+    neuron: SomeNeurons = None,
+    edit: Annotated[list[str] | None, typer.Option(help=f"{', '.join(EDITS)}; may be repeated (all).")] = None,
+) -> Output:
+    """Predictions that edits of neurons overturn: of those with the highest scores, or of those given.
+
+    Example: kntools figure 8 P36 determiner_noun_agreement_1 --edit suppress --out reliability
+    """
+    edits, neurons = choose("edit", edit, EDITS), as_neurons(neuron or ())
+    model, prompts = _known(sources, options, limit)
+    found = analyses.reliability(
+        model,
+        prompts,
+        neurons=neurons or None,
+        count=count,
+        edits=edits,
+        settings=search.settings,
+        seed=options.seed,
+        run=options.kept,
+    )
+    return result_output(found, options)
+
+
+@command
+def selection_methods(sources: Sources, options: RunOptions, limit: Limit = 20, count: Count = 5) -> Output:
+    """Ways to choose neurons, compared by what the answer loses without them.
+
+    Example: kntools figure selection_methods P36 --limit 8 --out methods
+    """
+    model, prompts = _known(sources, options, limit)
+    found = analyses.selection_methods(model, prompts, count=count, seed=options.seed, run=options.kept)
+    return result_output(found, options)
+
+
+def _known(sources: list[str], options: RunOptions, limit: int) -> tuple[Any, NamedPrompts]:
+    """The model, and prompts that it gets right."""
+    check_sources(sources)
+    model = options.load()
+    return model, analyses.known_prompts(model, sources, limit=limit, seed=options.seed)
+
+
+@command
+def tracing_profile(
+    what: Annotated[Traced, typer.Argument(help="Which prompts are traced.")],
+    options: RunOptions,
+    limit: Limit = 100,
+    samples: Annotated[int, typer.Option(help="Samples of noise per prompt.")] = 10,
+    window: Annotated[int, typer.Option(help="Layers restored together for mlp and attn.")] = 10,
+    kind: Annotated[list[str] | None, typer.Option(help=f"{', '.join(KINDS)}; may be repeated (all).")] = None,
+    sever: Annotated[list[str] | None, typer.Option(help="mlp, attn; may be repeated (none).")] = None,
+) -> Output:
+    """Causal traces of many prompts, by token role and layer.
+
+    Example: kntools figure 9 facts --sever mlp --sever attn --no-bos --out traced
+    """
+    kinds, severed = choose("kind", kind, KINDS), choose("sever", sever, get_args(Severed)) if sever else []
+    model = options.load()
+    found = analyses.tracing_profile(
+        model,
+        analyses.traced_prompts(model, what, limit=limit),
+        kinds=kinds,
+        sever=severed,
+        window=window,
+        samples=samples,
+        seed=options.seed,
+        two_way=TRACED[what],
+        known_only=False,
+        run=options.kept,
+    )
+    return result_output(found, options)
+
+
+_FIGURES: dict[str, Callable[..., None]] = {
+    "attribution_profile": attribution_profile,
+    "pair_search": pair_search,
+    "localisation": localisation,
+    "layer_distribution": layer_distribution,
+    "suppression_effect": suppression_effect,
+    "cooccurrence_bias": cooccurrence_bias,
+    "probability_shift": probability_shift,
+    "reliability": reliability,
+    "tracing_profile": tracing_profile,
+    "edit_examples": edit,
+    "edit_consistency": evaluate,
+}
+for _number, (_name, _function) in enumerate(_FIGURES.items(), start=1):
+    _about = f"{_number}: {(_function.__doc__ or '').splitlines()[0]}"
+    figure.command(_name, short_help=_about)(_function)
+    figure.command(str(_number), hidden=True)(_function)
+for _function in (selection_methods, edit_layer):
+    figure.command(_function.__name__)(_function)

@@ -1,0 +1,103 @@
+"""What a command found, and the one way in which it reaches the terminal, JSON and files."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import typer
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from kntools.cli.options import Options
+from kntools.results.table import without_nan
+
+# Rows of a table in the terminal; files have them all.
+_ROWS = 40
+
+
+@dataclass(frozen=True)
+class Sheet:
+    """A table in the terminal: columns `x`, `x_low`, `x_high` are shown as one, and some lines stand below."""
+
+    title: str
+    frame: pd.DataFrame
+    notes: Sequence[str] = ()
+
+
+@dataclass(frozen=True)
+class Output:
+    """What a command found."""
+
+    data: Mapping[str, Any]  # of the JSON object; "command" and "files" are added
+    sheets: Sequence[Sheet]
+    write: Callable[[Path], Sequence[Path]] = field(default=lambda out: ())  # into a folder, or under a name
+
+
+def emit(output: Output, options: Options) -> None:
+    """Write the files if there is `--out`, then print the tables or the JSON."""
+    files = []
+    if options.out is not None:
+        files = [str(file) for file in output.write(options.out)]
+    if options.as_json:
+        found = without_nan({"command": options.command, **output.data, "files": files})
+        typer.echo(json.dumps(found, ensure_ascii=False, indent=2, allow_nan=False))
+        return
+    # Where there is no screen to fit, nothing is wrapped.
+    console = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else 1000)
+    for sheet in output.sheets:
+        _print(console, sheet)
+    for file in files:
+        console.print(f"wrote {file}", markup=False)
+
+
+def records(frame: pd.DataFrame) -> list[dict[str, Any]]:
+    """A table as JSON: one object per row."""
+    return [{str(k): v for k, v in row.items()} for row in frame.to_dict("records")]
+
+
+def _print(console: Console, sheet: Sheet) -> None:
+    if sheet.frame.empty:
+        console.print(Text(sheet.title, style="bold"))
+    else:
+        console.print(_table(sheet))
+    if len(sheet.frame) > _ROWS:
+        console.print(f"... and {len(sheet.frame) - _ROWS} more rows")
+    for note in sheet.notes:
+        console.print(note, markup=False)
+    console.print()
+
+
+def _table(sheet: Sheet) -> Table:
+    frame = _with_intervals(sheet.frame)
+    table = Table(title=Text(sheet.title), title_justify="left", title_style="bold", box=None, pad_edge=False)
+    for name in frame.columns:
+        right = pd.api.types.is_numeric_dtype(sheet.frame[name])
+        table.add_column(str(name), justify="right" if right else "left", overflow="fold")
+    for row in frame.head(_ROWS).itertuples(index=False):
+        table.add_row(*(Text(_cell(value)) for value in row))
+    return table
+
+
+def _with_intervals(frame: pd.DataFrame) -> pd.DataFrame:
+    """Three columns `x`, `x_low`, `x_high` as one."""
+    shown = frame.copy()
+    for name in map(str, frame.columns):
+        ends = [f"{name}_low", f"{name}_high"]
+        if set(ends) <= set(frame.columns):
+            values = frame[[name, *ends]].itertuples(index=False)
+            shown[name] = [f"{x:.3g} [{low:.3g}, {high:.3g}]" for x, low, high in values]
+            shown = shown.drop(columns=ends)
+    return shown
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, float):
+        return "" if value != value else f"{value:.4g}"
+    return "" if value is None else str(value)

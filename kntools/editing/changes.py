@@ -1,0 +1,85 @@
+"""What is added to `W_out` of one layer: checked, written, or acted out by hooks that leave the weights alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from kntools.models import adapter
+from kntools.sites import Hook, hook_name
+
+
+@dataclass(frozen=True, eq=False)
+class Change:
+    """What is added to `W_out` of one layer: to all of its rows, or to the rows (neurons) named."""
+
+    layer: int
+    update: Float[Tensor, "row d_model"]
+    rows: Int[Tensor, " row"] | None = None
+
+    def check(self, model: Any) -> None:
+        """Does it fit this model's matrix, and is it finite?"""
+        w = adapter.w_out(model, self.layer)
+        shape = (w.shape[0] if self.rows is None else len(self.rows), w.shape[1])
+        if self.update.shape != shape:
+            raise ValueError(
+                f"the change of layer {self.layer} is {tuple(self.update.shape)}; "
+                f"its W_out {tuple(w.shape)} needs {shape}"
+            )
+        if self.rows is not None and not bool(((self.rows >= 0) & (self.rows < w.shape[0])).all()):
+            raise IndexError(f"the change of layer {self.layer} names rows {self.rows.tolist()} of {w.shape[0]}")
+        if not bool(torch.isfinite(self.update).all()):
+            raise FloatingPointError(f"the change of layer {self.layer} holds nan or inf; the model is untouched")
+
+    def read(self, model: Any) -> Float[Tensor, "row d_model"]:
+        """A copy of the rows as they are now."""
+        w = adapter.w_out(model, self.layer).detach()
+        return w.clone() if self.rows is None else w[self.rows.to(w.device)]
+
+    def write(self, model: Any, values: Float[Tensor, "row d_model"]) -> None:
+        """Overwrite the rows."""
+        w = adapter.w_out(model, self.layer)
+        with torch.no_grad():
+            if self.rows is None:
+                w.copy_(values)
+            else:
+                w[self.rows.to(w.device)] = values.to(w.device)
+
+    def add(self, model: Any) -> None:
+        """Add the update to the rows, in float32: a model in half precision is rounded once, not twice."""
+        old = self.read(model)
+        self.write(model, (old.float() + self.update.to(old.device).float()).to(old.dtype))
+
+    def shares_rows(self, other: Change) -> bool:
+        """Do both change a row of the same matrix?"""
+        if self.layer != other.layer:
+            return False
+        if self.rows is None or other.rows is None:
+            return True
+        return not set(self.rows.tolist()).isdisjoint(other.rows.tolist())
+
+    def hooks(self, model: Any) -> list[Hook]:
+        """What the changed rows would add, added to the MLP's output at every position."""
+        seen: dict[str, Tensor] = {}
+
+        def note(x: Tensor, hook: Any) -> None:
+            seen["neurons"] = x
+
+        def add(x: Tensor, hook: Any) -> Tensor:
+            read = seen["neurons"] if self.rows is None else seen["neurons"][..., self.rows.to(x.device)]
+            return x + (read.float() @ self.update.to(x.device).float()).to(x.dtype)
+
+        return [
+            (hook_name("mlp.hook_post", self.layer), note),
+            (hook_name(adapter.output_site(model), self.layer), add),
+        ]
+
+
+def as_hooks(model: Any, changes: Iterable[Change]) -> list[Hook]:
+    """Changes as hooks, which leave the weights alone."""
+    return [hook for change in changes for hook in change.hooks(model)]

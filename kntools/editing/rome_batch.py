@@ -1,0 +1,113 @@
+"""The rows of one or several rank-one edits, run together with a vector added at each subject.
+
+Everything below the edited layer, and before the subject's last token, is the same in every run and is computed once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+
+from kntools.editing.rome_rows import EditRows
+from kntools.engine.from_layer import Group, Upper, WindowHook
+from kntools.models import adapter
+from kntools.sites import hook_name
+
+# In place of a piece that a shorter target does not have.
+_NO_PIECE = -100
+
+
+class RowBatch:
+    """All rows of some edits. `groups` are those that share a pass; their `numbers` index the other attributes.
+
+    `keys` and `outputs` are the neurons and the MLP's output at each row's subject, with nothing changed.
+    """
+
+    def __init__(self, model: Any, edits: Sequence[EditRows], layer: int) -> None:
+        self.model, self.layer, device = model, layer, adapter.device_of(model)
+        rows = [encoded for edit in edits for encoded in edit.encoded]
+        subjects = [e.subject[-1] for e in rows if e.subject is not None]  # their last tokens: where the value is put
+        weights = [w for edit in edits for w in (*edit.weights, 0.0)]
+        ends = torch.tensor([len(edit.encoded) for edit in edits]).cumsum(0).tolist()
+        self.bare = [0, *ends[:-1]]  # the rows of the bare prompts
+        self.edit = torch.tensor([n for n, edit in enumerate(edits) for _ in edit.encoded], device=device)
+        self.weights = torch.tensor(weights, device=device, dtype=torch.float32)  # of -log P
+        self.subjects = torch.tensor(subjects, device=device)
+        self.asked, self.targets = _asked(edits, device)
+        self.groups = Upper(model, [e.tokens[0] for e in rows], subjects, layer).groups
+        self.original: dict[int, Tensor] = {}  # log-probabilities of the rows that are to stay as they are
+        self.keys, self.outputs = self._run_clean(essences={end - 1 for end in ends})
+
+    @torch.no_grad()
+    def _run_clean(self, essences: set[int]) -> tuple[Float[Tensor, "row d_mlp"], Float[Tensor, "row d_model"]]:
+        keys: dict[int, Tensor] = {}
+        outputs: dict[int, Tensor] = {}
+        for group in self.groups:
+            hooks = [
+                self._note("mlp.hook_post", group, keys),
+                self._note(adapter.output_site(self.model), group, outputs),
+            ]
+            log_p = group.run(hooks, self.asked[group.numbers])[:, 0].float().log_softmax(-1)
+            self.original |= {n: log_p[row] for row, n in enumerate(group.numbers) if n in essences}
+        stacked = [torch.stack([kept[n] for n in range(len(self.edit))]).float() for kept in (keys, outputs)]
+        return stacked[0], stacked[1]
+
+    def run(self, group: Group, delta: Float[Tensor, "edit d_model"]) -> Float[Tensor, "row piece d_vocab"]:
+        """Logits with each edit's `delta` added to the MLP's output at the subjects of its rows."""
+        rows, at = self._places(group)
+        added = delta[self.edit[group.numbers]]
+
+        def add(x: Tensor, hook: Any) -> Tensor:
+            return x.index_put((rows, at), (x[rows, at].float() + added).to(x.dtype))
+
+        name = hook_name(adapter.output_site(self.model), self.layer)
+        return group.run([(name, add)], self.asked[group.numbers]).float()
+
+    def nll(self, logits: Float[Tensor, "row piece d_vocab"], group: Group) -> Float[Tensor, " row"]:
+        """-log P(target), weighted; the pieces of a longer target add up."""
+        targets, weights = self.targets[group.numbers], self.weights[group.numbers]
+        losses = cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="none", ignore_index=_NO_PIECE)
+        return weights * losses.view(targets.shape).sum(-1)
+
+    def kl(self, logits: Float[Tensor, "row piece d_vocab"], group: Group) -> Float[Tensor, " row"]:
+        """KL(edited || original) of the essences; zero for other rows."""
+        zeros = logits.new_zeros(len(group.numbers))
+        rows = [row for row, number in enumerate(group.numbers) if number in self.original]
+        if not rows:
+            return zeros
+        edited = logits[rows, 0].log_softmax(-1)
+        original = torch.stack([self.original[group.numbers[row]] for row in rows])
+        return zeros.index_put((torch.tensor(rows),), (edited.exp() * (edited - original)).sum(-1))
+
+    def _places(self, group: Group) -> tuple[Tensor, Tensor]:
+        """Row and window position of each subject's last token."""
+        at = self.subjects[group.numbers] - group.start
+        return torch.arange(len(at), device=at.device), at
+
+    def _note(self, site: str, group: Group, into: dict[int, Tensor]) -> WindowHook:
+        rows, at = self._places(group)
+
+        def note(x: Tensor, hook: Any) -> None:
+            into.update(zip(group.numbers, x[rows, at].detach(), strict=True))
+
+        return hook_name(site, self.layer), note
+
+
+def _asked(edits: Sequence[EditRows], device: torch.device) -> tuple[Tensor, Tensor]:
+    """Asked positions and wanted ids `[row piece]`, as many for every row as the longest target has pieces."""
+    pieces = max(len(e.positions) for edit in edits for e in edit.prompts)
+    asked: list[list[int]] = []
+    targets: list[list[int]] = []
+    for edit in edits:
+        for e in edit.prompts:
+            missing = pieces - len(e.positions)
+            asked.append([*e.positions, *[e.positions[-1]] * missing])
+            targets.append([*e.target_ids, *[_NO_PIECE] * missing])
+        asked.append([edit.essence_position] * pieces)
+        targets.append([_NO_PIECE] * pieces)
+    return torch.tensor(asked, device=device), torch.tensor(targets, device=device)

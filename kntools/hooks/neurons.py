@@ -1,0 +1,131 @@
+"""Interventions on neurons, as plain TransformerLens hooks: `list[(name, fn)]`.
+
+They compose with `+`, run in `model.run_with_hooks(tokens, fwd_hooks=...)` and in `kn.sweep`. Each copies before it
+writes, keeps dtype and device, and raises an error where its layer, neuron or position does not exist. Without `pos` a
+hook acts at the answer, which a sweep knows of its prompt.
+
+```python
+hooks = kn.ablate_neurons(["L9.N1094"]) + kn.enhance_neurons([(10, 2096)], pos=2)
+logits = model.run_with_hooks(tokens, fwd_hooks=hooks)
+```
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from kntools.hooks.positioned import PositionedHook
+from kntools.sites import ANSWER, Hook, Neuron, NeuronLike, Positions, as_neurons, hook_name
+
+
+def scale_neurons(neurons: Iterable[NeuronLike], factor: float, *, pos: Positions = ANSWER) -> list[Hook]:
+    """Multiply each neuron's activation by `factor` at `pos`.
+
+    ```python
+    hooks = kn.scale_neurons([(9, 1094), (10, 2096)], 0.5)
+    ```
+
+    Arguments:
+        neurons: `Neuron`s, names such as `"L9.N1094"` or `(layer, index)` pairs, counted from zero.
+        factor: 0 suppresses, 2 enhances (Dai et al. 2022, section 4.2).
+        pos: token position(s); negative ones count from the end, `None` means all. Left out, it is where the answer
+            is predicted: known in a sweep of prompts; the last token of a single row of a causal model.
+
+    Returns:
+        One hook per layer.
+
+    Raises:
+        IndexError: when a hook runs, for a neuron or position that does not exist.
+        ValueError: when a hook without `pos` runs where the answer's position is not known.
+    """
+    return _on_neurons(neurons, pos, f"scale by {factor}", lambda x, _: x * factor)
+
+
+def ablate_neurons(neurons: Iterable[NeuronLike], *, pos: Positions = ANSWER) -> list[Hook]:
+    """Suppress neurons: set their activations to zero at `pos`. See `scale_neurons`.
+
+    ```python
+    model.run_with_hooks(tokens, fwd_hooks=kn.ablate_neurons(att.top(20)))
+    ```
+    """
+    return scale_neurons(neurons, 0.0, pos=pos)
+
+
+def enhance_neurons(neurons: Iterable[NeuronLike], factor: float = 2.0, *, pos: Positions = ANSWER) -> list[Hook]:
+    """Enhance neurons: double their activations at `pos`. See `scale_neurons`.
+
+    ```python
+    hooks = kn.enhance_neurons(kns) + kn.ablate_neurons([(3, 7)])
+    ```
+    """
+    return scale_neurons(neurons, factor, pos=pos)
+
+
+def set_neurons(
+    neurons: Iterable[NeuronLike], values: float | Sequence[float] | Tensor, *, pos: Positions = ANSWER
+) -> list[Hook]:
+    """Set each neuron's activation to a value: one for all, or one per neuron.
+
+    ```python
+    hooks = kn.set_neurons([(9, 1094), (10, 2096)], [3.0, 0.0])
+    ```
+
+    Raises:
+        ValueError: if there are not as many values as neurons.
+    """
+    wanted = as_neurons(neurons)
+    given = torch.as_tensor(values, dtype=torch.float64).flatten()
+    if given.numel() not in (1, len(wanted)):
+        raise ValueError(f"{given.numel()} values for {len(wanted)} neurons; give one, or one per neuron")
+    value_of = dict(zip(wanted, given.expand(len(wanted)).tolist(), strict=True))
+    return _on_neurons(
+        wanted,
+        pos,
+        "set",
+        lambda x, group: torch.tensor([value_of[n] for n in group], dtype=torch.float64).to(x).expand_as(x),
+    )
+
+
+def mean_ablate_neurons(
+    neurons: Iterable[NeuronLike], mean: Float[Tensor, "layer d_mlp"], *, pos: Positions = ANSWER
+) -> list[Hook]:
+    """Replace each neuron's activation by its mean over other prompts.
+
+    ```python
+    hooks = kn.mean_ablate_neurons(neurons, kn.activation(model, other_prompts).scores.mean(0))
+    ```
+
+    Arguments:
+        mean: mean activations of all neurons, e.g. those of `kn.activation` at the answers of other prompts.
+    """
+    wanted = as_neurons(neurons)
+    for n in wanted:
+        if n.layer >= mean.shape[0] or n.index >= mean.shape[1]:
+            raise IndexError(f"no mean for neuron {n}: there are {mean.shape[0]} layers of {mean.shape[1]}")
+    return set_neurons(wanted, [float(mean[n.layer, n.index]) for n in wanted], pos=pos) if wanted else []
+
+
+def _on_neurons(neurons: Iterable[NeuronLike], pos: Positions, what: str, change: Any) -> list[Hook]:
+    """One hook per layer that applies `change(activations [batch pos chosen], neurons)` to the chosen ones."""
+    layers: dict[int, list[Neuron]] = {}
+    for n in as_neurons(neurons):
+        layers.setdefault(n.layer, []).append(n)
+
+    def on_layer(group: list[Neuron]) -> PositionedHook:
+        index = torch.tensor([n.index for n in group])
+
+        def edit(x: Tensor) -> Tensor:
+            for n in group:
+                if n.index >= x.shape[-1]:
+                    raise IndexError(f"neuron {n} does not exist: layer {n.layer} has neurons 0 to {x.shape[-1] - 1}")
+            at = index.to(x.device)
+            return x.index_copy(-1, at, change(x.index_select(-1, at), group))
+
+        return PositionedHook(pos, edit, f"{what} {group}")
+
+    return [(hook_name("mlp.hook_post", layer), on_layer(group)) for layer, group in layers.items()]

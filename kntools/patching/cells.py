@@ -1,0 +1,115 @@
+"""The cells of a patching grid: a site in some layers, and along it positions, heads or neurons."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from jaxtyping import Float
+from torch import Tensor
+
+from kntools.engine.sweep import sweep
+from kntools.hooks.positioned import QUERY_AXIS
+from kntools.hooks.states import capture, patch
+from kntools.models import adapter
+from kntools.patching.prompt_pairs import Pair
+from kntools.patching.read_outs import check_live
+from kntools.sites import Hook, Positions, hook_name, resolve_positions
+
+Axis = Literal["position", "head", "neuron"]
+
+
+@dataclass(frozen=True)
+class CellChoice:
+    """The arguments of `activation_patch` that say what is patched."""
+
+    site: str
+    layers: Sequence[int] | None
+    positions: Positions
+    heads: bool | Sequence[int]
+    neurons: bool | Sequence[int]
+
+
+@dataclass(frozen=True)
+class Cells:
+    """Every layer with every column is one cell."""
+
+    site: str
+    layers: tuple[int, ...]
+    axis: Axis
+    columns: tuple[int, ...]
+    positions: Positions  # patched together, where columns are heads or neurons
+    causal: bool
+
+    def hooks(self, pair: Pair, source: dict[str, Tensor], layer: int, column: int) -> list[Hook]:
+        """The patch of one cell; none where both runs are the same, whatever the model computes."""
+        where = resolve_positions(column if self.axis == "position" else self.positions, pair.length)
+        if self.causal:  # states before the first difference are equal
+            where = tuple(p for p in where if p >= pair.first_difference)
+        if not where:
+            return []
+        heads = [column] if self.axis == "head" else None
+        neurons = [column] if self.axis == "neuron" else None
+        return patch(source, self.site, layer, where, heads=heads, neurons=neurons)
+
+    def sum_per_column(self, x: Float[Tensor, "pos ..."], pair: Pair) -> Float[Tensor, " column"]:
+        """The sum of `x`, `[pos d]` or `[pos head d]`, over what each column patches."""
+        if self.axis == "position":
+            return x.flatten(1).sum(1)[list(self.columns)]
+        patched = x[list(resolve_positions(self.positions, pair.length))].sum(0)
+        return (patched.sum(-1) if self.axis == "head" else patched)[list(self.columns)]
+
+
+def make_cells(model: Any, pairs: Sequence[Pair], choice: CellChoice) -> Cells:
+    """Check what is asked for, on the model and the pairs.
+
+    Raises:
+        ValueError: a site that is a read-out or has no heads; pairs whose positions do not line up; nothing to patch.
+        KeyError, IndexError: a site, layer, position, head or neuron that does not exist.
+    """
+    if choice.heads is not False and choice.neurons is not False:
+        raise ValueError("heads and neurons are two kinds of columns; ask for one of them")
+    layers = tuple(range(adapter.n_layers(model)) if choice.layers is None else choice.layers)
+    if not layers:
+        raise ValueError("layers is empty; leave it out for all layers")
+    for layer in layers:
+        adapter.check_layer(model, layer)
+        adapter.hook_point(model, hook_name(choice.site, layer))
+    check_live(model, pairs[0].corrupted, choice.site, layers[0])
+    axis, columns = _columns(model, pairs, choice, layers[0])
+    return Cells(choice.site, layers, axis, columns, choice.positions, causal=not adapter.is_masked(model))
+
+
+def _columns(model: Any, pairs: Sequence[Pair], choice: CellChoice, layer: int) -> tuple[Axis, tuple[int, ...]]:
+    """The axis of the grid's columns, and which they are."""
+    if choice.heads is False and choice.neurons is False:
+        lengths = {p.length for p in pairs}
+        if len(lengths) > 1:
+            raise ValueError(
+                f"the pairs have {sorted(lengths)} tokens: their positions do not line up; "
+                "patch pairs of one length together, or heads=True"
+            )
+        return "position", resolve_positions(choice.positions, lengths.pop())
+    for pair in pairs:
+        resolve_positions(choice.positions, pair.length)  # out of range is an error before any work
+    seen: dict[str, Tensor] = {}
+    sweep(model, pairs[0].clean, [capture(seen, [choice.site], [layer])])
+    [(name, found)] = seen.items()
+    if choice.heads is not False:
+        if found.ndim != 4:
+            raise ValueError(f"site {choice.site!r} has no heads; those of z, q, k, v and pattern do")
+        return "head", _chosen(choice.heads, found.shape[1 if name.endswith(QUERY_AXIS) else 2], "head")
+    if found.ndim != 3:
+        raise ValueError(f"site {choice.site!r} is split into heads; neurons are entries of e.g. mlp.hook_post")
+    return "neuron", _chosen(choice.neurons, found.shape[-1], "neuron")
+
+
+def _chosen(asked: bool | Sequence[int], count: int, what: str) -> tuple[int, ...]:
+    wanted = tuple(range(count)) if isinstance(asked, bool) else tuple(asked)
+    for i in wanted:
+        if not 0 <= i < count:
+            raise IndexError(f"{what} {i} does not exist: there are {count}")
+    if not wanted:
+        raise ValueError(f"{what}s is empty; True stands for all of them")
+    return wanted

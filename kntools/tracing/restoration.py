@@ -1,0 +1,88 @@
+"""Which states of the clean run are put back into a corrupted one, as hooks."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+from torch import Tensor
+
+from kntools.engine.inputs import check_choice, check_count
+from kntools.hooks.states import freeze, patch
+from kntools.models import adapter
+from kntools.sites import Hook, hook_name
+
+Kind = Literal["hidden", "mlp", "attn"]
+Severed = Literal["mlp", "attn"]
+SeverAt = Literal["restored", "all"]
+KINDS = get_args(Kind)
+
+# How many layers are restored together where nothing is said (Meng et al. 2022).
+WINDOW = 10
+
+
+@dataclass(frozen=True)
+class Restoration:
+    """Which states are put back together, and what is held at its corrupted values above them."""
+
+    model: Any
+    kind: Kind
+    window: int
+    sever: Severed | None
+    sever_at: SeverAt
+
+    @property
+    def layers(self) -> range:
+        return range(adapter.n_layers(self.model))
+
+    @property
+    def site(self) -> str:
+        return adapter.state_site(self.model, self.kind)
+
+    @property
+    def severed_sites(self) -> list[str]:
+        return [] if self.sever is None else [adapter.state_site(self.model, self.sever)]
+
+    def around(self, layer: int) -> range:
+        """The layers that are restored together with `layer`."""
+        first = layer - self.window // 2
+        return range(max(0, first), min(len(self.layers), first + self.window))
+
+    def hooks(
+        self, clean: dict[str, Tensor], held: dict[str, Tensor], layer: int, token: int, length: int
+    ) -> list[Hook]:
+        """Restore one state, and hold what is severed."""
+        return self._restore(clean, layer, token) + self._hold(held, layer, token, length)
+
+    def _restore(self, states: dict[str, Tensor], layer: int, token: int) -> list[Hook]:
+        # The output of a block is the input of the next: restored there, its rows need not run the block itself.
+        if self.kind == "hidden" and layer + 1 in self.layers:
+            entry = {hook_name("resid_pre", layer + 1): states[hook_name(self.site, layer)]}
+            return patch(entry, "resid_pre", layer + 1, [token])
+        return freeze(states, [self.site], self.around(layer), [token])
+
+    def _hold(self, held: dict[str, Tensor], layer: int, token: int, length: int) -> list[Hook]:
+        """Hold what is severed in all layers above the restored ones."""
+        above = range(self.around(layer)[-1] + 1, len(self.layers))
+        # In a causal model, no token before the restored one can have learnt of it.
+        first = 0 if adapter.is_masked(self.model) else token
+        where = [token] if self.sever_at == "restored" else range(first, length)
+        return freeze(held, self.severed_sites, above, where)
+
+
+def make_restoration(
+    model: Any, kind: Kind, window: int | None, sever: Severed | None, sever_at: SeverAt
+) -> Restoration:
+    """Check what is asked for.
+
+    Raises:
+        TypeError, ValueError: an unknown kind, or a window that does not fit the model.
+    """
+    check_choice("kind", kind, KINDS)
+    check_choice("sever", sever, (None, *get_args(Severed)))
+    check_choice("sever_at", sever_at, get_args(SeverAt))
+    layers = adapter.n_layers(model)
+    together = min(WINDOW, layers) if window is None else check_count("window", window)
+    if together > layers and kind != "hidden":
+        raise ValueError(f"window={window}; this model has {layers} layers: give 1 to {layers}")
+    return Restoration(model, kind, 1 if kind == "hidden" else together, sever, sever_at)

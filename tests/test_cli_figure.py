@@ -1,0 +1,149 @@
+"""`kntools figure`, on the model that ships with the package."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+import kntools as kn
+from kntools import analyses
+from kntools.cli.command import command
+from kntools.cli.figure import figure
+from kntools.cli.options import ModelOptions
+from kntools.cli.output import Output
+from tests.test_cli import run, run_json
+
+PAIRS, VERBS = "sample_determiner_noun_agreement_2", "sample_subject_verb_agreement"
+BERT = ("--model", "tiny-bert", "--limit", "3")
+LOCALISE = ("figure", "localisation", PAIRS, *BERT, "--frames", "3")
+
+
+@pytest.fixture(autouse=True)
+def _no_data(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("KNTOOLS_DATA", raising=False)
+
+
+def test_every_figure_is_found_by_number_and_by_name() -> None:
+    by_name = {c.name: c.callback for c in figure.registered_commands if c.name and not c.name.isdigit()}
+    by_number = {c.name: c.callback for c in figure.registered_commands if c.name and c.name.isdigit()}
+    assert set(by_number) == set(map(str, range(1, 12)))
+    assert set(by_number.values()) <= set(by_name.values())
+    assert by_number["3"] is by_name["localisation"] and by_number["9"] is by_name["tracing_profile"]
+    assert {"selection_methods", "edit_layer"} <= set(by_name)
+    listed = run("figure").stdout
+    assert all(name in listed for name in by_name)
+
+
+def test_localisation_is_what_the_library_finds(tmp_path: Path) -> None:
+    found = run_json(*LOCALISE, "--out", str(tmp_path / "loc"), "--neuron", "L3.N10", "--neuron", "L2.N7")
+    model = kn.load_model("tiny-bert")
+    groups = analyses.prompt_groups(model, PAIRS, frames=3, limit=3).groups
+    expected = analyses.localisation(model, groups)
+    [summary], [row] = found["summary"], expected.summary().to_dict("records")
+    assert summary["r1"] == pytest.approx(row["r1"]) and summary["null_r1"] == pytest.approx(row["null_r1"])
+    table = pd.read_csv(tmp_path / "loc.csv")
+    assert summary["groups"] == len(table) == 3 and summary["count"] == pytest.approx(table["count"].mean())
+    assert {row["neuron"] for row in found["shares"]} == {"L3.N10", "L2.N7"}
+    assert len(found["layers"]) == 4 and sum(row["share"] for row in found["layers"]) == pytest.approx(1)
+    assert len(pd.read_csv(tmp_path / "loc-shares.csv")) == len(found["shares"])
+    assert analyses.Localisation.load(tmp_path / "loc.json").rows == expected.rows
+    shown = run(*LOCALISE)
+    assert shown.exit_code == 0 and "difference" in shown.stdout and "shares" in shown.stdout
+
+
+def test_an_interrupted_figure_is_resumed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    words, calls = (*LOCALISE, "--run", str(tmp_path / "run.jsonl")), []
+    attribute = analyses.SearchSettings.attribute
+
+    def interrupted(self: Any, model: Any, prompts: Any) -> Any:
+        calls.append(prompts)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return attribute(self, model, prompts)
+
+    monkeypatch.setattr(analyses.SearchSettings, "attribute", interrupted)
+    stopped = run(*words)
+    assert stopped.exit_code == 130 and stopped.stdout == ""
+    assert str(tmp_path / "run.jsonl") in stopped.stderr.splitlines()[-1] and "resume" in stopped.stderr
+    resumed = run_json(*words)
+    assert len(calls) == 4  # two were finished, the third is made again
+    monkeypatch.undo()
+    monkeypatch.delenv("KNTOOLS_DATA", raising=False)
+    assert resumed["summary"] == run_json(*LOCALISE)["summary"]
+
+
+def test_out_alone_keeps_what_is_finished(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    words = ("figure", "pair_search", PAIRS, *BERT, "--frames", "3", "--out", str(tmp_path / "pairs"))
+    first = run_json(*words)
+    monkeypatch.setattr(analyses.SearchSettings, "attribute", None)
+    assert run_json(*words) == first
+    other = run(*words, "--paper")
+    assert other.exit_code == 2 and "another run" in other.stderr
+
+
+def test_files_in_a_folder_have_the_name_of_the_figure(tmp_path: Path) -> None:
+    found = run_json("figure", "1", PAIRS, *BERT, "--classes", "2", "--out", str(tmp_path))
+    names = {"attribution_profile.safetensors", "attribution_profile.csv", "attribution_profile.html"}
+    assert {Path(file).name for file in found["files"]} == names
+    assert all(Path(file).is_file() for file in found["files"])
+
+
+def test_one_figure_reads_the_result_of_another(tmp_path: Path) -> None:
+    effect, text = tmp_path / "effect", tmp_path / "corpus.txt"
+    words = (PAIRS, "--neuron", "L3.N152", *BERT)
+    changed = run_json("figure", "5", *words, "--out", str(effect))
+    shifted = run_json("figure", "7", *words)
+    pairs = {(row["group"], row["word"]): row["before"] for row in shifted["rows"]}
+    assert {(row["group"], row["word"]) for row in changed["rows"]} == set(pairs)
+    text.write_text("We saw these horses and those books.\nShe read this book near that horse.\n" * 8)
+    biased = run("figure", "6", f"{effect}.json", str(text), "--section", "plural", "--least", "1")
+    # Two sentences may be too few for a correlation; the error is then one line.
+    assert biased.exit_code in (0, 2) and "Traceback" not in biased.stderr
+
+
+def test_only_the_main_process_prints_and_writes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("kntools.results.processes.is_main", lambda: False)
+    result = run("figure", "1", PAIRS, *BERT, "--classes", "2", "--out", str(tmp_path / "profile"))
+    assert result.exit_code == 0 and result.stdout == "" and not (tmp_path / "profile.csv").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["3", "determiner_noun_agreement_9", "--model", "no-such-model"], "did you mean 'determiner_noun_agreement"),
+        (["2", PAIRS, "--neuron", "9.1094", "--model", "no-such-model"], "'L24.N1005'"),
+        (["3", PAIRS, "--neuron", "L9.N1094", *BERT], "another model"),
+        (["8", PAIRS, "--edit", "supress", "--model", "no-such-model"], "did you mean 'suppress'"),
+        (["9", "facts", "--kind", "atn", "--model", "no-such-model"], "did you mean 'attn'"),
+        (["9", "fact"], "'subject_verb'"),
+        (["5", PAIRS], "--neuron"),
+        (["4", "nowhere.json", "--layers", "4"], "nowhere.json"),
+        (["5", "P36", "--neuron", "L0.N1", *BERT], "relation"),
+    ],
+)
+def test_mistakes_are_one_line(words: list[str], said: str) -> None:
+    result = run("figure", *words)
+    assert result.exit_code == 2 and result.stdout == ""
+    [line] = result.stderr.strip().splitlines()
+    assert line.startswith("kntools: ") and said in line
+
+
+def test_nan_is_null() -> None:
+    text = run("figure", "3", VERBS, *BERT, "--frames", "3", "--json").stdout
+    found = json.loads(text, parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
+    assert {row["p"] for row in found["difference"]} == {None}  # one kind alone has no difference
+
+
+def test_a_command_has_the_options_of_its_dataclasses() -> None:
+    def show(text: str, options: ModelOptions) -> Output:
+        """Show a text."""
+        return Output({}, [])
+
+    made = command(show)
+    assert made.__name__ == "show" and made.__doc__ == "Show a text."
+    assert {"text", "model", "bos", "seed", "out", "as_json"} <= set(made.__annotations__)
+    assert "options" not in made.__annotations__ and "line" not in made.__annotations__
