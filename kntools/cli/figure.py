@@ -116,7 +116,7 @@ def localisation(
     paired = any(group.label("determiner") for group in groups)
     shares = analyses.pairs_of(found, groups).shares(marked) if paired else None
     layers = analyses.layer_distribution(found, n_layers=adapter.n_layers(model), seed=options.seed)
-    return result_output(found, options, tables={"shares": shares, "layers": layers.to_frame()})
+    return result_output(found, options, tables={**found.tables(), "shares": shares, "layers": layers.to_frame()})
 
 
 @command
