@@ -23,10 +23,6 @@ _LONGEST = 512
 _ROWS = 16
 
 
-class _Stop(Exception):
-    """Ends a forward pass above the highest layer."""
-
-
 class Sums:
     """The sums of some layers, and how much text is in them."""
 
@@ -114,12 +110,12 @@ class Sums:
             def hook(x: Tensor, hook: Any) -> None:
                 found[layer] = x.flatten(0, 1)
                 if layer == last:
-                    raise _Stop
+                    raise adapter.StopRun
 
             return hook
 
         points = [(adapter.hook_point(self.model, hook_name("mlp.hook_post", n)), keep(n)) for n in self.totals]
-        with torch.no_grad(), adapter.attached(points), suppress(_Stop):
+        with torch.no_grad(), adapter.attached(points), suppress(adapter.StopRun):
             adapter.run(self.model, tokens)
         for layer, keys in found.items():
             product = keys.float().T @ keys.float()
