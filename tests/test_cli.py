@@ -122,9 +122,19 @@ def test_the_seed_and_nothing_else_chooses_the_random_neurons(tiny: str) -> None
 
 def test_options_reach_the_library(tiny: str) -> None:
     found = run_json(
-        "attribute", TEXT, " Ouagadougou", "-m", tiny, "--rule", "midpoint", "--steps", "7", "--multi-token", "first",
+        "attribute",
+        TEXT,
+        " Ouagadougou",
+        "-m",
+        tiny,
+        "--rule",
+        "midpoint",
+        "--steps",
+        "7",
+        "--multi-token",
+        "first",
         "--no-bos",
-    )  # fmt: skip
+    )
     settings = found["settings"]
     assert (settings["rule"], settings["steps"], settings["tol"]) == ("midpoint", 7, None)
     assert settings["prepend_bos"] is False
@@ -209,6 +219,7 @@ def test_a_masked_model(tmp_path: Path) -> None:
         (["attribute", TEXT], "target"),
         (["attribute", TEXT, TARGET, "--modle", "TINY"], "--modle"),
         (["atribute", TEXT, TARGET], "did you mean 'attribute'"),
+        (["report", "--quick"], "--out"),
         (["figure", "locaisation"], "did you mean 'localisation'"),
         (["figure", "12"], "unknown figure '12'"),
         (["search", "--model", "TINY"], "--file FILE"),

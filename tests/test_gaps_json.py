@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
+from kntools import analyses
 from kntools.cli import app
 from kntools.cli.figure import figure
 from tests.test_cli import TARGET, TEXT, TEXTS, run, run_json, save_tiny
@@ -16,8 +18,16 @@ PROVENANCE = {"model", "fingerprint", "settings", "versions"}
 RUN = PROVENANCE | {"kind", "format"}
 NEURON = {"neuron", "layer", "index", "score"}
 CHECK = {
-    "neurons", "prompts", "draws", "seed", "untouched", "suppressed", "enhanced", "random_suppressed", "random_mean",
-}  # fmt: skip
+    "neurons",
+    "prompts",
+    "draws",
+    "seed",
+    "untouched",
+    "suppressed",
+    "enhanced",
+    "random_suppressed",
+    "random_mean",
+}
 EDIT = ("edit", TEXT, " Rome", "-s", "Canada", "--old", TARGET, "--steps", "2", "--tokens", "2")
 PATCH = ("patch", TEXT, TARGET, "The capital of France is", "--foil", " Paris")
 TRACE = ("trace", TEXT, TARGET, "-s", "Canada", "--samples", "2", "--window", "2")
@@ -75,8 +85,15 @@ def test_every_command_with_json_is_tested_here() -> None:
 def test_attribute(tiny: str, draws: str, tmp_path: Path) -> None:
     found = run_json("attribute", TEXT, TARGET, "--model", tiny, "--top", "3", "--draws", draws, "--out", str(tmp_path))
     assert set(found) == PROVENANCE | {
-        "command", "prompt", "probability", "rule", "largest_residual", "neurons", "check", "files",
-    }  # fmt: skip
+        "command",
+        "prompt",
+        "probability",
+        "rule",
+        "largest_residual",
+        "neurons",
+        "check",
+        "files",
+    }
     assert found["command"] == "attribute"
     assert found["prompt"] == {"text": TEXT, "target": TARGET}
     assert keys(found["neurons"]) == NEURON | {"rank"} and len(found["neurons"]) == 3
@@ -87,8 +104,17 @@ def test_attribute(tiny: str, draws: str, tmp_path: Path) -> None:
 def test_search(tiny: str, tmp_path: Path) -> None:
     found = run_json("search", TARGET, *TEXTS, "--model", tiny, "--draws", "2", "--out", str(tmp_path))
     assert set(found) == PROVENANCE | {
-        "command", "prompts", "rule", "largest_residual", "search", "share", "converged", "neurons", "check", "files",
-    }  # fmt: skip
+        "command",
+        "prompts",
+        "rule",
+        "largest_residual",
+        "search",
+        "share",
+        "converged",
+        "neurons",
+        "check",
+        "files",
+    }
     assert found["command"] == "search"
     assert keys(found["prompts"]) == {"text", "target", "probability"} and len(found["prompts"]) == len(TEXTS)
     assert keys(found["neurons"]) == NEURON | {"prompts"} and set(found["check"]) == CHECK
@@ -97,9 +123,21 @@ def test_search(tiny: str, tmp_path: Path) -> None:
 
 
 PATCHED = PROVENANCE | {
-    "command", "site", "method", "metric", "noising", "clean", "corrupted", "pairs", "tokens", "layers", "values",
-    "effect", "effect_interval", "files",
-}  # fmt: skip
+    "command",
+    "site",
+    "method",
+    "metric",
+    "noising",
+    "clean",
+    "corrupted",
+    "pairs",
+    "tokens",
+    "layers",
+    "values",
+    "effect",
+    "effect_interval",
+    "files",
+}
 
 
 @pytest.mark.parametrize(
@@ -128,8 +166,15 @@ def test_patch_of_several_pairs(tiny: str, tmp_path: Path) -> None:
 def test_trace(tiny: str, options: tuple[str, ...], kinds: list[str], tmp_path: Path) -> None:
     found = run_json(*TRACE, *options, "--model", tiny, "--out", str(tmp_path))
     assert set(found) == PROVENANCE | {
-        "command", "prompt", "tokens", "clean", "corrupted", "total_effect", "traces", "files",
-    }  # fmt: skip
+        "command",
+        "prompt",
+        "tokens",
+        "clean",
+        "corrupted",
+        "total_effect",
+        "traces",
+        "files",
+    }
     assert found["command"] == "trace" and set(found["prompt"]) == {"text", "target", "subject"}
     assert keys(found["traces"]) == {"kind", "window", "sever", "effect", "leading"}
     assert [one["kind"] for one in found["traces"]] == kinds
@@ -145,9 +190,21 @@ def test_trace(tiny: str, options: tuple[str, ...], kinds: list[str], tmp_path: 
 def test_edit(tiny: str, tmp_path: Path) -> None:
     found = run_json(*EDIT, "--model", tiny, "--layer", "2", "--symmetric", "Rome is", "--out", str(tmp_path))
     assert set(found) == PROVENANCE | {
-        "command", "prompt", "target", "layer", "uses_second_moment", "before", "after", "key_cosine", "relative_norm",
-        "warnings", "loss", "examples", "files", "w_out",
-    }  # fmt: skip
+        "command",
+        "prompt",
+        "target",
+        "layer",
+        "uses_second_moment",
+        "before",
+        "after",
+        "key_cosine",
+        "relative_norm",
+        "warnings",
+        "loss",
+        "examples",
+        "files",
+        "w_out",
+    }
     assert found["command"] == "edit" and found["uses_second_moment"] is False and len(found["loss"]) == 2
     assert found["prompt"] == {"text": TEXT, "target": TARGET, "subject": "Canada"} and found["target"] == " Rome"
     assert keys(found["examples"]) == {"group", "text", "before", "after"}
@@ -175,12 +232,30 @@ def test_localisation(tmp_path: Path) -> None:
     nulls = {f"null_{name}" for name in ("count", "tau", "r1")}
     assert keys(found["summary"]) == {"source", "kind", "groups", "converged", "above_null"} | measured | nulls
     assert keys(found["difference"]) == {
-        "measure", "linguistic", "factual", "difference", "paradigms", "relations", "t", "p", "p_holm",
-    }  # fmt: skip
+        "measure",
+        "linguistic",
+        "factual",
+        "difference",
+        "paradigms",
+        "relations",
+        "t",
+        "p",
+        "p_holm",
+    }
     assert [row["measure"] for row in found["difference"]] == ["|KN|", "tau", "R1^2"]
     assert keys(found["shares"]) == {
-        "neuron", "determiner", "number", "pairs", "found", "share", "low", "high", "opposite", "p", "p_holm",
-    }  # fmt: skip
+        "neuron",
+        "determiner",
+        "number",
+        "pairs",
+        "found",
+        "share",
+        "low",
+        "high",
+        "opposite",
+        "p",
+        "p_holm",
+    }
     assert keys(found["layers"]) == {"kind", "layer", "neurons", "share", "low", "high"}
     files_are_there(found, tmp_path)
 
@@ -192,19 +267,27 @@ def test_localisation_without_determiners_has_no_shares() -> None:
 
 
 @pytest.mark.parametrize("name", FIGURES)
-def test_figures(name: str, tiny: str, tmp_path: Path) -> None:
+def test_figures(name: str, tiny: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from kntools.analyses import layer_choice
+    from tests.test_edit_consistency import cases
+
+    monkeypatch.setattr(analyses, "noun_numbers", lambda: dict.fromkeys(("horses", "books", "cats"), "plural"))
+    proposal = layer_choice.Proposal(1, torch.zeros(4), 1)
+    monkeypatch.setattr(layer_choice, "propose_layer", lambda *args, **settings: proposal)
+    monkeypatch.setattr(layer_choice, "cases_for_choice", lambda *args: cases(2))
     words, tables = FIGURES[name]
     if name in MADE_FROM:
         run_json("figure", MADE_FROM[name], *FIGURES[MADE_FROM[name]][0], "--out", str(tmp_path / "made"))
     text = tmp_path / "corpus.txt"
-    text.write_text(
-        "We saw these horses, those books, two cats and both dogs. I see several birds, various cars.\n" * 3
-    )
+    text.write_text("We saw these horses and those books.\nThese cats like both books.\nTwo cats saw several horses.\n")
     named = {"TINY": tiny, "RESULT": str(tmp_path / "made.json"), "TEXT": str(text)}
     found = run_json("figure", name, *(named.get(word, word) for word in words), "--out", str(tmp_path / "found"))
-    about = set(found) - tables - {"command", "files"}
     assert tables <= set(found) and found["command"] == name
-    assert about == {"proposed", "traced"} if name == "edit_layer" else {"model", "settings"} & about is not None
+    others = {table for _, every in FIGURES.values() for table in every} - tables
+    assert not others & set(found)
+    assert all(found[table] or table == "shares" for table in tables)
+    if name not in (*MADE_FROM, "edit_layer"):
+        assert set(found) >= PROVENANCE
     files_are_there(found, tmp_path)
 
 

@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import pandas as pd
 
 from kntools import files
+from kntools.analyses.edit_result import EditConsistency
 from kntools.analyses.neuron_search import ADAPTIVE, PAPER, SearchSettings
 from kntools.analyses.prompt_group import is_relation
 from kntools.cli.options import ModelOptions, Options, method, output
@@ -54,21 +55,30 @@ def choose(kind: str, names: list[str] | None, known: tuple[str, ...]) -> list[A
 
 
 def result_output(
-    found: Any, options: Options, *, tables: Mapping[str, pd.DataFrame | None] | None = None, **more: Any
+    found: Any,
+    options: Options,
+    *,
+    tables: Mapping[str, pd.DataFrame | None] | None = None,
+    rows: str = "rows",
+    **more: Any,
 ) -> Output:
     """A result of an analysis: header and tables as JSON, the summary in the terminal, all of it in files.
 
     Arguments:
-        tables: beside those that the result has. One that could not be made is `null`.
+        tables: further tables; `None`: those that the result has. One that could not be made is `null`.
+        rows: the name in JSON of the result's own table, which is there if no further ones are.
         more: further entries of the JSON.
     """
-    every = {**found.tables(), **(tables or {})}
+    every = found.tables() if tables is None else tables
     header = found.header if hasattr(found, "header") else found.provenance
-    shown = every or {"rows": found.to_frame()}
+    shown = every or {rows: found.to_frame()}
+    summary = found.to_frame() if isinstance(found, EditConsistency) else found.summary()
     further = {name: frame for name, frame in every.items() if frame is not None}
 
     def write(out: Path) -> list[Path]:
-        saved = found.save(_beside(options, ".json" if isinstance(found, TableResult) else ".safetensors"))
+        saved = found.save(
+            _beside(options, ".json" if isinstance(found, TableResult | EditConsistency) else ".safetensors")
+        )
         page = _beside(options, ".html")
         files.write(page, found.plot().to_html(include_plotlyjs=True))
         return [saved, *write_tables({"": found.to_frame(), **further}, options), page]
@@ -76,8 +86,8 @@ def result_output(
     return Output(
         {**header, **more, **{name: None if frame is None else records(frame) for name, frame in shown.items()}},
         [
-            Sheet(found.describe(), found.summary()),
-            *(Sheet(name, frame) for name, frame in further.items() if not frame.equals(found.summary())),
+            Sheet(found.describe(), summary),
+            *(Sheet(name, frame) for name, frame in further.items() if not frame.equals(summary)),
         ],
         write,
     )

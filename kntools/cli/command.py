@@ -42,7 +42,8 @@ def command(function: Callable[..., Output]) -> Callable[..., None]:
     parameters += [p for group in groups.values() for p in _options_of(group)]
 
     def run(context: Any, **values: Any) -> None:
-        words = ["DIR" if Path(word) == values["out"] else word for word in context.find_root().obj]
+        typed = [word for word in context.find_root().obj if word not in ("--json", "--debug")]
+        words = ["DIR" if Path(word) == values["out"] else word for word in typed]
         every = {**values, "command": function.__name__, "line": shlex.join(["kntools", *words])}
         given = {name: value for name, value in values.items() if name in own}
         for name, group in groups.items():

@@ -41,5 +41,4 @@ def evaluate(
         seed=options.seed,
         run=options.kept,
     )
-    about = {"cases": list(found.cases), "skipped": found.skipped}
-    return result_output(found, options, tables={"scores": found.to_frame()}, **about)
+    return result_output(found, options, tables={}, rows="scores", cases=list(found.cases), skipped=found.skipped)

@@ -103,20 +103,15 @@ def localisation(
     neurons = as_neurons(neuron or ())
     model = options.load()
     marked = in_model(model, neurons) if neurons else None
-    groups = [
-        group
-        for source in sources
-        for group in analyses.prompt_groups(
-            model, source, frames=frames, limit=limit, seed=options.seed, known_only=known
-        )
-    ]
+    chosen = {"frames": frames, "limit": limit, "seed": options.seed, "known_only": known}
+    groups = [group for source in sources for group in analyses.prompt_groups(model, source, **chosen)]
     found = analyses.localisation(
         model, groups, settings=search.settings, null=null, seed=options.seed, run=options.kept
     )
     paired = any(group.label("determiner") for group in groups)
     shares = analyses.pairs_of(found, groups).shares(marked) if paired else None
     layers = analyses.layer_distribution(found, n_layers=adapter.n_layers(model), seed=options.seed)
-    return result_output(found, options, tables={"shares": shares, "layers": layers.to_frame()})
+    return result_output(found, options, tables={**found.tables(), "shares": shares, "layers": layers.to_frame()})
 
 
 @command
@@ -175,8 +170,8 @@ def cooccurrence_bias(
     changed = analyses.SuppressionEffect.load(effect)
     files = (line for path in corpus or () for line in analyses.read_texts(path, field))
     sampled = sample_texts(options.load(), written, seed=options.seed) if written else ()
-    words = {row["word"] for row in changed.rows}
-    counts = analyses.count_beside(chain(files, sampled), words, analyses.noun_numbers(), between=between)
+    words, nouns = {row["word"] for row in changed.rows}, analyses.noun_numbers()
+    counts = analyses.count_beside(chain(files, sampled), words, nouns, between=between)
     found = analyses.cooccurrence_bias(
         changed, counts, group=group, sections=section or ["neutral"], least=least, seed=options.seed
     )
@@ -198,7 +193,7 @@ def probability_shift(
 def _nouns(paradigm: str, options: RunOptions, limit: int, neurons: list[str]) -> tuple[Any, NamedPrompts]:
     """The model, and prompts of either number."""
     check_sources([paradigm])
-    as_neurons(neurons)
+    as_neurons(neurons)  # a wrong name is an error before the model is loaded
     model = options.load()
     return model, analyses.noun_prompts(model, paradigm, limit=limit, seed=options.seed)
 
@@ -298,5 +293,5 @@ for _number, (_name, _function) in enumerate(_FIGURES.items(), start=1):
     _about = f"{_number}: {(_function.__doc__ or '').splitlines()[0]}"
     figure.command(_name, short_help=_about)(_function)
     figure.command(str(_number), hidden=True)(_function)
-for _function in (selection_methods, edit_layer):
-    figure.command(_function.__name__)(_function)
+figure.command("selection_methods")(selection_methods)
+figure.command("edit_layer")(edit_layer)

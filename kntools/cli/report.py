@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
 
@@ -21,7 +21,9 @@ from kntools.report import FULL, QUICK, Study, build, choose
 class ReportOptions(ModelOptions):
     """Of a report, which needs a folder."""
 
-    out: Annotated[Path, output("--out", "-o", help="Folder of the page and of all that is finished.")]
+    out: Annotated[Path, output("--out", "-o", help="Folder of the page and of all that is finished.")] = (
+        field()  # without it the default would be that of `ModelOptions`
+    )
 
     @property
     def kept(self) -> Path:

@@ -27,10 +27,6 @@ _ROWS = 16
 _SITE = "mlp.hook_post"
 
 
-class _Stop(Exception):
-    """Ends a forward pass above the highest layer."""
-
-
 @dataclass(frozen=True, eq=False, repr=False)
 class MomentSums(Result):
     """What a checkpoint holds."""
@@ -135,12 +131,12 @@ class Sums:
             def hook(x: Tensor, hook: Any) -> None:
                 found[layer] = x.flatten(0, 1)
                 if layer == last:
-                    raise _Stop
+                    raise adapter.StopRun
 
             return hook
 
         points = [(adapter.hook_point(self.model, hook_name(_SITE, n)), keep(n)) for n in self.totals]
-        with torch.no_grad(), adapter.attached(points), suppress(_Stop):
+        with torch.no_grad(), adapter.attached(points), suppress(adapter.StopRun):
             adapter.run(self.model, tokens)
         for layer, keys in found.items():
             product = keys.float().T @ keys.float()

@@ -82,7 +82,8 @@ def _same(model: Any, tokens: Tensor, start: int) -> bool:
         for n, layer in enumerate(sorted({0, layers // 2, layers - 1}))
     ]
     try:
-        shared = ForwardPass(model, tokens, asked, Pass(start, items), _prefix(model, tokens)).run(gradients=False)
+        prefix = adapter.build_prefix(model, tokens[:, :start], Rows()) if start else None
+        shared = ForwardPass(model, tokens, asked, Pass(start, items), prefix).run(gradients=False)
     except (
         NotBatched,
         RuntimeError,
@@ -95,15 +96,8 @@ def _same(model: Any, tokens: Tensor, start: int) -> bool:
     ):
         return False  # whatever an unknown architecture stumbles over: the plain loop does not need it
     plain = [run_plain(model, tokens, asked, item, gradients=False).logits[0] for item in items]
-    ours = torch.cat([shared.logits[shared.spans[i.number]] for i in items]).float().log_softmax(-1)
-    theirs = torch.stack(plain).float().log_softmax(-1)
+    together = torch.cat([shared.logits[shared.spans[i.number]] for i in items]).float().log_softmax(-1)
+    alone = torch.stack(plain).float().log_softmax(-1)
     loose = 1e-3 if shared.logits.dtype in (torch.float32, torch.float64) else 0.2
     # A model whose logits are nan gives nan both ways; whoever reads them says so.
-    return torch.allclose(ours, theirs, rtol=loose, atol=loose, equal_nan=True)
-
-
-def _prefix(model: Any, tokens: Tensor) -> Any:
-    def build(start: int, prompts: list[int], rows: Rows) -> Any:
-        return adapter.build_prefix(model, tokens[prompts, :start], rows)
-
-    return build
+    return torch.allclose(together, alone, rtol=loose, atol=loose, equal_nan=True)

@@ -17,7 +17,7 @@ from torch import Tensor
 from kntools.engine.plan import Item, Pass, stage_of
 from kntools.hooks.positioned import PositionedHook, position_axis, shares_memory
 from kntools.models import adapter
-from kntools.models.prefix import Rows
+from kntools.models.prefix import Prefix, Rows
 from kntools.sites import resolve_positions
 
 
@@ -44,7 +44,6 @@ class PassOutput:
     """Logits `[row asked d_vocab]` of one pass: clean rows first, then each item's."""
 
     logits: Tensor
-    prompts: list[int]  # prompt number of each clean row
     spans: dict[int, slice]  # item number -> its rows
     watched: dict[int, dict[str, Watched]]  # item number -> hook name -> activation
 
@@ -61,7 +60,7 @@ class PassOutput:
 
 
 class ForwardPass:
-    """Runs one `Pass`. `prefix_for(start, prompts, rows)` gives the kept keys and values."""
+    """Runs one `Pass`. `prefix` holds the keys and values of what comes before it."""
 
     def __init__(
         self,
@@ -69,15 +68,15 @@ class ForwardPass:
         tokens: Tensor,
         asked: Sequence[Sequence[int]],
         plan: Pass,
-        prefix_for: Callable[..., Any],
+        prefix: Prefix | None,
         embedded: Tensor | None = None,
     ) -> None:
-        self.model, self.tokens, self.plan, self.prefix_for = model, tokens, plan, prefix_for
+        self.model, self.tokens, self.prefix = model, tokens, prefix
         self.embedded = embedded  # [prompt pos d_model]: what enters block 0, if not the tokens' embedding
         self.length, self.start = tokens.shape[1], plan.start
         self.layers = adapter.n_layers(model)
         self.items = sorted(plan.items, key=lambda i: i.fork)
-        self.prompts = sorted({i.intervention.prompt for i in self.items})
+        self.prompts = plan.prompts
         self.row_of = {prompt: row for row, prompt in enumerate(self.prompts)}
         self.spans = self._spans()
         self.asked = self._asked(asked)
@@ -86,16 +85,17 @@ class ForwardPass:
         self.fired: set[tuple[int, int]] = set()  # (item number, number of its hook)
 
     def run(self, *, gradients: bool) -> PassOutput:
-        prefix = self.prefix_for(self.start, self.prompts, self.rows) if self.start else None
+        if self.prefix is not None:
+            self.prefix.use(self.rows)
         with torch.set_grad_enabled(gradients):
             residual = self._embed_separately()
             self.rows.count = 1
             with adapter.attached(self._hook_points(residual)):
-                logits = adapter.run(self.model, self.tokens[self.prompts[:1], self.start :], prefix)
+                logits = adapter.run(self.model, self.tokens[self.prompts[:1], self.start :], self.prefix)
         self._check_fired()
         if logits.shape[1] != self.asked.shape[1]:  # nothing trimmed it before the unembedding
             logits = _gather_positions(logits, self.asked)
-        return PassOutput(logits, self.prompts, self.spans, self.watched)
+        return PassOutput(logits, self.spans, self.watched)
 
     # --- rows -----------------------------------------------------------------------------------------
 

@@ -28,10 +28,6 @@ from kntools.options import options
 WindowHook = tuple[str, Callable[..., Any]]
 
 
-class _Stop(Exception):
-    """Ends a forward pass once what is kept has been seen."""
-
-
 class Upper:
     """Rows that share passes from block `layer` on.
 
@@ -92,9 +88,9 @@ class Group:
 
             def keep(activation: Tensor, hook: Any) -> None:
                 found.append(activation)
-                raise _Stop
+                raise adapter.StopRun
 
-            with suppress(_Stop):
+            with suppress(adapter.StopRun):
                 self._pass([(adapter.fork_point(self.model, layer), keep)])
             self.layer = layer
             return found[0]

@@ -30,7 +30,7 @@ def run_plain(model: Any, tokens: Tensor, asked: Sequence[Sequence[int]], item: 
         if number not in fired:
             raise RuntimeError(f"the hook on {name!r} (intervention {item.number}) never fired on this model")
     picked = logits[:, list(asked[inter.prompt])]
-    return PassOutput(picked, [], {item.number: slice(0, inter.rows)}, {item.number: watched})
+    return PassOutput(picked, {item.number: slice(0, inter.rows)}, {item.number: watched})
 
 
 def _noting(fn: Callable[..., Any], number: int, fired: set[int]) -> Callable[..., Any]:

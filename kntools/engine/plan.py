@@ -79,6 +79,10 @@ class Pass:
     def rows(self) -> int:
         return sum(i.intervention.rows for i in self.items)
 
+    @property
+    def prompts(self) -> list[int]:
+        return sorted({i.intervention.prompt for i in self.items})
+
 
 def as_intervention(given: Any, prompts: int) -> Intervention:
     if isinstance(given, Intervention):

@@ -15,7 +15,7 @@ from kntools.engine.memory import is_out_of_memory, rows_that_fit
 from kntools.engine.plain import run_plain
 from kntools.engine.plan import Intervention, Item, Pass
 from kntools.models import adapter
-from kntools.models.prefix import BridgePrefix, HookedPrefix, Rows
+from kntools.models.prefix import Prefix, Rows
 from kntools.options import options
 
 T = TypeVar("T")
@@ -31,7 +31,7 @@ class Runner:
         self.model, self.inputs, self.embedding = model, inputs, embedding
         self.tokens, self.asked = inputs.tokens, inputs.asked
         self.embedded = None if embedding is None else embed(model, self.tokens, embedding)
-        self._prefixes: dict[tuple[int, tuple[int, ...]], BridgePrefix | HookedPrefix] = {}
+        self._prefixes: dict[tuple[int, tuple[int, ...]], Prefix] = {}
 
     def run(
         self, interventions: Sequence[Intervention], finish: Callable[[PassOutput], T], *, gradients: bool = False
@@ -40,13 +40,11 @@ class Runner:
 
         `finish` is where a backward pass belongs: when memory runs out in it, the pass is split and run again.
         """
-        interventions = plan.resolve(interventions, self.inputs)
-        can = capability(self.model, self.tokens)
-        length = self.tokens.shape[1]
-        layers = adapter.n_layers(self.model)
+        resolved = plan.resolve(interventions, self.inputs)
+        can, length = capability(self.model, self.tokens), self.tokens.shape[1]
         items = plan.make_items(
-            interventions,
-            layers=layers,
+            resolved,
+            layers=adapter.n_layers(self.model),
             length=length,
             asked=self.asked,
             reuse=can.prefix,
@@ -60,36 +58,35 @@ class Runner:
         fit = options().max_rows or rows_that_fit(self.model, window, gradients=gradients)
         todo = plan.make_passes(items, max_rows=fit)
         while todo:
-            one = todo.pop(0)
+            current = todo.pop(0)
             try:
-                done = finish(self._shared(one, gradients))
+                done = finish(self._shared(current, gradients))
             except NotBatched:
-                for item in one.items:
+                for item in current.items:
                     yield 1, finish(self._plain(item, gradients))
                 continue
             except Exception as error:
-                if not is_out_of_memory(error) or len(one.items) == 1:
+                if not is_out_of_memory(error) or len(current.items) == 1:
                     raise
                 # What did not fit once will not fit in the passes to come.
-                fit = max(1, one.rows // 2)
-                todo = plan.make_passes([i for p in (one, *todo) for i in p.items], max_rows=fit)
+                fit = max(1, current.rows // 2)
+                todo = plan.make_passes([i for p in (current, *todo) for i in p.items], max_rows=fit)
                 continue
-            yield len(one.items), done
+            yield len(current.items), done
 
-    def _shared(self, one: Pass, gradients: bool) -> PassOutput:
-        one_pass = ForwardPass(self.model, self.tokens, self.asked, one, self._prefix, self.embedded)
-        return one_pass.run(gradients=gradients)
+    def _shared(self, planned: Pass, gradients: bool) -> PassOutput:
+        prefix = self._prefix(planned.start, planned.prompts) if planned.start else None
+        forward = ForwardPass(self.model, self.tokens, self.asked, planned, prefix, self.embedded)
+        return forward.run(gradients=gradients)
 
     def _plain(self, item: Item, gradients: bool) -> PassOutput:
         if item.fork != -1:
             item = replace(item, intervention=plan.with_embedding(item.intervention, self.embedding))
         return run_plain(self.model, self.tokens, self.asked, item, gradients=gradients)
 
-    def _prefix(self, start: int, prompts: list[int], rows: Rows) -> BridgePrefix | HookedPrefix:
+    def _prefix(self, start: int, prompts: list[int]) -> Prefix:
         key = (start, tuple(prompts))
         if key not in self._prefixes:
             residual = None if self.embedded is None else self.embedded[prompts, :start]
-            self._prefixes[key] = adapter.build_prefix(self.model, self.tokens[prompts, :start], rows, residual)
-        kept = self._prefixes[key]
-        kept.use(rows)
-        return kept
+            self._prefixes[key] = adapter.build_prefix(self.model, self.tokens[prompts, :start], Rows(), residual)
+        return self._prefixes[key]

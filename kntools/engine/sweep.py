@@ -206,13 +206,13 @@ def _differentiate(values: dict[int, Tensor], watched: dict[int, dict[str, Watch
 
 def apply_metric(metric: Metric | Sequence[Metric], prompt: int, logits: Tensor) -> Float[Tensor, " row"]:
     """Values `[row]` of logits, checked: one per row, finite."""
-    one = metric if callable(metric) else metric[prompt]
+    own = metric if callable(metric) else metric[prompt]
     try:
-        values = one(logits)
+        values = own(logits)
     except IndexError:
         if logits.ndim != 2:
             raise
-        values = one(logits[:, None])  # written for TransformerLens: it reads logits[:, -1]
+        values = own(logits[:, None])  # written for TransformerLens: it reads logits[:, -1]
     if not isinstance(values, Tensor) or values.shape != logits.shape[:1]:
         shape = tuple(values.shape) if isinstance(values, Tensor) else type(values).__name__
         raise ValueError(

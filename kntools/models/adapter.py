@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -22,7 +22,7 @@ from transformer_lens.model_bridge import TransformerBridge
 from transformers import DynamicCache
 
 from kntools.models.names import nearest
-from kntools.models.prefix import BridgePrefix, HookedPrefix, Rows
+from kntools.models.prefix import BridgePrefix, HookedPrefix, Prefix, Rows
 
 # --- what the model is ------------------------------------------------------------------------------
 
@@ -195,7 +195,7 @@ def frozen_parameters(model: Any) -> Iterator[None]:
             p.requires_grad_(True)
 
 
-def run(model: Any, tokens: Int[Tensor, "batch pos"], prefix: BridgePrefix | HookedPrefix | None = None) -> Tensor:
+def run(model: Any, tokens: Int[Tensor, "batch pos"], prefix: Prefix | None = None) -> Tensor:
     """Logits of `tokens`, which follow `prefix` if there is one."""
     if prefix is None:
         return model(tokens, return_type="logits")
@@ -210,7 +210,7 @@ def build_prefix(
     tokens: Int[Tensor, "prompt pos"],
     rows: Rows,
     residual: Float[Tensor, "prompt pos d_model"] | None = None,
-) -> BridgePrefix | HookedPrefix:
+) -> Prefix:
     """Run the beginning of each prompt once and keep its keys and values; `rows` says which row needs which.
 
     With `residual`, that is what enters block 0, not the tokens' own embeddings.
@@ -249,8 +249,8 @@ class Steps:
         return logits
 
 
-class _Stop(Exception):
-    """Ends a forward pass at the first block; private, so that nobody catches it by accident."""
+class StopRun(Exception):
+    """What a hook raises to end a forward pass of which no more is needed. Whoever attached the hook catches it."""
 
 
 def run_embedding(
@@ -261,11 +261,8 @@ def run_embedding(
 
     def keep(activation: Tensor, hook: HookPoint) -> None:
         found.append(activation)
-        raise _Stop
+        raise StopRun
 
-    try:
-        with attached([*hooks, (fork_point(model, 0), keep)]):
-            model(tokens, return_type="logits")
-    except _Stop:
-        pass
+    with suppress(StopRun), attached([*hooks, (fork_point(model, 0), keep)]):
+        model(tokens, return_type="logits")
     return found[0]

@@ -99,3 +99,7 @@ class HookedPrefix:
 
     def __getitem__(self, layer: int) -> _HookedEntry:
         return self.entries[layer]
+
+
+#: The kept beginning of some prompts, for either kind of model.
+Prefix = BridgePrefix | HookedPrefix

@@ -90,9 +90,10 @@ class PatchGrid(Result):
         Raises:
             ValueError: a grid of other pairs, sites, layers or columns.
         """
-        mine = (self.site, self.axis, self.layers, self.columns, self.pairs, self.noising)
-        theirs = (other.site, other.axis, other.layers, other.columns, other.pairs, other.noising)
-        if mine != theirs:
+        cells, others = (
+            (grid.site, grid.axis, grid.layers, grid.columns, grid.pairs, grid.noising) for grid in (self, other)
+        )
+        if cells != others:
             raise ValueError(f"the grids are not about the same cells:\n  {self!r}\n  {other!r}")
         a, b = self.effect_per_pair, other.effect_per_pair
         return {

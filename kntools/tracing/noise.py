@@ -88,4 +88,4 @@ def _level(noise: str | float | int, like: Tensor) -> float:
 def corruptions(model: Any, encoded: Encoded, noise: Float[Tensor, "sample subject d_model"]) -> list[list[Hook]]:
     """For each sample, the hooks that add it to the subject's embeddings."""
     name = adapter.embedding_name(model)
-    return [corrupt(subject_of(encoded), one, hook=name) for one in noise]
+    return [corrupt(subject_of(encoded), sample, hook=name) for sample in noise]
