@@ -98,7 +98,7 @@ def _number(noise: str) -> float:
 
 
 def _write(out: Path, traces: list[Trace]) -> list[str]:
-    from kntools.plots.tracing import trace_panels
+    from kntools.plots.tokens import trace_panels
 
     files = [out / "index.html"]
     trace_panels(traces).write_html(files[0], include_plotlyjs=True)
