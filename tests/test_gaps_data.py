@@ -342,7 +342,7 @@ def everything_drawn(seed: int = 5) -> dict[str, Any]:
     from kntools.analyses.fig08_reliability import reliability
     from kntools.engine.generation import sample_texts
 
-    model, masked, pairs = zoo.tiny("llama"), kn.load_model("tiny-bert"), planted.cached()
+    model, masked = zoo.tiny("llama"), kn.load_model("tiny-bert")
     filters: Any = {"path": "sample", "limit": 6, "seed": seed}
     found: dict[str, Any] = {
         "facts": [f.subject for f in data.pararel("P36", **filters)],
@@ -379,8 +379,10 @@ def everything_drawn(seed: int = 5) -> dict[str, Any]:
     settings = neuron_search.SearchSettings(rule="midpoint", steps=1, target_count=(1, 5))
     nulls = localisation(masked, groups["sample_determiner_noun_agreement_2"][:2], settings=settings, seed=seed)
     found["nulls"] = [(row["null_count"], row["null_tau"], round(row["null_r1"], 6)) for row in nulls.rows]
-    asked = {"pairs": [kn.Prompt("The dog and those", " books", foil=" book")]}
-    rows = reliability(pairs, asked, count=4, settings=settings, seed=seed).rows
+    asked = {"facts": [kn.Prompt(f"The capital of {c} is", f" {a}") for c, a in zoo.COUNTRIES.items()]}
+    neurons = [(layer, index) for layer in range(4) for index in range(8)]
+    options: Any = {"neurons": neurons, "correct_only": False, "seed": seed}
+    rows = reliability(model, asked, edits=["suppress", "enhance"], **options).rows
     found["overturned"] = [(row["edit"], row["overturned"], row["random"]) for row in rows]
     found["noise"] = [
         round(x, 5) for x in kn.causal_trace(model, prompt, samples=2, seed=seed).noise.flatten().tolist()
@@ -399,4 +401,4 @@ def test_what_a_seed_draws_depends_on_no_process() -> None:
     there = json.loads(run.stdout.splitlines()[-1])
     here, other = (json.loads(json.dumps(everything_drawn(seed))) for seed in (5, 6))
     assert {name for name in here if here[name] != there[name]} == set()
-    assert {name for name in here if here[name] == other[name]} <= {"overturned"}, "another seed, another draw"
+    assert {name for name in here if here[name] == other[name]} == set(), "another seed, another draw"

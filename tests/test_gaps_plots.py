@@ -140,7 +140,7 @@ def test_methods_and_their_overlaps_stand_beside_their_names() -> None:
               RANDOM: [[5, 6, 3], [3, 4, 1]]}  # fmt: skip
     rows = [
         {"method": m, "text": f"{p}", "neurons": [[0, i] for i in some], "gradients": 10 * n, "seconds": 0.5 * n,
-         "drop": 0.1 * n + 0.02 * p + 0.01 * n * p}
+         "drop": (0.3, 0.1, 0.4, 0.2)[n] + 0.02 * p + 0.01 * n * p}
         for n, (m, prompts) in enumerate(chosen.items()) for p, some in enumerate(prompts)
     ]  # fmt: skip
     result = SelectionMethods(tuple(rows), {**HEADER, "methods": list(chosen)[:-1], "count": 3})
@@ -237,7 +237,8 @@ def test_bars_of_neurons_are_red_where_they_raise_the_answer() -> None:
 
 def test_bars_of_knowledge_neurons_are_those_of_the_table() -> None:
     scores = drawn(4, 3, 9).abs()
-    kns: KnowledgeNeurons = kn.knowledge_neurons(scores, threshold=0.3, target_count=(2, 6))
+    kns: KnowledgeNeurons = kn.knowledge_neurons(scores, threshold=0.3, target_count=(4, 9))
+    assert kns.counts != kns.counts[::-1], "counts in this order only"
     (bar,) = plots.neuron_bars(kns).data
     expected = {repr(n): (s, c) for n, s, c in zip(kns.neurons, kns.scores, kns.counts, strict=True)}
     assert {n: x for n, x in zip(bar.y, bar.x, strict=True)} == pytest.approx({n: s for n, (s, _) in expected.items()})
@@ -249,7 +250,7 @@ def localised() -> Localisation:
     rows = [
         {
             "source": source, "kind": kind, "group": str(g), "prompts": 3, "converged": True, "neurons": [],
-            "count": n + g, "tau": 0.5 + 0.1 * g - 0.05 * n, "r1": 0.3 * (n + 1) - 0.05 * g, "null_count": 1 + n,
+            "count": n + g, "tau": 0.5 + 0.1 * g - 0.05 * n, "r1": 0.3 * (n + 1) - 0.05 * g * g, "null_count": 1 + n,
             "null_tau": 0.1 * n, "null_r1": 0.02 * n,
         }
         for n, (source, kind) in enumerate((("P36", "factual"), ("dna_1", "linguistic"), ("P101", "factual")))
@@ -261,6 +262,7 @@ def localised() -> Localisation:
 def test_localisation_bars_and_null_marks_are_those_of_their_source() -> None:
     result = localised()
     table, figure = result.summary().set_index("source"), result.plot()
+    assert len(set(KIND_COLOURS.values())) == len(KIND_COLOURS) == 2
     for column, measure in enumerate(("count", "tau", "r1"), 1):
         axis = "x" if column == 1 else f"x{column}"
         panel = [t for t in figure.data if t.xaxis == axis]
@@ -398,7 +400,7 @@ def test_shift_dots_are_the_means_before_and_after_of_their_word() -> None:
 
 def test_bias_dots_are_those_of_their_word_and_section() -> None:
     rows = [
-        {"word": w, "section": s, "plural": 10 * i + 1, "singular": 30 - 3 * i, "bias": 0.5 * i - 1,
+        {"word": w, "section": s, "plural": 10 * i + 1, "singular": 30 - 3 * i, "bias": 1 - 0.5 * i,
          "effect": 0.2 - 0.1 * i * i}
         for i, (w, s) in enumerate((("the", "n"), ("these", "p"), ("any", "n"), ("this", "s")))
     ]  # fmt: skip

@@ -102,8 +102,8 @@ class TracingProfile:
         return {"sites": two_sites(self)}
 
     def plot(self, **options: Any) -> Figure:
-        """Lines with bands: `kntools.plots.roles.role_lines`."""
-        from kntools.plots.roles import role_lines
+        """Lines with bands: `kntools.plots.role_lines`."""
+        from kntools.plots.effects import role_lines
 
         return role_lines(self, **options)
 

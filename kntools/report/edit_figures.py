@@ -14,7 +14,7 @@ from kntools.analyses.fig10_edit_examples import edit_examples
 from kntools.analyses.fig11_edit_consistency import NoCaseLeft, edit_consistency
 from kntools.analyses.neuron_search import open_run
 from kntools.editing.rome import rome_each
-from kntools.plots.edits import edit_bars
+from kntools.plots import bar_chart
 from kntools.prompts import Prompt
 from kntools.report import choices
 from kntools.report.choices import NotPossible, each_possible
@@ -226,7 +226,17 @@ def _bars(frame: pd.DataFrame) -> Any:
     """The scores that are shown, by their data set and short name."""
     names = {(what, score): f"{what}: {name}" for what, some in SCORES.items() for score, name in some.items()}
     labels = [names.get(key) for key in zip(frame["data"], frame["score"], strict=True)]
-    figure = edit_bars(frame.assign(score=labels).dropna(subset="score"))
+    chosen = frame.assign(score=labels).dropna(subset="score").query("condition == 'all'")
+    figure = bar_chart(
+        chosen,
+        "score",
+        "value",
+        low="low",
+        high="high",
+        color="method",
+        hover_data=["n"],
+        labels={"score": "", "value": "score"},
+    )
     return figure.update_yaxes(range=[0, 1.05])
 
 

@@ -40,7 +40,7 @@ def _suppressed(study: Study, number: str, effect: SuppressionEffect) -> list[Pi
     name, neuron = f"figure-5-{number}", study.leading(number)
     return [
         Picture(
-            name, f"{neuron}, the {number} neuron, suppressed", effect.plot().update_yaxes(title_text="change"),
+            name, f"{neuron}, the {number} neuron, suppressed", effect.plot(),
             f"{_what_is_asked(study)} Change: (after - before) / the smaller of the two, of the means over prompts. "
             "Red: significant (paired t-test, Holm-corrected, 0.05). Thin lines are 95 % bootstrap intervals.",
             min_width=640,

@@ -101,8 +101,8 @@ class Trace:
         )
 
     def plot(self, **options: Any) -> Figure:
-        """Layers x tokens: `kntools.plots.tracing.trace_heatmap`."""
-        from kntools.plots.tracing import trace_heatmap
+        """Layers x tokens: `kntools.plots.trace_heatmap`."""
+        from kntools.plots.tokens import trace_heatmap
 
         return trace_heatmap(self, **options)
 

@@ -1,0 +1,282 @@
+"""The engine finds out which models cannot share passes, and makes as many passes of as many rows as it should."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+import kntools as kn
+from kntools.engine import memory
+from kntools.engine.capability import Capability, capability
+from kntools.engine.memory import MOST_ROWS, rows_that_fit
+from kntools.engine.plan import PASS_OVERHEAD
+from tests import zoo
+from tests.loop import gradient_by_loop, one_by_one, tokens_for
+
+# --- models that cannot share passes ----------------------------------------------------------------------
+
+
+def mixing(name: str, layer: int) -> Any:
+    """A model whose block `layer` moves every row of a batch towards the mean of the batch."""
+    model = zoo.fresh(name)
+
+    def mix(module: Any, args: Any, output: Any) -> Any:
+        x = output[0] if isinstance(output, tuple) else output
+        mixed = 0.5 * x + 0.5 * x.mean(0, keepdim=True)
+        return (mixed, *output[1:]) if isinstance(output, tuple) else mixed
+
+    model.blocks[layer].register_forward_hook(mix)
+    return model
+
+
+def forgetful(name: str) -> Any:
+    """A model that fills the cache it is given, but ignores what is in it."""
+    model = zoo.fresh(name)
+
+    def forget(module: Any, args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+        cache = kwargs.get("past_key_values")
+        if cache is not None and cache.get_seq_length():
+            kwargs = {**kwargs, "past_key_values": None}
+        return args, kwargs
+
+    model.original_model.register_forward_pre_hook(forget, with_kwargs=True)
+    return model
+
+
+def interventions_for(model: Any) -> list[list[kn.Hook]]:
+    """In every layer, at early and late positions."""
+    layers = range(model.cfg.n_layers)
+    return [kn.scale_site("mlp.hook_post", layer, f, pos=p) for layer in layers for f in (0.0, 2.0) for p in (1, -1)]
+
+
+def assert_equal_to_loop(model: Any, tokens: Tensor) -> None:
+    """Probabilities and gradients, one prompt and two."""
+    hooks = interventions_for(model)
+    expected = one_by_one(model, tokens, hooks)
+    torch.testing.assert_close(kn.sweep(model, tokens, hooks).softmax(-1), expected, atol=1e-5, rtol=0)
+    two = torch.cat([tokens, tokens.roll(1, dims=1)])
+    runs = [kn.Intervention(h, prompt=p) for p in (1, 0) for h in hooks[::3]]
+    both = torch.cat([one_by_one(model, two[p : p + 1], hooks[::3]) for p in (1, 0)])
+    torch.testing.assert_close(kn.sweep(model, two, runs).softmax(-1), both, atol=1e-5, rtol=0)
+    site, metric = "blocks.1.mlp.hook_post", kn.log_probability(7)
+    asked = [kn.Intervention(h, wrt=[(site, -1)]) for h in hooks[:3]]
+    for h, rows in zip(hooks, kn.sweep_gradients(model, tokens, asked, metric), strict=False):
+        plain = gradient_by_loop(model, tokens, h, site, metric)[:, -1:]
+        torch.testing.assert_close(rows.wrt[site].gradient, plain, atol=1e-6, rtol=1e-3)
+
+
+@pytest.mark.parametrize("name", ["gpt2", "llama", "bert"])
+@pytest.mark.parametrize("layer", [0, -1])
+def test_a_model_that_mixes_its_rows_runs_the_plain_loop(name: str, layer: int) -> None:
+    model = mixing(name, layer % zoo.fresh(name).cfg.n_layers)
+    tokens = tokens_for(model)
+    with pytest.warns(UserWarning, match="cannot share"):
+        assert capability(model, tokens) == Capability(fork=False, prefix=False)
+    assert_equal_to_loop(model, tokens)
+    with counted(model) as shapes:
+        kn.sweep(model, tokens, interventions_for(model))
+    assert shapes == [(1, tokens.shape[1])] * len(interventions_for(model))
+
+
+@pytest.mark.parametrize("name", ["gpt2", "llama"])
+def test_a_model_that_ignores_its_cache_runs_whole_prompts(name: str) -> None:
+    model = forgetful(name)
+    tokens = tokens_for(model)
+    assert capability(model, tokens) == Capability(fork=True, prefix=False)
+    assert_equal_to_loop(model, tokens)
+    late = [kn.scale_site("mlp.hook_post", 1, f) for f in (0.0, 0.5, 2.0)]
+    with counted(model) as shapes:
+        kn.sweep(model, tokens, late)
+    assert shapes == [(4, tokens.shape[1])], "rows are shared all the same, from the first token on"
+
+
+def test_a_prompt_of_one_token_does_not_vouch_for_the_cache() -> None:
+    model = forgetful("llama")
+    tokens = tokens_for(model)
+    kn.sweep(model, tokens[:, :1], [[]])
+    assert_equal_to_loop(model, tokens)
+
+
+# --- how many passes, of how many rows --------------------------------------------------------------------
+
+
+@contextmanager
+def counted(model: Any) -> Iterator[list[tuple[int, int]]]:
+    """`(rows, positions)` that enter the last block in each forward pass; rows include the untouched one."""
+    shapes: list[tuple[int, int]] = []
+
+    def note(module: Any, args: Any, kwargs: Any) -> None:
+        x = args[0] if args else kwargs["hidden_states"]
+        shapes.append((x.shape[0], x.shape[1]))
+
+    handle = model.blocks[model.cfg.n_layers - 1].register_forward_pre_hook(note, with_kwargs=True)
+    try:
+        yield shapes
+    finally:
+        handle.remove()
+
+
+def passes(model: Any, tokens: Tensor, runs: list[Any], **options: Any) -> list[tuple[int, int]]:
+    capability(model, tokens)  # the probe is no part of the count
+    with counted(model) as shapes:
+        kn.sweep(model, tokens, runs, **options)
+    return shapes
+
+
+def scaled(count: int, pos: int, layer: int = 1) -> list[list[kn.Hook]]:
+    return [kn.scale_site("mlp_out", layer, n / count, pos=pos) for n in range(count)]
+
+
+@pytest.mark.parametrize("name", ["gpt2", "llama", "opt"])
+def test_late_interventions_share_a_pass_and_the_tokens_before_them(name: str) -> None:
+    model = zoo.tiny(name)
+    tokens = tokens_for(model)
+    n = tokens.shape[1]
+    kept = (1, n - 1)
+    assert passes(model, tokens, scaled(12, -1)) == [kept, (13, 1)]
+    assert passes(model, tokens, scaled(12, 0)) == [(13, n)]
+    assert passes(model, tokens, scaled(12, -1), max_rows=5) == [kept, (6, 1), (6, 1), (3, 1)]
+    assert passes(model, tokens, scaled(12, -1), max_rows=12) == [kept, (13, 1)]
+    assert passes(model, tokens, scaled(3, -1), max_rows=1) == [kept, (2, 1), (2, 1), (2, 1)]
+
+
+def test_a_masked_model_runs_whole_prompts() -> None:
+    model = zoo.tiny("bert")
+    tokens = tokens_for(model)
+    n = tokens.shape[1]
+    assert passes(model, tokens, scaled(12, -1), max_rows=5) == [(6, n), (6, n), (3, n)]
+
+
+def test_interventions_of_several_rows_are_never_split() -> None:
+    model = zoo.tiny("llama")
+    tokens = tokens_for(model)
+    threes = [kn.Intervention(kn.scale_site("mlp_out", 1, torch.linspace(0, 1, 3), pos=0), rows=3)] * 4
+    n = tokens.shape[1]
+    assert passes(model, tokens, threes, max_rows=6) == [(7, n), (7, n)]
+    assert passes(model, tokens, threes, max_rows=5) == [(4, n)] * 4
+    assert passes(model, tokens, threes, max_rows=2) == [(4, n)] * 4
+
+
+def test_a_pass_of_its_own_must_save_more_positions_than_it_costs() -> None:
+    """A late group joins an early one where the tokens that it runs in vain cost less than another pass."""
+    model = zoo.tiny("llama")
+    tokens = tokens_for(model)
+    n = tokens.shape[1]
+    assert PASS_OVERHEAD % 4 == 0
+    enough = PASS_OVERHEAD // 4  # rows that would run the four tokens before theirs in vain
+    early = scaled(1, 0)
+    assert passes(model, tokens, scaled(enough - 1, 4) + early) == [(enough + 1, n)]
+    assert passes(model, tokens, scaled(enough, 4) + early) == [(2, n), (1, 4), (enough + 1, n - 4)]
+
+
+def test_an_attribution_baseline_is_one_pass_for_prompts_of_equal_length() -> None:
+    model = zoo.tiny("llama")
+    prompts = [kn.Prompt(f"The capital of {c} is", "Paris") for c in ("Canada", "France", "Japan")]
+    tokens = kn.encode(model, prompts[0]).tokens
+    n = tokens.shape[1]
+    capability(model, tokens)
+    with counted(model) as shapes:
+        kn.activation_x_gradient(model, prompts, progress=False)
+    assert shapes == [(3, n - 1), (6, 1)]
+
+
+# --- the row budget -----------------------------------------------------------------------------------------
+
+
+def with_free_memory(monkeypatch: pytest.MonkeyPatch, count: int) -> None:
+    monkeypatch.setattr(memory, "free_bytes", lambda device: count)
+
+
+@pytest.mark.parametrize("gradients", [False, True])
+def test_the_row_budget_is_a_power_of_two_that_grows_with_the_memory(
+    monkeypatch: pytest.MonkeyPatch, gradients: bool
+) -> None:
+    model = zoo.tiny("llama")
+    least: dict[int, int] = {}  # free memory at which so many rows first fit
+    step = 5000
+    for free in range(0, 40_000_000, step):
+        with_free_memory(monkeypatch, free)
+        rows = rows_that_fit(model, 6, gradients=gradients)
+        assert rows >= max(least, default=1) and rows.bit_count() == 1
+        least.setdefault(rows, free)
+    assert least[1] == 0
+    sizes = sorted(least)[1:6]
+    assert sizes == [2, 4, 8, 16, 32]
+    for rows in sizes:  # rounded down: twice as many rows need twice the memory
+        assert least[rows] == pytest.approx(least[2] * rows / 2, abs=rows * step)
+    with_free_memory(monkeypatch, 1 << 50)
+    assert rows_that_fit(model, 6, gradients=gradients) == MOST_ROWS
+
+
+def test_the_budget_is_half_of_the_free_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A model that is all vocabulary: a row is its logits in float32, three times."""
+    vocabulary = 10_000_000
+    block = SimpleNamespace(mlp=SimpleNamespace(W_out=torch.zeros(1, 1)))
+    model = SimpleNamespace(
+        cfg=SimpleNamespace(n_layers=1, d_model=1, n_heads=1, d_vocab=vocabulary),
+        blocks=[block],
+        parameters=lambda: iter([torch.zeros(1)]),
+    )
+    row = 3 * 4 * vocabulary
+    for rows, free in ((8, 8.01), (4, 7.99), (2, 2.01), (1, 1.99), (1, 0.5)):
+        with_free_memory(monkeypatch, int(2 * row * free))
+        for gradients in (False, True):
+            assert rows_that_fit(model, 1, gradients=gradients) == rows
+
+
+@pytest.mark.parametrize("name", ["gpt2", "llama", "gemma2", "bert"])
+def test_what_a_backward_pass_keeps_is_within_the_budget(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = zoo.tiny(name)
+    tokens = tokens_for(model).repeat(1, 4)[:, :24]
+    kept: dict[int, int] = {}
+    weights = {p.untyped_storage().data_ptr() for p in model.parameters()}
+
+    def note(x: Tensor) -> Tensor:
+        storage = x.untyped_storage()
+        if storage.data_ptr() not in weights:
+            kept[storage.data_ptr()] = storage.nbytes()
+        return x
+
+    def bytes_kept(rows: int) -> int:
+        kept.clear()
+        with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(note, lambda x: x):
+            hooks = [("blocks.0.hook_resid_pre", lambda x, hook: x.detach().requires_grad_())]
+            out = model.run_with_hooks(tokens.repeat(rows, 1), fwd_hooks=hooks)
+            out.softmax(-1).sum()
+        return sum(kept.values())
+
+    row = bytes_kept(9) - bytes_kept(8)
+    free = 64 * 2 * row
+    with_free_memory(monkeypatch, free)
+    forward, backward = (rows_that_fit(model, tokens.shape[1], gradients=g) for g in (False, True))
+    assert 8 <= backward <= 64 and backward <= forward, "what 64 rows keep fills half of the memory"
+
+
+def test_a_sweep_keeps_to_the_budget_of_the_tokens_that_it_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = zoo.tiny("llama")
+    tokens = tokens_for(model)
+    n = tokens.shape[1]
+    expected = {pos: kn.sweep(model, tokens, scaled(40, pos)) for pos in (0, -1)}
+    free = next(f for f in range(0, 10**8, 10**4) if fits(monkeypatch, model, n, f) == 8)
+    with_free_memory(monkeypatch, free)
+    late = rows_that_fit(model, 1, gradients=False)
+    assert 8 < late <= 32
+    assert passes(model, tokens, scaled(40, 0)) == [(9, n)] * 5
+    assert passes(model, tokens, scaled(late + 1, -1)) == [(1, n - 1), (late + 1, 1), (2, 1)]
+    # The longest window of a sweep decides for all of its passes.
+    assert passes(model, tokens, scaled(40, -1) + scaled(40, 0)) == [*[(9, n)] * 5, (1, n - 1), *[(9, 1)] * 5]
+    for pos, logits in expected.items():
+        torch.testing.assert_close(kn.sweep(model, tokens, scaled(40, pos)), logits, atol=1e-4, rtol=1e-4)
+    # What is asked for goes before what would fit.
+    assert passes(model, tokens, scaled(40, 0), max_rows=20) == [(21, n)] * 2
+
+
+def fits(monkeypatch: pytest.MonkeyPatch, model: Any, positions: int, free: int) -> int:
+    with_free_memory(monkeypatch, free)
+    return rows_that_fit(model, positions, gradients=False)
