@@ -36,7 +36,7 @@ def main() -> None:
         paths = Paths(model, [kn.encode(model, prompt)], "mlp.hook_post")
         expected = []
         for layer in range(model.cfg.n_layers):
-            line = Line(0, layer, end=0.0)
+            line = Line(0, layer)
             parts = [slice(k, k + CHUNK) for k in range(0, args.nodes, CHUNK)]
             with kn.set_options(max_rows=256):
                 points = paths.evaluate([Nodes(line, rule.nodes[k], rule.weights[k]) for k in parts])

@@ -15,13 +15,19 @@
 | folders | `data`, `analyses`, `plots` |
 """  # noqa: E501 - a table
 
-from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 
+from kntools import analyses, data, plots
 from kntools.attribution.attribution_result import Attribution
 from kntools.attribution.integrated_gradients import activation, activation_x_gradient, integrated_gradients
 from kntools.attribution.knowledge_neurons import KnowledgeNeurons, coarse_sets, knowledge_neurons, r1_squared
 from kntools.attribution.neuron_scan import NeuronScan, neuron_scan
+from kntools.editing.fine_tuning import fine_tune
+from kntools.editing.rank_one import RankOneEdit
+from kntools.editing.rome import rome
+from kntools.editing.second_moment import SecondMoment, second_moment
+from kntools.editing.value_edits import edit_values, erase_values
+from kntools.editing.weight_edits import WeightEdit
 from kntools.engine.generation import generate
 from kntools.engine.sweep import Derivative, Intervention, RowGradients, sweep, sweep_gradients
 from kntools.hooks.neurons import ablate_neurons, enhance_neurons, mean_ablate_neurons, scale_neurons, set_neurons
@@ -35,26 +41,6 @@ from kntools.prompts import Encoded, Prompt, encode
 from kntools.sites import Hook, Neuron
 from kntools.tracing.causal_tracing import causal_trace
 from kntools.tracing.trace import Trace
-
-# Until every folder has been moved to the new core, a folder that cannot be imported leaves its names out.
-with suppress(Exception):
-    from kntools.editing.rank_one import RankOneEdit
-with suppress(Exception):
-    from kntools.editing.fine_tuning import fine_tune
-with suppress(Exception):
-    from kntools.editing.rome import rome
-with suppress(Exception):
-    from kntools.editing.second_moment import SecondMoment, second_moment
-with suppress(Exception):
-    from kntools.editing.value_edits import edit_values, erase_values
-with suppress(Exception):
-    from kntools.editing.weight_edits import WeightEdit
-with suppress(Exception):
-    from kntools import data
-with suppress(Exception):
-    from kntools import analyses
-with suppress(Exception):
-    from kntools import plots
 
 try:
     __version__ = version("kntools")

@@ -37,7 +37,7 @@ def test_scores_agree_with_512_midpoints(smollm2: Any, attribution: kn.Attributi
     paths = Paths(smollm2, [fact(smollm2, number)], "mlp.hook_post")
     rule = fixed_rule("midpoint", 512)
     for layer in (0, 1, 29):
-        line = Line(0, layer, end=0.0)
+        line = Line(0, layer)
         parts = zip(rule.nodes.reshape(8, 64), rule.weights.reshape(8, 64), strict=True)
         with kn.set_options(max_rows=128):
             points = paths.evaluate([Nodes(line, at, weights) for at, weights in parts])

@@ -132,9 +132,13 @@ def test_symmetry_scores_raw_and_known() -> None:
     )
     result = EditConsistency(("a", "b", "c"), befores, {"rome": afters}, {}, {"model": "hand-made"})
     expected = {
-        "reliability, exact": (2 / 3, 1.0), "reliability, first": (1.0, 1.0), "reliability, p": (2.3 / 3, 0.9),
-        "symmetry, exact": (2 / 3, 0.0), "old direction gone": (2 / 3, 0.0), "old direction, p": (1.1 / 3, 0.9),
-    }  # fmt: skip
+        "reliability, exact": (2 / 3, 1.0),
+        "reliability, first": (1.0, 1.0),
+        "reliability, p": (2.3 / 3, 0.9),
+        "symmetry, exact": (2 / 3, 0.0),
+        "old direction gone": (2 / 3, 0.0),
+        "old direction, p": (1.1 / 3, 0.9),
+    }
     for score, (raw, known) in expected.items():
         assert result.value("rome", score) == pytest.approx(raw)
         assert result.value("rome", score, known=True) == pytest.approx(known)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -11,7 +12,7 @@ from torch import Tensor
 
 import kntools as kn
 from kntools.analyses.fig02_pair_search import PairSearch
-from kntools.engine.answers import random_like
+from kntools.attribution.random_neurons import random_like
 from kntools.sites import Neuron, hook_name
 from tests import zoo
 from tests.loop import tokens_for
@@ -26,10 +27,10 @@ MASKED = [
 ]
 # Two tokens each, but for the last; the first two are equally long.
 SEVERAL = [
-    kn.Prompt("The capital of Canada is", "Ottawa is"),
-    kn.Prompt("The capital of Japan is", "Tokyo the"),
-    kn.Prompt("Ottawa is the capital of", "Canada is"),
-    kn.Prompt("Is Italy near", "France"),
+    kn.Prompt("The capital of Canada is", " Ottawa is", multi_token="sum"),
+    kn.Prompt("The capital of Japan is", " Tokyo the", multi_token="sum"),
+    kn.Prompt("Ottawa is the capital of", " Canada is", multi_token="sum"),
+    kn.Prompt("Is Italy near", " France", multi_token="sum"),
 ]
 
 
@@ -52,12 +53,12 @@ def activations_and_gradients(model: Any, e: kn.Encoded, name: str) -> tuple[Ten
     return cache[name][0, at].detach(), gradient[0, at]
 
 
-def assert_scores_are_the_formula(model: Any, prompts: list[kn.Prompt], site: str, **options: Any) -> None:
-    options |= {"site": site, "multi_token": "sum", "progress": False}
-    product = kn.activation_x_gradient(model, prompts, **options)
-    plain = kn.activation(model, prompts, **options)
+def assert_scores_are_the_formula(model: Any, prompts: list[kn.Prompt], site: str, max_rows: int | None) -> None:
+    with kn.set_options(max_rows=max_rows):
+        product = kn.activation_x_gradient(model, prompts, site=site)
+        plain = kn.activation(model, prompts, site=site)
     for number, prompt in enumerate(prompts):
-        e = kn.encode(model, prompt, multi_token="sum")
+        e = kn.encode(model, prompt)
         for layer in range(model.cfg.n_layers):
             w, gradient = activations_and_gradients(model, e, hook_name(site, layer))
             expected = (w * gradient).sum(0)
@@ -80,7 +81,7 @@ def test_baselines_of_a_masked_model_are_read_at_the_mask(site: str) -> None:
 @pytest.mark.parametrize("site", SITES)
 def test_baselines_add_up_over_the_tokens_of_an_answer(name: str, site: str) -> None:
     model = zoo.tiny(name)
-    encoded = [kn.encode(model, prompt, multi_token="sum") for prompt in SEVERAL]
+    encoded = [kn.encode(model, prompt) for prompt in SEVERAL]
     assert [len(e.positions) for e in encoded] == [2, 2, 2, 1]
     for max_rows in (None, 1):
         assert_scores_are_the_formula(model, SEVERAL, site, max_rows=max_rows)
@@ -91,13 +92,13 @@ def test_baselines_add_up_over_the_tokens_of_an_answer(name: str, site: str) -> 
 def test_mean_activations_are_those_at_the_answer_position(name: str, site: str) -> None:
     """At the mask, or where the first token of the answer is predicted, however many tokens follow."""
     model = zoo.tiny(name)
-    prompts = MASKED if name == "bert" else SEVERAL
+    prompts = [replace(p, multi_token="first") for p in (MASKED if name == "bert" else SEVERAL)]
     total = torch.zeros(model.cfg.n_layers, zoo.D_MLP)
     for prompt in prompts:
-        e = kn.encode(model, prompt, multi_token="first")
+        e = kn.encode(model, prompt)
         _, cache = model.run_with_cache(e.tokens)
         total += torch.stack([cache[hook_name(site, i)][0, e.position] for i in range(model.cfg.n_layers)])
-    means = kn.mean_activations(model, prompts, site=site, progress=False)
+    means = kn.activation(model, prompts, site=site).scores.mean(0)
     torch.testing.assert_close(means, total / len(prompts), atol=1e-5, rtol=1e-4)
 
 

@@ -41,9 +41,13 @@ def test_the_search_stops_by_its_whole_loss() -> None:
     whole = kn.rome(model, PROMPT, TARGET, layer=1, settings=settings).steps
     assert len(whole) == 12
     parts = [
-        lambda s: s.target, lambda s: s.kl, lambda s: s.decay,
-        lambda s: s.target + s.kl, lambda s: s.target + s.decay, lambda s: s.kl + s.decay,
-    ]  # fmt: skip
+        lambda s: s.target,
+        lambda s: s.kl,
+        lambda s: s.decay,
+        lambda s: s.target + s.kl,
+        lambda s: s.target + s.decay,
+        lambda s: s.kl + s.decay,
+    ]
 
     def stop(value: Any, threshold: float) -> int:
         return next((n for n, step in enumerate(whole) if value(step) < threshold), len(whole) - 1)

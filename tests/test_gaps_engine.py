@@ -59,14 +59,14 @@ def assert_equal_to_loop(model: Any, tokens: Tensor) -> None:
     """Probabilities and gradients, one prompt and two."""
     hooks = interventions_for(model)
     expected = one_by_one(model, tokens, hooks)
-    torch.testing.assert_close(kn.sweep(model, tokens, hooks).softmax(-1), expected, atol=1e-5, rtol=0)
+    torch.testing.assert_close(kn.sweep(model, tokens, hooks, pos=-1).softmax(-1), expected, atol=1e-5, rtol=0)
     two = torch.cat([tokens, tokens.roll(1, dims=1)])
     runs = [kn.Intervention(h, prompt=p) for p in (1, 0) for h in hooks[::3]]
     both = torch.cat([one_by_one(model, two[p : p + 1], hooks[::3]) for p in (1, 0)])
-    torch.testing.assert_close(kn.sweep(model, two, runs).softmax(-1), both, atol=1e-5, rtol=0)
+    torch.testing.assert_close(kn.sweep(model, two, runs, pos=-1).softmax(-1), both, atol=1e-5, rtol=0)
     site, metric = "blocks.1.mlp.hook_post", kn.log_probability(7)
     asked = [kn.Intervention(h, wrt=[(site, -1)]) for h in hooks[:3]]
-    for h, rows in zip(hooks, kn.sweep_gradients(model, tokens, asked, metric), strict=False):
+    for h, rows in zip(hooks, kn.sweep_gradients(model, tokens, asked, metric, pos=-1), strict=False):
         plain = gradient_by_loop(model, tokens, h, site, metric)[:, -1:]
         torch.testing.assert_close(rows.wrt[site].gradient, plain, atol=1e-6, rtol=1e-3)
 
@@ -80,7 +80,7 @@ def test_a_model_that_mixes_its_rows_runs_the_plain_loop(name: str, layer: int) 
         assert capability(model, tokens) == Capability(fork=False, prefix=False)
     assert_equal_to_loop(model, tokens)
     with counted(model) as shapes:
-        kn.sweep(model, tokens, interventions_for(model))
+        kn.sweep(model, tokens, interventions_for(model), pos=-1)
     assert shapes == [(1, tokens.shape[1])] * len(interventions_for(model))
 
 
@@ -122,10 +122,10 @@ def counted(model: Any) -> Iterator[list[tuple[int, int]]]:
         handle.remove()
 
 
-def passes(model: Any, tokens: Tensor, runs: list[Any], **options: Any) -> list[tuple[int, int]]:
+def passes(model: Any, tokens: Tensor, runs: list[Any], max_rows: int | None = None) -> list[tuple[int, int]]:
     capability(model, tokens)  # the probe is no part of the count
-    with counted(model) as shapes:
-        kn.sweep(model, tokens, runs, **options)
+    with counted(model) as shapes, kn.set_options(max_rows=max_rows):
+        kn.sweep(model, tokens, runs, pos=-1)
     return shapes
 
 
@@ -177,13 +177,31 @@ def test_a_pass_of_its_own_must_save_more_positions_than_it_costs() -> None:
 
 def test_an_attribution_baseline_is_one_pass_for_prompts_of_equal_length() -> None:
     model = zoo.tiny("llama")
-    prompts = [kn.Prompt(f"The capital of {c} is", "Paris") for c in ("Canada", "France", "Japan")]
+    prompts = [kn.Prompt(f"The capital of {c} is", " Paris") for c in ("Canada", "France", "Japan")]
     tokens = kn.encode(model, prompts[0]).tokens
     n = tokens.shape[1]
     capability(model, tokens)
     with counted(model) as shapes:
-        kn.activation_x_gradient(model, prompts, progress=False)
+        kn.activation_x_gradient(model, prompts)
     assert shapes == [(3, n - 1), (6, 1)]
+
+
+def test_an_attribution_is_one_pass_per_round() -> None:
+    """The beginnings of the prompts are run once; a fixed rule is a row per node, one for P(0) and one for P(1)."""
+    model = zoo.tiny("llama")
+    prompts = [kn.Prompt(f"The capital of {c} is", " Paris") for c in ("Canada", "France", "Japan")]
+    tokens = kn.encode(model, prompts[0]).tokens
+    n, layers = tokens.shape[1], model.cfg.n_layers
+    capability(model, tokens)
+    with counted(model) as shapes:
+        kn.integrated_gradients(model, prompts, rule="midpoint", steps=4)
+    # Rows of the last block's own line join behind where rows are counted.
+    assert shapes == [(3, n - 1), (3 + 3 * ((layers - 1) * (4 + 1) + 1), 1)]
+    with counted(model) as shapes:
+        att = kn.integrated_gradients(model, prompts)
+    assert shapes[0] == (3, n - 1) and {positions for _, positions in shapes[1:]} == {1}
+    # Each round's pass holds every node that the result counts, the prompts as they are, and once P(1) of each.
+    assert sum(rows for rows, _ in shapes[1:]) <= int(att.nodes.sum()) + 3 * len(shapes[1:]) + 3
 
 
 # --- the row budget -----------------------------------------------------------------------------------------

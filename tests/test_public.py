@@ -77,3 +77,9 @@ def test_progress_bars_are_those_of_notebooks() -> None:
         if re.match(r"\s*(import|from) tqdm", line)
     }
     assert found == {"from tqdm.auto import tqdm"}
+
+
+def test_the_first_screen_is_the_whole_vocabulary() -> None:
+    """`help(kn)` begins with every public name, in groups."""
+    named = set(re.findall(r"`(\w+)`", kn.__doc__ or ""))
+    assert named == set(kn.__all__) - {"__version__"}

@@ -273,9 +273,11 @@ def test_algebra(name: str, key: Any, real: bool) -> None:
     singular = torch.linalg.svdvals(edit.delta.double())
     assert singular[0] > 1e-3 and singular[1] < 1e-6 * singular[0]
     # Keys that are orthogonal to k in the metric of C^-1 are unchanged: those with k C^-1 x = 0.
-    u = edit.key.double() if c is None else torch.linalg.solve(
-        c.matrix.double() + edit.ridge * torch.eye(zoo.D_MLP).double(), edit.key.double()
-    )  # fmt: skip
+    u = (
+        edit.key.double()
+        if c is None
+        else torch.linalg.solve(c.matrix.double() + edit.ridge * torch.eye(zoo.D_MLP).double(), edit.key.double())
+    )
     x = torch.randn(20, zoo.D_MLP, generator=torch.Generator().manual_seed(0)).double()
     orthogonal = x - (x @ u)[:, None] * u / (u @ u)
     assert float((orthogonal @ edit.delta.double()).abs().max()) < 1e-4 * float((x @ edit.delta.double()).abs().max())
@@ -350,7 +352,10 @@ def call(model: Any, prompt: kn.Prompt = PROMPT, target: str = TARGET, layer: in
 BAD: dict[str, tuple[Any, Any, str]] = {
     "no subject": (lambda m: call(m, kn.Prompt("The capital is", " Ottawa")), ValueError, "has no subject"),
     "missing subject": (
-        lambda m: call(m, kn.Prompt("The city is", " x", subject="Japan")), ValueError, "not in the text"),
+        lambda m: call(m, kn.Prompt("The city is", " x", subject="Japan")),
+        ValueError,
+        "not in the text",
+    ),
     "own answer": (lambda m: call(m, target=" Ottawa"), ValueError, "nothing to edit"),
     "empty target": (lambda m: call(m, target=" "), ValueError, "is empty"),
     "glued target": (lambda m: call(m, target="Rome"), ValueError, "write ' Rome'"),
@@ -372,11 +377,13 @@ BAD: dict[str, tuple[Any, Any, str]] = {
     "subject in template": (lambda m: call(m, templates=["In Canada. {}"]), ValueError, "holds the subject"),
     "C of another layer": (lambda m: call(m, second_moment=text_keys(m, 2)), ValueError, "layer 2"),
     "C of another model": (
-        lambda m: call(m, second_moment=text_keys(zoo.tiny("mistral"), 1)), ValueError, "other weights"),
-    "singular C": (
-        lambda m: call(m, second_moment=kn.second_moment(m, 1, ["The cat."])), ValueError, "singular"),
+        lambda m: call(m, second_moment=text_keys(zoo.tiny("mistral"), 1)),
+        ValueError,
+        "other weights",
+    ),
+    "singular C": (lambda m: call(m, second_moment=kn.second_moment(m, 1, ["The cat."])), ValueError, "singular"),
     "overflow": (lambda m: call(m, kl_weight=float("inf")), FloatingPointError, "untouched"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("what", BAD)

@@ -44,7 +44,7 @@ def values_method(count: int = 5, amounts: tuple[float, float] = (1.0, 8.0)) -> 
     def edit(model: Any, prompts: Sequence[Prompt], targets: Sequence[str]) -> Sequence[WeightEdit]:
         first = [replace(prompt, subject=None, foil=None, multi_token="first") for prompt in prompts]
         asked = [replace(prompt, target=target) for prompt, target in zip(first, targets, strict=True)]
-        old, new = ([e.target_ids[0] for e in encode_many(model, some)] for some in (first, asked))
+        old, new = ([e.target_ids[0] for e in encode_many(model, listed)] for listed in (first, asked))
         att = integrated_gradients(model, first)
         return [
             edit_values(model, att.top(count, prompt=n), old[n], new[n], amounts=amounts) for n in range(len(first))

@@ -9,7 +9,7 @@ from typing import Any
 
 #: What a model says to one case: `answers` is role -> list of `{"p", "first", "exact"}`; `entropy` may be None.
 Payload = Mapping[str, Any]
-#: From what is said after the edit to a value, or None where the case has no such question.
+#: From the answers after the edit to a value, or None where the case has no such question.
 Score = Callable[[Payload], float | None]
 
 
@@ -19,19 +19,19 @@ def _mean(values: Sequence[float]) -> float | None:
 
 def _answered(role: str, field: str) -> Score:
     """The mean of a field over a role's questions."""
-    return lambda said: _mean([float(answer[field]) for answer in said["answers"].get(role, [])])
+    return lambda after: _mean([float(answer[field]) for answer in after["answers"].get(role, [])])
 
 
 def _gone(role: str) -> Score:
     """The share of a role's questions that are not answered exactly."""
-    return lambda said: _mean([float(not answer["exact"]) for answer in said["answers"].get(role, [])])
+    return lambda after: _mean([float(not answer["exact"]) for answer in after["answers"].get(role, [])])
 
 
 def _prefers(role: str, better: str, worse: str, of: Callable[[float], float]) -> Score:
     """The mean of P(better) - P(worse), each as `of` takes it."""
 
-    def score(said: Payload) -> float | None:
-        pairs = [said["answers"].get(f"{role} {which}", []) for which in (better, worse)]
+    def score(after: Payload) -> float | None:
+        pairs = [after["answers"].get(f"{role} {which}", []) for which in (better, worse)]
         return _mean([of(a["p"] - b["p"]) for a, b in zip(*pairs, strict=True)])
 
     return score
@@ -52,7 +52,7 @@ SCORES: dict[str, Score] = {
         )
         for magnitude, of in (("", _is_positive), (" magnitude", float))
     },
-    "generation entropy": lambda said: said.get("entropy"),
+    "generation entropy": lambda after: after.get("entropy"),
     **{
         f"{name}, {field}": _answered(role, field)
         for name, role in (

@@ -95,8 +95,8 @@ def edit_consistency(
         text = continued.get(case.key)
         return {"answers": _answers(model, case), "entropy": None if text is None else drawn.entropy(model, text)}
 
-    said = folder.each(cases, key=lambda case: f"before/{case.key}", make=say, unit="case")
-    before: dict[str, Payload] = dict(zip(keys, said, strict=True))
+    answered = folder.each(cases, key=lambda case: f"before/{case.key}", make=say, unit="case")
+    before: dict[str, Payload] = dict(zip(keys, answered, strict=True))
     kept = [case for case in cases if not _says_it(before[case.key])]
     # What is edited in shared passes is one item: its last bits may depend on the company.
     parts = [(name, tuple(kept[i : i + together])) for i in range(0, len(kept), together) for name in methods]

@@ -21,7 +21,7 @@ from kntools.attribution.quadrature import Rule
 from kntools.engine.answers import answer_metric
 from kntools.engine.inputs import make_inputs
 from kntools.engine.runner import Runner
-from kntools.engine.sweep import Intervention, run_gradients, run_sweep
+from kntools.engine.sweep import Intervention, run_gradients
 from kntools.hooks.states import capture, scale_site
 from kntools.models import adapter
 from kntools.prompts import Encoded
@@ -34,7 +34,7 @@ class Line:
 
     prompt: int
     layer: int
-    end: float  # P(1)
+    end: float = float("nan")  # P(1)
     start: float = float("nan")  # P(0)
     scores: Float[Tensor, "..."] = field(default_factory=lambda: torch.zeros((), dtype=torch.float64))  # [neuron]
     nodes: int = 0  # how many were evaluated
@@ -68,14 +68,11 @@ class Paths:
         self.runner = Runner(model, make_inputs(model, encoded))
         self.metrics = [answer_metric(e) for e in encoded]
         self.activations: list[dict[str, Tensor]] = [{} for _ in encoded]  # w by hook name, [1 pos neuron]
-        clean = [
-            Intervention(capture(w, [site], self.layers, ANSWER), prompt=p) for p, w in enumerate(self.activations)
-        ]
-        self.ends = run_sweep(self.runner, clean, self.metrics).tolist()
+        self.ends: list[float] = []  # P(1) of each prompt
 
     def lines(self) -> list[Line]:
         """All of them, prompt by prompt."""
-        return [Line(prompt, layer, end) for prompt, end in enumerate(self.ends) for layer in self.layers]
+        return [Line(prompt, layer) for prompt in range(len(self.metrics)) for layer in self.layers]
 
     def evaluate(self, nodes: Sequence[Nodes]) -> list[Points]:
         """P along lines, and the integral of `w_i dP/dw_i`: a row of one sweep per node."""
@@ -88,14 +85,22 @@ class Paths:
             )
             for n in nodes
         ]
+        if not self.ends:  # the first sweep also runs each prompt as it is
+            runs += [
+                Intervention(capture(w, [self.site], self.layers, ANSWER), prompt=p)
+                for p, w in enumerate(self.activations)
+            ]
+        rows = run_gradients(self.runner, runs, self.metrics)
+        self.ends = self.ends or [float(clean.values) for clean in rows[len(nodes) :]]
         found = []
-        for n, rows in zip(nodes, run_gradients(self.runner, runs, self.metrics), strict=True):
-            [(name, derivative)] = rows.wrt.items()
+        for n, row in zip(nodes, rows, strict=False):
+            n.line.end = self.ends[n.line.prompt]
+            [(name, derivative)] = row.wrt.items()
             terms = self.activations[n.line.prompt][name].double() * derivative.gradient.double()
             # Over the answer's positions (one, unless it has several pieces) contributions add up.
             per_node = reduce(terms, "node pos neuron -> node neuron", "sum").cpu()
             integral = torch.from_numpy(n.weights) @ per_node
-            found.append(Points(rows.values.double().cpu().numpy(), per_node.sum(-1).numpy(), integral))
+            found.append(Points(row.values.double().cpu().numpy(), per_node.sum(-1).numpy(), integral))
         return found
 
 

@@ -231,8 +231,8 @@ def _steps_are_right(model: Any, tokens: Int[Tensor, "1 pos"]) -> bool:
         return False  # whatever an unknown architecture stumbles over: whole runs do not need it
     whole = adapter.run(model, tokens)[0, -1]
     loose = 1e-3 if whole.dtype in (torch.float32, torch.float64) else 0.2
-    ours, expected = (logits.float().log_softmax(-1) for logits in (stepped, whole))
-    return torch.allclose(ours, expected, rtol=loose, atol=loose, equal_nan=True)
+    found, expected = (logits.float().log_softmax(-1) for logits in (stepped, whole))
+    return torch.allclose(found, expected, rtol=loose, atol=loose, equal_nan=True)
 
 
 # --- which token --------------------------------------------------------------------------------------------

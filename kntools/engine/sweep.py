@@ -188,9 +188,12 @@ def _logits(result: PassOutput, runner: Runner) -> dict[int, Tensor]:
 def _differentiate(values: dict[int, Tensor], watched: dict[int, dict[str, Watched]]) -> dict[int, RowGradients]:
     keys = [(number, name) for number, of_item in watched.items() for name in of_item]
     activations = [watched[number][name] for number, name in keys]
-    total = torch.cat(list(values.values())).sum()
-    # A metric may not depend on an activation at all (a later position): then its gradient is zero.
-    gradients = torch.autograd.grad(total, [w.tensor for w in activations], allow_unused=True, materialize_grads=True)
+    gradients: Sequence[Tensor] = []
+    if activations:  # an intervention may be there for its value alone
+        total = torch.cat(list(values.values())).sum()
+        tensors = [w.tensor for w in activations]
+        # A metric may not depend on an activation at all (a later position): then its gradient is zero.
+        gradients = torch.autograd.grad(total, tensors, allow_unused=True, materialize_grads=True)
     wrt: dict[int, dict[str, Derivative]] = {number: {} for number in values}
     for (number, name), w, gradient in zip(keys, activations, gradients, strict=True):
         if not bool(torch.isfinite(gradient).all()):

@@ -97,11 +97,11 @@ def mean_ablate_neurons(
     """Replace each neuron's activation by its mean over other prompts.
 
     ```python
-    hooks = kn.mean_ablate_neurons(neurons, kn.mean_activations(model, prompts))
+    hooks = kn.mean_ablate_neurons(neurons, kn.activation(model, other_prompts).scores.mean(0))
     ```
 
     Arguments:
-        mean: mean activations of all neurons, as `mean_activations` returns them.
+        mean: mean activations of all neurons, e.g. those of `kn.activation` at the answers of other prompts.
     """
     wanted = as_neurons(neurons)
     for n in wanted:

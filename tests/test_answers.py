@@ -1,0 +1,109 @@
+"""What a model answers, against one plain run per prompt and piece."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+import kntools as kn
+from kntools.engine.answers import answer_values, ask
+from kntools.hooks.neurons import ablate_neurons
+from tests import zoo
+from tests.loop import ALL
+
+NEURONS = [(1, n) for n in range(0, 48, 2)]
+
+
+def prompts_for(name: str) -> list[kn.Prompt]:
+    """Several lengths, foils, and (of a causal model) answers of several tokens; two share a text."""
+    if zoo.RECIPES[name].masked:
+        return [
+            kn.Prompt("The capital of Canada is [MASK].", "Ottawa", foil="Paris"),
+            kn.Prompt("[MASK] is the capital of Cuba.", "Rome"),
+            kn.Prompt("Is [MASK] near?", "Japan", foil="Cuba"),
+            kn.Prompt("The capital of Canada is [MASK].", "Rome"),
+        ]
+    return [
+        kn.Prompt("The capital of Canada is", " Ottawa", foil=" Paris"),
+        kn.Prompt("The capital of Canada is", " Ouagadougou", multi_token="sum"),
+        kn.Prompt("Is Japan near", " Cuba", foil=" Spain"),
+        kn.Prompt("The quick brown fox jumps over the lazy", " dog"),
+        kn.Prompt("The capital of Canada is", " Ouagadougou", multi_token="first"),
+    ]
+
+
+def rows_of(model: Any, e: kn.Encoded, hooks: Any = ()) -> Tensor:
+    """Logits `[piece d_vocab]` by a run of its own."""
+    with torch.no_grad():
+        return model.run_with_hooks(e.tokens, fwd_hooks=list(hooks))[0, list(e.positions)].float()
+
+
+@pytest.mark.parametrize("max_rows", [None, 2])
+@pytest.mark.parametrize("name", ALL)
+def test_answers_are_those_of_plain_runs(name: str, max_rows: int | None) -> None:
+    model, prompts = zoo.tiny(name), prompts_for(name)
+    with kn.set_options(max_rows=max_rows):
+        found = ask(model, prompts)
+    for prompt, answer in zip(prompts, found, strict=True):
+        e = kn.encode(model, prompt)
+        rows = rows_of(model, e)
+        own = rows.softmax(-1)[range(len(rows)), list(e.target_ids)]
+        assert answer.probability == pytest.approx(float(own.prod()), rel=1e-3)
+        assert answer.says == tuple(rows.argmax(-1).tolist())
+        assert answer.first == (answer.says[0] == e.target_ids[0])
+        assert answer.exact == (answer.says == e.target_ids)
+        if e.foil_ids is None:
+            assert answer.preferred is None
+        else:
+            assert answer.preferred == bool(rows[0, e.target_ids[0]] > rows[0, e.foil_ids[0]])
+
+
+def test_what_the_model_says_is_known_and_a_tie_is_not() -> None:
+    model = zoo.fresh("llama")
+    prompt = kn.Prompt("The capital of Canada is", " Ottawa", foil=" Paris")
+    e = kn.encode(model, prompt)
+    [ottawa], [paris] = e.target_ids, e.foil_ids or ()
+    with torch.no_grad():
+        [head] = [p for n, p in model.named_parameters() if "lm_head" in n]
+        row = head[int(rows_of(model, e)[0].argmax())].clone()
+        head[ottawa] = row * 2
+        [clear] = ask(model, prompt)
+        head[paris] = row * 2
+        [tie] = ask(model, prompt)
+    assert clear.first and clear.exact and clear.preferred and clear.says == (ottawa,)
+    assert tie.probability > 0 and not tie.first and not tie.exact and not tie.preferred
+
+
+@pytest.mark.parametrize("name", ["llama", "gpt2", "bert"])
+def test_values_under_interventions_are_those_of_plain_runs(name: str) -> None:
+    """Hooks without a position act at each prompt's own answer, whatever its length."""
+    model, prompts = zoo.tiny(name), prompts_for(name)
+    found = answer_values(model, prompts, [[], ablate_neurons(NEURONS), kn.scale_site("z", 0, 0.0, pos=None)])
+    assert found.shape == (3, len(prompts))
+    for n, prompt in enumerate(prompts):
+        e = kn.encode(model, prompt)
+        edits = ([], kn.ablate_neurons(NEURONS, pos=e.positions), kn.scale_site("z", 0, 0.0, pos=None))
+        for value, hooks in zip(found[:, n].tolist(), edits, strict=True):
+            p = rows_of(model, e, hooks).softmax(-1)[range(len(e.positions)), list(e.target_ids)].prod()
+            assert value == pytest.approx(float(p), rel=1e-3, abs=1e-9)
+    assert torch.equal(found[0].argsort(), torch.tensor([a.probability for a in ask(model, prompts)]).argsort())
+
+
+def test_other_metrics_and_bad_input() -> None:
+    model, prompts = zoo.tiny("llama"), prompts_for("llama")
+    found = answer_values(model, prompts[:1], metric_of=lambda e: kn.logit_difference(e.target_ids[0], e.foil_ids[0]))
+    e = kn.encode(model, prompts[0])
+    row = rows_of(model, e)[0]
+    assert float(found) == pytest.approx(float(row[e.target_ids[0]] - row[e.foil_ids[0]]), abs=1e-4)
+    with pytest.raises(ValueError, match="no interventions given"):
+        answer_values(model, prompts, [])
+    with pytest.raises(ValueError, match="no prompts given"):
+        ask(model, [])
+    broken = zoo.fresh("llama")
+    with torch.no_grad():
+        broken.blocks[1].mlp.W_out.fill_(float("nan"))
+    with pytest.raises(FloatingPointError, match="is nan; load the model in float32"):
+        ask(broken, prompts)
