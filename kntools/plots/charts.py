@@ -166,7 +166,7 @@ def _drawn(
     notes = [note.update(text=note.text.partition("=")[2], y=round(note.y, 6)) for note in figure.layout.annotations]
     figure.layout.annotations = sorted(notes, key=lambda note: (-note.y, note.x))
     if not _names(frame, x):
-        figure.update_xaxes(showticklabels=True, matches="x" if one_scale else None)
+        figure.update_xaxes(showticklabels=True, **({} if one_scale else {"matches": None}))
     if not _names(frame, y) and not one_scale:
         figure.update_yaxes(showticklabels=True, matches=None)
     return figure, {"plot": plot, **look}
