@@ -149,7 +149,7 @@ def test_bars_of_knowledge_neurons(scores: torch.Tensor) -> None:
     (bar,) = kns.plot().data
     assert list(bar.y) == [repr(n) for n in kns.neurons]
     assert list(bar.x) == pytest.approx(list(kns.scores))
-    assert f"{kns.counts[0]} of {PROMPTS} prompts" in bar.customdata[0]
+    assert f"{kns.counts[0]} of {PROMPTS} prompts" in bar.customdata[0][0]
 
 
 def test_layer_counts_add_up(scores: torch.Tensor) -> None:
@@ -177,7 +177,7 @@ def test_change_matrix_says_every_value() -> None:
     changes = torch.tensor([[-0.25, 0.001], [0.5, 0.0]])
     heat, text = plots.change_matrix(changes, ["r0", "r1"], ["c0", "c1"]).data
     assert (heat.z == changes.double().numpy()).all()
-    assert list(text.text) == ["-0.25", "0.00", "+0.50", "0.00"]
+    assert list(text.text) == ["-0.25", "+0.001", "+0.50", "0"]
     assert list(zip(text.y, text.x, strict=True)) == [("r0", "c0"), ("r0", "c1"), ("r1", "c0"), ("r1", "c1")]
 
 

@@ -88,11 +88,27 @@ class EditConsistency:
         ]
         return ["facts", "score", "n", *self.methods], lines
 
-    def plot(self, **options: Any) -> Figure:
-        """Bars with intervals: `kntools.plots.edits.edit_bars`."""
-        from kntools.plots.edits import edit_bars
+    def plot(self, *, condition: str = "all", **look: Any) -> Figure:
+        """A group of bars per score, a bar per method, with intervals.
 
-        return edit_bars(self.to_frame(), **options)
+        Raises:
+            ValueError: no such condition.
+        """
+        from kntools.plots.charts import bar_chart
+
+        frame = self.to_frame()
+        # Bits do not go with shares: entropy has a table, not a bar.
+        chosen = frame[(frame["condition"] == condition) & (frame["score"] != "generation entropy")]
+        if chosen.empty:
+            raise ValueError(f"no condition {condition!r}; there are {sorted(set(frame['condition']))}")
+        options = {
+            "color": "method",
+            "hover_data": ["n"],
+            "labels": {"score": "", "value": "score"},
+            "title": "Scores of edits",
+            **look,
+        }
+        return bar_chart(chosen, "score", "value", low="low", high="high", **options)
 
     def save(self, path: str | Path) -> Path:
         """Write `.csv` (the table) or `.json` (everything)."""

@@ -73,11 +73,15 @@ class AttributionProfile(Result):
     def tables(self) -> dict[str, pd.DataFrame]:
         return {}  # beside `to_frame` there are none
 
-    def plot(self, **options: Any) -> Any:
-        """Heatmap of the leading neurons by class."""
-        from kntools.plots.class_profile import class_heatmap
+    def plot(self, k: int = 3, **look: Any) -> Any:
+        """Heatmap of the `k` leading neurons of every class, and their mean score in all classes."""
+        from kntools.plots.heatmaps import heatmap
 
-        return class_heatmap(self, **options)
+        neurons = self.leading(k)
+        values = [[float(scores[n.layer, n.index]) for n in neurons] for scores in self.scores]
+        frame = pd.DataFrame(values, index=self.classes, columns=list(map(repr, neurons)))
+        unit = "mean score (probability)"
+        return heatmap(frame, x="neuron", y="answer", unit=unit, power=0.7, **{"title": self.describe(), **look})
 
     def describe(self) -> str:
         counts = ", ".join(f"{c} (n = {n})" for c, n in zip(self.classes, self.counts, strict=True))

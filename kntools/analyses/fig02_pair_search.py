@@ -72,11 +72,22 @@ class PairSearch(TableResult):
     def tables(self) -> dict[str, pd.DataFrame]:
         return {"shares": self.shares()}
 
-    def plot(self, neurons: Iterable[NeuronLike] | None = None, **options: Any) -> Any:
+    def plot(self, neurons: Iterable[NeuronLike] | None = None, **look: Any) -> Any:
         """Shares per determiner, one group of bars per neuron; `neurons` as in `shares`."""
-        from kntools.plots.shares import pair_shares
+        from kntools.plots.charts import bar_chart
 
-        return pair_shares(self, neurons, **options)
+        figure = bar_chart(
+            self.shares(neurons),
+            "determiner",
+            "share",
+            color="neuron",
+            low="low",
+            high="high",
+            hover_data=["found", "pairs"],
+            labels={"share": "share of pairs"},
+            **{"title": self.describe(), **look},
+        )
+        return figure.update_yaxes(range=[0, 1.05], tickformat=".0%")
 
     def describe(self) -> str:
         counts = ", ".join(f"{n} {number}" for number in NUMBERS if (n := self._pairs(number)))

@@ -77,11 +77,34 @@ class Localisation(TableResult):
         chosen = [row for row in self.rows if kind in (None, row["kind"])]
         return tuple(tuple(Neuron(*pair) for pair in row["neurons"]) for row in chosen)
 
-    def plot(self, **options: Any) -> Any:
-        """The three measures per paradigm and relation, with intervals and nulls."""
-        from kntools.plots.localisation import localisation_bars
+    def plot(self, **look: Any) -> Any:
+        """The three measures per paradigm and relation: means, bootstrap intervals, and the means of the null."""
+        from kntools.plots.charts import bar_chart
 
-        return localisation_bars(self, **options)
+        summary, ends = self.summary(), {"": "mean", "_low": "low", "_high": "high"}
+        parts = []
+        for measure, written in {**MEASURES, "tau": "τ", "r1": "R₁²"}.items():
+            columns = {f"{measure}{end}": name for end, name in ends.items()} | {f"null_{measure}": "null"}
+            parts.append(summary[["source", "kind", "groups"]].assign(measure=written))
+            parts[-1] = parts[-1].join(summary[[c for c in columns if c in summary]].rename(columns=columns))
+        frame = pd.concat(parts)
+        figure = bar_chart(
+            frame,
+            "mean",
+            "source",
+            color="kind",
+            facet_col="measure",
+            low="low",
+            high="high",
+            dots={"null": frame.assign(mean=frame["null"])} if "null" in frame else None,
+            one_scale=False,
+            barmode="overlay",  # a source is of one kind
+            opacity=1,
+            hover_data=["groups"],
+            labels={"source": "", "mean": ""},
+            **{"title": self.describe(), **look},
+        )
+        return figure.update_traces(marker_symbol="x", selector={"name": "null"})
 
     def describe(self) -> str:
         n = len({row["source"] for row in self.rows})

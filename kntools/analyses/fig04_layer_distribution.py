@@ -30,11 +30,21 @@ class LayerDistribution(TableResult):
     def tables(self) -> dict[str, pd.DataFrame]:
         return {}  # beside `to_frame` there are none
 
-    def plot(self, **options: Any) -> Any:
+    def plot(self, **look: Any) -> Any:
         """Bars per layer, one colour per kind, with intervals."""
-        from kntools.plots.localisation import layer_bars
+        from kntools.plots.charts import bar_chart
 
-        return layer_bars(self, **options)
+        return bar_chart(
+            self.to_frame(),
+            "layer",
+            "share",
+            color="kind",
+            low="low",
+            high="high",
+            hover_data=["neurons"],
+            labels={"share": "share of a group's neurons"},
+            **{"title": self.describe(), **look},
+        )
 
     def describe(self) -> str:
         counts = ", ".join(f"{kind}: {n} groups" for kind, n in self.header["groups"].items())

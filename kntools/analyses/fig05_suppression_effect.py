@@ -48,11 +48,35 @@ class SuppressionEffect(TableResult):
     def tables(self) -> dict[str, pd.DataFrame]:
         return {}  # beside `to_frame` there are none
 
-    def plot(self, **options: Any) -> Any:
-        """Bars per word in three sections; significant changes in colour, others in grey."""
-        from kntools.plots.word_effects import effect_bars
+    def plot(self, **look: Any) -> Any:
+        """Bars per word, sections apart, one panel per group; significant changes in red, others in grey."""
+        from kntools.plots.charts import bar_chart
+        from kntools.plots.theme import plain
 
-        return effect_bars(self, **options)
+        frame = self.to_frame()
+        frame["prompts"] = "prompts: " + frame["group"]
+        # Every word keeps its place, whichever of the two it belongs to.
+        sides = {"significant": frame["significant"], "not significant": ~frame["significant"]}
+        frame = pd.concat([frame.assign(test=name, change=frame["change"].where(side)) for name, side in sides.items()])
+        figure = bar_chart(
+            frame,
+            "word",
+            "change",
+            color="test",
+            facet_col="prompts",
+            facet_col_wrap=1,
+            low="low",
+            high="high",
+            one_scale=False,
+            barmode="overlay",
+            opacity=1,
+            hover_data={"before": ":.4g", "after": ":.4g", "p_corrected": ":.2g", "n": True},
+            labels={"word": "", "change": f"relative change ({self.header['change']})"},
+            **{"title": self.describe(), **look},
+        )
+        section = {plain(word): plain(name) for word, name in zip(frame["word"], frame["section"], strict=True)}
+        figure.for_each_trace(lambda bars: bars.update(x=[[section[word] for word in bars.x], bars.x]))
+        return figure.update_layout(margin={"r": 70, "b": 80})  # for the last word, which is aslant, and the sections
 
     def describe(self) -> str:
         n = sum(bool(row["significant"]) for row in self.rows)

@@ -37,11 +37,24 @@ class CooccurrenceBias(TableResult):
     def tables(self) -> dict[str, pd.DataFrame]:
         return {}  # beside `to_frame` there are none
 
-    def plot(self, **options: Any) -> Any:
-        """A dot per word."""
-        from kntools.plots.word_effects import bias_scatter
+    def plot(self, **look: Any) -> Any:
+        """A dot per word: the effect of the edit against how often the word stands with plural nouns."""
+        from kntools.plots.charts import scatter_chart
 
-        return bias_scatter(self, **options)
+        figure = scatter_chart(
+            self.to_frame(),
+            "bias",
+            "effect",
+            color="section",
+            text="word",
+            hover_data=["plural", "singular"],
+            labels={
+                "bias": "log odds of a plural noun beside the word",
+                "effect": f"relative change of probability ({self.header.get('change', '?')})",
+            },
+            **{"title": self.describe(), **look},
+        )
+        return figure.add_hline(y=0, line={"color": "gray", "width": 1})
 
     def describe(self) -> str:
         c = self.header["correlation"]

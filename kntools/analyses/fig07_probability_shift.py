@@ -66,11 +66,24 @@ class ProbabilityShift(Result):
     def tables(self) -> dict[str, pd.DataFrame]:
         return {}  # beside `to_frame` there are none
 
-    def plot(self, **options: Any) -> Any:
-        """Probabilities before and after, on a logarithmic axis."""
-        from kntools.plots.word_effects import shift_dots
+    def plot(self, **look: Any) -> Any:
+        """Mean probability of each word before and after, on a logarithmic axis."""
+        from kntools.plots.charts import scatter_chart
 
-        return shift_dots(self, **options)
+        columns = {"var_name": "edit", "value_name": "probability"}
+        frame = self.to_frame().melt(["group", "word"], ["before", "after"], **columns)
+        figure = scatter_chart(
+            frame.assign(group="prompts: " + frame["group"]),
+            "probability",
+            "word",
+            color="edit",
+            join="word",
+            facet_col="group",
+            log_x=True,
+            labels={"probability": "mean probability", "word": ""},
+            **{"title": self.describe(), **look},
+        )
+        return figure.update_xaxes(dtick=1)
 
     def describe(self) -> str:
         named = ", ".join(map(repr, self.neurons[:5])) + (" ..." if len(self.neurons) > 5 else "")

@@ -68,11 +68,27 @@ class Reliability(TableResult):
     def tables(self) -> dict[str, pd.DataFrame]:
         return {"summary": self.summary()}
 
-    def plot(self, **options: Any) -> Any:
-        """Bars per edit beside those of random neurons."""
-        from kntools.plots.shares import overturned_bars
+    def plot(self, **look: Any) -> Any:
+        """Bars per edit beside those of random neurons; a panel per source."""
+        from kntools.plots.charts import bar_chart
 
-        return overturned_bars(self, **options)
+        summary, ends = self.summary(), ["low", "high"]
+        random = summary[["source", "edit", "n"]].assign(neurons="random neurons", share=summary["random"])
+        random[ends] = summary[["random_low", "random_high"]]
+        frame = pd.concat([summary.assign(neurons="knowledge neurons"), random])
+        figure = bar_chart(
+            frame,
+            "edit",
+            "share",
+            color="neurons",
+            facet_col="source" if summary["source"].nunique() > 1 else None,
+            low="low",
+            high="high",
+            hover_data=["n"],
+            labels={"share": "share overturned"},
+            **{"title": self.describe(), **look},
+        )
+        return figure.update_yaxes(rangemode="tozero", tickformat=".1%")
 
     def describe(self) -> str:
         n = {(row["source"], row["text"], row["target"]) for row in self.rows}

@@ -78,11 +78,20 @@ class SelectionMethods(TableResult):
     def tables(self) -> dict[str, pd.DataFrame]:
         return {"summary": self.summary(), "overlap": self.overlap()}
 
-    def plot(self, **options: Any) -> Any:
-        """Drops per method, and the overlaps."""
-        from kntools.plots.method_comparison import method_panels
+    def plot(self, **look: Any) -> Any:
+        """Left: what the answer loses when a method's neurons are suppressed. Right: which neurons methods share."""
+        from kntools.plots.charts import bar_chart, beside
+        from kntools.plots.heatmaps import heatmap
 
-        return method_panels(self, **options)
+        hover = {"gradients": ":.0f", "seconds": ":.2g", "n": True}
+        bars = bar_chart(self.summary(), "drop", "method", low="low", high="high", hover_data=hover)
+        pairs = self.overlap()
+        both = pd.concat([pairs, pairs.rename(columns={"one": "other", "other": "one"})])
+        methods = [*self.header["methods"], RANDOM]
+        table = both.pivot(index="one", columns="other", values="jaccard").loc[methods, methods].fillna(1.0)
+        shared = heatmap(table, say=True, limits=(0.0, 1.0))
+        panels = {"drop of the probability": bars, "overlap (Jaccard)": shared}
+        return beside(panels, **{"title": self.describe(), "height": 430, **look})
 
     def describe(self) -> str:
         n = sum(row["method"] == RANDOM for row in self.rows)

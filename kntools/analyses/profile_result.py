@@ -99,8 +99,8 @@ class TracingProfile(Result):
         return {"sites": two_sites(self)}
 
     def plot(self, **options: Any) -> Figure:
-        """Lines with bands: `kntools.plots.roles.role_lines`."""
-        from kntools.plots.roles import role_lines
+        """Lines with bands: `kntools.plots.role_lines`."""
+        from kntools.plots.effects import role_lines
 
         return role_lines(self, **options)
 
@@ -153,7 +153,7 @@ def two_sites(
     """
     rows = [("", "", "total effect", profile.total_effect)]
     for v, (kind, cut) in enumerate(profile.variants):
-        found = _per_prompt(profile.effects[v], profile.roles)
+        found = site_effects(profile.effects[v], profile.roles)
         rows += [(kind, cut or "", what, values) for what, values in found.items()]
     table = []
     for kind, cut, what, values in rows:
@@ -163,7 +163,8 @@ def two_sites(
     return pd.DataFrame(table, columns=["kind", "severed", "what", "n", "mean", "low", "high"])
 
 
-def _per_prompt(effects: Float[Tensor, "prompt role layer"], roles: tuple[str, ...]) -> dict[str, Tensor]:
+def site_effects(effects: Float[Tensor, "prompt role layer"], roles: tuple[str, ...]) -> dict[str, Tensor]:
+    """Of one variant, per prompt: the effect in each site and in the rest, and their differences."""
     layers, rest, found = effects.shape[-1], effects.clone(), {}
     for name, (role, first, last) in SITES.items():
         at, where = roles.index(role), slice(int(layers * first), int(layers * last))

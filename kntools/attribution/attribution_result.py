@@ -78,7 +78,7 @@ class Attribution(Result):
 
     def plot(self, **options: Any) -> Figure:
         """Layers x neurons heatmap: `kntools.plots.neuron_heatmap`."""
-        from kntools.plots import neuron_heatmap
+        from kntools.plots.neurons import neuron_heatmap
 
         return neuron_heatmap(self, **options)
 

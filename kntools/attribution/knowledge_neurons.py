@@ -59,7 +59,7 @@ class KnowledgeNeurons(Result):
 
     def plot(self, **options: Any) -> Any:
         """Bars of the neurons' mean scores: `kntools.plots.neuron_bars`."""
-        from kntools.plots import neuron_bars
+        from kntools.plots.neurons import neuron_bars
 
         return neuron_bars(self, **options)
 

@@ -88,8 +88,8 @@ class NeuronScan(Result):
         return {"pearson": pearson(predicted, lost), "spearman": spearman(predicted, lost)}
 
     def plot(self, scores: Attribution | None = None, **options: Any) -> Figure:
-        """Effects against scores: `kntools.plots.roles.scan_scatter`."""
-        from kntools.plots.roles import scan_scatter
+        """Effects against scores: `kntools.plots.scan_scatter`."""
+        from kntools.plots.effects import scan_scatter
 
         return scan_scatter(self, scores, **options)
 

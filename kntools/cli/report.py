@@ -38,7 +38,7 @@ def report(
 ) -> Output:
     """Run all analyses on a model, and write one page that opens offline.
 
-    Example: kntools report --model smollm2-135m --no-bos --quick --out report
+    Example: kntools report --model smollm2-135m --quick --out report
     """
     chosen = choose(figures or [])  # an unknown one is an error before the model is loaded
     study = Study(options.load(), QUICK if quick else FULL, out=options.out, seed=options.seed)
@@ -47,15 +47,12 @@ def report(
         say(f"not at hand: {names}; the built-in sample stands in. Set KNTOOLS_DATA to the folder that holds them")
         warnings.simplefilter("ignore", SampleWarning)  # until the command ends
     done = build(study, chosen, command=options.line, tell=lambda line: say(f"{line} ..."))
-    rows = [
-        {"figure": f.key, "analysis": f.name, "finding": s.finding, "n": s.n, "notes": list(s.notes)}
-        for f, s in done.shown
-    ]
+    rows = [{"figure": f.key, "analysis": f.name, "finding": s.sentence, "notes": s.remarks} for f, s in done.shown]
     return Output(
-        {**study.header, "figures": rows, "page": str(done.page), "note": done.note},
+        {**study.header, "warning": study.size.warning, "figures": rows, "page": str(done.page), "note": done.note},
         [
-            *(Sheet(figure.heading, pd.DataFrame(), [shown.finding]) for figure, shown in done.shown),
-            Sheet(f"The page: {done.page}", pd.DataFrame(), [done.note] if done.note else []),
+            *(Sheet(figure.heading, pd.DataFrame(), [shown.sentence]) for figure, shown in done.shown),
+            Sheet(f"The page: {done.page}", pd.DataFrame(), [text for text in (study.size.warning, done.note) if text]),
         ],
         lambda out: done.files,
     )

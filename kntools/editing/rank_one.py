@@ -114,11 +114,15 @@ class RankOneEdit(WeightEdit):
         """The loss curve: one row per step, `step, loss, target, kl, decay`."""
         return pd.DataFrame([{"step": n, **asdict(step)} for n, step in enumerate(self.steps)])
 
-    def plot(self, **options: Any) -> Figure:
-        """The loss curve: `kntools.plots.edits.loss_lines`."""
-        from kntools.plots.edits import loss_lines
+    def plot(self, **look: Any) -> Figure:
+        """The loss per step, and the three terms that it is the sum of."""
+        from kntools.plots.charts import line_chart
 
-        return loss_lines(self, **options)
+        terms = {"loss": "loss", "target": "-log P(target)", "kl": "KL", "decay": "weight decay"}
+        frame = self.to_frame().rename(columns=terms).melt("step", var_name="term", value_name="nats")
+        labels = {"nats": "nats (mean over templates)"}
+        figure = line_chart(frame, "step", "nats", color="term", labels=labels, **{"title": self.title(), **look})
+        return figure.update_traces(line_width=3, selector={"name": "loss"}).update_yaxes(rangemode="tozero")
 
     def title(self) -> str:
         return f"{self.prompt.text!r} -> {self.target!r} in L{self.layer}"

@@ -129,8 +129,8 @@ class PatchGrid(Result):
         return frame
 
     def plot(self, **options: Any) -> Figure:
-        """Heatmap of the effect: `kntools.plots.tracing.patch_heatmap`."""
-        from kntools.plots.tracing import patch_heatmap
+        """Heatmap of the effect: `kntools.plots.patch_heatmap`."""
+        from kntools.plots.tokens import patch_heatmap
 
         return patch_heatmap(self, **options)
 

@@ -1,24 +1,27 @@
-"""Figures of scores and of interventions. Every function returns a plotly `Figure` and shows nothing."""
+"""Figures of tables, tensors and results. Every function returns a plotly `Figure` and shows nothing."""
 
-from kntools.plots.bars import neuron_bars
-from kntools.plots.heatmap import neuron_heatmap
-from kntools.plots.histogram import layer_histogram
-from kntools.plots.interventions import against_random, change_matrix
-from kntools.plots.roles import role_lines, scan_scatter
+from kntools.plots.charts import bar_chart, line_chart, scatter_chart
+from kntools.plots.effects import against_random, change_matrix, role_lines, scan_scatter
+from kntools.plots.heatmaps import heatmap
+from kntools.plots.neurons import layer_histogram, neuron_bars, neuron_heatmap
 from kntools.plots.theme import DARK, LIGHT
-from kntools.plots.tracing import patch_heatmap, trace_heatmap, trace_panels
+from kntools.plots.tokens import patch_heatmap, trace_heatmap, trace_panels
 
 __all__ = [
     "DARK",
     "LIGHT",
     "against_random",
+    "bar_chart",
     "change_matrix",
+    "heatmap",
     "layer_histogram",
+    "line_chart",
     "neuron_bars",
     "neuron_heatmap",
     "patch_heatmap",
     "role_lines",
     "scan_scatter",
+    "scatter_chart",
     "trace_heatmap",
     "trace_panels",
 ]

@@ -1,13 +1,15 @@
-"""How all figures look: fonts, colours, and a light and a dark template.
+"""How all figures look: fonts, colours, a light and a dark template, and where title, legend and panels stand.
 
-Colours are Okabe and Ito's where things are told apart, and red against blue where a sign matters; both can be told
+Colours are Okabe and Ito's where groups are told apart, and red against blue where a sign matters; both can be told
 apart with any kind of colour vision. Nothing but the templates depends on the background, so a figure becomes dark
 with `fig.update_layout(template="kntools_dark")`.
 """
 
 from __future__ import annotations
 
+import textwrap
 from html import escape
+from typing import Any, TypedDict, Unpack
 
 import plotly.graph_objects as go
 import plotly.io as pio
@@ -18,11 +20,23 @@ POSITIVE = "#db3a24"
 NEGATIVE = "#2878dc"
 NEUTRAL = "#8a8f98"
 MARK = "#8d6ae6"
+#: Groups that have the same colour in every figure.
+COLOURS = {
+    "linguistic": CATEGORIES[0],
+    "factual": CATEGORIES[1],
+    "before": NEUTRAL,
+    "after": CATEGORIES[0],
+    "knowledge neurons": CATEGORIES[0],
+    "random neurons": NEUTRAL,
+    "significant": POSITIVE,
+    "not significant": NEUTRAL,
+}
 FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif"
 
 _STOPS = 16  # per sign: enough for a smooth power law
-# In pixels: a line of the title and what is above it, the legend, the names of panels, and what is below the axes.
-_LINE, _ABOVE, _LEGEND, _PANELS, _BOTTOM = 21, 18, 34, 26, 56
+# In pixels: a figure without a width of its own, what is above the title, lines of title and legend, names of panels,
+# what is below the axes, and a character of the title and of the legend.
+_WIDTH, _ABOVE, _LINE, _LEGEND, _PANELS, _BOTTOM, _TITLE_CHARACTER, _CHARACTER = 800, 18, 21, 20, 26, 56, 9, 6.3
 
 
 def diverging(power: float = 1.0, strongest: float = 1.0) -> list[tuple[float, str]]:
@@ -35,12 +49,13 @@ def diverging(power: float = 1.0, strongest: float = 1.0) -> list[tuple[float, s
         strongest: the strength at both ends; below 1 where text has to stay readable on it.
     """
     levels = [i / _STOPS for i in range(_STOPS + 1)]
-    below = [(0.5 - 0.5 * x, _faded(NEGATIVE, strongest * x**power)) for x in reversed(levels)]
-    above = [(0.5 + 0.5 * x, _faded(POSITIVE, strongest * x**power)) for x in levels]
+    below = [(0.5 - 0.5 * x, faded(NEGATIVE, strongest * x**power)) for x in reversed(levels)]
+    above = [(0.5 + 0.5 * x, faded(POSITIVE, strongest * x**power)) for x in levels]
     return below + above
 
 
-def _faded(colour: str, strength: float) -> str:
+def faded(colour: str, strength: float) -> str:
+    """A colour `#rrggbb` that lets the background through."""
     red, green, blue = (int(colour[i : i + 2], 16) for i in (1, 3, 5))
     return f"rgba({red},{green},{blue},{strength:.4f})"
 
@@ -60,7 +75,7 @@ def _template(paper: str, ink: str, grid: str, axis: str) -> go.layout.Template:
     return go.layout.Template(
         layout={
             "font": {"family": FONT, "size": 13, "color": ink},
-            "title": {"x": 0, "xref": "paper", "xanchor": "left", "font": {"size": 16}},
+            "title": {"x": 0.015, "xref": "container", "xanchor": "left", "font": {"size": 16}},
             "paper_bgcolor": paper,
             "plot_bgcolor": paper,
             "colorway": CATEGORIES,
@@ -69,7 +84,7 @@ def _template(paper: str, ink: str, grid: str, axis: str) -> go.layout.Template:
             "margin": {"l": 60, "r": 20, "t": 72, "b": 56},
             "bargap": 0.15,
             "coloraxis": {"colorbar": {"exponentformat": "power"}},
-            "xaxis": lines,
+            "xaxis": {**lines, "autotickangles": [0, -35, -90]},  # long names do not leave the figure
             "yaxis": lines,
         }
     )
@@ -81,38 +96,64 @@ pio.templates["kntools"] = LIGHT
 pio.templates["kntools_dark"] = DARK
 
 
-def new_figure(title: str, *, height: int, x: str, y: str) -> go.Figure:
-    """An empty figure in the common look. Texts are plain: `<` and `&` are shown as they are."""
-    figure = framed(go.Figure(), title, height=height)
-    return figure.update_layout(xaxis_title_text=plain(x), yaxis_title_text=plain(y))
+class Look(TypedDict, total=False):
+    """What every figure takes: a title of your own, sizes in pixels, and for a heatmap any colour scale of plotly's."""
+
+    title: str | None
+    width: int | None
+    height: int | None
+    colorscale: Any
 
 
-def framed(figure: go.Figure, title: str, *, height: int, panels: bool = False) -> go.Figure:
-    """The common look: title, legend and (with `panels`) the names of panels, each below the one before."""
-    text = wrapped(title)
-    names = _PANELS if panels else 0
-    top = _ABOVE + _LINE * (1 + text.count("<br>")) + _LEGEND + names
-    return figure.update_layout(
+def framed(figure: go.Figure, heading: str, *, plot: int = 0, **look: Unpack[Look]) -> go.Figure:
+    """The common look, for a figure that has all its traces: title, legend and names of panels, one below the other.
+
+    Arguments:
+        heading: the title, where `look` has none.
+        plot: pixels between the margins, where `look` has no height; that of a heatmap depends on its rows.
+    """
+    if look.get("colorscale") is not None:
+        if not any(trace.type == "heatmap" for trace in figure.data):
+            raise TypeError("colorscale= is for heatmaps; this figure has no colour scale")
+        figure.update_layout(coloraxis_colorscale=look["colorscale"])
+    title, width = look.get("title"), look.get("width") or _WIDTH
+    lines = wrapped(heading if title is None else title, width // _TITLE_CHARACTER)
+    names = [t.name for t in figure.data if t.name and t.showlegend is not False and t.type != "heatmap"]
+    names += [shape.name for shape in figure.layout.shapes if shape.showlegend]
+    panels = _PANELS * any(note.yref == "paper" for note in figure.layout.annotations)
+    top = _ABOVE + _LINE * len(lines) + 14 + _LEGEND * _rows(names, width - 120) + panels
+    if not plot:
+        rows = len(figure.data[0].y)
+        plot = max(200, rows * min(30, max(15, 400 // rows)))  # few rows have room, many are thin
+    height = look.get("height") or top + plot + _BOTTOM
+    return figure.update_annotations(font_size=14).update_layout(
         template="kntools",
+        width=look.get("width"),
         height=height,
         margin={"t": top, "b": _BOTTOM},
-        title={"text": text, "yref": "container", "y": 1 - _ABOVE / height, "yanchor": "top"},
-        legend={"y": 1 + (4 + names) / (height - top - _BOTTOM)},
+        showlegend=bool(names),
+        title={"text": "<br>".join(map(plain, lines)), "yref": "container", "y": 1 - _ABOVE / height, "yanchor": "top"},
+        legend={"y": 1 + (4 + panels) / max(1, height - top - _BOTTOM), "title": {"text": ""}},
     )
 
 
-def plain(text: str) -> str:
+def _rows(names: list[str], width: int) -> int:
+    """How many lines a legend takes: one where all names fit, else columns as wide as the longest name."""
+    widths = [40 + _CHARACTER * len(name) for name in names]
+    return -(-len(names) // max(1, int(width // max(widths)))) if sum(widths) > width else int(bool(names))
+
+
+def plain(text: Any) -> str:
     """Text without markup, for titles, labels and hover boxes (plotly reads some HTML)."""
-    return escape(text, quote=False)
+    return escape(str(text), quote=False)
 
 
-def wrapped(text: str, width: int = 84) -> str:
+def wrapped(text: str, width: int = 84) -> list[str]:
     """A title in lines of at most `width` characters, at most three of them."""
-    lines: list[str] = []
-    for word in text.split(" "):
-        if lines and len(lines[-1]) + 1 + len(word) <= width:
-            lines[-1] += " " + word
-        else:
-            lines.append(word)
-    shown = lines if len(lines) <= 3 else [*lines[:2], lines[2] + " ..."]
-    return "<br>".join(map(plain, shown))
+    lines = textwrap.wrap(text, width, break_long_words=False, break_on_hyphens=False)
+    return lines if len(lines) <= 3 else [*lines[:2], f"{lines[2]} ..."]
+
+
+def short(value: float, sign: str = "") -> str:
+    """Two decimals, or one significant digit where that is less: `0.25`, `0.004`, `3e-05`; with `"+"`, `+0.25`."""
+    return f"{value:{sign}.2f}" if abs(value) >= 0.01 else f"{value:{sign if value else ''}.1g}"

@@ -8,7 +8,7 @@ build(study, FIGURES).page
 ```
 
 A figure's numbers come from `kntools.analyses`; here stand what each is asked about (`study`), what it shows (one
-function per figure, `figures` lists them) and the page (`build`). Started again, a killed report goes on where it was.
+function per figure, `figures` lists them) and the page (`build`). If it is interrupted, run it again to resume.
 """
 
 from kntools.report.build import Report, build

@@ -6,24 +6,21 @@ import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from kntools.models import adapter
 from kntools.report import page, pictures
 from kntools.report.choices import NotPossible
-from kntools.report.shown import Figure, Numbers, Picture, Shown
+from kntools.report.figure import Figure, Shown
 from kntools.report.study import Study
 from kntools.results import processes
 
-SUMMARY = "What was found"
+SUMMARY = "Summary"
 _PAPER = "Niu et al. 2024 (What does the Knowledge Neuron Thesis have to do with Knowledge?)"
-# Longer tables stand behind a line to click on.
-_ROWS = 12
 
 
 @dataclass(frozen=True)
 class Report:
-    """What was found, figure by figure, and which files were written (by the main process alone)."""
+    """What is shown, figure by figure, and which files were written (by the main process alone)."""
 
     shown: tuple[tuple[Figure, Shown], ...]
     page: Path
@@ -40,7 +37,7 @@ def build(
     build(Study(model, QUICK, out="out/report"), choose(["2", "5"])).page
     ```
 
-    Started again with the same study, it makes only what is missing, and writes the same bytes.
+    Run again with the same study, it makes only what is missing, and writes the same bytes.
 
     Arguments:
         command: what to type to do the same; `--figures` is added for a single one.
@@ -53,11 +50,10 @@ def build(
     out = Path(study.out)
     if not processes.is_main():
         return Report(tuple(shown), out / "index.html", (), "")
-    sheet = _page(study, shown, command)
-    written = [page.write(out / "index.html", sheet)]
-    tables = [b for s in sheet.sections for b in s.blocks if isinstance(b, page.Table)]
-    written += [out / name for table in tables for name in (table.csv, table.json)]
-    drawn, note = pictures.write(out / "figures", [p for _, s in shown for p in s.parts if isinstance(p, Picture)])
+    written = [page.write(out / "index.html", _page(study, shown, command))]
+    blocks = [block for _, content in shown for block in content.blocks]
+    written += [out / name for block in blocks if isinstance(block, page.Table) for name in block.files]
+    drawn, note = pictures.write(out / "figures", [block for block in blocks if isinstance(block, page.Chart)])
     return Report(tuple(shown), written[0], (*written, *drawn), note)
 
 
@@ -70,27 +66,25 @@ def _shown(figure: Figure, study: Study) -> Shown:
 
 def _page(study: Study, shown: Sequence[tuple[Figure, Shown]], command: str) -> page.Page:
     about = study.header
-    name, bos = about["model"], {True: "with BOS", False: "without BOS", None: "BOS as the model has it"}
-    layers, width = adapter.n_layers(study.model), study.neurons_per_layer
+    name, bos = about["model"], "with BOS" if about["settings"]["prepend_bos"] else "without BOS"
+    links = page.Links([(figure.heading, content.sentence) for figure, content in shown])
     return page.Page(
         title=f"Knowledge neurons of {name}",
-        lead=(
-            f"The figures of {_PAPER}, on `{name}`: what the paper found, and what this model shows. "
-            "Brackets hold 95 % intervals."
-        ),
+        lead=f"The figures of {_PAPER}, on `{name}`. Brackets hold 95 % intervals.",
+        warning=study.size.warning,
         source=f"Model: {name}.",
         facts=[
             ("Model", f"{name}, weights {about['fingerprint']}"),
-            ("Neurons", f"{layers} layers of {width:,}"),
-            ("Kind", "masked" if study.masked else f"causal, {bos[study.prepend_bos]}"),
+            ("Neurons", f"{adapter.n_layers(study.model)} layers of {adapter.d_mlp(study.model):,}"),
+            ("Kind", "masked" if study.masked else f"causal, {bos}"),
             ("Data", _data(study)),
             ("Size, seed", f"{study.size.name}, {study.seed}"),
-            ("Versions", ", ".join(f"{k} {v}" for k, v in about["versions"].items())),
+            ("Versions", ", ".join(f"{library} {version}" for library, version in about["versions"].items())),
             *([("Command", f"`{command}`")] if command else []),
         ],
         sections=[
-            page.Section(SUMMARY, [page.Links([(figure.heading, found.finding) for figure, found in shown])]),
-            *(page.Section(figure.heading, _blocks(figure, found, command)) for figure, found in shown),
+            page.Section(SUMMARY, [links]),
+            *(page.Section(figure.heading, _blocks(figure, content, command)) for figure, content in shown),
         ],
     )
 
@@ -101,23 +95,10 @@ def _data(study: Study) -> str:
     return f"{text}; the sample also in place of {', '.join(others)}" if others else text
 
 
-def _blocks(figure: Figure, found: Shown, command: str) -> list[page.Block]:
-    notes = [("Question", figure.question), ("The paper", figure.claim), ("This model", found.finding)]
-    notes += [("In numbers", " ".join(found.details))] if found.details else []
-    notes += [("n", f"{found.n}.")] if found.n else []
-    notes += [("Notes", " ".join(found.notes))] if found.notes else []
+def _blocks(figure: Figure, content: Shown, command: str) -> list[page.Block]:
+    notes = [("Question", figure.question), ("The paper", figure.claim), ("This model", content.sentence)]
+    notes += [("Notes", content.remarks)] if content.remarks else []
     alone: list[page.Block] = []
     if command:
         alone = [page.Text("This figure alone:"), page.Command(f"{command} --figures {shlex.quote(figure.key)}")]
-    return [page.Notes(notes), *(_block(part) for part in found.parts), *alone]
-
-
-def _block(part: Picture | Numbers | str) -> page.Block:
-    if isinstance(part, str):
-        return page.Text(part)
-    if isinstance(part, Picture):
-        return page.Chart(
-            part.figure, part.caption, title=part.title, name=part.name, min_width=part.min_width
-        )  # fmt: skip
-    files: dict[str, Any] = {kind: f"tables/{part.name}.{kind}" for kind in ("csv", "json")}
-    return page.Table(part.frame, part.caption, digits=part.digits, folded=len(part.frame) > _ROWS, **files)
+    return [page.Notes(notes), *content.blocks, *alone]

@@ -1,115 +1,237 @@
-"""Facts that SmolLM2-135M knows, each in several phrasings that end where the answer begins.
-
-All answers are single tokens. The phrasings were kept because the answer is the model's first choice after them (read
-without a beginning-of-sequence token, as the model was trained).
-"""
+"""A fact at a time: its knowledge neurons over several phrasings, and what becomes of it without them."""
 
 from __future__ import annotations
 
+from base64 import b64decode, b64encode
+from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
-from kntools.prompts import MASK, Prompt
+import pandas as pd
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from kntools import plots
+from kntools.analyses import SearchSettings
+from kntools.analyses.neuron_search import as_pairs, local_seed, open_run
+from kntools.attribution.attribution_result import Attribution
+from kntools.attribution.knowledge_neurons import KnowledgeNeurons, knowledge_neurons
+from kntools.attribution.random_neurons import random_like
+from kntools.engine.answers import answer_values
+from kntools.engine.sweep import sweep
+from kntools.hooks.neurons import ablate_neurons, enhance_neurons
+from kntools.models import adapter
+from kntools.prompts import MASK, Prompt, PromptError, encode, encode_many
+from kntools.report.choices import NotPossible
+from kntools.report.figure import ALPHA, Shown, asset, chart, paired_test, table, tested, within
+from kntools.report.page import Block
+from kntools.report.study import Study
+from kntools.results.table import Row
+from kntools.sites import Hook, Neuron
+
+#: Leading neurons that are compared with as many random ones.
+TOP = 20
 
 
 @dataclass(frozen=True)
 class Fact:
-    """One fact: its short name, its answer, and texts that ask for it."""
+    """A fact, and texts that ask for it."""
 
     name: str
-    target: str
+    answer: str
     texts: tuple[str, ...]
 
-    def prompts(self, masked: bool = False) -> list[Prompt]:
+    def prompts(self, masked: bool = False) -> tuple[Prompt, ...]:
         """A masked model is asked for the word that follows, before a full stop."""
-        return [Prompt(f"{text} {MASK}." if masked else text, self.target) for text in self.texts]
+        if masked:
+            return tuple(Prompt(f"{text} {MASK}.", self.answer) for text in self.texts)
+        return tuple(Prompt(text, f" {self.answer}") for text in self.texts)
 
 
-FACTS = (
-    Fact(
-        "Canada → Ottawa",
-        " Ottawa",
-        (
-            "The capital of Canada is",
-            "The national capital of Canada is",
-            "The capital of Canada is called",
-            "The government of Canada sits in its capital,",
-            "The Canadian parliament is in the city of",
-        ),
-    ),
-    Fact(
-        "toothache → dentist",
-        " dentist",
-        (
-            "To treat my toothache, I should see a",
-            "I have a toothache; I need to see a",
-            "A doctor who takes care of your teeth is called a",
-            "To have a tooth pulled, you go to the",
-            "If you have a cavity in a tooth, you should visit your",
-        ),
-    ),
-    Fact(
-        "Japan → Tokyo",
-        " Tokyo",
-        (
-            "The capital of Japan is",
-            "The capital of Japan is called",
-            "The government of Japan sits in its capital,",
-            "The Japanese capital is",
-            "The 1964 Summer Olympics were held in Japan's capital,",
-        ),
-    ),
-    Fact(
-        "Colosseum → Rome",
-        " Rome",
-        (
-            "The Colosseum is located in the city of",
-            "The Colosseum stands in the city of",
-            "The Colosseum was built in ancient",
-            "The Colosseum is an amphitheatre in",
-            "The Colosseum is an ancient amphitheatre in the city of",
-        ),
-    ),
-    Fact(
-        "Hamlet → Shakespeare",
-        " Shakespeare",
-        (
-            "The play Hamlet was written by William",
-            "The famous playwright who wrote Hamlet is William",
-            "The tragedy Macbeth was written by William",
-            "Romeo and Juliet was written by William",
-            "The poet who wrote Romeo and Juliet was called William",
-        ),
-    ),
-    Fact(
-        "highest mountain → Everest",
-        " Everest",
-        (
-            "The highest mountain in the world is Mount",
-            "The tallest mountain on Earth is Mount",
-            "Edmund Hillary was the first to climb Mount",
-            "Tenzing Norgay reached the summit of Mount",
-        ),
-    ),
-    Fact(
-        "Egypt's river → Nile",
-        " Nile",
-        (
-            "The river that flows through Egypt is the",
-            "The longest river in Africa is the",
-            "Cairo lies on the banks of the",
-            "The pyramids of Giza stand near the river",
-            "Ancient Egypt grew along the banks of the",
-        ),
-    ),
-    Fact(
-        "Earth's orbit → Sun",
-        " Sun",
-        (
-            "The Earth orbits the",
-            "The Earth revolves around the",
-            "The planets of the solar system revolve around the",
-            "Mercury is the planet closest to the",
-            "Copernicus said that the Earth moves around the",
-        ),
-    ),
-)
+FACTS = tuple(Fact(row["name"], row["answer"], tuple(row["texts"])) for row in asset("facts.toml")["facts"])
+
+
+@dataclass(frozen=True)
+class FactEffects:
+    """Means over the phrasings of each fact, as probabilities of its answer."""
+
+    names: tuple[str, ...]
+    attributions: tuple[Attribution, ...]  # one per fact
+    neurons: tuple[KnowledgeNeurons, ...]  # one per fact
+    clean: Float[Tensor, " fact"]
+    suppressed: Float[Tensor, "fact fact"]  # knowledge neurons of the first, answer to the second
+    enhanced: Float[Tensor, "fact fact"]
+    leading: Float[Tensor, " fact"]  # its own leading neurons suppressed
+    random: Float[Tensor, "fact draw"]  # as many random ones of the same layers
+    says: tuple[tuple[str, ...], ...]  # after the first phrasing: untouched, suppressed, enhanced
+    top: int
+    missing: tuple[str, ...]  # facts that this model cannot be asked for
+
+
+def fact_effects(study: Study) -> FactEffects:
+    """The whole experiment.
+
+    Raises:
+        NotPossible: no answer is one token of this model.
+    """
+    prompts, missing = _askable(study)
+    settings, top = SearchSettings(), min(TOP, adapter.d_mlp(study.model) // 2)
+    counts = {"top": top, "draws": study.size.draws, "phrasings": study.size.phrasings, "seed": study.seed}
+    folder = open_run(study.run("facts"), "facts", study.model, facts=list(prompts), **counts)
+    packed = folder.each(
+        list(prompts),
+        key=lambda name: f"attribution/{name}",
+        make=lambda name: _pack(settings.attribute(study.model, prompts[name])),
+        unit="fact",
+    )
+    attributions = dict(zip(prompts, map(_unpack, packed), strict=True))
+    neurons = {name: knowledge_neurons(att) for name, att in attributions.items()}
+    rows = folder.each(
+        list(prompts),
+        key=lambda name: f"effects/{name}",
+        make=lambda name: _effects(study, prompts, name, attributions[name].top(top), neurons[name].neurons),
+        unit="fact",
+    )
+    measured = ("clean", "suppressed", "enhanced", "leading", "random")
+    return FactEffects(
+        names=tuple(prompts),
+        attributions=tuple(attributions.values()),
+        neurons=tuple(neurons.values()),
+        says=tuple(tuple(row["says"]) for row in rows),
+        top=top,
+        missing=tuple(missing),
+        **{what: torch.tensor([row[what] for row in rows]) for what in measured},
+    )
+
+
+def _askable(study: Study) -> tuple[dict[str, tuple[Prompt, ...]], list[str]]:
+    """Prompts of the first facts that this model can be asked for, and the names of those that it cannot."""
+    found: dict[str, tuple[Prompt, ...]] = {}
+    missing = []
+    for fact in FACTS:
+        prompts = fact.prompts(study.masked)[: study.size.phrasings]
+        try:
+            encode_many(study.model, prompts)
+        except PromptError:  # the answer is not one token
+            missing.append(fact.name)
+        else:
+            found[fact.name] = prompts
+    if not found:
+        raise NotPossible("no answer to the facts of this part is one token of this model")
+    return dict(list(found.items())[: study.size.facts]), missing
+
+
+def _effects(
+    study: Study, prompts: dict[str, tuple[Prompt, ...]], name: str, top: Sequence[Neuron], own: Sequence[Neuron]
+) -> Row:
+    """What becomes of all answers without (and with twice) this fact's neurons, and of its own without other ones."""
+    model, generator = study.model, torch.Generator().manual_seed(local_seed(study.seed, name))
+    others = [random_like(top, adapter.d_mlp(model), generator) for _ in range(study.size.draws)]
+    edits: list[list[Hook]] = [[], ablate_neurons(own), enhance_neurons(own)] if own else [[], [], []]
+    values = answer_values(model, [prompt for listed in prompts.values() for prompt in listed], edits)
+    parts = values.split([len(listed) for listed in prompts.values()], dim=1)
+    clean, suppressed, enhanced = torch.stack([part.mean(1) for part in parts], dim=1)
+    leading, *random = answer_values(model, prompts[name], [ablate_neurons(n) for n in (top, *others)]).mean(1).tolist()
+    said = sweep(model, encode(model, prompts[name][0]), edits).argmax(-1).tolist()
+    return {
+        "clean": float(clean[list(prompts).index(name)]),
+        "suppressed": suppressed.tolist(),
+        "enhanced": enhanced.tolist(),
+        "leading": leading,
+        "random": random,
+        "says": [model.tokenizer.decode([i]) for i in said],
+    }
+
+
+def _pack(att: Attribution) -> str:
+    """What `Attribution.save` writes, as text."""
+    with TemporaryDirectory() as folder:
+        return b64encode(att.save(Path(folder, "attribution")).read_bytes()).decode()
+
+
+def _unpack(text: str) -> Attribution:
+    with TemporaryDirectory() as folder:
+        file = Path(folder, "attribution")
+        file.write_bytes(b64decode(text))
+        return Attribution.load(file)
+
+
+def facts(study: Study) -> Shown:
+    """The part of the report: is the answer lower without leading neurons than without random ones?"""
+    found = fact_effects(study)
+    result = paired_test(found.leading.double() - found.random.double().mean(1))
+    passed = []
+    if result["p"] < ALPHA and result["mean"] < 0:
+        change = within(result["mean"], result["low"], result["high"], 3)
+        passed = [
+            f"Suppressing a fact's {found.top} leading neurons instead of {found.top} random ones changes the "
+            f"probability of its answer by {change}"
+        ]
+    return Shown(
+        tested(passed, "lower answer without leading neurons", f"paired t-test, n = {len(found.names)} facts"),
+        [*_control(found), *_scores(found), *_interventions(found)],
+        {name: "the answer is not one token of this model" for name in found.missing},
+    )
+
+
+def _control(found: FactEffects) -> list[Block]:
+    names, random, off = list(found.names), found.random, f"top {found.top} off"
+    frame = pd.DataFrame({"fact": names, "before": found.clean.tolist(), off: found.leading.tolist()})
+    frame["random off, mean"] = random.double().mean(1).tolist()
+    frame["lowest"], frame["highest"] = random.amin(1).tolist(), random.amax(1).tolist()
+    dots = plots.against_random(names, found.clean, found.leading, random, name=f"{found.top} leading neurons off")
+    return [chart("facts-control", dots, top=found.top), table("facts-control", frame)]
+
+
+def _scores(found: FactEffects) -> list[Block]:
+    att, kns, top = found.attributions[0], found.neurons[0], found.top
+    by_fact = list(zip(found.names, found.attributions, found.neurons, strict=True))
+    asked = [
+        {"fact": name, "prompt": prompt.text, "answer": prompt.target, "probability": float(p)}
+        for name, one, _ in by_fact
+        for prompt, p in zip(one.prompts, one.probability, strict=True)
+    ]
+    chosen = [
+        {"fact": name, "neurons": as_pairs(own.neurons), "τ": own.share, "converged": own.converged}
+        for name, _, own in by_fact
+    ]
+    groups = {
+        "knowledge neurons": [neuron for own in found.neurons for neuron in own.neurons],
+        f"leading {top} neurons": [neuron for one in found.attributions for neuron in one.top(top)],
+    }
+    layers, width = att.scores.shape[1:]
+    whole = plots.neuron_heatmap(att, mode="bins", columns=min(96, width), mark=kns)
+    return [
+        table("facts-prompts", pd.DataFrame(asked)),
+        chart("facts-leading", plots.neuron_heatmap(att, mark=kns), fact=found.names[0]),
+        chart("facts-model", whole, fact=found.names[0]),
+        chart("facts-bars", plots.neuron_bars(att, k=top), fact=found.names[0], top=top),
+        table("facts-scores", pd.concat([one.to_frame(top=20).assign(fact=name) for name, one, _ in by_fact])),
+        table("facts-neurons", pd.DataFrame(chosen)),
+        chart("facts-layers", plots.layer_histogram(groups, n_layers=layers, normalize=True)),
+    ]
+
+
+def _interventions(found: FactEffects) -> list[Block]:
+    names, edited = list(found.names), {"suppressed": found.suppressed, "enhanced": found.enhanced}
+    prompts = [att.prompts[0] for att in found.attributions]
+    answers = [prompt.target.strip() for prompt in prompts]
+    frame = pd.DataFrame({"fact": names, "before": found.clean.tolist()})
+    frame = frame.assign(**{what: values.diagonal().tolist() for what, values in edited.items()})
+    if len(names) > 1:
+        others = ~torch.eye(len(names), dtype=torch.bool)
+        for what, values in {"before": found.clean.expand_as(found.suppressed), **edited}.items():
+            frame[f"others {what}"] = values[others].view(len(names), -1).mean(1).tolist()
+    said = [(prompt.text, *map(one_line, says)) for prompt, says in zip(prompts, found.says, strict=True)]
+    return [
+        *(chart(f"facts-{w}", plots.change_matrix(v - found.clean, names, answers)) for w, v in edited.items()),
+        table("facts-interventions", frame),
+        table("facts-said", pd.DataFrame(said, columns=["text", "the model says", "suppressed", "enhanced"])),
+    ]
+
+
+def one_line(text: str) -> str:
+    """What a model writes, with `\\n` for a line break."""
+    return repr(text.strip())[1:-1]

@@ -1,209 +1,184 @@
-"""Figures 1 to 4: which neurons, in how many pairs, how many of them, and in which layers."""
+"""Figures 1 to 4, 8 and 9: which neurons and states carry an answer, and what editing neurons overturns."""
 
 from __future__ import annotations
 
+from typing import Any
+
 import pandas as pd
+import torch
 
-from kntools.analyses.fig01_attribution_profile import AttributionProfile, attribution_profile
-from kntools.analyses.fig02_pair_search import NUMBERS, PairSearch
-from kntools.analyses.fig03_localisation import Localisation
-from kntools.analyses.fig04_layer_distribution import layer_distribution
-from kntools.data.grouping import DETERMINER_NUMBER
+from kntools.analyses import TracingProfile, attribution_profile, layer_distribution, reliability, tracing_profile
+from kntools.analyses.fig02_pair_search import NUMBERS
+from kntools.analyses.fig09_tracing_profile import TRACED
+from kntools.analyses.profile_result import SITES, site_effects
+from kntools.analyses.prompt_group import is_relation
 from kntools.models import adapter
+from kntools.prompts import Prompt
 from kntools.report import choices
-from kntools.report.choices import NotPossible
-from kntools.report.shown import Numbers, Picture, Shown, mean, missing_notes, percent, share, within
+from kntools.report.choices import NotPossible, each_possible
+from kntools.report.figure import ALPHA, Shown, chart, paired_test, share, table, tested, within
+from kntools.report.page import Block
 from kntools.report.study import Study
-from kntools.sites import Neuron
-
-_NAMES = {"linguistic": "agreement", "factual": "facts"}
+from kntools.results.comparisons import holm
 
 
 def attribution(study: Study) -> Shown:
-    """Figure 1."""
+    """Figure 1. It has no test: what leads is a candidate."""
     prompts = choices.by_determiner(study.pairs, study.size.per_determiner)
-    profile = attribution_profile(
-        study.model, prompts, settings=study.search, run=study.run("attribution_profile"), progress=study.progress
-    )
-    neurons = {number: _standing_out(profile, number) for number in NUMBERS}
-    found = [_scores_in_words(profile, number, neuron) for number, neuron in neurons.items()]
-    table = profile.to_frame(list(dict.fromkeys((*profile.leading(), *filter(None, neurons.values())))))
+    profile = attribution_profile(study.model, prompts, run=study.run("attribution_profile"))
+    best = profile.to_frame().sort_values("score", ascending=False).groupby("class").first()["neuron"]
+    candidates = ", ".join(f"{best[name]} ({name})" for name in profile.classes)
+    heatmap = profile.plot(k=3).update_yaxes(title_text="determiner")
     return Shown(
-        " ".join(finding for finding, _ in found),
-        details=[detail for _, detail in found],
-        n=", ".join(f"{n} prompts of {name}" for name, n in zip(profile.classes, profile.counts, strict=True)),
-        parts=[
-            Picture(
-                "figure-1", "Mean attribution scores", profile.plot(k=3).update_yaxes(title_text="determiner"),
-                "Columns are the three leading neurons of each determiner, rows the determiners. Red adds to the "
-                "probability of the answer, blue takes from it.",
-            ),
-            Numbers("figure-1", "Mean scores of these neurons and of those of the numbers, with 95 % intervals.", table,
-                    digits=5),
-        ],
-    )  # fmt: skip
-
-
-def _standing_out(profile: AttributionProfile, number: str) -> Neuron | None:
-    """The neuron that both determiners of one number have in common: its lowest score for them is the farthest above 0
-    and above its highest one for the other's. None without determiners of both numbers."""
-    own = [DETERMINER_NUMBER[name] == number for name in profile.classes]
-    if all(own) or not any(own):
-        return None
-    scores, others = (profile.scores[[m is side for m in own]] for side in (True, False))
-    best = int((scores.amin(0) - others.amax(0).clamp(min=0)).argmax())
-    return Neuron(*divmod(best, profile.scores.shape[-1]))
-
-
-def _scores_in_words(profile: AttributionProfile, number: str, neuron: Neuron | None) -> tuple[str, str]:
-    if neuron is None:
-        return "", f"There are no determiners to set the {number} ones against."
-    mine = [DETERMINER_NUMBER[name] == number for name in profile.classes]
-    rows = profile.to_frame([neuron]).set_index("class").to_dict("index")
-    here, there = ([r for r, m in zip(rows.values(), mine, strict=True) if m is side] for side in (True, False))
-    clear = min(r["low"] for r in here) > max(r["high"] for r in there)
-    finding = (
-        f"{neuron} leads for the {number}, {'and no' if clear else 'but some'} intervals of the two numbers overlap."
+        f"Candidates, by the highest mean score and without a test: {candidates}.",
+        [chart("figure-1", heatmap), table("figure-1", profile.to_frame())],
     )
-    said = [f"{within(r['score'], r['low'], r['high'], None, signed=True)} ({name})" for name, r in rows.items()]
-    return finding, f"Mean score of {neuron}, the {number} neuron: {', '.join(said)}."
 
 
 def pair_search(study: Study) -> Shown:
-    """Figure 2."""
+    """Figure 2. A neuron is one of a number if it passes the test with each determiner of that number."""
     found = study.pair_search
-    shares = found.shares()
-    leading = {number: found.leading(number) for number in NUMBERS}
+    shares, passed = found.shares(), []
+    for (neuron, number), rows in shares.groupby(["neuron", "number"], sort=False):
+        if (rows["p_holm"] < ALPHA).all() and (rows["share"] > rows["opposite"]).all():
+            hits, elsewhere = share(int(rows["found"].sum()), int(rows["pairs"].sum())), rows["opposite"].iloc[0]
+            passed.append(f"{neuron} is found in {hits} {number} pairs, and in {100 * elsewhere:.0f} % of the others")
+    candidates = [f"{neuron} for the {number}" for number in NUMBERS for neuron in found.leading(number)]
+    nothing = f"neuron of a number (candidates: {', '.join(candidates) or 'none'})"
     return Shown(
-        " ".join(_number_neuron(found, number, *neurons) for number, neurons in leading.items()),
-        n=f"{len(found.rows)} pairs, each in up to {study.size.frames} sentences",
-        parts=[
-            Picture(
-                "figure-2", "Pairs in which a neuron is a knowledge neuron", found.plot(),
-                "The three leading neurons of each number. Thin lines are Wilson's 95 % intervals.",
-            ),
-            Numbers(
-                "figure-2", "Share of the pairs of each determiner, and of all pairs of the opposite number, with "
-                "Fisher's exact test, Holm-corrected.", shares,
-            ),
-            Numbers("figure-2-pairs", "Every pair and its knowledge neurons.", _readable(found.to_frame())),
+        tested(passed, nothing, f"Fisher's exact test per determiner, Holm-corrected, n = {len(found.rows)} pairs"),
+        [
+            chart("figure-2", found.plot()),
+            table("figure-2", shares),
+            table("figure-2-pairs", found.to_frame()),
         ],
-    )  # fmt: skip
-
-
-def _number_neuron(found: PairSearch, number: str, neuron: Neuron | None = None) -> str:
-    if neuron is None:
-        return f"No neuron is found in more pairs of the {number} than of the other number."
-    shares = found.shares([neuron])
-    mine = shares["number"] == number
-    here, there = (share(int(side["found"].sum()), int(side["pairs"].sum())) for side in (shares[mine], shares[~mine]))
-    return f"The {number} neuron {neuron} is found in {here} {number} pairs, and in {there} of the others."
+    )
 
 
 def localisation(study: Study) -> Shown:
     """Figure 3."""
     found, missing = study.localised
-    table = found.summary()
     tests = found.difference()
+    passed = [
+        f"{row.measure} is {row.linguistic:.2f} for agreement and {row.factual:.2f} for facts"
+        for row in tests.itertuples()
+        if row.p_holm < ALPHA
+    ]
+    units = f"{tests['paradigms'][0]} paradigms and {tests['relations'][0]} relations"
     return Shown(
-        f"{_how_localised(found)} {_verdict(tests)}",
-        details=[*_by_source(table), *_tests_in_words(tests)],
-        n=f"{len(found.rows)} groups of prompts",
-        parts=[
-            Picture(
-                "figure-3", "Number of knowledge neurons, share of prompts, similarity", found.plot(),
-                "|KN|: knowledge neurons per group. τ: share of a group's prompts in which a neuron must stand out so "
-                "that two to five are left. R₁²: how alike the scores of a group's prompts are, from 0 to 1. Crosses: "
-                "the same scores on random neurons. Thin lines are 95 % bootstrap intervals over groups.",
-                min_width=640,
-            ),
-            Numbers("figure-3", "Means over the groups of each paradigm and relation.", table),
-            Numbers("figure-3-difference", "Facts against agreement: Welch's test, Holm-corrected.", tests),
-            Numbers("figure-3-groups", "Every group and its knowledge neurons.", _readable(found.to_frame())),
+        tested(passed, "difference between agreement and facts", f"Welch's test, Holm-corrected, n = {units}"),
+        [
+            chart("figure-3", found.plot()),
+            table("figure-3", found.summary()),
+            table("figure-3-difference", tests),
+            table("figure-3-groups", found.to_frame()),
         ],
-        notes=missing_notes(missing),
-    )  # fmt: skip
-
-
-def _how_localised(found: Localisation) -> str:
-    frame = found.to_frame()
-    kinds = {kind: [float(x) for x in frame[frame["kind"] == kind]["r1"]] for kind in _NAMES}
-    parts = [f"{mean(values)} for {_NAMES[kind]}" for kind, values in kinds.items() if values]
-    chance = float(frame["null_r1"].astype(float).mean())
-    return f"R₁² is {' and '.join(parts)}, and {chance:.2f} by chance."
-
-
-def _by_source(table: pd.DataFrame) -> list[str]:
-    """The range of the means."""
-    kinds = {kind: table[table["kind"] == kind]["r1"] for kind in _NAMES}
-    names = {"linguistic": "paradigms", "factual": "relations"}
-    return [
-        f"Mean R₁² of {len(means)} {names[kind]}: {means.min():.2f} to {means.max():.2f}."
-        for kind, means in kinds.items()
-        if len(means)
-    ]
-
-
-def _verdict(tests: pd.DataFrame) -> str:
-    if tests["p_holm"].isna().all():
-        return "With fewer than two paradigms or relations there is no test of their difference."
-    different = int((tests["p_holm"] < 0.05).sum())
-    return f"{different or 'None'} of number, τ and R₁² {'differ' if different > 1 else 'differs'} significantly."
-
-
-def _tests_in_words(tests: pd.DataFrame) -> list[str]:
-    rows = [r for r in tests.to_dict("records") if r["p_holm"] == r["p_holm"]]
-    return [
-        f"{r['measure']}: {r['linguistic']:.2f} for agreement, {r['factual']:.2f} for facts (p = {r['p_holm']:.2g})."
-        for r in rows
-    ]
+        missing,
+    )
 
 
 def layers(study: Study) -> Shown:
     """Figure 4."""
     found, missing = study.localised
-    count = adapter.n_layers(study.model)
     if not any(found.neurons()):
         raise NotPossible("no group has a knowledge neuron")
-    spread = layer_distribution(found, n_layers=count, seed=study.seed)
-    top = count - max(1, round(count / 3))
-    parts = [
-        f"{_in_upper(groups, top)} of those of {name}"
-        for kind, name in _NAMES.items()
-        if (groups := [g for g in found.neurons(kind) if g])
-    ]
-    test = spread.header["test"]
-    verdict, details = "There is only one kind of them, so nothing to compare.", []
+    spread = layer_distribution(found, n_layers=adapter.n_layers(study.model), seed=study.seed)
+    test, passed = spread.header["test"], []
+    blocks: list[Block] = [chart("figure-4", spread.plot()), table("figure-4", spread.to_frame())]
     if test is not None:
-        verdict = f"The two distributions {'differ' if test['p'] < 0.05 else 'do not differ'} (p = {test['p']:.2g})."
-        details = [
-            f"They are {test['distance']:.2f} apart (0: the same, 1: no layer in common); the mean layers are "
-            f"{test['means'][0]:.1f} and {test['means'][1]:.1f}."
-        ]
+        means = dict(zip(("mean layer of agreement", "mean layer of facts"), test["means"], strict=True))
+        blocks.append(table("figure-4-test", pd.DataFrame([{**means, "distance": test["distance"], "p": test["p"]}])))
+        if test["p"] < ALPHA:
+            passed = [f"Layers of agreement and facts differ by a distance of {test['distance']:.2f} (0 to 1)"]
+    counts = " and ".join(f"{n} {kind} groups" for kind, n in spread.header["groups"].items())
+    nothing = "difference between the layers of agreement and of facts"
+    return Shown(tested(passed, nothing, f"permutation test, n = {counts}"), blocks, missing)
+
+
+def overturned(study: Study) -> Shown:
+    """Figure 8."""
+    prompts, missing = each_possible((study.paradigms[0], *study.relations), lambda source: _judged(study, source))
+    found = reliability(study.model, prompts, seed=study.seed, run=study.run("reliability"))
+    summary = found.summary()
+    passed = [
+        f"{row.edit} overturns {share(round(row.share * row.n), row.n)} of {row.source}, random neurons "
+        f"{share(round(row.random * row.n), row.n)}"
+        for row in summary.itertuples()
+        if row.p_holm < ALPHA and row.share > row.random
+    ]
+    counts = ", ".join(f"{n} of {source}" for source, n in summary.groupby("source", sort=False)["n"].first().items())
+    nothing = "edit of leading neurons that overturns more than that of random ones"
     return Shown(
-        f"In the upper third of the layers ({top} to {count - 1}) lie {' and '.join(parts)}. {verdict}",
-        details=details,
-        n=", ".join(f"{n} {kind} groups" for kind, n in spread.header["groups"].items()),
-        parts=[
-            Picture(
-                "figure-4", "Layers of the knowledge neurons", spread.plot(),
-                "Mean over groups of the share of a group's neurons in each layer; thin lines are 95 % bootstrap "
-                "intervals over groups.",
-            ),
-            Numbers("figure-4", "The same in numbers.", spread.to_frame()),
+        tested(passed, nothing, f"McNemar's exact test, Holm-corrected, n = {counts}"),
+        [
+            chart("figure-8", found.plot()),
+            table("figure-8", summary),
+            table("figure-8-prompts", found.to_frame()),
         ],
-        notes=missing_notes(missing),
-    )  # fmt: skip
+        missing,
+    )
 
 
-def _in_upper(groups: list[tuple[Neuron, ...]], top: int) -> str:
-    shares = [100 * sum(n.layer >= top for n in group) / len(group) for group in groups]
-    if len(shares) < 2:
-        return percent(shares[0] / 100)
-    return f"{mean(shares, 0)} %"
+def _judged(study: Study, source: str) -> list[Prompt]:
+    limit = study.size.judged_facts if is_relation(source) else study.size.judged_pairs
+    return study.prompts(f"judged/{source}", lambda: choices.judged(study.model, source, limit, study.seed))
 
 
-def _readable(frame: pd.DataFrame) -> pd.DataFrame:
-    """Neurons by their names."""
-    names = [", ".join(repr(Neuron(*pair)) for pair in some) for some in frame["neurons"]]
-    return frame.assign(neurons=names)
+def tracing(study: Study) -> Shown:
+    """Figure 9."""
+    profiles, missing = each_possible(TRACED, lambda what: _traced(study, what))
+    effects = pd.concat([_in_sites(profile, what) for what, profile in profiles.items()], ignore_index=True)
+    columns = ["prompts", "kind", "severed", "site"]
+    rows = [
+        {**dict(zip(columns, key, strict=True)), **paired_test(torch.tensor(own["above rest"].tolist()))}
+        for key, own in effects.groupby(columns, sort=False)
+    ]
+    tests = pd.DataFrame(rows).assign(p_holm=holm([row["p"] for row in rows]))
+    passed = [
+        f"{row.site} of {row.prompts} {within(row.mean, row.low, row.high)} above all other states"
+        for row in tests.itertuples()
+        if row.kind == "hidden" and not row.severed and row.p_holm < ALPHA and row.mean > 0
+    ]
+    counts = ", ".join(f"{len(profile.prompts)} of {_words(what)}" for what, profile in profiles.items())
+    nothing = "early or late site of hidden states that stands out of all other states"
+    blocks: list[Block] = []
+    for what, profile in profiles.items():
+        blocks.append(chart("figure-9", profile.plot(), what, what=_words(what), window=profile.window))
+        blocks.append(table("figure-9", profile.to_frame(), what, what=_words(what)))
+    return Shown(
+        tested(passed, nothing, f"t-test over prompts, Holm-corrected, n = {counts}"),
+        [*blocks, table("figure-9-tests", tests), table("figure-9-prompts", effects)],
+        {_words(what): why for what, why in missing.items()},
+    )
+
+
+def _traced(study: Study, what: Any) -> TracingProfile:
+    size, model = study.size, study.model
+    prompts = study.prompts(f"traced/{what}", lambda: choices.traced(model, what, size.traces, study.sampled))
+    return tracing_profile(
+        model,
+        prompts,
+        sever=size.sever,
+        window=max(1, min(10, adapter.n_layers(model) // 3)),
+        samples=size.samples,
+        seed=study.seed,
+        two_way=TRACED[what],
+        known_only=False,
+        run=study.run(f"tracing_profile_{what}"),
+    )
+
+
+def _in_sites(profile: TracingProfile, what: str) -> pd.DataFrame:
+    """A row per trace, site and prompt: the effect in the site minus that in all other states."""
+    rows = []
+    for effects, (kind, cut) in zip(profile.effects, profile.variants, strict=True):
+        found = site_effects(effects, profile.roles)
+        for site in SITES:
+            about = {"prompts": _words(what), "kind": kind, "severed": cut or "", "site": site}
+            values = found[f"{site} - rest"].tolist()
+            rows += [{**about, "prompt": n, "above rest": value} for n, value in enumerate(values)]
+    return pd.DataFrame(rows)
+
+
+def _words(what: str) -> str:
+    return "facts" if what == "facts" else f"{what.replace('_', '-')} agreement"

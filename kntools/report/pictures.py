@@ -9,14 +9,14 @@ from typing import Any
 
 import plotly.io
 
-from kntools.report.shown import Picture
+from kntools.report.page import Chart
 
 # What a figure is drawn as, and pixels per CSS pixel.
 _FORMATS = {"png": 2, "svg": 1}
 _WIDTH, _HEIGHT = 1000, 450
 
 
-def write(folder: Path, pictures: Sequence[Picture]) -> tuple[list[Path], str]:
+def write(folder: Path, pictures: Sequence[Chart]) -> tuple[list[Path], str]:
     """The files, and why there are none, if so: the page can save each figure without them.
 
     All are drawn in one go, for it is the browser's start that takes its time.

@@ -42,16 +42,56 @@ class Size:
     edits: int  # facts per data set
     among: int | None  # facts among which those are looked for that the model knows
     methods: tuple[str, ...]
-    generations: int  # facts of which the entropy of generated text is measured
+    continuations: int  # facts of which the entropy of generated text is measured
+    warning: str = ""  # what a report of this size is not
 
 
 QUICK = Size(
-    name="quick", facts=6, phrasings=4, draws=5, per_determiner=4, pairs=12, groups=2, frames=4, paradigms=2,
-    relations=2, nouns=12, corpus=3_000, judged_pairs=10, judged_facts=5, traces=3, samples=1, sever=(), moment=0,
-    edits=2, among=40, methods=("rome",), generations=0,
-)  # fmt: skip
+    name="quick",
+    facts=6,
+    phrasings=4,
+    draws=5,
+    per_determiner=4,
+    pairs=12,
+    groups=2,
+    frames=4,
+    paradigms=2,
+    relations=2,
+    nouns=12,
+    corpus=3_000,
+    judged_pairs=10,
+    judged_facts=5,
+    traces=3,
+    samples=1,
+    sever=(),
+    moment=0,
+    edits=2,
+    among=40,
+    methods=("rome",),
+    continuations=0,
+    warning="A quick run: n is too small for evidence.",
+)
 FULL = Size(
-    name="full", facts=8, phrasings=5, draws=20, per_determiner=50, pairs=100, groups=30, frames=10, paradigms=8,
-    relations=6, nouns=200, corpus=100_000, judged_pairs=100, judged_facts=100, traces=100, samples=10,
-    sever=("mlp", "attn"), moment=50_000, edits=100, among=None, methods=("rome", "fine-tuning"), generations=20,
-)  # fmt: skip
+    name="full",
+    facts=8,
+    phrasings=5,
+    draws=20,
+    per_determiner=50,
+    pairs=100,
+    groups=30,
+    frames=10,
+    paradigms=8,
+    relations=6,
+    nouns=200,
+    corpus=100_000,
+    judged_pairs=100,
+    judged_facts=100,
+    traces=100,
+    samples=10,
+    sever=("mlp", "attn"),
+    moment=50_000,
+    edits=100,
+    among=None,
+    methods=("rome", "fine-tuning"),
+    continuations=20,
+)

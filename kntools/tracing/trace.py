@@ -96,8 +96,8 @@ class Trace(Result):
         )
 
     def plot(self, **options: Any) -> Figure:
-        """Layers x tokens: `kntools.plots.tracing.trace_heatmap`."""
-        from kntools.plots.tracing import trace_heatmap
+        """Layers x tokens: `kntools.plots.trace_heatmap`."""
+        from kntools.plots.tokens import trace_heatmap
 
         return trace_heatmap(self, **options)
 

@@ -12,37 +12,26 @@ from torch import Tensor
 
 from kntools.sites import Neuron, as_neurons
 
-# Names of rules whose scores are no probabilities.
-_UNITS = {"activation": "activation"}
-
 
 @dataclass(frozen=True)
-class Given:
+class Scores:
     """Scores to draw, and what there is to say about them."""
 
     each: np.ndarray  # [prompt layer neuron]
     chosen: np.ndarray  # [layer neuron]: one prompt's, or the mean over prompts
     what: str  # of which prompts
-    unit: str
-
-    @property
-    def layers(self) -> int:
-        return int(self.chosen.shape[0])
-
-    @property
-    def width(self) -> int:
-        return int(self.chosen.shape[1])
+    unit: str  # "score", with what it is in
 
     @property
     def ranks(self) -> np.ndarray:
         """1 for the highest score of all; equal scores in the order of `Attribution.top`."""
-        order = torch.as_tensor(self.chosen).flatten().argsort(descending=True, stable=True).numpy()
+        order = np.argsort(-self.chosen, axis=None, kind="stable")
         ranks = np.empty(order.size, dtype=np.int64)
         ranks[order] = np.arange(1, order.size + 1)
         return ranks.reshape(self.chosen.shape)
 
 
-def read_scores(given: Any, prompt: int | None = None) -> Given:
+def read_scores(given: Any, prompt: int | None = None) -> Scores:
     """Scores of an `Attribution`, or of a plain tensor or array `[prompt layer neuron]`.
 
     Arguments:
@@ -54,42 +43,34 @@ def read_scores(given: Any, prompt: int | None = None) -> Given:
     raw = getattr(given, "scores", given)
     if not isinstance(raw, (Tensor, np.ndarray)):
         raise ValueError(f"cannot draw {type(given).__name__}; give an Attribution or scores [prompt layer neuron]")
-    tensor = torch.as_tensor(raw).detach().cpu()
-    if tensor.ndim != 3 or 0 in tensor.shape:
-        raise ValueError(
-            f"scores must be [prompt layer neuron], not {tuple(tensor.shape)}; for one prompt, scores[None]"
-        )
+    if raw.ndim != 3 or 0 in raw.shape:
+        raise ValueError(f"scores must be [prompt layer neuron], not {tuple(raw.shape)}; for one prompt, scores[None]")
+    tensor = torch.as_tensor(finite(raw, "scores"))
     # As `Attribution.top` sees them: the mean in the scores' own precision.
-    each = tensor.float() if not tensor.is_floating_point() or tensor.itemsize < 4 else tensor
-    if not bool(torch.isfinite(each).all()):
-        raise ValueError("the scores hold nan or inf, which cannot be drawn")
-    count = each.shape[0]
+    count = len(tensor)
     if prompt is not None and not -count <= prompt < count:
         raise IndexError(f"prompt {prompt} does not exist: there are {count} (0 to {count - 1})")
-    chosen = each.mean(0) if prompt is None else each[prompt]
+    chosen = tensor.mean(0) if prompt is None else tensor[prompt]
+    what = _describe(getattr(given, "prompts", ()), prompt, count)
+    return Scores(tensor.numpy(), chosen.numpy(), what, score_title(given))
+
+
+def score_title(given: Any) -> str:
+    """`score (probability)`: with what the scores of an `Attribution` are in; those of a tensor may be anything."""
     rule = getattr(given, "rule", None)
-    unit = "" if rule is None else _UNITS.get(rule, "probability")
-    return Given(each.numpy(), chosen.numpy(), _describe(getattr(given, "prompts", ()), prompt, count), unit)
+    unit = "activation" if rule == "activation" else getattr(given, "metric", "probability")
+    return "score" if rule is None else f"score ({unit})"
 
 
 def _describe(prompts: Sequence[Any], prompt: int | None, count: int) -> str:
     if prompts and (prompt is not None or count == 1):
-        one = prompts[prompt or 0]
-        return f"{one.text} →{_spaced(one.target)}"
+        chosen = prompts[prompt or 0]
+        return f"{chosen.text} → {chosen.target.strip()}"
     if prompt is not None:
         return f"prompt {prompt % count}"
-    of_several = f"mean of {count} prompts" if count > 1 else "one prompt"
-    targets = {p.target for p in prompts}
-    return f"{of_several} →{_spaced(targets.pop())}" if len(targets) == 1 else of_several
-
-
-def _spaced(target: str) -> str:
-    return target if target.startswith(" ") else " " + target
-
-
-def label(quantity: str, unit: str) -> str:
-    """An axis label with its unit."""
-    return f"{quantity} ({unit})" if unit else quantity
+    several = f"mean of {count} prompts" if count > 1 else "one prompt"
+    targets = {p.target.strip() for p in prompts}
+    return f"{several} → {targets.pop()}" if len(targets) == 1 else several
 
 
 def read_neurons(given: Any) -> list[Neuron]:
@@ -100,3 +81,25 @@ def read_neurons(given: Any) -> list[Neuron]:
     if isinstance(found, (str, Tensor)) or not isinstance(found, Iterable):
         raise ValueError(f"cannot read neurons from {type(given).__name__}; give KnowledgeNeurons or a list of Neuron")
     return [as_neurons([n])[0] for n in found]
+
+
+def finite(values: Any, what: str, shape: Sequence[int | None] | None = None) -> np.ndarray:
+    """Values on the CPU, in at least single precision.
+
+    Arguments:
+        shape: what they must have, `None` for any size.
+
+    Raises:
+        ValueError: another shape, nan or inf.
+    """
+    tensor = torch.as_tensor(values).detach().cpu()
+    if not tensor.is_floating_point() or tensor.itemsize < 4:
+        tensor = tensor.float()
+    if shape is not None and (
+        tensor.ndim != len(shape) or any(n not in (None, m) for n, m in zip(shape, tensor.shape, strict=True))
+    ):
+        wanted = " x ".join("any" if n is None else str(n) for n in shape)
+        raise ValueError(f"{what} must have the shape {wanted}, one per label, not {tuple(tensor.shape)}")
+    if not bool(torch.isfinite(tensor).all()):
+        raise ValueError(f"{what} hold nan or inf, which cannot be drawn")
+    return tensor.numpy()

@@ -1,0 +1,105 @@
+"""Heatmaps of any table, `[layer x]` or other: cells with names, and colours that are symmetric around 0."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Unpack
+
+import numpy as np
+import pandas as pd
+import plotly.graph_objects as go
+from plotly.subplots import make_subplots
+
+from kntools.plots.scores import finite
+from kntools.plots.theme import CATEGORIES, Look, diverging, faded, framed, plain, short
+
+
+def heatmap(
+    values: Any,
+    *,
+    rows: Iterable[Any] | None = None,
+    columns: Iterable[Any] | None = None,
+    x: str = "",
+    y: str = "layer",
+    unit: str = "",
+    say: bool = False,
+    power: float = 1.0,
+    limits: Sequence[float] | None = None,
+    **look: Unpack[Look],
+) -> go.Figure:
+    """A table as cells, its first row on top: red above 0, blue below, and no colour at 0.
+
+    ```python
+    kn.plots.heatmap(effects, x="head", unit="change of the logit")                  # [layer head]
+    kn.plots.heatmap({"hidden state": a, "MLP output": b}, x="position")             # side by side, on one scale
+    ```
+
+    Arguments:
+        values: a tensor or array `[row column]`; a frame, whose index and columns are the labels; or a dict of these.
+        rows, columns: labels; numbers from 0 if there are none.
+        x, y: titles of the axes.
+        unit: of the values.
+        say: write each value into its cell, instead of a colour bar.
+        power: the colour's strength is `|value| ** power`; below 1, small values stay visible.
+        limits: the values at both ends of the colours; plus and minus the highest |value| if there are none.
+
+    Raises:
+        ValueError: not a table, labels that do not fit, or values that are not finite.
+    """
+    given = values if isinstance(values, Mapping) else {"": values}
+    tables = [
+        table if isinstance(table, pd.DataFrame) else pd.DataFrame(finite(table, "values", (None, None)))
+        for table in given.values()
+    ]
+    for axis, labels in enumerate((rows, columns)):
+        if labels is not None:
+            tables = [table.set_axis(list(labels), axis=axis) for table in tables]
+    figure = cells(tables, list(map(str, given)), x=x, y=y, unit=unit, say=say, power=power, limits=limits)
+    return framed(figure, "", **look)
+
+
+def cells(
+    tables: Sequence[pd.DataFrame],
+    names: Sequence[str] = (),
+    *,
+    x: str,
+    y: str,
+    unit: str = "",
+    say: bool = False,
+    power: float = 1.0,
+    limits: Sequence[float] | None = None,
+) -> go.Figure:
+    """A `heatmap` without its frame; `names` are those of the panels, if there are several."""
+    titles = list(map(plain, names)) if len(tables) > 1 else None
+    figure = make_subplots(cols=len(tables), shared_yaxes=True, horizontal_spacing=0.03, subplot_titles=titles)
+    figure.update_xaxes(title_text=plain(x)).update_yaxes(title_text=plain(y), col=1)
+    hover = f"{plain(y)} %{{y}}<br>{plain(x)} %{{x}}<br>%{{z:.4g}}<extra></extra>"
+    for number, table in enumerate(tables, start=1):
+        z, (across, x_axis), (down, y_axis) = table.to_numpy(), _axis(table.columns), _axis(table.index)
+        at = {"row": 1, "col": number}
+        figure.add_heatmap(z=z, x=across, y=down, coloraxis="coloraxis", hovertemplate=hover, xgap=1, ygap=1, **at)
+        figure.update_xaxes(x_axis, **at).update_yaxes({**y_axis, "range": y_axis["range"][::-1]}, **at)
+        if say:
+            # Text of its own trace: the heatmap's own is coloured as if the background were always white.
+            words = [short(value, "" if limits else "+") for value in z.ravel().tolist()]
+            text = go.Scatter(x=across * len(down), y=[row for row in down for _ in across], text=words, mode="text")
+            figure.add_trace(text.update(textfont_size=11, hoverinfo="skip", showlegend=False), **at)
+    largest = max(float(np.abs(table.to_numpy()).max()) for table in tables) or 1.0
+    low, high = limits or (-largest, largest)
+    strongest = 0.75 if say else 1.0  # text stays readable
+    one_sided = [(0, faded(CATEGORIES[0], 0.0)), (1, faded(CATEGORIES[0], strongest))]
+    bar = {"title": {"text": plain(unit), "side": "right"}, "thickness": 14, "outlinewidth": 0, "ticksuffix": " "}
+    scale = {"colorscale": diverging(power, strongest) if low < 0 else one_sided, "cmin": low, "cmax": high}
+    return figure.update_layout(coloraxis={**scale, "showscale": not say, "colorbar": bar})
+
+
+def _axis(labels: Iterable[Any]) -> tuple[list[Any], dict[str, Any]]:
+    """Where cells are, and an axis on which all are equally wide and equal labels stand apart."""
+    names = [plain(label) if isinstance(label, str) else label for label in labels]
+    places = list(range(len(names)))
+    axis = {"showgrid": False, "zeroline": False, "range": [-0.5, len(names) - 0.5]}
+    if names == places:
+        return names, axis | {"tickformat": "d"}
+    if len(set(names)) == len(names):
+        return names, axis | {"type": "category"}
+    return places, axis | {"tickvals": places, "ticktext": names}

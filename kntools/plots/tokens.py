@@ -1,0 +1,146 @@
+"""Tokens, heads or neurons x layers: where tracing or patching changes the answer."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any, Unpack
+
+import numpy as np
+import pandas as pd
+import plotly.graph_objects as go
+
+from kntools.plots.heatmaps import cells
+from kntools.plots.scores import finite
+from kntools.plots.theme import MARK, Look, framed, plain, short
+
+_KINDS = {"hidden": "Hidden state", "mlp": "MLP output", "attn": "Attention output"}
+_MOST = 40  # heads or neurons in one figure
+
+
+def trace_heatmap(
+    trace: Any, *, tokens: Sequence[str] | None = None, scores: bool = False, **look: Unpack[Look]
+) -> go.Figure:
+    """The effect of every state of one trace: tokens down, layers across.
+
+    ```python
+    kn.plots.trace_heatmap(kn.causal_trace(model, prompt))
+    kn.plots.trace_heatmap(effects, tokens=["Canada", "is"])      # a plain tensor [layer token]
+    ```
+
+    Arguments:
+        trace: a `Trace`, or effects `[layer token]`.
+        tokens: of plain effects.
+        scores: of a `Trace`, the probability with the state restored, and not what the restoration added to it.
+
+    Returns:
+        A figure. The subject's tokens are bold, with a bar beside them; a token that occurs twice has two rows.
+
+    Raises:
+        ValueError: tokens that do not fit, or effects that are not finite.
+    """
+    if hasattr(trace, "tokens"):
+        return trace_panels([trace], scores=scores, **look)
+    return framed(_layers_across([trace], tokens), "Causal trace", **look)
+
+
+def trace_panels(traces: Sequence[Any], *, scores: bool = False, **look: Unpack[Look]) -> go.Figure:
+    """Several traces of one prompt side by side, on one colour scale: hidden states, MLPs and attention.
+
+    ```python
+    kn.plots.trace_panels([kn.causal_trace(model, prompt, kind=k) for k in ("hidden", "mlp", "attn")])
+    ```
+
+    Arguments:
+        traces: each a `Trace`.
+        scores: as in `trace_heatmap`.
+
+    Raises:
+        ValueError: no traces, or traces of different prompts.
+    """
+    if not traces:
+        raise ValueError("no traces to draw")
+    first, names = traces[0], [_name(trace) for trace in traces]
+    if any(trace.tokens != first.tokens for trace in traces):
+        raise ValueError("traces side by side must be of one prompt; draw others in figures of their own")
+    unit = "probability with the state restored" if scores else "indirect effect (probability)"
+    tables = [trace.scores if scores else trace.effect for trace in traces]
+    figure = _layers_across(tables, first.tokens, names, unit=unit)
+    notes = [f"{token}<br>{role}" for token, role in zip(_exact(first.tokens), first.roles, strict=True)]
+    ticks = [f"<b>{t}</b>" if i in first.subject else t for i, t in enumerate(figure.layout.yaxis.ticktext)]
+    figure.update_traces(text=[[note] * len(tables[0]) for note in notes]).update_yaxes(ticktext=ticks)
+    if len(first.subject):
+        ends = {"x0": 0, "x1": 0, "y0": first.subject[0] - 0.5, "y1": first.subject[-1] + 0.5}
+        figure.add_shape(type="line", xref="x domain", **ends, line={"color": MARK, "width": 5}, row=1, col="all")
+    what = names[0] if len(names) == 1 else "Causal trace"
+    values = f"clean {short(first.clean)}, corrupted {short(first.corrupted)}"
+    return framed(figure, f"{what}: {first.prompt.text} → {first.prompt.target.strip()} ({values})", **look)
+
+
+def _name(trace: Any) -> str:
+    several = f", {trace.window} layers" if trace.window > 1 else ""
+    cut = f", {trace.sever} severed" if trace.sever else ""
+    return _KINDS.get(trace.kind, trace.kind) + several + cut
+
+
+def patch_heatmap(
+    grid: Any, *, labels: Sequence[str] | None = None, normalized: bool = False, **look: Unpack[Look]
+) -> go.Figure:
+    """What each patch changed, in units of the metric: layers across; positions, heads or neurons down.
+
+    ```python
+    kn.plots.patch_heatmap(kn.activation_patch(model, clean, corrupted))
+    kn.plots.patch_heatmap(effects, labels=["head 0", "head 1"])      # a plain tensor [layer head]
+    ```
+
+    Of more than 40 heads or neurons, those with the largest |effect| in any layer are shown.
+
+    Arguments:
+        grid: a `PatchGrid`, or effects `[layer column]`.
+        labels: of the columns of plain effects.
+        normalized: of a `PatchGrid`, where the metric lies between the corrupted (0) and the clean prompt (1).
+
+    Raises:
+        ValueError: labels that do not fit, or effects that are not finite.
+    """
+    if not hasattr(grid, "pairs"):
+        return framed(_layers_across([grid], labels), "Patching", **look)
+    effects, axis = finite(grid.normalized if normalized else grid.effect, "effects"), ""
+    kept, (clean, corrupted), n = range(effects.shape[1]), grid.pairs[0], len(grid.pairs)
+    if grid.axis == "position":
+        names = [grid.tokens[0][c] if n == 1 else f"position {c}" for c in grid.columns]
+    else:
+        kept = np.sort(np.argsort(-np.abs(effects).max(0), kind="stable")[:_MOST]).tolist()
+        names = [f"{grid.axis} {grid.columns[c]}" for c in kept]
+        axis = f"the leading {len(kept)} of {effects.shape[1]:,}" if len(kept) < effects.shape[1] else ""
+    unit = "share of clean - corrupted" if normalized else f"change of {grid.metric}"
+    figure = _layers_across([effects[:, kept]], names, unit=unit, layers=grid.layers, axis=axis)
+    how = "Activation patching" if grid.method == "activation" else "Attribution patching"
+    direction = "noising" if grid.noising else "denoising"
+    of = f"{clean.text} | {corrupted.text}" if n == 1 else f"mean of {n} pairs"
+    return framed(figure, f"{how} of {grid.site}, {direction}: {of}", **look)
+
+
+def _layers_across(
+    tables: Sequence[Any],
+    labels: Sequence[str] | None,
+    names: Sequence[str] = (),
+    *,
+    unit: str = "effect",
+    layers: Iterable[int] | None = None,
+    axis: str = "",
+) -> go.Figure:
+    """Panels of `[layer label]`. Rows are numbers, so that equal labels stand apart."""
+    found = [finite(table, "effects", (None, len(labels) if labels else None)).T for table in tables]
+    texts = _exact(labels or list(map(str, range(len(found[0])))))
+    frames = [pd.DataFrame(table, columns=None if layers is None else list(layers)) for table in found]
+    figure = cells(frames, names, x="layer", y=axis, unit=unit)
+    figure.update_yaxes(tickvals=list(range(len(texts))), ticktext=[text.strip() or text for text in texts])
+    return figure.update_traces(
+        text=[[text] * len(frames[0].columns) for text in texts],
+        hovertemplate="<b>%{text}</b><br>layer %{x}<br>%{z:+.4g}<extra></extra>",
+    )
+
+
+def _exact(labels: Sequence[str]) -> list[str]:
+    """With spaces and line breaks to be seen."""
+    return [plain(repr(label)[1:-1]) for label in labels]

@@ -1,0 +1,120 @@
+"""What a figure of the report is: a question, what the paper found, and what this model shows in one sentence.
+
+The texts are in `assets/texts.toml`: figures, and by their names charts and tables.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from importlib.resources import files
+from math import nan, sqrt
+from typing import Any
+
+import pandas as pd
+from jaxtyping import Float
+from torch import Tensor
+
+from kntools.report.page import Block, Chart, Table
+from kntools.report.study import Study
+from kntools.results.comparisons import share_interval, t_quantile, t_test
+from kntools.results.table import Row
+from kntools.sites import Neuron
+
+ALPHA = 0.05  # of every test of the report
+_ROWS = 12  # longer tables stand behind a line to click on
+
+
+@dataclass(frozen=True)
+class Shown:
+    """What one model shows: one sentence that says no more than its test supports, and the numbers behind it."""
+
+    sentence: str
+    blocks: Sequence[Block] = ()
+    missing: Mapping[str, str] = field(default_factory=dict)  # what is left out, and why
+    note: str = ""  # how it was made
+
+    @property
+    def remarks(self) -> str:
+        return " ".join([self.note, *(f"Left out: {name} ({why})." for name, why in self.missing.items())]).strip()
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One figure of the paper, or the part of the report before them."""
+
+    key: str  # "1" to "11", or "facts"
+    name: str  # of its analysis
+    title: str
+    question: str
+    claim: str  # of the paper
+    show: Callable[[Study], Shown]
+
+    @property
+    def heading(self) -> str:
+        return f"Figure {self.key}: {self.title}" if self.key.isdigit() else self.title
+
+
+@cache
+def asset(name: str) -> dict[str, Any]:
+    """A TOML file of the report."""
+    return tomllib.loads((files("kntools.report") / "assets" / name).read_text(encoding="utf-8"))
+
+
+def chart(name: str, figure: Any, part: str = "", **values: object) -> Chart:
+    """A figure with its title and caption; `part` tells charts of the same text apart, `values` fill the text in."""
+    text = asset("texts.toml")["charts"][name]
+    title, caption = (text[what].format(**values) for what in ("title", "caption"))
+    return Chart(figure, caption, title=title, name=_name(name, part), min_width=text.get("min_width", 0))
+
+
+def table(name: str, frame: pd.DataFrame, part: str = "", **values: object) -> Table:
+    """A table with its caption and files; neurons are written by their names."""
+    shown, text = frame.copy(), asset("texts.toml")["tables"][name]
+    if "neurons" in frame and frame["neurons"].dtype == object:  # and not their number
+        shown["neurons"] = [", ".join(repr(Neuron(*pair)) for pair in pairs) for pairs in frame["neurons"]]
+    csv, json = (f"tables/{_name(name, part)}.{kind}" for kind in ("csv", "json"))
+    caption, folded = text["caption"].format(**values), len(frame) > _ROWS
+    return Table(shown, caption, csv=csv, json=json, digits=text.get("digits", 3), folded=folded)
+
+
+def _name(name: str, part: str) -> str:
+    return f"{name}-{part}" if part else name
+
+
+def tested(passed: Sequence[str], nothing: str, test: str) -> str:
+    """A sentence of what passes a test, or `No ... passes the test in this sample`.
+
+    Arguments:
+        passed: what passes, in words.
+        nothing: what there is none of, where none passes.
+        test: its name, with n.
+    """
+    claim = "; ".join(passed) or f"No {nothing} passes the test in this sample"
+    return f"{claim[0].upper()}{claim[1:]} ({test}, p < {ALPHA:g})."
+
+
+def share(hits: int, of: int) -> str:
+    """`7 of 8 (88 % [53, 98])`, with Wilson's 95 % interval."""
+    if of == 0:
+        return "0 of 0"
+    low, high = share_interval(hits, of)
+    return f"{hits} of {of} ({100 * hits / of:.0f} % [{100 * low:.0f}, {100 * high:.0f}])"
+
+
+def within(value: float, low: float, high: float, digits: int = 2) -> str:
+    """`0.41 [0.36, 0.46]`."""
+    return f"{value:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
+
+
+def paired_test(differences: Float[Tensor, " item"]) -> Row:
+    """`n, mean, low, high, t, p`: the mean of differences, Student's 95 % interval, and the t-test of mean 0."""
+    present = differences[~differences.isnan()].double()
+    n, mean = len(present), float(present.mean()) if len(present) else nan
+    if n < 2:
+        return {"n": n, "mean": mean, "low": nan, "high": nan, "t": nan, "p": nan}
+    margin = t_quantile(n - 1) * float(present.std()) / sqrt(n)
+    t, p = t_test(present * 0, present)
+    return {"n": n, "mean": mean, "low": mean - margin, "high": mean + margin, "t": t, "p": p}

@@ -1,0 +1,229 @@
+"""One HTML file with figures and tables that opens anywhere: no network, no other file, no build step.
+
+```python
+page.write("out/index.html", page.Page(
+    title="Where a model keeps a fact",
+    lead="Attribution of SmolLM2-135M.",
+    source="Model: smollm2-135m. Made by `python my_script.py`.",
+    sections=[page.Section("Scores", [page.Text("..."), page.Chart(figure, "What one sees.", n="4 prompts")])],
+))
+```
+
+Texts are shown as they are written; backticks set code. plotly.js is in the file once. The page follows the reader's
+light or dark setting, and a button changes it; figures have buttons that save them as PNG and SVG.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup, escape
+from pandas.api.types import is_bool_dtype, is_numeric_dtype
+from plotly.offline import get_plotlyjs
+
+from kntools.plots.theme import DARK, LIGHT
+from kntools.results.table import without_nan
+
+
+@dataclass(frozen=True)
+class Text:
+    """A paragraph."""
+
+    text: str
+
+
+@dataclass(frozen=True)
+class Notes:
+    """Names and what there is to say about each: question, claim, finding."""
+
+    rows: Sequence[tuple[str, str]]
+
+
+@dataclass(frozen=True)
+class Command:
+    """A command to type, with a button that copies it."""
+
+    text: str
+
+
+@dataclass(frozen=True)
+class Links:
+    """Lines that lead to sections: the title of a section, and what to say about it."""
+
+    rows: Sequence[tuple[str, str]]
+
+
+@dataclass(frozen=True)
+class Chart:
+    """A plotly figure under a heading, with what it shows and of how many, and buttons that save it as a picture."""
+
+    figure: Any
+    caption: str
+    n: str = ""
+    title: str = ""  # the figure's own title, if empty
+    name: str = ""  # of the files that the buttons save; made from the section's title, if empty
+    min_width: int = 0  # in pixels; on a narrower screen the figure scrolls
+
+    @property
+    def heading(self) -> Markup:
+        """The title, as HTML: a figure's own title may have markup."""
+        own = (self.figure.layout.title.text or "").replace("<br>", " ")
+        return escape(self.title) if self.title else Markup(own)
+
+    @property
+    def height(self) -> int:
+        return int(self.figure.layout.height or 450)
+
+    @property
+    def spec(self) -> Markup:
+        """The figure without its title, which is a heading, and in the page's own template, light or dark."""
+        spec = json.loads(self.figure.to_json())
+        spec["layout"] = {k: v for k, v in spec["layout"].items() if k not in ("template", "title")}
+        return _script_json(spec)
+
+
+@dataclass(frozen=True)
+class Table:
+    """A data frame. `csv` and `json` are names of files beside the page with the same numbers, in all digits."""
+
+    frame: pd.DataFrame
+    caption: str
+    csv: str = ""
+    json: str = ""
+    digits: int = 3
+    folded: bool = False  # behind a line to click on
+
+    @property
+    def files(self) -> dict[str, str]:
+        """Name of a file -> its content; not-a-number is `null` in JSON."""
+        found = {self.csv: self.frame.to_csv(index=False)} if self.csv else {}
+        if self.json:
+            rows = without_nan(self.frame.to_dict("records"))
+            found[self.json] = json.dumps(rows, ensure_ascii=False, indent=1, allow_nan=False) + "\n"
+        return found
+
+    @property
+    def head(self) -> list[tuple[str, bool]]:
+        """Names of columns, and whether they stand on the right, as numbers do."""
+        columns = [self.frame[name] for name in self.frame]
+        return [(str(c.name), is_numeric_dtype(c) and not is_bool_dtype(c)) for c in columns]
+
+    @property
+    def cells(self) -> list[list[tuple[str, bool]]]:
+        rows = self.frame.itertuples(index=False, name=None)
+        return [[_cell(value, self.digits) for value in row] for row in rows]
+
+
+Block = Text | Notes | Command | Links | Chart | Table
+
+
+@dataclass(frozen=True)
+class Section:
+    """A part of the page with a heading, and an entry in its table of contents."""
+
+    title: str
+    blocks: Sequence[Block]
+
+    @property
+    def slug(self) -> str:
+        return re.sub(r"[^a-z0-9]+", "-", self.title.lower()).strip("-") or "section"
+
+
+@dataclass(frozen=True)
+class Page:
+    """Everything on a page. `source` (model, settings, command) is repeated under every figure."""
+
+    title: str
+    sections: Sequence[Section]
+    lead: str = ""
+    source: str = ""
+    facts: Sequence[tuple[str, str]] = ()  # name and value, at the top
+    warning: str = ""  # what the page is not
+
+
+def write(path: str | Path, page: Page) -> Path:
+    """Write a page, and the files that its tables name, into the folder of `path`. Each appears whole or not at all."""
+    path = Path(path)
+    for section in page.sections:
+        for block in section.blocks:
+            if isinstance(block, Table):
+                for name, text in block.files.items():
+                    _write(path.parent / name, text)
+    return _write(path, render(page))
+
+
+def render(page: Page) -> str:
+    """The page as one string of HTML.
+
+    Raises:
+        ValueError: two sections with the same title (their links would lead to the same place), or a link to none.
+    """
+    titles, slugs = [s.title for s in page.sections], {s.title: s.slug for s in page.sections}
+    if len(set(slugs.values())) < len(titles):
+        raise ValueError(f"two sections have the same title: {titles}; rename one")
+    linked = [title for s in page.sections for b in s.blocks if isinstance(b, Links) for title, _ in b.rows]
+    for title in linked:
+        if title not in slugs:
+            raise ValueError(f"no section {title!r} to link to; there are {titles}")
+    templates = {name: template.to_plotly_json() for name, template in {"light": LIGHT, "dark": DARK}.items()}
+    return _environment().get_template("page.html").render(
+        page=page, slugs=slugs, templates=_script_json(templates), plotly=Markup(get_plotlyjs())
+    )  # fmt: skip
+
+
+@cache
+def _environment() -> Environment:
+    environment = Environment(
+        loader=PackageLoader("kntools.report", "assets"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["code"] = lambda text: Markup(re.sub(r"`([^`]+)`", r"<code>\1</code>", str(escape(text))))
+    environment.tests["a"] = lambda block, kind: type(block).__name__ == kind
+    return environment
+
+
+def _cell(value: Any, digits: int) -> tuple[str, bool]:
+    """As text, and whether it is a number."""
+    if isinstance(value, bool):
+        return "yes" if value else "no", False
+    if isinstance(value, float):
+        return _decimal(value, digits), True
+    if isinstance(value, int):
+        return f"{value:,}", True
+    return "" if value is None else str(value), False
+
+
+def _decimal(value: float, digits: int) -> str:
+    """In so many digits; what would look like 0 and is not, by its exponent."""
+    if math.isnan(value):
+        return ""
+    return f"{value:.1e}" if 0 < abs(value) < 0.5 * 10**-digits else f"{value:.{digits}f}"
+
+
+def _script_json(value: Any) -> Markup:
+    """JSON that cannot end the script element it stands in."""
+    return Markup(json.dumps(value, separators=(",", ":"), ensure_ascii=False).replace("<", "\\u003c"))
+
+
+def _write(path: Path, text: str) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f"{path.name}.{os.getpid()}.part")
+    try:
+        part.write_text(text, encoding="utf-8", newline="\n")
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
+    return path
