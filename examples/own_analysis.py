@@ -40,14 +40,10 @@ class MlpLoss(TableResult):
             rows.append((layer, len(values), float(values.mean()), float(low), float(high)))
         return pd.DataFrame(rows, columns=["layer", "n", "loss", "low", "high"])
 
-    def plot(self) -> go.Figure:
+    def plot(self, **look: Any) -> go.Figure:
         """A bar per layer, with its interval."""
-        s = self.summary()
-        errors = {"array": s["high"] - s["loss"], "arrayminus": s["loss"] - s["low"]}
-        figure = go.Figure(go.Bar(x=s["layer"], y=s["loss"], error_y=errors))
-        return figure.update_layout(
-            template="kntools", title=self.describe(), xaxis_title="layer", yaxis_title="loss of probability"
-        )
+        options = {"labels": {"loss": "loss of probability"}, "title": self.describe(), **look}
+        return kn.plots.bar_chart(self.summary(), "layer", "loss", **options)
 
 
 def mlp_loss(model: Any, prompts: Sequence[kn.Prompt], *, run: str | Path | None = None) -> MlpLoss:

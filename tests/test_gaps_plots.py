@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
+import plotly.graph_objects as go
 import pytest
 import torch
 
@@ -23,8 +24,7 @@ from kntools.analyses.fig08_reliability import Reliability
 from kntools.analyses.method_comparison import RANDOM, SelectionMethods
 from kntools.analyses.profile_result import TracingProfile
 from kntools.attribution.knowledge_neurons import KnowledgeNeurons
-from kntools.plots.localisation import KIND_COLOURS
-from kntools.plots.theme import NEGATIVE, NEUTRAL, POSITIVE
+from kntools.plots.theme import COLOURS, NEGATIVE, NEUTRAL, POSITIVE
 from kntools.sites import Neuron
 from tests import zoo
 
@@ -126,13 +126,15 @@ def test_what_only_the_uncorrected_test_calls_significant_is_grey() -> None:
 def test_class_heatmap_cells_are_the_means_of_their_class_and_neuron() -> None:
     scores = drawn(3, 4, 5)
     profile = AttributionProfile(scores, torch.ones_like(scores), ("this", "<those>", "a"), (3, 4, 5), HEADER)
-    (trace,) = profile.plot(k=2).data
+    figure = profile.plot(k=2)
+    (trace,) = figure.data
     frame = profile.to_frame(profile.leading(2))
     expected = {
         (c.replace("<", "&lt;").replace(">", "&gt;"), n): s for c, n, s in frame[["class", "neuron", "score"]].values
     }
     assert cells(trace) == pytest.approx(expected) and len(expected) == 3 * len(profile.leading(2))
-    assert -trace.zmin == trace.zmax == pytest.approx(max(map(abs, expected.values())))
+    scale = figure.layout.coloraxis
+    assert -scale.cmin == scale.cmax == pytest.approx(max(map(abs, expected.values())))
 
 
 def test_methods_and_their_overlaps_stand_beside_their_names() -> None:
@@ -192,6 +194,7 @@ def test_trace_heatmap_cells_are_those_of_their_layer_token_and_kind(scores: boo
         assert cells(drawn_trace) == pytest.approx({(r["position"], r["layer"]): r[value] for r in rows})
         for r in rows:
             assert drawn_trace.text[r["position"]][r["layer"]].endswith(f"<br>{r['role']}")
+    assert len(plots.trace_panels([traces[0], traces[0]]).data) == 2, "two traces of one kind are two panels"
     shown = [t.replace("<b>", "").replace("</b>", "") for t in figure.layout.yaxis.ticktext]
     assert [s.replace("&lt;", "<").replace("&gt;", ">") for s in shown] == [t.strip() for t in traces[0].tokens]
     bold = [i for i, t in enumerate(figure.layout.yaxis.ticktext) if t.startswith("<b>")]
@@ -215,6 +218,18 @@ def test_neuron_heatmap_rows_are_layers_and_columns_are_neurons() -> None:
     (trace,) = plots.neuron_heatmap(scores, columns=4).data
     mean = scores.mean(0)
     assert cells(trace) == pytest.approx({(y, x): float(mean[y, int(x)]) for y in range(3) for x in trace.x})
+
+
+def test_results_of_analyses_take_a_title_and_sizes() -> None:
+    shift = ProbabilityShift(
+        drawn(4, 2).exp(), drawn(4, 2).exp(), ("a", "b") * 2, (("s", "v"), ("s", "w")), (Neuron(0, 0),), 0.0, HEADER
+    )
+    profile = AttributionProfile(drawn(2, 3, 4), drawn(2, 3, 4), ("this", "that"), (3, 4), HEADER)
+    for result in (effect(), localised(), shift, profile):
+        layout = result.plot(title="mine", width=640, height=480).layout
+        assert (layout.title.text, layout.width, layout.height) == ("mine", 640, 480)
+    scale = profile.plot(colorscale=["black", "white"]).layout.coloraxis.colorscale
+    assert [colour for _, colour in scale] == ["black", "white"]
 
 
 # --- bars -------------------------------------------------------------------------------------------
@@ -262,13 +277,13 @@ def localised() -> Localisation:
 def test_localisation_bars_and_null_marks_are_those_of_their_source() -> None:
     result = localised()
     table, figure = result.summary().set_index("source"), result.plot()
-    assert len(set(KIND_COLOURS.values())) == len(KIND_COLOURS) == 2
+    assert COLOURS["linguistic"] != COLOURS["factual"]
     for column, measure in enumerate(("count", "tau", "r1"), 1):
         axis = "x" if column == 1 else f"x{column}"
         panel = [t for t in figure.data if t.xaxis == axis]
         seen = []
         for trace in (t for t in panel if t.type == "bar"):
-            assert trace.marker.color == KIND_COLOURS[trace.name]
+            assert trace.marker.color == COLOURS[trace.name]
             for source, value, (low, high), n in zip(trace.y, trace.x, ends(trace, "x"), trace.customdata, strict=True):
                 row = table.loc[source]
                 assert row["kind"] == trace.name and n == row["groups"]
@@ -289,7 +304,7 @@ def test_layer_bars_are_the_shares_of_their_kind_and_layer() -> None:
     expected = {(r["kind"], r["layer"]): plain((r["share"], r["low"], r["high"])) for r in rows}
     assert bars(result.plot()) == expected
     for trace in result.plot().data:
-        assert trace.marker.color == KIND_COLOURS[trace.name]
+        assert trace.marker.color == COLOURS[trace.name]
         assert list(trace.customdata) == [r["neurons"] for r in rows if r["kind"] == trace.name]
 
 
@@ -311,6 +326,11 @@ def test_pair_shares_are_those_of_their_neuron_and_determiner() -> None:
             assert list(hover) == mine.loc[determiner, ["found", "pairs"]].tolist()
 
 
+def test_pairs_without_a_neuron_are_an_empty_figure() -> None:
+    rows = [{"determiner": d, "number": n, "neurons": []} for d, n in (("this", "singular"), ("those", "plural"))]
+    assert not any(len(trace.y) for trace in PairSearch(tuple(rows), HEADER).plot().data)
+
+
 @pytest.mark.parametrize("sources", [("P36",), ("P36", "dna_1")])
 def test_overturned_bars_are_the_shares_of_their_edit_and_source(sources: tuple[str, ...]) -> None:
     rows = [
@@ -322,12 +342,16 @@ def test_overturned_bars_are_the_shares_of_their_edit_and_source(sources: tuple[
     ]  # fmt: skip
     result = Reliability(tuple(rows), HEADER)
     names = {"knowledge neurons": ("share", "low", "high"), "random neurons": ("random", "random_low", "random_high")}
-    expected = {
-        (name, row["edit"] if len(sources) == 1 else (row["source"], row["edit"])): plain(row[c] for c in columns)
-        for row in result.summary().to_dict("records")
-        for name, columns in names.items()
-    }
-    assert bars(result.plot()) == expected
+    figure, summary = result.plot(), result.summary()
+    if len(sources) > 1:
+        assert [note.text for note in figure.layout.annotations] == list(sources)
+    for source, axis in zip(sources, ("x", "x2"), strict=False):
+        expected = {
+            (name, row["edit"]): plain(row[c] for c in columns)
+            for row in summary[summary["source"] == source].to_dict("records")
+            for name, columns in names.items()
+        }
+        assert bars(go.Figure([t for t in figure.data if t.xaxis == axis])) == expected
     assert {t.name: t.marker.color == NEUTRAL for t in result.plot().data} == {
         "knowledge neurons": False, "random neurons": True,
     }  # fmt: skip
@@ -372,11 +396,11 @@ def test_role_lines_and_bands_are_those_of_their_role_and_kind() -> None:
         axis = "x" if number == 0 else "x2"
         panel = [t for t in figure.data if t.xaxis == axis]
         for line in (t for t in panel if t.mode == "lines"):
-            role = line.legendgroup
+            role = line.name.split(" (n = ")[0]
             rows = frame.loc[(kind, role)].loc[list(line.x)]
             assert list(line.y) == pytest.approx(rows["effect"].tolist())
             assert line.name == f"{role} (n = {rows['n'].iloc[0]})"
-            (band,) = [t for t in panel if t.mode == "none" and t.legendgroup == role]
+            (band,) = [t for t in panel if t.mode == "none" and t.legendgroup == line.legendgroup]
             assert list(band.x) == [*line.x, *line.x[::-1]]
             assert list(band.y) == pytest.approx([*rows["high"], *rows["low"][::-1]])
             shown.add((kind, role))

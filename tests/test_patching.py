@@ -15,7 +15,7 @@ import kntools as kn
 from kntools.patching.patch_grid import PatchGrid
 from kntools.patching.prompt_pairs import encode_pairs
 from kntools.patching.read_outs import check_live
-from kntools.plots.tracing import patch_heatmap
+from kntools.plots.tokens import patch_heatmap
 from tests import zoo
 from tests.loop import ALL, sites_of
 

@@ -1,10 +1,11 @@
 """Figures say what the scores say."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import plotly.graph_objects as go
 import plotly.io as pio
 import pytest
@@ -191,27 +192,146 @@ def test_against_random_shows_every_draw() -> None:
     assert list(after.x) == pytest.approx([0.1, 0.2])
 
 
-def figures(scores: torch.Tensor) -> list[go.Figure]:
-    kns = kn.knowledge_neurons(scores.abs())
-    return [
-        *(plots.neuron_heatmap(scores, mode=mode, mark=kns) for mode in ("leading", "ranked", "bins")),
-        plots.neuron_bars(scores),
-        plots.neuron_bars(kns),
-        plots.layer_histogram(kns),
-        plots.change_matrix(torch.zeros(1, 1), ["a"], ["b"]),
-        plots.against_random(["a"], torch.zeros(1), torch.zeros(1), torch.zeros(1, 2)),
+FRAME = pd.DataFrame(
+    [
+        {
+            "name": f"<{name}>",
+            "group": group,
+            "kind": kind,
+            "value": value,
+            "low": value - 0.01 * n,
+            "high": value + 0.1,
+        }
+        for n, (name, group, kind, value) in enumerate(
+            [
+                ("a", "x", "k", 0.2),
+                ("b", "x", "k", -0.3),
+                ("a", "y", "k", 0.4),
+                ("b", "y", "l", 0.5),
+                ("c", "y", "l", 1),
+            ]
+        )
     ]
+)
+HEATMAPS: dict[str, Callable[..., go.Figure]] = {
+    "leading": lambda s, **look: plots.neuron_heatmap(s, mode="leading", mark=[(0, 1)], **look),
+    "ranked": lambda s, **look: plots.neuron_heatmap(s, mode="ranked", **look),
+    "bins": lambda s, **look: plots.neuron_heatmap(s, mode="bins", **look),
+    "result": lambda s, **look: attribution(s).plot(**look),
+    "trace": lambda s, **look: plots.trace_heatmap(s[0], **look),
+    "patch": lambda s, **look: plots.patch_heatmap(s[0], **look),
+    "matrix": lambda s, **look: plots.change_matrix(torch.zeros(1, 1), ["a"], ["b"], **look),
+    "table": lambda s, **look: plots.heatmap(s[0], x="neuron", title=look.pop("title", "t"), **look),
+}
+OTHERS: dict[str, Callable[..., go.Figure]] = {
+    "bars": lambda s, **look: plots.neuron_bars(s, **look),
+    "set": lambda s, **look: kn.knowledge_neurons(s.abs()).plot(**look),
+    "histogram": lambda s, **look: plots.layer_histogram(kn.knowledge_neurons(s.abs()), **look),
+    "random": lambda s, **look: plots.against_random(["a"], torch.zeros(1), torch.zeros(1), torch.zeros(1, 2), **look),
+    "bar chart": lambda s, **look: plots.bar_chart(FRAME, "name", "value", **{"title": "t", **look}),
+    "line chart": lambda s, **look: plots.line_chart(FRAME, "name", "value", color="group", **{"title": "t", **look}),
+    "scatter chart": lambda s, **look: plots.scatter_chart(
+        FRAME, "low", "value", text="name", **{"title": "t", **look}
+    ),
+}
 
 
+@pytest.mark.parametrize("draw", [*HEATMAPS.values(), *OTHERS.values()], ids=[*HEATMAPS, *OTHERS])
 def test_every_figure_is_labelled_serialisable_and_not_shown(
-    scores: torch.Tensor, monkeypatch: pytest.MonkeyPatch
+    scores: torch.Tensor, monkeypatch: pytest.MonkeyPatch, draw: Any
 ) -> None:
     monkeypatch.setattr(go.Figure, "show", lambda *a, **k: pytest.fail("a figure was shown"))
-    for figure in figures(scores):
-        assert json.loads(figure.to_json())["data"]
-        assert figure.layout.title.text
-        assert figure.layout.xaxis.title.text
-        assert "text/html" in figure._repr_mimebundle_() or figure._repr_html_()  # Jupyter
+    figure = draw(scores)
+    assert json.loads(figure.to_json())["data"]
+    assert figure.layout.title.text
+    assert figure.layout.xaxis.title.text
+    assert figure.layout.width is None, "as wide as the page"
+    assert "text/html" in figure._repr_mimebundle_() or figure._repr_html_()  # Jupyter
+
+
+@pytest.mark.parametrize("draw", [*HEATMAPS.values(), *OTHERS.values()], ids=[*HEATMAPS, *OTHERS])
+def test_every_figure_takes_a_title_and_sizes(scores: torch.Tensor, draw: Any) -> None:
+    layout = draw(scores, title="mine <b>", width=444, height=555).layout
+    assert (layout.title.text, layout.width, layout.height) == ("mine &lt;b&gt;", 444, 555)
+    assert draw(scores, title="").layout.margin.t < draw(scores, title="one").layout.margin.t
+
+
+def test_every_heatmap_takes_a_colour_scale_and_nothing_else_does(scores: torch.Tensor) -> None:
+    expected = [
+        colour for _, colour in go.Figure(layout={"coloraxis": {"colorscale": "Viridis"}}).layout.coloraxis.colorscale
+    ]
+    for draw in HEATMAPS.values():
+        found = draw(scores, colorscale="Viridis")
+        assert [colour for _, colour in found.layout.coloraxis.colorscale] == expected
+        assert all(trace.coloraxis == "coloraxis" for trace in found.data if trace.type == "heatmap")
+    for draw in OTHERS.values():
+        with pytest.raises(TypeError, match="colorscale"):
+            draw(scores, colorscale="Viridis")
+
+
+@pytest.mark.parametrize("width", [500, 800, None])
+def test_title_legend_and_names_of_panels_stand_apart(width: int | None) -> None:
+    """In pixels from the top: the title's lines end before the legend's begin, and these before the names of panels."""
+    frame = pd.concat([FRAME.assign(group=f"a group with a rather long name, {n}") for n in range(7)])
+    title = "a title that does not fit on one line " * 3
+    layout = plots.bar_chart(frame, "name", "value", color="group", facet_col="kind", title=title, width=width).layout
+    plot = layout.height - layout.margin.t - layout.margin.b
+    lines, names = layout.title.text.count("<br>") + 1, layout.legend.y * plot - plot
+    columns = max(1, ((width or 800) - 120) // (40 + 6.3 * 35))
+    legend = layout.margin.t - names - 20 * -(-7 // columns)
+    assert lines > 1 and 18 + 21 * lines <= legend and names >= 20
+    assert [note.text for note in layout.annotations] == ["k", "l"]
+
+
+def test_charts_draw_the_rows_of_their_table() -> None:
+    figure = plots.bar_chart(FRAME, "name", "value", color="group", facet_col="kind")
+    found = {}
+    for bar in figure.data:
+        kind = "k" if bar.xaxis == "x" else "l"
+        ends = (np.subtract(bar.y, bar.error_y.arrayminus), np.add(bar.y, bar.error_y.array))
+        found |= {(name, bar.name, kind): row for name, *row in zip(bar.x, bar.y, *ends, strict=True)}
+    columns = ["value", "low", "high"]
+    expected = {
+        (f"&lt;{r['name'][1:-1]}&gt;", r["group"], r["kind"]): [r[c] for c in columns] for r in FRAME.to_dict("records")
+    }
+    assert found.keys() == expected.keys()
+    assert all(found[key] == pytest.approx(row) for key, row in expected.items())
+    lying = plots.bar_chart(FRAME[:2], "value", "name").data[0]
+    assert lying.orientation == "h" and list(lying.x) == [0.2, -0.3] and list(lying.y) == ["&lt;a&gt;", "&lt;b&gt;"]
+
+
+def test_dots_that_belong_together_are_joined() -> None:
+    figure = plots.scatter_chart(FRAME[:4], "value", "name", color="group", join="name")
+    lines = {line.y[0]: list(line.x) for line in figure.data if line.mode == "lines"}
+    assert lines == {"&lt;a&gt;": [0.2, 0.4], "&lt;b&gt;": [-0.3, 0.5]}
+
+
+def test_a_heatmap_of_any_table() -> None:
+    values = torch.tensor([[0.1, -0.4], [0.2, 0.3]])
+    figure = plots.heatmap({"first": values, "second": -2 * values}, rows=["a<b", "a<b"], x="head", unit="logit")
+    assert [trace.z.tolist() for trace in figure.data] == [values.numpy().tolist(), (-2 * values).numpy().tolist()]
+    assert (figure.layout.coloraxis.cmin, figure.layout.coloraxis.cmax) == pytest.approx((-0.8, 0.8)), "one scale"
+    assert list(figure.layout.yaxis.ticktext) == ["a&lt;b", "a&lt;b"], "equal labels have a row each"
+    assert figure.layout.yaxis.range == (1.5, -0.5), "the first row is on top"
+    frame = pd.DataFrame(values.numpy(), index=["this", "that"], columns=[10, 20])
+    (trace,) = plots.heatmap(frame).data
+    assert list(trace.y) == ["this", "that"] and list(trace.x) == [10, 20]
+    with pytest.raises(ValueError, match="nan or inf"):
+        plots.heatmap(values / 0)
+    with pytest.raises(ValueError, match="any x any"):
+        plots.heatmap(values[0])
+
+
+def test_traces_and_patches_take_plain_tensors() -> None:
+    effects = torch.randn(3, 4, generator=torch.Generator().manual_seed(0))
+    tokens = [" the", " <cat>", " the", "\n"]
+    for figure in (plots.trace_heatmap(effects, tokens=tokens), plots.patch_heatmap(effects, labels=tokens)):
+        (trace,) = figure.data
+        assert (trace.z == effects.T.numpy()).all()
+        assert list(figure.layout.yaxis.ticktext) == ["the", "&lt;cat&gt;", "the", "\\n"]
+    assert list(plots.trace_heatmap(effects).layout.yaxis.ticktext) == ["0", "1", "2", "3"]
+    with pytest.raises(ValueError, match="any x 3"):
+        plots.trace_heatmap(effects, tokens=tokens[:3])
 
 
 def test_importing_the_figures_leaves_the_default_template_alone() -> None:

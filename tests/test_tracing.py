@@ -14,7 +14,7 @@ from torch import Tensor
 
 import kntools as kn
 from kntools.models import adapter
-from kntools.plots.tracing import trace_panels
+from kntools.plots.tokens import trace_panels
 from kntools.tracing.noise import subject_embeddings, subject_sigma
 from kntools.tracing.restoration import KINDS, Restoration, make_restoration
 from kntools.tracing.token_roles import ROLES, token_roles

@@ -108,7 +108,7 @@ class EditConsistency:
             "title": "Scores of edits",
             **look,
         }
-        return bar_chart(chosen, "score", "value", low="low", high="high", **options)
+        return bar_chart(chosen, "score", "value", **options)
 
     def save(self, path: str | Path) -> Path:
         """Write `.csv` (the table) or `.json` (everything)."""

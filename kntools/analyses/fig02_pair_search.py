@@ -76,17 +76,11 @@ class PairSearch(TableResult):
         """Shares per determiner, one group of bars per neuron; `neurons` as in `shares`."""
         from kntools.plots.charts import bar_chart
 
-        figure = bar_chart(
-            self.shares(neurons),
-            "determiner",
-            "share",
-            color="neuron",
-            low="low",
-            high="high",
-            hover_data=["found", "pairs"],
-            labels={"share": "share of pairs"},
-            **{"title": self.describe(), **look},
-        )
+        frame = self.shares(neurons)
+        if frame.empty:  # no neuron is found
+            frame = frame.reindex(columns=["neuron", "determiner", "share", "found", "pairs"])
+        options = {"color": "neuron", "hover_data": ["found", "pairs"], "labels": {"share": "share of pairs"}, **look}
+        figure = bar_chart(frame, "determiner", "share", **{"title": self.describe(), **options})
         return figure.update_yaxes(range=[0, 1.05], tickformat=".0%")
 
     def describe(self) -> str:

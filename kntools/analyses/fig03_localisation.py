@@ -85,25 +85,12 @@ class Localisation(TableResult):
         parts = []
         for measure, written in {**MEASURES, "tau": "τ", "r1": "R₁²"}.items():
             columns = {f"{measure}{end}": name for end, name in ends.items()} | {f"null_{measure}": "null"}
-            parts.append(summary[["source", "kind", "groups"]].assign(measure=written))
-            parts[-1] = parts[-1].join(summary[[c for c in columns if c in summary]].rename(columns=columns))
+            parts.append(summary.rename(columns=columns).assign(measure=written))
         frame = pd.concat(parts)
-        figure = bar_chart(
-            frame,
-            "mean",
-            "source",
-            color="kind",
-            facet_col="measure",
-            low="low",
-            high="high",
-            dots={"null": frame.assign(mean=frame["null"])} if "null" in frame else None,
-            one_scale=False,
-            barmode="overlay",  # a source is of one kind
-            opacity=1,
-            hover_data=["groups"],
-            labels={"source": "", "mean": ""},
-            **{"title": self.describe(), **look},
-        )
+        null = {"null": frame.assign(mean=frame["null"])} if "null" in frame else None
+        options = {"color": "kind", "facet_col": "measure", "one_scale": False, "hover_data": ["groups"]}
+        options |= {"barmode": "overlay", "opacity": 1, "labels": {"source": "", "mean": ""}}  # a source is of one kind
+        figure = bar_chart(frame, "mean", "source", dots=null, **options, **{"title": self.describe(), **look})
         return figure.update_traces(marker_symbol="x", selector={"name": "null"})
 
     def describe(self) -> str:

@@ -34,17 +34,9 @@ class LayerDistribution(TableResult):
         """Bars per layer, one colour per kind, with intervals."""
         from kntools.plots.charts import bar_chart
 
-        return bar_chart(
-            self.to_frame(),
-            "layer",
-            "share",
-            color="kind",
-            low="low",
-            high="high",
-            hover_data=["neurons"],
-            labels={"share": "share of a group's neurons"},
-            **{"title": self.describe(), **look},
-        )
+        labels = {"share": "share of a group's neurons"}
+        options = {"color": "kind", "hover_data": ["neurons"], "labels": labels, "title": self.describe(), **look}
+        return bar_chart(self.to_frame(), "layer", "share", **options)
 
     def describe(self) -> str:
         counts = ", ".join(f"{kind}: {n} groups" for kind, n in self.header["groups"].items())

@@ -58,22 +58,11 @@ class SuppressionEffect(TableResult):
         # Every word keeps its place, whichever of the two it belongs to.
         sides = {"significant": frame["significant"], "not significant": ~frame["significant"]}
         frame = pd.concat([frame.assign(test=name, change=frame["change"].where(side)) for name, side in sides.items()])
-        figure = bar_chart(
-            frame,
-            "word",
-            "change",
-            color="test",
-            facet_col="prompts",
-            facet_col_wrap=1,
-            low="low",
-            high="high",
-            one_scale=False,
-            barmode="overlay",
-            opacity=1,
-            hover_data={"before": ":.4g", "after": ":.4g", "p_corrected": ":.2g", "n": True},
-            labels={"word": "", "change": f"relative change ({self.header['change']})"},
-            **{"title": self.describe(), **look},
-        )
+        options: dict[str, Any] = {"color": "test", "facet_col": "prompts", "facet_col_wrap": 1, "one_scale": False}
+        options |= {"barmode": "overlay", "opacity": 1}
+        options |= {"hover_data": {"before": ":.4g", "after": ":.4g", "p_corrected": ":.2g", "n": True}}
+        options |= {"labels": {"word": "", "change": f"relative change ({self.header['change']})"}}
+        figure = bar_chart(frame, "word", "change", **options, **{"title": self.describe(), **look})
         section = {plain(word): plain(name) for word, name in zip(frame["word"], frame["section"], strict=True)}
         figure.for_each_trace(lambda bars: bars.update(x=[[section[word] for word in bars.x], bars.x]))
         return figure.update_layout(margin={"r": 70, "b": 80})  # for the last word, which is aslant, and the sections

@@ -41,19 +41,17 @@ class CooccurrenceBias(TableResult):
         """A dot per word: the effect of the edit against how often the word stands with plural nouns."""
         from kntools.plots.charts import scatter_chart
 
-        figure = scatter_chart(
-            self.to_frame(),
-            "bias",
-            "effect",
-            color="section",
-            text="word",
-            hover_data=["plural", "singular"],
-            labels={
-                "bias": "log odds of a plural noun beside the word",
-                "effect": f"relative change of probability ({self.header.get('change', '?')})",
-            },
-            **{"title": self.describe(), **look},
-        )
+        labels = {
+            "bias": "log odds of a plural noun beside the word",
+            "effect": f"relative change of probability ({self.header.get('change', '?')})",
+        }
+        options: dict[str, Any] = {
+            "color": "section",
+            "text": "word",
+            "hover_data": ["plural", "singular"],
+            "labels": labels,
+        }
+        figure = scatter_chart(self.to_frame(), "bias", "effect", **options, **{"title": self.describe(), **look})
         return figure.add_hline(y=0, line={"color": "gray", "width": 1})
 
     def describe(self) -> str:

@@ -70,19 +70,17 @@ class ProbabilityShift(Result):
         """Mean probability of each word before and after, on a logarithmic axis."""
         from kntools.plots.charts import scatter_chart
 
-        columns = {"var_name": "edit", "value_name": "probability"}
-        frame = self.to_frame().melt(["group", "word"], ["before", "after"], **columns)
-        figure = scatter_chart(
-            frame.assign(group="prompts: " + frame["group"]),
-            "probability",
-            "word",
-            color="edit",
-            join="word",
-            facet_col="group",
-            log_x=True,
-            labels={"probability": "mean probability", "word": ""},
-            **{"title": self.describe(), **look},
-        )
+        frame = self.to_frame().melt(["group", "word"], ["before", "after"], var_name="edit", value_name="probability")
+        frame["group"] = "prompts: " + frame["group"]
+        labels = {"probability": "mean probability", "word": ""}
+        options: dict[str, Any] = {
+            "color": "edit",
+            "join": "word",
+            "facet_col": "group",
+            "log_x": True,
+            "labels": labels,
+        }
+        figure = scatter_chart(frame, "probability", "word", **options, **{"title": self.describe(), **look})
         return figure.update_xaxes(dtick=1)
 
     def describe(self) -> str:

@@ -76,18 +76,12 @@ class Reliability(TableResult):
         random = summary[["source", "edit", "n"]].assign(neurons="random neurons", share=summary["random"])
         random[ends] = summary[["random_low", "random_high"]]
         frame = pd.concat([summary.assign(neurons="knowledge neurons"), random])
-        figure = bar_chart(
-            frame,
-            "edit",
-            "share",
-            color="neurons",
-            facet_col="source" if summary["source"].nunique() > 1 else None,
-            low="low",
-            high="high",
-            hover_data=["n"],
-            labels={"share": "share overturned"},
-            **{"title": self.describe(), **look},
-        )
+        options: dict[str, Any] = {
+            "color": "neurons",
+            "facet_col": "source" if summary["source"].nunique() > 1 else None,
+        }
+        options |= {"hover_data": ["n"], "labels": {"share": "share overturned"}, "title": self.describe(), **look}
+        figure = bar_chart(frame, "edit", "share", **options)
         return figure.update_yaxes(rangemode="tozero", tickformat=".1%")
 
     def describe(self) -> str:

@@ -84,7 +84,7 @@ class SelectionMethods(TableResult):
         from kntools.plots.heatmaps import heatmap
 
         hover = {"gradients": ":.0f", "seconds": ":.2g", "n": True}
-        bars = bar_chart(self.summary(), "drop", "method", low="low", high="high", hover_data=hover)
+        bars = bar_chart(self.summary(), "drop", "method", hover_data=hover)
         pairs = self.overlap()
         both = pd.concat([pairs, pairs.rename(columns={"one": "other", "other": "one"})])
         methods = [*self.header["methods"], RANDOM]

@@ -17,38 +17,31 @@ _PANEL, _BETWEEN = 290, 70  # pixels: a panel, and between two rows of them
 
 
 def bar_chart(
-    frame: pd.DataFrame,
-    x: str,
-    y: str,
-    *,
-    low: str = "",
-    high: str = "",
-    dots: Mapping[str, pd.DataFrame] | None = None,
-    **options: Any,
+    frame: pd.DataFrame, x: str, y: str, *, dots: Mapping[str, pd.DataFrame] | None = None, **options: Any
 ) -> go.Figure:
-    """A bar for each row of a table. Where `y` holds names and `x` numbers, the bars lie.
+    """A bar for each row of a table, with an interval where there are columns `low` and `high`.
 
     ```python
-    kn.plots.bar_chart(frame, "score", "value", low="low", high="high", color="method", hover_data=["n"])
+    kn.plots.bar_chart(edits.to_frame(), "score", "value", color="method", facet_col="condition", hover_data=["n"])
     ```
 
     Arguments:
         frame: a row per bar.
-        x, y: columns.
-        low, high: columns with the ends of each bar's interval.
+        x, y: columns. Where `y` holds names and `x` numbers, the bars lie.
         dots: name -> a table with the same columns, whose rows are drawn as dots over the bars.
         options: of `plotly.express.bar`: `color`, `facet_col` (a panel for each of its values), `facet_col_wrap`,
-            `hover_data`, `labels`, `barmode` ...; `one_scale=False` for panels with scales of their own; and `title`,
-            `width`, `height`.
+            `hover_data`, `labels`, `barmode` ...; `one_scale=False` for panels with scales of their own; `title`,
+            `width` and `height` in pixels.
     """
-    lying = _names(frame, y) and not _names(frame, x)
+    lying = _is_text(frame, y) and not _is_text(frame, x)
     value, axis = (x, "x") if lying else (y, "y")
-    if low and high:
-        frame = frame.assign(above=frame[high] - frame[value], below=frame[value] - frame[low])
-        options |= {f"error_{axis}": "above", f"error_{axis}_minus": "below"}
+    options = {"barmode": "group", **options}
+    if {"low", "high"} <= set(frame):
+        ends = {f"error_{axis}": frame["high"] - frame[value], f"error_{axis}_minus": frame[value] - frame["low"]}
+        frame, options = frame.assign(**ends), options | {end: end for end in ends}
     height = 24 + 26 * max(3, frame[y].nunique()) if lying else _PANEL
-    figure, look = _drawn(px.bar, frame, x, y, height, **{"barmode": "group", **options})
-    if low and high:
+    figure, look = _drawn(px.bar, frame, x, y, height, **options)
+    if f"error_{axis}" in options:
         figure.update_traces({f"error_{axis}": {"symmetric": False, "thickness": 1.2, "width": 3, "color": NEUTRAL}})
     for name, table in (dots or {}).items():
         more = [column for column in table if column not in frame]
@@ -59,26 +52,27 @@ def bar_chart(
     return framed(figure, "", **look)
 
 
-def line_chart(frame: pd.DataFrame, x: str, y: str, *, low: str = "", high: str = "", **options: Any) -> go.Figure:
-    """A line for each `color` of a table, with a band where there are intervals.
+def line_chart(frame: pd.DataFrame, x: str, y: str, **options: Any) -> go.Figure:
+    """A line for each `color` of a table, with a band where there are columns `low` and `high`.
 
     ```python
-    kn.plots.line_chart(profile.to_frame(), "layer", "effect", low="low", high="high", color="role", facet_col="kind")
+    kn.plots.line_chart(profile.to_frame(), "layer", "effect", color="role", facet_col="kind")
     ```
 
     Arguments:
         frame: a row per point.
         x, y: columns.
-        low, high: columns with the ends of each point's interval.
         options: of `plotly.express.line`, as in `bar_chart`.
     """
-    ends = {"custom_data": [low, high]} if low and high else {}
-    figure, look = _drawn(px.line, frame, x, y, _PANEL, render_mode="svg", **ends, **options)
+    if ends := {"low", "high"} <= set(frame):
+        options["custom_data"] = ["low", "high"]
+    figure, look = _drawn(px.line, frame, x, y, _PANEL, render_mode="svg", **options)
+    figure.update_xaxes(showticklabels=True)  # also above a place without a panel
     for line in figure.data if ends else ():
-        below, above = line.customdata[:, :2].astype(float).T
-        if np.isfinite(below).all():
+        low, high = line.customdata[:, :2].astype(float).T
+        if np.isfinite(low).all():
             place = {"xaxis": line.xaxis, "yaxis": line.yaxis, "legendgroup": line.legendgroup, "showlegend": False}
-            around = {"x": [*line.x, *line.x[::-1]], "y": [*above, *below[::-1]], "mode": "none", "hoverinfo": "skip"}
+            around = {"x": [*line.x, *line.x[::-1]], "y": [*high, *low[::-1]], "mode": "none", "hoverinfo": "skip"}
             figure.add_scatter(**around, **place, fill="toself", fillcolor=line.line.color, opacity=0.18)
     return framed(figure, "", **look)
 
@@ -96,11 +90,11 @@ def scatter_chart(frame: pd.DataFrame, x: str, y: str, *, join: str = "", **opti
         join: a column: a thin line joins the dots that have the same value, e.g. before and after.
         options: of `plotly.express.scatter`, as in `bar_chart`; `text` is a column with what stands beside the dots.
     """
-    height = 24 + 22 * max(3, frame[y].nunique()) if _names(frame, y) else _PANEL
+    height = 24 + 22 * max(3, frame[y].nunique()) if _is_text(frame, y) else _PANEL
     figure, look = _drawn(px.scatter, frame, x, y, height, **options)
     figure.update_traces(marker_size=5 if len(frame) > 100 else 10)
     if "text" in options:
-        _part_names(figure)
+        _part_is_text(figure)
     if join:
         whole = frame[frame[join].notna()]
         lines, _ = _drawn(px.line, whole, x, y, height, line_group=join, **_shared(options))
@@ -109,7 +103,7 @@ def scatter_chart(frame: pd.DataFrame, x: str, y: str, *, join: str = "", **opti
     return framed(figure, "", **look)
 
 
-def _part_names(figure: go.Figure) -> None:
+def _part_is_text(figure: go.Figure) -> None:
     """Of two neighbours, the upper one has its name above and the lower one below."""
     named = [(-y, t, i) for t, dots in enumerate(figure.data) for i, y in enumerate(dots.y) if dots.text[i]]
     below = {(t, i) for _, t, i in sorted(named)[1::2]}
@@ -134,7 +128,7 @@ def _shared(options: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in options.items() if name.startswith("facet") or name == "one_scale"}
 
 
-def _names(frame: pd.DataFrame, column: str) -> bool:
+def _is_text(frame: pd.DataFrame, column: str) -> bool:
     return not pd.api.types.is_numeric_dtype(frame[column])
 
 
@@ -143,30 +137,33 @@ def _drawn(
 ) -> tuple[go.Figure, Any]:
     """What plotly express draws, with text as it is and names of panels alone; and what `framed` gets."""
     look = {name: options.pop(name) for name in Look.__annotations__ if name in options}
-    one_scale, facet, hover = options.pop("one_scale", True), options.get("facet_col"), options.pop("hover_data", {})
+    one_scale, hover, labels = options.pop("one_scale", True), options.pop("hover_data", {}), options.pop("labels", {})
+    facet, color = options.get("facet_col"), options.get("color")
     rows = -(-frame[facet].nunique() // options.setdefault("facet_col_wrap", 3)) if facet else 1
     plot = panel * rows + _BETWEEN * (rows - 1)
     table = frame.map(lambda cell: plain(cell) if isinstance(cell, str) else cell)
-    columns = [c for c in (x, y, facet, options.get("color")) if c and _names(frame, c)]
-    groups = list(table[options["color"]].unique()) if options.get("color") in columns else []
-    colours = {name: CATEGORIES[n % len(CATEGORIES)] for n, name in enumerate(groups)}
-    colours |= {**COLOURS, **options.get("color_discrete_map", {})}
-    numbers = {c: ":.4g" for c in (x, y) if c not in columns and pd.api.types.is_float_dtype(frame[c])}
+    orders = {column: table[column].unique() for column in (x, y, facet, color) if column and _is_text(frame, column)}
+    colours = {name: CATEGORIES[n % len(CATEGORIES)] for n, name in enumerate(orders.get(color, ()))} | COLOURS
+    colours |= {plain(name): colour for name, colour in options.pop("color_discrete_map", {}).items()}
+    numbers = {c: ":.4g" for c in (x, y) if pd.api.types.is_float_dtype(frame[c])}
+    names = {column: plain(labels.get(column, column)) for column in frame}
     figure = draw(
         table,
         x=x,
         y=y,
+        labels=names,
         template="kntools",
         facet_row_spacing=_BETWEEN / plot,
         facet_col_spacing=0.03 if one_scale else 0.06,
-        category_orders={column: table[column].unique() for column in columns},
+        category_orders=orders,
+        color_discrete_map=colours,
         hover_data=numbers | (hover if isinstance(hover, dict) else dict.fromkeys(hover, True)),
-        **{**options, "color_discrete_map": colours},
+        **options,
     )
-    notes = [note.update(text=note.text.partition("=")[2], y=round(note.y, 6)) for note in figure.layout.annotations]
-    figure.layout.annotations = sorted(notes, key=lambda note: (-note.y, note.x))
-    if not _names(frame, x):
-        figure.update_xaxes(showticklabels=True, **({} if one_scale else {"matches": None}))
-    if not _names(frame, y) and not one_scale:
-        figure.update_yaxes(showticklabels=True, matches=None)
+    for note in figure.layout.annotations:
+        note.update(text=note.text.removeprefix(f"{names[facet]}="), y=round(note.y, 6))
+    figure.layout.annotations = sorted(figure.layout.annotations, key=lambda note: (-note.y, note.x))
+    for column, update in ((x, figure.update_xaxes), (y, figure.update_yaxes)):
+        if not one_scale and not _is_text(frame, column):
+            update(matches=None, showticklabels=True)
     return figure, {"plot": plot, **look}

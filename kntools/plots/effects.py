@@ -11,9 +11,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from kntools.plots.charts import line_chart, scatter_chart
-from kntools.plots.heatmaps import cells
+from kntools.plots.heatmaps import heatmap
 from kntools.plots.scores import finite, score_title
-from kntools.plots.theme import CATEGORIES, NEUTRAL, POSITIVE, Look, framed
+from kntools.plots.theme import CATEGORIES, NEUTRAL, POSITIVE, Look
 
 
 def change_matrix(
@@ -31,13 +31,15 @@ def change_matrix(
     kn.plots.change_matrix(after - before, facts, facts)     # [fact fact]
     ```
 
+    Arguments:
+        look: `title`, `width` and `height` in pixels, `colorscale` (any of plotly's).
+
     Raises:
         ValueError: labels that do not fit, or changes that are not finite.
     """
     table = pd.DataFrame(finite(changes, "changes", (len(rows), len(columns))), index=rows, columns=columns)
-    figure = cells([table], x=column_title, y=row_title, say=True).update_xaxes(tickangle=-45)
-    plot = max(200, 30 * len(rows)) + 5 * max(map(len, columns))  # names of columns are aslant
-    return framed(figure, "Change of the answer's probability", plot=plot, **look)
+    options: dict[str, Any] = {"title": "Change of the answer's probability", **look}
+    return heatmap(table, x=column_title, y=row_title, say=True, **options).update_xaxes(tickangle=-45)
 
 
 def against_random(
@@ -59,6 +61,7 @@ def against_random(
     Arguments:
         name: of the intervention.
         unit: of the values.
+        look: `title`, `width` and `height` in pixels.
 
     Raises:
         ValueError: tensors that do not fit the labels, or values that are not finite.
@@ -100,6 +103,7 @@ def role_lines(profile: Any, *, before: bool = False, **look: Unpack[Look]) -> g
     Arguments:
         profile: a `TracingProfile`.
         before: show the tokens before the subject too (in a causal model the noise does not reach them).
+        look: `title`, `width` and `height` in pixels.
 
     Returns:
         A figure; bands are bootstrap intervals over prompts.
@@ -114,8 +118,6 @@ def role_lines(profile: Any, *, before: bool = False, **look: Unpack[Look]) -> g
         frame if before else frame[~frame["role"].str.startswith("before")],
         "layer",
         "effect",
-        low="low",
-        high="high",
         color="tokens",
         facet_col="trace",
         labels={"effect": "indirect effect (probability)"},
@@ -138,6 +140,7 @@ def scan_scatter(scan: Any, scores: Any = None, *, names: int = 5, **look: Unpac
         scan: a `NeuronScan`.
         scores: an `Attribution` of the same prompt.
         names: so many neurons of the largest |effect| are named.
+        look: `title`, `width` and `height` in pixels.
     """
     frame = scan.to_frame(scores).sort_values("effect", ignore_index=True)
     frame["name"] = [f"L{row.layer}.N{row.neuron}" for row in frame.itertuples()]

@@ -42,41 +42,20 @@ def heatmap(
         say: write each value into its cell, instead of a colour bar.
         power: the colour's strength is `|value| ** power`; below 1, small values stay visible.
         limits: the values at both ends of the colours; plus and minus the highest |value| if there are none.
+        look: `title`, `width` and `height` in pixels, `colorscale` (any of plotly's).
 
     Raises:
         ValueError: not a table, labels that do not fit, or values that are not finite.
     """
     given = values if isinstance(values, Mapping) else {"": values}
-    tables = [
-        table if isinstance(table, pd.DataFrame) else pd.DataFrame(finite(table, "values", (None, None)))
-        for table in given.values()
-    ]
-    for axis, labels in enumerate((rows, columns)):
-        if labels is not None:
-            tables = [table.set_axis(list(labels), axis=axis) for table in tables]
-    figure = cells(tables, list(map(str, given)), x=x, y=y, unit=unit, say=say, power=power, limits=limits)
-    return framed(figure, "", **look)
-
-
-def cells(
-    tables: Sequence[pd.DataFrame],
-    names: Sequence[str] = (),
-    *,
-    x: str,
-    y: str,
-    unit: str = "",
-    say: bool = False,
-    power: float = 1.0,
-    limits: Sequence[float] | None = None,
-) -> go.Figure:
-    """A `heatmap` without its frame; `names` are those of the panels, if there are several."""
-    titles = list(map(plain, names)) if len(tables) > 1 else None
-    figure = make_subplots(cols=len(tables), shared_yaxes=True, horizontal_spacing=0.03, subplot_titles=titles)
+    tables = [_table(table, rows, columns) for table in given.values()]
+    names = list(map(plain, given)) if len(tables) > 1 else None
+    figure = make_subplots(cols=len(tables), shared_yaxes=True, horizontal_spacing=0.03, subplot_titles=names)
     figure.update_xaxes(title_text=plain(x)).update_yaxes(title_text=plain(y), col=1)
     hover = f"{plain(y)} %{{y}}<br>{plain(x)} %{{x}}<br>%{{z:.4g}}<extra></extra>"
     for number, table in enumerate(tables, start=1):
-        z, (across, x_axis), (down, y_axis) = table.to_numpy(), _axis(table.columns), _axis(table.index)
-        at = {"row": 1, "col": number}
+        (across, x_axis), (down, y_axis) = _axis(table.columns), _axis(table.index)
+        z, at = table.to_numpy(), {"row": 1, "col": number}
         figure.add_heatmap(z=z, x=across, y=down, coloraxis="coloraxis", hovertemplate=hover, xgap=1, ygap=1, **at)
         figure.update_xaxes(x_axis, **at).update_yaxes({**y_axis, "range": y_axis["range"][::-1]}, **at)
         if say:
@@ -90,7 +69,17 @@ def cells(
     one_sided = [(0, faded(CATEGORIES[0], 0.0)), (1, faded(CATEGORIES[0], strongest))]
     bar = {"title": {"text": plain(unit), "side": "right"}, "thickness": 14, "outlinewidth": 0, "ticksuffix": " "}
     scale = {"colorscale": diverging(power, strongest) if low < 0 else one_sided, "cmin": low, "cmax": high}
-    return figure.update_layout(coloraxis={**scale, "showscale": not say, "colorbar": bar})
+    figure.update_layout(coloraxis={**scale, "showscale": not say, "colorbar": bar})
+    return framed(figure, "", **look)
+
+
+def _table(values: Any, rows: Iterable[Any] | None, columns: Iterable[Any] | None) -> pd.DataFrame:
+    table = values if isinstance(values, pd.DataFrame) else pd.DataFrame(finite(values, "values", (None, None)))
+    for axis, labels in enumerate((rows, columns)):
+        if labels is not None:
+            table = table.set_axis(list(labels), axis=axis)
+    finite(table.to_numpy(copy=True), "values")
+    return table
 
 
 def _axis(labels: Iterable[Any]) -> tuple[list[Any], dict[str, Any]]:

@@ -11,7 +11,7 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from kntools.plots.charts import bar_chart
-from kntools.plots.heatmaps import cells
+from kntools.plots.heatmaps import heatmap
 from kntools.plots.scores import read_neurons, read_scores
 from kntools.plots.theme import MARK, NEGATIVE, POSITIVE, Look, framed
 from kntools.sites import Neuron
@@ -45,6 +45,7 @@ def neuron_heatmap(
             the model is left out.
         mark: neurons to frame, e.g. `KnowledgeNeurons`; in mode `"leading"` each gets a column.
         power: the colour's strength is `(|score| / highest |score|) ** power`; 1 is linear.
+        look: `title`, `width` and `height` in pixels, `colorscale` (any of plotly's).
 
     Returns:
         A figure. Hovering shows the neuron of a cell, its score, and its rank among all neurons.
@@ -66,7 +67,8 @@ def neuron_heatmap(
     index, labels, axis = _columns(np.abs(given.chosen), mode, min(columns, width), {n.index for n in marked})
     table = pd.DataFrame(np.take_along_axis(given.chosen, index, axis=1), columns=labels)
     largest = float(np.abs(given.chosen).max()) or 1.0
-    figure = cells([table], x=axis, y="layer", unit=given.unit, power=power, limits=(-largest, largest))
+    look = {"title": f"Neuron scores: {given.what}", **look}
+    figure = heatmap(table, x=axis, unit=given.unit, power=power, limits=(-largest, largest), **look)
     rank = f"rank %{{customdata:,}} of {given.chosen.size:,}"
     figure.update_traces(
         text=[[repr(Neuron(layer, i)) for i in row] for layer, row in enumerate(index.tolist())],
@@ -77,7 +79,7 @@ def neuron_heatmap(
     _outline(
         figure, [(n.layer, c) for n in marked for c in np.flatnonzero(index[n.layer] == n.index).tolist()], len(marked)
     )
-    return framed(figure, f"Neuron scores: {given.what}", **look)
+    return framed(figure, "", **look)  # again, for the legend
 
 
 def _columns(strength: np.ndarray, mode: str, columns: int, marked: Iterable[int]) -> tuple[np.ndarray, list[str], str]:
@@ -121,6 +123,7 @@ def neuron_bars(given: Any, k: int = 20, *, prompt: int | None = None, **look: U
         given: an `Attribution`, scores `[prompt layer neuron]`, or a `KnowledgeNeurons`.
         k: how many at most, by score.
         prompt: whose scores; `None` is the mean over prompts, with the single prompts as dots.
+        look: `title`, `width` and `height` in pixels.
 
     Raises:
         ValueError: nothing that has scores, or `k` below 1.
@@ -165,6 +168,7 @@ def layer_histogram(
         n_layers: layers of the model; `None` ends at the last layer that has a neuron.
         normalize: shares of each group instead of numbers.
         stacked: groups on top of each other instead of side by side.
+        look: `title`, `width` and `height` in pixels.
 
     Raises:
         ValueError: no group, or a neuron beyond `n_layers`.

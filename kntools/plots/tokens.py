@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Unpack
 
 import numpy as np
-import pandas as pd
 import plotly.graph_objects as go
 
-from kntools.plots.heatmaps import cells
+from kntools.plots.heatmaps import heatmap
 from kntools.plots.scores import finite
-from kntools.plots.theme import MARK, Look, framed, plain, short
+from kntools.plots.theme import MARK, Look, plain, short
 
 _KINDS = {"hidden": "Hidden state", "mlp": "MLP output", "attn": "Attention output"}
 _MOST = 40  # heads or neurons in one figure
@@ -31,6 +30,7 @@ def trace_heatmap(
         trace: a `Trace`, or effects `[layer token]`.
         tokens: of plain effects.
         scores: of a `Trace`, the probability with the state restored, and not what the restoration added to it.
+        look: `title`, `width` and `height` in pixels, `colorscale` (any of plotly's).
 
     Returns:
         A figure. The subject's tokens are bold, with a bar beside them; a token that occurs twice has two rows.
@@ -40,7 +40,8 @@ def trace_heatmap(
     """
     if hasattr(trace, "tokens"):
         return trace_panels([trace], scores=scores, **look)
-    return framed(_layers_across([trace], tokens), "Causal trace", **look)
+    options: dict[str, Any] = {"title": "Causal trace", **look}
+    return _layers_across({"": trace}, tokens, **options)
 
 
 def trace_panels(traces: Sequence[Any], *, scores: bool = False, **look: Unpack[Look]) -> go.Figure:
@@ -53,27 +54,34 @@ def trace_panels(traces: Sequence[Any], *, scores: bool = False, **look: Unpack[
     Arguments:
         traces: each a `Trace`.
         scores: as in `trace_heatmap`.
+        look: `title`, `width` and `height` in pixels, `colorscale` (any of plotly's).
 
     Raises:
         ValueError: no traces, or traces of different prompts.
     """
     if not traces:
         raise ValueError("no traces to draw")
-    first, names = traces[0], [_name(trace) for trace in traces]
+    first = traces[0]
     if any(trace.tokens != first.tokens for trace in traces):
         raise ValueError("traces side by side must be of one prompt; draw others in figures of their own")
+    names = [_name(trace) for trace in traces]
+    tables = {
+        f"{name} ({n})" if names.count(name) > 1 else name: trace.scores if scores else trace.effect
+        for n, (name, trace) in enumerate(zip(names, traces, strict=True), start=1)
+    }
+    what = names[0] if len(names) == 1 else "Causal trace"
+    values = f"clean {short(first.clean)}, corrupted {short(first.corrupted)}"
+    title = f"{what}: {first.prompt.text} → {first.prompt.target.strip()} ({values})"
     unit = "probability with the state restored" if scores else "indirect effect (probability)"
-    tables = [trace.scores if scores else trace.effect for trace in traces]
-    figure = _layers_across(tables, first.tokens, names, unit=unit)
+    options: dict[str, Any] = {"title": title, "unit": unit, **look}
+    figure = _layers_across(tables, first.tokens, **options)
     notes = [f"{token}<br>{role}" for token, role in zip(_exact(first.tokens), first.roles, strict=True)]
     ticks = [f"<b>{t}</b>" if i in first.subject else t for i, t in enumerate(figure.layout.yaxis.ticktext)]
-    figure.update_traces(text=[[note] * len(tables[0]) for note in notes]).update_yaxes(ticktext=ticks)
+    figure.update_traces(text=[[note] * len(first.effect) for note in notes]).update_yaxes(ticktext=ticks)
     if len(first.subject):
         ends = {"x0": 0, "x1": 0, "y0": first.subject[0] - 0.5, "y1": first.subject[-1] + 0.5}
         figure.add_shape(type="line", xref="x domain", **ends, line={"color": MARK, "width": 5}, row=1, col="all")
-    what = names[0] if len(names) == 1 else "Causal trace"
-    values = f"clean {short(first.clean)}, corrupted {short(first.corrupted)}"
-    return framed(figure, f"{what}: {first.prompt.text} → {first.prompt.target.strip()} ({values})", **look)
+    return figure
 
 
 def _name(trace: Any) -> str:
@@ -98,12 +106,14 @@ def patch_heatmap(
         grid: a `PatchGrid`, or effects `[layer column]`.
         labels: of the columns of plain effects.
         normalized: of a `PatchGrid`, where the metric lies between the corrupted (0) and the clean prompt (1).
+        look: `title`, `width` and `height` in pixels, `colorscale` (any of plotly's).
 
     Raises:
         ValueError: labels that do not fit, or effects that are not finite.
     """
     if not hasattr(grid, "pairs"):
-        return framed(_layers_across([grid], labels), "Patching", **look)
+        plain_options: dict[str, Any] = {"title": "Patching", **look}
+        return _layers_across({"": grid}, labels, **plain_options)
     effects, axis = finite(grid.normalized if normalized else grid.effect, "effects"), ""
     kept, (clean, corrupted), n = range(effects.shape[1]), grid.pairs[0], len(grid.pairs)
     if grid.axis == "position":
@@ -112,31 +122,26 @@ def patch_heatmap(
         kept = np.sort(np.argsort(-np.abs(effects).max(0), kind="stable")[:_MOST]).tolist()
         names = [f"{grid.axis} {grid.columns[c]}" for c in kept]
         axis = f"the leading {len(kept)} of {effects.shape[1]:,}" if len(kept) < effects.shape[1] else ""
-    unit = "share of clean - corrupted" if normalized else f"change of {grid.metric}"
-    figure = _layers_across([effects[:, kept]], names, unit=unit, layers=grid.layers, axis=axis)
     how = "Activation patching" if grid.method == "activation" else "Attribution patching"
     direction = "noising" if grid.noising else "denoising"
     of = f"{clean.text} | {corrupted.text}" if n == 1 else f"mean of {n} pairs"
-    return framed(figure, f"{how} of {grid.site}, {direction}: {of}", **look)
+    unit = "share of clean - corrupted" if normalized else f"change of {grid.metric}"
+    options: dict[str, Any] = {"title": f"{how} of {grid.site}, {direction}: {of}", "unit": unit, "y": axis, **look}
+    return _layers_across({"": effects[:, kept]}, names, layers=grid.layers, **options)
 
 
 def _layers_across(
-    tables: Sequence[Any],
-    labels: Sequence[str] | None,
-    names: Sequence[str] = (),
-    *,
-    unit: str = "effect",
-    layers: Iterable[int] | None = None,
-    axis: str = "",
+    tables: Mapping[str, Any], labels: Sequence[str] | None, *, layers: Iterable[int] | None = None, **options: Any
 ) -> go.Figure:
-    """Panels of `[layer label]`. Rows are numbers, so that equal labels stand apart."""
-    found = [finite(table, "effects", (None, len(labels) if labels else None)).T for table in tables]
-    texts = _exact(labels or list(map(str, range(len(found[0])))))
-    frames = [pd.DataFrame(table, columns=None if layers is None else list(layers)) for table in found]
-    figure = cells(frames, names, x="layer", y=axis, unit=unit)
+    """A `heatmap` of `[layer label]` with a row per label. Rows are numbers, so that equal labels stand apart."""
+    found = {
+        name: finite(table, "effects", (None, len(labels) if labels else None)).T for name, table in tables.items()
+    }
+    figure = heatmap(found, columns=layers, x="layer", **{"y": "", "unit": "effect", **options})
+    texts = _exact(labels or list(map(str, figure.data[0].y)))
     figure.update_yaxes(tickvals=list(range(len(texts))), ticktext=[text.strip() or text for text in texts])
     return figure.update_traces(
-        text=[[text] * len(frames[0].columns) for text in texts],
+        text=[[text] * len(figure.data[0].x) for text in texts],
         hovertemplate="<b>%{text}</b><br>layer %{x}<br>%{z:+.4g}<extra></extra>",
     )
 

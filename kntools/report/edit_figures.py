@@ -134,8 +134,6 @@ def consistency(study: Study) -> Shown:
         every.assign(score=every["data"] + ": " + every["score"]),
         "score",
         "value",
-        low="low",
-        high="high",
         color="method",
         hover_data=["n"],
         labels={"score": "", "value": "share of edits"},
