@@ -123,8 +123,9 @@ def framed(figure: go.Figure, heading: str, *, plot: int = 0, **look: Unpack[Loo
     panels = _PANELS * any(note.yref == "paper" for note in figure.layout.annotations)
     top = _ABOVE + _LINE * len(lines) + 14 + _LEGEND * _rows(names, width - 120) + panels
     if not plot:
-        rows, below = len(figure.data[0].y), max(len(str(name)) for name in figure.data[0].x)
-        plot = max(200, rows * min(30, max(15, 400 // rows))) + 4 * below  # few rows have room, many are thin
+        rows, labels = len(figure.data[0].y), figure.layout.xaxis.ticktext or figure.data[0].x
+        plot = max(200, rows * min(30, max(15, 400 // rows)))  # few rows have room, many are thin
+        plot += 5 * max(len(str(label)) for label in labels)  # which stand aslant or upright if they are long
     height = look.get("height") or top + plot + _BOTTOM
     return figure.update_annotations(font_size=14).update_layout(
         template="kntools",
