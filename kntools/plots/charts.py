@@ -93,8 +93,8 @@ def scatter_chart(frame: pd.DataFrame, x: str, y: str, *, join: str = "", **opti
     height = 24 + 22 * max(3, frame[y].nunique()) if _is_text(frame, y) else _PANEL
     figure, look = _drawn(px.scatter, frame, x, y, height, **options)
     figure.update_traces(marker_size=5 if len(frame) > 100 else 10)
-    if "text" in options:
-        _part_is_text(figure)
+    if "text" in options and not _is_text(frame, x) and not _is_text(frame, y):
+        _part_names(figure)
     if join:
         whole = frame[frame[join].notna()]
         lines, _ = _drawn(px.line, whole, x, y, height, line_group=join, **_shared(options))
@@ -103,10 +103,14 @@ def scatter_chart(frame: pd.DataFrame, x: str, y: str, *, join: str = "", **opti
     return framed(figure, "", **look)
 
 
-def _part_is_text(figure: go.Figure) -> None:
-    """Of two neighbours, the upper one has its name above and the lower one below."""
-    named = [(-y, t, i) for t, dots in enumerate(figure.data) for i, y in enumerate(dots.y) if dots.text[i]]
-    below = {(t, i) for _, t, i in sorted(named)[1::2]}
+def _part_names(figure: go.Figure) -> None:
+    """A name stands above its dot, or below if the nearest other dot with a name is higher."""
+    named = [(t, i) for t, dots in enumerate(figure.data) for i, text in enumerate(dots.text) if text]
+    places = np.array([(figure.data[t].x[i], figure.data[t].y[i]) for t, i in named], dtype=float).reshape(-1, 2)
+    spread = places.std(axis=0) if named else 1.0
+    apart = np.linalg.norm((places[:, None] - places) / np.maximum(spread, 1e-12), axis=-1)
+    np.fill_diagonal(apart, np.inf)
+    below = {at for at, own, row in zip(named, places, apart, strict=True) if own[1] < places[row.argmin()][1]}
     for t, dots in enumerate(figure.data):
         dots.textposition = ["bottom center" if (t, i) in below else "top center" for i in range(len(dots.y))]
 
