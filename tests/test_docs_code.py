@@ -40,9 +40,20 @@ def small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 #: What a small model has instead.
 SMALLER = {
-    "L9.N1094": "L3.N152",
+    "L9.N1094": "L3.N15",
+    "9, 1094": "3, 15",
     "layer=17": "layer=1",
     "layer=5": "layer=1",
+    "second_moment(model, 5,": "second_moment(model, 1,",
+    "50_000, seed=0": "500, seed=0, length=40",
+    "layers=28": "layers=1",
+    "blocks.8.": "blocks.1.",
+    '"resid_post", 4,': '"resid_post", 1,',
+    "(10, 2096)": "(2, 20)",
+    "(24, ": "(2, ",
+    "1005": "5",
+    "range(1536)": "range(40)",
+    "tracing_profile(model, prompts)": "tracing_profile(model, prompts, known_only=False, samples=1)",
     'make_cases(model, "P36", 2)': 'make_cases(model, "P36", 2, among=20)',
     "window=10": "window=2",
     "100_000, seed=0": "500, seed=0, length=40",
@@ -113,6 +124,40 @@ def test_what_you_write_now_runs(title: str, small: Path) -> None:
     code = migration(sections(read(MIGRATION))[title])
     assert len(code) > 7
     run(code)
+
+
+#: What the code on a page takes as given.
+GIVEN = {
+    "": """
+import torch
+import kntools as kn
+model = kn.load_model("gpt2")
+prompt = kn.Prompt("The capital of Canada is", " Ottawa", subject="Canada", foil=" Paris")
+other = other_prompt = kn.Prompt("The capital of France is", " Paris", subject="France")
+prompts = [prompt, other]
+e = kn.encode(model, prompt)
+tokens, answer_id = e.tokens, e.target_ids[0]
+att = kn.integrated_gradients(model, prompts)
+kns = kns_1 = kns_2 = kn.knowledge_neurons(att)
+""",
+    "sweep": "direction = torch.ones(model.cfg.d_model)",
+    "patching": "cleans, corrupteds = prompts, list(reversed(prompts))",
+    "editing": "one = kn.rome(model, prompt, ' Rome', layer=1); per_fact, unrelated = [att.top(3)], []",
+    "extending": "without_mlp = lambda activation, hook: 0 * activation",
+    "plots": "fig = att.plot()",
+    "processes": "work = str",
+}
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(
+    "name", ["concepts", "sweep", "attribution", "patching", "tracing", "editing", "extending", "plots", "processes"]
+)
+def test_the_code_on_a_page_runs(name: str, small: Path) -> None:
+    (small / "out").mkdir()
+    code = blocks(read(ROOT / f"docs/{name}.md"), "python")
+    assert code
+    run([GIVEN[""], GIVEN.get(name, ""), *code])
 
 
 # --- names ------------------------------------------------------------------------------------------

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from html.parser import HTMLParser
 from typing import Any
 
@@ -29,13 +29,13 @@ from kntools.analyses.fig11_edit_consistency import edit_consistency
 from kntools.analyses.method_comparison import selection_methods
 from kntools.analyses.prompt_group import PromptGroup, PromptGroups
 from kntools.data.records import Loaded, Skipped
+from kntools.editing.rome_settings import RomeSettings
 from kntools.editing.weight_edits import WeightEdit
 from kntools.results.display import as_html, frame_text
 from kntools.results.table import TableResult
 from tests import planted, zoo
 
 EVIL = "<script>alert('1')</script> &"
-QUIET: dict[str, Any] = {"progress": False}
 PROMPT = kn.Prompt(f"{EVIL} Italy and this", " book", subject="Italy", foil=" books")
 PAIRS = [kn.Prompt(f"{EVIL} {frame} this", " book", foil=" books") for frame in planted.FRAMES]
 GROUPS = [
@@ -61,19 +61,20 @@ METHOD = f"erase {EVIL}"
 
 
 @pytest.fixture(scope="module")
-def model() -> Any:
+def model() -> Iterator[Any]:
     """Its name stands in almost every result."""
     made = zoo.fresh("llama")
     made.cfg.model_name = f"tiny {EVIL}"
-    return made
+    with kn.set_options(progress=False):
+        yield made
 
 
 def shift_of(m: Any) -> Any:
-    return probability_shift(m, {EVIL: PAIRS}, [planted.SINGULAR], words=["book", "books", "cat"], **QUIET)
+    return probability_shift(m, {EVIL: PAIRS}, [planted.SINGULAR], words=["book", "books", "cat"])
 
 
 def effect_of(m: Any) -> Any:
-    return suppression_effect(m, {EVIL: PAIRS}, [planted.SINGULAR], words=["book", "books", "cat"], **QUIET)
+    return suppression_effect(m, {EVIL: PAIRS}, [planted.SINGULAR], words=["book", "books", "cat"])
 
 
 def gradients_of(m: Any) -> kn.RowGradients:
@@ -86,32 +87,32 @@ RESULTS: dict[str, Callable[[Any], Any]] = {
     "Encoded": lambda m: kn.encode(m, PROMPT),
     "RowGradients": gradients_of,
     "Derivative": lambda m: gradients_of(m).wrt["blocks.1.mlp.hook_post"],
-    "Attribution": lambda m: kn.integrated_gradients(m, PAIRS * 3, **QUIET),
-    "KnowledgeNeurons": lambda m: kn.knowledge_neurons(kn.integrated_gradients(m, PAIRS, **QUIET)),
-    "NeuronScan": lambda m: kn.neuron_scan(m, PROMPT, 1, **QUIET),
-    "PatchGrid": lambda m: kn.activation_patch(m, PAIRS[0], PAIRS[0], site="resid_pre", metric=None, **QUIET),
-    "Trace": lambda m: kn.causal_trace(m, PROMPT, samples=1, **QUIET),
-    "SecondMoment": lambda m: kn.second_moment(m, 1, [PROMPT.text], **QUIET),
-    "RankOneEdit": lambda m: kn.rome(m, PROMPT, " books", layer=1, steps=2, templates=["{}"], **QUIET),
-    "LayerEdit": lambda m: kn.fine_tune(m, PROMPT, " cat", layer=1, steps=1, **QUIET),
+    "Attribution": lambda m: kn.integrated_gradients(m, PAIRS * 3),
+    "KnowledgeNeurons": lambda m: kn.knowledge_neurons(kn.integrated_gradients(m, PAIRS)),
+    "NeuronScan": lambda m: kn.neuron_scan(m, PROMPT, layers=1),
+    "PatchGrid": lambda m: kn.activation_patch(m, PAIRS[0], PAIRS[0], site="resid_pre", metric=None),
+    "Trace": lambda m: kn.causal_trace(m, PROMPT, samples=1),
+    "SecondMoment": lambda m: kn.second_moment(m, 1, [PROMPT.text]),
+    "RankOneEdit": lambda m: kn.rome(m, PROMPT, " books", layer=1, settings=RomeSettings(steps=2, templates=["{}"])),
+    "LayerEdit": lambda m: kn.fine_tune(m, PROMPT, " cat", layer=1, steps=1),
     "TracingProfile": lambda m: tracing_profile(
-        m, [PROMPT], sever=("mlp", "attn"), window=1, samples=1, known_only=False, **QUIET
+        m, [PROMPT], sever=("mlp", "attn"), window=1, samples=1, known_only=False
     ),
-    "AttributionProfile": lambda m: attribution_profile(m, {EVIL: PAIRS}, **QUIET),
+    "AttributionProfile": lambda m: attribution_profile(m, {EVIL: PAIRS}),
     "ProbabilityShift": shift_of,
     "SuppressionEffect": effect_of,
     "CooccurrenceBias": lambda m: cooccurrence_bias(effect_of(m), COUNTS, sections=None),
-    "PairSearch": lambda m: pair_search(m, GROUPS, **QUIET),
-    "Localisation": lambda m: localisation(m, GROUPS, null=None, **QUIET),
+    "PairSearch": lambda m: pair_search(m, GROUPS),
+    "Localisation": lambda m: localisation(m, GROUPS, null=None),
     "LayerDistribution": lambda m: layer_distribution({EVIL: [[planted.SINGULAR]], "b": [[(0, 1)]]}, n_layers=4),
-    "Reliability": lambda m: reliability(m, {EVIL: PAIRS}, edits=["suppress"], correct_only=False, **QUIET),
-    "SelectionMethods": lambda m: selection_methods(m, {EVIL: PAIRS[:2]}, methods={EVIL: kn.activation}, **QUIET),
+    "Reliability": lambda m: reliability(m, {EVIL: PAIRS}, edits=["suppress"], correct_only=False),
+    "SelectionMethods": lambda m: selection_methods(m, {EVIL: PAIRS[:2]}, methods={EVIL: kn.activation}),
     "EditExamples": lambda m: edit_examples(
-        m, kn.fine_tune(m, PROMPT, " cat", layer=1, steps=1), {EVIL: [PROMPT.text] * 20}, tokens=1
+        m, kn.fine_tune(m, PROMPT, " cat", layer=1, steps=1), {EVIL: [PROMPT.text] * 20}, max_new_tokens=1
     ),
-    "EditConsistency": lambda m: edit_consistency(m, [CASE], {METHOD: values_method(3)}, **QUIET),
+    "EditConsistency": lambda m: edit_consistency(m, [CASE], {METHOD: values_method(3)}),
     "Loaded": lambda m: Loaded(tuple(GROUPS * 20), Skipped.of([EVIL]), EVIL),
-    "Prompts": lambda m: kn.data.Prompts(tuple(PAIRS), tuple(PAIRS), ("",) * len(PAIRS), Skipped(), EVIL),
+    "PromptSet": lambda m: kn.data.PromptSet(tuple(PAIRS), tuple(PAIRS), ("",) * len(PAIRS), Skipped(), EVIL),
     "PromptGroups": lambda m: PromptGroups(tuple(GROUPS * 20), Skipped.of([EVIL]), EVIL),
 }
 #: Those that show no text of the user's.
