@@ -27,7 +27,7 @@ AGREEMENT = (
     "irregular_plural_subject_verb_agreement_1 anaphor_number_agreement"
 )
 RELATIONS = "P36 P1376 P101 P407 P178 P176 P159 P131"
-NUMBER_NEURONS = "29.1413 29.709 0.97 0.586 19.1044 26.891"  # the leading ones of `pairs`
+NUMBER_NEURONS = "L29.N1413 L29.N709 L0.N97 L0.N586 L19.N1044 L26.N891"  # the leading ones of `pairs`
 KNOWN_RELATIONS = "P36 P407 P178 P101"
 EDITS = "--layer 5 --second-moment moments/C5.safetensors --limit 100"
 MINIMAL_PAIRS = (
@@ -35,25 +35,33 @@ MINIMAL_PAIRS = (
     "irregular_plural_subject_verb_agreement_1 anaphor_number_agreement"
 )
 
+
+def each(option: str, values: str) -> str:
+    """An option once for each of several values."""
+    return " ".join(f"{option} {value}" for value in values.split())
+
+
 #: Name of a result -> analysis and arguments. `--no-bos`, `--run` and `--out` are the same for all; see `command`.
 COMMANDS: dict[str, str] = {
-    "profile": "fig01_attribution_profile anaphor_number_agreement --limit 24 --classes 4",
-    "pairs": "fig02_pair_search determiner_noun_agreement_1 --known --limit 40 --frames 5",
-    "localisation": f"fig03_localisation {AGREEMENT} {RELATIONS} --known --limit 5 --frames 5",
-    "methods": "method_comparison P36 determiner_noun_agreement_1 --limit 12",
-    "reliability-pairs": f"fig08_reliability {MINIMAL_PAIRS} --limit 105 --neurons {NUMBER_NEURONS}",
-    "effect-plural": "fig05_suppression_effect determiner_noun_agreement_1 --neurons 0.586 --limit 40",
-    "effect-plurals": "fig05_suppression_effect determiner_noun_agreement_1 --neurons 0.586 19.1044 26.891 --limit 40",
-    "reliability-facts": f"fig08_reliability {KNOWN_RELATIONS} --limit 57",
-    "edit-layers": "layer_choice --layers 1 3 5 8 11 --limit 8 --tokens 50000 --moments moments",
-    "edit-counterfact": (
-        f"fig11_edit_consistency counterfact {EDITS} --methods rome fine-tuning values --generations 20"
+    "profile": "attribution_profile anaphor_number_agreement --limit 24 --classes 4",
+    "pairs": "pair_search determiner_noun_agreement_1 --known --limit 40 --frames 5",
+    "localisation": f"localisation {AGREEMENT} {RELATIONS} --known --limit 5 --frames 5",
+    "methods": "selection_methods P36 determiner_noun_agreement_1 --limit 12",
+    "reliability-pairs": f"reliability {MINIMAL_PAIRS} --limit 105 {each('--neuron', NUMBER_NEURONS)}",
+    "effect-plural": "suppression_effect determiner_noun_agreement_1 --neuron L0.N586 --limit 40",
+    "effect-plurals": (
+        f"suppression_effect determiner_noun_agreement_1 {each('--neuron', 'L0.N586 L19.N1044 L26.N891')} --limit 40"
     ),
-    "edit-P36": f"fig11_edit_consistency P36 {EDITS} --methods rome",
-    "edit-P101": f"fig11_edit_consistency P101 {EDITS} --methods rome",
-    "tracing-facts": "fig09_tracing_profile facts --limit 100 --samples 1 --sever mlp attn",
-    "tracing-determiner-noun": "fig09_tracing_profile determiner_noun --limit 100 --samples 1",
-    "tracing-subject-verb": "fig09_tracing_profile subject_verb --limit 24 --samples 1",
+    "reliability-facts": f"reliability {KNOWN_RELATIONS} --limit 57",
+    "edit-layers": f"edit_layer {each('--layer', '1 3 5 8 11')} --limit 8 --tokens 50000 --moments moments",
+    "edit-counterfact": (
+        f"edit_consistency counterfact {EDITS} {each('--method', 'rome fine-tuning values')} --generations 20"
+    ),
+    "edit-P36": f"edit_consistency P36 {EDITS} --method rome",
+    "edit-P101": f"edit_consistency P101 {EDITS} --method rome",
+    "tracing-facts": "tracing_profile facts --limit 100 --samples 1 --sever mlp --sever attn",
+    "tracing-determiner-noun": "tracing_profile determiner_noun --limit 100 --samples 1",
+    "tracing-subject-verb": "tracing_profile subject_verb --limit 24 --samples 1",
 }
 TRACES = ("facts", "determiner-noun", "subject-verb")
 
@@ -63,8 +71,7 @@ def command(name: str) -> str:
     analysis, *rest = shlex.split(COMMANDS[name])
     arguments = shlex.join(rest)
     return (
-        f"python -m kntools.analyses.{analysis} {arguments} --no-bos --run docs/results/runs/{name} "
-        f"--out docs/results/{name}"
+        f"kntools figure {analysis} {arguments} --no-bos --run docs/results/runs/{name}.jsonl --out docs/results/{name}"
     )
 
 

@@ -11,6 +11,7 @@ import shlex
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import typer
@@ -111,7 +112,7 @@ def commands() -> list[str]:
 def test_there_are_commands_of_every_kind() -> None:
     found = commands()
     assert len(found) > 40
-    for start in ("kntools attribute", "python -m kntools.analyses", "python examples/", "make demo"):
+    for start in ("kntools attribute", "kntools figure", "python -m scripts", "python examples/", "make demo"):
         assert any(command.startswith(start) for command in found), start
 
 
@@ -127,8 +128,9 @@ def test_every_command_in_a_block_can_be_typed(command: str, monkeypatch: pytest
         "kntools attribute 'The capital of Canada is'",
         "kntools trace text ' answer' --subject text --no-such-option",
         "kntools nothing",
-        "python -m kntools.analyses.fig08_reliability P36 --limit ten --out x",
-        "python -m kntools.analyses.nothing",
+        "kntools figure reliability P36 --limit ten --out x",
+        "kntools figure 12 P36",
+        "python -m scripts.nothing",
         "python examples/nothing.py",
         "python examples/quickstart.py --model gpt2",
         "make nothing",
@@ -141,15 +143,25 @@ def test_a_command_that_cannot_be_typed_is_found_out(wrong: str, monkeypatch: py
 
 @EVERY_PAGE
 def test_every_command_in_a_sentence_is_there(page: Path) -> None:
-    subcommands = typer.main.get_command(app).commands
     for words in in_prose(page):
         if words[0] == "kntools" and words[1].isalpha() and words[1].islower():
-            known = {name for p in subcommands[words[1]].params for name in (*p.opts, *p.secondary_opts)} | {"--help"}
-            assert {word for word in words if word.startswith("--")} <= known, words
+            found, _, rest = command_of(words)
+            known = {name for p in found.params for name in (*p.opts, *p.secondary_opts)} | {"--help"}
+            assert {word for word in rest if word.startswith("--")} <= known, words
         elif words[0] == "make":
             assert_target(words[1])
         elif words[0] == "python":
             assert_program(words[1:])
+
+
+def command_of(words: list[str]) -> tuple[Any, str, list[str]]:
+    """The command that a line calls, its name, and the words that it reads itself. A group alone is one, too."""
+    found, name, rest = typer.main.get_command(app), words[0], words[1:]
+    while hasattr(found, "commands") and rest and not rest[0].startswith("-") and not re.search("N(AME)?$", rest[0]):
+        name, *rest = rest
+        assert name in found.commands, f"no command {name}"
+        found = found.commands[name]
+    return found, name, rest
 
 
 def assert_target(name: str) -> None:
@@ -167,10 +179,9 @@ def assert_program(words: list[str]) -> None:
 def try_out(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     """Let the program itself read the command line, and stop it before it does anything."""
     if words[0] == "kntools":
-        group = typer.main.get_command(app)
-        assert words[1] in group.commands, f"no command {words[1]}"
+        found, name, rest = command_of(words)
         try:
-            group.commands[words[1]].make_context(words[1], words[2:])
+            found.make_context(name, rest)
         except Exception as error:  # click's usage errors, of which some releases of typer have a copy of their own
             raise AssertionError(f"{shlex.join(words)}: {error}") from error
     elif words[0] == "make":

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from html.parser import HTMLParser
 from typing import Any
 
@@ -27,7 +27,7 @@ from kntools.analyses.fig10_edit_examples import edit_examples
 from kntools.analyses.fig11_edit_consistency import edit_consistency
 from kntools.analyses.method_comparison import selection_methods
 from kntools.analyses.prompt_group import PromptGroup, PromptGroups
-from kntools.data.records import Loaded, PromptSet, Skipped
+from kntools.data.records import Loaded, Skipped
 from kntools.editing.moment_sums import MomentSums
 from kntools.editing.rome_settings import RomeSettings
 from kntools.editing.weight_edits import WeightEdit
@@ -62,11 +62,12 @@ METHOD = f"erase {EVIL}"
 
 
 @pytest.fixture(scope="module")
-def model() -> Any:
+def model() -> Iterator[Any]:
     """Its name stands in almost every result."""
     made = zoo.fresh("llama")
     made.cfg.model_name = f"tiny {EVIL}"
-    return made
+    with kn.set_options(progress=False):
+        yield made
 
 
 def shift_of(m: Any) -> Any:
@@ -112,7 +113,7 @@ RESULTS: dict[str, Callable[[Any], Any]] = {
     ),
     "EditConsistency": lambda m: edit_consistency(m, [CASE], {METHOD: values_method(3)}),
     "Loaded": lambda m: Loaded(tuple(GROUPS * 20), Skipped.of([EVIL]), EVIL),
-    "PromptSet": lambda m: PromptSet(tuple(PAIRS), tuple(PAIRS), ("",) * len(PAIRS), Skipped(), EVIL),
+    "PromptSet": lambda m: kn.data.PromptSet(tuple(PAIRS), tuple(PAIRS), ("",) * len(PAIRS), Skipped(), EVIL),
     "PromptGroups": lambda m: PromptGroups(tuple(GROUPS * 20), Skipped.of([EVIL]), EVIL),
 }
 #: Those that show no text of the user's.
