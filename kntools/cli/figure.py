@@ -103,8 +103,12 @@ def localisation(
     neurons = as_neurons(neuron or ())
     model = options.load()
     marked = in_model(model, neurons) if neurons else None
-    chosen = {"frames": frames, "limit": limit, "seed": options.seed, "known_only": known}
-    groups = [group for source in sources for group in analyses.prompt_groups(model, source, **chosen)]
+    seed = options.seed
+    groups = [
+        group
+        for source in sources
+        for group in analyses.prompt_groups(model, source, frames=frames, limit=limit, seed=seed, known_only=known)
+    ]
     found = analyses.localisation(
         model, groups, settings=search.settings, null=null, seed=options.seed, run=options.kept
     )

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-from base64 import b64decode, b64encode
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import pandas as pd
 import torch
@@ -80,13 +77,13 @@ def fact_effects(study: Study) -> FactEffects:
     settings, top = SearchSettings(), min(TOP, adapter.d_mlp(study.model) // 2)
     counts = {"top": top, "draws": study.size.draws, "phrasings": study.size.phrasings, "seed": study.seed}
     folder = open_run(study.run("facts"), "facts", study.model, facts=list(prompts), **counts)
-    packed = folder.each(
+    found = folder.each(
         list(prompts),
         key=lambda name: f"attribution/{name}",
-        make=lambda name: _pack(settings.attribute(study.model, prompts[name])),
+        make=lambda name: settings.attribute(study.model, prompts[name]),
         unit="fact",
     )
-    attributions = dict(zip(prompts, map(_unpack, packed), strict=True))
+    attributions = dict(zip(prompts, found, strict=True))
     neurons = {name: knowledge_neurons(att) for name, att in attributions.items()}
     rows = folder.each(
         list(prompts),
@@ -143,19 +140,6 @@ def _effects(
         "random": random,
         "says": [model.tokenizer.decode([i]) for i in said],
     }
-
-
-def _pack(att: Attribution) -> str:
-    """What `Attribution.save` writes, as text."""
-    with TemporaryDirectory() as folder:
-        return b64encode(att.save(Path(folder, "attribution")).read_bytes()).decode()
-
-
-def _unpack(text: str) -> Attribution:
-    with TemporaryDirectory() as folder:
-        file = Path(folder, "attribution")
-        file.write_bytes(b64decode(text))
-        return Attribution.load(file)
 
 
 def facts(study: Study) -> Shown:

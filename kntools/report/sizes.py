@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,7 @@ class Size:
     # Figure 9.
     traces: int  # prompts of each kind
     samples: int  # of noise per prompt
-    sever: tuple[str, ...]
+    sever: tuple[Literal["mlp", "attn"], ...]
     # Figures 10 and 11.
     moment: int  # tokens for a second moment, at least; twice as many as a layer has neurons, if that is more
     edits: int  # facts per data set

@@ -106,7 +106,7 @@ class Study:
         """Data sets that are not at hand, for which the built-in sample stands in."""
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", SampleWarning)
-            loaded = {
+            loaded: dict[str, data.Loaded[Any]] = {
                 "BLiMP": data.blimp(choices.CAUSAL[0]),
                 "ParaRel": data.pararel(choices.RELATIONS[0]),
                 "known facts": data.known_facts(),
