@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ import pandas as pd
 import torch
 
 from kntools.report import Report
+from kntools.results.run_file import RunFile
 from kntools.results.statistics import bootstrap_interval
 
 
@@ -40,10 +40,7 @@ class Made:
 
     def items(self, run: str) -> dict[str, Any]:
         """Key to payload."""
-        files = (self.folder / "runs" / run / "items").glob("*.json")
-        rows = [json.loads(file.read_text(encoding="utf-8")) for file in files]
-        assert rows, run
-        return {row["key"]: row["payload"] for row in rows}
+        return RunFile(self.folder / "runs" / run).read()[1]
 
 
 TOKEN = re.compile(r"L\d+\.N\d+|(?<![\w.^])[-+]?\d+(?:,\d{3})*(?:\.\d+)?(?:e[-+]?\d+)?(?!\w)")

@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import random
 import re
-from base64 import b64decode, b64encode
 from typing import Any
-
-import numpy as np
 
 #: With this seed every count lies between none and all, which `figure_numbers` asserts. Where other prompts are asked,
 #: it may need another one.
@@ -43,8 +40,7 @@ def plant(kind: str, name: str, key: str, payload: Any) -> Any:
 
 
 #: Figure 1: neuron -> its summed scores by determiner. (2, 4) is the plural one, for (2, 3) scores higher for `this`.
-#: (2, 6) is the singular one, for it alone has a score for both determiners; it is not among the leading three of
-#: either.
+#: (2, 6) is the singular one: it alone has a score for both determiners, and is not among the leading three of either.
 SCORES = {
     (2, 3): {"these": 0.3, "those": 0.3, "this": 0.5, "that": 0.0},
     (2, 4): {"these": 0.2, "those": 0.2, "this": 0.0, "that": 0.0},
@@ -57,21 +53,13 @@ SCORES = {
 
 def plant_scores(determiner: str, payload: dict[str, Any]) -> dict[str, Any]:
     """The spread over prompts is that of the highest score."""
-    total, squares = (unpacked(payload[what]) for what in ("sum", "squares"))
-    place = np.unravel_index(np.abs(total).argmax(), total.shape)
+    total, squares = (payload[what].clone() for what in ("sum", "squares"))
+    place = divmod(int(total.abs().argmax()), total.shape[1])
     highest, of = total[place], squares[place]
     for neuron, scores in SCORES.items():
         total[neuron] = scores[determiner]
         squares[neuron] = of * (scores[determiner] / highest) ** 2
-    return {"sum": packed(total), "squares": packed(squares)}
-
-
-def unpacked(payload: dict[str, Any]) -> np.ndarray:
-    return np.frombuffer(b64decode(payload["float64"]), dtype=np.float64).reshape(payload["shape"]).copy()
-
-
-def packed(values: np.ndarray) -> dict[str, Any]:
-    return {"shape": list(values.shape), "float64": b64encode(values.tobytes()).decode()}
+    return {"sum": total, "squares": squares}
 
 
 def plant_effects(payload: dict[str, Any], rng: random.Random) -> dict[str, Any]:

@@ -9,10 +9,8 @@ from __future__ import annotations
 
 import html
 import re
-from base64 import b64decode
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -45,7 +43,7 @@ def planted() -> Iterator[None]:
     put = RunStore.put
 
     def changed(self: RunStore, key: str, payload: Any) -> None:
-        name = self.path.name if self.path else ""
+        name = self.path.stem if self.path else ""
         put(self, key, plant(self.header["kind"], name, key, payload))
 
     with pytest.MonkeyPatch.context() as patch:
@@ -123,11 +121,10 @@ def test_prompts_of_facts_have_their_probability(bert: Made) -> None:
     assert table["probability"].tolist() == pytest.approx(values.tolist(), rel=1e-4)
 
 
-def test_neurons_of_facts_are_those_of_their_scores(bert: Made, tmp_path: Path) -> None:
-    items, file = bert.items("facts"), tmp_path / "attribution"
+def test_neurons_of_facts_are_those_of_their_scores(bert: Made) -> None:
+    items = bert.items("facts")
     for row in bert.table("facts-neurons").to_dict("records"):
-        file.write_bytes(b64decode(items[f"attribution/{row['fact']}"]))
-        found = kn.knowledge_neurons(kn.Attribution.load(file))
+        found = kn.knowledge_neurons(items[f"attribution/{row['fact']}"])
         assert row["knowledge neurons"].split(", ") == [f"L{n.layer}.N{n.index}" for n in found.neurons]
         assert (row["τ"], row["converged"]) == (found.share, found.converged)
 

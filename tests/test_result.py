@@ -59,6 +59,7 @@ def test_every_result_survives_the_disk(kind: str, model: Any, tmp_path: Path) -
     saved = RESULTS[kind](model)
     loaded = kn.load(str(saved.save(tmp_path / "new folder" / "résultat.safetensors")))
     assert type(loaded) is type(saved) and loaded == saved and repr(loaded) == repr(saved)
+    assert loaded.save(tmp_path / "again").read_bytes() == saved.save(tmp_path / "once").read_bytes()
     assert [file.name for file in (tmp_path / "new folder").iterdir()] == ["résultat.safetensors"]
     for field in fields(saved):
         value, again = (getattr(x, field.name) for x in (saved, loaded))

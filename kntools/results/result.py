@@ -66,10 +66,11 @@ class Result(encoding.Registered):
     def save(self, path: str | Path) -> Path:
         """Write one safetensors file: tensors as tensors, the rest as JSON. `kn.load(path)` reads it."""
         tensors: dict[str, Tensor] = {}
-        content = json.dumps(encoding.encode(self, type(self).__name__, tensors), ensure_ascii=False)
-        about = {"format": str(FORMAT), "checksum": checksum(content, tensors), "kntools": content}
+        content = encoding.encode(self, type(self).__name__, tensors)
+        about = {"format": FORMAT, "checksum": checksum(json.dumps(content), tensors), "result": content}
         with atomic(path) as part:
-            save_file(tensors, part, metadata=about)
+            # One entry: safetensors keeps several in no fixed order, and equal results have equal bytes.
+            save_file(tensors, part, metadata={"kntools": json.dumps(about, ensure_ascii=False)})
         return Path(path)
 
     def __eq__(self, other: object) -> bool:
@@ -105,18 +106,19 @@ def load(path: str | Path, kind: type[Result] = Result) -> Any:
         raise FileNotFoundError(f"no file {path}; results are written by .save(path)")
     try:
         with safe_open(path, framework="pt") as file:
-            about = file.metadata() or {}
+            about = json.loads((file.metadata() or {}).get("kntools", "null"))
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
     except Exception as error:  # safetensors has errors of many kinds
         raise ValueError(f"{path} is damaged, or no safetensors file ({error}); save the result again") from error
-    if "kntools" not in about:
+    if not isinstance(about, dict) or not isinstance(about.get("format"), int):
         raise ValueError(f"{path} holds no result of kntools; give a file that .save(path) wrote")
-    if not about.get("format", "").isdecimal() or int(about["format"]) != FORMAT:
-        raise ValueError(f"{path} was written by {_other(about)} version of kntools; use that one, or make it again")
-    if about.get("checksum") != checksum(about["kntools"], tensors):
+    if about["format"] != FORMAT:
+        age = "a newer" if about["format"] > FORMAT else "an older"
+        raise ValueError(f"{path} was written by {age} version of kntools; use that one, or make the result again")
+    if about.get("checksum") != checksum(json.dumps(about.get("result")), tensors):
         raise ValueError(f"{path} is damaged: its checksum is not that of its content; save the result again")
     try:
-        found = encoding.decode(json.loads(about["kntools"]), Any, tensors)
+        found = encoding.decode(about["result"], Any, tensors)
     except (LookupError, TypeError, ValueError) as error:
         raise ValueError(f"{path} cannot be read by this version of kntools: {error}") from error
     if not isinstance(found, kind):
@@ -131,7 +133,3 @@ def checksum(text: str, tensors: Mapping[str, Tensor]) -> str:
         digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
         digest.update(tensor.contiguous().reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
-
-
-def _other(about: Mapping[str, str]) -> str:
-    return "a newer" if about.get("format", "").isdecimal() and int(about["format"]) > FORMAT else "an older"
