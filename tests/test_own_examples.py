@@ -131,7 +131,8 @@ def test_the_analysis_runs_as_a_script(
     assert capsys.readouterr().out.startswith("MLP loss (tiny-bert), 80 rows")
     loaded = script["MlpLoss"].load(out.with_suffix(".json"))
     assert len(loaded.rows) == 80 and loaded.header["model"] == "tiny-bert"
-    assert out.with_suffix(".html").stat().st_size > 0 and len(list((tmp_path / "mlps-run" / "items").iterdir())) == 20
+    kept = (tmp_path / "mlps.run.jsonl").read_text().splitlines()
+    assert out.with_suffix(".html").stat().st_size > 0 and len(kept) == 1 + 20  # a header, and a line per prompt
 
 
 def test_the_data_set_runs_as_a_script(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
