@@ -41,8 +41,8 @@ def pair_search(study: Study) -> Shown:
     shares, passed = found.shares(), []
     for (neuron, number), rows in shares.groupby(["neuron", "number"], sort=False):
         if (rows["p_holm"] < ALPHA).all() and (rows["share"] > rows["opposite"]).all():
-            hits, elsewhere = share(int(rows["found"].sum()), int(rows["pairs"].sum())), rows["opposite"].iloc[0]
-            passed.append(f"{neuron} is found in {hits} {number} pairs, and in {100 * elsewhere:.0f} % of the others")
+            hits, others = share(int(rows["found"].sum()), int(rows["pairs"].sum())), 100 * rows["opposite"].iloc[0]
+            passed.append(f"{neuron} for the {number}, in {hits} pairs and {others:.0f} % of the others")
     candidates = [f"{neuron} for the {number}" for number in NUMBERS for neuron in found.leading(number)]
     nothing = f"neuron of a number (candidates: {', '.join(candidates) or 'none'})"
     return Shown(

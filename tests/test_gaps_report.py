@@ -1,0 +1,149 @@
+"""Every number of the report's sentences, made again from its CSV files; and no claim where there is nothing.
+
+Reports of tiny models are made with planted measurements: what a model measures is replaced by random numbers as it is
+stored, with a clear signal or with none. A sentence is compared by its numbers and neurons in order, each to the digits
+that it shows; the wording is free.
+"""
+
+from __future__ import annotations
+
+import html
+import random
+import re
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
+
+import pandas as pd
+import pytest
+
+import kntools as kn
+from kntools.report import FIGURES, QUICK, Study, build, choose, word_figures
+from kntools.results.run_folder import RunFolder
+from tests import zoo
+from tests.figure_numbers import NUMBERS, TESTED
+from tests.page_numbers import TOKEN, Made, agree, assert_numbers
+from tests.planted_measurements import plant
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*using kntools' built-in sample:UserWarning")
+
+SIZE = replace(
+    QUICK,
+    facts=3,
+    phrasings=2,
+    draws=3,
+    per_determiner=2,
+    pairs=12,
+    groups=2,
+    frames=3,
+    nouns=12,
+    judged_pairs=10,
+    judged_facts=3,
+    traces=4,
+    edits=3,
+)
+BERT = tuple(figure.key for figure in FIGURES if figure.key != "10")
+LLAMA = ("10", "11")  # a masked model writes nothing
+
+
+@contextmanager
+def planted(signal: bool) -> Iterator[None]:
+    """No data but what ships with the package, and planted measurements."""
+    put, draw = RunFolder.put, random.Random(0)
+
+    def changed(self: RunFolder, key: str, payload: Any) -> None:
+        name = self.path.name if self.path else ""
+        put(self, key, plant(self.header["kind"], name, key, payload, signal=signal))
+
+    def counted(texts: Any, words: Iterable[str], nouns: Any) -> dict[str, dict[str, int]]:
+        order = [word for listed in kn.analyses.FIGURE_5.values() for word in listed]
+        plural = list(range(20, 20 + 10 * len(order), 10))
+        if not signal:
+            draw.shuffle(plural)
+        return {word: {"plural": n, "singular": 50} for word, n in zip(order, plural, strict=True)}
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("KNTOOLS_DATA", raising=False)
+        patch.setattr(RunFolder, "put", changed)
+        patch.setattr(word_figures, "count_beside", counted)
+        with kn.set_options(progress=False):
+            yield
+
+
+@pytest.fixture(scope="module")
+def bert(tmp_path_factory: pytest.TempPathFactory) -> Made:
+    model = kn.load_model("tiny-bert")
+    with planted(signal=True):
+        return Made(build(Study(model, SIZE, tmp_path_factory.mktemp("bert")), choose(BERT)), model)
+
+
+@pytest.fixture(scope="module")
+def llama(tmp_path_factory: pytest.TempPathFactory) -> Made:
+    model = zoo.tiny("llama")
+    with planted(signal=True):
+        return Made(build(Study(model, SIZE, tmp_path_factory.mktemp("llama")), choose(LLAMA)), model)
+
+
+@pytest.mark.parametrize("key", NUMBERS)
+def test_numbers_of_a_sentence_are_those_of_the_tables(bert: Made, llama: Made, key: str) -> None:
+    for made in (made for made, keys in ((bert, BERT), (llama, LLAMA)) if key in keys):
+        assert_numbers(made.sentence(key), NUMBERS[key](made))
+
+
+def test_nothing_is_claimed_where_there_is_nothing(tmp_path_factory: pytest.TempPathFactory) -> None:
+    model = kn.load_model("tiny-bert")
+    with planted(signal=False):
+        report = build(Study(model, SIZE, tmp_path_factory.mktemp("nothing")), choose(TESTED))
+    sentences = {figure.key: shown.sentence for figure, shown in report.shown}
+    claims = {key: text for key, text in sentences.items() if not re.match(r"No .* passes the test", text)}
+    assert not claims
+
+
+def test_every_figure_names_its_test_or_says_that_it_has_none(bert: Made, llama: Made) -> None:
+    assert list(NUMBERS) == [figure.key for figure in FIGURES]
+    for made in (bert, llama):
+        for figure, shown in made.report.shown:
+            assert not shown.sentence.startswith("Not shown"), shown.sentence
+            named = re.search(r"(t-test|Welch's|Fisher's exact|McNemar's exact|permutation) ?", shown.sentence)
+            assert bool(named) == (figure.key in TESTED)
+            assert named or re.search(r"\b(no|without a) test\b", shown.sentence)
+
+
+# The page.
+
+
+def test_cells_of_the_page_are_those_of_the_files(bert: Made, llama: Made) -> None:
+    for made in (bert, llama):
+        page = made.report.page.read_text(encoding="utf-8")
+        found = re.findall(r'href="(tables/[^"]+\.csv)".*?<table[^>]*>(.*?)</table>', page, flags=re.DOTALL)
+        assert len(found) == len(list(made.folder.glob("tables/*.csv")))
+        for file, body in found:
+            frame = pd.read_csv(made.folder / file, keep_default_na=False, dtype=str)
+            head, *rows = [
+                re.findall(r"<t[hd][^>]*>(.*?)</t[hd]>", line, flags=re.DOTALL)
+                for line in re.findall(r"<tr>(.*?)</tr>", body, flags=re.DOTALL)
+            ]
+            assert [html.unescape(cell) for cell in head] == list(frame.columns)
+            assert len(rows) == len(frame)
+            for cells, expected in zip(rows, frame.itertuples(index=False, name=None), strict=True):
+                wrong = [(a, b) for a, b in zip(cells, expected, strict=True) if not same_cell(html.unescape(a), b)]
+                assert not wrong, (file, wrong)
+
+
+def same_cell(shown: str, written: str) -> bool:
+    if shown == written or shown == {"True": "yes", "False": "no"}.get(written):
+        return True
+    return bool(TOKEN.fullmatch(shown)) and agree(shown, float(written))
+
+
+def test_the_page_shows_each_sentence_twice_under_its_heading(bert: Made, llama: Made) -> None:
+    """In the summary and in the section of its figure."""
+    for made in (bert, llama):
+        page = made.report.page.read_text(encoding="utf-8")
+        summary, *sections = re.split(r"<h2[^>]*>", page)[1:]
+        assert len(sections) == len(made.report.shown)
+        for section, (figure, shown) in zip(sections, made.report.shown, strict=True):
+            text, top = (html.unescape(re.sub(r"<[^>]+>", "", part)) for part in (section, summary))
+            assert text.startswith(figure.heading) and figure.heading in top
+            assert shown.sentence in top and shown.sentence in text and shown.remarks in text
