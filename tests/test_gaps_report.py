@@ -19,7 +19,7 @@ import pandas as pd
 import pytest
 
 import kntools as kn
-from kntools.report import FIGURES, QUICK, Study, build, choose, word_figures
+from kntools.report import FIGURES, QUICK, Study, build, choose
 from kntools.results.run_folder import RunFolder
 from tests import zoo
 from tests.figure_numbers import NUMBERS, TESTED
@@ -66,7 +66,7 @@ def planted(signal: bool) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv("KNTOOLS_DATA", raising=False)
         patch.setattr(RunFolder, "put", changed)
-        patch.setattr(word_figures, "count_beside", counted)
+        patch.setattr(kn.analyses, "count_beside", counted)
         with kn.set_options(progress=False):
             yield
 
