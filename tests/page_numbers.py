@@ -9,11 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import torch
 
 from kntools.report import Report
-from kntools.results.run_file import RunFile
-from kntools.results.statistics import bootstrap_interval
 
 
 @dataclass(frozen=True)
@@ -30,30 +27,15 @@ class Made:
     def table(self, name: str) -> pd.DataFrame:
         return pd.read_csv(self.folder / "tables" / f"{name}.csv")
 
-    def sentence(self, key: str, what: str) -> str:
-        """The `finding`, the `details` or the `n` of a figure, or `paragraphs` among its parts."""
-        shown = next(shown for figure, shown in self.report.shown if figure.key == key)
-        if what == "paragraphs":
-            return " ".join(part for part in shown.parts if isinstance(part, str))
-        text = getattr(shown, what)
-        return text if isinstance(text, str) else " ".join(text)
-
-    def items(self, run: str) -> dict[str, Any]:
-        """Key to payload."""
-        return RunFile(self.folder / "runs" / run).read()[1]
+    def sentence(self, key: str) -> str:
+        return next(shown.sentence for figure, shown in self.report.shown if figure.key == key)
 
 
 TOKEN = re.compile(r"L\d+\.N\d+|(?<![\w.^])[-+]?\d+(?:,\d{3})*(?:\.\d+)?(?:e[-+]?\d+)?(?!\w)")
-#: A number that no table holds.
-ANY = None
 
 
 def agree(token: str, expected: Any) -> bool:
-    """Is it the same count, the value to the digits that are shown, or the name of the neuron? A pair is a range."""
-    if expected is ANY:
-        return True
-    if isinstance(expected, tuple):
-        return expected[0] <= float(token) <= expected[1]
+    """Is it the same count, the value to the digits that are shown, or the name of the neuron?"""
     if isinstance(expected, str) or token.startswith("L"):
         return token == expected
     shown = float(token.replace(",", ""))
@@ -71,19 +53,14 @@ def assert_numbers(text: str, expected: list[Any]) -> None:
     assert not wrong, (wrong, text)
 
 
-def part(hits: Any, of: Any) -> list[Any]:
-    """Count, of how many, percent, and Wilson's interval in percent, by its formula."""
-    hits, of = int(hits), int(of)
-    if of == 0:
-        return [0, 0]
+def wilson(hits: float, of: int) -> list[float]:
+    """Share, and Wilson's 95 % interval by its formula."""
     z, share = 1.959963984540054, hits / of
     middle = (share + z * z / (2 * of)) / (1 + z * z / of)
     half = z * math.sqrt(share * (1 - share) / of + z * z / (4 * of * of)) / (1 + z * z / of)
-    return [hits, of, 100 * share, 100 * (middle - half), 100 * (middle + half)]
+    return [share, middle - half, middle + half]
 
 
-def interval(values: Any) -> list[float]:
-    """Mean, lower and upper end."""
-    tensor = torch.tensor([float(value) for value in values], dtype=torch.float64)
-    low, high = bootstrap_interval(tensor)
-    return [float(tensor.mean()), float(low), float(high)]
+def part(hits: Any, of: Any) -> list[Any]:
+    """Count, of how many, and share and interval in percent."""
+    return [int(hits), int(of), *(100 * value for value in wilson(int(hits), int(of)))]

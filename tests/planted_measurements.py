@@ -1,4 +1,4 @@
-"""Random numbers in the place of what a model measured, in the items of runs."""
+"""Random numbers in the place of what a model measured, in the items of runs: with a clear signal, or with none."""
 
 from __future__ import annotations
 
@@ -6,32 +6,33 @@ import random
 import re
 from typing import Any
 
-#: With this seed every count lies between none and all, which `figure_numbers` asserts. Where other prompts are asked,
-#: it may need another one.
-SEED = 31
+from kntools.tracing.token_roles import ROLES
+
+SEED = 3
 
 
-def plant(kind: str, name: str, key: str, payload: Any) -> Any:
+def plant(kind: str, name: str, key: str, payload: Any, *, signal: bool) -> Any:
     """The payload of a run's item with random numbers in the place of what was measured."""
     rng = random.Random(f"{SEED}/{name}/{key}")
     if kind == "facts" and key.startswith("effects/"):
-        return plant_effects(payload, rng)
-    if kind == "attribution profile":
-        return plant_scores(key.split("/")[0], payload)
+        level = 0.2 if signal else 0.6
+        draws = [rng.gauss(0.6, 0.03) for _ in payload["random"]]
+        return {**payload, "leading": rng.gauss(level, 0.03), "random": draws}
     if kind == "localisation":
-        return plant_neurons(key, payload, rng)
+        return plant_neurons(key, payload, rng, signal)
     if kind == "probability shift":
-        return plant_shift(payload, rng, random.Random(f"{SEED}/{name}/{key[:4]}"))
+        before = [[rng.uniform(0.05, 0.2) for _ in row] for row in payload[0]]
+        factors = [0.4 + 0.7 * i / len(before[0]) if signal else 1.0 for i in range(len(before[0]))]
+        return [before, [[x * f * rng.uniform(0.8, 1.25) for x, f in zip(row, factors, strict=True)] for row in before]]
     if kind == "reliability":
-        rate = {"suppress": 0.2, "enhance": 0.4, "erase": 0.9, "values": 0.3}
-        outcomes = [
-            {**row, "overturned": rng.random() < rate[row["edit"]], "random": rng.random() < 0.4}
-            for row in payload["outcomes"]
-        ]
+        rates = {"erase": (1.0, 0.0)} if signal else {}
+        outcomes = []
+        for row in payload["outcomes"]:
+            own, other = rates.get(row["edit"], (0.4, 0.4))
+            outcomes.append({**row, "overturned": rng.random() < own, "random": rng.random() < other})
         return {**payload, "outcomes": outcomes}
     if kind == "tracing profile":
-        clean, corrupted = rng.uniform(0.6, 0.9), rng.uniform(0.0, 0.2)
-        return {"effects": redrawn(payload["effects"], rng), "clean": clean, "corrupted": corrupted}
+        return {**payload, "effects": plant_effects(payload["effects"], rng, signal)}
     if kind == "edit consistency":
         return plant_answers(payload, rng, edited=not key.startswith("before/"))
     if kind == "edit examples":
@@ -39,79 +40,40 @@ def plant(kind: str, name: str, key: str, payload: Any) -> Any:
     return payload
 
 
-#: Figure 1: neuron -> its summed scores by determiner. (2, 4) is the plural one, for (2, 3) scores higher for `this`.
-#: (2, 6) is the singular one: it alone has a score for both determiners, and is not among the leading three of either.
-SCORES = {
-    (2, 3): {"these": 0.3, "those": 0.3, "this": 0.5, "that": 0.0},
-    (2, 4): {"these": 0.2, "those": 0.2, "this": 0.0, "that": 0.0},
-    (2, 5): {"these": 0.0, "those": 0.0, "this": 0.6, "that": -0.1},
-    (2, 6): {"these": 0.0, "those": 0.0, "this": 0.2, "that": 0.2},
-    (2, 7): {"these": 0.0, "those": 0.0, "this": 0.4, "that": -0.2},
-    **{(2, index): {"these": 0.0, "those": 0.0, "this": -0.1, "that": 0.4} for index in (8, 9, 10)},
-}
+def plant_neurons(key: str, payload: dict[str, Any], rng: random.Random, signal: bool) -> dict[str, Any]:
+    """Neurons of either number, and facts that are less alike and lie lower; or neurons at random."""
+    determiner, fact = re.search(r"/(this|that|these|those) ", key), re.match(r"P\d+/", key)
+    if not signal:
+        drawn = [[rng.randrange(4), rng.randrange(12)] for _ in range(3)]
+        return {**payload, "neurons": drawn, "r1": rng.uniform(0.3, 0.7), "share": rng.uniform(0.3, 0.7)}
+    number = [[2, 9]] if determiner is None else [[3, 7]] if determiner[1] in ("these", "those") else [[3, 5]]
+    drawn = [[0, rng.randrange(12)]] if fact else [*number, [3, rng.randrange(12, 20)]]
+    return {**payload, "neurons": drawn, "r1": rng.uniform(0.3, 0.34) if fact else rng.uniform(0.7, 0.76)}
 
 
-def plant_scores(determiner: str, payload: dict[str, Any]) -> dict[str, Any]:
-    """The spread over prompts is that of the highest score."""
-    total, squares = (payload[what].clone() for what in ("sum", "squares"))
-    place = divmod(int(total.abs().argmax()), total.shape[1])
-    highest, of = total[place], squares[place]
-    for neuron, scores in SCORES.items():
-        total[neuron] = scores[determiner]
-        squares[neuron] = of * (scores[determiner] / highest) ** 2
-    return {"sum": total, "squares": squares}
+def plant_effects(effects: Any, rng: random.Random, signal: bool) -> Any:
+    """`[variant role layer]`: the last subject token stands out, or no role does."""
 
+    def draw(role: str, value: float | None) -> float | None:
+        level = 0.8 if signal and role == "last subject token" else 0.1
+        return None if value is None else rng.gauss(level, 0.03)
 
-def plant_effects(payload: dict[str, Any], rng: random.Random) -> dict[str, Any]:
-    facts, draws = len(payload["suppressed"]), len(payload["random"])
-    return {
-        **payload, "clean": rng.uniform(0.6, 0.9), "suppressed": [rng.uniform(0.0, 0.5) for _ in range(facts)],
-        "enhanced": [rng.uniform(0.5, 1.0) for _ in range(facts)], "leading": rng.uniform(0.2, 0.7),
-        "random": [rng.uniform(0.2, 0.9) for _ in range(draws)],
-    }  # fmt: skip
-
-
-def plant_neurons(key: str, payload: dict[str, Any], rng: random.Random) -> dict[str, Any]:
-    """Neurons of a small pool, one more often for the plural, one for the singular; facts are the less alike."""
-    determiner = re.search(r"/(this|that|these|those) ", key)
-    chances = dict.fromkeys([(2, 9), (0, 3), (3, 11), (1, 2)], 0.4) | {(3, 7): 0.5, (1, 5): 0.5}
-    if determiner:
-        chances[(3, 7) if determiner[1] in ("these", "those") else (1, 5)] = 0.9
-    neurons = [list(neuron) for neuron, chance in chances.items() if rng.random() < chance] or [[2, 9]]
-    r1 = rng.uniform(0.3, 0.34) if re.match(r"P\d+/", key) else rng.uniform(0.7, 0.76)
-    return {**payload, "neurons": neurons, "r1": r1, "null": {**payload["null"], "r1": rng.uniform(0.02, 0.2)}}
-
-
-def plant_shift(payload: Any, rng: random.Random, words: random.Random) -> Any:
-    """`[before or after][prompt][word]`: each word changes by a factor of its own, more or less."""
-    before = [[rng.uniform(0.05, 0.2) for _ in row] for row in payload[0]]
-    factors = [0.6 + 0.9 * i / len(before[0]) for i in range(len(before[0]))]
-    words.shuffle(factors)
-    after = [[x * f * rng.uniform(0.7, 1.3) for x, f in zip(row, factors, strict=True)] for row in before]
-    return [before, after]
-
-
-def redrawn(values: Any, rng: random.Random) -> Any:
-    if isinstance(values, list):
-        return [redrawn(value, rng) for value in values]
-    return None if values is None else rng.uniform(-0.3, 0.8)
+    return [
+        [[draw(role, value) for value in line] for role, line in zip(ROLES, variant, strict=True)]
+        for variant in effects
+    ]
 
 
 def plant_answers(payload: Any, rng: random.Random, *, edited: bool) -> Any:
     """A case whose new answer is said before the edit would be left out."""
     if isinstance(payload, list):
         return [plant_answers(value, rng, edited=edited) for value in payload]
-    answers = {
-        role: [
-            {
-                "p": rng.random(),
-                "first": rng.random() < 0.5,
-                "exact": rng.random() < 0.5 and (edited or role != "forward new"),
-            }
-            for _ in rows
+    answers = {}
+    for role, rows in payload["answers"].items():
+        exact = edited or role not in ("forward new", "rewrite new")
+        answers[role] = [
+            {"p": rng.random(), "first": rng.random() < 0.5, "exact": exact and rng.random() < 0.5} for _ in rows
         ]
-        for role, rows in payload["answers"].items()
-    }
     return {**payload, "answers": answers}
 
 

@@ -23,7 +23,7 @@ from kntools.analyses.method_comparison import RANDOM, SelectionMethods
 from kntools.analyses.profile_result import TracingProfile, two_sites
 from kntools.patching.patch_grid import PatchGrid
 from kntools.prompts import Prompt
-from kntools.report.shown import mean, share
+from kntools.report.figure import paired_test, share
 from kntools.results.comparisons import holm, share_interval, sign_test, t_quantile
 from kntools.results.statistics import bootstrap_interval, pearson, spearman
 from kntools.sites import Neuron
@@ -96,8 +96,11 @@ def test_the_ends_of_a_share_are_those_that_a_score_test_just_accepts(hits: int,
 
 def test_the_words_of_a_report_hold_the_same_ends() -> None:
     assert share(7, 8) == "7 of 8 (88 % [53, 98])"  # Wilson's, by hand: 0.529 to 0.978
-    values = drawn(N)
-    assert_95(*mean(values.tolist(), digits=6).split("[")[1].rstrip("]").split(", "), values)
+    values, found = drawn(N), paired_test(drawn(N))
+    test = stats.ttest_1samp(values.numpy(), 0)
+    ends = test.confidence_interval(0.95)
+    expected = [float(values.mean()), ends.low, ends.high, test.statistic, test.pvalue]
+    assert [found[name] for name in ("mean", "low", "high", "t", "p")] == pytest.approx(expected)
 
 
 def test_intervals_of_patching_and_tracing_are_of_95_percent() -> None:

@@ -23,6 +23,7 @@ def example() -> page.Page:
         lead="What `kntools` says.",
         source="Model: tiny. Made by `command --out DIR`.",
         facts=[("Model", "tiny"), ("Command", "`command`")],
+        warning="Not <evidence>.",
         sections=[
             page.Section(
                 "First", [page.Text("a < b, `code`"), page.Chart(plots.neuron_heatmap(SCORES), "One.", n="2")]
@@ -116,7 +117,16 @@ def test_captions_say_what_of_how_many_and_how(html: str) -> None:
 
 
 def test_text_is_text(html: str, elements: Elements) -> None:
-    for shown in ("Scores & <more>", "a < b, code", "<b>", "</script> in a title", "46,080", "0.12", "yes"):
+    for shown in (
+        "Scores & <more>",
+        "Not <evidence>.",
+        "a < b, code",
+        "<b>",
+        "</script> in a title",
+        "46,080",
+        "0.12",
+        "yes",
+    ):
         assert shown in elements.text
     assert "b" not in [tag for tag, _ in elements.tags]
 
@@ -178,6 +188,19 @@ def test_it_is_written_with_its_tables(tmp_path: Path) -> None:
     assert table["score"].tolist() == [0.12345, -1.0]  # all digits, whatever the page shows
     rows = json.loads((tmp_path / "new" / "tables" / "table.json").read_text(encoding="utf-8"))
     assert rows[0] == {"name": "<b>", "score": 0.12345, "count": 1, "ok": True}
+
+
+def test_a_killed_write_leaves_the_old_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = page.write(tmp_path / "index.html", example())
+    before = path.read_bytes()
+
+    def stopped(self: Path, target: Path) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Path, "replace", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        page.write(path, page.Page("other", []))
+    assert path.read_bytes() == before and not list(tmp_path.rglob("*.part"))
 
 
 def test_two_sections_of_one_name_are_an_error() -> None:

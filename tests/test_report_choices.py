@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-import math
-
-import pytest
 import torch
 
 import kntools as kn
 from kntools.analyses.prompt_group import PromptGroup
 from kntools.report import choices
-from kntools.report.shown import within
 
 PARADIGM = "sample_determiner_noun_agreement_2"
 
 
 def test_pairs_are_the_most_probable_ones_of_either_number() -> None:
     model = kn.load_model("tiny-bert")
-    every = choices.groups(model, PARADIGM, 16, 3, 0, None)
-    chosen = choices.pairs(model, PARADIGM, 4, 3, 0, None, None)
+    every = choices.known_groups(model, PARADIGM, 16, 3, 0)
+    chosen = choices.probable_pairs(model, PARADIGM, 4, 3, 0)
 
     def probability(group: PromptGroup) -> float:
         found = []
@@ -48,16 +44,3 @@ def test_prompts_by_determiner_take_turns() -> None:
         "those": [("0", "dogs"), ("0", "cats"), ("1", "dogs")],
     }
     assert list(found) == ["this", "those"]
-
-
-@pytest.mark.parametrize(
-    ("numbers", "digits", "signed", "says"),
-    [
-        ((0.4123, 0.3, 0.5), 3, False, "0.412 [0.300, 0.500]"),
-        ((-0.0001, -0.2, 0.1), 2, True, "0.00 [-0.20, +0.10]"),
-        ((-1.2345e-7, -5e-7, 0.02), None, True, "-1.2e-07 [-5e-07, +0.02]"),
-        ((0.5, math.nan, math.nan), 2, False, "0.50"),
-    ],
-)
-def test_intervals_in_words(numbers: tuple[float, float, float], digits: int | None, signed: bool, says: str) -> None:
-    assert within(*numbers, digits, signed=signed) == says

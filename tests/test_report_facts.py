@@ -11,11 +11,10 @@ import torch
 
 import kntools as kn
 from kntools.report import QUICK, Study
+from kntools.report import facts as module
 from kntools.report.choices import NotPossible
-from kntools.report.fact_effects import FactEffects, fact_effects
-from kntools.report.fact_figure import facts
-from kntools.report.facts import FACTS
-from kntools.report.shown import Numbers, Picture
+from kntools.report.facts import FACTS, FactEffects, fact_effects, facts
+from kntools.report.page import Chart, Table
 from tests import zoo
 
 SIZE = replace(QUICK, facts=3, phrasings=4, draws=4)
@@ -23,7 +22,7 @@ SIZE = replace(QUICK, facts=3, phrasings=4, draws=4)
 
 @pytest.fixture(scope="module")
 def study(tmp_path_factory: pytest.TempPathFactory) -> Study:
-    return Study(zoo.tiny("llama"), SIZE, tmp_path_factory.mktemp("facts"), prepend_bos=False, progress=False)
+    return Study(zoo.tiny("llama"), SIZE, tmp_path_factory.mktemp("facts"))
 
 
 @pytest.fixture(scope="module")
@@ -35,8 +34,8 @@ def test_the_facts_are_real_and_asked_in_several_ways() -> None:
     assert len(FACTS) >= 6
     for fact in FACTS:
         assert len(set(fact.texts)) == len(fact.texts) >= 4
-        assert fact.target.startswith(" ")
-        assert all(fact.target.strip() not in text for text in fact.texts)
+        assert all(fact.answer not in text for text in fact.texts)
+        assert [p.target for p in fact.prompts()] == [f" {fact.answer}"] * len(fact.texts)
 
 
 def test_the_numbers_are_those_of_plain_hooks(study: Study, found: FactEffects) -> None:
@@ -44,17 +43,17 @@ def test_the_numbers_are_those_of_plain_hooks(study: Study, found: FactEffects) 
 
     def mean_probability(fact: int, hooks: list[kn.Hook]) -> float:
         values = []
-        for prompt in found.facts[fact].prompts:
-            encoded = kn.encode(model, prompt, prepend_bos=False)
+        for prompt in found.attributions[fact].prompts:
+            encoded = kn.encode(model, prompt)
             with torch.no_grad():
                 logits = model.run_with_hooks(encoded.tokens, fwd_hooks=hooks)
             values.append(float(logits[0, -1].softmax(-1)[encoded.target_ids[0]]))
         return sum(values) / len(values)
 
-    assert len(found.facts) == 3
+    assert len(found.names) == 3
     for i in range(3):
         assert float(found.clean[i]) == pytest.approx(mean_probability(i, []), abs=1e-5)
-        top = kn.ablate_neurons(found.parts[i].top(found.top))
+        top = kn.ablate_neurons(found.attributions[i].top(found.top))
         assert float(found.leading[i]) == pytest.approx(mean_probability(i, top), abs=1e-5)
         for j in range(3):
             off, twice = (f(found.neurons[i]) for f in (kn.ablate_neurons, kn.enhance_neurons))
@@ -63,23 +62,26 @@ def test_the_numbers_are_those_of_plain_hooks(study: Study, found: FactEffects) 
 
 
 def test_attributions_are_kept_to_the_last_bit(study: Study, found: FactEffects) -> None:
-    alone = kn.integrated_gradients(study.model, found.facts[1].prompts, prepend_bos=False, progress=False)
-    assert found.parts[1].prompts == alone.prompts
-    assert torch.equal(found.parts[1].scores, alone.scores)
+    alone = kn.integrated_gradients(study.model, found.attributions[1].prompts)
+    assert found.attributions[1].prompts == alone.prompts
+    assert torch.equal(found.attributions[1].scores, alone.scores)
     again = fact_effects(study)
-    assert torch.equal(again.random, found.random) and torch.equal(again.parts[2].residual, found.parts[2].residual)
+    assert torch.equal(again.random, found.random) and torch.equal(
+        again.attributions[2].residual, found.attributions[2].residual
+    )
 
 
-def test_what_is_said_is_what_the_tables_hold(study: Study, found: FactEffects) -> None:
+def test_tables_hold_the_effects(study: Study, found: FactEffects) -> None:
     shown = facts(study)
-    tables = {part.name: part.frame for part in shown.parts if isinstance(part, Numbers)}
-    control = tables["facts-control"]
-    gain = (control["random off, mean"] - control[f"top {found.top} off"]).mean()
-    assert f"by {gain:.3f} [" in shown.finding
-    below = int((control[f"top {found.top} off"] < control["lowest"]).sum())
-    assert f"in {below} of 3 facts by more than every random draw" in shown.finding
-    assert len(tables["facts-prompts"]) == 12 and len(tables["facts-scores"]) == 12 * 20
-    assert len([part for part in shown.parts if isinstance(part, Picture)]) == 7
+    tables = {block.csv: block.frame for block in shown.blocks if isinstance(block, Table)}
+    control, changes = (tables[f"tables/facts-{what}.csv"] for what in ("control", "interventions"))
+    assert control["random off, mean"].tolist() == pytest.approx(found.random.mean(1).tolist(), rel=1e-5)
+    for values, what in ((found.suppressed, "suppressed"), (found.enhanced, "enhanced")):
+        for i, row in enumerate(values.tolist()):
+            assert changes[what][i] == row[i]
+            assert changes[f"others {what}"][i] == pytest.approx((sum(row) - row[i]) / (len(row) - 1), rel=1e-5)
+    assert len(tables["tables/facts-prompts.csv"]) == 12 and len(tables["tables/facts-scores.csv"]) == 12 * 20
+    assert len([block for block in shown.blocks if isinstance(block, Chart)]) == 7
 
 
 def test_facts_that_a_model_has_no_token_for_are_named(study: Study, found: FactEffects) -> None:
@@ -90,22 +92,20 @@ def test_facts_that_a_model_has_no_token_for_are_named(study: Study, found: Fact
             one_token.append(fact.name)
         except ValueError:
             assert fact.name in found.missing
-    assert [fact.name for fact in found.facts] == one_token[:3] and found.missing
-    assert "Left out" in facts(study).notes[0]
+    assert list(found.names) == one_token[:3] and found.missing
+    assert "Left out" in facts(study).remarks
 
 
 def test_a_masked_model_is_asked_at_its_mask(tmp_path: Path) -> None:
-    study = Study(kn.load_model("tiny-bert"), replace(SIZE, facts=1, draws=1), tmp_path, progress=False)
-    [fact] = fact_effects(study).facts
-    assert fact.prompts[0].text == "The capital of Canada is [MASK]."
+    study = Study(kn.load_model("tiny-bert"), replace(SIZE, facts=1, draws=1), tmp_path)
+    [att] = fact_effects(study).attributions
+    assert (att.prompts[0].text, att.prompts[0].target) == ("The capital of Canada is [MASK].", "Ottawa")
 
 
 def test_a_model_without_any_of_the_answers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from kntools.report import fact_effects as module
-
     monkeypatch.setattr(module, "FACTS", FACTS[4:5])
     with pytest.raises(NotPossible, match="one token"):
-        facts(Study(zoo.tiny("llama"), SIZE, tmp_path, progress=False))
+        facts(Study(zoo.tiny("llama"), SIZE, tmp_path))
 
 
 @pytest.mark.slow
@@ -114,7 +114,7 @@ def test_smollm2_knows_every_phrasing(smollm2: Any) -> None:
     """The answer is the first choice after every text, so the page shows facts that the model has."""
     for fact in FACTS:
         for prompt in fact.prompts():
-            encoded = kn.encode(smollm2, prompt, prepend_bos=False)
+            encoded = kn.encode(smollm2, prompt)
             with torch.no_grad():
                 logits = smollm2(encoded.tokens)[0, -1]
             assert int(logits.argmax()) == encoded.target_ids[0], prompt.text

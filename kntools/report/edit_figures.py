@@ -5,20 +5,12 @@ from __future__ import annotations
 import math
 import warnings
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import pandas as pd
 
-from kntools.analyses import (
-    Continuations,
-    EditConsistency,
-    edit_consistency,
-    edit_examples,
-    fine_tune_method,
-    make_cases,
-    rome_method,
-    values_method,
-)
+from kntools import analyses
 from kntools.analyses.edit_methods import Method
 from kntools.analyses.fig11_edit_consistency import NoCaseLeft
 from kntools.analyses.neuron_search import open_run
@@ -28,7 +20,7 @@ from kntools.prompts import Prompt
 from kntools.report.choices import NotPossible, each_possible
 from kntools.report.facts import one_line
 from kntools.report.figure import Shown, asset, chart, share, table, within
-from kntools.report.study import Study
+from kntools.report.study import Study, read_case
 from kntools.results.comparisons import share_interval
 from kntools.results.table import Row
 
@@ -101,7 +93,7 @@ def _continued(study: Study, example: Example) -> dict[str, Any]:
     texts: dict[str, list[str]] = {}
     for group, text, _ in example.texts:
         texts.setdefault(group, []).append(text)
-    frame = edit_examples(study.model, edit, texts, max_new_tokens=_TOKENS).to_frame()
+    frame = analyses.edit_examples(study.model, edit, texts, max_new_tokens=_TOKENS).to_frame()
     frame["begins"] = frame["text"].map({text: begins for _, text, begins in example.texts})
     frame["follows"] = [a.strip().startswith(b) for a, b in zip(frame["after"], frame["begins"], strict=True)]
     frame[["before", "after"]] = frame[["before", "after"]].map(one_line)
@@ -109,8 +101,8 @@ def _continued(study: Study, example: Example) -> dict[str, Any]:
     return {"rows": frame.to_dict("records"), "edit": about}
 
 
-#: Data set -> its scores that are shown: name in the table of `EditConsistency` -> name in the figure. The first two
-#: are in the sentence.
+#: Data set -> its scores that are shown: name in the table of the analysis -> name in the figure. The sentence has the
+#: first two.
 SCORES = {
     "P36": {
         "reliability, exact": "reliability",
@@ -147,31 +139,35 @@ def consistency(study: Study) -> Shown:
     )
 
 
-def _edited(study: Study, what: Any) -> EditConsistency:
+def _edited(study: Study, what: Any) -> analyses.EditConsistency:
     if what == "counterfact" and study.masked:
         raise NotPossible("its sentences have no mask")
     size, model = study.size, study.model
     among = None if study.masked else size.among  # a masked one can be asked for few: all their answers are one token
-    cases = study.cases(f"cases/{what}", lambda: make_cases(model, what, size.edits, seed=study.seed, among=among))
+    make = partial(analyses.make_cases, model, what, size.edits, seed=study.seed, among=among)
+    cases = study.choose(f"cases/{what}", make, read_case)
     if not cases:
         raise NotPossible("there is no fact that this model can be asked both ways")
-    drawn = None if study.masked else Continuations(size.continuations, seed=study.seed)
+    drawn = None if study.masked else analyses.Continuations(size.continuations, seed=study.seed)
     settings = {"layer": study.layer, "second_moment": None if study.masked else study.second_moment.title()}
     run = study.run(f"edit_consistency_{what}")
     try:
-        return edit_consistency(model, cases, _methods(study), continuations=drawn, run=run, settings=settings)
+        return analyses.edit_consistency(model, cases, _methods(study), continuations=drawn, run=run, settings=settings)
     except NoCaseLeft as why:
         raise NotPossible(str(why)) from why
 
 
 def _methods(study: Study) -> dict[str, Method]:
     if study.masked:
-        return {"values": values_method()}
-    known = {"rome": rome_method(study.layer, study.second_moment), "fine-tuning": fine_tune_method(study.layer)}
+        return {"values": analyses.values_method()}
+    known = {
+        "rome": analyses.rome_method(study.layer, study.second_moment),
+        "fine-tuning": analyses.fine_tune_method(study.layer),
+    }
     return {name: known[name] for name in study.size.methods}
 
 
-def _shares(result: EditConsistency, what: str) -> list[Row]:
+def _shares(result: analyses.EditConsistency, what: str) -> list[Row]:
     """The scores that are shown, with Wilson's interval: a bootstrap of two edits that agree has no width."""
     rows = []
     for row in result.to_frame().query("score in @SCORES[@what]").to_dict("records"):

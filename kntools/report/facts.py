@@ -154,7 +154,11 @@ def facts(study: Study) -> Shown:
             f"probability of its answer by {change}"
         ]
     return Shown(
-        tested(passed, "lower answer without leading neurons", f"paired t-test, n = {len(found.names)} facts"),
+        tested(
+            passed,
+            "loss of an answer beyond that without random neurons",
+            f"paired t-test, n = {len(found.names)} facts",
+        ),
         [*_control(found), *_scores(found), *_interventions(found)],
         {name: "the answer is not one token of this model" for name in found.missing},
     )

@@ -38,7 +38,12 @@ class Shown:
 
     @property
     def remarks(self) -> str:
-        return " ".join([self.note, *(f"Left out: {name} ({why})." for name, why in self.missing.items())]).strip()
+        """How it was made, and what is left out, reason by reason."""
+        names: dict[str, list[str]] = {}
+        for name, reason in self.missing.items():
+            names.setdefault(reason, []).append(name)
+        left_out = [f"Left out: {', '.join(listed)} ({reason})." for reason, listed in names.items()]
+        return " ".join([self.note, *left_out]).strip()
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from typing import Any
 import pandas as pd
 import torch
 
-from kntools.analyses import TracingProfile, attribution_profile, layer_distribution, reliability, tracing_profile
+from kntools import analyses
 from kntools.analyses.fig02_pair_search import NUMBERS
 from kntools.analyses.fig09_tracing_profile import TRACED
 from kntools.analyses.profile_result import SITES, site_effects
@@ -18,14 +18,14 @@ from kntools.report import choices
 from kntools.report.choices import NotPossible, each_possible
 from kntools.report.figure import ALPHA, Shown, chart, paired_test, share, table, tested, within
 from kntools.report.page import Block
-from kntools.report.study import Study
+from kntools.report.study import Study, read_prompt
 from kntools.results.comparisons import holm
 
 
 def attribution(study: Study) -> Shown:
     """Figure 1. It has no test: what leads is a candidate."""
     prompts = choices.by_determiner(study.pairs, study.size.per_determiner)
-    profile = attribution_profile(study.model, prompts, run=study.run("attribution_profile"))
+    profile = analyses.attribution_profile(study.model, prompts, run=study.run("attribution_profile"))
     best = profile.to_frame().sort_values("score", ascending=False).groupby("class").first()["neuron"]
     candidates = ", ".join(f"{best[name]} ({name})" for name in profile.classes)
     heatmap = profile.plot(k=3).update_yaxes(title_text="determiner")
@@ -41,8 +41,8 @@ def pair_search(study: Study) -> Shown:
     shares, passed = found.shares(), []
     for (neuron, number), rows in shares.groupby(["neuron", "number"], sort=False):
         if (rows["p_holm"] < ALPHA).all() and (rows["share"] > rows["opposite"]).all():
-            hits, elsewhere = share(int(rows["found"].sum()), int(rows["pairs"].sum())), rows["opposite"].iloc[0]
-            passed.append(f"{neuron} is found in {hits} {number} pairs, and in {100 * elsewhere:.0f} % of the others")
+            hits, others = share(int(rows["found"].sum()), int(rows["pairs"].sum())), 100 * rows["opposite"].iloc[0]
+            passed.append(f"{neuron} for the {number}, in {hits} pairs and {others:.0f} % of the others")
     candidates = [f"{neuron} for the {number}" for number in NUMBERS for neuron in found.leading(number)]
     nothing = f"neuron of a number (candidates: {', '.join(candidates) or 'none'})"
     return Shown(
@@ -82,7 +82,7 @@ def layers(study: Study) -> Shown:
     found, missing = study.localised
     if not any(found.neurons()):
         raise NotPossible("no group has a knowledge neuron")
-    spread = layer_distribution(found, n_layers=adapter.n_layers(study.model), seed=study.seed)
+    spread = analyses.layer_distribution(found, n_layers=adapter.n_layers(study.model), seed=study.seed)
     test, passed = spread.header["test"], []
     blocks: list[Block] = [chart("figure-4", spread.plot()), table("figure-4", spread.to_frame())]
     if test is not None:
@@ -98,7 +98,7 @@ def layers(study: Study) -> Shown:
 def overturned(study: Study) -> Shown:
     """Figure 8."""
     prompts, missing = each_possible((study.paradigms[0], *study.relations), lambda source: _judged(study, source))
-    found = reliability(study.model, prompts, seed=study.seed, run=study.run("reliability"))
+    found = analyses.reliability(study.model, prompts, seed=study.seed, run=study.run("reliability"))
     summary = found.summary()
     passed = [
         f"{row.edit} overturns {share(round(row.share * row.n), row.n)} of {row.source}, random neurons "
@@ -107,7 +107,7 @@ def overturned(study: Study) -> Shown:
         if row.p_holm < ALPHA and row.share > row.random
     ]
     counts = ", ".join(f"{n} of {source}" for source, n in summary.groupby("source", sort=False)["n"].first().items())
-    nothing = "edit of leading neurons that overturns more than that of random ones"
+    nothing = "edit of leading neurons, against random ones,"
     return Shown(
         tested(passed, nothing, f"McNemar's exact test, Holm-corrected, n = {counts}"),
         [
@@ -121,7 +121,7 @@ def overturned(study: Study) -> Shown:
 
 def _judged(study: Study, source: str) -> list[Prompt]:
     limit = study.size.judged_facts if is_relation(source) else study.size.judged_pairs
-    return study.prompts(f"judged/{source}", lambda: choices.judged(study.model, source, limit, study.seed))
+    return study.choose(f"judged/{source}", lambda: choices.judged(study.model, source, limit, study.seed), read_prompt)
 
 
 def tracing(study: Study) -> Shown:
@@ -140,7 +140,7 @@ def tracing(study: Study) -> Shown:
         if row.kind == "hidden" and not row.severed and row.p_holm < ALPHA and row.mean > 0
     ]
     counts = ", ".join(f"{len(profile.prompts)} of {_words(what)}" for what, profile in profiles.items())
-    nothing = "early or late site of hidden states that stands out of all other states"
+    nothing = "early or late site, against all other hidden states,"
     blocks: list[Block] = []
     for what, profile in profiles.items():
         blocks.append(chart("figure-9", profile.plot(), what, what=_words(what), window=profile.window))
@@ -152,10 +152,11 @@ def tracing(study: Study) -> Shown:
     )
 
 
-def _traced(study: Study, what: Any) -> TracingProfile:
+def _traced(study: Study, what: Any) -> analyses.TracingProfile:
     size, model = study.size, study.model
-    prompts = study.prompts(f"traced/{what}", lambda: choices.traced(model, what, size.traces, study.sampled))
-    return tracing_profile(
+    asked = (model, what, size.traces, study.sampled)
+    prompts = study.choose(f"traced/{what}", lambda: choices.traced(*asked), read_prompt)
+    return analyses.tracing_profile(
         model,
         prompts,
         sever=size.sever,
@@ -168,7 +169,7 @@ def _traced(study: Study, what: Any) -> TracingProfile:
     )
 
 
-def _in_sites(profile: TracingProfile, what: str) -> pd.DataFrame:
+def _in_sites(profile: analyses.TracingProfile, what: str) -> pd.DataFrame:
     """A row per trace, site and prompt: the effect in the site minus that in all other states."""
     rows = []
     for effects, (kind, cut) in zip(profile.effects, profile.variants, strict=True):

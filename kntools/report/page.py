@@ -176,9 +176,8 @@ def render(page: Page) -> str:
         if title not in slugs:
             raise ValueError(f"no section {title!r} to link to; there are {titles}")
     templates = {name: template.to_plotly_json() for name, template in {"light": LIGHT, "dark": DARK}.items()}
-    return _environment().get_template("page.html").render(
-        page=page, slugs=slugs, templates=_script_json(templates), plotly=Markup(get_plotlyjs())
-    )  # fmt: skip
+    values = {"page": page, "slugs": slugs, "templates": _script_json(templates), "plotly": Markup(get_plotlyjs())}
+    return _environment().get_template("page.html").render(values)
 
 
 @cache

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+
+from kntools.tracing.restoration import Severed
 
 
 @dataclass(frozen=True)
@@ -15,40 +16,42 @@ class Size:
     ```
     """
 
-    name: str
-    # A fact at a time.
-    facts: int
-    phrasings: int  # of each
-    draws: int  # of random neurons to compare with
-    # Figure 1.
-    per_determiner: int  # prompts
-    # Figures 2 to 4.
-    pairs: int  # of determiner and noun
-    groups: int  # of every other paradigm and relation
-    frames: int  # sentences per group
-    paradigms: int  # how many paradigms and relations there are, the number paradigm included
-    relations: int
-    # Figures 5 to 7.
-    nouns: int  # prompts with nouns of either number
-    corpus: int  # tokens that the model writes, for figure 6
-    # Figure 8.
-    judged_pairs: int
-    judged_facts: int
-    # Figure 9.
-    traces: int  # prompts of each kind
-    samples: int  # of noise per prompt
-    sever: tuple[Literal["mlp", "attn"], ...]
-    # Figures 10 and 11.
-    moment: int  # tokens for a second moment, at least; twice as many as a layer has neurons, if that is more
-    edits: int  # facts per data set
-    among: int | None  # facts among which those are looked for that the model knows
-    methods: tuple[str, ...]
-    continuations: int  # facts of which the entropy of generated text is measured
+    name: str = "full"
     warning: str = ""  # what a report of this size is not
+    # A fact at a time.
+    facts: int = 8
+    phrasings: int = 5  # of each
+    draws: int = 20  # of random neurons to compare with
+    # Figure 1.
+    per_determiner: int = 50  # prompts
+    # Figures 2 to 4.
+    pairs: int = 100  # of determiner and noun
+    groups: int = 30  # of every other paradigm and relation
+    frames: int = 10  # sentences per group
+    paradigms: int = 8  # the number paradigm included
+    relations: int = 6
+    # Figures 5 to 7.
+    nouns: int = 200  # prompts with nouns of either number
+    corpus: int = 100_000  # tokens that the model writes, for figure 6
+    # Figure 8.
+    judged_pairs: int = 100
+    judged_facts: int = 100
+    # Figure 9.
+    traces: int = 100  # prompts of each kind
+    samples: int = 10  # of noise per prompt
+    sever: tuple[Severed, ...] = ("mlp", "attn")
+    # Figures 10 and 11.
+    moment: int = 50_000  # tokens for a second moment, at least; twice as many as a layer has neurons, if that is more
+    edits: int = 100  # facts per data set
+    among: int | None = None  # facts among which those are looked for that the model knows; `None`: all
+    methods: tuple[str, ...] = ("rome", "fine-tuning")
+    continuations: int = 20  # facts of which the entropy of generated text is measured
 
 
+FULL = Size()
 QUICK = Size(
     name="quick",
+    warning="A quick run: n is too small for evidence.",
     facts=6,
     phrasings=4,
     draws=5,
@@ -70,29 +73,4 @@ QUICK = Size(
     among=40,
     methods=("rome",),
     continuations=0,
-    warning="A quick run: n is too small for evidence.",
-)
-FULL = Size(
-    name="full",
-    facts=8,
-    phrasings=5,
-    draws=20,
-    per_determiner=50,
-    pairs=100,
-    groups=30,
-    frames=10,
-    paradigms=8,
-    relations=6,
-    nouns=200,
-    corpus=100_000,
-    judged_pairs=100,
-    judged_facts=100,
-    traces=100,
-    samples=10,
-    sever=("mlp", "attn"),
-    moment=50_000,
-    edits=100,
-    among=None,
-    methods=("rome", "fine-tuning"),
-    continuations=20,
 )

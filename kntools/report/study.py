@@ -7,22 +7,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from kntools import data
-from kntools.analyses import (
-    Case,
-    Localisation,
-    PairSearch,
-    ProbabilityShift,
-    PromptGroup,
-    Question,
-    localisation,
-    pairs_of,
-    probability_shift,
-)
+from kntools import analyses, data
 from kntools.analyses.neuron_search import local_seed, open_run
 from kntools.data import sample
+from kntools.data.records import Loaded
 from kntools.data.sources import SampleWarning
 from kntools.editing.rome_settings import layer_for
 from kntools.editing.second_moment import SecondMoment, second_moment
@@ -35,11 +25,15 @@ from kntools.report.sizes import Size
 from kntools.results import processes
 from kntools.results.result import load
 from kntools.results.run_store import RunStore
+from kntools.results.table import Row
 from kntools.sites import Neuron
 
 # Texts that the model writes together, their tokens, and how many of these make an item of a run: fewer than all, for
 # some texts end early, and a second batch for the rest would take as long as the first.
 _ROWS, _LENGTH, _PER_ITEM = 64, 63, 3_072
+
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, eq=False)
@@ -106,7 +100,7 @@ class Study:
         """Data sets that are not at hand, for which the built-in sample stands in."""
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", SampleWarning)
-            loaded: dict[str, data.Loaded[Any]] = {
+            loaded: dict[str, Loaded[Any]] = {
                 "BLiMP": data.blimp(choices.CAUSAL[0]),
                 "ParaRel": data.pararel(choices.RELATIONS[0]),
                 "known facts": data.known_facts(),
@@ -120,17 +114,17 @@ class Study:
     def _choices(self) -> RunStore:
         return open_run(self.run("report"), "report", self.model, size=asdict(self.size), seed=self.seed)
 
-    def choose(self, name: str, make: Callable[[], Sequence[Any]], read: Callable[[dict[str, Any]], Any]) -> list[Any]:
+    def choose(self, name: str, make: Callable[[], Sequence[Any]], read: Callable[[Row], T]) -> list[T]:
         """What `make` chooses, kept in the folder: a report that is resumed does not ask the model again.
 
         Raises:
             NotPossible: nothing can be chosen, with the reason.
         """
 
-        def choose(_: str) -> dict[str, Any]:
+        def choose(_: str) -> Row:
             try:
                 with possible():
-                    return {"chosen": list(map(asdict, make()))}
+                    return {"chosen": [asdict(choice) for choice in make()]}
             except NotPossible as why:
                 return {"why": str(why)}
 
@@ -139,25 +133,19 @@ class Study:
             raise NotPossible(payload["why"])
         return [read(row) for row in payload["chosen"]]
 
-    def prompts(self, name: str, make: Callable[[], Sequence[Prompt]]) -> list[Prompt]:
-        return self.choose(name, make, _prompt)
-
-    def cases(self, name: str, make: Callable[[], Sequence[Case]]) -> list[Case]:
-        return self.choose(name, make, _case)
-
     @cached_property
-    def pairs(self) -> list[PromptGroup]:
+    def pairs(self) -> list[analyses.PromptGroup]:
         """Determiner-noun pairs."""
         size = self.size
         asked = (self.model, self.paradigms[0], size.pairs, size.frames, self.seed)
-        return self.choose("pairs", lambda: choices.probable_pairs(*asked), _group)
+        return self.choose("pairs", lambda: choices.probable_pairs(*asked), read_group)
 
-    def groups(self, name: str) -> list[PromptGroup]:
+    def groups(self, name: str) -> list[analyses.PromptGroup]:
         """Groups of a paradigm or relation that the model gets right."""
         if name == self.paradigms[0]:
             return self.pairs
         asked = (self.model, name, self.size.groups, self.size.frames, self.seed)
-        return self.choose(f"groups/{name}", lambda: choices.known_groups(*asked), _group)
+        return self.choose(f"groups/{name}", lambda: choices.known_groups(*asked), read_group)
 
     @cached_property
     def nouns(self) -> tuple[dict[str, list[Prompt]], dict[str, tuple[str, ...]]]:
@@ -168,15 +156,15 @@ class Study:
 
     # What several figures show.
 
-    def localise(self, groups: Sequence[PromptGroup]) -> Localisation:
-        return localisation(self.model, groups, seed=self.seed, run=self.run("localisation"))
+    def localise(self, groups: Sequence[analyses.PromptGroup]) -> analyses.Localisation:
+        return analyses.localisation(self.model, groups, seed=self.seed, run=self.run("localisation"))
 
     @cached_property
-    def pair_search(self) -> PairSearch:
-        return pairs_of(self.localise(self.pairs), self.pairs)
+    def pair_search(self) -> analyses.PairSearch:
+        return analyses.pairs_of(self.localise(self.pairs), self.pairs)
 
     @cached_property
-    def localised(self) -> tuple[Localisation, dict[str, str]]:
+    def localised(self) -> tuple[analyses.Localisation, dict[str, str]]:
         """All groups, and the paradigms and relations that have none, with the reason."""
         found, missing = choices.each_possible((*self.paradigms, *self.relations), self.groups)
         return self.localise([group for listed in found.values() for group in listed]), missing
@@ -189,14 +177,14 @@ class Study:
         return found[0]
 
     @cached_property
-    def _shifts(self) -> dict[str, ProbabilityShift]:
+    def _shifts(self) -> dict[str, analyses.ProbabilityShift]:
         return {}
 
-    def shift(self, number: str) -> ProbabilityShift:
+    def shift(self, number: str) -> analyses.ProbabilityShift:
         """Words before and after the candidate of one number is suppressed."""
         if number not in self._shifts:
             neuron, (prompts, words), run = self.candidate(number), self.nouns, self.run(f"probability_shift_{number}")
-            self._shifts[number] = probability_shift(self.model, prompts, [neuron], words=words, run=run)
+            self._shifts[number] = analyses.probability_shift(self.model, prompts, [neuron], words=words, run=run)
         return self._shifts[number]
 
     # Text that the model writes.
@@ -229,15 +217,15 @@ class Study:
 # From JSON.
 
 
-def _prompt(row: dict[str, Any]) -> Prompt:
+def read_prompt(row: Row) -> Prompt:
     return Prompt(**row)
 
 
-def _group(row: dict[str, Any]) -> PromptGroup:
+def read_group(row: Row) -> analyses.PromptGroup:
     labels = tuple((name, value) for name, value in row["labels"])
-    return PromptGroup(**{**row, "prompts": tuple(map(_prompt, row["prompts"])), "labels": labels})
+    return analyses.PromptGroup(**{**row, "prompts": tuple(map(read_prompt, row["prompts"])), "labels": labels})
 
 
-def _case(row: dict[str, Any]) -> Case:
-    questions = tuple(Question(**question) for question in row["questions"])
-    return Case(**{**row, "prompt": _prompt(row["prompt"]), "questions": questions})
+def read_case(row: Row) -> analyses.Case:
+    questions = tuple(analyses.Question(**question) for question in row["questions"])
+    return analyses.Case(**{**row, "prompt": read_prompt(row["prompt"]), "questions": questions})

@@ -6,15 +6,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from kntools import data
-from kntools.analyses import (
-    ProbabilityShift,
-    SuppressionEffect,
-    cooccurrence_bias,
-    count_beside,
-    effect_of,
-    noun_numbers,
-)
+from kntools import analyses, data
 from kntools.analyses.fig02_pair_search import NUMBERS
 from kntools.data import sample
 from kntools.data.grouping import DETERMINER_NUMBER
@@ -29,20 +21,19 @@ _PERMUTATIONS = 10_000
 
 def suppression(study: Study) -> Shown:
     """Figure 5."""
-    effects, missing = each_possible(NUMBERS, lambda number: effect_of(study.shift(number), seed=study.seed))
+    effects, missing = each_possible(NUMBERS, lambda number: analyses.effect_of(study.shift(number), seed=study.seed))
     passed = [line for number, effect in effects.items() if (line := _less_probable(study, number, effect))]
-    nothing = "word that suppressing a candidate makes less probable at nouns of its number"
+    nothing = "loss of a word at nouns of the candidate's number"
     blocks: list[Block] = []
     for number, effect in effects.items():
         about = {"neuron": study.candidate(number), "number": number, "asked": _asked(study)}
         blocks.append(chart("figure-5", effect.plot(), number, **about))
         blocks.append(table("figure-5", effect.to_frame(), number, **about))
-    return Shown(
-        tested(passed, nothing, f"paired t-test, Holm-corrected, n = {_prompts(study)}"), blocks, missing
-    )  # fmt: skip
+    sentence = tested(passed, nothing, f"paired t-test, Holm-corrected, n = {_prompts(study)}")
+    return Shown(sentence, blocks, missing)
 
 
-def _less_probable(study: Study, number: str, effect: SuppressionEffect) -> str:
+def _less_probable(study: Study, number: str, effect: analyses.SuppressionEffect) -> str:
     """With how many words of each section, at nouns of the candidate's own number; empty if with none."""
     frame = effect.to_frame().query("group == @number")
     falls = (frame["significant"] & (frame["change"] < 0)).groupby(frame["section"], sort=False)
@@ -54,12 +45,12 @@ def _less_probable(study: Study, number: str, effect: SuppressionEffect) -> str:
 
 def bias(study: Study) -> Shown:
     """Figure 6. The question is about neutral words; that the others correlate is grammar."""
-    effect = effect_of(study.shift("plural"), seed=study.seed)
+    effect = analyses.effect_of(study.shift("plural"), seed=study.seed)
     with possible():
         texts, source = _corpus(study)
-        nouns = noun_numbers(sample.PARADIGMS[:1] if study.sampled else ())
-        counts = count_beside(texts, {row["word"] for row in effect.rows}, nouns)
-        found = cooccurrence_bias(effect, counts, group="plural", sections=None, seed=study.seed)
+        nouns = analyses.noun_numbers(sample.PARADIGMS[:1] if study.sampled else ())
+        counts = analyses.count_beside(texts, {row["word"] for row in effect.rows}, nouns)
+        found = analyses.cooccurrence_bias(effect, counts, group="plural", sections=None, seed=study.seed)
     frame, rare = found.to_frame(), found.header["rare"]
     neutral = frame[frame["section"] == "neutral"]
     rho, p = _correlation(neutral)
@@ -126,7 +117,7 @@ def shift(study: Study) -> Shown:
     )
 
 
-def _order(found: ProbabilityShift, number: str) -> pd.DataFrame:
+def _order(found: analyses.ProbabilityShift, number: str) -> pd.DataFrame:
     """Mean probability with the demonstratives of a number and with the others, before and after, per prompt."""
     words = [word for _, word in found.words if word in DETERMINER_NUMBER]
     sides = {
