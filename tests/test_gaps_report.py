@@ -53,7 +53,7 @@ def planted(signal: bool) -> Iterator[None]:
     put, draw = RunStore.put, random.Random(0)
 
     def changed(self: RunStore, key: str, payload: Any) -> None:
-        name = self.path.name if self.path else ""
+        name = self.path.stem if self.path else ""
         put(self, key, plant(self.header["kind"], name, key, payload, signal=signal))
 
     def counted(texts: Any, words: Iterable[str], nouns: Any) -> dict[str, dict[str, int]]:
