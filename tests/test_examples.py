@@ -12,8 +12,8 @@ import pytest
 from typer.main import get_command
 
 from kntools.cli import app
+from tests.cli.test_cli import save_tiny
 from tests.conftest import ROOT
-from tests.test_cli import save_tiny
 
 EXAMPLES = ROOT / "examples"
 SMALL = ("quickstart", "own_intervention")

@@ -25,8 +25,8 @@ from kntools.analyses.method_comparison import selection_methods
 from kntools.analyses.prompt_group import PromptGroup
 from kntools.editing.rome_settings import RomeSettings
 from tests import zoo
+from tests.analyses.test_edit_consistency import cases
 from tests.leaks import PROMPTS, nothing_leaks, prepared
-from tests.test_edit_consistency import cases
 
 CLEAN, CORRUPTED = PROMPTS
 GROUPS = [

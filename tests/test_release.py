@@ -19,8 +19,8 @@ from typing import Any
 import pytest
 
 import kntools as kn
+from tests.cli.test_cli import save_tiny
 from tests.conftest import ROOT
-from tests.test_cli import save_tiny
 
 pytest.importorskip("hatchling")  # of the extra `test`
 pytestmark = pytest.mark.slow

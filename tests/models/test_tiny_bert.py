@@ -18,7 +18,7 @@ import torch
 
 import kntools as kn
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "scripts"))
 
 from tiny_bert import batches, evaluation, facts, grammar, lexicon, model, text  # noqa: E402

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import kntools as kn
-from tests.test_cli import run, run_json, save_tiny
+from tests.cli.test_cli import run, run_json, save_tiny
 
 TEXT, TARGET = "The capital of Canada is", " Ottawa"
 

@@ -28,7 +28,7 @@ from kntools.analyses.prompt_group import prompt_groups
 from kntools.analyses.fig08_reliability import reliability
 from kntools.analyses.fig11_edit_consistency import edit_consistency
 from tests import planted, zoo
-from tests.test_edit_consistency import METHODS, cases
+from tests.analyses.test_edit_consistency import METHODS, cases
 
 out, kept = Path(sys.argv[1]), sys.argv[2] == "kept"
 model = planted.build()

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 SAMPLE = ROOT / "kntools" / "data" / "sample"
 DATA = Path(os.environ.get("KNTOOLS_DATA", ROOT.parent / "shared" / "data"))
 HEADERS = {

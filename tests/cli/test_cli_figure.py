@@ -15,7 +15,7 @@ from kntools.cli.command import command
 from kntools.cli.figure import figure
 from kntools.cli.options import ModelOptions
 from kntools.cli.output import Output
-from tests.test_cli import run, run_json
+from tests.cli.test_cli import run, run_json
 
 PAIRS, VERBS = "sample_determiner_noun_agreement_2", "sample_subject_verb_agreement"
 BERT = ("--model", "tiny-bert", "--limit", "3")

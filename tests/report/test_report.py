@@ -22,10 +22,10 @@ from kntools.report.page import Chart
 from kntools.results.run_file import RunFile
 from kntools.results.run_store import RunStore
 from tests import browser, planted, zoo
+from tests.cli.test_cli import run, run_json
 from tests.conftest import ROOT
-from tests.test_cli import run, run_json
-from tests.test_page import Elements, assert_self_contained
-from tests.test_processes import LAUNCHER
+from tests.report.test_page import Elements, assert_self_contained
+from tests.results.test_processes import LAUNCHER
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*using kntools' built-in sample:UserWarning")
 

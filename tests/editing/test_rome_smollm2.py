@@ -11,7 +11,7 @@ from kntools.editing.rome_settings import TEMPLATES, RomeSettings
 from kntools.engine.answers import ask
 from kntools.models import adapter
 from tests import zoo
-from tests.test_rome import Plain
+from tests.editing.test_rome import Plain
 
 pytestmark = [pytest.mark.smollm2, pytest.mark.slow]
 PROMPT = kn.Prompt("The capital of Canada is", " Ottawa", subject="Canada")
@@ -49,6 +49,6 @@ def test_the_first_steps_are_those_of_the_plain_loop(smollm2: Any) -> None:
     ours, theirs = [s.log_probability for s in edit.steps], [c[0] for c in curve]
     assert ours[0] == pytest.approx(theirs[0], abs=1e-4)
     # Adam's first update is the sign of the gradient times lr. Where an entry is nothing but rounding, the order of a
-    # sum decides, and with it the number of threads; tests/test_rome.py compares every step where that does not happen.
+    # sum decides, and with it the number of threads; test_rome.py compares every step where that does not happen.
     assert ours == pytest.approx(theirs, abs=0.05)
     assert ours[-1] - ours[0] > 1

@@ -11,7 +11,7 @@ import pytest
 import kntools as kn
 from kntools.editing.rome_settings import RomeSettings
 from tests import zoo
-from tests.test_cli import run, run_json, save_tiny
+from tests.cli.test_cli import run, run_json, save_tiny
 
 TEXT, TARGET = "The capital of Canada is", " Rome"
 
@@ -55,7 +55,7 @@ def test_edit_prints_what_the_library_says(tiny: str, tmp_path: Path) -> None:
 
 def test_evaluate_prints_what_the_library_says(tiny: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from kntools.analyses import fig11_edit_consistency as module
-    from tests.test_edit_consistency import cases
+    from tests.analyses.test_edit_consistency import cases
 
     monkeypatch.setattr(module, "make_cases", lambda *args, **kwargs: cases(2))
     words = ["counterfact", "--model", tiny, "--steps", "2", "--method", "rome", "--method", "values"]

@@ -23,8 +23,8 @@ from kntools.engine.answers import ask
 from kntools.models import adapter
 from kntools.results.provenance import provenance
 from tests import zoo
-from tests.test_edit_consistency import payload
-from tests.test_weight_edits import edits
+from tests.analyses.test_edit_consistency import payload
+from tests.editing.test_weight_edits import edits
 
 PROMPT = kn.Prompt("The capital of Canada is", " Ottawa", subject="Canada")
 TARGET = " Rome"

@@ -13,7 +13,7 @@ from torch import Tensor
 import kntools as kn
 from kntools.tracing.token_roles import ROLES, token_roles
 from tests import zoo
-from tests.test_patching import by_loop
+from tests.patching.test_patching import by_loop
 
 BEFORE, FIRST, MIDDLE, LAST_OF_SUBJECT, SUBSEQUENT, FURTHER, LAST = ROLES
 

@@ -10,7 +10,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoModelForMaskedLM
 
 import kntools as kn
-from tests.test_cli import save_tiny
+from tests.cli.test_cli import save_tiny
 
 
 def test_without_the_classes_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,7 +12,7 @@ import torch
 from kntools import analyses
 from kntools.cli import app
 from kntools.cli.figure import figure
-from tests.test_cli import TARGET, TEXT, TEXTS, run, run_json, save_tiny
+from tests.cli.test_cli import TARGET, TEXT, TEXTS, run, run_json, save_tiny
 
 PROVENANCE = {"model", "fingerprint", "settings", "versions"}
 RUN = PROVENANCE | {"kind", "format"}
@@ -213,7 +213,7 @@ def test_edit(tiny: str, tmp_path: Path) -> None:
 
 def test_evaluate(tiny: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from kntools.analyses import fig11_edit_consistency as edit_consistency
-    from tests.test_edit_consistency import cases
+    from tests.analyses.test_edit_consistency import cases
 
     monkeypatch.setattr(edit_consistency, "make_cases", lambda *args, **kwargs: cases(2))
     words = ("evaluate", "counterfact", "--model", tiny, "--layer", "2", "--steps", "2", "--method", "rome")
@@ -269,7 +269,7 @@ def test_localisation_without_determiners_has_no_shares() -> None:
 @pytest.mark.parametrize("name", FIGURES)
 def test_figures(name: str, tiny: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from kntools.analyses import layer_choice
-    from tests.test_edit_consistency import cases
+    from tests.analyses.test_edit_consistency import cases
 
     monkeypatch.setattr(analyses, "noun_numbers", lambda: dict.fromkeys(("horses", "books", "cats"), "plural"))
     proposal = layer_choice.Proposal(1, torch.zeros(4), 1)

@@ -214,7 +214,7 @@ SCRIPT = """
 import sys
 from kntools.analyses.fig11_edit_consistency import edit_consistency
 from tests import zoo
-from tests.test_edit_consistency import METHODS, cases
+from tests.analyses.test_edit_consistency import METHODS, cases
 edit_consistency(zoo.fresh("llama"), cases(6), METHODS, run=sys.argv[1], together=2)
 """
 

@@ -15,7 +15,7 @@ from kntools.analyses.fig11_edit_consistency import edit_consistency
 from kntools.analyses.layer_choice import cases_for_choice, measure, propose_layer, sweep_layers
 from kntools.editing.rome_settings import RomeSettings
 from tests import zoo
-from tests.test_edit_consistency import METHODS, cases
+from tests.analyses.test_edit_consistency import METHODS, cases
 
 
 def test_cases_from_data() -> None:

@@ -14,7 +14,7 @@ from kntools.data.hub import Unavailable
 from kntools.data.records import Loaded, Skipped
 from kntools.models.names import check_name
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture(autouse=True)
