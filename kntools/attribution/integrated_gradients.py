@@ -10,7 +10,7 @@ from torch import Tensor
 
 from kntools.attribution.adaptive import integrate_adaptively
 from kntools.attribution.attribution_result import Attribution
-from kntools.attribution.integration_path import Line, Paths, integrate
+from kntools.attribution.integration_path import Line, Paths, check_neurons, integrate
 from kntools.attribution.quadrature import FixedRule, fixed_rule
 from kntools.engine.answers import answer_metric
 from kntools.engine.inputs import batches, bos_of, check_count, in_order
@@ -124,6 +124,7 @@ def _baseline(
             runs = [Intervention((), prompt=p, wrt=wrt) for p in range(len(part))]
             found = sweep_gradients(model, part, runs, [answer_metric(e) for e in part])
             layers = [[rows.wrt[hook] for hook, _ in wrt] for rows in found]
+            check_neurons(site, layers[0][0].gradient)
             scores = [torch.stack([score(d.activation[0], d.gradient[0]).sum(0) for d in each]) for each in layers]
             unknown = torch.full((len(part), len(wrt)), torch.nan)
             parts.append(

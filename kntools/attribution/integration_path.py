@@ -96,12 +96,19 @@ class Paths:
         for n, row in zip(nodes, rows, strict=False):
             n.line.end = self.ends[n.line.prompt]
             [(name, derivative)] = row.wrt.items()
+            check_neurons(self.site, derivative.gradient)
             terms = self.activations[n.line.prompt][name].double() * derivative.gradient.double()
             # Over the answer's positions (one, unless it has several pieces) contributions add up.
             per_node = reduce(terms, "node pos neuron -> node neuron", "sum").cpu()
             integral = torch.from_numpy(n.weights) @ per_node
             found.append(Points(row.values.double().cpu().numpy(), per_node.sum(-1).numpy(), integral))
         return found
+
+
+def check_neurons(site: str, activation: Tensor) -> None:
+    """Scores are of the entries of `[batch pos neuron]`; a site that is split into heads has none."""
+    if activation.ndim != 3:
+        raise ValueError(f"site={site!r} is split into heads and has no neurons; use 'mlp.hook_post'")
 
 
 def integrate(paths: Paths, rule: Rule) -> list[Line]:

@@ -232,3 +232,10 @@ def test_result_reads_well() -> None:
     assert "The capital of France is" in repr(att) and "</table>" in att._repr_html_()
     with pytest.raises(IndexError, match="there are 3"):
         att.top(1, prompt=3)
+
+
+def test_a_site_without_neurons_is_an_error() -> None:
+    model, prompt = zoo.tiny("gpt2"), kn.Prompt("The capital of Canada is", " Ottawa", multi_token="first")
+    for function in (kn.integrated_gradients, kn.activation_x_gradient, kn.activation):
+        with pytest.raises(ValueError, match=r"no neurons; use 'mlp.hook_post'"):
+            function(model, prompt, site="z")
