@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -46,7 +47,8 @@ def report(
         names = ", ".join(study.stand_ins)
         say(f"not at hand: {names}; the built-in sample stands in. Set KNTOOLS_DATA to the folder that holds them")
         warnings.simplefilter("ignore", SampleWarning)  # until the command ends
-    done = build(study, chosen, command=options.line, tell=lambda line: say(f"{line} ..."))
+    line = re.sub(r" --figures[ =]\S+", "", options.line)
+    done = build(study, chosen, command=line, tell=lambda line: say(f"{line} ..."))
     rows = [{"figure": f.key, "analysis": f.name, "finding": s.sentence, "notes": s.remarks} for f, s in done.shown]
     return Output(
         {**study.header, "warning": study.size.warning, "figures": rows, "page": str(done.page), "note": done.note},

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +10,7 @@ from kntools.models import adapter
 from kntools.report import page, pictures
 from kntools.report.choices import NotPossible
 from kntools.report.figure import Figure, Shown
+from kntools.report.figures import FIGURES
 from kntools.report.study import Study
 from kntools.results import processes
 
@@ -40,7 +40,7 @@ def build(
     Run again with the same study, it makes only what is missing, and writes the same bytes.
 
     Arguments:
-        command: what to type to do the same; `--figures` is added for a single one.
+        command: what to type for all figures; `--figures` is added for those that are chosen.
         tell: called with a line before each figure.
     """
     shown = []
@@ -80,7 +80,7 @@ def _page(study: Study, shown: Sequence[tuple[Figure, Shown]], command: str) -> 
             ("Data", _data(study)),
             ("Size, seed", f"{study.size.name}, {study.seed}"),
             ("Versions", ", ".join(f"{library} {version}" for library, version in about["versions"].items())),
-            *([("Command", f"`{command}`")] if command else []),
+            *([("Command", f"`{_command(command, [figure for figure, _ in shown])}`")] if command else []),
         ],
         sections=[
             page.Section(SUMMARY, [links]),
@@ -95,10 +95,15 @@ def _data(study: Study) -> str:
     return f"{text}; the sample also in place of {', '.join(others)}" if others else text
 
 
+def _command(command: str, figures: Sequence[Figure]) -> str:
+    chosen = [] if len(figures) == len(FIGURES) else figures
+    return " ".join([command, *(f"--figures {figure.key}" for figure in chosen)])
+
+
 def _blocks(figure: Figure, content: Shown, command: str) -> list[page.Block]:
     notes = [("Question", figure.question), ("The paper", figure.claim), ("This model", content.sentence)]
     notes += [("Notes", content.remarks)] if content.remarks else []
     alone: list[page.Block] = []
     if command:
-        alone = [page.Text("This figure alone:"), page.Command(f"{command} --figures {shlex.quote(figure.key)}")]
+        alone = [page.Text("This figure alone:"), page.Command(_command(command, [figure]))]
     return [page.Notes(notes), *content.blocks, *alone]
