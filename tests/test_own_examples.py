@@ -127,11 +127,14 @@ def test_the_analysis_runs_as_a_script(
 ) -> None:
     out = tmp_path / "mlps"
     monkeypatch.setattr(sys, "argv", ["own_analysis.py", "sample_determiner_noun_agreement_2", "tiny-bert", str(out)])
-    script = runpy.run_path(str(EXAMPLES / "own_analysis.py"), run_name="__main__")
-    assert capsys.readouterr().out.startswith("MLP loss (tiny-bert), 80 rows")
-    loaded = script["MlpLoss"].load(out.with_suffix(".json"))
+    runpy.run_path(str(EXAMPLES / "own_analysis.py"), run_name="__main__")
+    assert capsys.readouterr().out.startswith("MlpLoss (tiny-bert), 80 rows")
+    loaded = kn.load(out.with_suffix(".json"))
     assert len(loaded.rows) == 80 and loaded.header["model"] == "tiny-bert"
-    assert out.with_suffix(".html").stat().st_size > 0 and len(list((tmp_path / "mlps-run" / "items").iterdir())) == 20
+    assert (
+        out.with_suffix(".html").stat().st_size > 0
+        and len((tmp_path / "mlps.run.jsonl").read_text().splitlines()) == 1 + 20
+    )
 
 
 def test_the_data_set_runs_as_a_script(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

@@ -11,8 +11,7 @@ import pandas as pd
 import torch
 
 from kntools.report.study import Study
-from kntools.results.comparisons import share_interval
-from kntools.results.statistics import bootstrap_interval
+from kntools.results.statistics import bootstrap_interval, share_interval
 
 
 @dataclass(frozen=True)

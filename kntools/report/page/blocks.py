@@ -11,7 +11,7 @@ from typing import Any
 import pandas as pd
 
 from kntools.files import write
-from kntools.results.table import without_nan
+from kntools.results.encoding import without_nan
 
 
 @dataclass(frozen=True)
