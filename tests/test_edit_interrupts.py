@@ -39,11 +39,13 @@ def interrupted(at: int, struck: Lines) -> Iterator[None]:
                 raise KeyboardInterrupt
         return trace
 
+    gradients = torch.is_grad_enabled()
     sys.settrace(trace)
     try:
         yield
     finally:
         sys.settrace(None)
+        torch.set_grad_enabled(gradients)  # an interrupt before `no_grad` ends leaves it on for all tests that follow
 
 
 @pytest.fixture(scope="module")

@@ -8,11 +8,9 @@ tuple a list, a range its three numbers. Reading goes by these marks and by type
 from __future__ import annotations
 
 import math
-import pkgutil
 from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
 from functools import cache
-from importlib import import_module
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, Union, get_args, get_origin, get_type_hints
@@ -130,11 +128,7 @@ def same(a: Any, b: Any) -> bool:
 
 
 def class_of(kind: str) -> Any:
-    """The class of a kind of result; those of analyses are imported when a file asks for them."""
-    if kind not in _classes:
-        package = import_module("kntools.analyses")
-        for module in pkgutil.iter_modules(package.__path__, f"{package.__name__}."):
-            import_module(module.name)
+    """The class of a kind of result."""
     if kind not in _classes:
         raise LookupError(f"{kind!r} is no result of this version of kntools; import the module that defines it")
     return _classes[kind]
