@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,14 +21,11 @@ import torch
 import kntools as kn
 from kntools.analyses.neuron_search import open_run
 from kntools.results.statistics import bootstrap_interval
-from kntools.results.table import Row, TableResult
+from kntools.results.table import Row, Table
 
 
-@dataclass(frozen=True, repr=False)
-class MlpLoss(TableResult):
+class MlpLoss(Table):
     """One row per prompt and layer: `text, target, layer, before, after, loss`; all are probabilities."""
-
-    kind = "MLP loss"
 
     def summary(self) -> pd.DataFrame:
         """Per layer: `layer, n, loss, low, high`, the mean over prompts and its bootstrap interval."""
@@ -62,14 +58,14 @@ def mlp_loss(model: Any, prompts: Sequence[kn.Prompt], *, run: str | Path | None
     """
     if not prompts:
         raise ValueError("no prompts given; e.g. kn.data.pararel('P36', limit=20).prompts(model)")
-    folder = open_run(run, MlpLoss.kind, model)
+    folder = open_run(run, "MLP loss", model)
     found = folder.each(prompts, key=repr, make=lambda prompt: _probabilities(model, prompt), unit="prompt")
     rows: list[Row] = []
     for prompt, (before, *without) in zip(prompts, found, strict=True):
         for layer, after in enumerate(without):
             about = {"text": prompt.text, "target": prompt.target, "layer": layer}
             rows.append({**about, "before": before, "after": after, "loss": before - after})
-    return MlpLoss(tuple(rows), folder.header)
+    return MlpLoss.of(rows, folder.header)
 
 
 def _probabilities(model: Any, prompt: kn.Prompt) -> list[float]:

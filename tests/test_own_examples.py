@@ -127,9 +127,9 @@ def test_the_analysis_runs_as_a_script(
 ) -> None:
     out = tmp_path / "mlps"
     monkeypatch.setattr(sys, "argv", ["own_analysis.py", "sample_determiner_noun_agreement_2", "tiny-bert", str(out)])
-    script = runpy.run_path(str(EXAMPLES / "own_analysis.py"), run_name="__main__")
-    assert capsys.readouterr().out.startswith("MLP loss (tiny-bert), 80 rows")
-    loaded = script["MlpLoss"].load(out.with_suffix(".json"))
+    runpy.run_path(str(EXAMPLES / "own_analysis.py"), run_name="__main__")
+    assert capsys.readouterr().out.startswith("MlpLoss (tiny-bert), 80 rows")
+    loaded = kn.load(out.with_suffix(".json"))
     assert len(loaded.rows) == 80 and loaded.header["model"] == "tiny-bert"
     kept = (tmp_path / "mlps.run.jsonl").read_text().splitlines()
     assert out.with_suffix(".html").stat().st_size > 0 and len(kept) == 1 + 20  # a header, and a line per prompt

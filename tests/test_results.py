@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from pathlib import Path
 from typing import Any
@@ -41,7 +40,7 @@ def test_pages_have_no_place_that_was_not_filled() -> None:
 
 
 def rows(name: str) -> list[dict[str, Any]]:
-    return json.loads((RESULTS / f"{name}.json").read_text("utf-8"))["rows"]
+    return list(kn.load(RESULTS / f"{name}.json").rows)
 
 
 @pytest.mark.parametrize("name", ["pairs", "localisation"])
@@ -108,12 +107,8 @@ def test_traces_are_those_of_the_items(what: str) -> None:
     header, payloads = RunFile(RESULTS / "runs" / name).read()
     settings = header["settings"]
     found = [payloads[key] for key in sorted(payloads, key=lambda key: int(key.split("/")[0]))]
-    effects = [
-        [[[float("nan") if x is None else x for x in line] for line in variant] for variant in one["effects"]]
-        for one in found
-    ]
     profile = TracingProfile(
-        effects=torch.tensor(effects).transpose(0, 1),
+        effects=torch.stack([item["effects"] for item in found], dim=1),
         clean=torch.tensor([one["clean"] for one in found]),
         corrupted=torch.tensor([one["corrupted"] for one in found]),
         variants=tuple((kind, cut) for kind, cut in settings["variants"]),

@@ -33,7 +33,7 @@ from kntools.editing.rome_settings import RomeSettings
 from kntools.editing.weight_edits import WeightEdit
 from kntools.results import display
 from kntools.results.result import Result
-from kntools.results.table import TableResult
+from kntools.results.table import Table
 from tests import planted, zoo
 
 EVIL = "<script>alert('1')</script> &"
@@ -119,7 +119,7 @@ RESULTS: dict[str, Callable[[Any], Any]] = {
 #: Those that show no text of the user's.
 NUMBERS_ALONE = {"RowGradients", "KnowledgeNeurons"}
 #: What users give, bases, and a checkpoint.
-NO_RESULTS = {kn.Prompt, kn.Intervention, kn.Neuron, Result, WeightEdit, TableResult, MomentSums}
+NO_RESULTS = {kn.Prompt, kn.Intervention, kn.Neuron, Result, WeightEdit, Table, MomentSums}
 
 
 class Balanced(HTMLParser):

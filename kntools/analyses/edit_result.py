@@ -3,23 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 import torch
 
 from kntools.analyses.edit_scores import SCORES, Payload, knew
-from kntools.results import display
+from kntools.results.result import Result
 from kntools.results.statistics import bootstrap_interval
-from kntools.results.table import load_table, save_table
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
 
 
-@dataclass(frozen=True, repr=False)
-class EditConsistency:
+@dataclass(frozen=True, eq=False, repr=False)
+class EditConsistency(Result):
     """Answers before and after edits of many cases, by several methods.
 
     ```python
@@ -75,18 +73,15 @@ class EditConsistency:
                         )
         return pd.DataFrame(rows)
 
-    def table(self) -> tuple[list[str], list[list[object]]]:
-        """For a page: one row per condition and score, one column per method with `value (low to high)`."""
-        rows: dict[tuple[str, str, int], dict[str, str]] = {}
-        for r in self.to_frame().to_dict("records"):
-            # Before the edit there is no case with fewer questions than after it: n is the same in all columns.
-            place = rows.setdefault((r["condition"], r["score"], r["n"]), {})
-            place[r["method"]] = f"{r['value']:.3f} ({r['low']:.3f} to {r['high']:.3f})"
-        lines: list[list[object]] = [
-            [condition, score, n, *(found.get(method, "") for method in self.methods)]
-            for (condition, score, n), found in rows.items()
-        ]
-        return ["facts", "score", "n", *self.methods], lines
+    def summary(self) -> pd.DataFrame:
+        """One row per condition and score, one column per method with `value (low to high)`."""
+        frame = self.to_frame()
+        cells = frame.apply(lambda r: f"{r['value']:.3f} ({r['low']:.3f} to {r['high']:.3f})", axis=1)
+        # Before the edit there is no case with fewer questions than after it: n is the same in all columns.
+        wide = frame.assign(cell=cells).pivot(index=["condition", "score", "n"], columns="method", values="cell")
+        order = frame[["condition", "score", "n"]].drop_duplicates()
+        wide = wide.reindex(index=pd.MultiIndex.from_frame(order), columns=self.methods).fillna("")
+        return wide.reset_index().rename(columns={"condition": "facts"}).rename_axis(columns=None)
 
     def plot(self, *, condition: str = "all", **look: Any) -> Figure:
         """A group of bars per score, a bar per method, with intervals.
@@ -110,33 +105,7 @@ class EditConsistency:
         }
         return bar_chart(chosen, "score", "value", **options)
 
-    def save(self, path: str | Path) -> Path:
-        """Write `.csv` (the table) or `.json` (everything)."""
-        content = {name: getattr(self, name) for name in ("cases", "before", "after", "skipped", "header")}
-        return save_table(path, "edit consistency", self.to_frame(), content)
-
-    @classmethod
-    def load(cls, path: str | Path) -> EditConsistency:
-        """Read the `.json` that `save` wrote.
-
-        Raises:
-            FileNotFoundError, ValueError: no such file, or another result.
-        """
-        found = load_table(path, "edit consistency")
-        after = {name: tuple(some) for name, some in found["after"].items()}
-        return cls(tuple(found["cases"]), tuple(found["before"]), after, found["skipped"], found["header"])
-
     def describe(self) -> str:
         """One line: what it is, of what model, how many."""
         left_out = ", ".join(f"{n} {reason}" for reason, n in self.skipped.items()) or "none"
         return f"EditConsistency of {len(self.cases)} cases ({self.header['model']}), left out: {left_out}"
-
-    def _scores(self) -> pd.DataFrame:
-        columns, rows = self.table()
-        return pd.DataFrame(rows, columns=columns)
-
-    def __repr__(self) -> str:
-        return display.text(self.describe(), self._scores(), rows=30)
-
-    def _repr_html_(self) -> str:
-        return display.html(self.describe(), self._scores(), rows=30)

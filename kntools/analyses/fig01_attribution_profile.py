@@ -17,8 +17,8 @@ from kntools import data
 from kntools.analyses.neuron_search import ADAPTIVE, SearchSettings, open_run
 from kntools.analyses.prompt_group import NamedPrompts, PromptGroup, in_parts, is_relation
 from kntools.prompts import Prompt
-from kntools.results.comparisons import t_quantile
 from kntools.results.result import Result
+from kntools.results.statistics import t_quantile
 from kntools.sites import Neuron, NeuronLike, as_neurons
 
 # Prompts of one item of a run: their scores are added up before they are written.
@@ -70,9 +70,6 @@ class AttributionProfile(Result):
         """Mean scores of the leading neurons, a column per class."""
         return self.to_frame().pivot(index="neuron", columns="class", values="score").reset_index()
 
-    def tables(self) -> dict[str, pd.DataFrame]:
-        return {}  # beside `to_frame` there are none
-
     def plot(self, k: int = 3, **look: Any) -> Any:
         """Heatmap of the `k` leading neurons of every class, and their mean score in all classes."""
         from kntools.plots.heatmaps import heatmap
@@ -86,9 +83,6 @@ class AttributionProfile(Result):
     def describe(self) -> str:
         counts = ", ".join(f"{c} (n = {n})" for c, n in zip(self.classes, self.counts, strict=True))
         return f"Mean attribution scores by answer: {counts} ({self.header['model']})"
-
-    def preview(self) -> pd.DataFrame:
-        return self.summary()
 
 
 def attribution_profile(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,19 +12,16 @@ import pandas as pd
 from kntools.analyses.fig03_localisation import Localisation
 from kntools.analyses.neuron_search import ADAPTIVE, SearchSettings, search_each
 from kntools.analyses.prompt_group import PromptGroup
-from kntools.results.comparisons import fisher, holm, share_interval
-from kntools.results.table import Row, TableResult
+from kntools.results.statistics import fisher, holm, share_interval
+from kntools.results.table import Row, Table
 from kntools.sites import Neuron, NeuronLike, as_neurons
 
 NUMBERS = ("singular", "plural")
 DETERMINERS = ("this", "that", "these", "those")
 
 
-@dataclass(frozen=True, repr=False)
-class PairSearch(TableResult):
+class PairSearch(Table):
     """One row per determiner-noun pair: `source, pair, determiner, noun, number, prompts, tau, converged, neurons`."""
-
-    kind = "pair search"
 
     def leading(self, number: str, k: int = 1) -> tuple[Neuron, ...]:
         """The `k` neurons whose share of the pairs of this number is farthest above that of the other number."""
@@ -126,8 +122,8 @@ def pair_search(
         raise ValueError(
             f"pair_search needs determiner-noun pairs: {what}; use prompt_groups(model, 'determiner_noun_agreement_2')"
         )
-    found, header = search_each(model, groups, settings, kind=PairSearch.kind, run=run)
-    return PairSearch(tuple(map(_row, groups, found)), header)
+    found, header = search_each(model, groups, settings, kind="pair search", run=run)
+    return PairSearch.of(map(_row, groups, found), header)
 
 
 def pairs_of(found: Localisation, groups: Sequence[PromptGroup]) -> PairSearch:
@@ -139,7 +135,7 @@ def pairs_of(found: Localisation, groups: Sequence[PromptGroup]) -> PairSearch:
         for group, row in zip(groups, found.rows, strict=True)
         if group.label("determiner") is not None
     ]
-    return PairSearch(tuple(rows), found.header)
+    return PairSearch.of(rows, found.header)
 
 
 def _row(group: PromptGroup, found: Row) -> Row:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
 
@@ -13,23 +12,19 @@ import torch
 from kntools.analyses.neuron_search import ADAPTIVE, Null, SearchSettings, search_each
 from kntools.analyses.prompt_group import PromptGroup
 from kntools.engine.inputs import check_choice
-from kntools.results.comparisons import holm, welch
-from kntools.results.statistics import bootstrap_interval
-from kntools.results.table import Row, TableResult, numbers
+from kntools.results.statistics import bootstrap_interval, holm, welch
+from kntools.results.table import Row, Table
 from kntools.sites import Neuron
 
 MEASURES = {"count": "|KN|", "tau": "tau", "r1": "R1^2"}
 
 
-@dataclass(frozen=True, repr=False)
-class Localisation(TableResult):
+class Localisation(Table):
     """One row per determiner-noun pair or fact: `source, kind, group, prompts, count, tau, r1, converged, neurons`.
 
     Columns that begin with `null_` are the same measures of the null. `|KN|` is a number of neurons, tau a share of
     prompts, R1^2 between 0 and 1.
     """
-
-    kind = "localisation"
 
     def summary(self, *, seed: int = 0) -> pd.DataFrame:
         """One row per paradigm or relation: means over its groups, bootstrap intervals, and the null's means.
@@ -137,8 +132,8 @@ def localisation(
     small = [g.key for g in groups if len(g.prompts) < 2]
     if small:
         raise ValueError(f"R1^2 compares prompts: {small[:3]} have fewer than 2; give least=3 to prompt_groups")
-    found, header = search_each(model, groups, settings, kind=Localisation.kind, run=run, null=null, seed=seed)
-    return Localisation(tuple(map(_row, groups, found)), header)
+    found, header = search_each(model, groups, settings, kind="localisation", run=run, null=null, seed=seed)
+    return Localisation.of(map(_row, groups, found), header)
 
 
 def _row(group: PromptGroup, found: Row) -> Row:
@@ -153,5 +148,5 @@ def _measures(found: Row) -> Row:
     return {"count": len(found["neurons"]), "tau": found["share"], "r1": found["r1"]}
 
 
-def _tensor(column: Any) -> torch.Tensor:
-    return torch.tensor(numbers(column), dtype=torch.float64)
+def _tensor(column: pd.Series) -> torch.Tensor:
+    return torch.tensor(column.to_numpy(dtype="float64"))

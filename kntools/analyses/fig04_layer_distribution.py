@@ -3,32 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
-import pandas as pd
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from kntools.analyses.fig03_localisation import Localisation
 from kntools.results.statistics import bootstrap_interval
-from kntools.results.table import TableResult
+from kntools.results.table import Table
 from kntools.sites import Neuron, NeuronLike, as_neurons
 
 
-@dataclass(frozen=True, repr=False)
-class LayerDistribution(TableResult):
+class LayerDistribution(Table):
     """One row per kind and layer: `kind, layer, neurons, share, low, high`.
 
     `share` is the mean over groups of the share of a group's neurons that lie in the layer, with a bootstrap interval
     over groups: a fact with five neurons counts no more than one with two. The header's `test` compares two kinds.
     """
-
-    kind = "layer distribution"
-
-    def tables(self) -> dict[str, pd.DataFrame]:
-        return {}  # beside `to_frame` there are none
 
     def plot(self, **look: Any) -> Any:
         """Bars per layer, one colour per kind, with intervals."""
@@ -101,7 +93,7 @@ def layer_distribution(
         one, other = shares.values()
         test = _permutation(one, other, permutations, seed)
     header |= {"groups": {kind: len(s) for kind, s in shares.items()}, "test": test, "permutations": permutations}
-    return LayerDistribution(tuple(rows), header)
+    return LayerDistribution.of(rows, header)
 
 
 def _shares(groups: Sequence[Sequence[Neuron]], n_layers: int) -> Float[Tensor, "group layer"]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,8 +15,8 @@ from kntools.analyses.fig07_probability_shift import ProbabilityShift, probabili
 from kntools.analyses.prompt_group import NamedPrompts
 from kntools.analyses.words import FIGURE_5, Words
 from kntools.engine.inputs import check_choice
-from kntools.results.comparisons import holm, t_test
-from kntools.results.table import Row, TableResult
+from kntools.results.statistics import holm, t_test
+from kntools.results.table import Row, Table
 from kntools.sites import NeuronLike
 
 Definition = Literal["kn_thesis", "dai", "mean_ratio", "eleutherai"]
@@ -35,18 +34,12 @@ _DEFINITIONS = tuple(CHANGES)
 CHANGES["eleutherai"] = CHANGES["mean_ratio"]
 
 
-@dataclass(frozen=True, repr=False)
-class SuppressionEffect(TableResult):
+class SuppressionEffect(Table):
     """One row per group and word: `group, section, word, n, before, after, change, low, high, t, p, p_corrected,
     significant`, and the change by its three definitions (`dai`, `mean_ratio`, `kn_thesis`).
 
     `change` is the definition that was asked for, with a bootstrap interval over prompts.
     """
-
-    kind = "suppression effect"
-
-    def tables(self) -> dict[str, pd.DataFrame]:
-        return {}  # beside `to_frame` there are none
 
     def plot(self, **look: Any) -> Any:
         """Bars per word, sections apart, one panel per group; significant changes in red, others in grey."""
@@ -152,7 +145,7 @@ def effect_of(
     test = "unpaired t-test, uncorrected, as published" if paper else "paired t-test, Holm-corrected"
     what = f"{', '.join(map(repr, shift.neurons[:5]))} x {shift.factor:g} ({shift.header['model']})"
     about = {"change": change, "test": test, "alpha": alpha, "what": what, "paper": paper}
-    return SuppressionEffect(tuple(tested), {**shift.header, **about})
+    return SuppressionEffect.of(tested, {**shift.header, **about})
 
 
 def _check(change: str, alpha: float) -> None:

@@ -7,35 +7,27 @@ import math
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 import torch
 
 from kntools import data
 from kntools.analyses.fig05_suppression_effect import SuppressionEffect
 from kntools.data.grouping import noun_number
 from kntools.results.statistics import pearson, spearman
-from kntools.results.table import TableResult
+from kntools.results.table import Table
 
 _WORD = re.compile(r"[^\W_]+(?:['-][^\W_]+)*|[.!?;:,]")
 
 
-@dataclass(frozen=True, repr=False)
-class CooccurrenceBias(TableResult):
+class CooccurrenceBias(Table):
     """One row per word: `word, section, plural, singular, bias, effect`.
 
     `plural` and `singular` count nouns of either number beside the word; `bias` is the log of their odds (0.5 added
     to each), positive for words that stand with plurals. The header has the correlations with their intervals.
     """
-
-    kind = "co-occurrence bias"
-
-    def tables(self) -> dict[str, pd.DataFrame]:
-        return {}  # beside `to_frame` there are none
 
     def plot(self, **look: Any) -> Any:
         """A dot per word: the effect of the edit against how often the word stands with plural nouns."""
@@ -170,7 +162,7 @@ def cooccurrence_bias(
     x, y = (torch.tensor([float(row[name]) for row in rows], dtype=torch.float64) for name in ("bias", "effect"))
     low, high = _interval(x, y, resamples, seed)
     found = {"n": len(rows), "spearman": spearman(x, y), "low": low, "high": high, "pearson": pearson(x, y)}
-    return CooccurrenceBias(tuple(rows), {**effect.header, "group": chosen, "rare": rare, "correlation": found})
+    return CooccurrenceBias.of(rows, {**effect.header, "group": chosen, "rare": rare, "correlation": found})
 
 
 def _interval(x: torch.Tensor, y: torch.Tensor, resamples: int, seed: int) -> tuple[float, float]:

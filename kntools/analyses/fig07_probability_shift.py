@@ -60,12 +60,6 @@ class ProbabilityShift(Result):
         columns = ["group", "section", "word", "n", "before", "after", "difference", "low", "high"]
         return pd.DataFrame(rows, columns=columns)
 
-    def summary(self) -> pd.DataFrame:
-        return self.to_frame()
-
-    def tables(self) -> dict[str, pd.DataFrame]:
-        return {}  # beside `to_frame` there are none
-
     def plot(self, **look: Any) -> Any:
         """Mean probability of each word before and after, on a logarithmic axis."""
         from kntools.plots.charts import scatter_chart

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -30,8 +30,8 @@ from kntools.engine.sweep import sweep
 from kntools.hooks.neurons import ablate_neurons, enhance_neurons
 from kntools.models import adapter
 from kntools.prompts import Encoded, Prompt, encode
-from kntools.results.comparisons import holm, share_interval, sign_test
-from kntools.results.table import Row, TableResult
+from kntools.results.statistics import holm, share_interval, sign_test
+from kntools.results.table import Row, Table
 from kntools.sites import Hook, Neuron, NeuronLike
 
 #: On activations at the answer: suppress (x 0), enhance (x 2). On value rows: erase (0), values (a new answer).
@@ -39,16 +39,13 @@ EditName = Literal["suppress", "enhance", "erase", "values"]
 EDITS: tuple[EditName, ...] = get_args(EditName)
 
 
-@dataclass(frozen=True, repr=False)
-class Reliability(TableResult):
+class Reliability(Table):
     """One row per prompt and edit: `source, kind, text, target, edit, overturned, random, before, after`.
 
     `overturned`: a minimal pair's order of P(good) and P(bad) is turned around, or a fact's most probable token is
     another one. `random`: the same of as many random neurons of the same layers. `before`, `after`: probability of the
     answer.
     """
-
-    kind = "reliability"
 
     def summary(self) -> pd.DataFrame:
         """Per source and edit: shares with Wilson's 95 % intervals, and p of a difference from random neurons.
@@ -160,7 +157,7 @@ def reliability(
     if not rows:
         raise ValueError(f"the model gets none of the {len(asked)} prompts right; pass correct_only=False")
     wrong = sum(not payload["correct"] for payload in found) if correct_only else 0
-    return Reliability(tuple(rows), {**folder.header, "wrong": wrong, "correct_only": correct_only})
+    return Reliability.of(rows, {**folder.header, "wrong": wrong, "correct_only": correct_only})
 
 
 def _judged(

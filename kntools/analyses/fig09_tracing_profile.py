@@ -8,8 +8,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from jaxtyping import Float
-from torch import Tensor
 
 from kntools import data
 from kntools.analyses.neuron_search import open_run
@@ -18,7 +16,7 @@ from kntools.analyses.prompt_group import prompt_item
 from kntools.data.records import PromptSet
 from kntools.models import adapter
 from kntools.prompts import Prompt
-from kntools.results.table import Row, numbers, without_nan
+from kntools.results.table import Row
 from kntools.tracing.causal_tracing import causal_trace
 from kntools.tracing.noise import subject_sigma
 from kntools.tracing.restoration import KINDS, WINDOW, Kind, Severed
@@ -89,14 +87,17 @@ def tracing_profile(
         number, prompt = numbered
         options: dict[str, Any] = {**settings, "seed": seed + number}
         traces = [causal_trace(model, prompt, kind=kind, sever=cut, **options) for kind, cut in variants]
-        effects = [without_nan(t.by_role().tolist()) for t in traces]
-        return {"effects": effects, "clean": traces[0].clean, "corrupted": traces[0].corrupted}
+        return {
+            "effects": torch.stack([t.by_role() for t in traces]),
+            "clean": traces[0].clean,
+            "corrupted": traces[0].corrupted,
+        }
 
     found = folder.each(
         list(enumerate(asked)), key=lambda one: f"{one[0]}/{prompt_item(one[1])}", make=trace, unit="prompt"
     )
     return TracingProfile(
-        effects=torch.stack([_tensor(payload["effects"]) for payload in found], dim=1),
+        effects=torch.stack([payload["effects"] for payload in found], dim=1),
         clean=torch.tensor([payload["clean"] for payload in found]),
         corrupted=torch.tensor([payload["corrupted"] for payload in found]),
         variants=tuple(variants),
@@ -104,11 +105,6 @@ def tracing_profile(
         window=together,
         provenance=folder.header,
     )
-
-
-def _tensor(effects: list[list[list[float | None]]]) -> Float[Tensor, "variant role layer"]:
-    """`None` is a role that the prompt has no token of."""
-    return torch.tensor([[numbers(line) for line in variant] for variant in effects])
 
 
 def _known(model: Any, prompts: Sequence[Prompt], two_way: bool) -> list[Prompt]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from functools import partial
 from itertools import combinations
 from pathlib import Path
@@ -22,9 +21,8 @@ from kntools.engine.answers import answer_values
 from kntools.hooks.neurons import ablate_neurons
 from kntools.models import adapter
 from kntools.prompts import Prompt
-from kntools.results.comparisons import holm, t_test
-from kntools.results.statistics import bootstrap_interval
-from kntools.results.table import Row, TableResult
+from kntools.results.statistics import bootstrap_interval, holm, t_test
+from kntools.results.table import Row, Table
 from kntools.sites import Neuron
 
 Selection = Callable[[Any, Prompt], Attribution]
@@ -40,16 +38,13 @@ METHODS: dict[str, Selection] = {
 RANDOM = "random"
 
 
-@dataclass(frozen=True, repr=False)
-class SelectionMethods(TableResult):
+class SelectionMethods(Table):
     """One row per prompt and method: `source, text, target, method, before, after, drop, gradients, seconds, neurons`.
 
     `drop` is the answer's probability minus that with the method's neurons set to 0: the more, the better they were
     chosen. `gradients` counts rows that were run backwards, which no machine changes; `seconds` is the wall clock.
     The method `random` is the control: as many random neurons, of the layers that the first method chose.
     """
-
-    kind = "selection methods"
 
     def summary(self) -> pd.DataFrame:
         """Per method: mean drop with bootstrap interval, p of its difference from the first method (paired, Holm)."""
@@ -144,7 +139,7 @@ def selection_methods(
         for (source, prompt), payload in zip(asked, found, strict=True)
         for row in payload
     ]
-    return SelectionMethods(tuple(rows), {**folder.header, "methods": list(methods), "count": count})
+    return SelectionMethods.of(rows, {**folder.header, "methods": list(methods), "count": count})
 
 
 def _compared(model: Any, prompt: Prompt, methods: Mapping[str, Selection], count: int, seed: int) -> list[Row]:

@@ -8,15 +8,14 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import pandas as pd
+from torch import Tensor
 
 from kntools import files
-from kntools.analyses.edit_result import EditConsistency
 from kntools.analyses.neuron_search import ADAPTIVE, PAPER, SearchSettings
 from kntools.analyses.prompt_group import is_relation
 from kntools.cli.options import ModelOptions, Options, method, output
 from kntools.cli.output import Output, Sheet, records
 from kntools.models.names import check_name
-from kntools.results.table import TableResult
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,13 +71,12 @@ def result_output(
     every = found.tables() if tables is None else tables
     header = found.header if hasattr(found, "header") else found.provenance
     shown = every or {rows: found.to_frame()}
-    summary = found.to_frame() if isinstance(found, EditConsistency) else found.summary()
+    summary = found.summary()
     further = {name: frame for name, frame in every.items() if frame is not None}
 
     def write(out: Path) -> list[Path]:
-        saved = found.save(
-            _beside(options, ".json" if isinstance(found, TableResult | EditConsistency) else ".safetensors")
-        )
+        tensors = any(isinstance(value, Tensor) for value in vars(found).values())
+        saved = found.save(_beside(options, ".safetensors" if tensors else ".json"))
         page = _beside(options, ".html")
         files.write(page, found.plot().to_html(include_plotlyjs=True))
         return [saved, *write_tables({"": found.to_frame(), **further}, options), page]

@@ -25,6 +25,7 @@ from kntools.cli.options import Options
 from kntools.cli.output import Output
 from kntools.engine.generation import sample_texts
 from kntools.models import adapter
+from kntools.results.result import load
 from kntools.sites import as_neurons
 from kntools.tracing.causal_tracing import KINDS
 from kntools.tracing.restoration import Severed
@@ -128,7 +129,7 @@ def layer_distribution(
 
     Example: kntools figure 4 localised.json --layers 30 --out layers
     """
-    found = analyses.Localisation.load(result)
+    found = load(result, analyses.Localisation)
     return result_output(analyses.layer_distribution(found, n_layers=layers, seed=options.seed), options)
 
 
@@ -171,7 +172,7 @@ def cooccurrence_bias(
 
     Example: kntools figure 6 effect.json corpus.txt --out bias
     """
-    changed = analyses.SuppressionEffect.load(effect)
+    changed = load(effect, analyses.SuppressionEffect)
     files = (line for path in corpus or () for line in analyses.read_texts(path, field))
     sampled = sample_texts(options.load(), written, seed=options.seed) if written else ()
     words, nouns = {row["word"] for row in changed.rows}, analyses.noun_numbers()

@@ -16,7 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from kntools.cli.options import Options
-from kntools.results.table import without_nan
+from kntools.results.encoding import without_nan
 
 # Rows of a table in the terminal; files have them all.
 _ROWS = 40

@@ -21,7 +21,7 @@ from kntools.report.choices import NotPossible, each_possible
 from kntools.report.facts import one_line
 from kntools.report.figure import Shown, asset, chart, share, table, within
 from kntools.report.study import Study, read_case
-from kntools.results.comparisons import share_interval
+from kntools.results.statistics import share_interval
 from kntools.results.table import Row
 
 _TOKENS = 10  # that each text goes on by

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from kntools.report.page import Block, Chart, Table
 from kntools.report.study import Study
-from kntools.results.comparisons import share_interval, t_quantile, t_test
+from kntools.results.statistics import share_interval, t_quantile, t_test
 from kntools.results.table import Row
 from kntools.sites import Neuron
 

@@ -19,7 +19,7 @@ from kntools.report.choices import NotPossible, each_possible
 from kntools.report.figure import ALPHA, Shown, chart, paired_test, share, table, tested, within
 from kntools.report.page import Block
 from kntools.report.study import Study, read_prompt
-from kntools.results.comparisons import holm
+from kntools.results.statistics import holm
 
 
 def attribution(study: Study) -> Shown:

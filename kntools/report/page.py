@@ -32,7 +32,7 @@ from pandas.api.types import is_bool_dtype, is_numeric_dtype
 from plotly.offline import get_plotlyjs
 
 from kntools.plots.theme import DARK, LIGHT
-from kntools.results.table import without_nan
+from kntools.results.encoding import without_nan
 
 
 @dataclass(frozen=True)

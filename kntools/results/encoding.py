@@ -1,26 +1,26 @@
 """Values as JSON and tensors, and back by the types of their fields: what files and runs hold. Never code.
 
-A tensor becomes `{"$tensor": name}`, a result `{"$kind": name of its class, field: value, ...}`, another dataclass a
-mapping of its fields, a tuple a list, a range its three numbers. Reading goes by type hints.
+A tensor becomes `{"$tensor": name}`, a result `{"$kind": name of its class, field: value, ...}`, a data frame
+`{"$frame": types of its columns, "rows": [...]}`, nan `{"$float": "nan"}`, another dataclass a mapping of its fields, a
+tuple a list, a range its three numbers. Reading goes by these marks and by type hints.
 """
 
 from __future__ import annotations
 
 import math
-import pkgutil
 from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
 from functools import cache
-from importlib import import_module
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
 import numpy as np
+import pandas as pd
 import torch
 from torch import Tensor
 
-TENSOR, KIND = "$tensor", "$kind"
+TENSOR, KIND, FRAME, FLOAT = "$tensor", "$kind", "$frame", "$float"
 
 _classes: dict[str, type] = {}
 
@@ -49,8 +49,14 @@ def encode(value: Any, name: str, tensors: dict[str, Tensor] | None = None) -> A
         return {TENSOR: name}
     if isinstance(value, np.generic | np.ndarray | Tensor):
         return encode(value.tolist(), name, tensors)
+    if isinstance(value, float) and not math.isfinite(value):
+        return {FLOAT: str(value)}
     if isinstance(value, str | bool | int | float | NoneType):
         return value
+    if isinstance(value, pd.DataFrame):
+        types = {str(column): str(dtype) for column, dtype in value.dtypes.items()}
+        rows = value.astype(object).where(value.notna(), None).to_numpy().tolist()
+        return {FRAME: types, "rows": encode(rows, name, tensors)}
     if isinstance(value, Path | torch.dtype | torch.device):
         return str(value)
     if isinstance(value, range):
@@ -73,6 +79,11 @@ def decode(value: Any, hint: Any, tensors: Mapping[str, Tensor]) -> Any:
     """
     if isinstance(value, dict) and TENSOR in value:
         return tensors[value[TENSOR]]
+    if isinstance(value, dict) and FLOAT in value:
+        return float(value[FLOAT])
+    if isinstance(value, dict) and FRAME in value:
+        frame = pd.DataFrame(decode(value["rows"], Any, tensors), columns=[*value[FRAME]])
+        return frame.astype({column: dtype for column, dtype in value[FRAME].items() if _is_number(dtype)})
     if isinstance(value, dict) and KIND in value:
         value = dict(value)
         hint = class_of(value.pop(KIND))
@@ -105,6 +116,8 @@ def same(a: Any, b: Any) -> bool:
             return False
         b = b.to(a.device)
         return bool(((a == b) | ((a != a) & (b != b))).all())
+    if isinstance(a, pd.DataFrame):
+        return a.equals(b)
     if is_dataclass(a):
         return all(same(getattr(a, f.name), getattr(b, f.name)) for f in fields(a))
     if isinstance(a, Mapping):
@@ -115,14 +128,23 @@ def same(a: Any, b: Any) -> bool:
 
 
 def class_of(kind: str) -> Any:
-    """The class of a kind of result; those of analyses are imported when a file asks for them."""
-    if kind not in _classes:
-        package = import_module("kntools.analyses")
-        for module in pkgutil.iter_modules(package.__path__, f"{package.__name__}."):
-            import_module(module.name)
+    """The class of a kind of result."""
     if kind not in _classes:
         raise LookupError(f"{kind!r} is no result of this version of kntools; import the module that defines it")
     return _classes[kind]
+
+
+def without_nan(value: Any) -> Any:
+    """For other programs: JSON has no word for nan and infinity; they become `null`."""
+    if isinstance(value, Mapping):
+        return {str(k): without_nan(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [without_nan(v) for v in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _is_number(dtype: str) -> bool:
+    return dtype.startswith(("float", "int", "uint", "bool"))
 
 
 @cache

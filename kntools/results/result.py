@@ -16,7 +16,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from kntools.files import atomic
+from kntools.files import atomic, write
 from kntools.results import display, encoding
 
 FORMAT = 2
@@ -59,19 +59,41 @@ class Result(encoding.Registered):
         """A tidy table of pandas."""
         raise NotImplementedError
 
-    def preview(self) -> pd.DataFrame:
-        """The table that is shown under `describe`."""
+    def summary(self) -> pd.DataFrame:
+        """The table that a reader wants first."""
         return self.to_frame()
 
+    def tables(self) -> dict[str, pd.DataFrame]:
+        """Further tables, by name."""
+        return {}
+
+    def preview(self) -> pd.DataFrame:
+        """The table that is shown under `describe`."""
+        return self.summary()
+
     def save(self, path: str | Path) -> Path:
-        """Write one safetensors file: tensors as tensors, the rest as JSON. `kn.load(path)` reads it."""
+        """Write one file, which `kn.load(path)` reads: safetensors, with JSON for what is no tensor.
+
+        Without tensors it may be called `.json`. `.csv` holds the table of `to_frame` alone. Equal results give equal
+        bytes.
+
+        Raises:
+            ValueError: a `.json` of a result with tensors.
+        """
+        path = Path(path)
+        if path.suffix == ".csv":
+            return write(path, self.to_frame().to_csv(index=False))
         tensors: dict[str, Tensor] = {}
         content = encoding.encode(self, type(self).__name__, tensors)
         about = {"format": FORMAT, "checksum": checksum(json.dumps(content), tensors), "result": content}
+        if path.suffix == ".json":
+            if tensors:
+                raise ValueError(f"{path.name}: this result holds tensors; call the file .safetensors")
+            return write(path, json.dumps(about, ensure_ascii=False, indent=1, allow_nan=False) + "\n")
         with atomic(path) as part:
-            # One entry: safetensors keeps several in no fixed order, and equal results have equal bytes.
+            # One entry: safetensors keeps several in no fixed order.
             save_file(tensors, part, metadata={"kntools": json.dumps(about, ensure_ascii=False)})
-        return Path(path)
+        return path
 
     def __eq__(self, other: object) -> bool:
         return encoding.same(self, other)
@@ -104,12 +126,16 @@ def load(path: str | Path, kind: type[Result] = Result) -> Any:
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"no file {path}; results are written by .save(path)")
+    tensors: dict[str, Tensor] = {}
     try:
-        with safe_open(path, framework="pt") as file:
-            about = json.loads((file.metadata() or {}).get("kntools", "null"))
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
+        if path.suffix == ".json":
+            about = json.loads(path.read_text(encoding="utf-8"))
+        else:
+            with safe_open(path, framework="pt") as file:
+                about = json.loads((file.metadata() or {}).get("kntools", "null"))
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
     except Exception as error:  # safetensors has errors of many kinds
-        raise ValueError(f"{path} is damaged, or no safetensors file ({error}); save the result again") from error
+        raise ValueError(f"{path} is damaged, or no file of results ({error}); save the result again") from error
     if not isinstance(about, dict) or not isinstance(about.get("format"), int):
         raise ValueError(f"{path} holds no result of kntools; give a file that .save(path) wrote")
     if about["format"] != FORMAT:

@@ -1,9 +1,16 @@
-"""Means with intervals."""
+"""Means and shares with intervals, correlations, tests of differences, and corrections for many tests.
+
+What scipy has is scipy's; it is imported when it is needed, for that takes most of a second.
+"""
 
 from __future__ import annotations
 
-from typing import NamedTuple
+import math
+import warnings
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -43,11 +50,11 @@ def bootstrap_interval(
         raise ValueError(f"confidence={confidence}; it must be between 0 and 1 (0.95)")
     if resamples < 1:
         raise ValueError(f"resamples={resamples}; it must be at least 1 (2000)")
+    # Not scipy's: one matrix product gives the means of all resamples of all entries, with those that are nan left out.
     n = values.shape[0]
     flat = values.detach().double().cpu().reshape(n, -1)
     present = ~flat.isnan()
-    generator = torch.Generator().manual_seed(seed)
-    drawn = torch.randint(n, (resamples, n), generator=generator)
+    drawn = torch.randint(n, (resamples, n), generator=torch.Generator().manual_seed(seed))
     times = torch.zeros(resamples, n, dtype=torch.double).scatter_add_(1, drawn, torch.ones(drawn.shape).double())
     # 0 / 0 is nan: a resample that holds no item with this entry says nothing.
     means = (times @ flat.nan_to_num()) / (times @ present.double())
@@ -58,25 +65,101 @@ def bootstrap_interval(
     return Interval(low, high)
 
 
-def mean_of_present(values: Float[Tensor, "item ..."]) -> Tensor:
-    """Mean over items, without those that are nan."""
-    return values.nanmean(0)
+def t_quantile(freedom: int, confidence: float = 0.95) -> float:
+    """How many standard errors the interval of a mean reaches to either side (Student's t)."""
+    return float(_stats().t.ppf((1 + confidence) / 2, freedom))
+
+
+def share_interval(hits: int, of: int, confidence: float = 0.95) -> tuple[float, float]:
+    """Wilson's interval of a share; nan if there are none."""
+    if of == 0:
+        return math.nan, math.nan
+    interval = _stats().binomtest(hits, of).proportion_ci(confidence, method="wilson")
+    return float(interval.low), float(interval.high)
 
 
 def pearson(a: Tensor, b: Tensor) -> float:
     """Correlation of two tensors of the same shape, entry by entry; nan if one of them is constant."""
-    x, y = a.double().flatten(), b.double().flatten()
-    x, y = x - x.mean(), y - y.mean()
-    return float((x @ y) / (x.norm() * y.norm()))
+    return _correlation("pearsonr", a, b)
 
 
 def spearman(a: Tensor, b: Tensor) -> float:
     """The same of their ranks; equal values share a rank."""
-    return pearson(_ranks(a), _ranks(b))
+    return _correlation("spearmanr", a, b)
 
 
-def _ranks(values: Tensor) -> Tensor:
-    flat = values.double().flatten()
-    _, place, count = flat.unique(sorted=True, return_inverse=True, return_counts=True)
-    last = count.cumsum(0).double()
-    return (last - (count.double() - 1) / 2)[place]
+def _correlation(name: str, a: Tensor, b: Tensor) -> float:
+    if a.numel() < 2:
+        return math.nan
+    stats = _stats()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", stats.DegenerateDataWarning)  # a constant: nan says it
+        return float(getattr(stats, name)(*(x.detach().double().flatten().cpu().numpy() for x in (a, b))).statistic)
+
+
+def t_test(
+    before: Float[Tensor, " item"], after: Float[Tensor, " other"], *, paper: bool = False
+) -> tuple[float, float]:
+    """`(t, p)` of the difference of means, two-sided: paired, or as published, `paper=True`: unpaired.
+
+    ```python
+    t, p = t_test(before, after)
+    ```
+
+    The published test (Niu et al. 2024, figure 5) is Student's with equal variances, on what are in fact pairs: it
+    misses small changes of prompts that differ a lot. Differences that are all 0 give p = 1; differences that are all
+    the same, and not 0, give p = 0.
+
+    Raises:
+        ValueError: fewer than two items.
+    """
+    if len(before) < 2 or len(after) < 2 or (not paper and len(before) != len(after)):
+        raise ValueError(
+            f"{len(before)} and {len(after)} values: a test compares at least 2 prompts (with themselves, if paired)"
+        )
+    x, y = before.double().numpy(), after.double().numpy()
+    if all(np.ptp(values) == 0 for values in ((x, y) if paper else (y - x,))):
+        difference = float(y[0] - x[0])
+        return (math.copysign(math.inf, difference), 0.0) if difference else (0.0, 1.0)
+    test = _stats().ttest_ind(y, x) if paper else _stats().ttest_rel(y, x)
+    return float(test.statistic), float(test.pvalue)
+
+
+def welch(a: Float[Tensor, " item"], b: Float[Tensor, " other"]) -> tuple[float, float]:
+    """`(t, p)` of the difference of the means of two unpaired groups with variances of their own; nan if too few."""
+    # Means of equal numbers may differ in their last bit.
+    if len(a) < 2 or len(b) < 2 or max(float(x.double().std()) for x in (a, b)) < 1e-12:
+        return math.nan, math.nan
+    test = _stats().ttest_ind(b.double().numpy(), a.double().numpy(), equal_var=False)
+    return float(test.statistic), float(test.pvalue)
+
+
+def fisher(hits: int, of: int, other_hits: int, of_others: int) -> float:
+    """p, two-sided, of the same share in two groups (Fisher's exact test)."""
+    return float(_stats().fisher_exact([[hits, of - hits], [other_hits, of_others - other_hits]]).pvalue)
+
+
+def sign_test(up: int, down: int) -> float:
+    """p, two-sided, of as many pairs going up as down (McNemar's exact test)."""
+    return float(_stats().binomtest(up, up + down).pvalue) if up + down else 1.0
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Holm's step-down correction: what each p is worth among so many tests. nan stays nan and does not count.
+
+    ```python
+    holm([0.01, 0.04])      # [0.02, 0.04]
+    ```
+    """
+    counted = sorted((p, i) for i, p in enumerate(p_values) if not math.isnan(p))
+    corrected, highest = [math.nan] * len(p_values), 0.0
+    for rank, (p, i) in enumerate(counted):
+        highest = max(highest, min(1.0, p * (len(counted) - rank)))
+        corrected[i] = highest
+    return corrected
+
+
+def _stats() -> Any:
+    from scipy import stats
+
+    return stats

@@ -46,7 +46,7 @@ def test_number_neurons_in_their_pairs_and_not_in_the_others(groups: PromptGroup
     path = found.save(tmp_path / "a.json")
     again = pair_search(planted.cached(), groups.groups, settings=ONE, run=tmp_path / "run")
     assert again.save(tmp_path / "b.json").read_bytes() == path.read_bytes()
-    assert PairSearch.load(path).leading("plural") == (planted.PLURAL,)
+    assert kn.load(path).leading("plural") == (planted.PLURAL,)
     located = localisation(planted.cached(), groups.groups, settings=ONE, null=None)
     assert pairs_of(located, groups.groups).rows == found.rows
     with pytest.raises(ValueError, match="same ones"):
@@ -69,7 +69,7 @@ def test_errors_say_what_to_do(groups: PromptGroups) -> None:
     with pytest.raises(ValueError, match=r"\['Canada'\] have none"):
         pair_search(planted.cached(), [fact])
     with pytest.raises(ValueError, match="'singular' or 'plural'"):
-        PairSearch((), {"model": "m"}).leading("dual")
+        PairSearch.of((), {"model": "m"}).leading("dual")
 
 
 # Figure 1

@@ -10,8 +10,8 @@ import pytest
 import torch
 
 import kntools as kn
-from kntools.analyses.fig08_reliability import EDITS, Reliability, reliability
-from kntools.analyses.method_comparison import METHODS, RANDOM, SelectionMethods, selection_methods
+from kntools.analyses.fig08_reliability import EDITS, reliability
+from kntools.analyses.method_comparison import METHODS, RANDOM, selection_methods
 from tests import planted, zoo
 
 
@@ -48,7 +48,7 @@ def test_planted_neurons_decide(tmp_path: Path) -> None:
     path = found.save(tmp_path / "a.json")
     again = reliability(model, {"pairs": pairs()}, count=1, run=tmp_path / "run")
     assert again.save(tmp_path / "b.json").read_bytes() == path.read_bytes()
-    assert Reliability.load(path).summary().equals(found.summary()) and len(found.plot().data) == 2
+    assert kn.load(path).summary().equals(found.summary()) and len(found.plot().data) == 2
 
 
 def test_given_neurons_act_on_their_own_number_alone() -> None:
@@ -138,5 +138,5 @@ def test_methods_agree_where_one_neuron_decides(tmp_path: Path) -> None:
     path = found.save(tmp_path / "a.json")
     again = selection_methods(model, {"pairs": prompts}, count=1, run=tmp_path / "run")
     assert again.save(tmp_path / "b.json").read_bytes() == path.read_bytes(), "times too are those of the first run"
-    assert SelectionMethods.load(path).summary().equals(found.summary())
+    assert kn.load(path).summary().equals(found.summary())
     assert [t.type for t in found.plot().data] == ["bar", "heatmap", "scatter"]

@@ -13,9 +13,8 @@ import pytest
 import torch
 
 import kntools as kn
-from kntools.analyses.fig05_suppression_effect import SuppressionEffect, effect_of, suppression_effect
+from kntools.analyses.fig05_suppression_effect import effect_of, suppression_effect
 from kntools.analyses.fig06_cooccurrence_bias import (
-    CooccurrenceBias,
     cooccurrence_bias,
     count_beside,
     noun_numbers,
@@ -77,7 +76,7 @@ def test_probabilities_are_those_of_whole_runs(name: str, tmp_path: Path) -> Non
     assert torch.equal(again.before, shift.before) and len(shift.plot().data) == 5
     effect = suppression_effect(model, prompts, neurons, words=words, factor=2.0, change="dai")
     path = effect.save(tmp_path / "a.json")
-    assert SuppressionEffect.load(path).to_frame().equals(effect.to_frame()) and len(effect.plot().data) == 2
+    assert kn.load(path).to_frame().equals(effect.to_frame()) and len(effect.plot().data) == 2
 
 
 def fake(before: torch.Tensor, after: torch.Tensor) -> ProbabilityShift:
@@ -191,7 +190,7 @@ def test_correlation_is_that_of_bias_and_effect(tmp_path: Path) -> None:
     assert found.header["correlation"]["spearman"] == pytest.approx(-1)
     x, y = (torch.tensor([r[k] for r in found.rows]) for k in ("bias", "effect"))
     assert found.header["correlation"]["spearman"] == pytest.approx(spearman(x, y))
-    assert CooccurrenceBias.load(found.save(tmp_path / "a.json")).rows == found.rows and len(found.plot().data) == 1
+    assert kn.load(found.save(tmp_path / "a.json")).rows == found.rows and len(found.plot().data) == 1
     with pytest.raises(ValueError, match="2 words are left"):
         cooccurrence_bias(effect, counts, sections=None, least=25)
     with pytest.raises(ValueError, match="there are"):

@@ -162,7 +162,7 @@ def test_leading_neurons_of_groups_of_unequal_size_are_those_of_the_largest_diff
     plural = {often: 1, both: 3, rare: 2, equal: 2, common: 4}  # of 4: shares 0.25, 0.75, 0.5, 0.5, 1
     rows = [*pairs("singular", 12, singular), *pairs("plural", 4, plural)]
     for order in (rows, rows[::-1]):
-        found = PairSearch(tuple(order), {"model": "m"})
+        found = PairSearch.of(order, {"model": "m"})
         assert found.leading("singular", 4) == (often,)
         assert found.leading("plural", 4) == (both, rare, common)
         assert found.leading("plural") == (both,)
@@ -170,7 +170,7 @@ def test_leading_neurons_of_groups_of_unequal_size_are_those_of_the_largest_diff
 
 def test_leading_neurons_where_there_is_no_other_group() -> None:
     first, second = Neuron(0, 1), Neuron(0, 2)
-    found = PairSearch(tuple(pairs("plural", 5, {second: 2, first: 4})), {"model": "m"})
+    found = PairSearch.of(pairs("plural", 5, {second: 2, first: 4}), {"model": "m"})
     assert found.leading("plural", 3) == (first, second)
     assert found.leading("singular", 3) == ()
 

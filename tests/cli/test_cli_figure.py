@@ -50,7 +50,7 @@ def test_localisation_is_what_the_library_finds(tmp_path: Path) -> None:
     assert {row["neuron"] for row in found["shares"]} == {"L3.N10", "L2.N7"}
     assert len(found["layers"]) == 4 and sum(row["share"] for row in found["layers"]) == pytest.approx(1)
     assert len(pd.read_csv(tmp_path / "loc-shares.csv")) == len(found["shares"])
-    assert analyses.Localisation.load(tmp_path / "loc.json").rows == expected.rows
+    assert kn.load(tmp_path / "loc.json").rows == expected.rows
     shown = run(*LOCALISE)
     assert shown.exit_code == 0 and "difference" in shown.stdout and "shares" in shown.stdout
 

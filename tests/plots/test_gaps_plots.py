@@ -82,7 +82,7 @@ def effect(alpha: float = 0.05) -> SuppressionEffect:
                     "p": p / 10, "p_corrected": p, "significant": p < alpha,
                 }
             )  # fmt: skip
-    return SuppressionEffect(tuple(rows), {**HEADER, "what": "w", "test": "t", "alpha": alpha, "change": "dai"})
+    return SuppressionEffect.of(rows, {**HEADER, "what": "w", "test": "t", "alpha": alpha, "change": "dai"})
 
 
 @pytest.mark.parametrize("alpha", [0.05, 0.002])
@@ -145,7 +145,7 @@ def test_methods_and_their_overlaps_stand_beside_their_names() -> None:
          "drop": (0.3, 0.1, 0.4, 0.2)[n] + 0.02 * p + 0.01 * n * p}
         for n, (m, prompts) in enumerate(chosen.items()) for p, some in enumerate(prompts)
     ]  # fmt: skip
-    result = SelectionMethods(tuple(rows), {**HEADER, "methods": list(chosen)[:-1], "count": 3})
+    result = SelectionMethods.of(rows, {**HEADER, "methods": list(chosen)[:-1], "count": 3})
     figure, summary = result.plot(), result.summary().set_index("method")
     found = bars(figure, "x")
     assert {m for _, m in found} == set(chosen)
@@ -271,7 +271,7 @@ def localised() -> Localisation:
         for n, (source, kind) in enumerate((("P36", "factual"), ("dna_1", "linguistic"), ("P101", "factual")))
         for g in range(3)
     ]  # fmt: skip
-    return Localisation(tuple(rows), HEADER)
+    return Localisation.of(rows, HEADER)
 
 
 def test_localisation_bars_and_null_marks_are_those_of_their_source() -> None:
@@ -300,7 +300,7 @@ def test_layer_bars_are_the_shares_of_their_kind_and_layer() -> None:
          "low": 0.1 * layer + 0.01 * n, "high": 0.1 * layer + 0.08}
         for n, kind in enumerate(("linguistic", "factual")) for layer in range(3)
     ]  # fmt: skip
-    result = LayerDistribution(tuple(rows), {**HEADER, "groups": {}, "test": None})
+    result = LayerDistribution.of(rows, {**HEADER, "groups": {}, "test": None})
     expected = {(r["kind"], r["layer"]): plain((r["share"], r["low"], r["high"])) for r in rows}
     assert bars(result.plot()) == expected
     for trace in result.plot().data:
@@ -314,7 +314,7 @@ def test_pair_shares_are_those_of_their_neuron_and_determiner() -> None:
         {"determiner": d, "number": number, "neurons": [[1, 7]] if i < k else [[2, 2]] if i % 2 else []}
         for (d, number), (k, n) in hits.items() for i in range(n)
     ]  # fmt: skip
-    result = PairSearch(tuple(rows), HEADER)
+    result = PairSearch.of(rows, HEADER)
     neurons = [(2, 2), (1, 7)]
     table = result.shares(neurons)
     expected = {(r.neuron, r.determiner): plain((r.share, r.low, r.high)) for r in table.itertuples()}
@@ -340,7 +340,7 @@ def test_overturned_bars_are_the_shares_of_their_edit_and_source(sources: tuple[
         for e, edit in enumerate(("suppress", "enhance", "erase"))
         for i in range(10)
     ]  # fmt: skip
-    result = Reliability(tuple(rows), HEADER)
+    result = Reliability.of(rows, HEADER)
     names = {"knowledge neurons": ("share", "low", "high"), "random neurons": ("random", "random_low", "random_high")}
     figure, summary = result.plot(), result.summary()
     if len(sources) > 1:
@@ -431,7 +431,7 @@ def test_bias_dots_are_those_of_their_word_and_section() -> None:
     header = {**HEADER, "correlation": {"n": 4, "spearman": 0.0, "low": 0.0, "high": 0.0, "pearson": 0.0}}
     found = {
         (trace.name, word): (x, y, *hover)
-        for trace in CooccurrenceBias(tuple(rows), header).plot().data
+        for trace in CooccurrenceBias.of(rows, header).plot().data
         for word, x, y, hover in zip(trace.text, trace.x, trace.y, trace.customdata, strict=True)
     }
     assert found == {

@@ -24,8 +24,15 @@ from kntools.analyses.profile_result import TracingProfile, two_sites
 from kntools.patching.patch_grid import PatchGrid
 from kntools.prompts import Prompt
 from kntools.report.figure import paired_test, share
-from kntools.results.comparisons import holm, share_interval, sign_test, t_quantile
-from kntools.results.statistics import bootstrap_interval, pearson, spearman
+from kntools.results.statistics import (
+    bootstrap_interval,
+    holm,
+    pearson,
+    share_interval,
+    sign_test,
+    spearman,
+    t_quantile,
+)
 from kntools.sites import Neuron
 from scripts.pair_accuracy import Accuracy
 
@@ -132,7 +139,7 @@ def test_intervals_of_edits_are_of_95_percent() -> None:
 
 def localised(rows: Sequence[dict[str, Any]]) -> Localisation:
     blank = {"source": "P36", "kind": "factual", "prompts": 3, "count": 1, "tau": 0.7, "r1": 0.5, "converged": True}
-    return Localisation(tuple({**blank, "group": str(i), "neurons": [], **row} for i, row in enumerate(rows)), HEADER)
+    return Localisation.of(({**blank, "group": str(i), "neurons": [], **row} for i, row in enumerate(rows)), HEADER)
 
 
 def test_intervals_of_localisation_are_of_95_percent() -> None:
@@ -167,7 +174,7 @@ def test_the_interval_of_a_correlation_is_of_95_percent() -> None:
     changes = [0.002 * n + 0.2 * float(x) for n, x in zip(plural, drawn(60), strict=True)]
     rows = [{"group": "plural", "section": "neutral", "word": f"w{i}", "change": c} for i, c in enumerate(changes)]
     counts = {f"w{i}": {"plural": n, "singular": 50} for i, n in enumerate(plural)}
-    found = cooccurrence_bias(SuppressionEffect(tuple(rows), HEADER), counts).header["correlation"]
+    found = cooccurrence_bias(SuppressionEffect.of(rows, HEADER), counts).header["correlation"]
     pair = torch.tensor([plural, changes], dtype=torch.float64)
     assert found["spearman"] == pytest.approx(stats.spearmanr(*pair.numpy()).statistic)
     assert_95(found["low"], found["high"], pair, lambda x, y: stats.spearmanr(x, y).statistic)
@@ -236,7 +243,7 @@ def test_only_pairs_that_differ_decide_between_neurons_and_random_ones() -> None
         "other way": {(True, False): 1, (False, True): 7, (True, True): 3, (False, False): 9},
     }
     rows = [row for edit, some in counts.items() for row in overturned(edit, some)]
-    table = Reliability(tuple(rows), HEADER).summary().set_index("edit")
+    table = Reliability.of(rows, HEADER).summary().set_index("edit")
     expected = {"few agree": (9, 11), "many agree": (9, 11), "other way": (1, 8)}
     for edit, (k, n) in expected.items():
         assert table.loc[edit, "p"] == pytest.approx(stats.binomtest(k, n, 0.5).pvalue)
@@ -306,7 +313,7 @@ def test_shares_of_pairs_are_corrected_over_the_table() -> None:
         return [{**about, "neurons": [[1, 7]] if i < hits else [[2, 2]]} for i in range(of)]
 
     rows = [*pairs("this", "singular", 1, 12), *pairs("those", "plural", 7, 10), *pairs("these", "plural", 6, 9)]
-    table = PairSearch(tuple(rows), HEADER).shares([(1, 7), (2, 2)])
+    table = PairSearch.of(rows, HEADER).shares([(1, 7), (2, 2)])
     row = table.set_index(["neuron", "determiner"]).loc[("L1.N7", "those")]
     wilson = stats.binomtest(7, 10).proportion_ci(method="wilson")
     assert (row["found"], row["pairs"], row["share"], row["opposite"]) == (7, 10, 0.7, 1 / 12)
@@ -328,7 +335,7 @@ def chosen(neurons: dict[str, list[list[int]]], drops: dict[str, list[float]] | 
         for method, some in neurons.items() for p, indices in enumerate(some)
     ]  # fmt: skip
     methods = [m for m in neurons if m != RANDOM]
-    return SelectionMethods(tuple(rows), {**HEADER, "methods": methods, "count": 3})
+    return SelectionMethods.of(rows, {**HEADER, "methods": methods, "count": 3})
 
 
 def test_the_overlap_is_the_shared_part_of_the_union() -> None:
@@ -351,7 +358,7 @@ def test_the_overlap_is_the_shared_part_of_the_union() -> None:
 
 def test_neurons_of_equal_index_in_other_layers_do_not_overlap() -> None:
     rows = [{"method": m, "neurons": [[layer, 5], [layer, 6]]} for layer, m in enumerate(("a", RANDOM))]
-    found = SelectionMethods(tuple(rows), {**HEADER, "methods": ["a"], "count": 2})
+    found = SelectionMethods.of(rows, {**HEADER, "methods": ["a"], "count": 2})
     assert found.overlap()["jaccard"].tolist() == [0]
 
 

@@ -19,6 +19,7 @@ from kntools.prompts import Prompt
 from kntools.results import encoding, result
 from kntools.results.provenance import provenance
 from kntools.results.result import Result
+from kntools.results.table import Table
 from tests import zoo
 from tests.test_shown import RESULTS, model
 
@@ -121,6 +122,44 @@ def test_views_shared_memory_and_odd_types(tmp_path: Path) -> None:
         loaded = kn.load(saved.save(tmp_path / "odd.safetensors"))
         assert loaded == saved and loaded.where == range(1, 9, 2) and loaded.half.dtype == torch.bfloat16
         assert isinstance(loaded.nested["a"], tuple) and torch.equal(loaded.nested["a"][0], saved.shared.T)
+
+
+def a_table() -> Table:
+    rows = [
+        {"word": "naïve", "n": 1, "share": float("nan"), "none": None, "yes": True, "neurons": [[1, 2]], "mixed": 1},
+        {"word": None, "n": 2, "share": 0.1, "none": None, "yes": False, "neurons": [], "mixed": "a"},
+    ]
+    return Table.of(rows, {"model": "m", "test": {"p": float("nan"), "most": float("inf")}})
+
+
+@pytest.mark.parametrize("ending", ["json", "safetensors"])
+def test_a_table_survives_the_disk(ending: str, tmp_path: Path) -> None:
+    for saved in (a_table(), Table.of([], {}), Table(pd.DataFrame({"a": np.float32([1, 2]), "b": ["", "x"]}), {})):
+        path = saved.save(tmp_path / f"table.{ending}")
+        loaded = kn.load(path)
+        assert loaded == saved and loaded.to_frame().dtypes.tolist() == saved.to_frame().dtypes.tolist()
+        assert loaded.save(tmp_path / f"again.{ending}").read_bytes() == path.read_bytes()
+    if ending == "json":
+        json.loads(path.read_text(), parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
+    saved = a_table()
+    assert saved.rows[0]["neurons"] == [[1, 2]] and type(saved.rows[1]["n"]) is int and saved.rows[1]["share"] == 0.1
+    assert saved != Table.of(saved.rows[:1], saved.header) and saved != replace(saved, header={})
+    assert saved.save(tmp_path / "table.csv").read_text() == saved.to_frame().to_csv(index=False)
+
+
+def test_a_result_with_tensors_is_no_json(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"this result holds tensors; call the file \.safetensors"):
+        an_attribution().save(tmp_path / "a.json")
+    assert list(tmp_path.iterdir()) == []
+    path = a_table().save(tmp_path / "a.json")
+    for content, said in ((path.read_text()[:-9], "damaged"), ("[]", "no result of kntools"), ("{", "damaged")):
+        path.write_text(content)
+        with pytest.raises(ValueError, match=said):
+            kn.load(path)
+    a_table().save(path)
+    path.write_text(path.read_text().replace("naïve", "native"))
+    with pytest.raises(ValueError, match="its checksum is not that of its content"):
+        kn.load(path)
 
 
 def test_numbers_of_numpy_and_torch_are_plain_ones() -> None:
