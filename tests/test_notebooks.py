@@ -220,7 +220,7 @@ def test_paper_tracing_and_editing(run: Any) -> None:
     said = re.findall(r"(?:text|before|after): ?['\"](.*)['\"]", shown(notebook, "edit_examples(")["text/plain"])
     edited, back, still = said[1::2]
     assert edited.startswith(" Rome") and not back.startswith(" Canada") and still.startswith(" Canada")
-    rome = bars(traces_of(notebook, "kn.plots.bar_chart(")[1])
+    rome = bars(traces_of(notebook, "analyses.edit_consistency(")[1])
     assert rome["reliability, exact"] == 1 and rome["symmetry, exact"] == 0
 
 

@@ -138,7 +138,7 @@ def scan_scatter(scan: Any, scores: Any = None, *, names: int = 5, **look: Unpac
 
     Arguments:
         scan: a `NeuronScan`.
-        scores: an `Attribution` of the same prompt.
+        scores: an `Attribution` of the same prompts.
         names: so many neurons of the largest |effect| are named.
         look: `title`, `width` and `height` in pixels.
     """
@@ -151,6 +151,7 @@ def scan_scatter(scan: Any, scores: Any = None, *, names: int = 5, **look: Unpac
         "effect",
         text="shown",
         hover_name="name",
+        hover_data=["prompt"],
         labels={
             "order": "neuron, in order of effect",
             "score": f"attribution {score_title(scores)}",

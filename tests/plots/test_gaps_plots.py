@@ -164,9 +164,7 @@ def test_methods_and_their_overlaps_stand_beside_their_names() -> None:
 @pytest.mark.parametrize("heads", [False, True])
 def test_patch_heatmap_cells_are_the_effects_of_their_layer_and_column(heads: bool) -> None:
     pair = kn.Prompt("The capital of Canada is", " Ottawa"), "The capital of France is"
-    grid = kn.activation_patch(
-        zoo.tiny("llama"), *pair, site="z" if heads else "resid_pre", heads=heads, progress=False
-    )
+    grid = kn.activation_patch(zoo.tiny("llama"), *pair, site="z" if heads else "resid_pre", heads=heads)
     frame, names = grid.to_frame(), grid.plot().layout.yaxis.ticktext
     (trace,) = grid.plot().data
     column = "head" if heads else "position"
@@ -184,8 +182,7 @@ def test_patch_heatmap_cells_are_the_effects_of_their_layer_and_column(heads: bo
 def test_trace_heatmap_cells_are_those_of_their_layer_token_and_kind(scores: bool) -> None:
     prompt = kn.Prompt("The capital of Canada is", " Ottawa", subject="Canada")
     traces = [
-        kn.causal_trace(zoo.tiny("llama"), prompt, kind=kind, window=2, samples=2, progress=False)
-        for kind in ("hidden", "mlp", "attn")
+        kn.causal_trace(zoo.tiny("llama"), prompt, kind=kind, window=2, samples=2) for kind in ("hidden", "mlp", "attn")
     ]
     figure = plots.trace_panels(traces, scores=scores)
     for drawn_trace, trace in zip(figure.data, traces, strict=True):
