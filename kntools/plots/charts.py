@@ -68,6 +68,8 @@ def line_chart(frame: pd.DataFrame, x: str, y: str, **options: Any) -> go.Figure
         options["custom_data"] = ["low", "high"]
     figure, look = _drawn(px.line, frame, x, y, _PANEL, render_mode="svg", **options)
     figure.update_xaxes(showticklabels=True)  # also above a place without a panel
+    if pd.api.types.is_integer_dtype(frame[x]) and np.ptp(frame[x]) <= 12:
+        figure.update_xaxes(dtick=1)  # no half layers
     for line in figure.data if ends else ():
         low, high = line.customdata[:, :2].astype(float).T
         if np.isfinite(low).all():
@@ -146,11 +148,14 @@ def _drawn(
     rows = -(-frame[facet].nunique() // options.setdefault("facet_col_wrap", 3)) if facet else 1
     plot = panel * rows + _BETWEEN * (rows - 1)
     table = frame.map(lambda cell: plain(cell) if isinstance(cell, str) else cell)
-    orders = {column: table[column].unique() for column in (x, y, facet, color) if column and _is_text(frame, column)}
+    names = {column: plain(labels.get(column, column)) for column in frame}
+    for column in (facet, color):  # a panel or a colour for each number
+        if column and pd.api.types.is_integer_dtype(frame[column]):
+            table[column] = [f"{names[column]} {value}" for value in frame[column]]
+    orders = {column: table[column].unique() for column in (x, y, facet, color) if column and _is_text(table, column)}
     colours = {name: CATEGORIES[n % len(CATEGORIES)] for n, name in enumerate(orders.get(color, ()))} | COLOURS
     colours |= {plain(name): colour for name, colour in options.pop("color_discrete_map", {}).items()}
     numbers = {c: ":.4g" for c in (x, y) if pd.api.types.is_float_dtype(frame[c])}
-    names = {column: plain(labels.get(column, column)) for column in frame}
     figure = draw(
         table,
         x=x,

@@ -300,6 +300,13 @@ def test_charts_draw_the_rows_of_their_table() -> None:
     assert lying.orientation == "h" and list(lying.x) == [0.2, -0.3] and list(lying.y) == ["&lt;a&gt;", "&lt;b&gt;"]
 
 
+def test_panels_and_colours_of_numbers_say_of_what() -> None:
+    frame = pd.DataFrame({"layer": [0, 1, 0, 1], "prompt": [3, 3, 5, 5], "effect": [0.1, 0.2, 0.3, 0.4]})
+    figure = plots.line_chart(frame, "layer", "effect", color="prompt", facet_col="prompt")
+    assert [note.text for note in figure.layout.annotations] == ["prompt 3", "prompt 5"]
+    assert {line.name: list(line.y) for line in figure.data} == {"prompt 3": [0.1, 0.2], "prompt 5": [0.3, 0.4]}
+
+
 def test_dots_that_belong_together_are_joined() -> None:
     figure = plots.scatter_chart(FRAME[:4], "value", "name", color="group", join="name")
     lines = {line.y[0]: list(line.x) for line in figure.data if line.mode == "lines"}
