@@ -39,7 +39,7 @@ def report(
 ) -> Output:
     """Run all analyses on a model, and write one page that opens offline.
 
-    Example: kntools report --model smollm2-135m --quick --out report
+    Example: kntools report --model smollm2-135m --no-bos --quick --out report
     """
     chosen = choose(figures or [])  # an unknown one is an error before the model is loaded
     study = Study(options.load(), QUICK if quick else FULL, out=options.out, seed=options.seed)

@@ -294,8 +294,8 @@ def test_figures(name: str, tiny: str, tmp_path: Path, monkeypatch: pytest.Monke
 def test_report(tmp_path: Path) -> None:
     words = ("report", "--model", "tiny-bert", "--quick", "--figures", "attribution_profile", "--out", str(tmp_path))
     found = run_json(*words)
-    assert set(found) == RUN | {"command", "figures", "page", "files", "note"}
+    assert set(found) == RUN | {"command", "figures", "page", "files", "note", "warning"}
     assert found["command"] == "report" and Path(found["page"]).is_file()
-    assert keys(found["figures"]) == {"figure", "analysis", "finding", "n", "notes"}
+    assert keys(found["figures"]) == {"figure", "analysis", "finding", "notes"}
     assert [(row["figure"], row["analysis"]) for row in found["figures"]] == [("1", "attribution_profile")]
     files_are_there(found, tmp_path)
