@@ -6,6 +6,9 @@ import random
 import re
 from typing import Any
 
+import torch
+from torch import Tensor
+
 from kntools.tracing.token_roles import ROLES
 
 SEED = 3
@@ -51,17 +54,11 @@ def plant_neurons(key: str, payload: dict[str, Any], rng: random.Random, signal:
     return {**payload, "neurons": drawn, "r1": rng.uniform(0.3, 0.34) if fact else rng.uniform(0.7, 0.76)}
 
 
-def plant_effects(effects: Any, rng: random.Random, signal: bool) -> Any:
-    """`[variant role layer]`: the last subject token stands out, or no role does."""
-
-    def draw(role: str, value: float | None) -> float | None:
-        level = 0.8 if signal and role == "last subject token" else 0.1
-        return None if value is None else rng.gauss(level, 0.03)
-
-    return [
-        [[draw(role, value) for value in line] for role, line in zip(ROLES, variant, strict=True)]
-        for variant in effects
-    ]
+def plant_effects(effects: Tensor, rng: random.Random, signal: bool) -> Tensor:
+    """`[variant role layer]`: the last subject token stands out, or no role does. A role that a prompt lacks is nan."""
+    levels = torch.tensor([0.8 if signal and role == "last subject token" else 0.1 for role in ROLES])
+    noise = torch.tensor([rng.gauss(0, 0.03) for _ in range(effects.numel())]).view(effects.shape)
+    return (levels[:, None] + noise).where(~effects.isnan(), torch.nan)
 
 
 def plant_answers(payload: Any, rng: random.Random, *, edited: bool) -> Any:

@@ -27,6 +27,7 @@ from kntools.analyses.fig10_edit_examples import edit_examples
 from kntools.analyses.fig11_edit_consistency import edit_consistency
 from kntools.analyses.method_comparison import selection_methods
 from kntools.analyses.prompt_group import PromptGroup, PromptGroups
+from kntools.cli.neuron_check import Check
 from kntools.data.records import Loaded, Skipped
 from kntools.editing.moment_sums import MomentSums
 from kntools.editing.rome_settings import RomeSettings
@@ -119,7 +120,7 @@ RESULTS: dict[str, Callable[[Any], Any]] = {
 #: Those that show no text of the user's.
 NUMBERS_ALONE = {"RowGradients", "KnowledgeNeurons"}
 #: What users give, bases, and a checkpoint.
-NO_RESULTS = {kn.Prompt, kn.Intervention, kn.Neuron, Result, WeightEdit, Table, MomentSums}
+NO_RESULTS = {kn.Prompt, kn.Intervention, kn.Neuron, kn.set_options, Result, WeightEdit, Table, MomentSums, Check}
 
 
 class Balanced(HTMLParser):

@@ -203,7 +203,6 @@ def test_edit(tiny: str, tmp_path: Path) -> None:
         "loss",
         "examples",
         "files",
-        "w_out",
     }
     assert found["command"] == "edit" and found["uses_second_moment"] is False and len(found["loss"]) == 2
     assert found["prompt"] == {"text": TEXT, "target": TARGET, "subject": "Canada"} and found["target"] == " Rome"

@@ -325,7 +325,7 @@ def test_pair_shares_are_those_of_their_neuron_and_determiner() -> None:
 
 def test_pairs_without_a_neuron_are_an_empty_figure() -> None:
     rows = [{"determiner": d, "number": n, "neurons": []} for d, n in (("this", "singular"), ("those", "plural"))]
-    assert not any(len(trace.y) for trace in PairSearch(tuple(rows), HEADER).plot().data)
+    assert not any(len(trace.y) for trace in PairSearch.of(rows, HEADER).plot().data)
 
 
 @pytest.mark.parametrize("sources", [("P36",), ("P36", "dna_1")])
