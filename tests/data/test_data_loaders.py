@@ -224,7 +224,7 @@ def pairing() -> str:
 
 ELSEWHERE = """
 import random
-from tests import test_data_loaders
+from tests.data import test_data_loaders
 state = random.getstate()
 print(test_data_loaders.pairing())
 assert random.getstate() == state, "the global generator moved"

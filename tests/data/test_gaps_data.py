@@ -186,7 +186,7 @@ def test_filters_share_out_all_records(name: str, tmp_path: Path, monkeypatch: p
     source = {"blimp": ("passive_1",), "pararel": ("P36",)}.get(name, ())
 
     def load(**filters: Any) -> data.Loaded[Any]:
-        return getattr(data, name)(*source, path=tmp_path / paths[name], progress=False, **filters)
+        return getattr(data, name)(*source, path=tmp_path / paths[name], **filters)
 
     everything, model = load(), zoo.tiny("gpt2")
     targets = {record.target for record in everything[1:]} - {everything[0].target}
@@ -196,7 +196,7 @@ def test_filters_share_out_all_records(name: str, tmp_path: Path, monkeypatch: p
         role = getattr(record, "known_role", None)
         prompts = data.Loaded((record,), data.Skipped(), "").prompts(model, role=role)
         usable += [record] if len(prompts) else []
-        if len(prompts) and data.known(model, prompts, progress=False)[0]:
+        if len(prompts) and data.known(model, prompts)[0]:
             known.append(record)
     counts = {
         "other target": len(everything) - len(wanted), "no usable prompt for this model": len(wanted) - len(usable),
@@ -220,10 +220,10 @@ def test_a_limit_does_not_hide_what_the_model_does_not_know() -> None:
     model = zoo.tiny("llama")
     frames = data.agreement_frames("determiner_noun")
     right = dict(
-        zip(frames.prompts(model).records, data.known(model, frames.prompts(model), progress=False), strict=True)
+        zip(frames.prompts(model).records, data.known(model, frames.prompts(model)), strict=True)
     )
     known = [frame for frame in frames if right.get(frame)]
-    found = data.agreement_frames("determiner_noun", known_only=model, limit=3, progress=False)
+    found = data.agreement_frames("determiner_noun", known_only=model, limit=3)
     before = frames.records[: frames.records.index(known[2]) + 1]
     assert found.records == tuple(known[:3])
     expected = {
@@ -328,7 +328,7 @@ import json, warnings
 warnings.simplefilter("ignore")
 import torch
 torch.set_num_threads(1)
-from tests import test_gaps_data
+from tests.data import test_gaps_data
 print(json.dumps(test_gaps_data.everything_drawn()))
 """
 
