@@ -111,7 +111,7 @@ def test_the_command_runs_on_the_model_in_the_wheel(environment: Path, tmp_path:
     command = ["attribute", "The capital of Canada is [MASK].", "Ottawa", "--model", "tiny-bert", "--json"]
     found = json.loads(run(environment, "kntools", *command, "--draws", "0", folder=tmp_path))
     prompt = kn.Prompt("The capital of Canada is [MASK].", "Ottawa")
-    att = kn.integrated_gradients(kn.load_model("tiny-bert"), prompt, progress=False)
+    att = kn.integrated_gradients(kn.load_model("tiny-bert"), prompt)
     assert [n["neuron"] for n in found["neurons"][:3]] == [repr(n) for n in att.top(3)]
     assert list(tmp_path.iterdir()) == [], "it writes nothing where nothing was asked for"
 

@@ -299,5 +299,5 @@ def test_hooked_encoder_gives_the_same_probabilities(shipped: tuple[Any, Any]) -
             torch.testing.assert_close(hooked(tokens).softmax(-1), expected, atol=1e-5, rtol=0)
     bridge = kn.load_model("tiny-bert", device="cpu")
     prompt = kn.Prompt("The capital of Canada is [MASK].", "Ottawa")
-    both = [kn.integrated_gradients(m, prompt, progress=False).scores for m in (hooked, bridge)]
+    both = [kn.integrated_gradients(m, prompt).scores for m in (hooked, bridge)]
     torch.testing.assert_close(*both, atol=1e-5, rtol=0)
