@@ -33,8 +33,8 @@ def test_a_folder_gives_the_logits_of_the_model_that_was_saved(name: str, tmp_pa
         "bert": (transformer_lens.HookedEncoder, AutoModelForMaskedLM),
     }[name]
     assert isinstance(model, hooked_class) and not model.training and model.cfg.model_name == str(folder)
-    text = "The capital of Canada is" + (" [MASK]." if name == "bert" else "")
-    encoded = kn.encode(model, kn.Prompt(text, "Ottawa"))
+    asked = {"llama": ("The capital of Canada is", " Ottawa"), "bert": ("The capital of Canada is [MASK].", "Ottawa")}
+    encoded = kn.encode(model, kn.Prompt(*asked[name]))
     with torch.no_grad():
         expected = source.from_pretrained(folder)(encoded.tokens).logits
         torch.testing.assert_close(model(encoded.tokens).softmax(-1), expected.softmax(-1), atol=1e-5, rtol=0)
