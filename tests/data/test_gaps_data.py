@@ -219,9 +219,7 @@ def test_filters_share_out_all_records(name: str, tmp_path: Path, monkeypatch: p
 def test_a_limit_does_not_hide_what_the_model_does_not_know() -> None:
     model = zoo.tiny("llama")
     frames = data.agreement_frames("determiner_noun")
-    right = dict(
-        zip(frames.prompts(model).records, data.known(model, frames.prompts(model)), strict=True)
-    )
+    right = dict(zip(frames.prompts(model).records, data.known(model, frames.prompts(model)), strict=True))
     known = [frame for frame in frames if right.get(frame)]
     found = data.agreement_frames("determiner_noun", known_only=model, limit=3)
     before = frames.records[: frames.records.index(known[2]) + 1]
