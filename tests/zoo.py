@@ -8,6 +8,7 @@ probabilities, and real tokenizers trained on a few sentences: `" Ottawa"` is on
 `" Ouagadougou"` is several. Building one leaves the global random state as it was.
 """
 
+import copy
 import functools
 import hashlib
 import importlib.util
@@ -111,7 +112,54 @@ RECIPES: dict[str, Recipe] = {
     ),
 }
 ALL: list[str] = list(RECIPES)
-CAUSAL: list[str] = [name for name, recipe in RECIPES.items() if not recipe.masked]
+
+# Architectures without neurons in some layers, and such whose MLP adds the residual stream itself. They are built by
+# name; the tests of all architectures leave them out.
+_EXPERTS = {"num_key_value_heads": N_HEADS, "num_experts_per_tok": 2, "moe_intermediate_size": 20}
+_LATENT = {"kv_lora_rank": 8, "qk_rope_head_dim": 4, "qk_nope_head_dim": 8, "v_head_dim": 8}
+_DEEPSEEK = {"n_routed_experts": 4, "n_shared_experts": 1, "n_group": 1, "topk_group": 1, "first_k_dense_replace": 1}
+_LINEAR_ATTENTION = {
+    **{f"linear_num_{kind}_heads": count for kind, count in (("key", 2), ("value", 4))},
+    **{f"linear_{kind}_head_dim": 8 for kind in ("key", "value")},
+}
+RECIPES |= {
+    "mixtral": Recipe(
+        "MixtralConfig", "MixtralForCausalLM", _hf(3, num_key_value_heads=N_KV_HEADS, num_local_experts=4)
+    ),
+    "deepseek2": Recipe(
+        "DeepseekV2Config",
+        "DeepseekV2ForCausalLM",
+        _hf(3, **_EXPERTS, **_LATENT, **_DEEPSEEK, q_lora_rank=None, topk_method="greedy"),
+    ),
+    "deepseek3": Recipe(
+        "DeepseekV3Config", "DeepseekV3ForCausalLM", _hf(3, **_EXPERTS, **_LATENT, **_DEEPSEEK, q_lora_rank=8)
+    ),
+    "qwen3_next": Recipe(  # every other layer is dense, all but the last have linear attention
+        "Qwen3NextConfig",
+        "Qwen3NextForCausalLM",
+        _hf(
+            4,
+            **{**_EXPERTS, "num_key_value_heads": N_KV_HEADS},
+            **_LINEAR_ATTENTION,
+            head_dim=8,
+            num_experts=4,
+            shared_expert_intermediate_size=20,
+            decoder_sparse_step=2,
+        ),
+    ),
+    "mamba": Recipe("MambaConfig", "MambaForCausalLM", _hf(3, state_size=4)),
+    "bloom": Recipe(
+        "BloomConfig",
+        "BloomForCausalLM",
+        {"hidden_size": D_MODEL, "n_layer": 3, "n_head": N_HEADS, "hidden_dropout": 0.0, "attention_dropout": 0.0},
+    ),
+    "mpt": Recipe(
+        "MptConfig",
+        "MptForCausalLM",
+        {"d_model": D_MODEL, "n_layers": 3, "n_heads": N_HEADS, "expansion_ratio": 2, "max_seq_len": N_CTX},
+    ),
+}
+CAUSAL: list[str] = [name for name in ALL if not RECIPES[name].masked]
 
 
 def tiny(name: str, dtype: torch.dtype = torch.float32) -> TransformerBridge:
@@ -153,7 +201,7 @@ def hf_model(name: str, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
     config._attn_implementation = "eager"
     with torch.random.fork_rng(devices=[]):
         model = getattr(transformers, recipe.model)(config)
-    _randomise(model, seed=ALL.index(name))
+    _randomise(model, seed=list(RECIPES).index(name))
     # Parameters alone: rotary tables stay in float32, as in a model loaded from disk.
     for parameter in model.parameters():
         parameter.data = parameter.data.to(dtype)
@@ -327,3 +375,17 @@ def bits(model: Any) -> str:
     for name, parameter in model.named_parameters():
         whole.update(name.encode() + parameter.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
     return whole.hexdigest()
+
+
+def ragged() -> TransformerBridge:
+    """`tiny("llama")` with 20 instead of 48 neurons in layer 1: a new model on every call."""
+    source = hf_model("llama")
+    narrow = copy.copy(source.config)
+    narrow.intermediate_size = 20
+    with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        source.model.layers[1].mlp = type(source.model.layers[1].mlp)(narrow)
+        _randomise(source.model.layers[1].mlp, seed=1)
+        return TransformerBridge.boot_transformers(
+            "tiny-ragged", hf_model=source.eval(), tokenizer=tokenizer("llama"), dtype=torch.float32, device="cpu"
+        )

@@ -16,6 +16,8 @@ from torch import Tensor
 from kntools import data
 from kntools.analyses.neuron_search import ADAPTIVE, SearchSettings, open_run
 from kntools.analyses.prompt_group import NamedPrompts, PromptGroup, in_parts, is_relation
+from kntools.attribution.attribution_result import exists, leading
+from kntools.models import neuron_layers
 from kntools.prompts import Prompt
 from kntools.results.result import Result
 from kntools.results.statistics import t_quantile
@@ -36,7 +38,7 @@ class AttributionProfile(Result):
     ```
     """
 
-    scores: Float[Tensor, "class layer neuron"]
+    scores: Float[Tensor, "class layer neuron"]  # nan where a layer has fewer neurons than another
     errors: Float[Tensor, "class layer neuron"]  # standard errors of these means; nan where a class has one prompt
     classes: tuple[str, ...]
     counts: tuple[int, ...]  # prompts of each class
@@ -44,11 +46,10 @@ class AttributionProfile(Result):
 
     def leading(self, k: int = 3) -> tuple[Neuron, ...]:
         """For each class the `k` neurons with the highest mean score, without repetition."""
-        if not 1 <= k <= self.scores[0].numel():
-            raise ValueError(f"k={k}; there are {self.scores[0].numel()} neurons")
-        width = self.scores.shape[-1]
-        best = [i for one in self.scores for i in one.flatten().topk(k).indices.tolist()]
-        return tuple(dict.fromkeys(Neuron(i // width, i % width) for i in best))
+        if k < 1:
+            raise ValueError(f"k={k}; give at least 1")
+        widths = (~self.scores[0].isnan()).sum(-1).tolist()
+        return tuple(dict.fromkeys(n for one in self.scores for n in leading(one, k, widths)))
 
     def to_frame(self, neurons: Iterable[NeuronLike] | None = None) -> pd.DataFrame:
         """`class, prompts, neuron, layer, index, score, low, high` of the leading neurons, or of those given.
@@ -126,6 +127,7 @@ def attribution_profile(
         spread = (squares / n - means[-1] ** 2).clamp(min=0)
         errors.append((spread / (n - 1)).sqrt() if n > 1 else torch.full_like(spread, torch.nan))
     scores, deviations = (torch.stack(x).float() for x in (means, errors))
+    scores[:, ~exists(neuron_layers.widths(model))] = torch.nan
     return AttributionProfile(scores, deviations, tuple(prompts), tuple(map(len, prompts.values())), folder.header)
 
 

@@ -28,7 +28,7 @@ from kntools.editing.value_edits import erased, rewritten
 from kntools.engine.inputs import check_choice
 from kntools.engine.sweep import sweep
 from kntools.hooks.neurons import ablate_neurons, enhance_neurons
-from kntools.models import adapter
+from kntools.models import neuron_layers
 from kntools.prompts import Encoded, Prompt, encode
 from kntools.results.statistics import holm, share_interval, sign_test
 from kntools.results.table import Row, Table
@@ -145,7 +145,7 @@ def reliability(
         _, prompt = one
         own = settings.attribute(model, [prompt]).top(count) if given is None else given
         generator = torch.Generator().manual_seed(local_seed(seed, prompt_item(prompt)))
-        return _judged(model, prompt, own, random_like(own, adapter.d_mlp(model), generator), edits)
+        return _judged(model, prompt, own, random_like(own, neuron_layers.widths(model), generator), edits)
 
     found = folder.each(asked, key=lambda one: prompt_item(one[1]), make=judge, unit="prompt")
     rows: list[Row] = []

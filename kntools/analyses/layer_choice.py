@@ -21,6 +21,7 @@ from kntools.editing.second_moment import SecondMoment, second_moment
 from kntools.engine.answers import ask
 from kntools.engine.generation import sample_texts
 from kntools.models import adapter
+from kntools.models.neuron_layers import layers_of
 from kntools.options import progress_bar
 from kntools.prompts import Prompt
 from kntools.results.result import load
@@ -68,7 +69,8 @@ def propose_layer(
             effects.append(trace.by_role()[last])
             bar.update()
     mean = torch.stack(effects).nanmean(0)
-    return Proposal(int(mean.argmax()), mean, len(prompts))
+    editable = layers_of(model, "mlp.hook_post")
+    return Proposal(max(editable, key=lambda layer: float(mean[layer])), mean, len(prompts))
 
 
 def sweep_layers(

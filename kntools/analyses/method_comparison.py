@@ -19,7 +19,7 @@ from kntools.attribution.integrated_gradients import activation, activation_x_gr
 from kntools.attribution.random_neurons import random_like
 from kntools.engine.answers import answer_values
 from kntools.hooks.neurons import ablate_neurons
-from kntools.models import adapter
+from kntools.models import neuron_layers
 from kntools.prompts import Prompt
 from kntools.results.statistics import bootstrap_interval, holm, t_test
 from kntools.results.table import Row, Table
@@ -151,7 +151,7 @@ def _compared(model: Any, prompt: Prompt, methods: Mapping[str, Selection], coun
         seconds = time.perf_counter() - start
         chosen.append(att.top(count))
         rows.append({"method": name, "gradients": int(att.nodes.sum()), "seconds": seconds})
-    chosen.append(random_like(chosen[0], adapter.d_mlp(model), torch.Generator().manual_seed(seed)))
+    chosen.append(random_like(chosen[0], neuron_layers.widths(model), torch.Generator().manual_seed(seed)))
     rows.append({"method": RANDOM, "gradients": 0, "seconds": 0.0})
     before, *after = answer_values(model, prompt, [[], *map(ablate_neurons, chosen)])[:, 0].tolist()
     return [

@@ -14,11 +14,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from kntools.analyses.prompt_group import PromptGroup
-from kntools.attribution.attribution_result import Attribution
+from kntools.attribution.attribution_result import Attribution, exists
 from kntools.attribution.integrated_gradients import integrated_gradients
 from kntools.attribution.knowledge_neurons import KnowledgeNeurons, knowledge_neurons, r1_squared
 from kntools.attribution.quadrature import FixedRule
-from kntools.models import adapter
+from kntools.models import adapter, neuron_layers
 from kntools.prompts import Prompt
 from kntools.results.run_store import RunStore
 from kntools.results.table import Row
@@ -102,21 +102,25 @@ def search(
     model: Any, group: PromptGroup, settings: SearchSettings, null: Null | None, pool: Sequence[str], seed: int
 ) -> Row:
     """Knowledge neurons, tau and R1^2 of one group, and the same of its null, as JSON."""
-    scores = settings.attribute(model, group.prompts).scores
-    found = {"prompts": len(group.prompts), **_measured(scores, settings)}
+    att = settings.attribute(model, group.prompts)
+    found = {"prompts": len(group.prompts), **_measured(att.scores, settings)}
     if null == "neurons":
-        found["null"] = _measured(shuffled_neurons(scores, local_seed(seed, group.item)), settings)
+        found["null"] = _measured(shuffled_neurons(att.scores, local_seed(seed, group.item), att.widths), settings)
     elif null == "answers":
         asked = shuffled_answers(group, pool, local_seed(seed, group.item))
         found["null"] = _measured(settings.attribute(model, asked).scores, settings)
     return found
 
 
-def shuffled_neurons(scores: Float[Tensor, "prompt layer neuron"], seed: int) -> Float[Tensor, "prompt layer neuron"]:
+def shuffled_neurons(
+    scores: Float[Tensor, "prompt layer neuron"], seed: int, widths: Sequence[int] | None = None
+) -> Float[Tensor, "prompt layer neuron"]:
     """Every prompt keeps the scores of each of its layers, but on random neurons: the same marginal, no agreement."""
     generator = torch.Generator().manual_seed(seed)
-    order = torch.rand(scores.shape, generator=generator).argsort(-1)
-    return scores.gather(-1, order)
+    order = torch.rand(scores.shape, generator=generator)
+    if widths is not None:  # what is no neuron stays where it is, behind all that are
+        order = order.masked_fill(~exists(widths), torch.inf)
+    return scores.gather(-1, order.argsort(-1))
 
 
 def shuffled_answers(group: PromptGroup, pool: Sequence[str], seed: int) -> list[Prompt]:
@@ -130,18 +134,18 @@ def check_neurons(model: Any, neurons: Iterable[NeuronLike]) -> tuple[Neuron, ..
     wanted = as_neurons(neurons)
     if not wanted:
         raise ValueError("no neurons given; pass at least one, e.g. result.leading('plural')")
-    layers, width = adapter.n_layers(model), adapter.d_mlp(model)
-    foreign = [n for n in wanted if n.layer >= layers or n.index >= width]
+    widths = neuron_layers.widths(model)
+    foreign = [n for n in wanted if n.layer >= len(widths) or n.index >= widths[n.layer]]
     if foreign:
         raise ValueError(
-            f"{foreign} are neurons of another model: {adapter.model_name(model)} has {layers} layers of {width}"
+            f"{foreign} are neurons of another model: the layers of {adapter.model_name(model)} have {widths} neurons"
         )
     return wanted
 
 
 def check_count(model: Any, count: int) -> None:
     """Can so many neurons be taken, and as many random ones of the same layers?"""
-    most = adapter.d_mlp(model) // 2
+    most = min(filter(None, neuron_layers.widths(model))) // 2
     if not 1 <= count <= most:
         raise ValueError(f"count={count}; give 1 to {most} (half a layer, for as many random ones beside)")
 

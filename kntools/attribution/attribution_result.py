@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
-from jaxtyping import Float, Int
+import torch
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from kntools.prompts import Prompt
@@ -38,17 +40,21 @@ class Attribution(Result):
     site: str
     rule: str
     provenance: dict[str, Any]
+    widths: tuple[int, ...] = ()  # neurons of each layer; scores beyond are 0, and of no neuron
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.widths:
+            object.__setattr__(self, "widths", (self.scores.shape[2],) * self.scores.shape[1])
 
     def top(self, k: int = 10, *, prompt: int | None = None) -> tuple[Neuron, ...]:
         """The `k` neurons with the highest score: of one prompt, or of the mean over prompts."""
-        scores = self._scores_of(prompt)
-        if not 0 <= k <= scores.numel():
-            raise ValueError(f"k={k}; there are {scores.numel()} neurons")
-        width = scores.shape[1]
-        return tuple(Neuron(i // width, i % width) for i in scores.flatten().topk(k).indices.tolist())
+        return leading(self._scores_of(prompt), k, self.widths)
 
     def score_of(self, neuron: Neuron, *, prompt: int | None = None) -> float:
         """Score of one neuron, for one prompt or the mean over prompts."""
+        if neuron.layer >= len(self.widths) or neuron.index >= self.widths[neuron.layer]:
+            raise IndexError(f"neuron {neuron} does not exist: the layers have {self.widths} neurons")
         return float(self._scores_of(prompt)[neuron.layer, neuron.index])
 
     def to_frame(self, top: int | None = None) -> pd.DataFrame:
@@ -60,7 +66,7 @@ class Attribution(Result):
         parts = []
         for number, prompt in enumerate(self.prompts):
             scores = self.scores[number]
-            order = scores.flatten().argsort(descending=True)[:top]
+            order = _only_neurons(scores, self.widths).flatten().argsort(descending=True)[: sum(self.widths)][:top]
             parts.append(
                 pd.DataFrame(
                     {
@@ -90,11 +96,14 @@ class Attribution(Result):
         return self.scores[prompt]
 
     def describe(self) -> str:
-        n, layers, width = self.scores.shape
+        n, layers = len(self.prompts), [str(layer) for layer, width in enumerate(self.widths) if width]
+        alike = len(set(self.widths)) == 1
+        what = f"{len(layers)} x {self.widths[0]:,} neurons" if alike else f"{sum(self.widths):,} neurons"
+        where = "" if len(layers) == len(self.widths) else f" of layer {', '.join(layers)} (others have none)"
         worst = float(self.residual.abs().max())
         complete = "" if worst != worst else f", largest residual {worst:.1e}"  # scores that are no integrals have none
         return (
-            f"Attribution of {layers} x {width:,} neurons for {n} prompt{'s' if n != 1 else ''} "
+            f"Attribution of {what}{where} for {n} prompt{'s' if n != 1 else ''} "
             f"({self.provenance['model']}, rule {self.rule}{complete})"
         )
 
@@ -108,3 +117,20 @@ class Attribution(Result):
                 "leading neurons": [", ".join(map(repr, self.top(3, prompt=n))) for n in range(len(self.prompts))],
             }
         )
+
+
+def leading(scores: Float[Tensor, "layer neuron"], k: int, widths: Sequence[int]) -> tuple[Neuron, ...]:
+    """The `k` neurons with the highest score; layer l has `widths[l]` of them."""
+    if not 0 <= k <= sum(widths):
+        raise ValueError(f"k={k}; there are {sum(widths)} neurons")
+    best = _only_neurons(scores, widths).flatten().topk(k).indices.tolist()
+    return tuple(Neuron(*divmod(i, scores.shape[1])) for i in best)
+
+
+def exists(widths: Sequence[int]) -> Bool[Tensor, "layer neuron"]:
+    """Which entries of scores `[layer neuron]` are neurons."""
+    return torch.arange(max(widths)) < torch.tensor(list(widths))[:, None]
+
+
+def _only_neurons(scores: Float[Tensor, "layer neuron"], widths: Sequence[int]) -> Float[Tensor, "layer neuron"]:
+    return scores.masked_fill(~exists(widths), -torch.inf)

@@ -16,6 +16,7 @@ from kntools.engine.answers import answer_metric
 from kntools.engine.inputs import batches, bos_of, check_count, in_order
 from kntools.engine.sweep import Intervention, sweep_gradients
 from kntools.models import adapter
+from kntools.models.neuron_layers import layers_of
 from kntools.options import progress_bar
 from kntools.prompts import Encoded, Prompts, encode_many
 from kntools.results.provenance import provenance
@@ -60,11 +61,12 @@ def integrated_gradients(
             al. differentiates by (the gate's pre-activation in gated models).
 
     Returns:
-        `Attribution`, on the CPU; scores are probabilities (-1 to 1).
+        `Attribution`, on the CPU; scores are probabilities (-1 to 1). Layers without neurons (`widths` 0) have zeros.
 
     Raises:
         TypeError, ValueError: an unknown rule or site, `steps` or `tol` out of range, a prompt that cannot be
-            encoded, a model in training mode with dropout.
+            encoded, a model in training mode with dropout, or one without neurons (a mixture of experts in every
+            layer).
         FloatingPointError: activations that are nan or inf.
     """
     check_count("steps", steps)
@@ -79,7 +81,7 @@ def integrated_gradients(
         for group in groups:
             paths = Paths(model, [encoded[i] for i in group], site)
             lines = integrate_adaptively(paths, tol) if nodes is None else integrate(paths, nodes)
-            parts.append(_scores(lines, len(group)))
+            parts.append(_scores(lines, len(group), adapter.n_layers(model)))
             bar.update()
     return _attribution(encoded, in_order(groups, parts), site, about)
 
@@ -116,51 +118,53 @@ def _baseline(
     """Scores from activations and gradients of the run as it is, `[pos neuron]` each; summed over positions."""
     encoded = encode_many(model, prompts)
     about = provenance(model, rule=name, prepend_bos=bos_of(encoded))
-    wrt = [(hook_name(site, layer), ANSWER) for layer in range(adapter.n_layers(model))]
+    names = {hook_name(site, layer): layer for layer in layers_of(model, site)}
     groups, parts = batches(encoded), []
     with progress_bar(len(groups), "batch") as bar:
         for group in groups:
             part = [encoded[i] for i in group]
-            runs = [Intervention((), prompt=p, wrt=wrt) for p in range(len(part))]
-            found = sweep_gradients(model, part, runs, [answer_metric(e) for e in part])
-            layers = [[rows.wrt[hook] for hook, _ in wrt] for rows in found]
-            check_neurons(site, layers[0][0].gradient)
-            scores = [torch.stack([score(d.activation[0], d.gradient[0]).sum(0) for d in each]) for each in layers]
-            unknown = torch.full((len(part), len(wrt)), torch.nan)
-            parts.append(
-                {
-                    "scores": torch.stack(scores).float().cpu(),
-                    "residual": unknown,
-                    "gap": unknown,
-                    "probability": torch.cat([rows.values for rows in found]).float().cpu(),
-                    "nodes": torch.ones(len(part), len(wrt), dtype=torch.long),
-                }
-            )
+            runs = [Intervention((), prompt=p, wrt=[(hook, ANSWER) for hook in names]) for p in range(len(part))]
+            lines = []
+            for p, rows in enumerate(sweep_gradients(model, part, runs, [answer_metric(e) for e in part])):
+                for hook, d in rows.wrt.items():
+                    check_neurons(site, d.gradient)
+                    scores = score(d.activation[0], d.gradient[0]).sum(0)
+                    lines.append(Line(p, names[hook], end=float(rows.values), scores=scores, nodes=1))
+            parts.append(_scores(lines, len(part), adapter.n_layers(model)))
             bar.update()
     return _attribution(encoded, in_order(groups, parts), site, about)
 
 
-def _scores(lines: Sequence[Line], prompts: int) -> dict[str, Tensor]:
-    """What `Attribution` says of these lines, with the prompt as the first axis."""
-    scores = torch.stack([line.scores for line in lines]).unflatten(0, (prompts, -1))
-    ends = torch.tensor([line.end for line in lines], dtype=torch.float64).view(prompts, -1)
-    gap = ends - torch.tensor([line.start for line in lines], dtype=torch.float64).view(prompts, -1)
+def _scores(lines: Sequence[Line], prompts: int, layers: int) -> dict[str, Tensor]:
+    """What `Attribution` says of these lines, with the prompt as the first axis; zero where a layer has no neurons."""
+    widest = max(len(line.scores) for line in lines)
+    scores = torch.zeros(prompts, layers, widest, dtype=torch.float64)
+    gap, probability = torch.zeros(prompts, layers, dtype=torch.float64), torch.zeros(prompts)
+    nodes, widths = torch.zeros(2, prompts, layers, dtype=torch.long)
+    for line in lines:
+        at = line.prompt, line.layer
+        widths[at], nodes[at] = len(line.scores), line.nodes
+        scores[at][: len(line.scores)] = line.scores
+        gap[at], probability[line.prompt] = line.end - line.start, line.end
     return {
         "scores": scores.float(),
         "residual": (scores.sum(-1) - gap).float(),
         "gap": gap.float(),
-        "probability": ends[:, 0].float(),
-        "nodes": torch.tensor([line.nodes for line in lines]).view(prompts, -1),
+        "probability": probability,
+        "nodes": nodes,
+        "widths": widths,
     }
 
 
 def _attribution(
     encoded: Sequence[Encoded], tensors: dict[str, Tensor], site: str, about: dict[str, Any]
 ) -> Attribution:
+    widths = tensors.pop("widths")[0]
     return Attribution(
         **tensors,
         prompts=tuple(e.prompt for e in encoded),
         site=site,
         rule=about["settings"]["rule"],
         provenance=about,
+        widths=tuple(widths.tolist()),
     )

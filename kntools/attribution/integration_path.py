@@ -23,7 +23,7 @@ from kntools.engine.inputs import make_inputs
 from kntools.engine.runner import Runner
 from kntools.engine.sweep import Intervention, run_gradients
 from kntools.hooks.states import capture, scale_site
-from kntools.models import adapter
+from kntools.models.neuron_layers import layers_of
 from kntools.prompts import Encoded
 from kntools.sites import ANSWER, hook_name
 
@@ -64,7 +64,7 @@ class Paths:
     """The lines of prompts of equal length, and the model on them."""
 
     def __init__(self, model: Any, encoded: Sequence[Encoded], site: str) -> None:
-        self.site, self.layers = site, range(adapter.n_layers(model))
+        self.site, self.layers = site, layers_of(model, site)
         self.runner = Runner(model, make_inputs(model, encoded))
         self.metrics = [answer_metric(e) for e in encoded]
         self.activations: list[dict[str, Tensor]] = [{} for _ in encoded]  # w by hook name, [1 pos neuron]

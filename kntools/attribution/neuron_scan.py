@@ -16,7 +16,7 @@ from kntools.engine.answers import answer_metric
 from kntools.engine.inputs import batches, bos_of, in_order
 from kntools.engine.sweep import Intervention, Metric, sweep
 from kntools.hooks.positioned import PositionedHook
-from kntools.models import adapter
+from kntools.models import neuron_layers
 from kntools.options import options, progress_bar
 from kntools.prompts import Prompt, Prompts, encode_many
 from kntools.results.provenance import provenance
@@ -156,7 +156,7 @@ def neuron_scan(
         `NeuronScan`, on the CPU.
 
     Raises:
-        ValueError: neither or both of `neurons` and `layers`; a metric of the wrong shape.
+        ValueError: neither or both of `neurons` and `layers`; a layer without neurons; a metric of the wrong shape.
         IndexError: a layer or neuron that does not exist.
     """
     encoded, scanned = encode_many(model, prompts), _scanned(model, neurons, layers)
@@ -191,18 +191,14 @@ def _scanned(
 ) -> tuple[Neuron, ...]:
     if (layers is None) == (neurons is None):
         raise ValueError("give neurons=['L20.N7', ...], or layers=20 for all neurons of a layer; one of the two")
-    width = adapter.d_mlp(model)
     if neurons is None:
-        wanted = [layers] if isinstance(layers, SupportsIndex) else layers
-        found = tuple(Neuron(layer, i) for layer in dict.fromkeys(wanted or ()) for i in range(width))
+        wanted = dict.fromkeys([layers] if isinstance(layers, SupportsIndex) else layers or ())
+        found = tuple(Neuron(layer, i) for layer in wanted for i in range(neuron_layers.width(model, layer)))
     else:
         found = as_neurons(neurons)
     if not found:
         raise ValueError("no neurons to scan: the list is empty")
-    for n in found:
-        adapter.check_layer(model, n.layer)
-        if n.index >= width:
-            raise IndexError(f"neuron {n} does not exist: a layer has neurons 0 to {width - 1}")
+    neuron_layers.check_neurons(model, found)
     return found
 
 
@@ -224,4 +220,4 @@ def _scale_each(block: Sequence[Neuron], factor: float, pos: Positions) -> list[
         return x * factors
 
     name = hook_name("mlp.hook_post", block[0].layer)
-    return [(name, PositionedHook(pos, edit, f"scale one of {len(block)} neurons of {name} per row"))]
+    return [(name, PositionedHook(pos, edit, f"scale one of {len(block)} neurons of {name} per row", name=name))]

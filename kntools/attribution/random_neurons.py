@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import torch
 
 from kntools.sites import Neuron, NeuronLike, as_neurons
 
 
-def random_like(neurons: Iterable[NeuronLike], width: int, generator: torch.Generator) -> tuple[Neuron, ...]:
+def random_like(
+    neurons: Iterable[NeuronLike], width: int | Sequence[int], generator: torch.Generator
+) -> tuple[Neuron, ...]:
     """As many random neurons of the same layers, none of them among the given ones.
 
     ```python
-    random_like(att.top(20), att.scores.shape[-1], torch.Generator().manual_seed(0))
+    random_like(att.top(20), att.widths, torch.Generator().manual_seed(0))
     ```
 
     Arguments:
-        width: neurons per layer.
+        width: neurons per layer: one number, or that of each layer.
         generator: where the randomness comes from.
 
     Raises:
@@ -27,7 +29,7 @@ def random_like(neurons: Iterable[NeuronLike], width: int, generator: torch.Gene
     drawn = []
     for layer in sorted({n.layer for n in given}):
         taken = {n.index for n in given if n.layer == layer}
-        free = [i for i in range(width) if i not in taken]
+        free = [i for i in range(width if isinstance(width, int) else width[layer]) if i not in taken]
         if len(free) < len(taken):
             raise ValueError(
                 f"layer {layer} has {len(free)} other neurons, {len(taken)} are needed; give fewer neurons"

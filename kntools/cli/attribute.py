@@ -33,7 +33,7 @@ def attribute(
     prompt = Prompt(text, target, multi_token=multi_token)  # a mistake in it is found before the model is loaded
     model = options.load()
     att = integral(model, [prompt])
-    neurons = att.top(min(top, att.scores[0].numel()))
+    neurons = att.top(min(top, sum(att.widths)))
     check = check_neurons(model, att, neurons, draws, options.seed)
     leading = att.to_frame(top=len(neurons))[["layer", "neuron", "score", "rank"]].rename(columns={"neuron": "index"})
     leading.insert(0, "neuron", [repr(n) for n in neurons])
@@ -42,7 +42,7 @@ def attribute(
     def page() -> Page:
         chart = Chart(neuron_bars(att, k=len(neurons)), "Neurons with the highest scores.", n="1 prompt")
         table = Table(leading, "Leading neurons.", csv="neurons.csv", digits=5)
-        lead = f"Which of the {att.scores[0].numel():,} MLP neurons make this answer probable ({probability:.3f})?"
+        lead = f"Which of the {sum(att.widths):,} MLP neurons make this answer probable ({probability:.3f})?"
         sections = [Section("Leading neurons", [chart, table]), *pages.heatmaps(att, neurons, check)]
         return pages.make_page(f"{text} → {target.strip()}", lead, sections, att.provenance, options)
 

@@ -58,7 +58,7 @@ def check_neurons(model: Any, att: Attribution, neurons: Sequence[Neuron], draws
     if draws == 0 or not neurons:
         return None
     generator = torch.Generator().manual_seed(seed)
-    others = [random_like(neurons, att.scores.shape[-1], generator) for _ in range(draws)]
+    others = [random_like(neurons, att.widths, generator) for _ in range(draws)]
     edits = [[], ablate_neurons(neurons), enhance_neurons(neurons), *map(ablate_neurons, others)]
     untouched, suppressed, enhanced, *random = answer_values(model, att.prompts, edits).mean(1).tolist()
     return Check(len(neurons), len(att.prompts), draws, seed, untouched, suppressed, enhanced, random)

@@ -77,7 +77,7 @@ def heatmaps(att: Attribution, marked: Sequence[Neuron], check: Check | None) ->
 def notes(att: Attribution) -> list[str]:
     """How the scores were made, and a warning where a fixed rule is not complete."""
     residual = float(att.residual.abs().max())
-    about = f"{att.scores[0].numel():,} neurons of {att.provenance['model']}, rule {att.rule}, largest residual"
+    about = f"{sum(att.widths):,} neurons of {att.provenance['model']}, rule {att.rule}, largest residual"
     share = att.residual.abs() / att.gap.abs().clamp(min=_INCOMPLETE)
     if att.rule == "adaptive" or float(share.max()) <= _INCOMPLETE:
         return [f"{about} {residual:.1e}"]

@@ -66,7 +66,7 @@ def search(
     title = f"In the coarse sets of at least {kns.share:.0%} of the {len(prompts)} prompts"
 
     def page() -> Page:
-        n, leading = f"{len(prompts)} prompts", att.top(min(20, att.scores[0].numel()))
+        n, leading = f"{len(prompts)} prompts", att.top(min(20, sum(att.widths)))
         blocks: list[Block] = [
             Text(" ".join([f"{title}.", *_notes(kns)])),
             *([Chart(neuron_bars(kns), "Mean score over the prompts.", n=n)] if kns.neurons else []),
@@ -78,7 +78,7 @@ def search(
         scores = pages.heatmaps(att, kns.neurons, check)
         sections = [Section("Knowledge neurons", blocks), Section("Layers", [layers]), *scores]
         answers = ", ".join(sorted({p.target.strip() for p in prompts}))
-        lead = f"Which of the {att.scores[0].numel():,} MLP neurons carry this answer, whatever the phrasing?"
+        lead = f"Which of the {sum(att.widths):,} MLP neurons carry this answer, whatever the phrasing?"
         return pages.make_page(f"Knowledge neurons: {answers}", lead, sections, att.provenance, options)
 
     return Output(

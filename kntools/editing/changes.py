@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from kntools.models import adapter
+from kntools.models import adapter, neuron_layers
 from kntools.sites import Hook, hook_name
 
 
@@ -24,6 +24,7 @@ class Change:
 
     def check(self, model: Any) -> None:
         """Does it fit this model's matrix, and is it finite?"""
+        neuron_layers.width(model, self.layer)
         w = adapter.w_out(model, self.layer)
         shape = (w.shape[0] if self.rows is None else len(self.rows), w.shape[1])
         if self.update.shape != shape:
@@ -76,7 +77,7 @@ class Change:
 
         return [
             (hook_name("mlp.hook_post", self.layer), note),
-            (hook_name(adapter.output_site(model), self.layer), add),
+            (hook_name(neuron_layers.output_site(model, self.layer), self.layer), add),
         ]
 
 

@@ -14,7 +14,7 @@ from kntools.editing.requests import EditRequest, make_requests
 from kntools.editing.weight_edits import LayerEdit
 from kntools.engine.from_layer import Upper
 from kntools.engine.inputs import check_count
-from kntools.models import adapter
+from kntools.models import adapter, neuron_layers
 from kntools.options import progress_bar
 from kntools.prompts import Prompts
 from kntools.results.provenance import provenance
@@ -55,7 +55,7 @@ def fine_tune(
         `LayerEdit` for one prompt, a list for several.
 
     Raises:
-        ValueError: a masked model, or an argument out of range.
+        ValueError: a masked model, a layer without neurons, or an argument out of range.
         IndexError: no such layer.
         FloatingPointError: nan or inf.
     """
@@ -63,7 +63,7 @@ def fine_tune(
     check_count("steps", steps)
     if lr <= 0 or limit <= 0:
         raise ValueError(f"lr={lr}, limit={limit}; both must be above 0")
-    adapter.check_layer(model, index(layer))
+    neuron_layers.width(model, index(layer))
     tuned = [_tune(model, request, index(layer), steps, lr, limit, stop_loss) for request in requests]
     return tuned[0] if isinstance(targets, str) else tuned
 

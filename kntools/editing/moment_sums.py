@@ -14,7 +14,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from kntools.models import adapter
+from kntools.models import adapter, neuron_layers
 from kntools.options import options, progress_bar
 from kntools.results.provenance import provenance
 from kntools.results.result import Result, load
@@ -55,8 +55,8 @@ class Sums:
         self.bos = bos and not self.masked and model.tokenizer.bos_token_id is not None
         if not 2 + self.masked <= self.context <= limit:
             raise ValueError(f"context={context}; it must be between {2 + self.masked} and the model's {limit}")
-        width = adapter.d_mlp(model)
-        self.totals = {n: torch.zeros(width, width, dtype=dtype, device=adapter.device_of(model)) for n in layers}
+        widths, device = {n: neuron_layers.width(model, n) for n in layers}, adapter.device_of(model)
+        self.totals = {n: torch.zeros(width, width, dtype=dtype, device=device) for n, width in widths.items()}
         self.count = self.texts = 0
         self.digest = ""  # of all texts read so far, in order
         self.settings = {

@@ -17,7 +17,7 @@ from kntools.editing.rome_settings import Key, RomeSettings
 from kntools.editing.rome_value import Value, find_values
 from kntools.editing.second_moment import SecondMoment
 from kntools.engine.answers import answer_values, ask
-from kntools.models import adapter
+from kntools.models import adapter, neuron_layers
 from kntools.prompts import PromptLike, Prompts
 from kntools.results.provenance import provenance
 
@@ -81,14 +81,14 @@ def rome(
 
     Raises:
         ValueError: a masked model; no subject, or one that is not in the text; a target that is the current answer;
-            a `second_moment` of other weights or another layer, or one that is singular.
+            a `second_moment` of other weights or another layer, or one that is singular; a layer without neurons.
         IndexError: no such layer.
         FloatingPointError: nan or inf in the optimisation.
         RuntimeError: within `torch.inference_mode()`.
     """
     number, chosen = index(layer), settings or RomeSettings.for_model(model)
     requests = make_requests(model, prompts, targets, "rome")
-    adapter.check_layer(model, number)
+    neuron_layers.width(model, number)
     if second_moment is not None:
         second_moment.check(model, number)
     if torch.is_inference_mode_enabled():

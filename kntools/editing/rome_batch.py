@@ -16,6 +16,7 @@ from torch.nn.functional import cross_entropy
 from kntools.editing.rome_rows import EditRows
 from kntools.engine.from_layer import Group, Upper, WindowHook
 from kntools.models import adapter
+from kntools.models.neuron_layers import output_site
 from kntools.sites import hook_name
 
 # In place of a piece that a shorter target does not have.
@@ -25,11 +26,11 @@ _NO_PIECE = -100
 class RowBatch:
     """All rows of some edits. `groups` are those that share a pass; their `numbers` index the other attributes.
 
-    `keys` and `outputs` are the neurons and the MLP's output at each row's subject, with nothing changed.
+    `keys` and `outputs` are the neurons and what `W_out` makes of them at each row's subject, with nothing changed.
     """
 
     def __init__(self, model: Any, edits: Sequence[EditRows], layer: int) -> None:
-        self.model, self.layer, device = model, layer, adapter.device_of(model)
+        self.layer, self.site, device = layer, output_site(model, layer), adapter.device_of(model)
         rows = [encoded for edit in edits for encoded in edit.encoded]
         subjects = [e.subject[-1] for e in rows if e.subject is not None]  # their last tokens: where the value is put
         weights = [w for edit in edits for w in (*edit.weights, 0.0)]
@@ -48,10 +49,7 @@ class RowBatch:
         keys: dict[int, Tensor] = {}
         outputs: dict[int, Tensor] = {}
         for group in self.groups:
-            hooks = [
-                self._note("mlp.hook_post", group, keys),
-                self._note(adapter.output_site(self.model), group, outputs),
-            ]
+            hooks = [self._note("mlp.hook_post", group, keys), self._note(self.site, group, outputs)]
             log_p = group.run(hooks, self.asked[group.numbers])[:, 0].float().log_softmax(-1)
             self.original |= {n: log_p[row] for row, n in enumerate(group.numbers) if n in essences}
         stacked = [torch.stack([kept[n] for n in range(len(self.edit))]).float() for kept in (keys, outputs)]
@@ -65,8 +63,7 @@ class RowBatch:
         def add(x: Tensor, hook: Any) -> Tensor:
             return x.index_put((rows, at), (x[rows, at].float() + added).to(x.dtype))
 
-        name = hook_name(adapter.output_site(self.model), self.layer)
-        return group.run([(name, add)], self.asked[group.numbers]).float()
+        return group.run([(hook_name(self.site, self.layer), add)], self.asked[group.numbers]).float()
 
     def nll(self, logits: Float[Tensor, "row piece d_vocab"], group: Group) -> Float[Tensor, " row"]:
         """-log P(target), weighted; the pieces of a longer target add up."""

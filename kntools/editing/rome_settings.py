@@ -9,6 +9,7 @@ from operator import index
 from typing import Any, Literal, get_args
 
 from kntools.models import adapter
+from kntools.models.neuron_layers import layers_of
 
 #: Put before the prompt, so that the key is the subject's and not the sentence's. Fixed: an edit is the same in every
 #: run, and on every model. Short, of about equal length, and about nothing.
@@ -78,7 +79,7 @@ class RomeSettings:
 
 
 def layer_for(model: Any) -> int:
-    """The layer that papers edited in this model; where there is none, one at `DEPTH`, as a place to begin.
+    """The layer that papers edited in this model; where there is none, one near `DEPTH`, as a place to begin.
 
     ```python
     kn.rome(model, prompt, " Rome", layer=layer_for(model))
@@ -87,8 +88,10 @@ def layer_for(model: Any) -> int:
     `kntools.analyses.layer_choice` measures which layer is best.
     """
     published = _PUBLISHED.get(_short_name(model))
-    layers = adapter.n_layers(model)
-    return min(layers - 1, round(DEPTH * layers)) if published is None else published[0]
+    if published is not None:
+        return published[0]
+    depth = round(DEPTH * adapter.n_layers(model))
+    return min(layers_of(model, "mlp.hook_post"), key=lambda layer: abs(layer - depth))
 
 
 #: Where in the model, from 0 to 1, to edit one for which nothing is published: see docs/editing.md.

@@ -17,7 +17,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from kntools.editing.moment_sums import Sums
-from kntools.models import adapter
+from kntools.models import adapter, neuron_layers
 from kntools.results.fingerprint import fingerprint
 from kntools.results.provenance import provenance
 from kntools.results.result import Result
@@ -66,8 +66,7 @@ class SecondMoment(Result):
             ValueError: a matrix of another shape, not symmetric, with negative or no finite entries on its diagonal.
             IndexError: no such layer.
         """
-        adapter.check_layer(model, layer)
-        width, c = adapter.d_mlp(model), torch.as_tensor(matrix).detach().cpu()
+        width, c = neuron_layers.width(model, layer), torch.as_tensor(matrix).detach().cpu()
         if c.shape != (width, width):
             raise ValueError(f"the matrix is {tuple(c.shape)}; layer {layer} has {width} neurons: {(width, width)}")
         if not bool(torch.isfinite(c).all()):
@@ -213,14 +212,14 @@ def second_moment(
 
     Raises:
         ValueError: no text; a checkpoint of another model, other settings or other texts.
-        IndexError: no such layer.
+        IndexError: no such layer; a layer without neurons is a ValueError.
         FloatingPointError: keys that are nan or inf.
     """
     wanted = [index(layer)] if isinstance(layer, SupportsIndex) else sorted(set(map(index, layer)))
     if not wanted:
         raise ValueError("no layers given; name one, or several")
     for number in wanted:
-        adapter.check_layer(model, number)
+        neuron_layers.width(model, number)
     if every < 1 or (tokens is not None and tokens < 1):
         raise ValueError(f"every={every}, tokens={tokens}; both must be at least 1")
     if dtype not in (torch.float32, torch.float64):

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from kntools.editing.changes import Change
 from kntools.editing.weight_edits import LayerEdit
-from kntools.models import adapter
+from kntools.models import adapter, neuron_layers
 from kntools.prompts import MASK, Prompt, encode
 from kntools.results.provenance import provenance
 from kntools.sites import Neuron, NeuronLike, as_neurons
@@ -141,11 +141,7 @@ def _checked(model: Any, neurons: Iterable[NeuronLike]) -> tuple[Neuron, ...]:
     wanted = as_neurons(neurons)
     if not wanted:
         raise ValueError("no neurons given; pass at least one, e.g. attribution.top(5)")
-    width = adapter.d_mlp(model)
-    for n in wanted:
-        adapter.check_layer(model, n.layer)
-        if n.index >= width:
-            raise IndexError(f"neuron {n} does not exist: layer {n.layer} has {width} neurons")
+    neuron_layers.check_neurons(model, wanted)
     return wanted
 
 

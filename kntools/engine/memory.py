@@ -20,10 +20,11 @@ def rows_that_fit(model: Any, positions: int, *, gradients: bool) -> int:
     every bit of a result, the same while the free memory goes up and down a little.
     """
     cfg = model.cfg
+    hidden = int(getattr(cfg, "d_mlp", None) or 4 * cfg.d_model)
     element = next(model.parameters()).element_size()
     heads = int(getattr(cfg, "n_heads", 1) or 1)
     # Activations of one block that a backward pass keeps, counted generously, and the logits with two copies.
-    block = positions * (24 * cfg.d_model + 8 * adapter.d_mlp(model) + 4 * heads * positions)
+    block = positions * (24 * cfg.d_model + 8 * hidden + 4 * heads * positions)
     logits = 3 * 4 * int(cfg.d_vocab)
     per_row = element * block * (cfg.n_layers if gradients else 2) + logits
     fit = max(1, int(free_bytes(adapter.device_of(model)) // 2 // per_row))

@@ -14,7 +14,8 @@ from kntools.engine.inputs import Inputs
 from kntools.engine.memory import is_out_of_memory, rows_that_fit
 from kntools.engine.plain import run_plain
 from kntools.engine.plan import Intervention, Item, Pass
-from kntools.models import adapter
+from kntools.hooks.positioned import PositionedHook
+from kntools.models import adapter, neuron_layers
 from kntools.models.prefix import Prefix, Rows
 from kntools.options import options
 
@@ -41,6 +42,8 @@ class Runner:
         `finish` is where a backward pass belongs: when memory runs out in it, the pass is split and run again.
         """
         resolved = plan.resolve(interventions, self.inputs)
+        for name in {name for inter in resolved for name, fn in inter.hooks if isinstance(fn, PositionedHook)}:
+            neuron_layers.check_hook(self.model, name)
         can, length = capability(self.model, self.tokens), self.tokens.shape[1]
         items = plan.make_items(
             resolved,

@@ -41,7 +41,8 @@ def scale_neurons(neurons: Iterable[NeuronLike], factor: float, *, pos: Position
 
     Raises:
         IndexError: when a hook runs, for a neuron or position that does not exist.
-        ValueError: when a hook without `pos` runs where the answer's position is not known.
+        ValueError: when a hook runs in a layer without neurons (a mixture of experts), or without `pos` where the
+            answer's position is not known.
     """
     return _on_neurons(neurons, pos, f"scale by {factor}", lambda x, _: x * factor)
 
@@ -116,7 +117,8 @@ def _on_neurons(neurons: Iterable[NeuronLike], pos: Positions, what: str, change
     for n in as_neurons(neurons):
         layers.setdefault(n.layer, []).append(n)
 
-    def on_layer(group: list[Neuron]) -> PositionedHook:
+    def on_layer(layer: int, group: list[Neuron]) -> Hook:
+        name = hook_name("mlp.hook_post", layer)
         index = torch.tensor([n.index for n in group])
 
         def edit(x: Tensor) -> Tensor:
@@ -126,6 +128,6 @@ def _on_neurons(neurons: Iterable[NeuronLike], pos: Positions, what: str, change
             at = index.to(x.device)
             return x.index_copy(-1, at, change(x.index_select(-1, at), group))
 
-        return PositionedHook(pos, edit, f"{what} {group}")
+        return name, PositionedHook(pos, edit, f"{what} {group}", name=name)
 
-    return [(hook_name("mlp.hook_post", layer), on_layer(group)) for layer, group in layers.items()]
+    return [on_layer(layer, group) for layer, group in layers.items()]

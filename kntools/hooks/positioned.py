@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from kntools.models import adapter
+from kntools.models import adapter, neuron_layers
 from kntools.sites import ANSWER, SITES, Positions, resolve_positions
 
 # Attention scores and patterns are [batch head query key]: their position is the query's.
@@ -35,7 +35,8 @@ class PositionedHook:
 
     `edit` gets `[batch chosen ...]` (positions moved to axis 1) and returns the new values, or `None` to change
     nothing. With `whole`, the activation `[1 pos ...]` of another run, it also gets that run's values at the same
-    positions.
+    positions. `name` is the hook point that it is for: where a layer without neurons calls something else by their
+    name, it raises an error.
     """
 
     def __init__(
@@ -44,10 +45,10 @@ class PositionedHook:
         edit: Callable[..., Tensor | None],
         label: str,
         *,
+        name: str = "",
         whole: Tensor | None = None,
-        in_place: bool = False,
     ):
-        self.pos, self.edit, self.label, self.whole, self.in_place = pos, edit, label, whole, in_place
+        self.pos, self.edit, self.label, self.name, self.whole = pos, edit, label, name, whole
         # How many tokens are left out, and of how many; see `moved`.
         self.offset = 0
         self.length: int | None = None
@@ -70,11 +71,14 @@ class PositionedHook:
 
     def at(self, pos: Positions) -> PositionedHook:
         """This hook at other positions: where the answer's are known, those of `ANSWER`."""
-        return PositionedHook(pos, self.edit, self.label, whole=self.whole, in_place=self.in_place)
+        return PositionedHook(pos, self.edit, self.label, name=self.name, whole=self.whole)
 
     def _last_token(self, rows: int) -> int:
         """Where `ANSWER` is in a run of tokens alone: at the last token, or nobody knows."""
-        masked = adapter.is_masked(adapter.running_model())
+        model = adapter.running_model()
+        if model is None:
+            raise RuntimeError(f"{self!r} was called outside of a model's forward pass; give it pos=")
+        masked = adapter.is_masked(model)
         if masked or rows > 1:
             why = "a masked model answers at its mask" if masked else f"{rows} rows are run, which may be padded"
             raise ValueError(
@@ -86,6 +90,8 @@ class PositionedHook:
     def __call__(self, activation: Tensor, hook: Any) -> Tensor | None:
         if self.pos is ANSWER:
             return self.at(self._last_token(activation.shape[0]))(activation, hook)
+        if neuron_layers.is_of_neurons(self.name) and (model := adapter.running_model()) is not None:
+            neuron_layers.check_hook(model, self.name, activation.shape[:2])
         axis = position_axis(hook)
         x = activation.movedim(axis, 1)
         length = x.shape[1] if self.length is None else self.length
@@ -103,7 +109,7 @@ class PositionedHook:
         # An edit may hand back what it was given; the copy keeps the incoming activation untouched.
         out = new if everything else x.index_copy(1, at, new)
         out = out.movedim(1, axis)
-        return activation.copy_(out) if self.in_place else out
+        return activation.copy_(out) if shares_memory(self.name) else out
 
     def _source(self, other_run: Tensor, axis: int, absolute: tuple[int, ...], length: int) -> Tensor:
         whole = other_run.movedim(axis, 1)

@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from kntools.hooks.positioned import QUERY_AXIS, PositionedHook, shares_memory
+from kntools.hooks.positioned import QUERY_AXIS, PositionedHook
 from kntools.sites import ANSWER, Hook, Positions, hook_name
 
 
@@ -48,7 +48,7 @@ def scale_site(
         return x * factor
 
     name = hook_name(site, layer)
-    return [(name, PositionedHook(pos, edit, f"scale {name}", in_place=shares_memory(name)))]
+    return [(name, PositionedHook(pos, edit, f"scale {name}", name=name))]
 
 
 def add_vector(
@@ -72,7 +72,7 @@ def add_vector(
             )
         return x + scale * vector.to(x)
 
-    return [(name, PositionedHook(pos, edit, f"add to {name}", in_place=shares_memory(name)))]
+    return [(name, PositionedHook(pos, edit, f"add to {name}", name=name))]
 
 
 def patch(
@@ -112,7 +112,7 @@ def patch(
             f"the cached {name} is {tuple(source.shape)}; patching takes one run, [batch pos ...] with a batch of 1"
         )
     paste = _Paste(name, source, heads, neurons)
-    return [(name, PositionedHook(pos, paste, f"patch {name}", whole=source, in_place=shares_memory(name)))]
+    return [(name, PositionedHook(pos, paste, f"patch {name}", name=name, whole=source))]
 
 
 def freeze(cache: Activations, sites: Iterable[str], layers: Iterable[int], pos: Positions = None) -> list[Hook]:
@@ -169,7 +169,7 @@ def capture(into: dict[str, Tensor], sites: Iterable[str], layers: Iterable[int]
             # The hook sees positions as axis 1; a pattern is kept as the model has it, [batch head query key].
             into[name] = x.detach().movedim(1, 2 if name.endswith(QUERY_AXIS) else 1).clone()
 
-        return PositionedHook(pos, edit, f"capture {name}")
+        return PositionedHook(pos, edit, f"capture {name}", name=name)
 
     wanted = list(layers)
     names = [hook_name(site, layer) for site in sites for layer in wanted]

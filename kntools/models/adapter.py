@@ -8,6 +8,7 @@ writable `W_out`.
 from __future__ import annotations
 
 import sys
+from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from types import FrameType
@@ -46,11 +47,6 @@ def n_layers(model: Any) -> int:
     return int(model.cfg.n_layers)
 
 
-def d_mlp(model: Any) -> int:
-    """Neurons per layer."""
-    return int(w_out(model, 0).shape[0])
-
-
 def context_length(model: Any) -> int:
     return int(model.cfg.n_ctx)
 
@@ -64,11 +60,6 @@ def w_out(model: Any, layer: int) -> Float[Tensor, "d_mlp d_model"]:
     """The writable output matrix of an MLP (`model.W_out` of a bridge is a copy: editing it does nothing)."""
     check_layer(model, layer)
     return model.blocks[layer].mlp.W_out
-
-
-def output_site(model: Any) -> str:
-    """The site of what `W_out` gives: `mlp.hook_post @ W_out + b_out`, before any norm behind it (Gemma 2 has one)."""
-    return "mlp.hook_out" if is_bridge(model) else "mlp_out"
 
 
 def b_out(model: Any, layer: int) -> Float[Tensor, " d_model"] | None:
@@ -115,6 +106,20 @@ def _is_wiring(handle: Any) -> bool:
     if function is None:
         return bool(handle.is_permanent)
     return bool(handle.is_permanent) and str(getattr(function, "__module__", "")).startswith("transformer_lens.")
+
+
+@contextmanager
+def without_hooks(model: Any) -> Iterator[None]:
+    """For a while no hook that somebody attached acts; what is attached meanwhile does."""
+    points = [(p, p._forward_hooks) for p in {id(p): p for p in model.hook_dict.values()}.values()]
+    try:
+        for point, hooks in points:
+            wiring = {handle.hook.id for handle in point.fwd_hooks if _is_wiring(handle)}
+            point._forward_hooks = OrderedDict((number, fn) for number, fn in hooks.items() if number in wiring)
+        yield
+    finally:
+        for point, hooks in points:
+            point._forward_hooks = hooks
 
 
 def fork_point(model: Any, layer: int) -> HookPoint:
@@ -169,14 +174,14 @@ def attached(hooks: Iterable[tuple[HookPoint, Callable[..., Any]]]) -> Iterator[
 
 
 def running_model() -> Any:
-    """The model whose forward pass has called the hook function that asks."""
+    """The model whose forward pass has called the hook function that asks; `None` if it was called by hand."""
     frame: FrameType | None = sys._getframe(1)
     while frame is not None:
         owner = frame.f_locals.get("self")
         if isinstance(owner, torch.nn.Module) and hasattr(type(owner), "run_with_hooks"):
             return owner
         frame = frame.f_back
-    raise RuntimeError("a hook of kntools was called outside of a model's forward pass; give it pos=")
+    return None
 
 
 # --- running ----------------------------------------------------------------------------------------

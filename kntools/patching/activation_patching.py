@@ -56,7 +56,7 @@ def activation_patch(
         metric: from logits `[row d_vocab]` at the answer position to one value per row; a list of one per pair; or a
             name: `"logit_difference"`, `"probability"`, `"log_probability"`, `"kl_divergence"` (from the clean run).
             `None` is the logit difference where there are foils, else the probability.
-        layers: which; `None` is all.
+        layers: which; `None` is all that have the site (neurons are missing in layers that are mixtures of experts).
         positions: the columns of the grid; for heads and neurons, the positions that are patched together.
         heads: `True` for one column per head (of `z`, `q`, `k`, `v`, `pattern`), or which heads.
         neurons: `True` for one column per entry of the last axis (the neurons of `mlp.hook_post`), or which ones.

@@ -13,6 +13,7 @@ from kntools.engine.sweep import sweep
 from kntools.hooks.positioned import QUERY_AXIS
 from kntools.hooks.states import capture, patch
 from kntools.models import adapter
+from kntools.models.neuron_layers import check_hook, layers_of
 from kntools.patching.prompt_pairs import Pair
 from kntools.patching.read_outs import check_live
 from kntools.sites import Hook, Positions, hook_name, resolve_positions
@@ -70,18 +71,21 @@ def make_cells(model: Any, pairs: Sequence[Pair], choice: CellChoice) -> Cells:
     """
     if choice.heads is not False and choice.neurons is not False:
         raise ValueError("heads and neurons are two kinds of columns; ask for one of them")
-    layers = tuple(range(adapter.n_layers(model)) if choice.layers is None else choice.layers)
+    layers = tuple(layers_of(model, choice.site) if choice.layers is None else choice.layers)
     if not layers:
         raise ValueError("layers is empty; leave it out for all layers")
     for layer in layers:
         adapter.check_layer(model, layer)
         adapter.hook_point(model, hook_name(choice.site, layer))
+        check_hook(model, hook_name(choice.site, layer))
     check_live(model, pairs[0].corrupted, choice.site, layers[0])
-    axis, columns = _columns(model, pairs, choice, layers[0])
+    axis, columns = _columns(model, pairs, choice, layers)
     return Cells(choice.site, layers, axis, columns, choice.positions, causal=not adapter.is_masked(model))
 
 
-def _columns(model: Any, pairs: Sequence[Pair], choice: CellChoice, layer: int) -> tuple[Axis, tuple[int, ...]]:
+def _columns(
+    model: Any, pairs: Sequence[Pair], choice: CellChoice, layers: Sequence[int]
+) -> tuple[Axis, tuple[int, ...]]:
     """The axis of the grid's columns, and which they are."""
     if choice.heads is False and choice.neurons is False:
         lengths = {p.length for p in pairs}
@@ -94,14 +98,17 @@ def _columns(model: Any, pairs: Sequence[Pair], choice: CellChoice, layer: int) 
     for pair in pairs:
         resolve_positions(choice.positions, pair.length)  # out of range is an error before any work
     seen: dict[str, Tensor] = {}
-    sweep(model, pairs[0].clean, [capture(seen, [choice.site], [layer])])
-    [(name, found)] = seen.items()
+    sweep(model, pairs[0].clean, [capture(seen, [choice.site], layers)])
+    name, found = next(iter(seen.items()))
     if choice.heads is not False:
         if found.ndim != 4:
             raise ValueError(f"site {choice.site!r} has no heads; those of z, q, k, v and pattern do")
         return "head", _chosen(choice.heads, found.shape[1 if name.endswith(QUERY_AXIS) else 2], "head")
     if found.ndim != 3:
         raise ValueError(f"site {choice.site!r} is split into heads; neurons are entries of e.g. mlp.hook_post")
+    if len({x.shape[-1] for x in seen.values()}) > 1:
+        widths = {layer: x.shape[-1] for layer, x in zip(layers, seen.values(), strict=True)}
+        raise ValueError(f"the layers have different numbers of neurons, {widths}; give layers=[...] of one width")
     return "neuron", _chosen(choice.neurons, found.shape[-1], "neuron")
 
 

@@ -62,15 +62,19 @@ def neuron_heatmap(
     layers, width = given.chosen.shape
     marked = list(dict.fromkeys([] if mark is None else read_neurons(mark)))
     for n in marked:
-        if n.layer >= layers or n.index >= width:
-            raise IndexError(f"neuron {n} cannot be marked: there are {layers} layers of {width} neurons")
-    index, labels, axis = _columns(np.abs(given.chosen), mode, min(columns, width), {n.index for n in marked})
+        if n.layer >= layers or n.index >= width or not given.exists[n.layer, n.index]:
+            raise IndexError(f"neuron {n} cannot be marked: there are {layers} layers of at most {width} neurons")
+    strength = np.where(given.exists, np.abs(given.chosen), -1)  # what is no neuron comes last
+    index, labels, axis = _columns(strength, mode, min(columns, width), {n.index for n in marked})
     table = pd.DataFrame(np.take_along_axis(given.chosen, index, axis=1), columns=labels)
     largest = float(np.abs(given.chosen).max()) or 1.0
     look = {"title": f"Neuron scores: {given.what}", **look}
     figure = heatmap(table, x=axis, unit=given.unit, power=power, limits=(-largest, largest), **look)
-    rank = f"rank %{{customdata:,}} of {given.chosen.size:,}"
+    rank = f"rank %{{customdata:,}} of {given.exists.sum():,}"
+    shown = np.take_along_axis(given.exists, index, axis=1)
     figure.update_traces(
+        z=np.where(shown, table, np.nan),
+        hoverongaps=False,
         text=[[repr(Neuron(layer, i)) for i in row] for layer, row in enumerate(index.tolist())],
         customdata=np.take_along_axis(given.ranks, index, axis=1),
         hovertemplate=f"<b>%{{text}}</b><br>score %{{z:.3g}}<br>{rank}<extra></extra>",
@@ -139,10 +143,10 @@ def neuron_bars(given: Any, k: int = 20, *, prompt: int | None = None, **look: U
     else:
         scores = read_scores(given, prompt)
         ranks, title, unit = scores.ranks.ravel(), f"Leading neurons: {scores.what}", scores.unit
-        leading = np.argsort(ranks)[:k]
+        leading = np.argsort(ranks)[: scores.exists.sum()][:k]
         names = [repr(Neuron(*divmod(i, scores.chosen.shape[1]))) for i in leading.tolist()]
         frame = pd.DataFrame({"neuron": names, "score": scores.chosen.ravel()[leading]})
-        frame["note"] = [f"rank {rank:,} of {ranks.size:,}" for rank in ranks[leading]]
+        frame["note"] = [f"rank {rank:,} of {scores.exists.sum():,}" for rank in ranks[leading]]
         each = pd.DataFrame(scores.each.reshape(len(scores.each), -1)[:, leading], columns=names)
         each = each.stack().rename_axis(["prompt", "neuron"]).rename("score").reset_index()
         dots = {"single prompts": each} if prompt is None and len(scores.each) > 1 else None

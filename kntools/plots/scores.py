@@ -19,13 +19,14 @@ class Scores:
 
     each: np.ndarray  # [prompt layer neuron]
     chosen: np.ndarray  # [layer neuron]: one prompt's, or the mean over prompts
+    exists: np.ndarray  # [layer neuron]: False where a layer has fewer neurons than another
     what: str  # of which prompts
     unit: str  # "score", with what it is in
 
     @property
     def ranks(self) -> np.ndarray:
         """1 for the highest score of all; equal scores in the order of `Attribution.top`."""
-        order = np.argsort(-self.chosen, axis=None, kind="stable")
+        order = np.argsort(-np.where(self.exists, self.chosen, -np.inf), axis=None, kind="stable")
         ranks = np.empty(order.size, dtype=np.int64)
         ranks[order] = np.arange(1, order.size + 1)
         return ranks.reshape(self.chosen.shape)
@@ -52,7 +53,9 @@ def read_scores(given: Any, prompt: int | None = None) -> Scores:
         raise IndexError(f"prompt {prompt} does not exist: there are {count} (0 to {count - 1})")
     chosen = tensor.mean(0) if prompt is None else tensor[prompt]
     what = _describe(getattr(given, "prompts", ()), prompt, count)
-    return Scores(tensor.numpy(), chosen.numpy(), what, score_title(given))
+    widths = np.array(getattr(given, "widths", raw.shape[1] * [raw.shape[2]]))
+    exists = np.arange(raw.shape[2]) < widths[:, None]
+    return Scores(tensor.numpy(), chosen.numpy(), exists, what, score_title(given))
 
 
 def score_title(given: Any) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from kntools.models import adapter
+from kntools.models import neuron_layers
 from kntools.report import page, pictures
 from kntools.report.choices import NotPossible
 from kntools.report.figure import Figure, Shown
@@ -64,6 +64,12 @@ def _shown(figure: Figure, study: Study) -> Shown:
         return Shown(f"Not shown for this model: {why}.")
 
 
+def _neurons(widths: Sequence[int]) -> str:
+    if len(set(widths)) == 1:
+        return f"{len(widths)} layers of {widths[0]:,}"
+    return ", ".join(f"{width:,} in layer {layer}" for layer, width in enumerate(widths) if width)
+
+
 def _page(study: Study, shown: Sequence[tuple[Figure, Shown]], command: str) -> page.Page:
     about = study.header
     name, bos = about["model"], "with BOS" if about["settings"]["prepend_bos"] else "without BOS"
@@ -75,7 +81,7 @@ def _page(study: Study, shown: Sequence[tuple[Figure, Shown]], command: str) -> 
         source=f"Model: {name}.",
         facts=[
             ("Model", f"{name}, weights {about['fingerprint']}"),
-            ("Neurons", f"{adapter.n_layers(study.model)} layers of {adapter.d_mlp(study.model):,}"),
+            ("Neurons", _neurons(neuron_layers.widths(study.model))),
             ("Kind", "masked" if study.masked else f"causal, {bos}"),
             ("Data", _data(study)),
             ("Size, seed", f"{study.size.name}, {study.seed}"),

@@ -19,7 +19,7 @@ from kntools.attribution.random_neurons import random_like
 from kntools.engine.answers import answer_values
 from kntools.engine.sweep import sweep
 from kntools.hooks.neurons import ablate_neurons, enhance_neurons
-from kntools.models import adapter
+from kntools.models import neuron_layers
 from kntools.prompts import MASK, Prompt, PromptError, encode, encode_many
 from kntools.report.choices import NotPossible
 from kntools.report.figure import ALPHA, Shown, asset, chart, paired_test, table, tested, within
@@ -74,7 +74,7 @@ def fact_effects(study: Study) -> FactEffects:
         NotPossible: no answer is one token of this model.
     """
     prompts, missing = _askable(study)
-    settings, top = SearchSettings(), min(TOP, adapter.d_mlp(study.model) // 2)
+    settings, top = SearchSettings(), min(TOP, *(n // 2 for n in neuron_layers.widths(study.model) if n))
     counts = {"top": top, "draws": study.size.draws, "phrasings": study.size.phrasings, "seed": study.seed}
     folder = open_run(study.run("facts"), "facts", study.model, facts=list(prompts), **counts)
     found = folder.each(
@@ -125,7 +125,7 @@ def _effects(
 ) -> Row:
     """What becomes of all answers without (and with twice) this fact's neurons, and of its own without other ones."""
     model, generator = study.model, torch.Generator().manual_seed(local_seed(study.seed, name))
-    others = [random_like(top, adapter.d_mlp(model), generator) for _ in range(study.size.draws)]
+    others = [random_like(top, neuron_layers.widths(model), generator) for _ in range(study.size.draws)]
     edits: list[list[Hook]] = [[], ablate_neurons(own), enhance_neurons(own)] if own else [[], [], []]
     values = answer_values(model, [prompt for listed in prompts.values() for prompt in listed], edits)
     parts = values.split([len(listed) for listed in prompts.values()], dim=1)

@@ -17,7 +17,7 @@ from kntools.data.sources import SampleWarning
 from kntools.editing.rome_settings import layer_for
 from kntools.editing.second_moment import SecondMoment, second_moment
 from kntools.engine.generation import sample_texts
-from kntools.models import adapter
+from kntools.models import adapter, neuron_layers
 from kntools.prompts import Prompt
 from kntools.report import choices
 from kntools.report.choices import NotPossible, possible
@@ -206,7 +206,7 @@ class Study:
     @cached_property
     def second_moment(self) -> SecondMoment:
         """C of the layer to edit, measured on text that the model writes."""
-        texts = self.written(max(self.size.moment, 2 * adapter.d_mlp(self.model)))
+        texts = self.written(max(self.size.moment, 2 * neuron_layers.width(self.model, self.layer)))
         file = self.run(f"second_moment/C{self.layer}.safetensors")
         with processes.main_first():
             if not file.exists():

@@ -19,7 +19,6 @@ import kntools as kn
 from kntools.editing.rome_rows import ESSENCE
 from kntools.editing.rome_settings import TEMPLATES, RomeSettings, layer_for
 from kntools.models import adapter
-from kntools.models.adapter import output_site
 from kntools.sites import hook_name
 from tests import zoo
 
@@ -60,7 +59,9 @@ class Plain:
 
     def __init__(self, model: Any, prompt: kn.Prompt, target: str, layer: int, templates: Sequence[str], bos: Any):
         self.model, self.layer = model, layer
-        self.out = hook_name(output_site(model), layer)
+        # The residual stream is added inside the MLP of BLOOM and MPT.
+        inside = type(model.original_model).__name__ in ("BloomForCausalLM", "MptForCausalLM")
+        self.site = "mlp.out.hook_out" if inside else "mlp.hook_out"
 
         def encoded(text: str, multi: Any) -> kn.Encoded:
             return kn.encode(model, kn.Prompt(text, target, prompt.subject, multi_token=multi), prepend_bos=bos)
@@ -75,7 +76,7 @@ class Plain:
             x[0, e.subject[-1]] = x[0, e.subject[-1]] + delta.to(x.dtype)
             return x
 
-        return self.model.run_with_hooks(e.tokens, fwd_hooks=[(self.out, add)])[0].float()
+        return self.model.run_with_hooks(e.tokens, fwd_hooks=[(hook_name(self.site, self.layer), add)])[0].float()
 
     def log_p(self, e: kn.Encoded, delta: Tensor) -> Tensor:
         log_p = self.logits(e, delta)[list(e.positions)].log_softmax(-1)
@@ -86,7 +87,7 @@ class Plain:
         return cache[hook_name(site, self.layer)][0, e.subject[-1]].detach().float()
 
     def run(self, steps: int = 20, lr: float = 0.5, decay: float = 0.5, clamp: float = 4.0, kl: float = 0.0625):
-        v0 = self.read(self.bare, output_site(self.model))
+        v0 = self.read(self.bare, self.site)
         delta = torch.zeros_like(v0, requires_grad=True)
         adam = torch.optim.Adam([delta], lr=lr)
         at = self.essence.subject[-1]
@@ -112,7 +113,7 @@ class Plain:
 @pytest.mark.parametrize(
     ("name", "target", "templates", "bos"),
     [
-        *((name, TARGET, FEW, None) for name in zoo.CAUSAL),
+        *((name, TARGET, FEW, None) for name in (*zoo.CAUSAL, "bloom", "mpt")),
         ("llama", " Ouagadougou", FEW, False),  # several pieces
         ("gpt2", TARGET, ("Yes, it is. {}",), True),  # the bare prompt is none of the templates
         ("llama", TARGET, TEMPLATES, None),
@@ -130,6 +131,28 @@ def test_the_value_is_that_of_the_plain_loop_at_every_step(name: str, target: st
     torch.testing.assert_close(edit.key, mean, atol=1e-4, rtol=1e-4)
     torch.testing.assert_close(edit.prompt_key, own, atol=1e-4, rtol=1e-4)
     torch.testing.assert_close(edit.right * (mean @ edit.left), delta, atol=2e-3, rtol=1e-3)
+
+
+@pytest.mark.parametrize("name", ["bloom", "mpt"])
+def test_an_mlp_that_adds_the_residual_stream(name: str) -> None:
+    """v0 is what the output matrix gives, and the edit as hooks is the edit of the weights."""
+    model = zoo.fresh(name)
+    body = model.original_model.transformer
+    linear = body.h[1].mlp.dense_4h_to_h if name == "bloom" else body.blocks[1].ffn.down_proj
+    seen: list[Tensor] = []
+    e = kn.encode(model, PROMPT)
+    handle = linear.register_forward_hook(lambda module, inputs, output: seen.append(output.detach()))
+    model(e.tokens)
+    handle.remove()
+    v0 = seen[0][0, e.subject[-1]]
+    edit = rome(model, PROMPT, templates=("{}",), steps=3, stop_loss=0.0)
+    # |delta| of the second step is one step of Adam: `lr` in every entry, no longer than `clamp |v0|`.
+    length = min(0.5 * len(v0) ** 0.5, 4.0 * float(v0.norm()))
+    assert edit.steps[1].decay == pytest.approx(0.5 * length / float(v0.norm()) ** 2, rel=1e-3)
+    torch.testing.assert_close(edit.value - edit.right * (edit.key @ edit.left), v0, atol=1e-3, rtol=1e-3)
+    hooked = model.run_with_hooks(e.tokens, fwd_hooks=edit.hooks(model))
+    with edit.applied(model):
+        torch.testing.assert_close(model(e.tokens), hooked, atol=1e-3, rtol=1e-3)
 
 
 @pytest.mark.parametrize("max_rows", [None, 3])
