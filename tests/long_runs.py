@@ -58,7 +58,7 @@ def result_of(what: str, folder: Path) -> bytes:
     with TemporaryDirectory() as scratch:
         pairs = planted.write_pairs(Path(scratch))
         model = planted.cached()
-        groups = prompt_groups(model, "determiner_noun_agreement_1", frames=3, path=pairs).groups
+        groups = prompt_groups(model, "determiner_noun_agreement_1", frames=3, path=pairs)
         found = ANALYSES[what](model, groups, {"run": folder})
         ending = ".safetensors" if what.endswith("_profile") else ".json"
         return found.save(Path(scratch) / f"result{ending}").read_bytes()

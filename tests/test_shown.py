@@ -26,7 +26,7 @@ from kntools.analyses.fig09_tracing_profile import tracing_profile
 from kntools.analyses.fig10_edit_examples import edit_examples
 from kntools.analyses.fig11_edit_consistency import edit_consistency
 from kntools.analyses.method_comparison import selection_methods
-from kntools.analyses.prompt_group import PromptGroup, PromptGroups
+from kntools.analyses.prompt_group import PromptGroup
 from kntools.cli.neuron_check import Check
 from kntools.data.records import Loaded, Skipped
 from kntools.editing.moment_sums import MomentSums
@@ -115,7 +115,6 @@ RESULTS: dict[str, Callable[[Any], Any]] = {
     "EditConsistency": lambda m: edit_consistency(m, [CASE], {METHOD: values_method(3)}),
     "Loaded": lambda m: Loaded(tuple(GROUPS * 20), Skipped.of([EVIL]), EVIL),
     "PromptSet": lambda m: kn.data.PromptSet(tuple(PAIRS), tuple(PAIRS), ("",) * len(PAIRS), Skipped(), EVIL),
-    "PromptGroups": lambda m: PromptGroups(tuple(GROUPS * 20), Skipped.of([EVIL]), EVIL),
 }
 #: Those that show no text of the user's.
 NUMBERS_ALONE = {"RowGradients", "KnowledgeNeurons"}

@@ -17,16 +17,18 @@
 | | `propose_layer`, `sweep_layers` | `Proposal`, a table: which layer to edit |
 
 Prompts: `prompt_groups` (figures 2 and 3), `by_answer` (1), `noun_prompts` (5 to 7), `known_prompts` (8 and ways to
-choose), `traced_prompts` (9), `make_cases` (11). `SearchSettings` says how neurons are searched for; `PAPER` is the
-published way.
+choose), `traced_prompts` (9), `make_cases` (11).
 
-Every result of a figure has `to_frame()`, `summary()`, `tables()` (further tables by name) and `plot()`.
+Every result has `to_frame()`, `summary()`, `tables()` (further tables by name) and `plot()`. Arguments that mean the
+same everywhere: `model`, masked or causal; `settings`, a `SearchSettings` that says how neurons are searched for
+(`PAPER`: the published way); `seed`, of what is drawn at random; `run`, a file that keeps each finished item: if
+interrupted, run it again to resume (the file of another run is a `ValueError`).
 """
 
 from kntools.analyses.edit_cases import Case, Question, make_cases
 from kntools.analyses.edit_methods import fine_tune_method, rome_method, values_method
 from kntools.analyses.edit_result import EditConsistency
-from kntools.analyses.fig01_attribution_profile import AttributionProfile, attribution_profile, by_answer
+from kntools.analyses.fig01_attribution_profile import AttributionProfile, attribution_profile
 from kntools.analyses.fig02_pair_search import PairSearch, pair_search, pairs_of
 from kntools.analyses.fig03_localisation import Localisation, localisation
 from kntools.analyses.fig04_layer_distribution import LayerDistribution, layer_distribution
@@ -47,7 +49,7 @@ from kntools.analyses.layer_choice import Proposal, propose_layer, sweep_layers
 from kntools.analyses.method_comparison import METHODS, SelectionMethods, selection_methods
 from kntools.analyses.neuron_search import PAPER, SearchSettings
 from kntools.analyses.profile_result import TracingProfile, two_sites
-from kntools.analyses.prompt_group import PromptGroup, PromptGroups, known_prompts, prompt_groups
+from kntools.analyses.prompt_group import PromptGroup, by_answer, known_prompts, prompt_groups
 from kntools.analyses.words import FIGURE_5, noun_prompts
 
 __all__ = [
@@ -65,7 +67,6 @@ __all__ = [
     "PairSearch",
     "ProbabilityShift",
     "PromptGroup",
-    "PromptGroups",
     "Proposal",
     "Question",
     "Reliability",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from kntools import data
@@ -11,29 +10,25 @@ from kntools.data.pairs import MinimalPair
 from kntools.data.records import Loaded, Skipped
 from kntools.data.sample import PARADIGMS as SAMPLES
 
+#: What stands before the determiner, between it and the noun, and behind: `Carl cured`, `old`, `.`
+Frame = tuple[str, str, str]
+
 
 @dataclass(frozen=True)
 class Phrase:
     """`Carl cured | these | old | horses | .`"""
 
     record: MinimalPair
-    before: str
+    frame: Frame
     determiner: str
-    between: str
     noun: str
-    end: str
 
-    @property
-    def frame(self) -> tuple[str, str, str]:
-        return self.before, self.between, self.end
-
-    def within(self, frame: tuple[str, str, str]) -> MinimalPair:
+    def within(self, frame: Frame) -> MinimalPair:
         """The minimal pair of this determiner and noun, in another sentence."""
         assert self.record.words is not None
         good, bad = self.record.words
         wrong = (bad, self.noun) if good.lower() == self.determiner.lower() else (self.determiner, bad)
-        right = _sentence(frame, self.determiner, self.noun)
-        return replace(self.record, good=right, bad=_sentence(frame, *wrong))
+        return replace(self.record, good=_sentence(frame, self.determiner, self.noun), bad=_sentence(frame, *wrong))
 
 
 def pairs_in_frames(
@@ -49,17 +44,14 @@ def pairs_in_frames(
     keys = sorted(pairs)
     if limit is not None and 4 * limit < len(keys):
         keys = sorted(random.Random(seed).sample(keys, 4 * limit))
-    found = {key: _in_frames(pairs[key], sentences, frames, random.Random(f"{seed}/{key}")) for key in keys}
+    found = {}
+    for key in keys:
+        own = pairs[key].frame
+        drawn = random.Random(f"{seed}/{key}").sample(sentences, min(len(sentences), frames))
+        others = [frame for frame in drawn if frame != own][: frames - 1]
+        found[key] = [pairs[key].within(frame) for frame in (own, *others)]
     reasons = {"noun phrase of another form": len(loaded) - len(parsed), "over the limit": len(pairs) - len(keys)}
     return found, Skipped.of(reasons)
-
-
-def _in_frames(
-    phrase: Phrase, sentences: Sequence[tuple[str, str, str]], frames: int, rng: random.Random
-) -> list[MinimalPair]:
-    drawn = rng.sample(sentences, min(len(sentences), frames))
-    others = [frame for frame in drawn if frame != phrase.frame]
-    return [phrase.within(frame) for frame in (phrase.frame, *others[: frames - 1])]
 
 
 def _parsed(record: MinimalPair) -> Phrase | None:
@@ -69,15 +61,14 @@ def _parsed(record: MinimalPair) -> Phrase | None:
         return None
     at = max((i for i, w in enumerate(words) if w.lower() == determiner), default=len(words))
     noun = words[-1].rstrip(".!?")
-    good = record.words[0]
     # Our own sample has both kinds in one paradigm, and no compounds.
     adjectives = (0, 1) if record.paradigm in SAMPLES else (int("_adj" in record.paradigm),)
-    if len(words) - 2 - at not in adjectives or good.lower() not in (determiner, noun.lower()):
+    if len(words) - 2 - at not in adjectives or record.words[0].lower() not in (determiner, noun.lower()):
         return None
-    before, between = (" ".join(w) for w in (words[:at], words[at + 1 : -1]))
-    return Phrase(record, before, words[at], between, noun, words[-1][len(noun) :])
+    frame = " ".join(words[:at]), " ".join(words[at + 1 : -1]), words[-1][len(noun) :]
+    return Phrase(record, frame, words[at], noun)
 
 
-def _sentence(frame: tuple[str, str, str], determiner: str, noun: str) -> str:
+def _sentence(frame: Frame, determiner: str, noun: str) -> str:
     before, between, end = frame
     return " ".join(w for w in (before, determiner, between, noun) if w) + end

@@ -48,18 +48,18 @@ def counterfact_cases(model: Any, records: Iterable[CounterFactRecord | ReducedR
     cases = []
     for record, asked in _askable(model, records, "rewrite"):
         [rewrite] = asked["rewrite"]
-        new = str(rewrite.foil)
-        questions = tuple(
-            Question(f"{role} {which}", prompt.text, answer)
+        answers = {"new": str(rewrite.foil), "true": rewrite.target}
+        questions = [
+            (f"{role} {which}", prompt.text, answer)
             for role in ("rewrite", "paraphrase", "neighborhood")
             for prompt in asked.get(role, [])
-            for which, answer in (("new", new), ("true", rewrite.target))
-        )
+            for which, answer in answers.items()
+        ]
         # A reduced record has no paraphrase, and one text that goes on.
         full = isinstance(record, CounterFactRecord)
         texts = record.generation_prompts if full else [t for t in [record.rephrase_prompt] if t is not None]
-        generation = texts[0].rstrip() if texts else None
-        cases.append(Case(f"counterfact {record.case_id}", replace(rewrite, foil=None), new, questions, generation))
+        case = _case(f"counterfact {record.case_id}", rewrite, questions)
+        cases.append(replace(case, generation=texts[0].rstrip() if texts else None))
     return cases
 
 
@@ -68,14 +68,14 @@ def symmetric_cases(model: Any, facts: Iterable[SymmetricFact]) -> list[Case]:
     cases = []
     for fact, asked in _askable(model, facts, "forward", "reverse_new", "reverse_old"):
         [forward], [to_new], [to_old] = (asked[role] for role in ("forward", "reverse_new", "reverse_old"))
-        questions = (
-            Question("forward new", forward.text, str(forward.foil)),
-            Question("forward true", forward.text, forward.target),
-            Question("reverse new", to_new.text, to_new.target),
-            Question("reverse new before", to_new.text, str(to_new.foil)),
-            Question("reverse old", to_old.text, to_old.target),
-        )
-        cases.append(_case(fact, forward, questions))
+        questions = [
+            ("forward new", forward.text, str(forward.foil)),
+            ("forward true", forward.text, forward.target),
+            ("reverse new", to_new.text, to_new.target),
+            ("reverse new before", to_new.text, str(to_new.foil)),
+            ("reverse old", to_old.text, to_old.target),
+        ]
+        cases.append(_case(f"{fact.relation} {fact.subject} {fact.target}", forward, questions))
     return cases
 
 
@@ -84,35 +84,32 @@ def synonym_cases(model: Any, facts: Iterable[SynonymFact]) -> list[Case]:
     cases = []
     for fact, asked in _askable(model, facts, "fact", "synonym"):
         [field], [synonym] = asked["fact"], asked["synonym"]
-        questions = (
-            Question("forward new", field.text, str(field.foil)),
-            Question("forward true", field.text, field.target),
-            Question("synonym new", synonym.text, str(synonym.foil)),
-            Question("synonym true", synonym.text, synonym.target),
-        )
-        cases.append(_case(fact, field, questions))
+        questions = [
+            ("forward new", field.text, str(field.foil)),
+            ("forward true", field.text, field.target),
+            ("synonym new", synonym.text, str(synonym.foil)),
+            ("synonym true", synonym.text, synonym.target),
+        ]
+        cases.append(_case(f"{fact.relation} {fact.subject} {fact.target}", field, questions))
     return cases
 
 
 def make_cases(model: Any, what: EditData, limit: int, *, seed: int = 0, among: int | None = None) -> list[Case]:
     """`limit` cases: `"counterfact"` records that the model knows, or facts of `"P36"`, `"P1376"`, `"P101"`.
 
-    CounterFact records with all fields come first, then reduced ones, which have one neighbour and no paraphrase.
-
-    Of the facts, those that the model knows come first (the others are filled up with), so that both the raw and the
-    conditioned scores have as many as there are. They are looked for among so many facts (a sample), or all.
+    CounterFact records with all fields come first, then reduced ones, which have one neighbour and no paraphrase. Of
+    the facts, those that the model knows come first (the others are filled up with), so that both the raw and the
+    conditioned scores have as many as there are; they are looked for among so many facts (a sample), or all.
     """
     if what == "counterfact":
         return _known_counterfact(model, limit)
     load: Callable[..., Any] = data.synonym_facts if what == "P101" else data.symmetric_facts
     build: Callable[..., list[Case]] = synonym_cases if what == "P101" else symmetric_cases
-    # Each subject once: "The capital of X is" has one answer to edit.
-    first_of: dict[str, Case] = {}
+    first_of: dict[str, Case] = {}  # each subject once: "The capital of X is" has one answer to edit
     for case in build(model, load(what, seed=seed, limit=among)):
         first_of.setdefault(str(case.prompt.subject), case)
-    cases = list(first_of.values())
-    known = _known(model, cases)
-    return [cases[n] for n in sorted(range(len(cases)), key=lambda n: not known[n])[:limit]]
+    judged = _known(model, list(first_of.values()))
+    return [case for _, case in sorted(judged, key=lambda known: not known[0])[:limit]]
 
 
 def _known_counterfact(model: Any, limit: int) -> list[Case]:
@@ -126,23 +123,23 @@ def _known_counterfact(model: Any, limit: int) -> list[Case]:
         if len(found) >= limit:
             break
         cases = counterfact_cases(model, more[start : start + _ASKED_TOGETHER])
-        found += [case for case, known in zip(cases, _known(model, cases), strict=True) if known]
+        found += [case for known, case in _known(model, cases) if known]
     return found[:limit]
 
 
-def _known(model: Any, cases: list[Case]) -> list[bool]:
-    """Does the model begin to say the old answer by itself?"""
+def _known(model: Any, cases: list[Case]) -> list[tuple[bool, Case]]:
+    """Each case, and whether the model begins to say its old answer by itself."""
     prompts = [replace(case.prompt, multi_token="first") for case in cases]
-    return [answer.first for answer in ask(model, prompts)] if prompts else []
+    return [(answer.first, case) for answer, case in zip(ask(model, prompts) if cases else [], cases, strict=True)]
 
 
-def _case(fact: SymmetricFact | SynonymFact, prompt: Prompt, questions: tuple[Question, ...]) -> Case:
-    key = f"{fact.relation} {fact.subject} {fact.target}"
-    return Case(key, replace(prompt, foil=None), str(prompt.foil), questions)
+def _case(key: str, prompt: Prompt, questions: Iterable[tuple[str, str, str]]) -> Case:
+    """A prompt's foil is the new answer."""
+    return Case(key, replace(prompt, foil=None), str(prompt.foil), tuple(Question(*asked) for asked in questions))
 
 
 def _askable(model: Any, records: Iterable[Any], *roles: str) -> Iterator[tuple[Any, dict[str, list[Prompt]]]]:
-    """Records with questions of all these roles, and all their questions; only those that the model can be asked.
+    """Records with questions of all these roles that the model can be asked, and all their questions by role.
 
     A masked model can be asked for answers of one token alone.
     """

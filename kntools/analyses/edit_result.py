@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pandas as pd
 import torch
 
 from kntools.analyses.edit_scores import SCORES, Payload, knew
 from kntools.results.result import Result
-from kntools.results.statistics import bootstrap_interval
-
-if TYPE_CHECKING:
-    from plotly.graph_objects import Figure
+from kntools.results.statistics import mean_interval
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -33,19 +30,18 @@ class EditConsistency(Result):
     skipped: dict[str, int]  # reason -> count
     header: dict[str, Any]
 
-    def scores(self, method: str, score: str, *, known: bool = False) -> list[float]:
-        """The values of a score, one per case that has it."""
-        if score not in SCORES or method not in self.methods:
-            raise ValueError(f"no score {score!r} of {method!r}; there are {list(SCORES)} of {self.methods}")
-        after = self.before if method == "before" else self.after[method]
-        pairs = zip(self.before, after, strict=True)
-        values = [SCORES[score](a) for b, a in pairs if not known or knew(b, score)]
-        return [v for v in values if v is not None]
-
     @property
     def methods(self) -> list[str]:
         """`"before"`, which is the unedited model, and the methods."""
         return ["before", *self.after]
+
+    def scores(self, method: str, score: str, *, known: bool = False) -> list[float]:
+        """The values of a score, one per case that has it."""
+        if score not in SCORES or method not in self.methods:
+            raise ValueError(f"no score {score!r} of {method!r}; there are {list(SCORES)} of {self.methods}")
+        pairs = zip(self.before, {"before": self.before, **self.after}[method], strict=True)
+        values = [SCORES[score](a) for b, a in pairs if not known or knew(b, score)]
+        return [v for v in values if v is not None]
 
     def value(self, method: str, score: str, *, known: bool = False) -> float:
         """The mean of a score over cases; nan if there are none."""
@@ -57,21 +53,12 @@ class EditConsistency(Result):
         `condition` is `all`, or `known`: only cases of which the model knew what the score is about. The interval
         is a bootstrap over cases.
         """
-        conditions = ["all"]
-        if any("forward true" in b["answers"] for b in self.before):
-            conditions.append("known")
+        conditions = ["all", *["known"] * any("forward true" in b["answers"] for b in self.before)]
         rows = []
-        for method in self.methods:
-            for condition in conditions:
-                for score in SCORES:
-                    values = torch.tensor(self.scores(method, score, known=condition == "known"), dtype=torch.float64)
-                    if len(values):
-                        low, high = bootstrap_interval(values)
-                        numbers = {"value": float(values.mean()), "low": float(low), "high": float(high)}
-                        rows.append(
-                            {"method": method, "condition": condition, "score": score, "n": len(values)} | numbers
-                        )
-        return pd.DataFrame(rows)
+        for method, condition, score in ((m, c, s) for m in self.methods for c in conditions for s in SCORES):
+            if values := self.scores(method, score, known=condition == "known"):
+                rows.append((method, condition, score, len(values), *mean_interval(values).values()))
+        return pd.DataFrame(rows, columns=["method", "condition", "score", "n", "value", "low", "high"])
 
     def summary(self) -> pd.DataFrame:
         """One row per condition and score, one column per method with `value (low to high)`."""
@@ -83,12 +70,8 @@ class EditConsistency(Result):
         wide = wide.reindex(index=pd.MultiIndex.from_frame(order), columns=self.methods).fillna("")
         return wide.reset_index().rename(columns={"condition": "facts"}).rename_axis(columns=None)
 
-    def plot(self, *, condition: str = "all", **look: Any) -> Figure:
-        """A group of bars per score, a bar per method, with intervals.
-
-        Raises:
-            ValueError: no such condition.
-        """
+    def plot(self, *, condition: str = "all", **look: Any) -> Any:
+        """A group of bars per score, a bar per method, with intervals."""
         from kntools.plots.charts import bar_chart
 
         frame = self.to_frame()
@@ -96,16 +79,10 @@ class EditConsistency(Result):
         chosen = frame[(frame["condition"] == condition) & (frame["score"] != "generation entropy")]
         if chosen.empty:
             raise ValueError(f"no condition {condition!r}; there are {sorted(set(frame['condition']))}")
-        options = {
-            "color": "method",
-            "hover_data": ["n"],
-            "labels": {"score": "", "value": "score"},
-            "title": "Scores of edits",
-            **look,
-        }
+        labels = {"score": "", "value": "score"}
+        options = {"color": "method", "hover_data": ["n"], "labels": labels, "title": "Scores of edits", **look}
         return bar_chart(chosen, "score", "value", **options)
 
     def describe(self) -> str:
-        """One line: what it is, of what model, how many."""
         left_out = ", ".join(f"{n} {reason}" for reason, n in self.skipped.items()) or "none"
         return f"EditConsistency of {len(self.cases)} cases ({self.header['model']}), left out: {left_out}"

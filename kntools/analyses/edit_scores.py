@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from operator import itemgetter
 from typing import Any
 
 #: What a model says to one case: `answers` is role -> list of `{"p", "first", "exact"}`; `entropy` may be None.
@@ -17,14 +18,9 @@ def _mean(values: Sequence[float]) -> float | None:
     return sum(values) / len(values) if values else None
 
 
-def _answered(role: str, field: str) -> Score:
-    """The mean of a field over a role's questions."""
-    return lambda after: _mean([float(answer[field]) for answer in after["answers"].get(role, [])])
-
-
-def _gone(role: str) -> Score:
-    """The share of a role's questions that are not answered exactly."""
-    return lambda after: _mean([float(not answer["exact"]) for answer in after["answers"].get(role, [])])
+def _answered(role: str, of: Callable[[Mapping[str, Any]], float]) -> Score:
+    """The mean over a role's questions, of what `of` takes from an answer."""
+    return lambda after: _mean([float(of(answer)) for answer in after["answers"].get(role, [])])
 
 
 def _prefers(role: str, better: str, worse: str, of: Callable[[float], float]) -> Score:
@@ -37,33 +33,28 @@ def _prefers(role: str, better: str, worse: str, of: Callable[[float], float]) -
     return score
 
 
-def _is_positive(difference: float) -> float:
-    return float(difference > 0)
-
+_ASKED = {"efficacy": "rewrite", "paraphrase": "paraphrase", "neighborhood": "neighborhood"}
+_FOLLOWS = {
+    "reliability": "forward new",
+    "symmetry": "reverse new",
+    "old direction": "reverse old",
+    "synonym": "synonym new",
+}
 
 #: Name of a score -> how it is made. A case without the questions that a score needs is left out of it.
 SCORES: dict[str, Score] = {
     **{
-        f"{name}{magnitude}": _prefers(role, better, worse, of)
-        for name, role, better, worse in (
-            ("efficacy", "rewrite", "new", "true"),
-            ("paraphrase", "paraphrase", "new", "true"),
-            ("neighborhood", "neighborhood", "true", "new"),
-        )
-        for magnitude, of in (("", _is_positive), (" magnitude", float))
+        f"{name}{magnitude}": _prefers(role, *(("true", "new") if name == "neighborhood" else ("new", "true")), of)
+        for name, role in _ASKED.items()
+        for magnitude, of in (("", lambda difference: float(difference > 0)), (" magnitude", float))
     },
     "generation entropy": lambda after: after.get("entropy"),
     **{
-        f"{name}, {field}": _answered(role, field)
-        for name, role in (
-            ("reliability", "forward new"),
-            ("symmetry", "reverse new"),
-            ("old direction", "reverse old"),
-            ("synonym", "synonym new"),
-        )
+        f"{name}, {field}": _answered(role, itemgetter(field))
+        for name, role in _FOLLOWS.items()
         for field in ("exact", "first", "p")
     },
-    "old direction gone": _gone("reverse old"),
+    "old direction gone": _answered("reverse old", lambda answer: not answer["exact"]),
 }
 
 #: What a score is about -> questions that a model which knew that answered exactly before the edit: the fact itself,
@@ -78,9 +69,8 @@ KNOWN = {
 
 def knew(before: Payload, score: str) -> bool:
     """Did the model know, before the edit, what a score is about? Scores of CounterFact are about facts it knows."""
-    about = score.removesuffix(" gone").partition(",")[0]
-    roles = KNOWN.get(about, ())
-    return all(a["exact"] for role in roles for a in before["answers"].get(role, []))
+    roles = KNOWN.get(score.removesuffix(" gone").partition(",")[0], ())
+    return all(answer["exact"] for role in roles for answer in before["answers"].get(role, []))
 
 
 def generation_entropy(ids: Sequence[int]) -> float:
@@ -88,11 +78,8 @@ def generation_entropy(ids: Sequence[int]) -> float:
 
     2/3 of the bigrams' entropy plus 4/3 of the trigrams', halved, as in the released code of Meng et al. 2022 (GE).
     """
-    weighted = [(2 / 3, _entropy_of_ngrams(ids, 2)), (4 / 3, _entropy_of_ngrams(ids, 3))]
-    return sum(weight * entropy for weight, entropy in weighted) / 2
-
-
-def _entropy_of_ngrams(ids: Sequence[int], n: int) -> float:
-    counts = Counter(tuple(ids[i : i + n]) for i in range(len(ids) - n + 1))
-    total = sum(counts.values())
-    return -sum(c / total * math.log2(c / total) for c in counts.values()) if total else 0.0
+    total = 0.0
+    for n, weight in ((2, 2 / 3), (3, 4 / 3)):
+        counts = Counter(tuple(ids[i : i + n]) for i in range(len(ids) - n + 1))
+        total -= weight * sum(c / counts.total() * math.log2(c / counts.total()) for c in counts.values())
+    return total / 2

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -13,12 +12,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from kntools import data
 from kntools.analyses.neuron_search import ADAPTIVE, SearchSettings, open_run
-from kntools.analyses.prompt_group import NamedPrompts, PromptGroup, in_parts, is_relation
+from kntools.analyses.prompt_group import NamedPrompts, PromptGroup, check_prompts, in_parts
 from kntools.attribution.attribution_result import exists, leading
 from kntools.models import neuron_layers
-from kntools.prompts import Prompt
 from kntools.results.result import Result
 from kntools.results.statistics import t_quantile
 from kntools.sites import Neuron, NeuronLike, as_neurons
@@ -29,10 +26,9 @@ _TOGETHER = 8
 
 @dataclass(frozen=True, eq=False, repr=False)
 class AttributionProfile(Result):
-    """Mean scores per class of answers.
+    """Mean scores per class of answers, in probability.
 
     ```python
-    profile.scores                      # [class layer neuron], probabilities
     profile.leading(3)                  # the neurons that stand out in one class and not in the others
     profile.to_frame(neurons)           # their mean score in every class
     ```
@@ -59,11 +55,11 @@ class AttributionProfile(Result):
         wanted = self.leading() if neurons is None else as_neurons(neurons)
         rows = []
         for c, (name, n) in enumerate(zip(self.classes, self.counts, strict=True)):
+            reach = t_quantile(n - 1) if n > 1 else float("nan")
             for neuron in wanted:
                 score, error = (float(x[c, neuron.layer, neuron.index]) for x in (self.scores, self.errors))
-                margin = error * t_quantile(n - 1) if n > 1 else float("nan")
-                about = (name, n, repr(neuron), neuron.layer, neuron.index)
-                rows.append((*about, score, score - margin, score + margin))
+                ends = score - error * reach, score + error * reach
+                rows.append((name, n, repr(neuron), neuron.layer, neuron.index, score, *ends))
         columns = ["class", "prompts", "neuron", "layer", "index", "score", "low", "high"]
         return pd.DataFrame(rows, columns=columns)
 
@@ -76,10 +72,10 @@ class AttributionProfile(Result):
         from kntools.plots.heatmaps import heatmap
 
         neurons = self.leading(k)
-        values = [[float(scores[n.layer, n.index]) for n in neurons] for scores in self.scores]
-        frame = pd.DataFrame(values, index=self.classes, columns=list(map(repr, neurons)))
-        unit = "mean score (probability)"
-        return heatmap(frame, x="neuron", y="answer", unit=unit, power=0.7, **{"title": self.describe(), **look})
+        table = self.to_frame(neurons).pivot(index="class", columns="neuron", values="score")
+        table = table.loc[list(self.classes), list(map(repr, neurons))]
+        unit, title = "mean score (probability)", self.describe()
+        return heatmap(table, x="neuron", y="answer", unit=unit, power=0.7, **{"title": title, **look})
 
     def describe(self) -> str:
         counts = ", ".join(f"{c} (n = {n})" for c, n in zip(self.classes, self.counts, strict=True))
@@ -97,19 +93,9 @@ def attribution_profile(
     ```
 
     Arguments:
-        prompts: class -> prompts, as `by_answer` makes them.
-        settings: of attribution; `PAPER` has the published rule.
-        run: a file that keeps what is finished; if interrupted, run it again to resume.
-
-    Returns:
-        `AttributionProfile`; scores are probabilities.
-
-    Raises:
-        ValueError: no class, or a class without prompts.
+        prompts: class -> prompts, as `by_answer` makes them; each class needs one.
     """
-    empty = [name for name, some in prompts.items() if not some]
-    if not prompts or empty:
-        raise ValueError(f"every class needs a prompt: {empty or 'no class'} has none; see by_answer(model, paradigm)")
+    check_prompts(prompts)
     parts = in_parts(prompts, _TOGETHER)
     folder = open_run(run, "attribution profile", model, search=asdict(settings))
 
@@ -119,26 +105,12 @@ def attribution_profile(
 
     found = folder.each(parts, key=lambda part: part.item, make=add_up, unit="part")
     means, errors = [], []
-    for name, some in prompts.items():
-        n, own = len(some), [sums for part, sums in zip(parts, found, strict=True) if part.source == name]
+    for name, listed in prompts.items():
+        n, own = len(listed), [sums for part, sums in zip(parts, found, strict=True) if part.source == name]
         total, squares = (torch.stack([sums[what] for sums in own]).sum(0) for what in ("sum", "squares"))
         means.append(total / n)
-        # Rounding may take a variance of 0 below it.
-        spread = (squares / n - means[-1] ** 2).clamp(min=0)
-        errors.append((spread / (n - 1)).sqrt() if n > 1 else torch.full_like(spread, torch.nan))
+        # Rounding may take a variance of 0 below it; that of one prompt is 0 / 0.
+        errors.append(((squares / n - means[-1] ** 2).clamp(min=0) / (n - 1)).sqrt() if n > 1 else total * torch.nan)
     scores, deviations = (torch.stack(x).float() for x in (means, errors))
     scores[:, ~exists(neuron_layers.widths(model))] = torch.nan
     return AttributionProfile(scores, deviations, tuple(prompts), tuple(map(len, prompts.values())), folder.header)
-
-
-def by_answer(
-    model: Any, name: str, *, limit: int | None = None, classes: int = 8, seed: int = 0, path: Any = None
-) -> dict[str, list[Prompt]]:
-    """Prompts of a paradigm or relation by their answer: the `classes` most frequent ones, `limit` prompts of each."""
-    records = data.pararel(name, path=path) if is_relation(name) else data.blimp(name, path=path)
-    found: dict[str, list[Prompt]] = {}
-    for prompt in records.prompts(model):
-        found.setdefault(prompt.target.strip(), []).append(prompt)
-    order = sorted(found, key=lambda answer: (-len(found[answer]), answer))[:classes]
-    rng = random.Random(seed)
-    return {a: found[a] if limit is None or limit >= len(found[a]) else rng.sample(found[a], limit) for a in order}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
+import math
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -27,10 +27,9 @@ class PairSearch(Table):
         """The `k` neurons whose share of the pairs of this number is farthest above that of the other number."""
         if number not in NUMBERS:
             raise ValueError(f"number={number!r}; it is 'singular' or 'plural'")
-        here, there = (self._counts(n) for n in (number, _other(number)))
-        sizes = [max(1, self._pairs(n)) for n in (number, _other(number))]
-        order = sorted(here, key=lambda n: (there[n] / sizes[1] - here[n] / sizes[0], n))
-        return tuple(n for n in order if here[n] / sizes[0] > there[n] / sizes[1])[:k]
+        here, there = (self._found(number=n) for n in (number, _other(number)))
+        above = {n: _share(here, n) - _share(there, n) for n in set[Neuron]().union(*here)}
+        return tuple(n for n in sorted(above, key=lambda n: (-above[n], n)) if above[n] > 0)[:k]
 
     def shares(self, neurons: Iterable[NeuronLike] | None = None) -> pd.DataFrame:
         """Per neuron and determiner, the share of pairs in which it is a knowledge neuron (figure 2).
@@ -43,21 +42,18 @@ class PairSearch(Table):
             `opposite`, the neuron's share of all pairs of the other number, with Fisher's test of the difference
             (`p`, and `p_holm` over the table).
         """
-        if neurons is None:
-            wanted: tuple[Neuron, ...] = tuple(dict.fromkeys(n for number in NUMBERS for n in self.leading(number, 3)))
-        else:
-            wanted = as_neurons(neurons)
+        leading = (n for number in NUMBERS for n in self.leading(number, 3))
+        wanted = tuple(dict.fromkeys(leading)) if neurons is None else as_neurons(neurons)
+        numbers = {row["determiner"]: row["number"] for row in self.rows}
         rows = []
         for neuron in wanted:
-            for determiner in sorted({row["determiner"] for row in self.rows}, key=DETERMINERS.index):
-                own = [row for row in self.rows if row["determiner"] == determiner]
-                number = own[0]["number"]
-                others = [row for row in self.rows if row["number"] == _other(number)]
-                found, elsewhere = (sum(_has(row, neuron) for row in side) for side in (own, others))
-                opposite = elsewhere / len(others) if others else float("nan")
-                p = fisher(found, len(own), elsewhere, len(others)) if others else float("nan")
-                about = (repr(neuron), determiner, number, len(own), found, found / len(own))
-                rows.append((*about, *share_interval(found, len(own)), opposite, p))
+            for determiner in sorted(numbers, key=DETERMINERS.index):
+                number = numbers[determiner]
+                own, others = self._found(determiner=determiner), self._found(number=_other(number))
+                hits, elsewhere = (sum(neuron in found for found in side) for side in (own, others))
+                about = (repr(neuron), determiner, number, len(own), hits, hits / len(own))
+                control = _share(others, neuron), fisher(hits, len(own), elsewhere, len(others))
+                rows.append((*about, *share_interval(hits, len(own)), *(control if others else (math.nan, math.nan))))
         columns = ["neuron", "determiner", "number", "pairs", "found", "share", "low", "high", "opposite", "p"]
         frame = pd.DataFrame(rows, columns=columns)
         return frame.assign(p_holm=holm(frame["p"].tolist()))
@@ -72,23 +68,18 @@ class PairSearch(Table):
         """Shares per determiner, one group of bars per neuron; `neurons` as in `shares`."""
         from kntools.plots.charts import bar_chart
 
-        frame = self.shares(neurons)
-        if frame.empty:  # no neuron is found
-            frame = frame.reindex(columns=["neuron", "determiner", "share", "found", "pairs"])
         options = {"color": "neuron", "hover_data": ["found", "pairs"], "labels": {"share": "share of pairs"}, **look}
-        figure = bar_chart(frame, "determiner", "share", **{"title": self.describe(), **options})
+        figure = bar_chart(self.shares(neurons), "determiner", "share", **{"title": self.describe(), **options})
         return figure.update_yaxes(range=[0, 1.05], tickformat=".0%")
 
     def describe(self) -> str:
-        counts = ", ".join(f"{n} {number}" for number in NUMBERS if (n := self._pairs(number)))
+        counts = ", ".join(f"{n} {number}" for number in NUMBERS if (n := len(self._found(number=number))))
         return f"Knowledge neurons of {len(self.rows)} determiner-noun pairs ({counts}; {self.header['model']})"
 
-    def _pairs(self, number: str) -> int:
-        return sum(row["number"] == number for row in self.rows)
-
-    def _counts(self, number: str) -> Counter[Neuron]:
-        rows = (row for row in self.rows if row["number"] == number)
-        return Counter(Neuron(*pair) for row in rows for pair in row["neurons"])
+    def _found(self, **where: str) -> list[set[Neuron]]:
+        """The neurons of each pair of this number or determiner."""
+        rows = [row for row in self.rows if all(row[name] == value for name, value in where.items())]
+        return [{Neuron(*pair) for pair in row["neurons"]} for row in rows]
 
 
 def pair_search(
@@ -97,7 +88,7 @@ def pair_search(
     """A search for knowledge neurons per determiner-noun pair (Niu et al. 2024, figure 2).
 
     ```python
-    found = pair_search(model, prompt_groups(model, "determiner_noun_agreement_2", frames=10).groups)
+    found = pair_search(model, prompt_groups(model, "determiner_noun_agreement_2", frames=10))
     found.leading("plural")                             # (L9.N1094,) in the paper, on bert-base-cased
     found.shares([(9, 1094), (10, 2096)])               # and how often each is found
     ```
@@ -107,11 +98,6 @@ def pair_search(
 
     Arguments:
         groups: of a determiner-noun paradigm, from `prompt_groups`: each pair in many sentences.
-        settings: of attribution and choice; `PAPER` has the published rule.
-        run: a file that keeps each finished pair; if interrupted, run it again to resume.
-
-    Returns:
-        `PairSearch`.
 
     Raises:
         ValueError: no groups, or groups that have no determiner (another paradigm, a relation).
@@ -130,11 +116,8 @@ def pairs_of(found: Localisation, groups: Sequence[PromptGroup]) -> PairSearch:
     """The same from a `Localisation` of these groups, without a second search; those that are no pairs are left out."""
     if [row["group"] for row in found.rows] != [group.key for group in groups]:
         raise ValueError("these are not the groups that were localised; give the same ones, in the same order")
-    rows = [
-        _row(group, {**row, "share": row["tau"]})
-        for group, row in zip(groups, found.rows, strict=True)
-        if group.label("determiner") is not None
-    ]
+    both = zip(groups, found.rows, strict=True)
+    rows = [_row(group, {**row, "share": row["tau"]}) for group, row in both if group.label("determiner")]
     return PairSearch.of(rows, found.header)
 
 
@@ -144,8 +127,8 @@ def _row(group: PromptGroup, found: Row) -> Row:
     return {"source": group.source, "pair": group.key, **labels, **measured, "neurons": found["neurons"]}
 
 
-def _has(row: Row, neuron: Neuron) -> bool:
-    return [neuron.layer, neuron.index] in [list(pair) for pair in row["neurons"]]
+def _share(found: Sequence[set[Neuron]], neuron: Neuron) -> float:
+    return sum(neuron in neurons for neurons in found) / max(1, len(found))
 
 
 def _other(number: str) -> str:

@@ -12,7 +12,7 @@ import torch
 from kntools.analyses.neuron_search import ADAPTIVE, Null, SearchSettings, search_each
 from kntools.analyses.prompt_group import PromptGroup
 from kntools.engine.inputs import check_choice
-from kntools.results.statistics import bootstrap_interval, holm, welch
+from kntools.results.statistics import holm, mean_interval, welch
 from kntools.results.table import Row, Table
 from kntools.sites import Neuron
 
@@ -31,19 +31,17 @@ class Localisation(Table):
 
         `above_null` is the share of groups whose R1^2 is above that of their null.
         """
-        frame = self.to_frame()
         rows = []
-        for source, some in frame.groupby("source", sort=False):
-            row: Row = {"source": source, "kind": some["kind"].iloc[0], "groups": len(some)}
+        for source, own in self.to_frame().groupby("source", sort=False):
+            row: Row = {"source": source, "kind": own["kind"].iloc[0], "groups": len(own)}
             for name in MEASURES:
-                values = _tensor(some[name])
-                low, high = bootstrap_interval(values, seed=seed)
-                row |= {name: float(values.nanmean()), f"{name}_low": float(low), f"{name}_high": float(high)}
-                if f"null_{name}" in some:
-                    row[f"null_{name}"] = float(_tensor(some[f"null_{name}"]).nanmean())
-            row["converged"] = float(some["converged"].mean())
-            if "null_r1" in some:
-                row["above_null"] = float((_tensor(some["r1"]) > _tensor(some["null_r1"])).double().mean())
+                found = mean_interval(own[name].astype(float).tolist(), seed=seed)
+                row |= {name: found["mean"], f"{name}_low": found["low"], f"{name}_high": found["high"]}
+                if f"null_{name}" in own:
+                    row[f"null_{name}"] = float(own[f"null_{name}"].astype(float).mean())
+            row["converged"] = float(own["converged"].mean())
+            if "null_r1" in own:
+                row["above_null"] = float((own["r1"].astype(float) > own["null_r1"].astype(float)).mean())
             rows.append(row)
         return pd.DataFrame(rows)
 
@@ -57,7 +55,7 @@ class Localisation(Table):
         sides = [means[means["kind"] == kind] for kind in ("linguistic", "factual")]
         rows = []
         for name, written in MEASURES.items():
-            linguistic, factual = (_tensor(side[name]) for side in sides)
+            linguistic, factual = (torch.tensor(side[name].to_numpy(dtype="float64")) for side in sides)
             a, b = float(linguistic.mean()), float(factual.mean())
             rows.append((written, a, b, b - a, len(linguistic), len(factual), *welch(linguistic, factual)))
         columns = ["measure", "linguistic", "factual", "difference", "paradigms", "relations", "t", "p"]
@@ -76,10 +74,9 @@ class Localisation(Table):
         """The three measures per paradigm and relation: means, bootstrap intervals, and the means of the null."""
         from kntools.plots.charts import bar_chart
 
-        summary, ends = self.summary(), {"": "mean", "_low": "low", "_high": "high"}
-        parts = []
+        summary, parts = self.summary(), []
         for measure, written in {**MEASURES, "tau": "τ", "r1": "R₁²"}.items():
-            columns = {f"{measure}{end}": name for end, name in ends.items()} | {f"null_{measure}": "null"}
+            columns = {measure: "mean", f"{measure}_low": "low", f"{measure}_high": "high", f"null_{measure}": "null"}
             parts.append(summary.rename(columns=columns).assign(measure=written))
         frame = pd.concat(parts)
         null = {"null": frame.assign(mean=frame["null"])} if "null" in frame else None
@@ -112,19 +109,11 @@ def localisation(
     ```
 
     Arguments:
-        groups: from `prompt_groups`, of any paradigms and relations.
-        settings: of attribution and choice; `PAPER` has the published rule.
+        groups: from `prompt_groups`, of any paradigms and relations, each of at least two prompts.
         null: what chance gives. `"neurons"`: each prompt's scores stand on random neurons of the same layer, so the
             marginal stays and agreement goes. `"answers"`: the same prompts ask for answers drawn from the whole
             paradigm or relation, which costs as much again. `None`: no null.
         seed: of the null.
-        run: a file that keeps each finished group; if interrupted, run it again to resume.
-
-    Returns:
-        `Localisation`.
-
-    Raises:
-        ValueError: no groups, a group of one prompt (R1^2 compares prompts), or the file of another run.
     """
     if not groups:
         raise ValueError("no groups given; make some with prompt_groups(model, 'P36')")
@@ -137,16 +126,12 @@ def localisation(
 
 
 def _row(group: PromptGroup, found: Row) -> Row:
-    row: Row = {"source": group.source, "kind": group.kind, "group": group.key, "prompts": found["prompts"]}
-    row |= _measures(found)
-    if "null" in found:
-        row |= {f"null_{name}": value for name, value in _measures(found["null"]).items() if name in MEASURES}
-    return {**row, "converged": found["converged"], "neurons": found["neurons"]}
-
-
-def _measures(found: Row) -> Row:
-    return {"count": len(found["neurons"]), "tau": found["share"], "r1": found["r1"]}
-
-
-def _tensor(column: pd.Series) -> torch.Tensor:
-    return torch.tensor(column.to_numpy(dtype="float64"))
+    sides = {"": found, "null_": found.get("null", {})}
+    measured = {
+        f"{prefix}{name}": value
+        for prefix, side in sides.items()
+        if side
+        for name, value in {"count": len(side["neurons"]), "tau": side["share"], "r1": side["r1"]}.items()
+    }
+    about = {"source": group.source, "kind": group.kind, "group": group.key, "prompts": found["prompts"]}
+    return {**about, **measured, "converged": found["converged"], "neurons": found["neurons"]}

@@ -12,7 +12,7 @@ from torch import Tensor
 from kntools.analyses.fig03_localisation import Localisation
 from kntools.results.statistics import bootstrap_interval
 from kntools.results.table import Table
-from kntools.sites import Neuron, NeuronLike, as_neurons
+from kntools.sites import NeuronLike, as_neurons
 
 
 class LayerDistribution(Table):
@@ -32,8 +32,7 @@ class LayerDistribution(Table):
 
     def describe(self) -> str:
         counts = ", ".join(f"{kind}: {n} groups" for kind, n in self.header["groups"].items())
-        test = self.header["test"]
-        if test is None:
+        if (test := self.header["test"]) is None:
             return f"Layers of knowledge neurons ({counts})"
         difference = f"distance {test['distance']:.3f}, p = {test['p']:.3g}"
         means = f"mean layer {test['means'][0]:.1f} and {test['means'][1]:.1f}"
@@ -55,73 +54,46 @@ def layer_distribution(
     ```
 
     Arguments:
-        found: a `Localisation`, or for each kind the neurons of every group. Groups without neurons are left out.
-        n_layers: of the model.
+        found: a `Localisation`, or for each kind the neurons of every group. Groups without neurons are left out; the
+            neurons of one group are never taken apart, for they are found together.
+        n_layers: of the model; a neuron beyond them is an error.
         permutations: of a test of two kinds: the distance between their shares (half the sum of absolute
             differences, 0 to 1) against the same with groups given to the kinds at random.
         seed: of permutations and intervals.
-
-    Returns:
-        `LayerDistribution`. The neurons of one group are never taken apart: they are found together.
-
-    Raises:
-        ValueError: no neurons, or one beyond `n_layers` (neurons of another model).
     """
     if isinstance(found, Localisation):
-        header = dict(found.header)
-        kinds = {k: found.neurons(k) for k in ("linguistic", "factual") if found.neurons(k)}
+        header, given = dict(found.header), {k: found.neurons(k) for k in ("linguistic", "factual")}
     else:
-        header, kinds = {"model": "?"}, {k: tuple(as_neurons(one) for one in v) for k, v in found.items()}
-    kinds = {kind: tuple(one for one in groups if one) for kind, groups in kinds.items()}
-    if not any(kinds.values()):
+        header, given = {"model": "?"}, {k: tuple(map(as_neurons, groups)) for k, groups in found.items()}
+    layers = {k: [[n.layer for n in own] for own in groups if own] for k, groups in given.items() if any(groups)}
+    if not layers:
         raise ValueError("no neurons: no group has a knowledge neuron")
-    deepest = max((n.layer for groups in kinds.values() for one in groups for n in one), default=0)
+    deepest = max(layer for groups in layers.values() for own in groups for layer in own)
     if deepest >= n_layers:
         raise ValueError(f"a neuron lies in layer {deepest}, but n_layers={n_layers}: these are of another model")
     rows, shares = [], {}
-    for kind, groups in kinds.items():
-        if not groups:
-            continue
-        per_group = shares[kind] = _shares(groups, n_layers)
-        low, high = bootstrap_interval(per_group, seed=seed)
-        for layer in range(n_layers):
-            count = sum(n.layer == layer for one in groups for n in one)
-            share = {"share": float(per_group[:, layer].mean()), "low": float(low[layer]), "high": float(high[layer])}
-            rows.append({"kind": kind, "layer": layer, "neurons": count, **share})
-    test = None
-    if len(shares) == 2:
-        one, other = shares.values()
-        test = _permutation(one, other, permutations, seed)
+    for kind, groups in layers.items():
+        counts = [torch.bincount(torch.tensor(own), minlength=n_layers).double() for own in groups]
+        shares[kind] = torch.stack([count / count.sum() for count in counts])
+        numbers = torch.stack([shares[kind].mean(0), *bootstrap_interval(shares[kind], seed=seed)]).T.tolist()
+        neurons = torch.stack(counts).sum(0).int().tolist()
+        rows += [
+            {"kind": kind, "layer": layer, "neurons": n, "share": share, "low": low, "high": high}
+            for layer, (n, (share, low, high)) in enumerate(zip(neurons, numbers, strict=True))
+        ]
+    test = _permutation(list(shares.values()), permutations, seed) if len(shares) == 2 else None
     header |= {"groups": {kind: len(s) for kind, s in shares.items()}, "test": test, "permutations": permutations}
     return LayerDistribution.of(rows, header)
 
 
-def _shares(groups: Sequence[Sequence[Neuron]], n_layers: int) -> Float[Tensor, "group layer"]:
-    table = torch.zeros(len(groups), n_layers, dtype=torch.float64)
-    for number, one in enumerate(groups):
-        for n in one:
-            table[number, n.layer] += 1 / len(one)
-    return table
+def _permutation(sides: list[Float[Tensor, "_group layer"]], permutations: int, seed: int) -> dict[str, Any]:
+    both, first, generator = torch.cat(sides), len(sides[0]), torch.Generator().manual_seed(seed)
 
+    def distance(groups: Tensor) -> float:
+        return float((groups[:first].mean(0) - groups[first:].mean(0)).abs().sum() / 2)
 
-def _permutation(
-    a: Float[Tensor, "group layer"], b: Float[Tensor, "other layer"], permutations: int, seed: int
-) -> dict[str, Any]:
-    both, first = torch.cat([a, b]), len(a)
-    distance = _distance(a, b)
-    generator = torch.Generator().manual_seed(seed)
-    above = 0
-    for _ in range(permutations):
-        order = torch.randperm(len(both), generator=generator)
-        # The tolerance is for ties, which are many with few groups.
-        above += _distance(both[order[:first]], both[order[first:]]) >= distance - 1e-12
-    layers = torch.arange(a.shape[1], dtype=torch.float64)
-    return {
-        "distance": distance,
-        "p": (above + 1) / (permutations + 1),
-        "means": [float((side.mean(0) * layers).sum()) for side in (a, b)],
-    }
-
-
-def _distance(a: Tensor, b: Tensor) -> float:
-    return float((a.mean(0) - b.mean(0)).abs().sum() / 2)
+    # The tolerance is for ties, which are many with few groups.
+    drawn = [distance(both[torch.randperm(len(both), generator=generator)]) for _ in range(permutations)]
+    above = sum(value >= distance(both) - 1e-12 for value in drawn)
+    means = [float(side.mean(0) @ torch.arange(side.shape[1], dtype=torch.float64)) for side in sides]
+    return {"distance": distance(both), "p": (above + 1) / (permutations + 1), "means": means}

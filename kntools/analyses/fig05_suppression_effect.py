@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 import pandas as pd
 import torch
-from jaxtyping import Float
 from torch import Tensor
 
 from kntools.analyses.fig07_probability_shift import ProbabilityShift, probability_shift
-from kntools.analyses.prompt_group import NamedPrompts
+from kntools.analyses.prompt_group import NamedPrompts, check_prompts
 from kntools.analyses.words import FIGURE_5, Words
 from kntools.engine.inputs import check_choice
-from kntools.results.statistics import holm, t_test
+from kntools.results.statistics import holm, statistic_interval, t_test
 from kntools.results.table import Row, Table
 from kntools.sites import NeuronLike
 
@@ -29,8 +29,7 @@ CHANGES: dict[Definition, Callable[[Tensor, Tensor], Tensor]] = {
     "mean_ratio": lambda b, a: (a / b - 1).mean(-1),
     "kn_thesis": lambda b, a: (a.mean(-1) - b.mean(-1)) / torch.minimum(a.mean(-1), b.mean(-1)),
 }
-# A row holds each definition once.
-_DEFINITIONS = tuple(CHANGES)
+_DEFINITIONS = tuple(CHANGES)  # a row holds each once
 CHANGES["eleutherai"] = CHANGES["mean_ratio"]
 
 
@@ -61,9 +60,8 @@ class SuppressionEffect(Table):
         return figure.update_layout(margin={"r": 70, "b": 80})  # for the last word, which is aslant, and the sections
 
     def describe(self) -> str:
-        n = sum(bool(row["significant"]) for row in self.rows)
-        h = self.header
-        return f"{h['what']}: {n} of {len(self.rows)} changes are significant ({h['test']}, {h['alpha']:g})"
+        h, n = self.header, int(self.frame["significant"].sum())
+        return f"{h['what']}: {n} of {len(self.frame)} changes are significant ({h['test']}, {h['alpha']:g})"
 
 
 def suppression_effect(
@@ -88,23 +86,15 @@ def suppression_effect(
     ```
 
     Arguments:
-        prompts, neurons, words, factor, run: as in `probability_shift`.
+        prompts, neurons, words, factor: as in `probability_shift`; at least two prompts per group.
         change: the definition: `"kn_thesis"`, `"dai"`, or `"mean_ratio"` (also called `"eleutherai"`).
         paper: the published test, an unpaired t-test without correction; otherwise a paired one with Holm's
             correction over all words and groups.
         alpha: what is called significant.
         seed: of the bootstrap.
-
-    Returns:
-        `SuppressionEffect`.
-
-    Raises:
-        ValueError: an unknown definition, fewer than two prompts in a group, and what `probability_shift` raises.
     """
     _check(change, alpha)
-    few = {name: len(some) for name, some in prompts.items() if len(some) < 2}
-    if few:
-        raise ValueError(f"too few prompts for a test: {few}; give at least 2 per group")
+    check_prompts(prompts, least=2)
     shift = probability_shift(model, prompts, neurons, words=words, factor=factor, run=run)
     return effect_of(shift, change=change, paper=paper, alpha=alpha, seed=seed)
 
@@ -119,46 +109,29 @@ def effect_of(
 ) -> SuppressionEffect:
     """The same from probabilities that are there already (a `ProbabilityShift` of any edit)."""
     _check(change, alpha)
-    rows = []
-    for group in dict.fromkeys(shift.groups):
-        for section, word in shift.words:
-            before, after = (x.double() for x in shift.pair(group, word))
-            t, p = t_test(before, after, paper=paper)
-            low, high = _interval(before, after, CHANGES[change], seed)
-            row: Row = {
-                "group": group,
-                "section": section,
-                "word": word,
-                "n": len(before),
-                "before": float(before.mean()),
-                "after": float(after.mean()),
-                "change": float(CHANGES[change](before, after)),
-                "low": low,
-                "high": high,
-                "t": t,
-                "p": p,
-            }
-            rows.append(row | {name: float(CHANGES[name](before, after)) for name in _DEFINITIONS})
+    rows: list[Row] = []
+    for about, before, after in shift.each():
+        changes: Row = {name: float(CHANGES[name](before, after)) for name in _DEFINITIONS}
+        of_both = partial(_changed, CHANGES[change], before, after)
+        low, high = statistic_interval(of_both, len(before), resamples=1000, seed=seed)
+        t, p = t_test(before, after, paper=paper)
+        means = {"n": len(before), "before": float(before.mean()), "after": float(after.mean())}
+        asked = {"change": float(CHANGES[change](before, after)), "low": low, "high": high}
+        rows.append({**about, **means, **asked, "t": t, "p": p, **changes})
     p_values = [row["p"] for row in rows]
     corrected = p_values if paper else holm(p_values)
     tested = [{**row, "p_corrected": p, "significant": p < alpha} for row, p in zip(rows, corrected, strict=True)]
     test = "unpaired t-test, uncorrected, as published" if paper else "paired t-test, Holm-corrected"
     what = f"{', '.join(map(repr, shift.neurons[:5]))} x {shift.factor:g} ({shift.header['model']})"
-    about = {"change": change, "test": test, "alpha": alpha, "what": what, "paper": paper}
-    return SuppressionEffect.of(tested, {**shift.header, **about})
+    made = {"change": change, "test": test, "alpha": alpha, "what": what, "paper": paper}
+    return SuppressionEffect.of(tested, {**shift.header, **made})
+
+
+def _changed(of: Callable[[Tensor, Tensor], Tensor], before: Tensor, after: Tensor, drawn: Tensor) -> Tensor:
+    return of(before[drawn], after[drawn])
 
 
 def _check(change: str, alpha: float) -> None:
     check_choice("change", change, tuple(CHANGES))
     if not 0 < alpha < 1:
         raise ValueError(f"alpha={alpha}; it must be between 0 and 1 (0.05)")
-
-
-def _interval(
-    before: Float[Tensor, " prompt"], after: Float[Tensor, " prompt"], change: Any, seed: int, resamples: int = 1000
-) -> tuple[float, float]:
-    """95 % percentile bootstrap of a change: a ratio of means is not a mean of anything."""
-    drawn = torch.randint(len(before), (resamples, len(before)), generator=torch.Generator().manual_seed(seed))
-    values = change(before[drawn], after[drawn])
-    low, high = values.nanquantile(torch.tensor([0.025, 0.975], dtype=values.dtype)).tolist()
-    return low, high

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,11 +13,12 @@ from jaxtyping import Float
 from torch import Tensor
 
 from kntools.analyses.neuron_search import as_pairs, check_neurons, open_run
-from kntools.analyses.prompt_group import NamedPrompts, in_parts
+from kntools.analyses.prompt_group import NamedPrompts, check_prompts, in_parts
 from kntools.analyses.words import FIGURE_5, Words, check_words, checked_words, word_probabilities
 from kntools.hooks.neurons import scale_neurons
 from kntools.results.result import Result
-from kntools.results.statistics import bootstrap_interval
+from kntools.results.statistics import mean_interval
+from kntools.results.table import Row
 from kntools.sites import Neuron, NeuronLike
 
 _TOGETHER = 16  # prompts of one item of a run
@@ -47,18 +48,21 @@ class ProbabilityShift(Result):
         column = names.index(word)
         return self.before[rows, column], self.after[rows, column]
 
-    def to_frame(self) -> pd.DataFrame:
-        """`group, section, word, n, before, after, difference, low, high`: means, and an interval of the difference."""
-        rows = []
+    def each(self) -> Iterator[tuple[Row, Float[Tensor, " prompt"], Float[Tensor, " prompt"]]]:
+        """`{group, section, word}`, before and after, in double precision, of every word in every group."""
         for group in dict.fromkeys(self.groups):
             for section, word in self.words:
                 before, after = self.pair(group, word)
-                difference = after.double() - before.double()
-                means = [float(x.double().mean()) for x in (before, after, difference)]
-                low, high = bootstrap_interval(difference)
-                rows.append((group, section, word, len(before), *means, float(low), float(high)))
-        columns = ["group", "section", "word", "n", "before", "after", "difference", "low", "high"]
-        return pd.DataFrame(rows, columns=columns)
+                yield {"group": group, "section": section, "word": word}, before.double(), after.double()
+
+    def to_frame(self) -> pd.DataFrame:
+        """`group, section, word, n, before, after, difference, low, high`: means, and an interval of the difference."""
+        rows = []
+        for about, before, after in self.each():
+            change = mean_interval(after - before)
+            means = {"before": float(before.mean()), "after": float(after.mean()), "difference": change.pop("mean")}
+            rows.append({**about, "n": len(before), **means, **change})
+        return pd.DataFrame(rows)
 
     def plot(self, **look: Any) -> Any:
         """Mean probability of each word before and after, on a logarithmic axis."""
@@ -66,22 +70,14 @@ class ProbabilityShift(Result):
 
         frame = self.to_frame().melt(["group", "word"], ["before", "after"], var_name="edit", value_name="probability")
         frame["group"] = "prompts: " + frame["group"]
-        labels = {"probability": "mean probability", "word": ""}
-        options: dict[str, Any] = {
-            "color": "edit",
-            "join": "word",
-            "facet_col": "group",
-            "log_x": True,
-            "labels": labels,
-        }
-        figure = scatter_chart(frame, "probability", "word", **options, **{"title": self.describe(), **look})
-        return figure.update_xaxes(dtick=1)
+        options: dict[str, Any] = {"color": "edit", "join": "word", "facet_col": "group", "log_x": True}
+        options |= {"labels": {"probability": "mean probability", "word": ""}, "title": self.describe(), **look}
+        return scatter_chart(frame, "probability", "word", **options).update_xaxes(dtick=1)
 
     def describe(self) -> str:
         named = ", ".join(map(repr, self.neurons[:5])) + (" ..." if len(self.neurons) > 5 else "")
-        return (
-            f"{named} x {self.factor:g}: {len(self.words)} words, {len(self.groups)} prompts ({self.header['model']})"
-        )
+        counts = f"{len(self.words)} words, {len(self.groups)} prompts"
+        return f"{named} x {self.factor:g}: {counts} ({self.header['model']})"
 
 
 def probability_shift(
@@ -105,33 +101,23 @@ def probability_shift(
         prompts: name -> prompts. The words stand in the place of the answer; or, where a text has a `{}`, there, and
             the value is the probability of the prompt's own answer after each word (`noun_prompts` makes both).
         neurons: any, of this model.
-        words: section -> words, or a list. In the place of an answer each must be one token. The default is figure
-            5's.
+        words: section -> words, or a list. In the place of an answer each must be one token.
         factor: what their activations are multiplied by at the answer position: 0 suppresses, 2 enhances.
-        run: a file that keeps what is finished; if interrupted, run it again to resume.
-
-    Returns:
-        `ProbabilityShift`.
-
-    Raises:
-        ValueError: no prompts, an empty word list, a word of several tokens, neurons of another model.
     """
     listed = checked_words(words)
     names = [word for _, word in listed]
     wanted = check_neurons(model, neurons)
-    if not prompts or any(not some for some in prompts.values()):
-        raise ValueError(f"every group needs a prompt; there are { ({k: len(v) for k, v in prompts.items()}) }")
-    for some in prompts.values():
-        check_words(model, some, names)  # before any work
-    parts = in_parts(prompts, _TOGETHER)
+    check_prompts(prompts)
+    for asked in prompts.values():
+        check_words(model, asked, names)  # before any work
     folder = open_run(run, "probability shift", model, neurons=as_pairs(wanted), factor=factor, words=names)
     interventions = [[], scale_neurons(wanted, factor)]
     found = folder.each(
-        parts,
+        in_parts(prompts, _TOGETHER),
         key=lambda part: part.item,
         make=lambda part: word_probabilities(model, part.prompts, names, interventions).tolist(),
         unit="part",
     )
-    before, after = torch.cat([torch.tensor(one) for one in found], dim=1)
-    groups = tuple(name for name, some in prompts.items() for _ in some)
+    before, after = torch.cat([torch.tensor(values) for values in found], dim=1)
+    groups = tuple(name for name, asked in prompts.items() for _ in asked)
     return ProbabilityShift(before, after, groups, tuple(listed), wanted, factor, folder.header)

@@ -12,16 +12,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from kntools.analyses.neuron_search import (
-    ADAPTIVE,
-    SearchSettings,
-    as_pairs,
-    check_count,
-    check_neurons,
-    local_seed,
-    open_run,
-)
-from kntools.analyses.prompt_group import NamedPrompts, prompt_item
+from kntools.analyses import neuron_search
+from kntools.analyses.neuron_search import ADAPTIVE, SearchSettings, as_pairs, local_seed, open_run
+from kntools.analyses.prompt_group import NamedPrompts, check_prompts, prompt_item
 from kntools.attribution.random_neurons import random_like
 from kntools.editing.changes import as_hooks
 from kntools.editing.value_edits import erased, rewritten
@@ -53,11 +46,11 @@ class Reliability(Table):
         The test is McNemar's exact one: the same prompts, two interventions; Holm-corrected over the table.
         """
         rows = []
-        for (source, edit), some in self.to_frame().groupby(["source", "edit"], sort=False):
-            own, random = some["overturned"].astype(bool), some["random"].astype(bool)
+        for (source, edit), cases in self.to_frame().groupby(["source", "edit"], sort=False):
+            own, random = cases["overturned"].astype(bool), cases["random"].astype(bool)
             shares = [x for side in (own, random) for x in (side.mean(), *share_interval(int(side.sum()), len(side)))]
             p = sign_test(int((own & ~random).sum()), int((random & ~own).sum()))
-            rows.append((source, edit, len(some), *map(float, shares), p, some["before"].mean(), some["after"].mean()))
+            rows.append((source, edit, len(cases), *shares, p, cases["before"].mean(), cases["after"].mean()))
         measured = ["share", "low", "high", "random", "random_low", "random_high", "p", "before", "after"]
         frame = pd.DataFrame(rows, columns=["source", "edit", "n", *measured])
         return frame.assign(p_holm=holm(frame["p"].tolist()))
@@ -69,21 +62,18 @@ class Reliability(Table):
         """Bars per edit beside those of random neurons; a panel per source."""
         from kntools.plots.charts import bar_chart
 
-        summary, ends = self.summary(), ["low", "high"]
-        random = summary[["source", "edit", "n"]].assign(neurons="random neurons", share=summary["random"])
-        random[ends] = summary[["random_low", "random_high"]]
-        frame = pd.concat([summary.assign(neurons="knowledge neurons"), random])
-        options: dict[str, Any] = {
-            "color": "neurons",
-            "facet_col": "source" if summary["source"].nunique() > 1 else None,
-        }
-        options |= {"hover_data": ["n"], "labels": {"share": "share overturned"}, "title": self.describe(), **look}
-        figure = bar_chart(frame, "edit", "share", **options)
-        return figure.update_yaxes(rangemode="tozero", tickformat=".1%")
+        summary = self.summary()
+        control = summary[["source", "edit", "n", "random", "random_low", "random_high"]]
+        control = control.set_axis(["source", "edit", "n", "share", "low", "high"], axis=1)
+        frame = pd.concat([summary.assign(neurons="knowledge neurons"), control.assign(neurons="random neurons")])
+        facet = "source" if summary["source"].nunique() > 1 else None
+        options: dict[str, Any] = {"color": "neurons", "facet_col": facet, "hover_data": ["n"]}
+        options |= {"labels": {"share": "share overturned"}, "title": self.describe(), **look}
+        return bar_chart(frame, "edit", "share", **options).update_yaxes(rangemode="tozero", tickformat=".1%")
 
     def describe(self) -> str:
-        n = {(row["source"], row["text"], row["target"]) for row in self.rows}
-        return f"Predictions overturned by neuron edits: {len(n)} prompts ({self.header['model']})"
+        n = len(self.frame[["source", "text", "target"]].drop_duplicates())
+        return f"Predictions overturned by neuron edits: {n} prompts ({self.header['model']})"
 
 
 def reliability(
@@ -112,42 +102,33 @@ def reliability(
             each prompt.
         edits: any of `"suppress"` (activations to 0), `"enhance"` (doubled), `"erase"` (their value rows become 0) and
             `"values"` (value rows are written from the old answer towards a new one: the foil of a pair, the model's
-            second choice for a fact; Dai et al. 2022, section 5.1).
+            second choice for a fact; Dai et al. 2022, section 5.1). They act as hooks: no weight is touched.
         correct_only: leave out prompts that the model gets wrong to begin with; how many is in the header.
-        settings: of attribution.
         seed: of the random neurons.
-        run: a file that keeps each finished prompt; if interrupted, run it again to resume.
-
-    Returns:
-        `Reliability`. Weights are not touched: edits of value rows act as hooks.
-
-    Raises:
-        ValueError: no prompts, an unknown edit, no prompt that the model gets right, neurons of another model.
     """
     if not edits:
         raise ValueError(f"no edits given; there are {', '.join(EDITS)}")
     for edit in edits:
         check_choice("edit", edit, EDITS)
+    check_prompts(prompts)
     # Pairs may differ only behind the answer; what a causal model reads of them is then one prompt.
-    asked = list(dict.fromkeys((source, prompt) for source, some in prompts.items() for prompt in some))
-    if not asked:
-        raise ValueError("no prompts given; e.g. {'P36': kn.data.pararel('P36', limit=50).prompts(model)}")
+    asked = list(dict.fromkeys((source, prompt) for source, listed in prompts.items() for prompt in listed))
     summed = [prompt.target for _, prompt in asked if prompt.multi_token == "sum"]
     if summed:
         raise ValueError(f"a prediction is one token, but {summed[0]!r} is asked for whole; use multi_token='first'")
-    given = None if neurons is None else check_neurons(model, neurons)
+    given = None if neurons is None else neuron_search.check_neurons(model, neurons)
     if given is None:
-        check_count(model, count)
+        neuron_search.check_count(model, count)
     chosen = {"neurons": None if given is None else as_pairs(given), "count": count, "search": asdict(settings)}
     folder = open_run(run, "reliability", model, **chosen, edits=list(edits), seed=seed)
 
-    def judge(one: tuple[str, Prompt]) -> Row:
-        _, prompt = one
+    def judge(named: tuple[str, Prompt]) -> Row:
+        _, prompt = named
         own = settings.attribute(model, [prompt]).top(count) if given is None else given
         generator = torch.Generator().manual_seed(local_seed(seed, prompt_item(prompt)))
         return _judged(model, prompt, own, random_like(own, neuron_layers.widths(model), generator), edits)
 
-    found = folder.each(asked, key=lambda one: prompt_item(one[1]), make=judge, unit="prompt")
+    found = folder.each(asked, key=lambda named: prompt_item(named[1]), make=judge, unit="prompt")
     rows: list[Row] = []
     for (source, prompt), payload in zip(asked, found, strict=True):
         if payload["correct"] or not correct_only:
@@ -166,7 +147,7 @@ def _judged(
     """One prompt untouched, and under all edits of its neurons and of random ones, in one sweep."""
     encoded = encode(model, prompt)
     clean = sweep(model, encoded, [[]])[0].float()
-    runs = [_hooks(model, edit, some, encoded, clean) for some in (neurons, others) for edit in edits]
+    runs = [_hooks(model, edit, edited, encoded, clean) for edited in (neurons, others) for edit in edits]
     logits = sweep(model, encoded, runs).float()
     target, before = encoded.target_ids[0], _says(clean, encoded)
     outcomes = [

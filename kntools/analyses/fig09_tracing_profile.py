@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,7 +14,6 @@ from kntools import data
 from kntools.analyses.neuron_search import open_run
 from kntools.analyses.profile_result import TracingProfile
 from kntools.analyses.prompt_group import prompt_item
-from kntools.data.records import PromptSet
 from kntools.models import adapter
 from kntools.prompts import Prompt
 from kntools.results.table import Row
@@ -32,7 +32,7 @@ _ASKED_TOGETHER = 128
 
 def tracing_profile(
     model: Any,
-    prompts: Sequence[Prompt] | PromptSet,
+    prompts: Sequence[Prompt],
     *,
     kinds: Sequence[Kind] = KINDS,
     sever: Sequence[Severed] = (),
@@ -53,7 +53,7 @@ def tracing_profile(
     ```
 
     Arguments:
-        prompts: with subjects. The first token of an answer counts.
+        prompts: with subjects. The first token of an answer counts; prompts count equally.
         kinds: what is restored; see `causal_trace`.
         sever: also trace hidden states with `"mlp"` or `"attn"` severed.
         window: layers that are restored together for `"mlp"` and `"attn"`; `None` is 10, or all of a smaller model.
@@ -61,10 +61,6 @@ def tracing_profile(
         samples: of noise per prompt; prompt i draws them with `seed + i`.
         two_way: read the answer against the foil alone, as in `causal_trace`; what counts as right changes with it.
         known_only: leave out prompts that the model gets wrong.
-        run: a file that keeps each finished prompt; if interrupted, run it again to resume.
-
-    Returns:
-        `TracingProfile`. A role's effect in a prompt is the mean over its tokens; prompts count equally.
 
     Raises:
         ValueError: no prompts are left, or the file of another run; see also `causal_trace`.
@@ -87,14 +83,11 @@ def tracing_profile(
         number, prompt = numbered
         options: dict[str, Any] = {**settings, "seed": seed + number}
         traces = [causal_trace(model, prompt, kind=kind, sever=cut, **options) for kind, cut in variants]
-        return {
-            "effects": torch.stack([t.by_role() for t in traces]),
-            "clean": traces[0].clean,
-            "corrupted": traces[0].corrupted,
-        }
+        effects = torch.stack([t.by_role() for t in traces])
+        return {"effects": effects, "clean": traces[0].clean, "corrupted": traces[0].corrupted}
 
     found = folder.each(
-        list(enumerate(asked)), key=lambda one: f"{one[0]}/{prompt_item(one[1])}", make=trace, unit="prompt"
+        list(enumerate(asked)), key=lambda item: f"{item[0]}/{prompt_item(item[1])}", make=trace, unit="prompt"
     )
     return TracingProfile(
         effects=torch.stack([payload["effects"] for payload in found], dim=1),
@@ -124,23 +117,16 @@ def traced_prompts(model: Any, what: Traced, *, limit: int) -> list[Prompt]:
         asked = determiner_noun_prompts(model)
     else:
         asked = list(data.agreement_frames(what).prompts(model))
-    found: list[Prompt] = []
-    for start in range(0, len(asked), _ASKED_TOGETHER):
-        if len(found) < limit:
-            found += _known(model, asked[start : start + _ASKED_TOGETHER], TRACED[what])
-    return found[:limit]
+    parts = (asked[start : start + _ASKED_TOGETHER] for start in range(0, len(asked), _ASKED_TOGETHER))
+    return list(islice((prompt for part in parts for prompt in _known(model, part, TRACED[what])), limit))
 
 
-def determiner_noun_prompts(model: Any, limit: int | None = None) -> list[Prompt]:
+def determiner_noun_prompts(model: Any) -> list[Prompt]:
     """BLiMP's pairs with an adjective: `Rebecca was criticizing those good` -> ` documentaries`, subject `those`.
 
     Without a word between determiner and noun the determiner would be the last token of a causal model's prompt, and
     restoring it in any layer would restore everything.
     """
     pairs = data.blimp("determiner_noun_agreement_with_adjective_1").prompts(model)
-    found = []
-    for record, prompt in zip(pairs.records, pairs.prompts, strict=True):
-        word = data.determiner(record)
-        if word and prompt.text.count(word) == 1:
-            found.append(replace(prompt, subject=word))
-    return found[:limit]
+    words = [(prompt, data.determiner(record)) for record, prompt in zip(pairs.records, pairs.prompts, strict=True)]
+    return [replace(prompt, subject=word) for prompt, word in words if word and prompt.text.count(word) == 1]

@@ -21,7 +21,6 @@ from kntools.prompts import Prompt, encode
 from kntools.results.fingerprint import fingerprint
 
 SAYS_IT = "the model says the new answer already"
-NO_EDIT = "{} cannot make this edit"
 
 
 class NoCaseLeft(ValueError):
@@ -55,27 +54,22 @@ def edit_consistency(
     run: str | Path | None = None,
     settings: Mapping[str, Any] | None = None,
 ) -> EditConsistency:
-    """Edit each case by each method, ask its questions, undo the edit.
+    """Edit each case by each method, ask its questions, undo the edit (Niu et al. 2024, figure 11).
 
     ```python
-    cases = counterfact_cases(model, kn.data.counterfact(limit=100, known_only=model))
+    cases = make_cases(model, "counterfact", 100)
     result = edit_consistency(model, cases, {"rome": rome_method(3, C), "fine-tuning": fine_tune_method(3)})
     result.to_frame()
     ```
 
     Arguments:
-        cases: from `counterfact_cases`, `symmetric_cases` or `synonym_cases`. One whose new answer is what the model
-            says already is left out, and counted; so is one that a method cannot edit (the run says why).
+        cases: from `make_cases`. One whose new answer is what the model says already is left out, and counted; so is
+            one that a method cannot edit (the run says why).
         methods: name -> how to make edits; see `kntools.analyses.edit_methods`.
         continuations: of which the entropy is measured; `None`: of none.
         together: how many cases are edited in shared passes, each from the unedited model; one item of the run.
-        run: a file that keeps every finished item; if interrupted, run it again to resume. Items of another model or
-            of other `settings` are refused.
-        settings: what is worth writing down of the methods (layer, second moment). Methods are functions, and cannot
-            be compared themselves.
-
-    Returns:
-        `EditConsistency`.
+        settings: what is worth writing down of the methods (layer, second moment): a run of other ones is refused, and
+            methods are functions, which cannot be compared themselves.
 
     Raises:
         ValueError: no cases, or none left (`NoCaseLeft`), or the file of another run.
@@ -112,18 +106,18 @@ def edit_consistency(
         after[name] |= {case.key: payload for case, payload in zip(part, payloads, strict=True)}
     if fingerprint(model, fresh=True) != clean:
         raise RuntimeError("the weights are not what they were before the evaluation; load the model anew")
-    skipped = Counter({SAYS_IT: len(cases) - len(kept)})
-    for name in methods:
-        skipped[NO_EDIT.format(name)] = sum("error" in payload for payload in after[name].values())
+    failed = {name: {key for key, payload in after[name].items() if "error" in payload} for name in methods}
+    counts = {f"{name} cannot make this edit": len(failed[name]) for name in methods}
+    skipped = dict(+Counter({SAYS_IT: len(cases) - len(kept), **counts}))
     # All methods are compared on the same cases.
-    done = [case.key for case in kept if not any("error" in after[name][case.key] for name in methods)]
+    done = [case.key for case in kept if not any(case.key in keys for keys in failed.values())]
     if not done:
-        raise NoCaseLeft(f"no case is left: {dict(+skipped)}")
+        raise NoCaseLeft(f"no case is left: {skipped}")
     return EditConsistency(
         cases=tuple(done),
         before=tuple(before[key] for key in done),
         after={name: tuple(after[name][key] for key in done) for name in methods},
-        skipped=dict(+skipped),
+        skipped=skipped,
         header=folder.header,
     )
 
@@ -167,16 +161,10 @@ def evaluate(
     settings: RomeSettings | None = None,
     methods: Sequence[str] = ("rome", "fine-tuning", "values"),
     limit: int = 100,
-    continuations: Continuations | None = None,
     seed: int = 0,
-    run: str | Path | None = None,
+    **options: Any,
 ) -> EditConsistency:
-    """One of the four data sets by name, with the methods by name.
-
-    ```python
-    evaluate(model, "P36", layer=3, second_moment=C, methods=["rome"], limit=50).to_frame()
-    ```
-    """
+    """One of the four data sets by name, with the methods by name; `options` are those of `edit_consistency`."""
     chosen = settings or RomeSettings.for_model(model)
     known: dict[str, Method] = {
         "rome": rome_method(layer, second_moment, chosen),
@@ -186,12 +174,7 @@ def evaluate(
     unknown = [name for name in methods if name not in known]
     if unknown:
         raise ValueError(f"unknown methods {unknown}; there are {list(known)}")
-    written = {"what": what, "layer": layer, "rome": asdict(chosen), "seed": seed}
-    return edit_consistency(
-        model,
-        make_cases(model, what, limit, seed=seed),
-        {name: known[name] for name in methods},
-        continuations=continuations,
-        run=run,
-        settings={**written, "second_moment": second_moment and second_moment.title()},
-    )
+    moment = second_moment and second_moment.title()
+    written = {"what": what, "layer": layer, "rome": asdict(chosen), "seed": seed, "second_moment": moment}
+    cases = make_cases(model, what, limit, seed=seed)
+    return edit_consistency(model, cases, {name: known[name] for name in methods}, settings=written, **options)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from statistics import harmonic_mean
 from typing import Any
 
 import pandas as pd
@@ -28,7 +29,7 @@ from kntools.results.result import load
 from kntools.tracing.causal_tracing import causal_trace
 from kntools.tracing.token_roles import ROLES
 
-_SCORES = ("efficacy", "efficacy magnitude", "paraphrase", "neighborhood", "neighborhood magnitude")
+_MEASURED = ("efficacy", "efficacy magnitude", "paraphrase", "neighborhood", "neighborhood magnitude")
 
 
 @dataclass(frozen=True)
@@ -49,9 +50,8 @@ def propose_layer(
     propose_layer(model, facts).layer
     ```
 
-    That is how Meng et al. 2022 (section 2.2) chose: the middle of the range of MLPs with the largest average indirect
-    effect there. It is cheap, and only a proposal: what is read at a layer need not be best written there (Hase et al.
-    2023). `sweep_layers` measures.
+    That is how Meng et al. 2022 (section 2.2) chose. It is cheap, and only a proposal: what is read at a layer need not
+    be best written there (Hase et al. 2023). `sweep_layers` measures.
 
     Arguments:
         prompts: facts with subjects that the model knows.
@@ -85,32 +85,26 @@ def sweep_layers(
     """Edit the same facts in each of several layers, and measure what changes and what should not have.
 
     ```python
-    sweep_layers(model, counterfact_cases(model, records), [2, 4, 8], second_moments=C)
+    sweep_layers(model, make_cases(model, "counterfact", 20), [2, 4, 8], second_moments=C)
     ```
 
     Arguments:
-        cases: from `counterfact_cases`.
+        cases: of CounterFact.
         second_moments: layer -> C; a layer that is not in it is edited with C = I.
         settings: of `kn.rome`; `None` takes `RomeSettings.for_model(model)`.
-        run: as in `edit_consistency`.
 
     Returns:
         One row per layer: `layer`, the scores of `EditConsistency`, and `score`, the harmonic mean of efficacy,
         paraphrase and neighborhood (Meng et al. 2022, S).
     """
     chosen, moments = settings or RomeSettings.for_model(model), dict(second_moments or {})
-    found = edit_consistency(
-        model,
-        cases,
-        {str(layer): rome_method(layer, moments.get(layer), chosen) for layer in layers},
-        run=run,
-        settings={"rome": asdict(chosen), "C": {str(n): c.title() for n, c in moments.items()}},
-    )
+    methods = {str(layer): rome_method(layer, moments.get(layer), chosen) for layer in layers}
+    written = {"rome": asdict(chosen), "C": {str(n): c.title() for n, c in moments.items()}}
+    found = edit_consistency(model, cases, methods, run=run, settings=written)
     rows = []
     for layer in layers:
-        scores = {score: found.value(str(layer), score) for score in _SCORES}
-        parts = [scores[s] for s in ("efficacy", "paraphrase", "neighborhood")]
-        harmonic = len(parts) / sum(1 / p for p in parts) if min(parts) > 0 else 0.0
+        scores = {name: found.value(str(layer), name) for name in _MEASURED}
+        harmonic = harmonic_mean([scores[name] for name in ("efficacy", "paraphrase", "neighborhood")])
         rows.append({"layer": layer, "n": len(found.cases), **scores, "score": harmonic})
     return pd.DataFrame(rows)
 
@@ -121,12 +115,8 @@ def cases_for_choice(model: Any, limit: int) -> list[Case]:
     The model prefers their answer to the new one, and yet would say something else.
     """
     cases = counterfact_cases(model, data.counterfact()[: 16 * limit])  # as many as are needed, and more
-    prompts = [
-        Prompt(case.prompt.text, answer, multi_token="sum")
-        for case in cases
-        for answer in (case.prompt.target, case.target)
-    ]
-    answers = ask(model, prompts)
+    pairs = [(case.prompt.text, answer) for case in cases for answer in (case.prompt.target, case.target)]
+    answers = ask(model, [Prompt(text, answer, multi_token="sum") for text, answer in pairs])
     return [
         case
         for case, true, new in zip(cases, answers[::2], answers[1::2], strict=True)
@@ -145,11 +135,9 @@ def measure(
     missing = [n for n in layers if n not in done]
     if missing:
         checkpoint = None if folder is None else folder / "sums.part.safetensors"
-        found = second_moment(model, missing, _written(model, tokens, seed), tokens=tokens, checkpoint=checkpoint)
-        for n, c in found.items():
-            if n in files:
-                c.save(files[n])
-        done |= found
+        done |= second_moment(model, missing, _written(model, tokens, seed), tokens=tokens, checkpoint=checkpoint)
+        for n in files.keys() & missing:
+            done[n].save(files[n])
     return {n: done[n] for n in layers}
 
 

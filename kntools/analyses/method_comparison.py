@@ -13,7 +13,7 @@ import pandas as pd
 import torch
 
 from kntools.analyses.neuron_search import as_pairs, check_count, local_seed, open_run
-from kntools.analyses.prompt_group import NamedPrompts, prompt_item
+from kntools.analyses.prompt_group import NamedPrompts, check_prompts, prompt_item
 from kntools.attribution.attribution_result import Attribution
 from kntools.attribution.integrated_gradients import activation, activation_x_gradient, integrated_gradients
 from kntools.attribution.random_neurons import random_like
@@ -21,7 +21,7 @@ from kntools.engine.answers import answer_values
 from kntools.hooks.neurons import ablate_neurons
 from kntools.models import neuron_layers
 from kntools.prompts import Prompt
-from kntools.results.statistics import bootstrap_interval, holm, t_test
+from kntools.results.statistics import holm, mean_interval, t_test
 from kntools.results.table import Row, Table
 from kntools.sites import Neuron
 
@@ -46,28 +46,29 @@ class SelectionMethods(Table):
     The method `random` is the control: as many random neurons, of the layers that the first method chose.
     """
 
+    def _by_method(self) -> dict[str, pd.DataFrame]:
+        return {name: self.frame[self.frame["method"] == name] for name in (*self.header["methods"], RANDOM)}
+
     def summary(self) -> pd.DataFrame:
         """Per method: mean drop with bootstrap interval, p of its difference from the first method (paired, Holm)."""
-        frame, methods = self.to_frame(), self.header["methods"]
-        first = _column(frame, methods[0], "drop")
-        rows, p_values = [], []
-        for method in (*methods, RANDOM):
-            drop, gradients, seconds = (_column(frame, method, name) for name in ("drop", "gradients", "seconds"))
-            low, high = bootstrap_interval(drop)
-            alone = method == methods[0] or len(drop) < 2
-            p_values.append(float("nan") if alone else t_test(first, drop)[1])
-            rows.append((method, len(drop), *map(float, (drop.mean(), low, high, gradients.mean(), seconds.mean()))))
+        found = self._by_method()
+        drops = {name: torch.tensor(own["drop"].tolist(), dtype=torch.float64) for name, own in found.items()}
+        first, *others = drops.values()
+        rows = []
+        for name, own in found.items():
+            interval = mean_interval(drops[name])
+            rows.append((name, len(own), *interval.values(), own["gradients"].mean(), own["seconds"].mean()))
         columns = ["method", "n", "drop", "low", "high", "gradients", "seconds"]
-        return pd.DataFrame(rows, columns=columns).assign(p_holm=holm(p_values))
+        p_values = [t_test(first, drop)[1] if len(drop) > 1 else float("nan") for drop in others]
+        return pd.DataFrame(rows, columns=columns).assign(p_holm=holm([float("nan"), *p_values]))
 
     def overlap(self) -> pd.DataFrame:
         """Jaccard overlap of the neurons that two methods choose, mean over prompts, with bootstrap interval."""
-        chosen = {m: [_set(row) for row in self.rows if row["method"] == m] for m in (*self.header["methods"], RANDOM)}
+        chosen = {m: [set(map(tuple, pairs)) for pairs in own["neurons"]] for m, own in self._by_method().items()}
         rows = []
         for a, b in combinations(chosen, 2):
-            values = torch.tensor([len(x & y) / len(x | y) for x, y in zip(chosen[a], chosen[b], strict=True)])
-            low, high = bootstrap_interval(values)
-            rows.append((a, b, float(values.mean()), float(low), float(high)))
+            shared = [len(x & y) / len(x | y) for x, y in zip(chosen[a], chosen[b], strict=True)]
+            rows.append((a, b, *mean_interval(shared).values()))
         return pd.DataFrame(rows, columns=["one", "other", "jaccard", "low", "high"])
 
     def tables(self) -> dict[str, pd.DataFrame]:
@@ -80,16 +81,14 @@ class SelectionMethods(Table):
 
         hover = {"gradients": ":.0f", "seconds": ":.2g", "n": True}
         bars = bar_chart(self.summary(), "drop", "method", hover_data=hover)
-        pairs = self.overlap()
+        pairs, methods = self.overlap(), list(self._by_method())
         both = pd.concat([pairs, pairs.rename(columns={"one": "other", "other": "one"})])
-        methods = [*self.header["methods"], RANDOM]
         table = both.pivot(index="one", columns="other", values="jaccard").loc[methods, methods].fillna(1.0)
-        shared = heatmap(table, say=True, limits=(0.0, 1.0))
-        panels = {"drop of the probability": bars, "overlap (Jaccard)": shared}
+        panels = {"drop of the probability": bars, "overlap (Jaccard)": heatmap(table, say=True, limits=(0.0, 1.0))}
         return beside(panels, **{"title": self.describe(), "height": 430, **look})
 
     def describe(self) -> str:
-        n = sum(row["method"] == RANDOM for row in self.rows)
+        n = int((self.frame["method"] == RANDOM).sum())
         return f"Ways to choose {self.header['count']} neurons, on {n} prompts ({self.header['model']})"
 
 
@@ -116,53 +115,36 @@ def selection_methods(
             name only.
         count: neurons per prompt, the same number for all methods.
         seed: of the random control.
-        run: a file that keeps each finished prompt; if interrupted, run it again to resume.
-
-    Raises:
-        ValueError: no prompts, no methods, or `count` out of range.
     """
-    asked = [(source, prompt) for source, some in prompts.items() for prompt in some]
-    if not asked or not methods or RANDOM in methods:
-        raise ValueError(
-            f"{len(asked)} prompts, methods {list(methods)}; at least one of each, and none called 'random'"
-        )
+    check_prompts(prompts)
+    if not methods or RANDOM in methods:
+        raise ValueError(f"methods {list(methods)}; give at least one, and none called 'random'")
     check_count(model, count)
+    asked = [(source, prompt) for source, listed in prompts.items() for prompt in listed]
     folder = open_run(run, "selection methods", model, methods=list(methods), count=count, seed=seed)
-    found = folder.each(
-        asked,
-        key=lambda one: prompt_item(one[1]),
-        make=lambda one: _compared(model, one[1], methods, count, local_seed(seed, prompt_item(one[1]))),
-        unit="prompt",
-    )
+
+    def compare(named: tuple[str, Prompt]) -> list[Row]:
+        _, prompt = named
+        rows: list[Row] = []
+        chosen: list[tuple[Neuron, ...]] = []
+        for name, method in methods.items():
+            start = time.perf_counter()
+            att = method(model, prompt)
+            rows.append({"method": name, "gradients": int(att.nodes.sum()), "seconds": time.perf_counter() - start})
+            chosen.append(att.top(count))
+        generator = torch.Generator().manual_seed(local_seed(seed, prompt_item(prompt)))
+        chosen.append(random_like(chosen[0], neuron_layers.widths(model), generator))
+        rows.append({"method": RANDOM, "gradients": 0, "seconds": 0.0})
+        before, *after = answer_values(model, prompt, [[], *map(ablate_neurons, chosen)])[:, 0].tolist()
+        return [
+            {**row, "before": before, "after": p, "drop": before - p, "neurons": as_pairs(neurons)}
+            for row, p, neurons in zip(rows, after, chosen, strict=True)
+        ]
+
+    found = folder.each(asked, key=lambda named: prompt_item(named[1]), make=compare, unit="prompt")
     rows = [
         {"source": source, "text": prompt.text, "target": prompt.target, **row}
         for (source, prompt), payload in zip(asked, found, strict=True)
         for row in payload
     ]
     return SelectionMethods.of(rows, {**folder.header, "methods": list(methods), "count": count})
-
-
-def _compared(model: Any, prompt: Prompt, methods: Mapping[str, Selection], count: int, seed: int) -> list[Row]:
-    rows: list[Row] = []
-    chosen: list[tuple[Neuron, ...]] = []
-    for name, method in methods.items():
-        start = time.perf_counter()
-        att = method(model, prompt)
-        seconds = time.perf_counter() - start
-        chosen.append(att.top(count))
-        rows.append({"method": name, "gradients": int(att.nodes.sum()), "seconds": seconds})
-    chosen.append(random_like(chosen[0], neuron_layers.widths(model), torch.Generator().manual_seed(seed)))
-    rows.append({"method": RANDOM, "gradients": 0, "seconds": 0.0})
-    before, *after = answer_values(model, prompt, [[], *map(ablate_neurons, chosen)])[:, 0].tolist()
-    return [
-        {**row, "before": before, "after": p, "drop": before - p, "neurons": as_pairs(neurons)}
-        for row, p, neurons in zip(rows, after, chosen, strict=True)
-    ]
-
-
-def _set(row: Row) -> set[tuple[int, int]]:
-    return {(layer, index) for layer, index in row["neurons"]}
-
-
-def _column(frame: pd.DataFrame, method: str, name: str) -> torch.Tensor:
-    return torch.tensor(frame[frame["method"] == method][name].tolist(), dtype=torch.float64)

@@ -1,4 +1,4 @@
-"""One search for knowledge neurons, with its null: the item of `localisation`, `pair_search` and others."""
+"""How all analyses search for neurons: settings, runs, and the search of one group with its null."""
 
 from __future__ import annotations
 
@@ -56,6 +56,17 @@ class SearchSettings:
             scores, threshold=self.threshold, share=self.share, target_count=self.target_count, step=self.step
         )
 
+    def measure(self, scores: Float[Tensor, "prompt layer neuron"]) -> Row:
+        """Knowledge neurons, tau and R1^2 of one group, as JSON."""
+        found = self.choose(scores)
+        directed = int((scores.flatten(1).norm(dim=1) > 0).sum())
+        return {
+            "neurons": as_pairs(found.neurons),
+            "share": found.share,
+            "converged": found.converged,
+            "r1": r1_squared(scores, drop_zero=True) if directed > 1 else None,
+        }
+
 
 ADAPTIVE = SearchSettings()
 #: The rule of the code of Niu et al. 2024; their choice of neurons is the default one.
@@ -83,33 +94,27 @@ def search_each(
     null: Null | None = None,
     seed: int = 0,
 ) -> tuple[list[Row], Row]:
-    """What `search` finds in every group, as rows of JSON, and the header of the run."""
-    pools = _answers(groups)
+    """What is found in every group, and in its null, as rows of JSON; and the header of the run."""
+    pools: dict[str, list[str]] = {}  # all answers of each source, as often as they are asked for
+    for group in groups:
+        pools.setdefault(group.source, []).extend(p.target for p in group.prompts)
     written: dict[str, Any] = {"search": asdict(settings), "null": null, "seed": seed}
     if null == "answers":
-        written["answers"] = {source: local_seed(*pool) for source, pool in pools.items()}  # what is drawn from
+        written["answers"] = {source: local_seed(*pool) for source, pool in pools.items()}
     folder = open_run(run, kind, model, **written)
-    found = folder.each(
-        groups,
-        key=lambda group: group.item,
-        make=lambda group: search(model, group, settings, null, pools[group.source], seed),
-        unit="group",
-    )
-    return found, folder.header
 
+    def search(group: PromptGroup) -> Row:
+        att = settings.attribute(model, group.prompts)
+        found = {"prompts": len(group.prompts), **settings.measure(att.scores)}
+        own_seed = local_seed(seed, group.item)
+        if null == "neurons":
+            found["null"] = settings.measure(shuffled_neurons(att.scores, own_seed, att.widths))
+        elif null == "answers":
+            asked = shuffled_answers(group, pools[group.source], own_seed)
+            found["null"] = settings.measure(settings.attribute(model, asked).scores)
+        return found
 
-def search(
-    model: Any, group: PromptGroup, settings: SearchSettings, null: Null | None, pool: Sequence[str], seed: int
-) -> Row:
-    """Knowledge neurons, tau and R1^2 of one group, and the same of its null, as JSON."""
-    att = settings.attribute(model, group.prompts)
-    found = {"prompts": len(group.prompts), **_measured(att.scores, settings)}
-    if null == "neurons":
-        found["null"] = _measured(shuffled_neurons(att.scores, local_seed(seed, group.item), att.widths), settings)
-    elif null == "answers":
-        asked = shuffled_answers(group, pool, local_seed(seed, group.item))
-        found["null"] = _measured(settings.attribute(model, asked).scores, settings)
-    return found
+    return folder.each(groups, key=lambda group: group.item, make=search, unit="group"), folder.header
 
 
 def shuffled_neurons(
@@ -153,22 +158,3 @@ def check_count(model: Any, count: int) -> None:
 def as_pairs(neurons: Iterable[Neuron]) -> list[list[int]]:
     """Neurons as JSON: `[[layer, index], ...]`."""
     return [[n.layer, n.index] for n in neurons]
-
-
-def _answers(groups: Sequence[PromptGroup]) -> dict[str, list[str]]:
-    """All answers of each source, as often as they are asked for."""
-    pools: dict[str, list[str]] = {}
-    for group in groups:
-        pools.setdefault(group.source, []).extend(p.target for p in group.prompts)
-    return pools
-
-
-def _measured(scores: Float[Tensor, "prompt layer neuron"], settings: SearchSettings) -> Row:
-    kns = settings.choose(scores)
-    directed = int((scores.flatten(1).norm(dim=1) > 0).sum())
-    return {
-        "neurons": as_pairs(kns.neurons),
-        "share": kns.share,
-        "converged": kns.converged,
-        "r1": r1_squared(scores, drop_zero=True) if directed > 1 else None,
-    }

@@ -4,20 +4,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pandas as pd
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from kntools.prompts import Prompt
 from kntools.results.result import Result
-from kntools.results.statistics import Interval, bootstrap_interval
+from kntools.results.statistics import Interval, bootstrap_interval, mean_interval
 from kntools.tracing.token_roles import ROLES
-
-if TYPE_CHECKING:
-    from plotly.graph_objects import Figure
 
 _NAMES = {"hidden": "hidden state", "mlp": "MLP output", "attn": "attention output"}
 _CUT = {"mlp": "MLPs", "attn": "attention"}
@@ -31,7 +28,7 @@ SITES = {
 
 @dataclass(frozen=True, eq=False, repr=False)
 class TracingProfile(Result):
-    """Indirect effects of many prompts, by token role and layer.
+    """Indirect effects of many prompts, by token role (the mean over its tokens) and layer.
 
     ```python
     profile.mean()                    # [variant role layer]: mean effect over prompts; profile.roles names the roles
@@ -63,7 +60,7 @@ class TracingProfile(Result):
         return self.effects.nanmean(1)
 
     def count(self) -> Int[Tensor, " role"]:
-        return self._present().sum(0)
+        return (~self.effects[0, :, :, 0].isnan()).sum(0)
 
     def interval(self, *, confidence: float = 0.95, resamples: int = 2000, seed: int = 0) -> Interval:
         """Bootstrap interval of the mean over prompts: `(low, high)`, `[variant role layer]` each."""
@@ -98,41 +95,34 @@ class TracingProfile(Result):
     def tables(self) -> dict[str, pd.DataFrame]:
         return {"sites": two_sites(self)}
 
-    def plot(self, **options: Any) -> Figure:
+    def plot(self, **options: Any) -> Any:
         """Lines with bands: `kntools.plots.role_lines`."""
         from kntools.plots.effects import role_lines
 
         return role_lines(self, **options)
 
     def describe(self) -> str:
-        n, total = len(self.prompts), self.total_effect
+        n = len(self.prompts)
         several = [_CUT[kind] for kind in ("mlp", "attn") if (kind, None) in self.variants]
         windows = f"; {' and '.join(several)} of {self.window} layers together" if several else ""
+        means = [float(values.mean()) for values in (self.total_effect, self.clean, self.corrupted)]
         return (
             f"Causal traces of {n} prompt{'s' if n != 1 else ''} ({self.provenance['model']}): mean total effect "
-            f"{float(total.mean()):.3f}, clean {float(self.clean.mean()):.3f}, corrupted "
-            f"{float(self.corrupted.mean()):.3f}{windows}"
+            f"{means[0]:.3f}, clean {means[1]:.3f}, corrupted {means[2]:.3f}{windows}"
         )
-
-    def _present(self) -> Bool[Tensor, "prompt role"]:
-        return ~self.effects[0, :, :, 0].isnan()
 
     def preview(self) -> pd.DataFrame:
         """What is restored and at which role, the layer where it has the largest effect, and that effect."""
-        present = [
-            r for r, n in zip(self.roles, self.count().tolist(), strict=True) if n and not r.startswith("before")
-        ]
         rows = [
             (name, role, *self.peak(kind, role, sever=cut))
             for name, (kind, cut) in zip(self.variant_names, self.variants, strict=True)
-            for role in present
+            for role, n in zip(self.roles, self.count().tolist(), strict=True)
+            if n and not role.startswith("before")
         ]
         return pd.DataFrame(rows, columns=["restored", "at", "layer of the largest effect", "effect"])
 
 
-def two_sites(
-    profile: TracingProfile, *, confidence: float = 0.95, resamples: int = 2000, seed: int = 0
-) -> pd.DataFrame:
+def two_sites(profile: TracingProfile, *, seed: int = 0) -> pd.DataFrame:
     """Mean indirect effect in the two sites of Meng et al. (2022) and in all other states, with intervals.
 
     ```python
@@ -143,24 +133,15 @@ def two_sites(
     (`SITES`); the rest are all other layers of these tokens, and all layers of the other roles from the subject on. A
     prompt counts once: with the mean over the states of a site, and over the roles of the rest.
 
-    Arguments:
-        profile: of any model; where the sites lie is a share of its layers.
-        confidence, resamples, seed: of the bootstrap over prompts.
-
     Returns:
         For each variant the rows `early site`, `late site`, `rest`, `early site - rest` and `late site - rest`; the
-        first row is the `total effect`. Differences are taken prompt by prompt.
+        first row is the `total effect`. Differences are taken prompt by prompt; `seed` is of the bootstrap.
     """
     rows = [("", "", "total effect", profile.total_effect)]
-    for v, (kind, cut) in enumerate(profile.variants):
-        found = site_effects(profile.effects[v], profile.roles)
-        rows += [(kind, cut or "", what, values) for what, values in found.items()]
-    table = []
-    for kind, cut, what, values in rows:
-        low, high = bootstrap_interval(values, confidence=confidence, resamples=resamples, seed=seed)
-        present = int((~values.isnan()).sum())
-        table.append((kind, cut, what, present, float(values.nanmean()), float(low), float(high)))
-    return pd.DataFrame(table, columns=["kind", "severed", "what", "n", "mean", "low", "high"])
+    for effects, (kind, cut) in zip(profile.effects, profile.variants, strict=True):
+        rows += [(kind, cut or "", what, values) for what, values in site_effects(effects, profile.roles).items()]
+    named = [{"kind": k, "severed": c, "what": what, "n": int((~x.isnan()).sum())} for k, c, what, x in rows]
+    return pd.DataFrame([row | mean_interval(x, seed=seed) for row, (*_, x) in zip(named, rows, strict=True)])
 
 
 def site_effects(effects: Float[Tensor, "prompt role layer"], roles: tuple[str, ...]) -> dict[str, Tensor]:

@@ -1,10 +1,4 @@
-"""Prompts that ask for one fact or one agreement: what a search for knowledge neurons is given.
-
-```python
-groups = prompt_groups(model, "determiner_noun_agreement_2", limit=50)    # "these horses": many frames
-groups = prompt_groups(model, "P36", limit=50)                            # "Canada -> Ottawa": all patterns
-```
-"""
+"""Prompts that ask for one fact or one agreement: what a search for knowledge neurons is given."""
 
 from __future__ import annotations
 
@@ -14,27 +8,23 @@ import random
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import chain
-from typing import Any, Literal
-
-import pandas as pd
+from typing import Any, Literal, TypeVar
 
 from kntools import data
 from kntools.analyses.determiner_pairs import pairs_in_frames
 from kntools.data.grouping import DETERMINER_NUMBER
 from kntools.data.pairs import MinimalPair
-from kntools.data.records import PromptSet, Skipped
+from kntools.data.records import Loaded, PromptSet, Skipped
 from kntools.data.sample import PARADIGMS as SAMPLES
 from kntools.models.names import check_name
 from kntools.prompts import Prompt
-from kntools.results import display
 
 GroupKind = Literal["linguistic", "factual"]
-
 #: Prompts by the name of what they have in common.
-NamedPrompts = Mapping[str, Sequence[Prompt] | PromptSet]
-
-#: Fewer say little; Dai et al.'s code asks for as many.
-LEAST = 3
+NamedPrompts = Mapping[str, Sequence[Prompt]]
+#: Key, prompts and labels of a group.
+_Group = tuple[str, Sequence[Prompt], dict[str, str]]
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -57,30 +47,6 @@ class PromptGroup:
         return f"{self.source}/{self.key}/{hashlib.blake2b(text.encode(), digest_size=8).hexdigest()}"
 
 
-@dataclass(frozen=True)
-class PromptGroups:
-    """Groups of one paradigm or relation, and what was left out."""
-
-    groups: tuple[PromptGroup, ...]
-    skipped: Skipped
-    source: str
-
-    def __len__(self) -> int:
-        return len(self.groups)
-
-    def __iter__(self) -> Iterator[PromptGroup]:
-        return iter(self.groups)
-
-    def __repr__(self) -> str:
-        n = sum(len(g.prompts) for g in self.groups)
-        return f"PromptGroups({self.source}: {len(self)} groups, {n} prompts, skipped: {self.skipped})"
-
-    def _repr_html_(self) -> str:
-        rows = [(g.key, len(g.prompts), g.prompts[0].text, g.prompts[0].target) for g in self.groups]
-        frame = pd.DataFrame(rows, columns=["group", "prompts", "the first", "target"])
-        return display.html(repr(self), frame, rows=10)
-
-
 def prompt_groups(
     model: Any,
     name: str,
@@ -88,21 +54,25 @@ def prompt_groups(
     frames: int = 10,
     limit: int | None = None,
     seed: int = 0,
-    least: int = LEAST,
+    least: int = 3,
     known_only: bool = False,
     by: Callable[[Any], str | None] | None = None,
     path: Any = None,
-) -> PromptGroups:
+) -> Loaded[PromptGroup]:
     """The prompts of a BLiMP paradigm or a ParaRel relation, in groups of one answer.
+
+    ```python
+    prompt_groups(model, "determiner_noun_agreement_2", limit=50)    # "these horses": many frames
+    prompt_groups(model, "P36", limit=50)                            # "Canada -> Ottawa": all patterns
+    ```
 
     Determiner-noun agreement: one group per determiner-noun pair; the pair stands in its own sentence and in `frames
     - 1` sentences of other pairs. Other paradigms: one group per word pair in which the sentences differ (`is`/`are`),
     at most `frames` sentences each. Relations: one group per fact, asked by all its patterns that the model can use.
 
     Arguments:
-        model: masked or causal.
         limit: at most so many groups: a sample drawn with `seed`.
-        least: groups of fewer prompts are left out, and counted.
+        least: groups of fewer prompts are left out, and counted (Dai et al.'s code asks for 3).
         known_only: leave out facts and pairs that the model gets wrong, as the loaders of `kn.data` do.
         by: for a paradigm: group by this instead (`kn.data.number`).
         path: where the data is; see `kn.data.blimp`.
@@ -113,78 +83,80 @@ def prompt_groups(
     if frames < 1 or least < 1:
         raise ValueError(f"frames={frames}, least={least}; both must be at least 1")
     known = model if known_only else None
-    if is_relation(name):
+    found: Iterable[_Group]
+    records: Loaded[Any]
+    if relation := is_relation(name):
         # A model need not be asked for all facts.
-        facts = data.pararel(name, path=path, known_only=known, limit=limit if known_only else None, seed=seed)
-        asked, skipped = facts.prompts(model), facts.skipped
-        found = _by_fact(asked, name)
+        records = data.pararel(name, path=path, known_only=known, limit=limit if known_only else None, seed=seed)
+        asked, skipped = records.prompts(model), records.skipped
+        found = _by_fact(asked)
     else:
-        pairs = data.blimp(name, path=path, known_only=known)
-        skipped = pairs.skipped
-        if by is None and any(map(data.determiner, pairs)):
-            in_frames, left_out = pairs_in_frames(pairs, frames, limit, seed)
+        records = data.blimp(name, path=path, known_only=known)
+        skipped = records.skipped
+        if by is None and any(map(data.determiner, records)):
+            in_frames, left_out = pairs_in_frames(records, frames, limit, seed)
             skipped += left_out
-            asked = replace(pairs, records=tuple(chain.from_iterable(in_frames.values()))).prompts(model)
-            found = _by_pair(asked, in_frames, name)
+            asked = replace(records, records=tuple(chain.from_iterable(in_frames.values()))).prompts(model)
+            found = _by_pair(asked, in_frames)
         else:
-            asked = pairs.prompts(model)
-            found = _by_answer(asked, name, frames, seed, by)
-    return _enough(found, skipped + asked.skipped, name, limit, seed, least)
-
-
-def _by_fact(asked: PromptSet, name: str) -> list[PromptGroup]:
-    groups = []
-    for fact, prompts in asked.by_record():
-        labels = (("subject", fact.subject), ("target", fact.target))
-        key = f"{fact.subject} -> {fact.target}"
-        groups.append(PromptGroup(key, name, "factual", _once(prompts), labels))
-    return groups
-
-
-def _by_pair(asked: PromptSet, records: Mapping[str, Sequence[MinimalPair]], name: str) -> list[PromptGroup]:
-    key_of = {id(record): key for key, some in records.items() for record in some}
-    prompts: dict[str, list[Prompt]] = {key: [] for key in records}
-    for record, prompt in zip(asked.records, asked.prompts, strict=True):
-        prompts[key_of[id(record)]].append(prompt)
-    groups = []
-    for key, some in prompts.items():
-        determiner, noun = key.split(" ", 1)
-        labels = (("determiner", determiner), ("noun", noun), ("number", DETERMINER_NUMBER[determiner]))
-        groups.append(PromptGroup(key, name, "linguistic", _once(some), labels))
-    return groups
-
-
-def _by_answer(
-    asked: PromptSet, name: str, most: int, seed: int, by: Callable[[Any], str | None] | None
-) -> list[PromptGroup]:
-    prompts: dict[str, list[Prompt]] = {}
-    for record, prompt in zip(asked.records, asked.prompts, strict=True):
-        key = by(record) if by is not None else f"{prompt.target.strip()} / {(prompt.foil or '').strip()}"
-        prompts.setdefault(key or "other", []).append(prompt)
-    rng = random.Random(seed)
-    groups = []
-    for key, some in sorted(prompts.items()):
-        drawn = some if len(some) <= most else [some[i] for i in sorted(rng.sample(range(len(some)), most))]
-        groups.append(PromptGroup(key, name, "linguistic", _once(drawn), (("answer", key),)))
-    return groups
-
-
-def _enough(
-    found: Sequence[PromptGroup], skipped: Skipped, name: str, limit: int | None, seed: int, least: int
-) -> PromptGroups:
-    """The groups of at least `least` prompts, at most `limit` of them."""
-    enough = [g for g in found if len(g.prompts) >= least]
+            asked = records.prompts(model)
+            found = _by_answer(asked, frames, seed, by)
+    kind: GroupKind = "factual" if relation else "linguistic"
+    groups = [
+        PromptGroup(key, name, kind, tuple(dict.fromkeys(prompts)), tuple(labels.items()))
+        for key, prompts, labels in found
+    ]
+    enough = [group for group in groups if len(group.prompts) >= least]
     if not enough:
-        most = max((len(g.prompts) for g in found), default=0)
+        most = max((len(group.prompts) for group in groups), default=0)
         raise ValueError(
             f"{name}: no group has {least} prompts that this model can be asked (the largest has {most}; skipped: "
-            f"{skipped}); give a lower least, more frames, or by=kn.data.number"
+            f"{skipped + asked.skipped}); give a lower least, more frames, or by=kn.data.number"
         )
     chosen = enough
     if limit is not None and limit < len(enough):
-        chosen = sorted(random.Random(seed).sample(enough, limit), key=lambda g: g.key)
-    reasons = {f"fewer than {least} prompts": len(found) - len(enough), "over the limit": len(enough) - len(chosen)}
-    return PromptGroups(tuple(chosen), skipped + Skipped.of(reasons), name)
+        chosen = sorted(random.Random(seed).sample(enough, limit), key=lambda group: group.key)
+    reasons = {f"fewer than {least} prompts": len(groups) - len(enough), "over the limit": len(enough) - len(chosen)}
+    return Loaded(tuple(chosen), skipped + asked.skipped + Skipped.of(reasons), name, records.is_sample)
+
+
+def _by_fact(asked: PromptSet) -> Iterator[_Group]:
+    for fact, prompts in asked.by_record():
+        yield f"{fact.subject} -> {fact.target}", prompts, {"subject": fact.subject, "target": fact.target}
+
+
+def _by_pair(asked: PromptSet, records: Mapping[str, Sequence[MinimalPair]]) -> Iterator[_Group]:
+    key_of = {id(record): key for key, listed in records.items() for record in listed}
+    found: dict[str, list[Prompt]] = {key: [] for key in records}
+    for record, prompt in zip(asked.records, asked.prompts, strict=True):
+        found[key_of[id(record)]].append(prompt)
+    for key, prompts in found.items():
+        determiner, noun = key.split(" ", 1)
+        yield key, prompts, {"determiner": determiner, "noun": noun, "number": DETERMINER_NUMBER[determiner]}
+
+
+def _by_answer(asked: PromptSet, most: int, seed: int, by: Callable[[Any], str | None] | None) -> Iterator[_Group]:
+    found: dict[str, list[Prompt]] = {}
+    for record, prompt in zip(asked.records, asked.prompts, strict=True):
+        key = by(record) if by else f"{prompt.target.strip()} / {(prompt.foil or '').strip()}"
+        found.setdefault(key or "other", []).append(prompt)
+    rng = random.Random(seed)
+    for key, prompts in sorted(found.items()):
+        drawn = sorted(rng.sample(range(len(prompts)), most)) if len(prompts) > most else range(len(prompts))
+        yield key, [prompts[i] for i in drawn], {"answer": key}
+
+
+def by_answer(
+    model: Any, name: str, *, limit: int | None = None, classes: int = 8, seed: int = 0, path: Any = None
+) -> dict[str, list[Prompt]]:
+    """Prompts of a paradigm or relation by their answer: the `classes` most frequent ones, `limit` prompts of each."""
+    records: Loaded[Any] = (data.pararel if is_relation(name) else data.blimp)(name, path=path)
+    found: dict[str, list[Prompt]] = {}
+    for prompt in records.prompts(model):
+        found.setdefault(prompt.target.strip(), []).append(prompt)
+    order = sorted(found, key=lambda answer: (-len(found[answer]), answer))[:classes]
+    rng = random.Random(seed)
+    return {answer: sample(found[answer], limit, rng) for answer in order}
 
 
 def known_prompts(model: Any, sources: Sequence[str], *, limit: int, seed: int) -> dict[str, list[Prompt]]:
@@ -198,7 +170,7 @@ def known_prompts(model: Any, sources: Sequence[str], *, limit: int, seed: int) 
     for source in sources:
         load = data.pararel if is_relation(source) else data.blimp
         found = load(source, limit=limit, seed=seed, known_only=model).prompts(model)
-        prompts[source] = [some[0] for _, some in found.by_record()]
+        prompts[source] = [listed[0] for _, listed in found.by_record()]
     return prompts
 
 
@@ -214,19 +186,29 @@ def is_relation(name: str) -> bool:
     return False
 
 
+def sample(items: list[T], limit: int | None, rng: random.Random) -> list[T]:
+    """All of them, or `limit` drawn at random."""
+    return items if limit is None or limit >= len(items) else rng.sample(items, limit)
+
+
+def check_prompts(prompts: NamedPrompts, least: int = 1) -> None:
+    """Is there a group, and has each enough prompts?"""
+    if not prompts:
+        raise ValueError("no prompts given; give {name: prompts}, e.g. noun_prompts(model, paradigm)")
+    few = {name: len(listed) for name, listed in prompts.items() if len(listed) < least}
+    if few:
+        raise ValueError(f"too few prompts: {few}; every group needs {least}")
+
+
 def in_parts(prompts: NamedPrompts, size: int) -> list[PromptGroup]:
     """Every class of prompts in parts of at most `size`, which are items of a run; `source` is the class."""
     return [
-        PromptGroup(f"{name}/{start}", name, "linguistic", tuple(some[start : start + size]))
-        for name, some in prompts.items()
-        for start in range(0, len(some), size)
+        PromptGroup(f"{name}/{start}", name, "linguistic", tuple(listed[start : start + size]))
+        for name, listed in prompts.items()
+        for start in range(0, len(listed), size)
     ]
 
 
 def prompt_item(prompt: Prompt) -> str:
     """A key for runs, of a prompt that is an item by itself."""
     return PromptGroup(prompt.text[:60], "", "factual", (prompt,)).item
-
-
-def _once(prompts: Iterable[Prompt]) -> tuple[Prompt, ...]:
-    return tuple(dict.fromkeys(prompts))

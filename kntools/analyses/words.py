@@ -13,7 +13,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from kntools import data
-from kntools.analyses.prompt_group import is_relation
+from kntools.analyses.prompt_group import is_relation, sample
 from kntools.engine.answers import answer_values
 from kntools.engine.sweep import Intervention, sweep
 from kntools.prompts import Encoded, Prompt, PromptError, by_length, encode_each
@@ -38,10 +38,10 @@ def checked_words(words: Words | Sequence[str]) -> list[tuple[str, str]]:
     if isinstance(words, str):
         raise ValueError(f"words={words!r} is one text; give a list, e.g. [{words!r}]")
     sections = words if isinstance(words, Mapping) else {"words": words}
-    empty = [section for section, some in sections.items() if not some]
+    empty = [section for section, listed in sections.items() if not listed]
     if empty or not sections:
         raise ValueError(f"the word list is empty ({empty or 'no section'}); give at least one word per section")
-    found = [(section, word.strip()) for section, some in sections.items() for word in some]
+    found = [(section, word.strip()) for section, listed in sections.items() for word in listed]
     names = [word for _, word in found]
     twice = sorted({word for word in names if names.count(word) > 1})
     if twice or "" in names:
@@ -60,18 +60,16 @@ def noun_prompts(
     ```
 
     A masked model is asked for words in the place of the determiner (paradigms ending in `_2`). A causal one has not
-    read the noun by then, and can only have a preference of its own; it is asked for the noun after each word
-    (paradigms ending in `_1`), which by Bayes' rule is how words in that place are told apart.
+    read the noun by then; it is asked for the noun after each word (paradigms ending in `_1`), which by Bayes' rule is
+    how words in that place are told apart.
     """
     if is_relation(paradigm):
-        raise ValueError(
-            f"{paradigm} is a relation; numbers of nouns are in paradigms like determiner_noun_agreement_2"
-        )
+        raise ValueError(f"{paradigm} is a relation; numbers of nouns are in determiner_noun_agreement_2 and others")
     asked = data.blimp(paradigm, path=path).prompts(model)
     found: dict[str, list[Prompt]] = {}
     for record, prompt in zip(asked.records, asked.prompts, strict=True):
         number, determiner = data.number(record), data.determiner(record)
-        placed = _placed(prompt, determiner) if number and determiner else None
+        placed = _placed(prompt, determiner) if determiner else None
         if number and placed:
             found.setdefault(number, []).append(placed)
     if not found:
@@ -80,10 +78,7 @@ def noun_prompts(
             "determiner_noun_agreement_1 or _2"
         )
     rng = random.Random(seed)
-    return {
-        name: some if limit is None or limit >= len(some) else rng.sample(some, limit)
-        for name, some in sorted(found.items())
-    }
+    return {name: sample(listed, limit, rng) for name, listed in sorted(found.items())}
 
 
 def _placed(prompt: Prompt, determiner: str) -> Prompt | None:
@@ -94,14 +89,8 @@ def _placed(prompt: Prompt, determiner: str) -> Prompt | None:
     places = [i for i, word in enumerate(words) if word.lower() == determiner]
     if len(places) != 1:
         return None
-    return replace(prompt, text=" ".join([*words[: places[0]], SLOT, *words[places[0] + 1 :]]), foil=None)
-
-
-def check_words(model: Any, prompts: Iterable[Prompt], words: Sequence[str]) -> None:
-    """Words that stand in the place of an answer must be one token each; an error names those that are not."""
-    asked = next((p for p in prompts if SLOT not in p.text), None)
-    if asked is not None:
-        _with_words(model, [asked], words)
+    words[places[0]] = SLOT
+    return replace(prompt, text=" ".join(words), foil=None)
 
 
 def word_probabilities(
@@ -114,14 +103,12 @@ def word_probabilities(
     ```
 
     Arguments:
-        prompts: their answers play no part but to say where words stand, and whether after a space. A text with a
-            `{}` is asked otherwise: every word is put there, and the value is the probability of the prompt's own
-            answer after it.
+        prompts: their answers only say where words stand, and whether after a space. In a text with a `{}` every word
+            is put there, and the value is the probability of the prompt's own answer after it.
         interventions: lists of hooks. Those without `pos` act at the answer.
 
     Raises:
-        ValueError: no prompts, words or interventions; a word that is not one token where the answer stands; prompts
-            with and without a slot together.
+        ValueError: nothing to ask; a word that is not one token where the answer stands; only some prompts with a slot.
     """
     if not prompts or not words or not interventions:
         raise ValueError(
@@ -146,18 +133,25 @@ def word_probabilities(
     return found
 
 
+def check_words(model: Any, prompts: Iterable[Prompt], words: Sequence[str]) -> None:
+    """Words that stand in the place of an answer must be one token each; an error names those that are not."""
+    _with_words(model, [p for p in prompts if SLOT not in p.text][:1], words)
+
+
 def _with_words(model: Any, prompts: Sequence[Prompt], words: Sequence[str]) -> list[Encoded]:
-    """Every prompt with every word as its answer, which must be one token."""
-    asked = [replace(p, target=_spaced(word, p), foil=None, multi_token="error") for p in prompts for word in words]
-    encoded = encode_each(model, asked)
+    """Every prompt with every word as its answer, spaced as the prompt's own, which must be one token."""
+    spaces = [p.target[: len(p.target) - len(p.target.lstrip())] for p in prompts]
+    encoded = encode_each(
+        model,
+        [
+            replace(p, target=space + word, foil=None, multi_token="error")
+            for p, space in zip(prompts, spaces, strict=True)
+            for word in words
+        ],
+    )
     problems = dict.fromkeys(str(error).split(";")[0] for error in encoded if isinstance(error, PromptError))
     if problems:
         raise ValueError(
             f"{'; '.join(problems)}: leave these words out of the list, this model has no one token for them"
         )
     return [e for e in encoded if isinstance(e, Encoded)]
-
-
-def _spaced(word: str, prompt: Prompt) -> str:
-    """The word as the prompt's answer is written: with a space before it, or without."""
-    return prompt.target[: len(prompt.target) - len(prompt.target.lstrip())] + word

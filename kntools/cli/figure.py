@@ -77,9 +77,7 @@ def pair_search(
     check_sources([paradigm])
     neurons = as_neurons(neuron or ())
     model = options.load()
-    groups = analyses.prompt_groups(
-        model, paradigm, frames=frames, limit=limit, seed=options.seed, known_only=known
-    ).groups
+    groups = analyses.prompt_groups(model, paradigm, frames=frames, limit=limit, seed=options.seed, known_only=known)
     marked = in_model(model, neurons) if neurons else None
     found = analyses.pair_search(model, groups, settings=search.settings, run=options.kept)
     return result_output(found, options, tables={"shares": found.shares(marked)})

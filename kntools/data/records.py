@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import astuple, dataclass, fields, replace
 from types import SimpleNamespace
-from typing import Any, Generic, TypeVar, overload
+from typing import Any, TypeVar, overload
 
 import pandas as pd
 import torch
@@ -67,7 +67,7 @@ class Candidate:
 
 
 @dataclass(frozen=True)
-class Loaded(Generic[Record]):
+class Loaded(Sequence[Record]):
     """Records of one data set. Iterate, index or slice it; `prompts(model)` makes prompts.
 
     ```python
@@ -121,7 +121,7 @@ class Loaded(Generic[Record]):
 
 
 @dataclass(frozen=True)
-class PromptSet:
+class PromptSet(Sequence[Prompt]):
     """Prompts that a given model can be asked. Iterate, index or slice it like a tuple of `Prompt`s.
 
     `records[i]` is what `prompts[i]` was made from and `roles[i]` which of its questions it is.

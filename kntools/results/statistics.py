@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -63,6 +63,22 @@ def bootstrap_interval(
     enough = present.sum(0) > 1
     low, high = (torch.where(enough, e, torch.nan).reshape(values.shape[1:]).to(values.dtype) for e in ends)
     return Interval(low, high)
+
+
+def mean_interval(values: Sequence[float] | Float[Tensor, " item"], *, seed: int = 0) -> dict[str, float]:
+    """`mean`, `low`, `high` of one number per item: the bootstrap interval of the mean, as entries of a row."""
+    items = torch.as_tensor(values, dtype=torch.float64)
+    low, high = bootstrap_interval(items, seed=seed)
+    return {"mean": float(items.nanmean()), "low": float(low), "high": float(high)}
+
+
+def statistic_interval(
+    statistic: Callable[[Tensor], Tensor], items: int, *, resamples: int, seed: int
+) -> tuple[float, float]:
+    """95 % percentile bootstrap of what is no mean: `statistic` takes items drawn anew, `[sample item]`."""
+    drawn = torch.randint(items, (resamples, items), generator=torch.Generator().manual_seed(seed))
+    low, high = statistic(drawn).double().nanquantile(torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
+    return low, high
 
 
 def t_quantile(freedom: int, confidence: float = 0.95) -> float:

@@ -92,9 +92,9 @@ def test_examples_before_and_after() -> None:
         tokens = kn.encode(model, kn.Prompt(text, " the")).tokens
         return model.tokenizer.decode(kn.generate(model, tokens, max_new_tokens=4)[0].tolist())
 
-    assert [e.before for e in shown.examples] == [plain(e.text) for e in shown.examples]
+    assert [row["before"] for row in shown.rows] == [plain(row["text"]) for row in shown.rows]
     with edit.applied(model):
-        assert [e.after for e in shown.examples] == [plain(e.text) for e in shown.examples]
+        assert [row["after"] for row in shown.rows] == [plain(row["text"]) for row in shown.rows]
     assert "unrelated" in repr(shown) and "Japan" in shown._repr_html_()
     with pytest.raises(ValueError, match="no texts"):
         edit_examples(model, edit, {"edited": []})

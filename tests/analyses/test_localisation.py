@@ -14,19 +14,20 @@ import kntools as kn
 from kntools.analyses.fig03_localisation import Localisation, localisation
 from kntools.analyses.fig04_layer_distribution import layer_distribution
 from kntools.analyses.neuron_search import SearchSettings, shuffled_neurons
-from kntools.analyses.prompt_group import PromptGroup, PromptGroups, prompt_groups
+from kntools.analyses.prompt_group import PromptGroup, prompt_groups
+from kntools.data.records import Loaded
 from tests import planted, zoo
 
 ONE = SearchSettings(target_count=(1, 5))
 
 
 @pytest.fixture(scope="module")
-def groups(tmp_path_factory: pytest.TempPathFactory) -> PromptGroups:
+def groups(tmp_path_factory: pytest.TempPathFactory) -> Loaded[PromptGroup]:
     path = planted.write_pairs(tmp_path_factory.mktemp("blimp"))
     return prompt_groups(planted.cached(), "determiner_noun_agreement_1", frames=4, path=path)
 
 
-def test_groups_are_pairs_in_many_frames(groups: PromptGroups) -> None:
+def test_groups_are_pairs_in_many_frames(groups: Loaded[PromptGroup]) -> None:
     assert [g.key for g in groups] == sorted(f"{d} {noun}" for d, noun, _ in planted.PAIRS)
     for g in groups:
         assert len(g.prompts) == 4 and g.label("number") == (
@@ -37,8 +38,8 @@ def test_groups_are_pairs_in_many_frames(groups: PromptGroups) -> None:
     assert groups.skipped.total == 0
 
 
-def test_planted_neurons_are_found_and_fully_localised(groups: PromptGroups) -> None:
-    found = localisation(planted.cached(), groups.groups, settings=ONE)
+def test_planted_neurons_are_found_and_fully_localised(groups: Loaded[PromptGroup]) -> None:
+    found = localisation(planted.cached(), groups, settings=ONE)
     for row, g in zip(found.rows, groups, strict=True):
         assert row["neurons"] == [[1, planted.DETERMINERS[g.label("determiner")].index]]
         assert (row["count"], row["tau"], row["converged"]) == (1, 0.7, True)
@@ -51,8 +52,8 @@ def test_planted_neurons_are_found_and_fully_localised(groups: PromptGroups) -> 
     assert "p_holm" in found.difference() and found.difference()["p"].isna().all()
 
 
-def test_the_score_is_what_the_neuron_does(groups: PromptGroups) -> None:
-    model, prompt = planted.cached(), groups.groups[0].prompts[0]
+def test_the_score_is_what_the_neuron_does(groups: Loaded[PromptGroup]) -> None:
+    model, prompt = planted.cached(), groups[0].prompts[0]
     on, off = (
         float(model.run_with_hooks(kn.encode(model, prompt).tokens, fwd_hooks=h)[0, -1].detach().softmax(-1)[
             kn.encode(model, prompt).target_ids[0]
@@ -118,7 +119,7 @@ def test_difference_is_welch_over_sources() -> None:
     assert table.loc["|KN|", "difference"] == pytest.approx(1.25 - 3.5)
 
 
-def test_errors_say_what_to_do(groups: PromptGroups, tmp_path: Path) -> None:
+def test_errors_say_what_to_do(groups: Loaded[PromptGroup], tmp_path: Path) -> None:
     model = planted.cached()
     with pytest.raises(ValueError, match="did you mean 'determiner_noun_agreement_1'"):
         prompt_groups(model, "determiner_noun_agreemnt_1")
@@ -129,20 +130,20 @@ def test_errors_say_what_to_do(groups: PromptGroups, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="no groups"):
         localisation(model, [])
     with pytest.raises(ValueError, match="compares prompts"):
-        localisation(model, [PromptGroup("a", "P36", "factual", groups.groups[0].prompts[:1])])
+        localisation(model, [PromptGroup("a", "P36", "factual", groups[0].prompts[:1])])
     with pytest.raises(ValueError, match="null="):
-        inspect.unwrap(localisation)(model, groups.groups, null="luck")
+        inspect.unwrap(localisation)(model, groups, null="luck")
     with pytest.raises(ValueError, match="target_count"):
         SearchSettings(target_count=(5, 2))
-    localisation(model, groups.groups[:1], run=tmp_path / "run")
+    localisation(model, groups[:1], run=tmp_path / "run")
     with pytest.raises(ValueError, match="another run"):
-        localisation(model, groups.groups[:1], run=tmp_path / "run", seed=1)
+        localisation(model, groups[:1], run=tmp_path / "run", seed=1)
     with pytest.raises(ValueError, match="another run"):
         localisation(zoo.tiny("gpt2"), facts(zoo.tiny("gpt2")), run=tmp_path / "run")
     with (tmp_path / "run.jsonl").open("a") as file:
         file.write("{\n")
     with pytest.raises(ValueError, match=r"run\.jsonl, line 3 is damaged"):
-        localisation(model, groups.groups[:1], run=tmp_path / "run")
+        localisation(model, groups[:1], run=tmp_path / "run")
 
 
 # Layers
@@ -201,4 +202,4 @@ def test_compounds_and_odd_phrases_are_no_frames(tmp_path: Path) -> None:
     found = prompt_groups(
         planted.cached(), "determiner_noun_agreement_with_adjective_1", least=1, path=path, limit=1, seed=3
     )
-    assert len(found) == 1 and all(p.text.endswith(" quick") for p in found.groups[0].prompts)
+    assert len(found) == 1 and all(p.text.endswith(" quick") for p in found[0].prompts)

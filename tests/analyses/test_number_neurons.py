@@ -32,7 +32,7 @@ def model() -> Any:
 
 @pytest.fixture(scope="module")
 def found(model: Any) -> PairSearch:
-    return pair_search(model, prompt_groups(model, PARADIGM, frames=5, limit=40).groups)
+    return pair_search(model, prompt_groups(model, PARADIGM, frames=5, limit=40))
 
 
 @pytest.fixture(scope="module")

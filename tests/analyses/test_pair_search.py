@@ -9,11 +9,12 @@ import torch
 from scipy import stats
 
 import kntools as kn
-from kntools.analyses.fig01_attribution_profile import attribution_profile, by_answer
+from kntools.analyses.fig01_attribution_profile import attribution_profile
 from kntools.analyses.fig02_pair_search import PairSearch, pair_search, pairs_of
 from kntools.analyses.fig03_localisation import localisation
 from kntools.analyses.neuron_search import SearchSettings
-from kntools.analyses.prompt_group import PromptGroup, PromptGroups, prompt_groups
+from kntools.analyses.prompt_group import PromptGroup, by_answer, prompt_groups
+from kntools.data.records import Loaded
 from tests import planted
 
 ONE = SearchSettings(target_count=(1, 5))
@@ -25,12 +26,12 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def groups(folder: Path) -> PromptGroups:
+def groups(folder: Path) -> Loaded[PromptGroup]:
     return prompt_groups(planted.cached(), "determiner_noun_agreement_1", frames=4, path=folder)
 
 
-def test_number_neurons_in_their_pairs_and_not_in_the_others(groups: PromptGroups, tmp_path: Path) -> None:
-    found = pair_search(planted.cached(), groups.groups, settings=ONE, run=tmp_path / "run")
+def test_number_neurons_in_their_pairs_and_not_in_the_others(groups: Loaded[PromptGroup], tmp_path: Path) -> None:
+    found = pair_search(planted.cached(), groups, settings=ONE, run=tmp_path / "run")
     assert found.leading("plural") == (planted.PLURAL,) and found.leading("singular", 3) == (planted.SINGULAR,)
     shares = found.shares().set_index(["neuron", "determiner"])
     for determiner, own in planted.DETERMINERS.items():
@@ -44,25 +45,25 @@ def test_number_neurons_in_their_pairs_and_not_in_the_others(groups: PromptGroup
     assert shares.loc[("L1.N7", "those"), "low"] == pytest.approx(low)
     assert found.shares([(0, 3)])["found"].sum() == 0
     path = found.save(tmp_path / "a.json")
-    again = pair_search(planted.cached(), groups.groups, settings=ONE, run=tmp_path / "run")
+    again = pair_search(planted.cached(), groups, settings=ONE, run=tmp_path / "run")
     assert again.save(tmp_path / "b.json").read_bytes() == path.read_bytes()
     assert kn.load(path).leading("plural") == (planted.PLURAL,)
-    located = localisation(planted.cached(), groups.groups, settings=ONE, null=None)
-    assert pairs_of(located, groups.groups).rows == found.rows
+    located = localisation(planted.cached(), groups, settings=ONE, null=None)
+    assert pairs_of(located, groups).rows == found.rows
     with pytest.raises(ValueError, match="same ones"):
-        pairs_of(located, groups.groups[1:])
+        pairs_of(located, groups[1:])
     assert [bars.name for bars in found.plot([(0, 3)]).data] == ["L0.N3"]
     assert len(found.plot().data) == 2 and "4 singular, 2 plural" in repr(found)
 
 
-def test_a_search_of_a_model_that_knows_nothing_finds_nothing(groups: PromptGroups) -> None:
+def test_a_search_of_a_model_that_knows_nothing_finds_nothing(groups: Loaded[PromptGroup]) -> None:
     model = planted.build(push=0.0)
-    found = pair_search(model, groups.groups, settings=ONE)
+    found = pair_search(model, groups, settings=ONE)
     assert all(not row["converged"] and row["neurons"] == [] for row in found.rows)
     assert found.leading("plural") == () and found.shares().empty
 
 
-def test_errors_say_what_to_do(groups: PromptGroups) -> None:
+def test_errors_say_what_to_do(groups: Loaded[PromptGroup]) -> None:
     with pytest.raises(ValueError, match="none were given"):
         pair_search(planted.cached(), [])
     fact = PromptGroup("Canada", "P36", "factual", (kn.Prompt("a", " b"),) * 3)
@@ -99,7 +100,7 @@ def test_profile_is_the_mean_of_attributions(folder: Path, tmp_path: Path) -> No
 
 
 def test_profile_errors() -> None:
-    with pytest.raises(ValueError, match="every class needs a prompt"):
+    with pytest.raises(ValueError, match="every group needs 1"):
         attribution_profile(planted.cached(), {"a": []})
     with pytest.raises(ValueError, match="did you mean"):
         by_answer(planted.cached(), "passive_3")

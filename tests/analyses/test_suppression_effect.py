@@ -129,7 +129,7 @@ def test_errors_say_what_to_do() -> None:
         probability_shift(model, prompts, [(9, 1094)], **shift)
     with pytest.raises(ValueError, match="no neurons"):
         probability_shift(model, prompts, [], **shift)
-    with pytest.raises(ValueError, match="every group needs a prompt"):
+    with pytest.raises(ValueError, match="every group needs 1"):
         probability_shift(model, {"a": []}, [(1, 5)], **shift)
     with pytest.raises(ValueError, match="too few prompts"):
         suppression_effect(model, {"a": prompts["plural"][:1]}, [(1, 5)], **shift)

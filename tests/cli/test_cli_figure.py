@@ -41,7 +41,7 @@ def test_every_figure_is_found_by_number_and_by_name() -> None:
 def test_localisation_is_what_the_library_finds(tmp_path: Path) -> None:
     found = run_json(*LOCALISE, "--out", str(tmp_path / "loc"), "--neuron", "L3.N10", "--neuron", "L2.N7")
     model = kn.load_model("tiny-bert")
-    groups = analyses.prompt_groups(model, PAIRS, frames=3, limit=3).groups
+    groups = analyses.prompt_groups(model, PAIRS, frames=3, limit=3)
     expected = analyses.localisation(model, groups)
     [summary], [row] = found["summary"], expected.summary().to_dict("records")
     assert summary["r1"] == pytest.approx(row["r1"]) and summary["null_r1"] == pytest.approx(row["null_r1"])

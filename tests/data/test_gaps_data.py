@@ -15,7 +15,7 @@ import pytest
 import kntools as kn
 from kntools import data
 from kntools.analyses.fig06_cooccurrence_bias import count_beside
-from kntools.analyses.prompt_group import prompt_groups
+from kntools.analyses.prompt_group import by_answer, prompt_groups
 from kntools.analyses.words import noun_prompts
 from tests import planted, zoo
 from tests.conftest import ROOT
@@ -335,7 +335,6 @@ def everything_drawn(seed: int = 5) -> dict[str, Any]:
     """Whatever a seed chooses, as JSON: samples, pairings, frames, nulls, controls, noise and text."""
     from kntools.analyses import method_comparison as selection_methods
     from kntools.analyses import neuron_search
-    from kntools.analyses.fig01_attribution_profile import by_answer
     from kntools.analyses.fig03_localisation import localisation
     from kntools.analyses.fig08_reliability import reliability
     from kntools.engine.generation import sample_texts
@@ -356,7 +355,7 @@ def everything_drawn(seed: int = 5) -> dict[str, Any]:
         ("sample_determiner_noun_agreement_2", {"limit": 3, "frames": 4, "least": 1}),
         ("sample_subject_verb_agreement", {"frames": 3, "least": 1, "limit": 2}),
     ):
-        groups[paradigm] = prompt_groups(masked, paradigm, seed=seed, **options).groups
+        groups[paradigm] = prompt_groups(masked, paradigm, seed=seed, **options)
     found["groups"] = {name: [(g.item, [p.text for p in g.prompts]) for g in some] for name, some in groups.items()}
     found["nouns"] = [
         p.text

@@ -32,7 +32,7 @@ from tests.analyses.test_edit_consistency import METHODS, cases
 
 out, kept = Path(sys.argv[1]), sys.argv[2] == "kept"
 model = planted.build()
-groups = prompt_groups(model, "determiner_noun_agreement_1", frames=3, path=sys.argv[3]).groups
+groups = prompt_groups(model, "determiner_noun_agreement_1", frames=3, path=sys.argv[3])
 prompts = {"all": [p for g in groups for p in g.prompts][:7]}
 def run(name):
     return out / "runs" / name if kept else None
