@@ -20,6 +20,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from kntools.models import adapter
+from kntools.models.causality import is_masked
 from kntools.results import display
 
 #: How a mask is written in every text, whatever the tokenizer calls it.
@@ -194,7 +195,7 @@ def encode_each(
     tokenizer = model.tokenizer
     if tokenizer is None:
         raise ValueError("this model has no tokenizer; set model.tokenizer first")
-    masked = adapter.is_masked(model)
+    masked = is_masked(model)
     bos = not masked and _use_bos(model, tokenizer, prepend_bos)
     return _Encoder(model, tokenizer, masked, bos).encode(prompts)
 

@@ -22,6 +22,7 @@ from tqdm.auto import tqdm
 from kntools.data.blimp_pairs import PARADIGMS, blimp
 from kntools.data.pairs import MinimalPair
 from kntools.models import adapter
+from kntools.models.causality import is_masked
 from kntools.options import progress_bar
 from scripts import tables
 
@@ -92,7 +93,7 @@ def sentence_log_probability(
 
     Without BOS the first token is given, not scored.
     """
-    if adapter.is_masked(model):
+    if is_masked(model):
         raise ValueError(
             "a masked model gives no probability to a whole sentence; "
             "use kn.data.known(model, pairs.prompts(model)), which compares the differing tokens"

@@ -9,7 +9,7 @@ from typing import Any, Literal
 from kntools import data
 from kntools.data import CounterFactRecord, ReducedRecord, SymmetricFact, SynonymFact
 from kntools.engine.answers import ask
-from kntools.models import adapter
+from kntools.models.causality import is_masked
 from kntools.prompts import Encoded, Prompt, encode_each
 
 #: The data sets that edits are evaluated on.
@@ -144,7 +144,7 @@ def _askable(model: Any, records: Iterable[Any], *roles: str) -> Iterator[tuple[
     A masked model can be asked for answers of one token alone.
     """
     listed = list(records)
-    found = [(n, c) for n, r in enumerate(listed) for c in r.candidates(adapter.is_masked(model))]
+    found = [(n, c) for n, r in enumerate(listed) for c in r.candidates(is_masked(model))]
     prompts = [(n, c.role, c.prompt) for n, c in found if c.prompt is not None]
     encoded = encode_each(model, [replace(prompt, multi_token="sum") for _, _, prompt in prompts])
     asked: list[dict[str, list[Prompt]]] = [{} for _ in listed]

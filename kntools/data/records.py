@@ -13,7 +13,7 @@ from typing import Any, TypeVar, overload
 import pandas as pd
 import torch
 
-from kntools.models import adapter
+from kntools.models.causality import is_masked
 from kntools.prompts import Encoded, MultiToken, Prompt, PromptError, encode_each
 from kntools.results import display
 
@@ -229,7 +229,7 @@ def to_prompts(
     tokenizer = model.tokenizer
     if tokenizer is None:
         raise ValueError("this model has no tokenizer; set model.tokenizer first")
-    masked = adapter.is_masked(model)
+    masked = is_masked(model)
     found = _candidates(loaded.records, tokenizer, masked)
     if role is not None:
         roles = sorted({candidate.role for _, candidate in found})

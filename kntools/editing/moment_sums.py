@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from kntools.models import adapter, neuron_layers
+from kntools.models.causality import is_masked
 from kntools.options import options, progress_bar
 from kntools.results.provenance import provenance
 from kntools.results.result import Result, load
@@ -48,7 +49,7 @@ class Sums:
     def __init__(self, model: Any, layers: list[int], *, context: int | None, dtype: torch.dtype) -> None:
         if model.tokenizer is None:
             raise ValueError("this model has no tokenizer; set model.tokenizer first")
-        self.model, self.rows, self.masked = model, options().max_rows or _ROWS, adapter.is_masked(model)
+        self.model, self.rows, self.masked = model, options().max_rows or _ROWS, is_masked(model)
         limit = adapter.context_length(model)
         self.context = min(limit, _LONGEST) if context is None else context
         bos = bool(getattr(model.cfg, "default_prepend_bos", True))

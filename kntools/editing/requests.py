@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from kntools.models import adapter
+from kntools.models.causality import is_masked
 from kntools.prompts import Encoded, Prompt, PromptLike, Prompts, encode
 
 
@@ -32,7 +32,7 @@ def make_requests(model: Any, prompts: Prompts, targets: str | Sequence[str], ed
         TypeError: something that is no prompt, or a target that is no text.
         ValueError: a masked model; not as many targets as prompts; two targets of one prompt; a prompt's own answer.
     """
-    if adapter.is_masked(model):
+    if is_masked(model):
         raise ValueError(
             f"{editor} edits causal models: it needs what follows the subject. "
             "For a masked model use kn.edit_values or kn.erase_values"

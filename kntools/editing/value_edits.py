@@ -13,6 +13,7 @@ from torch import Tensor
 from kntools.editing.changes import Change
 from kntools.editing.weight_edits import LayerEdit
 from kntools.models import adapter, neuron_layers
+from kntools.models.causality import is_masked
 from kntools.prompts import MASK, Prompt, encode
 from kntools.results.provenance import provenance
 from kntools.sites import Neuron, NeuronLike, as_neurons
@@ -147,7 +148,7 @@ def _checked(model: Any, neurons: Iterable[NeuronLike]) -> tuple[Neuron, ...]:
 
 def _token(model: Any, answer: str | int) -> int:
     if isinstance(answer, str):
-        text = f"It is {MASK}." if adapter.is_masked(model) else "It is"
+        text = f"It is {MASK}." if is_masked(model) else "It is"
         ids = encode(model, Prompt(text, answer, multi_token="sum")).target_ids
         if len(ids) > 1:
             raise ValueError(

@@ -16,7 +16,6 @@ from kntools.engine.from_layer import Upper
 from kntools.engine.plan import Intervention
 from kntools.engine.sweep import Metric, sweep
 from kntools.metrics import probability
-from kntools.models import adapter
 from kntools.options import progress_bar
 from kntools.prompts import Encoded, Prompts, by_length, encode_many
 from kntools.sites import Hook
@@ -51,27 +50,17 @@ def ask(model: Any, prompts: Prompts) -> list[Answer]:
         FloatingPointError: a probability that is nan.
     """
     encoded = encode_many(model, prompts)
-    found: list[Answer | None] = [None] * len(encoded)
+    found: list[Answer] = []
     with progress_bar(len(encoded), "prompt") as bar:
-        for part in _parts(model, encoded):
-            logits = _logits(model, [encoded[n] for n in part])
-            for n, rows in zip(part, logits, strict=True):
-                found[n] = _answer(encoded[n], rows.float())
+        for first in range(0, len(encoded), _CHUNK):
+            part = encoded[first : first + _CHUNK]
+            found += [_answer(e, rows.float()) for e, rows in zip(part, _logits(model, part), strict=True)]
             bar.update(len(part))
-    return [answer for answer in found if answer is not None]
-
-
-def _parts(model: Any, encoded: Sequence[Encoded]) -> list[list[int]]:
-    """Which prompts are asked together: any for a causal model, those of one length for a masked one."""
-    groups = by_length(encoded) if adapter.is_masked(model) else [list(range(len(encoded)))]
-    return [group[i : i + _CHUNK] for group in groups for i in range(0, len(group), _CHUNK)]
+    return found
 
 
 def _logits(model: Any, encoded: Sequence[Encoded]) -> list[Float[Tensor, "piece d_vocab"]]:
     """Logits at the positions of each answer."""
-    if adapter.is_masked(model):
-        runs = [Intervention((), prompt=n) for n in range(len(encoded))]
-        return list(sweep(model, encoded, runs, pos=[list(e.positions) for e in encoded]))
     # One row per text that is read: answers of one token share it.
     numbers: dict[tuple[int, ...], int] = {}
     row_of = [numbers.setdefault(tuple(e.tokens[0].tolist()), len(numbers)) for e in encoded]

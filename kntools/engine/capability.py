@@ -1,65 +1,83 @@
 """May rows be added to this model's batch half-way, and may the beginning of a prompt be kept?
 
-Asked of the model itself, once: a few tokens are run both ways and compared. That holds for architectures that
-nobody has listed, and it is why a sweep's answer never depends on the shortcut taken.
+Asked of the model itself: a text of the prompt's length is run both ways and compared. That holds for architectures
+that nobody has listed, and it is why a sweep's answer never depends on the shortcut taken.
 """
 
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from kntools.engine.forward import ForwardPass, NotBatched
+from kntools.engine.memory import is_out_of_memory
 from kntools.engine.plain import run_plain
 from kntools.engine.plan import Intervention, Item, Pass
-from kntools.hooks.states import scale_site
+from kntools.hooks.positioned import PositionedHook
 from kntools.models import adapter
+from kntools.models.causality import is_causal
 from kntools.models.prefix import Rows
+from kntools.sites import hook_name
 
 
 @dataclass(frozen=True)
 class Capability:
-    fork: bool
-    prefix: bool
+    fork: bool  # rows may be added half-way
+    prefix: bool = False  # keys and values of a prompt's beginning may be kept
+    fill: bool = False  # tokens behind a text's end change nothing in it: texts of different lengths may share a pass
 
 
-_known: WeakKeyDictionary[Any, Capability] = WeakKeyDictionary()
+# By model: whether it was in training mode, and how long the probe was.
+_known: WeakKeyDictionary[Any, dict[tuple[bool, int], Capability]] = WeakKeyDictionary()
+
+# A probe is not shorter than this.
+_SHORTEST = 8
 
 
 def capability(model: Any, tokens: Tensor) -> Capability:
-    """Try it on the first tokens of the first prompt; remember the answer for this model.
+    """Try it on the first prompt, and remember the answer for this model and prompts of this length.
 
-    While somebody else's hooks are attached to the model, nothing is shared: they would see other batches, and
-    fewer positions, than in a run of its own.
+    Rotary tables may depend on the length of a run: the probe is at least as long as the prompt, and there are few
+    lengths of probes. While somebody else's hooks are attached to the model, nothing is shared: they would see other
+    batches, and fewer positions, than in a run of its own.
     """
     _check_dropout(model)
     if adapter.has_hooks(model):
-        return Capability(False, False)
-    if model not in _known:
-        probe = tokens[:1, : min(4, tokens.shape[1])]
-        fork = _same(model, probe, start=0)
-        last = probe.shape[1] - 1
-        prefix = fork and last > 0 and not adapter.is_masked(model) and _same(model, probe, start=last)
-        if last == 0:
-            return Capability(fork, False)  # one token says nothing about prefixes: ask again next time
-        _known[model] = Capability(fork, prefix)
-        if not fork:
+        return Capability(False)
+    probe = _probe(model, tokens[0])
+    known = _known.setdefault(model, {})
+    key = (adapter.is_training(model), probe.shape[1])
+    if key not in known:
+        found = _ask(model, probe)
+        if found is None:  # that says nothing about the model: ask again next time
+            return Capability(False)
+        if not found.fork and not known:
             warnings.warn(
                 f"{type(model).__name__} of this architecture cannot share a forward pass between interventions; "
                 "each runs on its own: same numbers, but slower",
                 stacklevel=4,
             )
-    return _known[model]
+        known[key] = found
+    return known[key]
+
+
+def _probe(model: Any, tokens: Int[Tensor, " pos"]) -> Int[Tensor, "1 probe"]:
+    """The prompt again and again, up to the next power of two: at least four different tokens."""
+    words = int(model.cfg.d_vocab)
+    text = tokens if len(tokens) >= 4 else torch.cat([tokens, *[(tokens[:1] + k) % words for k in range(1, 4)]])
+    length = min(adapter.context_length(model), max(_SHORTEST, 1 << (len(tokens) - 1).bit_length()))
+    return text.repeat(-(-length // len(text)))[None, :length]
 
 
 def _check_dropout(model: Any) -> None:
-    # What a bridge has not wrapped is a module of the original model alone.
-    for module in {*model.modules(), *getattr(model, "original_model", model).modules()}:
+    for module in adapter.all_modules(model):
         if not module.training:
             continue
         if isinstance(module, torch.nn.modules.dropout._DropoutNd):
@@ -73,31 +91,70 @@ def _check_dropout(model: Any) -> None:
             )
 
 
-def _same(model: Any, tokens: Tensor, start: int) -> bool:
-    """Do three interventions in one pass give the logits of three passes?"""
-    layers = adapter.n_layers(model)
-    asked = [[tokens.shape[1] - 1]]
-    items = [
-        Item(n, Intervention(scale_site("attn_out", layer, 0.5, pos=-1)), layer, start)
-        for n, layer in enumerate(sorted({0, layers // 2, layers - 1}))
-    ]
+# Whatever an unknown architecture stumbles over: the plain loop does not need it.
+_STUMBLES = (
+    NotBatched,
+    RuntimeError,
+    ValueError,
+    TypeError,
+    AttributeError,
+    KeyError,
+    IndexError,
+    AssertionError,
+)
+
+
+def _ask(model: Any, tokens: Int[Tensor, "1 pos"]) -> Capability | None:
+    """What the model can do; `None` if it cannot be told: memory ran out, or the logits are nan."""
     try:
-        prefix = adapter.build_prefix(model, tokens[:, :start], Rows()) if start else None
-        shared = ForwardPass(model, tokens, asked, Pass(start, items), prefix).run(gradients=False)
-    except (
-        NotBatched,
-        RuntimeError,
-        ValueError,
-        TypeError,
-        AttributeError,
-        KeyError,
-        IndexError,
-        AssertionError,
-    ):
-        return False  # whatever an unknown architecture stumbles over: the plain loop does not need it
-    plain = [run_plain(model, tokens, asked, item, gradients=False).logits[0] for item in items]
-    together = torch.cat([shared.logits[shared.spans[i.number]] for i in items]).float().log_softmax(-1)
-    alone = torch.stack(plain).float().log_softmax(-1)
-    loose = 1e-3 if shared.logits.dtype in (torch.float32, torch.float64) else 0.2
-    # A model whose logits are nan gives nan both ways; whoever reads them says so.
-    return torch.allclose(together, alone, rtol=loose, atol=loose, equal_nan=True)
+        return _compare(model, tokens)
+    except MemoryError:
+        return None
+    except _STUMBLES as error:
+        return None if is_out_of_memory(error) else Capability(False)
+
+
+@torch.no_grad()
+def _compare(model: Any, tokens: Int[Tensor, "1 pos"]) -> Capability | None:
+    """Each shortcut with runs without it: windows that begin early and late, and a text that ends early."""
+    last = tokens.shape[1] - 1
+    asked = sorted({min(1, last), last // 2, last})
+    # Seen in every layer, also through a norm behind it: the entries of the last token's state in reverse order.
+    flip = PositionedHook(-1, lambda x: x.flip(-1), "reverse")
+    layers = adapter.n_layers(model)
+    items = [
+        Item(number, Intervention([(hook_name("resid_post", layer), flip)]), layer, 0)
+        for number, layer in enumerate(sorted({0, layers // 2, layers - 1}))
+    ]
+    alone = torch.cat([run_plain(model, tokens, [asked], item, gradients=False).logits for item in items])
+    if bool(alone.isnan().any()):
+        return None
+
+    def same(start: int) -> bool:
+        at = [p for p in asked if p >= start]
+        try:
+            return _close(_together(model, tokens, items, at, start), alone[:, [asked.index(p) for p in at]])
+        except _STUMBLES as error:
+            if is_out_of_memory(error):
+                raise
+            return False
+
+    if not same(0):
+        return Capability(False)
+    whole, begun = (adapter.run(model, tokens[:, :length])[0, asked[0]] for length in (last + 1, asked[0] + 1))
+    fill = is_causal(model) and _close(begun, whole)
+    return Capability(True, prefix=fill and last > 0 and same(1) and same(last), fill=fill)
+
+
+def _together(
+    model: Any, tokens: Int[Tensor, "1 pos"], items: Sequence[Item], asked: list[int], start: int
+) -> Float[Tensor, "item asked d_vocab"]:
+    """The logits of all items in one pass over the tokens from `start` on."""
+    prefix = adapter.build_prefix(model, tokens[:, :start], Rows()) if start else None
+    shared = ForwardPass(model, tokens, [asked], Pass(start, list(items)), prefix).run(gradients=False)
+    return torch.cat([shared.logits[shared.spans[i.number]] for i in items])
+
+
+def _close(found: Tensor, expected: Tensor) -> bool:
+    loose = 1e-3 if expected.dtype in (torch.float32, torch.float64) else 0.2
+    return torch.allclose(found.float().log_softmax(-1), expected.float().log_softmax(-1), rtol=loose, atol=loose)

@@ -39,17 +39,22 @@ class Upper:
 
     def __init__(self, model: Any, tokens: Sequence[Tensor], starts: Sequence[int], layer: int) -> None:
         adapter.check_layer(model, layer)
-        can = capability(model, tokens[0][None])
-        if not (can.fork and can.prefix):  # each row in a run of its own, from the first block on
+        lengths = [len(row) for row in tokens]
+        can = capability(model, max(tokens, key=len)[None])
+        if not can.fork:  # each row in a run of its own, from the first block on
             self.groups = [Group(model, [n], [row], 0, None) for n, row in enumerate(tokens)]
             return
-        longest = max(len(row) for row in tokens)
-        fit = options().max_rows or rows_that_fit(model, longest, gradients=True)
-        lengths = [len(row) for row in tokens]
-        self.groups = [
-            Group(model, part, [tokens[n] for n in part], min(starts[n] for n in part), layer)
-            for part in grouped(starts, lengths, fit)
-        ]
+        begins = list(starts) if can.prefix else [0] * len(tokens)
+        fit = options().max_rows or rows_that_fit(model, max(lengths), gradients=True)
+        numbers = range(len(tokens))
+        # What may not be filled up shares a pass with rows of its own length alone.
+        alike = [list(numbers)] if can.fill else [[n for n in numbers if lengths[n] == k] for k in sorted(set(lengths))]
+        self.groups = []
+        for group in alike:
+            for part in grouped([begins[n] for n in group], [lengths[n] for n in group], fit):
+                rows = [group[i] for i in part]
+                start = min(begins[n] for n in rows)
+                self.groups.append(Group(model, rows, [tokens[n] for n in rows], start, layer))
 
 
 class Group:

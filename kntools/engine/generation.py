@@ -13,6 +13,7 @@ from torch import Tensor
 from kntools.engine.inputs import as_batch
 from kntools.engine.memory import is_out_of_memory
 from kntools.models import adapter
+from kntools.models.causality import is_masked
 from kntools.options import options, progress_bar
 from kntools.prompts import Encoded, Prompt, PromptLike, Prompts, encode_many
 
@@ -136,7 +137,7 @@ def sample_templates(model: Any, count: int, *, seed: int, length: int = 8) -> t
 
 
 def _check(model: Any, new: int, temperature: float, top_k: int | None) -> None:
-    if adapter.is_masked(model):
+    if is_masked(model):
         raise ValueError("a masked model does not continue texts")
     if new < 1 or not temperature >= 0 or (top_k is not None and top_k < 1):
         raise ValueError(

@@ -12,6 +12,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from kntools.models import adapter
+from kntools.models.causality import is_masked
 from kntools.prompts import Encoded, Prompts, by_length, encode_many
 from kntools.sites import Positions, resolve_positions
 
@@ -55,7 +56,7 @@ def make_inputs(model: Any, given: PromptsOrTokens, pos: Positions | Sequence[Po
         raise TypeError(f"{given!r} is a text; write kn.Prompt(text, answer), or model.to_tokens(text) for token ids")
     if isinstance(given, Tensor):
         tokens = as_batch(model, given)
-        known = tokens.shape[0] == 1 and not adapter.is_masked(model)
+        known = tokens.shape[0] == 1 and not is_masked(model)
         answers: list[tuple[int, ...]] | None = [(int(tokens.shape[1]) - 1,)] if known else None
     else:
         encoded = encode_many(model, given)
@@ -65,7 +66,7 @@ def make_inputs(model: Any, given: PromptsOrTokens, pos: Positions | Sequence[Po
     if pos is not None:
         return Inputs(tokens, _asked(pos, tokens), isinstance(pos, SupportsIndex), answers)
     if answers is None:
-        what = "of a masked model" if adapter.is_masked(model) else f"of {tokens.shape[0]} rows"
+        what = "of a masked model" if is_masked(model) else f"of {tokens.shape[0]} rows"
         raise ValueError(
             f"the answer's position in token ids {what} is not known; give pos= (-1 is the last token), "
             "or prompts instead of token ids"

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from kntools.models import adapter, neuron_layers
+from kntools.models.causality import is_masked
 from kntools.sites import ANSWER, SITES, Positions, resolve_positions
 
 # Attention scores and patterns are [batch head query key]: their position is the query's.
@@ -78,7 +79,7 @@ class PositionedHook:
         model = adapter.running_model()
         if model is None:
             raise RuntimeError(f"{self!r} was called outside of a model's forward pass; give it pos=")
-        masked = adapter.is_masked(model)
+        masked = is_masked(model)
         if masked or rows > 1:
             why = "a masked model answers at its mask" if masked else f"{rows} rows are run, which may be padded"
             raise ValueError(

@@ -24,6 +24,7 @@ from transformers import DynamicCache
 
 from kntools.models.names import nearest
 from kntools.models.prefix import BridgePrefix, HookedPrefix, Prefix, Rows
+from kntools.models.rotary import forget_lengths
 
 # --- what the model is ------------------------------------------------------------------------------
 
@@ -36,11 +37,21 @@ def is_bridge(model: Any) -> bool:
     return isinstance(model, TransformerBridge)
 
 
-def is_masked(model: Any) -> bool:
-    """Does the model fill a mask from both sides (BERT) rather than continue a text?"""
+def declares_both_ways(model: Any) -> bool:
+    """Is this the layout of an encoder? A name, which need not say how the model reads: ask `causality.is_causal`."""
     # A bridge of transformer-lens 3.x says "causal" of every model; its architecture tells.
     masked = str(getattr(model.cfg, "architecture", "")).endswith("ForMaskedLM")
     return masked or getattr(model.cfg, "attention_dir", "causal") == "bidirectional"
+
+
+def is_training(model: Any) -> bool:
+    """Is any part of the model in training mode?"""
+    return any(module.training for module in all_modules(model))
+
+
+def all_modules(model: Any) -> set[torch.nn.Module]:
+    """Its modules. What a bridge has not wrapped is one of the original model alone."""
+    return {*model.modules(), *getattr(model, "original_model", model).modules()}
 
 
 def n_layers(model: Any) -> int:
@@ -150,7 +161,7 @@ def state_site(model: Any, kind: str) -> str:
     BERT normalises after adding: its bridge shows attention's own output inside the attention, a HookedEncoder
     the block's output after the last norm.
     """
-    post_norm = is_masked(model)
+    post_norm = declares_both_ways(model)
     if kind == "hidden":
         return "hook_normalized_resid_post" if post_norm and not is_bridge(model) else "resid_post"
     if kind == "attn":
@@ -202,10 +213,12 @@ def frozen_parameters(model: Any) -> Iterator[None]:
 
 def run(model: Any, tokens: Int[Tensor, "batch pos"], prefix: Prefix | None = None) -> Tensor:
     """Logits of `tokens`, which follow `prefix` if there is one."""
-    if prefix is None:
-        return model(tokens, return_type="logits")
+    forget_lengths(model)
     if isinstance(prefix, BridgePrefix):
         return model(tokens, return_type="logits", past_key_values=prefix)
+    if is_bridge(model) or declares_both_ways(model):
+        return model(tokens, return_type="logits")
+    # Without a mask, a HookedTransformer may take a first token for padding.
     return model(tokens, return_type="logits", past_kv_cache=prefix, attention_mask=torch.ones_like(tokens))
 
 
@@ -225,6 +238,7 @@ def build_prefix(
         hooks.append((fork_point(model, 0), lambda x, hook: residual))
     if is_bridge(model):  # nobody asks for these logits; those of one position are the least that it gives
         hooks.append((hook_point(model, "unembed.hook_in"), lambda x, hook: x[:, -1:]))
+    forget_lengths(model)
     with attached(hooks):
         if is_bridge(model):
             # A cache of our own: the one that a model makes forgets what is outside of a sliding window, while the
@@ -246,6 +260,7 @@ class Steps:
             self.cache = TransformerLensKeyValueCache.init_cache(model.cfg, device_of(model), rows)
 
     def __call__(self, tokens: Tensor) -> Tensor:
+        forget_lengths(self.model)
         if not is_bridge(self.model):
             mask = tokens.new_ones(tokens.shape[0], tokens.shape[1])
             return self.model(tokens, return_type="logits", past_kv_cache=self.cache, attention_mask=mask)
@@ -269,5 +284,5 @@ def run_embedding(
         raise StopRun
 
     with suppress(StopRun), attached([*hooks, (fork_point(model, 0), keep)]):
-        model(tokens, return_type="logits")
+        run(model, tokens)
     return found[0]

@@ -13,6 +13,7 @@ from kntools.engine.sweep import sweep
 from kntools.hooks.positioned import QUERY_AXIS
 from kntools.hooks.states import capture, patch
 from kntools.models import adapter
+from kntools.models.causality import is_causal
 from kntools.models.neuron_layers import check_hook, layers_of
 from kntools.patching.prompt_pairs import Pair
 from kntools.patching.read_outs import check_live
@@ -80,7 +81,7 @@ def make_cells(model: Any, pairs: Sequence[Pair], choice: CellChoice) -> Cells:
         check_hook(model, hook_name(choice.site, layer))
     check_live(model, pairs[0].corrupted, choice.site, layers[0])
     axis, columns = _columns(model, pairs, choice, layers)
-    return Cells(choice.site, layers, axis, columns, choice.positions, causal=not adapter.is_masked(model))
+    return Cells(choice.site, layers, axis, columns, choice.positions, causal=is_causal(model))
 
 
 def _columns(

@@ -13,7 +13,7 @@ from kntools.analyses.fig02_pair_search import NUMBERS
 from kntools.analyses.words import check_words
 from kntools.data.grouping import DETERMINER_NUMBER
 from kntools.engine.answers import ask
-from kntools.models import adapter
+from kntools.models.causality import is_masked
 from kntools.prompts import Prompt
 
 # A causal model is asked for the noun, which comes last; a masked one for the determiner.
@@ -80,7 +80,7 @@ def each_possible(names: Iterable[str], make: Callable[[str], T]) -> tuple[dict[
 
 def paradigms(model: Any) -> tuple[str, ...]:
     """Those that this model can be asked; the first one is that of determiners and the number of their nouns."""
-    masked = adapter.is_masked(model)
+    masked = is_masked(model)
     names = MASKED if masked else CAUSAL
     pairs = data.blimp(names[0])
     return SAMPLE[masked] if pairs.is_sample or not _knows_words(model, [p.good for p in pairs[:_READ]]) else names

@@ -17,7 +17,8 @@ from kntools.data.sources import SampleWarning
 from kntools.editing.rome_settings import layer_for
 from kntools.editing.second_moment import SecondMoment, second_moment
 from kntools.engine.generation import sample_texts
-from kntools.models import adapter, neuron_layers
+from kntools.models import neuron_layers
+from kntools.models.causality import is_masked
 from kntools.prompts import Prompt
 from kntools.report import choices
 from kntools.report.choices import NotPossible, possible
@@ -74,7 +75,7 @@ class Study:
 
     @property
     def masked(self) -> bool:
-        return adapter.is_masked(self.model)
+        return is_masked(self.model)
 
     @property
     def layer(self) -> int:

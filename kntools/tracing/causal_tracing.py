@@ -15,7 +15,7 @@ from kntools.engine.inputs import check_count
 from kntools.engine.sweep import Intervention, Metric, sweep
 from kntools.hooks.states import capture
 from kntools.metrics import logit_difference
-from kntools.models import adapter
+from kntools.models.causality import is_causal
 from kntools.options import progress_bar
 from kntools.prompts import Encoded, Prompt, PromptLike, Prompts, encode_many
 from kntools.results.provenance import provenance
@@ -138,7 +138,7 @@ def _run(
     corrupted = sweep(model, samples, watched, metric=metric, embedding=embedding).float().cpu()
 
     # In a causal model, the noise changes no state before the subject.
-    first = 0 if adapter.is_masked(model) else subject_of(encoded)[0]
+    first = subject_of(encoded)[0] if is_causal(model) else 0
     cells = [(layer, token) for token in range(first, length) for layer in layers]
     runs = [
         Intervention(restoration.hooks(clean_states, held[s], *cell, length), prompt=s)

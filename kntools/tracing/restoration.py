@@ -10,6 +10,7 @@ from torch import Tensor
 from kntools.engine.inputs import check_choice, check_count
 from kntools.hooks.states import freeze, patch
 from kntools.models import adapter
+from kntools.models.causality import is_causal
 from kntools.sites import Hook, hook_name
 
 Kind = Literal["hidden", "mlp", "attn"]
@@ -65,7 +66,7 @@ class Restoration:
         """Hold what is severed in all layers above the restored ones."""
         above = range(self.around(layer)[-1] + 1, len(self.layers))
         # In a causal model, no token before the restored one can have learnt of it.
-        first = 0 if adapter.is_masked(self.model) else token
+        first = token if is_causal(self.model) else 0
         where = [token] if self.sever_at == "restored" else range(first, length)
         return freeze(held, self.severed_sites, above, where)
 

@@ -12,6 +12,7 @@ import torch
 
 import kntools as kn
 from kntools.models import adapter
+from kntools.models.causality import is_masked
 from tests import zoo
 
 TEXTS = zoo.SENTENCES[:14]
@@ -20,7 +21,7 @@ TEXTS = zoo.SENTENCES[:14]
 def by_hand(model: Any, layer: int, texts: list[str], context: int = 1000) -> tuple[torch.Tensor, int]:
     """One text at a time, every key added up in float64."""
     total, count = torch.zeros(zoo.D_MLP, zoo.D_MLP, dtype=torch.float64), 0
-    masked, words = adapter.is_masked(model), model.tokenizer
+    masked, words = is_masked(model), model.tokenizer
     before = [words.cls_token_id] if masked else [words.bos_token_id] if model.cfg.default_prepend_bos else []
     after = [words.sep_token_id] if masked else []
     for text in texts:

@@ -15,6 +15,7 @@ from kntools.editing.rome_settings import RomeSettings
 from kntools.editing.weight_edits import LayerEdit
 from kntools.engine.generation import sample_texts
 from kntools.models import adapter
+from kntools.models.causality import is_masked
 from kntools.results.provenance import provenance
 from tests import zoo
 from tests.leaks import nothing_leaks, prepared
@@ -26,7 +27,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:.*in L[0-9]+. the")
 
 def edits(model: Any) -> list[kn.WeightEdit]:
     """One of each kind."""
-    if adapter.is_masked(model):
+    if is_masked(model):
         return [kn.edit_values(model, [(1, 3)], "Ottawa", "Rome"), kn.erase_values(model, [(0, n) for n in range(9)])]
     return [
         kn.rome(model, PROMPT, " Rome", layer=1, settings=FEW),

@@ -1,0 +1,56 @@
+"""Which way a model reads, asked of the model: does a later token change what stands at an earlier position?"""
+
+from __future__ import annotations
+
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import torch
+
+from kntools.models import adapter
+
+_known: WeakKeyDictionary[Any, bool] = WeakKeyDictionary()
+
+# Tokens of the question. A model that reads both ways does so over more of them.
+_LENGTH = 6
+
+
+def is_masked(model: Any) -> bool:
+    """Does the model fill a mask (BERT) rather than continue a text? It has a mask token, and reads both sides of it.
+
+    Where the tokenizer is not known, reading both ways is enough: the answer need not be at the last token.
+    """
+    tokenizer = model.tokenizer
+    without = tokenizer is not None and getattr(tokenizer, "mask_token", None) is None
+    return not without and not is_causal(model)
+
+
+def is_causal(model: Any) -> bool:
+    """Is every position independent of what follows it? The model is asked once.
+
+    What it declares counts where it cannot be asked: a tokenizer without a model, dropout, logits that are nan.
+    """
+    if model not in _known:
+        asked = isinstance(model, torch.nn.Module) and not adapter.is_training(model)
+        found = _answer(model) if asked else None
+        if found is None:
+            return not adapter.declares_both_ways(model)
+        _known[model] = found
+    return _known[model]
+
+
+@torch.no_grad()
+def _answer(model: Any) -> bool | None:
+    """`None` if that cannot be seen."""
+    words = int(model.cfg.d_vocab)
+    length = min(_LENGTH, adapter.context_length(model))
+    tokens = (torch.arange(length, device=adapter.device_of(model)) + words // 2)[None] % words
+    other = tokens.clone()
+    other[0, -1] = tokens[0, 0]
+    with adapter.without_hooks(model):  # somebody's hooks may be in the middle of a run
+        first, second = (adapter.run(model, row)[0, :-1].float() for row in (tokens, other))
+    if length < 2 or not bool(torch.isfinite(first).all()):
+        return None
+    # In a causal model the difference is zero; experts that get other rows may round otherwise.
+    loose = 1e-4 if next(model.parameters()).dtype in (torch.float32, torch.float64) else 2e-2
+    return bool((first - second).abs().max() <= loose * (first.amax() - first.amin()))

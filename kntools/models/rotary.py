@@ -1,0 +1,31 @@
+"""Rotary tables that remember the longest run (`rope_type="dynamic"`): forgotten before each run.
+
+`transformers` stretches such tables for a run longer than the original length, and keeps them so for the shorter runs
+that follow. A run here gives what it gives in a new process.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import torch
+
+_known: WeakKeyDictionary[Any, list[tuple[torch.nn.Module, str]]] = WeakKeyDictionary()
+
+
+def forget_lengths(model: Any) -> None:
+    """Put the tables back as they were made."""
+    if model not in _known:
+        modules = getattr(model, "original_model", model).modules()
+        _known[model] = [(m, prefix) for m in modules for prefix in _prefixes(getattr(m, "rope_type", None))]
+    for module, prefix in _known[model]:
+        buffer = getattr(module, f"{prefix}inv_freq")
+        setattr(module, f"{prefix}inv_freq", getattr(module, f"{prefix}original_inv_freq").to(buffer))
+        setattr(module, f"{prefix}max_seq_len_cached", module.original_max_seq_len)
+
+
+def _prefixes(kind: Any) -> list[str]:
+    """How the names of dynamic tables begin: a module may have one table per type of layer."""
+    kinds = kind if isinstance(kind, dict) else {"": kind}
+    return [f"{layer}_" if layer else "" for layer, of_layer in kinds.items() if "dynamic" in str(of_layer)]
