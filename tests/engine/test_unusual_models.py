@@ -114,7 +114,7 @@ def test_answers_of_texts_of_different_lengths(name: str) -> None:
     prompts = [kn.Prompt(text, " Ottawa") for text in texts]
     for answer, prompt in zip(ask(model, prompts), prompts, strict=True):
         e = kn.encode(model, prompt)
-        expected = float(unusual(name)(e.tokens)[0, -1].softmax(-1)[e.target_ids[0]])
+        expected = float(unusual(name)(e.tokens).detach()[0, -1].softmax(-1)[e.target_ids[0]])
         assert answer.probability == pytest.approx(expected, rel=1e-4)
 
 
