@@ -4,8 +4,11 @@
     prompts = facts.prompts(model)                       # Prompts: masked or causal, as the model asks
     prompts.skipped                                      # reason -> count
 
-One module per data set. Data is looked for at `path=`, in `$KNTOOLS_DATA`, on the Hugging Face hub, and in
-the built-in sample, in this order; `loaded.source` says where it was found.
+One module per data set. What all loaders share: data is looked for at `path=` (a file, a data folder, or `"sample"`),
+in `$KNTOOLS_DATA`, on the Hugging Face hub, and in the built-in sample, in this order; `loaded.source` says where it was
+found. `filters` are `limit`, `seed`, `target` and `known_only` (see `Filters`). An unknown name is a `ValueError` that
+offers the nearest, a malformed record one that names file and line, and a data set that is nowhere a
+`FileNotFoundError` that says what to type.
 """
 
 from kntools.data.agreement import Frame, agreement_frames
@@ -18,7 +21,7 @@ from kntools.data.grouping import determiner, gender, group, number
 from kntools.data.knowledge import known
 from kntools.data.pairs import MinimalPair
 from kntools.data.pararel_facts import RELATIONS, Fact, pararel
-from kntools.data.records import Loaded, PromptSet, Skipped, TokenizerOnly, to_prompts
+from kntools.data.records import Loaded, PromptSet, Skipped, TokenizerOnly
 from kntools.data.symmetric import SymmetricFact, symmetric_facts
 from kntools.data.synonyms import SynonymFact, field_occupations, synonym_facts
 
@@ -54,5 +57,4 @@ __all__ = [
     "pararel_bags",
     "symmetric_facts",
     "synonym_facts",
-    "to_prompts",
 ]

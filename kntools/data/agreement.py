@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import product
 from typing import ClassVar, Literal, Unpack
 
 from kntools.data.filters import Filters, select
+from kntools.data.grouping import word_forms
 from kntools.data.patterns import question
 from kntools.data.records import Candidate, Loaded
 from kntools.data.sources import Source
@@ -15,23 +18,22 @@ Kind = Literal["subject_verb", "determiner_noun"]
 KINDS: tuple[Kind, ...] = ("subject_verb", "determiner_noun")
 
 # Common words: each form is a single token in most vocabularies. Singular and plural never share a spelling.
-_PEOPLE = (
-    ("author", "authors"), ("doctor", "doctors"), ("teacher", "teachers"), ("farmer", "farmers"),
-    ("pilot", "pilots"), ("officer", "officers"), ("driver", "drivers"), ("artist", "artists"),
-    ("woman", "women"), ("child", "children"),
-)  # fmt: skip
-_THINGS = (
-    ("book", "books"), ("car", "cars"), ("house", "houses"), ("picture", "pictures"),
-    ("letter", "letters"), ("bridge", "bridges"), ("window", "windows"), ("machine", "machines"),
-    ("stone", "stones"), ("knife", "knives"),
-)  # fmt: skip
-_VERBS = (("is", "are"), ("was", "were"))
+_PEOPLE = word_forms(
+    "author/authors doctor/doctors teacher/teachers farmer/farmers pilot/pilots officer/officers driver/drivers "
+    "artist/artists woman/women child/children"
+)
+_THINGS = word_forms(
+    "book/books car/cars house/houses picture/pictures letter/letters bridge/bridges window/windows machine/machines "
+    "stone/stones knife/knives"
+)
+_VERBS = word_forms("is/are was/were")
+_DEMONSTRATIVES = word_forms("this/these that/those")
 _PREPOSITIONS = ("near", "behind")
 _ENDS = ("old", "happy", "famous", "strong")
 _OPENINGS = ("Laura bought", "Eric found", "Paula cleaned", "Oscar sold")
 # Between determiner and noun: were the subject the last token, restoring it anywhere would restore everything.
 _ADJECTIVES = ("old", "small", "beautiful", "expensive")
-_DEMONSTRATIVES = (("this", "these"), ("that", "those"))
+_NUMBERS: tuple[Literal["singular", "plural"], ...] = ("singular", "plural")
 
 
 @dataclass(frozen=True)
@@ -74,71 +76,25 @@ def agreement_frames(kind: str | None = None, **filters: Unpack[Filters]) -> Loa
     noun is asked for.
 
     Arguments:
-        kind: `"subject_verb"` or `"determiner_noun"`; `None` for both.
-        filters: `limit`, `seed`, `target`, `known_only`; see `kn.data.Filters`.
-
-    Returns:
-        `Loaded[Frame]`; 160 of each kind.
-
-    Raises:
-        ValueError: an unknown kind.
+        kind: `"subject_verb"` or `"determiner_noun"`, 160 of each; `None` for both.
     """
     if kind is not None and kind not in KINDS:
         raise ValueError(f"unknown kind of frame {kind!r}; choose one of {', '.join(KINDS)}, or None for both")
-    frames = [frame for maker in (_subject_verb, _determiner_noun) for frame in maker()]
+    frames = [*_subject_verb(), *_determiner_noun()]
     return select([f for f in frames if kind in (None, f.kind)], Source("built-in word lists"), **filters)
 
 
-def _subject_verb() -> list[Frame]:
-    frames = []
-    for i, person in enumerate(_PEOPLE):
-        for j, preposition in enumerate(_PREPOSITIONS):
-            for k, verb in enumerate(_VERBS):
-                for step in (0, 5):
-                    thing = _THINGS[(3 * i + j + 2 * k + step) % len(_THINGS)]
-                    end = _ENDS[(i + j + k) % len(_ENDS)]
-                    for plural in (0, 1):
-                        frames.append(_verb_frame(person, preposition, thing, verb, end, plural))
-    return frames
+def _subject_verb() -> Iterator[Frame]:
+    places = product(enumerate(_PEOPLE), enumerate(_PREPOSITIONS), enumerate(_VERBS), (0, 5), enumerate(_NUMBERS))
+    for (i, person), (j, preposition), (k, verb), step, (form, number) in places:
+        thing = _THINGS[(3 * i + j + 2 * k + step) % len(_THINGS)]
+        subject, after = f"The {person[form]}", f" {_ENDS[(i + j + k) % len(_ENDS)]}"
+        before = f"{subject} {preposition} the {thing[1 - form]}"
+        yield Frame("subject_verb", number, before, subject, verb[form], verb[1 - form], after)
 
 
-def _verb_frame(
-    person: tuple[str, str],
-    preposition: str,
-    thing: tuple[str, str],
-    verb: tuple[str, str],
-    end: str,
-    plural: int,
-) -> Frame:
-    subject = f"The {person[plural]}"
-    return Frame(
-        kind="subject_verb",
-        number="plural" if plural else "singular",
-        before=f"{subject} {preposition} the {thing[1 - plural]}",
-        subject=subject,
-        target=verb[plural],
-        foil=verb[1 - plural],
-        after=f" {end}",
-    )
-
-
-def _determiner_noun() -> list[Frame]:
-    frames = []
-    for i, thing in enumerate(_THINGS):
-        for j, opening in enumerate(_OPENINGS):
-            adjective = _ADJECTIVES[(i + j) % len(_ADJECTIVES)]
-            for pair in _DEMONSTRATIVES:
-                for plural in (0, 1):
-                    frames.append(_noun_frame(opening, pair[plural], adjective, thing, plural))
-    return frames
-
-
-def _noun_frame(opening: str, determiner: str, adjective: str, thing: tuple[str, str], plural: int) -> Frame:
-    return Frame(
-        kind="determiner_noun",
-        number="plural" if plural else "singular",
-        before=f"{opening} {determiner} {adjective}",
-        subject=determiner,
-        target=thing[plural],
-        foil=thing[1 - plural],
-    )
+def _determiner_noun() -> Iterator[Frame]:
+    places = product(enumerate(_THINGS), enumerate(_OPENINGS), _DEMONSTRATIVES, enumerate(_NUMBERS))
+    for (i, thing), (j, opening), pair, (form, number) in places:
+        before = f"{opening} {pair[form]} {_ADJECTIVES[(i + j) % len(_ADJECTIVES)]}"
+        yield Frame("determiner_noun", number, before, pair[form], thing[form], thing[1 - form])

@@ -29,7 +29,11 @@ class Bag:
     texts: tuple[str, ...]
 
     def candidates(self, masked: bool) -> list[Candidate]:
-        return [_candidate(f"prompt {i}", text, self.target, masked) for i, text in enumerate(self.texts)]
+        texts = self.texts if masked else tuple(map(before_answer, self.texts))
+        return [
+            Candidate(f"prompt {i}", None, NOT_LAST) if text is None else question(f"prompt {i}", text, self.target)
+            for i, text in enumerate(texts)
+        ]
 
 
 def pararel_bags(relation: str, *, path: str | Path | None = None, **filters: Unpack[Filters]) -> Loaded[Bag]:
@@ -46,14 +50,6 @@ def pararel_bags(relation: str, *, path: str | Path | None = None, **filters: Un
     Arguments:
         relation: Wikidata's id. The file has 34 relations, those with at least four patterns.
         path: the file (`.json` or `.json.gz`), a data folder or its `pararel` folder, or `"sample"`.
-        filters: `limit`, `seed`, `target`, `known_only`; see `kn.data.Filters`.
-
-    Returns:
-        `Loaded[Bag]`.
-
-    Raises:
-        ValueError: a relation that the file does not have, or a malformed record.
-        FileNotFoundError: the file is nowhere.
     """
     wanted = sources.Wanted(
         name=f"prompts file, relation {relation}",
@@ -61,15 +57,8 @@ def pararel_bags(relation: str, *, path: str | Path | None = None, **filters: Un
         read=lambda file: _rows(file, relation),
         sample=(lambda: _sample(relation)) if relation in sample.RELATIONS else None,
     )
-    tables, source = sources.load(wanted, path)
-    return select([_bag(row) for row in tables[0]], source, **filters)
-
-
-def _candidate(role: str, text: str, target: str, masked: bool) -> Candidate:
-    if masked:
-        return question(role, text, target)
-    before = before_answer(text)
-    return Candidate(role, None, NOT_LAST) if before is None else question(role, before, target)
+    [rows], source = sources.load(wanted, path)
+    return select([_bag(row) for row in rows], source, **filters)
 
 
 def _rows(file: Path, relation: str) -> list[Row]:

@@ -8,10 +8,9 @@ from typing import ClassVar, Unpack
 
 from kntools.data import hub, sample, sources
 from kntools.data.filters import Filters, select
-from kntools.data.patterns import question
+from kntools.data.patterns import ask
 from kntools.data.read import Row, json_lines
 from kntools.data.records import Candidate, Loaded
-from kntools.prompts import MASK
 
 
 @dataclass(frozen=True)
@@ -54,6 +53,18 @@ class CounterFactRecord:
         ]
 
 
+# Where the fields are in the published records.
+_REWRITE = {
+    "subject": "requested_rewrite.subject",
+    "target": "requested_rewrite.target_true.str",
+    "new_target": "requested_rewrite.target_new.str",
+    "template": "requested_rewrite.prompt",
+    "relation": "requested_rewrite.relation_id",
+    "target_id": "requested_rewrite.target_true.id",
+    "new_target_id": "requested_rewrite.target_new.id",
+}
+
+
 @dataclass(frozen=True)
 class ReducedRecord:
     """One CounterFact record in the reduced form: the rewrite, one further prompt, one neighbour.
@@ -88,18 +99,6 @@ def counterfact(*, path: str | Path | None = None, **filters: Unpack[Filters]) -
     records[0].prompt, records[0].target, records[0].new_target
     records.prompts(model, role="rewrite")
     ```
-
-    Arguments:
-        path: a `.jsonl` file, a data folder, a folder in the layout of the hub's `azhx/counterfact`, or
-            `"sample"`. `None` looks in `$KNTOOLS_DATA`, then on the hub, then takes the built-in sample.
-        filters: `limit`, `seed`, `target`, `known_only`; see `kn.data.Filters`.
-
-    Returns:
-        `Loaded[CounterFactRecord]`.
-
-    Raises:
-        ValueError: a malformed record.
-        FileNotFoundError: `path` is not the data set.
     """
     wanted = sources.Wanted(
         name="CounterFact",
@@ -108,8 +107,10 @@ def counterfact(*, path: str | Path | None = None, **filters: Unpack[Filters]) -
         hub_set=hub.COUNTERFACT,
         sample=sample.counterfact,
     )
-    tables, source = sources.load(wanted, path)
-    return select([_full(row) for row in tables[0]], source, **filters)
+    [rows], source = sources.load(wanted, path)
+    for row in rows:
+        row.child("requested_rewrite").template("prompt")
+    return select([row.record(CounterFactRecord, **_REWRITE) for row in rows], source, **filters)
 
 
 def counterfact_reduced(*, path: str | Path | None = None, **filters: Unpack[Filters]) -> Loaded[ReducedRecord]:
@@ -118,18 +119,6 @@ def counterfact_reduced(*, path: str | Path | None = None, **filters: Unpack[Fil
     ```python
     kn.data.counterfact_reduced(limit=1000, seed=0, known_only=model)
     ```
-
-    Arguments:
-        path: a data folder, one `.jsonl` file, or a folder in the layout of the hub's
-            `NeelNanda/counterfact-tracing`. `None` looks in `$KNTOOLS_DATA`, then on the hub.
-        filters: `limit`, `seed`, `target`, `known_only`; see `kn.data.Filters`.
-
-    Returns:
-        `Loaded[ReducedRecord]`.
-
-    Raises:
-        ValueError: a malformed record.
-        FileNotFoundError: the data is nowhere.
     """
     one_file = path is not None and Path(path).is_file()
     parts = ("train",) if one_file else ("train", "edit", "val")
@@ -140,67 +129,13 @@ def counterfact_reduced(*, path: str | Path | None = None, **filters: Unpack[Fil
         hub_set=hub.COUNTERFACT_REDUCED,
     )
     tables, source = sources.load(wanted, path)
-    rows = [row for table in tables for row in table]
-    records = [_traced(i, row) if "target_false" in row.values else _reduced(row) for i, row in enumerate(rows)]
+    records = [_reduced(i, row) for i, row in enumerate(row for table in tables for row in table)]
     return select(sorted(records, key=lambda record: record.case_id), source, **filters)
 
 
-def ask(
-    role: str,
-    text: str,
-    masked: bool,
-    target: str,
-    foil: str | None = None,
-    subject: str | None = None,
-    starts: int | None = None,
-) -> Candidate:
-    """A text that ends where its answer begins, as a question; a masked model gets its mask there."""
-    before = text.rstrip()
-    return question(role, f"{before} {MASK}." if masked else before, target, subject, foil=foil, starts=starts)
-
-
-def _full(row: Row) -> CounterFactRecord:
-    rewrite = row.child("requested_rewrite")
-    true, new = rewrite.child("target_true"), rewrite.child("target_new")
-    template = rewrite.text("prompt")
-    if template.count("{}") != 1:
-        raise ValueError(f"{rewrite.where}: field 'prompt' is {template!r}; expected one {{}} for the subject")
-    return CounterFactRecord(
-        case_id=row.integer("case_id"),
-        subject=rewrite.text("subject"),
-        target=true.text("str"),
-        new_target=new.text("str"),
-        template=template,
-        relation=rewrite.text("relation_id"),
-        target_id=true.text("id"),
-        new_target_id=new.text("id"),
-        paraphrase_prompts=row.texts("paraphrase_prompts"),
-        neighborhood_prompts=row.texts("neighborhood_prompts"),
-        attribute_prompts=row.texts("attribute_prompts"),
-        generation_prompts=row.texts("generation_prompts"),
-        pararel_idx=row.integer("pararel_idx"),
-    )
-
-
-def _reduced(row: Row) -> ReducedRecord:
-    return ReducedRecord(
-        case_id=row.integer("case_id"),
-        subject=row.text("subject"),
-        target=row.text("ground_truth"),
-        new_target=row.text("target_new"),
-        prompt=row.text("prompt"),
-        rephrase_prompt=row.text("rephrase_prompt"),
-        locality_prompt=row.text("locality_prompt"),
-        locality_target=row.text("locality_ground_truth"),
-    )
-
-
-def _traced(number: int, row: Row) -> ReducedRecord:
-    """A row of `NeelNanda/counterfact-tracing`: no case_id, targets with a leading space."""
-    return ReducedRecord(
-        case_id=number,
-        subject=row.text("subject"),
-        target=row.text("target_true").strip(),
-        new_target=row.text("target_false").strip(),
-        prompt=row.text("prompt"),
-    )
+def _reduced(number: int, row: Row) -> ReducedRecord:
+    if "target_false" in row.values:  # `NeelNanda/counterfact-tracing`: no case_id, targets with a leading space
+        true, new = row.text("target_true").strip(), row.text("target_false").strip()
+        return ReducedRecord(number, row.text("subject"), true, new, row.text("prompt"))
+    names = {"target": "ground_truth", "new_target": "target_new", "locality_target": "locality_ground_truth"}
+    return row.record(ReducedRecord, **names)

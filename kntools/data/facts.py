@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Unpack
 
 from kntools.data import sample, sources
-from kntools.data.counterfact_records import ask
 from kntools.data.filters import Filters, select
-from kntools.data.read import Row, json_array
+from kntools.data.patterns import ask
+from kntools.data.read import json_array
 from kntools.data.records import Candidate, Loaded
 
 
@@ -41,18 +41,6 @@ def known_facts(*, path: str | Path | None = None, **filters: Unpack[Filters]) -
     for prompt in facts.prompts(model):
         trace = kn.causal_trace(model, prompt)
     ```
-
-    Arguments:
-        path: the file, a data folder, or `"sample"`. `None` looks in `$KNTOOLS_DATA`, then takes the built-in
-            sample.
-        filters: `limit`, `seed`, `target`, `known_only`; see `kn.data.Filters`.
-
-    Returns:
-        `Loaded[KnownFact]`.
-
-    Raises:
-        ValueError: a malformed record.
-        FileNotFoundError: `path` is not the data set.
     """
     wanted = sources.Wanted(
         name="ROME's known facts",
@@ -60,20 +48,6 @@ def known_facts(*, path: str | Path | None = None, **filters: Unpack[Filters]) -
         read=json_array,
         sample=sample.known_facts,
     )
-    tables, source = sources.load(wanted, path)
-    return select([_fact(row) for row in tables[0]], source, **filters)
-
-
-def _fact(row: Row) -> KnownFact:
-    template = row.text("template")
-    if template.count("{}") != 1:
-        raise ValueError(f"{row.where}: field 'template' is {template!r}; expected one {{}} for the subject")
-    return KnownFact(
-        known_id=row.integer("known_id"),
-        subject=row.text("subject"),
-        target=row.text("attribute"),
-        prompt=row.text("prompt"),
-        template=template,
-        prediction=row.text("prediction"),
-        relation=row.text("relation_id"),
-    )
+    [rows], source = sources.load(wanted, path)
+    facts = [row.template().record(KnownFact, target="attribute", relation="relation_id") for row in rows]
+    return select(facts, source, **filters)

@@ -38,19 +38,11 @@ class Filters(TypedDict, total=False):
 def select(
     records: Sequence[Record], source: Source, skipped: Skipped = NOTHING, **filters: Unpack[Filters]
 ) -> Loaded[Record]:
-    """Apply `Filters`. The chosen records keep the order of the data.
+    """Apply `Filters`. The chosen records keep the order of the data; `skipped` is what the loader left out.
 
-    Arguments:
-        records: all of them.
-        source: where they came from.
-        skipped: what the loader itself left out.
-
-    Returns:
-        `Loaded`, in which everything left out is counted.
-
-    Raises:
-        ValueError: a negative limit.
-        TypeError: an unknown filter.
+    ```python
+    select([Fact(row.text("subject"), row.text("target")) for row in rows], source, limit=100)
+    ```
     """
     unknown = set(filters) - set(Filters.__annotations__)
     if unknown:
@@ -65,8 +57,9 @@ def select(
     if seed is not None:
         random.Random(seed).shuffle(order)
     left_out: Counter[str] = Counter()
-    targets = _as_set(filters.get("target"))
-    if targets is not None:
+    target = filters.get("target")
+    if target is not None:
+        targets = {t.strip() for t in ((target,) if isinstance(target, str) else target)}
         # Records of every data set with a target; `T` also stands for those that have none, and are not asked for one.
         matching = [i for i in order if records[i].target.strip() in targets]  # type: ignore[attr-defined]
         left_out[OTHER_TARGET] = len(order) - len(matching)
@@ -75,16 +68,9 @@ def select(
         kept = order if limit is None else order[:limit]
         left_out[OVER_LIMIT] = len(order) - len(kept)
     else:
-        # In the order of the sample and only until there are enough: a model need not read all of
-        # CounterFact.
+        # In the order of the sample and only until there are enough: a model need not read all of CounterFact.
         kept, reasons = known_records(model, records, order, limit)
         left_out.update(reasons)
         left_out[OVER_LIMIT] = len(order) - len(kept) - sum(reasons.values())
     chosen = tuple(records[i] for i in sorted(kept))
     return Loaded(chosen, skipped + Skipped.of(left_out), source.name, source.is_sample)
-
-
-def _as_set(target: str | Collection[str] | None) -> frozenset[str] | None:
-    if target is None:
-        return None
-    return frozenset(t.strip() for t in ((target,) if isinstance(target, str) else target))

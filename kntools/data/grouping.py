@@ -16,22 +16,27 @@ from kntools.data.records import Loaded, Record
 SINGULAR, PLURAL = "singular", "plural"
 OTHER = "other"
 
+
+def word_forms(pairs: str) -> list[list[str]]:
+    """`"book/books car/cars"` as pairs."""
+    return [pair.split("/") for pair in pairs.split()]
+
+
 DETERMINER_NUMBER = {"this": SINGULAR, "that": SINGULAR, "these": PLURAL, "those": PLURAL}
 ANAPHOR_NUMBER = {"himself": SINGULAR, "herself": SINGULAR, "itself": SINGULAR, "themselves": PLURAL}
 ANAPHOR_GENDER = {"himself": "masculine", "herself": "feminine", "itself": "neuter"}
 AUXILIARY_NUMBER = {
-    "is": SINGULAR, "was": SINGULAR, "has": SINGULAR, "does": SINGULAR,
-    "are": PLURAL, "were": PLURAL, "have": PLURAL, "do": PLURAL,
-}  # fmt: skip
+    **dict.fromkeys(("is", "was", "has", "does"), SINGULAR),
+    **dict.fromkeys(("are", "were", "have", "do"), PLURAL),
+}
 
 # In these subject-verb paradigms the subject noun differs, not the verb.
 _NOUN_DIFFERS = ("regular_plural_subject_verb_agreement_2", "irregular_plural_subject_verb_agreement_2")
 # How irregular nouns end in the singular and in the plural. Longer endings come first.
-_NOUN_ENDINGS = (
-    ("man", "men"), ("child", "children"), ("person", "people"), ("foot", "feet"), ("tooth", "teeth"),
-    ("goose", "geese"), ("mouse", "mice"), ("louse", "lice"), ("ox", "oxen"),
-    ("fe", "ves"), ("f", "ves"), ("on", "a"), ("um", "a"), ("us", "i"), ("is", "es"),
-)  # fmt: skip
+_NOUN_ENDINGS = word_forms(
+    "man/men child/children person/people foot/feet tooth/teeth goose/geese mouse/mice louse/lice ox/oxen "
+    "fe/ves f/ves on/a um/a us/i is/es"
+)
 
 
 def determiner(record: Any) -> str | None:

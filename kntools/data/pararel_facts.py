@@ -10,52 +10,12 @@ from typing import Unpack
 from kntools.data import sample, sources
 from kntools.data.filters import Filters, select
 from kntools.data.patterns import fill
-from kntools.data.read import json_lines
+from kntools.data.read import Row, json_lines
 from kntools.data.records import Candidate, Loaded
 from kntools.models.names import check_name
 
 # Wikidata's names of ParaRel's relations.
-RELATIONS: dict[str, str] = {
-    "P17": "country",
-    "P19": "place of birth",
-    "P20": "place of death",
-    "P27": "country of citizenship",
-    "P30": "continent",
-    "P36": "capital",
-    "P37": "official language",
-    "P39": "position held",
-    "P47": "shares border with",
-    "P101": "field of work",
-    "P103": "native language",
-    "P106": "occupation",
-    "P108": "employer",
-    "P127": "owned by",
-    "P131": "located in the administrative territorial entity",
-    "P136": "genre",
-    "P138": "named after",
-    "P140": "religion",
-    "P159": "headquarters location",
-    "P176": "manufacturer",
-    "P178": "developer",
-    "P190": "twinned administrative body",
-    "P264": "record label",
-    "P276": "location",
-    "P279": "subclass of",
-    "P361": "part of",
-    "P364": "original language of film or TV show",
-    "P407": "language of work or name",
-    "P413": "position played on team / speciality",
-    "P449": "original network",
-    "P463": "member of",
-    "P495": "country of origin",
-    "P530": "diplomatic relation",
-    "P740": "location of formation",
-    "P937": "work location",
-    "P1001": "applies to jurisdiction",
-    "P1303": "instrument",
-    "P1376": "capital of",
-    "P1412": "languages spoken, written or signed",
-}
+RELATIONS: dict[str, str] = sample.NAMES["relations"]
 _WITHOUT_PATTERNS = ("P31", "P527")
 
 
@@ -91,17 +51,8 @@ def pararel(relation: str, *, path: str | Path | None = None, **filters: Unpack[
     each pattern twice, with "a" and with "an"; as in the published data both are asked, whatever the answer.
 
     Arguments:
-        relation: Wikidata's id, one of `kn.data.RELATIONS`.
-        path: a data folder or its `pararel` folder (with `patterns/` and `facts/`), or `"sample"`. `None`
-            looks in `$KNTOOLS_DATA`, then takes the built-in sample (P36, P1376, P101, P106).
-        filters: `limit`, `seed`, `target`, `known_only`; see `kn.data.Filters`.
-
-    Returns:
-        `Loaded[Fact]`.
-
-    Raises:
-        ValueError: an unknown relation, or a malformed record.
-        FileNotFoundError: the data is nowhere.
+        relation: Wikidata's id, one of `kn.data.RELATIONS`; the built-in sample has P36, P1376, P101 and P106.
+        path: a data folder or its `pararel` folder (with `patterns/` and `facts/`), or `"sample"`.
     """
     if relation in _WITHOUT_PATTERNS:
         raise ValueError(f"ParaRel has facts of {relation} but no patterns to ask for them; choose another relation")
@@ -113,15 +64,16 @@ def pararel(relation: str, *, path: str | Path | None = None, **filters: Unpack[
         sample=(lambda: sample.relation(relation)) if relation in sample.RELATIONS else None,
     )
     (pattern_rows, fact_rows), source = sources.load(wanted, path)
-    patterns = tuple(_pattern(row.text("pattern"), row.where) for row in pattern_rows)
+    patterns = tuple(map(_pattern, pattern_rows))
     facts = [
         Fact(row.text("sub_label"), row.text("obj_label"), relation, patterns, row.text("uuid")) for row in fact_rows
     ]
     return select(facts, source, **filters)
 
 
-def _pattern(text: str, where: str) -> str:
+def _pattern(row: Row) -> str:
     """Checked, and with single spaces: two patterns of P279 have a double one, which is another token."""
+    text = row.text("pattern")
     if text.count("[X]") != 1 or text.count("[Y]") != 1:
-        raise ValueError(f"{where}: pattern {text!r} must hold one [X] (subject) and one [Y] (answer)")
+        raise ValueError(f"{row.where}: pattern {text!r} must hold one [X] (subject) and one [Y] (answer)")
     return re.sub(" {2,}", " ", text)

@@ -27,17 +27,13 @@ _LAST = re.compile(r"(?P<before>.*?)\s*(?:\[Y\]|\[MASK\])\s*\.?\s*")
 
 def fill(role: str, pattern: str, subject: str, target: str, masked: bool, foil: str | None = None) -> Candidate:
     """The question that `pattern` asks about `subject`."""
-    text = pattern
-    if not masked:
-        text_before = before_answer(pattern)
-        if text_before is None:
-            return Candidate(role, None, NOT_LAST)
-        text = text_before
+    text = pattern.replace(ANSWER, MASK) if masked else before_answer(pattern)
+    if text is None:
+        return Candidate(role, None, NOT_LAST)
     start = text.find(SUBJECT)
     if start < 0:
         return Candidate(role, None, NO_SUBJECT)
-    text = text.replace(SUBJECT, subject).replace(ANSWER, MASK)
-    return question(role, text, target, subject, foil=foil, starts=_shifted(pattern, start, masked))
+    return question(role, text.replace(SUBJECT, subject), target, subject, foil=foil, starts=start)
 
 
 def question(
@@ -70,14 +66,23 @@ def question(
     )
 
 
+def ask(
+    role: str,
+    text: str,
+    masked: bool,
+    target: str,
+    foil: str | None = None,
+    subject: str | None = None,
+    starts: int | None = None,
+) -> Candidate:
+    """A text that ends where its answer begins, as a question; a masked model gets its mask there."""
+    before = text.rstrip()
+    return question(role, f"{before} {MASK}." if masked else before, target, subject, foil=foil, starts=starts)
+
+
 def before_answer(text: str) -> str | None:
     """What comes before an answer (or mask) that stands at the end; `None` if it stands elsewhere."""
     match = _LAST.fullmatch(text)
     if match is None or ANSWER in match["before"] or MASK in match["before"]:
         return None
     return match["before"].rstrip()
-
-
-def _shifted(pattern: str, start: int, masked: bool) -> int:
-    """Where the subject stands once an `[Y]` before it has become a `[MASK]`, which is longer."""
-    return start + (len(MASK) - len(ANSWER) if masked and pattern.find(ANSWER, 0, start) >= 0 else 0)

@@ -8,10 +8,15 @@ from __future__ import annotations
 
 import gzip
 import json
+import re
+from bisect import bisect
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from functools import reduce
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar, get_type_hints
+
+T = TypeVar("T")
 
 _BOM = b"\xef\xbb\xbf"
 
@@ -50,6 +55,27 @@ class Row:
             return Row(f"{self.where}, in {name!r}", value)
         raise self._problem(name, "an object")
 
+    def template(self, name: str = "template") -> Row:
+        """This row, if a text in it has one place for the subject."""
+        if (text := self.text(name)).count("{}") != 1:
+            raise ValueError(f"{self.where}: field {name!r} is {text!r}; expected one {{}} for the subject")
+        return self
+
+    def record(self, kind: type[T], **names: str) -> T:
+        """A dataclass of texts, integers and lists of texts; `names` are fields that are called otherwise here.
+
+        ```python
+        row.record(KnownFact, target="attribute")           # a name may lead into an object: "rewrite.target"
+        ```
+        """
+        hints, values = get_type_hints(kind), {}
+        for field in fields(kind):  # type: ignore[arg-type]  # every record is a dataclass
+            *parents, last = names.get(field.name, field.name).split(".")
+            row = reduce(Row.child, parents, self)
+            read = {int: row.integer, tuple[str, ...]: row.texts}.get(hints[field.name], row.text)
+            values[field.name] = read(last)
+        return kind(**values)
+
     def _problem(self, name: str, expected: str) -> ValueError:
         if name in self.values:
             return ValueError(f"{self.where}: field {name!r} must be {expected}, found {self.values[name]!r}")
@@ -75,28 +101,23 @@ def json_array(path: Path) -> list[Row]:
     """A `.json` file that holds one array of objects. Each row knows the line on which it begins."""
     expected = "one JSON array of objects"
     text = "\n".join(line for _, line in _lines(path, expected, blank_is_error=False))
-    decoder = json.JSONDecoder()
-    rows: list[Row] = []
-    at = _past_space(text, 0)
+    ends = [at for at, letter in enumerate(text) if letter == "\n"]
+    at, rows = _past_space(text, 0), list[Row]()
     if text[at : at + 1] != "[":
         raise ValueError(f"{path}:1: found {text[at : at + 20]!r} at the start; expected {expected}")
-    line, counted = 1, 0
-    while True:
+    while not rows or text[at : at + 1] == ",":
         at = _past_space(text, at + 1)
         if text[at : at + 1] == "]" and not rows:
             raise ValueError(f"{path}: the array is empty; expected {expected}")
-        line, counted = line + text.count("\n", counted, at), at
         try:
-            values, end = decoder.raw_decode(text, at)
+            values, end = json.JSONDecoder().raw_decode(text, at)
         except json.JSONDecodeError as error:
             raise ValueError(f"{path}:{error.lineno}: broken JSON ({error.msg}); expected {expected}") from None
-        rows.append(_row(f"{path}:{line}", values, expected))
+        rows.append(_row(f"{path}:{bisect(ends, at) + 1}", values, expected))
         at = _past_space(text, end)
-        if text[at : at + 1] == "]":
-            break
-        if text[at : at + 1] != ",":
-            line += text.count("\n", counted, at)
-            raise ValueError(f"{path}:{line}: expected ',' or ']' after a record, found {text[at : at + 10]!r}")
+    if text[at : at + 1] != "]":
+        line = bisect(ends, at) + 1
+        raise ValueError(f"{path}:{line}: expected ',' or ']' after a record, found {text[at : at + 10]!r}")
     if text[at + 1 :].strip():
         raise ValueError(f"{path}: there is more after the end of the array; expected {expected}")
     return rows
@@ -173,6 +194,5 @@ def _bytes(path: Path, expected: str) -> bytes:
 
 
 def _past_space(text: str, at: int) -> int:
-    while at < len(text) and text[at].isspace():
-        at += 1
-    return at
+    found = re.compile(r"\S|$").search(text, at)
+    return found.start() if found else at

@@ -20,6 +20,7 @@ from kntools.results import display
 RE_ENCODES = "does not re-encode to the same tokens"
 
 Record = TypeVar("Record")
+T = TypeVar("T")
 
 #: Token ids of a prompt's text, its target and its foil.
 Ids = tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...] | None]
@@ -66,8 +67,38 @@ class Candidate:
     ids: Ids | None = None  # if the record was found by its tokens: what the prompt must encode to
 
 
+class Counted(Sequence[T]):
+    """What was kept, as a sequence, and a count of what was left out; together they are `total`."""
+
+    skipped: Skipped
+    source: str
+
+    @property
+    def kept(self) -> tuple[T, ...]:
+        raise NotImplementedError
+
+    @property
+    def total(self) -> int:
+        return len(self) + self.skipped.total
+
+    def __len__(self) -> int:
+        return len(self.kept)
+
+    @overload
+    def __getitem__(self, index: int) -> T: ...
+    @overload
+    def __getitem__(self, index: slice) -> tuple[T, ...]: ...
+    def __getitem__(self, index: int | slice) -> T | tuple[T, ...]:
+        return self.kept[index]
+
+    def _repr_html_(self) -> str:
+        rows: Any = self.kept[:_SHOWN]
+        names = [field.name for field in fields(rows[0])] if rows else []
+        return display.html(repr(self), pd.DataFrame([astuple(row) for row in rows], columns=names))
+
+
 @dataclass(frozen=True)
-class Loaded(Sequence[Record]):
+class Loaded(Counted[Record]):
     """Records of one data set. Iterate, index or slice it; `prompts(model)` makes prompts.
 
     ```python
@@ -86,42 +117,56 @@ class Loaded(Sequence[Record]):
     is_sample: bool = False  # the built-in sample, which stands in for a data set that is not there
 
     @property
-    def total(self) -> int:
-        return len(self.records) + self.skipped.total
-
-    def prompts(self, model: Any, *, role: str | None = None, multi_token: MultiToken = "error") -> PromptSet:
-        """The records as prompts for `model`; see `to_prompts`."""
-        return to_prompts(self, model, role=role, multi_token=multi_token)
+    def kept(self) -> tuple[Record, ...]:
+        return self.records
 
     def where(self, keep: Callable[[Record], bool], reason: str) -> Loaded[Record]:
         """Keep the records for which `keep` is true; count the others as skipped for `reason`."""
         kept = tuple(record for record in self.records if keep(record))
         return replace(self, records=kept, skipped=self.skipped + Skipped.of({reason: len(self) - len(kept)}))
 
-    def __len__(self) -> int:
-        return len(self.records)
+    def prompts(self, model: Any, *, role: str | None = None, multi_token: MultiToken = "error") -> PromptSet:
+        """The records as prompts for `model`, masked or causal, with a count of what it cannot be asked.
 
-    def __iter__(self) -> Iterator[Record]:
-        return iter(self.records)
+        ```python
+        prompts = kn.data.blimp("determiner_noun_agreement_1").prompts(model)
+        prompts[0], prompts.skipped
+        ```
 
-    @overload
-    def __getitem__(self, index: int) -> Record: ...
-    @overload
-    def __getitem__(self, index: slice) -> tuple[Record, ...]: ...
-    def __getitem__(self, index: int | slice) -> Record | tuple[Record, ...]:
-        return self.records[index]
+        Arguments:
+            model: any TransformerLens model with a tokenizer, or a `TokenizerOnly`.
+            role: only these questions of each record, e.g. `"rewrite"` of a CounterFact record; `None` for all.
+            multi_token: of the prompts: `"error"` skips answers of several tokens, `"first"` and `"sum"` keep them. A
+                minimal pair differs in exactly one token in any case.
+        """
+        tokenizer = model.tokenizer
+        if tokenizer is None:
+            raise ValueError("this model has no tokenizer; set model.tokenizer first")
+        found = _candidates(self.records, tokenizer, is_masked(model))
+        roles = sorted({candidate.role for _, candidate in found})
+        if role is not None and found and role not in roles:
+            raise ValueError(f"these records have no role {role!r}; they have {', '.join(roles)}")
+        found = [(record, candidate) for record, candidate in found if role in (None, candidate.role)]
+        asked = [(record, c, replace(c.prompt, multi_token=multi_token)) for record, c in found if c.prompt is not None]
+        encoded = encode_each(model, [prompt for _, _, prompt in asked])
+        reasons = [_reason(c, e) for (_, c, _), e in zip(asked, encoded, strict=True)]
+        good = [question for question, reason in zip(asked, reasons, strict=True) if not reason]
+        return PromptSet(
+            prompts=tuple(prompt for _, _, prompt in good),
+            records=tuple(record for record, _, _ in good),
+            roles=tuple(c.role for _, c, _ in good),
+            skipped=Skipped.of([c.reason for _, c in found if c.prompt is None] + [r for r in reasons if r]),
+            source=self.source,
+        )
 
     def __repr__(self) -> str:
         kind = type(self.records[0]).__name__ if self.records else "record"
         count = f"{len(self):,} of {self.total:,} x {kind}"
         return f"Loaded({count}, skipped: {self.skipped}, source: {self.source})"
 
-    def _repr_html_(self) -> str:
-        return display.html(repr(self), _table(self.records[:_SHOWN]))
-
 
 @dataclass(frozen=True)
-class PromptSet(Sequence[Prompt]):
+class PromptSet(Counted[Prompt]):
     """Prompts that a given model can be asked. Iterate, index or slice it like a tuple of `Prompt`s.
 
     `records[i]` is what `prompts[i]` was made from and `roles[i]` which of its questions it is.
@@ -135,8 +180,8 @@ class PromptSet(Sequence[Prompt]):
     source: str
 
     @property
-    def total(self) -> int:
-        return len(self.prompts) + self.skipped.total
+    def kept(self) -> tuple[Prompt, ...]:
+        return self.prompts
 
     def by_record(self) -> list[tuple[Any, tuple[Prompt, ...]]]:
         """Records with their prompts, in order: the paraphrases of one fact are together."""
@@ -153,32 +198,16 @@ class PromptSet(Sequence[Prompt]):
     def only(self, indices: Iterable[int], reason: str) -> PromptSet:
         """Keep the prompts at `indices`; count the others for `reason`."""
         kept = sorted(set(indices))
-        return PromptSet(
+        return replace(
+            self,
             prompts=tuple(self.prompts[i] for i in kept),
             records=tuple(self.records[i] for i in kept),
             roles=tuple(self.roles[i] for i in kept),
             skipped=self.skipped + Skipped.of({reason: len(self) - len(kept)}),
-            source=self.source,
         )
-
-    def __len__(self) -> int:
-        return len(self.prompts)
-
-    def __iter__(self) -> Iterator[Prompt]:
-        return iter(self.prompts)
-
-    @overload
-    def __getitem__(self, index: int) -> Prompt: ...
-    @overload
-    def __getitem__(self, index: slice) -> tuple[Prompt, ...]: ...
-    def __getitem__(self, index: int | slice) -> Prompt | tuple[Prompt, ...]:
-        return self.prompts[index]
 
     def __repr__(self) -> str:
         return f"PromptSet({len(self):,} of {self.total:,}, skipped: {self.skipped}, source: {self.source})"
-
-    def _repr_html_(self) -> str:
-        return display.html(repr(self), _table(self.prompts[:_SHOWN]))
 
 
 @dataclass(frozen=True)
@@ -203,53 +232,6 @@ class TokenizerOnly:
         return SimpleNamespace(attention_dir=direction, n_ctx=self.tokenizer.model_max_length)
 
 
-def to_prompts(
-    loaded: Loaded[Any], model: Any, *, role: str | None = None, multi_token: MultiToken = "error"
-) -> PromptSet:
-    """The records as prompts for `model`, masked or causal, with a count of what it cannot be asked.
-
-    ```python
-    prompts = kn.data.blimp("determiner_noun_agreement_1").prompts(model)
-    prompts[0], prompts.skipped
-    ```
-
-    Arguments:
-        loaded: what a loader returned.
-        model: any TransformerLens model with a tokenizer, or a `TokenizerOnly`.
-        role: only these questions of each record, e.g. `"rewrite"` of a CounterFact record; `None` for all.
-        multi_token: of the prompts: `"error"` skips answers of several tokens, `"first"` and `"sum"` keep them. A
-            minimal pair differs in exactly one token in any case.
-
-    Returns:
-        `PromptSet`. Used and skipped together are all the questions of the records.
-
-    Raises:
-        ValueError: the model has no tokenizer, or the records have no such role.
-    """
-    tokenizer = model.tokenizer
-    if tokenizer is None:
-        raise ValueError("this model has no tokenizer; set model.tokenizer first")
-    masked = is_masked(model)
-    found = _candidates(loaded.records, tokenizer, masked)
-    if role is not None:
-        roles = sorted({candidate.role for _, candidate in found})
-        if found and role not in roles:
-            raise ValueError(f"these records have no role {role!r}; they have {', '.join(roles)}")
-        found = [(record, candidate) for record, candidate in found if candidate.role == role]
-
-    asked = [(record, c, replace(c.prompt, multi_token=multi_token)) for record, c in found if c.prompt is not None]
-    encoded = encode_each(model, [prompt for _, _, prompt in asked])
-    reasons = [_reason(c, e) for (_, c, _), e in zip(asked, encoded, strict=True)]
-    good = [one for one, reason in zip(asked, reasons, strict=True) if not reason]
-    return PromptSet(
-        prompts=tuple(prompt for _, _, prompt in good),
-        records=tuple(record for record, _, _ in good),
-        roles=tuple(c.role for _, c, _ in good),
-        skipped=Skipped.of([c.reason for _, c in found if c.prompt is None] + [r for r in reasons if r]),
-        source=loaded.source,
-    )
-
-
 def _candidates(records: Sequence[Any], tokenizer: Any, masked: bool) -> list[tuple[Any, Candidate]]:
     """The questions of all records. Minimal pairs are found by their tokens, many at a time (`aligned`)."""
     if records and hasattr(records[0], "aligned"):
@@ -269,7 +251,3 @@ def _reason(candidate: Candidate, encoded: Encoded | PromptError) -> str:
     around = [i for i in range(len(ids) - len(text) + 1) if tuple(ids[i : i + len(text)]) == text]
     same = around and (encoded.target_ids, encoded.foil_ids) == (target, foil)
     return "" if same else RE_ENCODES
-
-
-def _table(records: Sequence[Any]) -> pd.DataFrame:
-    return pd.DataFrame([astuple(r) for r in records], columns=[f.name for f in fields(records[0])] if records else [])

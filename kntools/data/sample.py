@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tomllib
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -29,10 +30,13 @@ def file(name: str) -> Path:
     return Path(str(resources.files("kntools.data") / "sample" / name))
 
 
+#: What loaders may be asked for: `paradigms` of BLiMP, and `relations` of ParaRel.
+NAMES: dict[str, Any] = tomllib.loads(file("names.toml").read_text(encoding="utf-8"))
+
+
 def pairs(paradigm: str) -> list[list[Row]]:
     """Minimal pairs in BLiMP's fields."""
-    rows = json_lines(file("agreement_pairs.jsonl"))
-    return [[row for row in rows if row.values.get("UID") == paradigm]]
+    return [[row for row in json_lines(file("agreement_pairs.jsonl")) if row.values.get("UID") == paradigm]]
 
 
 def relation(name: str) -> list[list[Row]]:
@@ -52,53 +56,49 @@ def relation(name: str) -> list[list[Row]]:
 
 def known_facts() -> list[list[Row]]:
     """Capitals in the fields of ROME's known facts. Nobody has checked which model knows them."""
-    rows = table(file("countries.tsv"), _COLUMNS["countries.tsv"])
-    return [[_known(i, row) for i, row in enumerate(rows)]]
-
-
-def _known(number: int, row: Row) -> Row:
-    country, capital = row.text("country"), row.text("capital")
-    values = {
-        "known_id": number,
-        "subject": country,
-        "attribute": capital,
-        "template": "The capital of {} is",
-        "prediction": f" {capital}",
-        "prompt": f"The capital of {country} is",
-        "relation_id": "P36",
-    }
-    return Row(row.where, values)
+    rows = []
+    for number, row in enumerate(table(file("countries.tsv"), _COLUMNS["countries.tsv"])):
+        country, capital = row.text("country"), row.text("capital")
+        values = {
+            "known_id": number,
+            "subject": country,
+            "attribute": capital,
+            "template": "The capital of {} is",
+            "prediction": f" {capital}",
+            "prompt": f"The capital of {country} is",
+            "relation_id": "P36",
+        }
+        rows.append(Row(row.where, values))
+    return [rows]
 
 
 def counterfact() -> list[list[Row]]:
     """People's fields of work in CounterFact's fields; the new target is the next person's other field."""
     people = table(file("people.tsv"), _COLUMNS["people.tsv"])
-    return [[_counterfact(i, people) for i in range(len(people))]]
-
-
-def _counterfact(number: int, people: list[Row]) -> Row:
-    name, field = people[number].text("name"), people[number].text("field")
-    after = people[number + 1 :] + people[:number]
-    new = next(row.text("field") for row in after if row.text("field") != field)
-    same = [row.text("name") for row in after if row.text("field") == field]
-    other = [row.text("name") for row in after if row.text("field") == new]
-    values: dict[str, Any] = {
-        "case_id": number,
-        "pararel_idx": number,
-        "requested_rewrite": {
-            "prompt": "{} worked in the field of",
-            "relation_id": "P101",
-            "target_new": {"str": new, "id": f"sample:{new}"},
-            "target_true": {"str": field, "id": f"sample:{field}"},
-            "subject": name,
-        },
-        "paraphrase_prompts": [f"{name} is remembered for work in", f"The life of {name} was devoted to"],
-        "neighborhood_prompts": [f"{person} worked in the field of" for person in same],
-        "attribute_prompts": [f"{person} worked in the field of" for person in other],
-        "generation_prompts": [
-            f"{name} is a famous",
-            f"Every morning {name} went to",
-            f"{name} is best known for",
-        ],
-    }
-    return Row(people[number].where, values)
+    rows = []
+    for number, person in enumerate(people):
+        name, field = person.text("name"), person.text("field")
+        after = people[number + 1 :] + people[:number]
+        new = next(row.text("field") for row in after if row.text("field") != field)
+        same, other = ([r.text("name") for r in after if r.text("field") == wanted] for wanted in (field, new))
+        values: dict[str, Any] = {
+            "case_id": number,
+            "pararel_idx": number,
+            "requested_rewrite": {
+                "prompt": "{} worked in the field of",
+                "relation_id": "P101",
+                "target_new": {"str": new, "id": f"sample:{new}"},
+                "target_true": {"str": field, "id": f"sample:{field}"},
+                "subject": name,
+            },
+            "paraphrase_prompts": [f"{name} is remembered for work in", f"The life of {name} was devoted to"],
+            "neighborhood_prompts": [f"{colleague} worked in the field of" for colleague in same],
+            "attribute_prompts": [f"{colleague} worked in the field of" for colleague in other],
+            "generation_prompts": [
+                f"{name} is a famous",
+                f"Every morning {name} went to",
+                f"{name} is best known for",
+            ],
+        }
+        rows.append(Row(person.where, values))
+    return [rows]

@@ -37,19 +37,14 @@ SAMPLE_SOURCE = Source("built-in sample", is_sample=True)
 
 @dataclass(frozen=True)
 class Wanted:
-    """A data set as one loader needs it.
-
-    `files` are relative to the data folder, all of them needed. `read` turns one into rows. `hub_config` is
-    the configuration of the hub's data set, if it has several. `sample` makes the rows that ship with
-    kntools, one list per file.
-    """
+    """A data set as one loader needs it."""
 
     name: str
-    files: tuple[str, ...]
-    read: Callable[[Path], list[Row]]
+    files: tuple[str, ...]  # relative to the data folder, all of them needed
+    read: Callable[[Path], list[Row]]  # one of them
     hub_set: hub.HubSet | None = None
-    hub_config: str | None = None
-    sample: Callable[[], list[list[Row]]] | None = None
+    hub_config: str | None = None  # of the hub's data set, if it has several
+    sample: Callable[[], list[list[Row]]] | None = None  # the rows that ship with kntools, one list per file
 
 
 def load(wanted: Wanted, path: str | Path | None) -> tuple[list[list[Row]], Source]:

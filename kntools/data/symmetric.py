@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import ClassVar, Unpack
 
 from kntools.data.filters import Filters, select
-from kntools.data.pararel_facts import Fact, pararel
+from kntools.data.pararel_facts import RELATIONS, Fact, pararel
 from kntools.data.patterns import fill
 from kntools.data.records import Candidate, Loaded, Skipped
 from kntools.data.sources import Source
@@ -65,34 +65,17 @@ def symmetric_facts(
 
     Arguments:
         relation: `"P36"` (capital) or `"P1376"` (capital of).
-        path: as for `pararel`.
-        filters: `limit`, `seed`, `target`, `known_only`; see `kn.data.Filters`. `seed` also decides which new
-            target a fact gets, whatever the other filters are.
-
-    Returns:
-        `Loaded[SymmetricFact]`. A new target is never a target of the same subject.
-
-    Raises:
-        ValueError: another relation, or a malformed record.
-        FileNotFoundError: the data is nowhere.
+        filters: `seed` also decides which new target a fact gets, whatever the other filters are. It is never a target
+            of the same subject.
     """
-    check_name("symmetric relation", relation, {"P36": "capital", "P1376": "capital of"})
+    check_name("symmetric relation", relation, {name: RELATIONS[name] for name in PATTERNS})
     facts = pararel(relation, path=path)
-    pattern, reverse_pattern = PATTERNS[relation]
-    records = []
-    for fact, donor in zip(facts, new_targets(facts.records, filters.get("seed")), strict=True):
-        if donor is not None:
-            records.append(
-                SymmetricFact(
-                    subject=fact.subject,
-                    target=fact.target,
-                    new_target=donor.target,
-                    new_subject=donor.subject,
-                    relation=relation,
-                    pattern=pattern,
-                    reverse_pattern=reverse_pattern,
-                )
-            )
+    donors = new_targets(facts, filters.get("seed"))
+    records = [
+        SymmetricFact(fact.subject, fact.target, donor.target, donor.subject, relation, *PATTERNS[relation])
+        for fact, donor in zip(facts, donors, strict=True)
+        if donor is not None
+    ]
     skipped = Skipped.of({NO_NEW_TARGET: len(facts) - len(records)})
     return select(records, Source(facts.source, facts.is_sample), skipped, **filters)
 

@@ -64,35 +64,19 @@ def synonym_facts(
 
     Arguments:
         relation: `"P101"` (field of work).
-        path: as for `pararel`.
         synonyms: your own table: tab-separated, columns `field` and `occupation`; `None` is the built-in one.
-        filters: `limit`, `seed`, `target`, `known_only`; see `kn.data.Filters`. `seed` also decides which new
-            target a fact gets, whatever the other filters are.
-
-    Returns:
-        `Loaded[SynonymFact]`.
-
-    Raises:
-        ValueError: another relation, a malformed record or table.
-        FileNotFoundError: the data or the table is nowhere.
+        filters: `seed` also decides which new target a fact gets, whatever the other filters are.
     """
     check_name("relation with synonyms", relation, {"P101": "field of work"})
     facts = pararel(relation, path=path)
     occupations = field_occupations(synonyms)
     usable = [fact for fact in facts if fact.target in occupations]
     donors = new_targets(usable, filters.get("seed"), lambda fact: occupations[fact.target])
-    records = [
-        SynonymFact(
-            subject=fact.subject,
-            target=fact.target,
-            new_target=donor.target,
-            occupation=occupations[fact.target],
-            new_occupation=occupations[donor.target],
-            relation=relation,
-        )
-        for fact, donor in zip(usable, donors, strict=True)
-        if donor is not None
-    ]
+    records = []
+    for fact, donor in zip(usable, donors, strict=True):
+        if donor is not None:
+            jobs = occupations[fact.target], occupations[donor.target]
+            records.append(SynonymFact(fact.subject, fact.target, donor.target, *jobs, relation))
     skipped = Skipped.of({NO_OCCUPATION: len(facts) - len(usable), NO_NEW_TARGET: len(usable) - len(records)})
     return select(records, Source(facts.source, facts.is_sample), skipped, **filters)
 
