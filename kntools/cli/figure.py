@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 from typing import Annotated, Any, get_args
@@ -15,7 +16,6 @@ from kntools.analyses.fig08_reliability import EDITS
 from kntools.analyses.fig09_tracing_profile import TRACED, Traced
 from kntools.analyses.neuron_search import Null
 from kntools.analyses.neuron_search import check_neurons as in_model
-from kntools.analyses.prompt_group import NamedPrompts
 from kntools.cli.analysis import RunOptions, Search, check_sources, choose, result_output
 from kntools.cli.command import Group, command
 from kntools.cli.edit import edit
@@ -34,14 +34,32 @@ figure = typer.Typer(cls=Group, no_args_is_help=True)
 
 Sources = Annotated[list[str], typer.Argument(help="BLiMP paradigms and ParaRel relations.")]
 Paradigm = Annotated[str, typer.Argument(help="A BLiMP paradigm of determiners and nouns.")]
-Frames = Annotated[int, typer.Option(help="Sentences per pair of words.")]
-Known = Annotated[bool, typer.Option("--known", help="Only pairs and facts that the model gets right.")]
 Count = Annotated[int, typer.Option(help="Neurons per prompt: those with its highest scores.")]
 Neurons = Annotated[list[str], typer.Option("--neuron", "-n", help="A neuron, e.g. L9.N1094; may be repeated.")]
 SomeNeurons = Annotated[list[str] | None, typer.Option("--neuron", "-n", help="A neuron; may be repeated.")]
 Limit = Annotated[int, typer.Option(help="How many of each (prompts, pairs, facts).")]
 AnyLimit = Annotated[int | None, typer.Option(help="How many pairs (default: all).")]
 Factor = Annotated[float, typer.Option(help="What the activations are multiplied by.")]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Groups:
+    """Which groups of prompts are searched."""
+
+    frames: Annotated[int, typer.Option(help="Sentences per pair of words.")] = 10
+    known: Annotated[bool, typer.Option("--known", help="Only pairs and facts that the model gets right.")] = False
+
+    def load(self, model: Any, sources: list[str], limit: int | None, seed: int) -> list[analyses.PromptGroup]:
+        how: dict[str, Any] = {"frames": self.frames, "limit": limit, "seed": seed, "known_only": self.known}
+        return [group for source in sources for group in analyses.prompt_groups(model, source, **how)]
+
+
+def prepared(options: RunOptions, sources: list[str], neurons: list[str] | None = None) -> tuple[Any, Any]:
+    """The model and the neurons, if there are any; a wrong name is an error before the model is loaded."""
+    check_sources(sources)
+    named = as_neurons(neurons or ())
+    model = options.load()
+    return model, in_model(model, named) if named else None
 
 
 @command
@@ -53,8 +71,7 @@ def attribution_profile(
     classes: Annotated[int, typer.Option(help="Answers, the most frequent ones.")] = 8,
 ) -> Output:
     """Mean scores of neurons by answer."""
-    check_sources([source])
-    model = options.load()
+    model, _ = prepared(options, [source])
     prompts = analyses.by_answer(model, source, limit=limit, classes=classes, seed=options.seed)
     found = analyses.attribution_profile(model, prompts, settings=search.settings, run=options.kept)
     return result_output(found, options)
@@ -65,20 +82,16 @@ def pair_search(
     paradigm: Paradigm,
     options: RunOptions,
     search: Search,
+    chosen: Groups,
     limit: AnyLimit = None,
-    frames: Frames = 10,
-    known: Known = False,
     neuron: SomeNeurons = None,
 ) -> Output:
     """In which determiner-noun pairs a neuron is a knowledge neuron.
 
     Example: kntools figure 2 determiner_noun_agreement_2 --model bert-base-cased --paper --neuron L9.N1094
     """
-    check_sources([paradigm])
-    neurons = as_neurons(neuron or ())
-    model = options.load()
-    groups = analyses.prompt_groups(model, paradigm, frames=frames, limit=limit, seed=options.seed, known_only=known)
-    marked = in_model(model, neurons) if neurons else None
+    model, marked = prepared(options, [paradigm], neuron)
+    groups = chosen.load(model, [paradigm], limit, options.seed)
     found = analyses.pair_search(model, groups, settings=search.settings, run=options.kept)
     return result_output(found, options, tables={"shares": found.shares(marked)})
 
@@ -88,9 +101,8 @@ def localisation(
     sources: Sources,
     options: RunOptions,
     search: Search,
+    chosen: Groups,
     limit: Limit = 30,
-    frames: Frames = 10,
-    known: Known = False,
     null: Annotated[Null, typer.Option(help="What chance gives: random neurons, or shuffled answers.")] = "neurons",
     neuron: SomeNeurons = None,
 ) -> Output:
@@ -98,16 +110,8 @@ def localisation(
 
     Example: kntools figure localisation determiner_noun_agreement_2 P36 P101 --limit 20 --out localised
     """
-    check_sources(sources)
-    neurons = as_neurons(neuron or ())
-    model = options.load()
-    marked = in_model(model, neurons) if neurons else None
-    seed = options.seed
-    groups = [
-        group
-        for source in sources
-        for group in analyses.prompt_groups(model, source, frames=frames, limit=limit, seed=seed, known_only=known)
-    ]
+    model, marked = prepared(options, sources, neuron)
+    groups = chosen.load(model, sources, limit, options.seed)
     found = analyses.localisation(
         model, groups, settings=search.settings, null=null, seed=options.seed, run=options.kept
     )
@@ -145,9 +149,10 @@ def suppression_effect(
 
     Example: kntools figure 5 determiner_noun_agreement_1 --neuron L0.N586 --no-bos --out effect
     """
-    model, prompts = _nouns(paradigm, options, limit, neuron)
+    model, neurons = prepared(options, [paradigm], neuron)
+    prompts = analyses.noun_prompts(model, paradigm, limit=limit, seed=options.seed)
     found = analyses.suppression_effect(
-        model, prompts, neuron, factor=factor, change=change, paper=paper, seed=options.seed, run=options.kept
+        model, prompts, neurons, factor=factor, change=change, paper=paper, seed=options.seed, run=options.kept
     )
     return result_output(found, options)
 
@@ -189,16 +194,9 @@ def probability_shift(
 
     Example: kntools figure 7 determiner_noun_agreement_1 --neuron L0.N586 --no-bos --out shift
     """
-    model, prompts = _nouns(paradigm, options, limit, neuron)
-    return result_output(analyses.probability_shift(model, prompts, neuron, factor=factor, run=options.kept), options)
-
-
-def _nouns(paradigm: str, options: RunOptions, limit: int, neurons: list[str]) -> tuple[Any, NamedPrompts]:
-    """The model, and prompts of either number."""
-    check_sources([paradigm])
-    as_neurons(neurons)  # a wrong name is an error before the model is loaded
-    model = options.load()
-    return model, analyses.noun_prompts(model, paradigm, limit=limit, seed=options.seed)
+    model, neurons = prepared(options, [paradigm], neuron)
+    prompts = analyses.noun_prompts(model, paradigm, limit=limit, seed=options.seed)
+    return result_output(analyses.probability_shift(model, prompts, neurons, factor=factor, run=options.kept), options)
 
 
 @command
@@ -215,19 +213,11 @@ def reliability(
 
     Example: kntools figure 8 P36 determiner_noun_agreement_1 --edit suppress --out reliability
     """
-    edits, neurons = choose("edit", edit, EDITS), as_neurons(neuron or ())
-    model, prompts = _known(sources, options, limit)
-    found = analyses.reliability(
-        model,
-        prompts,
-        neurons=neurons or None,
-        count=count,
-        edits=edits,
-        settings=search.settings,
-        seed=options.seed,
-        run=options.kept,
-    )
-    return result_output(found, options)
+    edits = choose("edit", edit, EDITS)
+    model, neurons = prepared(options, sources, neuron)
+    prompts = analyses.known_prompts(model, sources, limit=limit, seed=options.seed)
+    which: dict[str, Any] = {"neurons": neurons, "count": count, "edits": edits, "settings": search.settings}
+    return result_output(analyses.reliability(model, prompts, **which, seed=options.seed, run=options.kept), options)
 
 
 @command
@@ -236,16 +226,10 @@ def selection_methods(sources: Sources, options: RunOptions, limit: Limit = 20, 
 
     Example: kntools figure selection_methods P36 --limit 8 --out methods
     """
-    model, prompts = _known(sources, options, limit)
+    model, _ = prepared(options, sources)
+    prompts = analyses.known_prompts(model, sources, limit=limit, seed=options.seed)
     found = analyses.selection_methods(model, prompts, count=count, seed=options.seed, run=options.kept)
     return result_output(found, options)
-
-
-def _known(sources: list[str], options: RunOptions, limit: int) -> tuple[Any, NamedPrompts]:
-    """The model, and prompts that it gets right."""
-    check_sources(sources)
-    model = options.load()
-    return model, analyses.known_prompts(model, sources, limit=limit, seed=options.seed)
 
 
 @command
@@ -264,22 +248,13 @@ def tracing_profile(
     """
     kinds, severed = choose("kind", kind, KINDS), choose("sever", sever, get_args(Severed)) if sever else []
     model = options.load()
-    found = analyses.tracing_profile(
-        model,
-        analyses.traced_prompts(model, what, limit=limit),
-        kinds=kinds,
-        sever=severed,
-        window=window,
-        samples=samples,
-        seed=options.seed,
-        two_way=TRACED[what],
-        known_only=False,
-        run=options.kept,
-    )
+    prompts = analyses.traced_prompts(model, what, limit=limit)
+    how: dict[str, Any] = {"kinds": kinds, "sever": severed, "window": window, "samples": samples, "seed": options.seed}
+    found = analyses.tracing_profile(model, prompts, two_way=TRACED[what], known_only=False, run=options.kept, **how)
     return result_output(found, options)
 
 
-_FIGURES: dict[str, Callable[..., None]] = {
+_FIGURES: Mapping[str, Callable[..., None]] = {
     "attribution_profile": attribution_profile,
     "pair_search": pair_search,
     "localisation": localisation,

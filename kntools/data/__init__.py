@@ -5,8 +5,8 @@
     prompts.skipped                                      # reason -> count
 
 One module per data set. What all loaders share: data is looked for at `path=` (a file, a data folder, or `"sample"`),
-in `$KNTOOLS_DATA`, on the Hugging Face hub, and in the built-in sample, in this order; `loaded.source` says where it was
-found. `filters` are `limit`, `seed`, `target` and `known_only` (see `Filters`). An unknown name is a `ValueError` that
+in `$KNTOOLS_DATA`, on the Hugging Face hub, and in the built-in sample, in this order; `loaded.source` says where.
+`filters` are `limit`, `seed`, `target` and `known_only` (see `Filters`). An unknown name is a `ValueError` that
 offers the nearest, a malformed record one that names file and line, and a data set that is nowhere a
 `FileNotFoundError` that says what to type.
 """

@@ -1,4 +1,8 @@
-"""Figures of tables, tensors and results. Every function returns a plotly `Figure` and shows nothing."""
+"""Figures of tables, tensors and results. Every function returns a plotly `Figure` and shows nothing.
+
+All take `title`, `width` and `height` (pixels), and heatmaps `colorscale` (any of plotly's). What cannot be drawn
+(labels that do not fit, nan or inf, a prompt or neuron that does not exist) is a `ValueError` or `IndexError`.
+"""
 
 from kntools.plots.charts import bar_chart, line_chart, scatter_chart
 from kntools.plots.effects import against_random, change_matrix, role_lines, scan_scatter

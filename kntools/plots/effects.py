@@ -30,12 +30,6 @@ def change_matrix(
     ```python
     kn.plots.change_matrix(after - before, facts, facts)     # [fact fact]
     ```
-
-    Arguments:
-        look: `title`, `width` and `height` in pixels, `colorscale` (any of plotly's).
-
-    Raises:
-        ValueError: labels that do not fit, or changes that are not finite.
     """
     table = pd.DataFrame(finite(changes, "changes", (len(rows), len(columns))), index=rows, columns=columns)
     options: dict[str, Any] = {"title": "Change of the answer's probability", **look}
@@ -61,10 +55,6 @@ def against_random(
     Arguments:
         name: of the intervention.
         unit: of the values.
-        look: `title`, `width` and `height` in pixels.
-
-    Raises:
-        ValueError: tensors that do not fit the labels, or values that are not finite.
     """
     count = len(labels)
     draws = finite(random, "random", (count, None))
@@ -103,7 +93,6 @@ def role_lines(profile: Any, *, before: bool = False, **look: Unpack[Look]) -> g
     Arguments:
         profile: a `TracingProfile`.
         before: show the tokens before the subject too (in a causal model the noise does not reach them).
-        look: `title`, `width` and `height` in pixels.
 
     Returns:
         A figure; bands are bootstrap intervals over prompts.
@@ -140,7 +129,6 @@ def scan_scatter(scan: Any, scores: Any = None, *, names: int = 5, **look: Unpac
         scan: a `NeuronScan`.
         scores: an `Attribution` of the same prompts.
         names: so many neurons of the largest |effect| are named.
-        look: `title`, `width` and `height` in pixels.
     """
     frame = scan.to_frame(scores).sort_values("effect", ignore_index=True)
     frame["name"] = [f"L{row.layer}.N{row.neuron}" for row in frame.itertuples()]

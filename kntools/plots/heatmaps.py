@@ -42,10 +42,6 @@ def heatmap(
         say: write each value into its cell, instead of a colour bar.
         power: the colour's strength is `|value| ** power`; below 1, small values stay visible.
         limits: the values at both ends of the colours; plus and minus the highest |value| if there are none.
-        look: `title`, `width` and `height` in pixels, `colorscale` (any of plotly's).
-
-    Raises:
-        ValueError: not a table, labels that do not fit, or values that are not finite.
     """
     given = values if isinstance(values, Mapping) else {"": values}
     tables = [_table(table, rows, columns) for table in given.values()]

@@ -45,14 +45,9 @@ def neuron_heatmap(
             the model is left out.
         mark: neurons to frame, e.g. `KnowledgeNeurons`; in mode `"leading"` each gets a column.
         power: the colour's strength is `(|score| / highest |score|) ** power`; 1 is linear.
-        look: `title`, `width` and `height` in pixels, `colorscale` (any of plotly's).
 
     Returns:
         A figure. Hovering shows the neuron of a cell, its score, and its rank among all neurons.
-
-    Raises:
-        ValueError: not scores, an unknown mode, `columns` or `power` out of range.
-        IndexError: a prompt or marked neuron that does not exist.
     """
     if columns < 1:
         raise ValueError(f"columns={columns}; a heatmap has at least 1")
@@ -127,11 +122,6 @@ def neuron_bars(given: Any, k: int = 20, *, prompt: int | None = None, **look: U
         given: an `Attribution`, scores `[prompt layer neuron]`, or a `KnowledgeNeurons`.
         k: how many at most, by score.
         prompt: whose scores; `None` is the mean over prompts, with the single prompts as dots.
-        look: `title`, `width` and `height` in pixels.
-
-    Raises:
-        ValueError: nothing that has scores, or `k` below 1.
-        IndexError: a prompt that does not exist.
     """
     if k < 1:
         raise ValueError(f"k={k}; show at least 1 neuron")
@@ -172,10 +162,6 @@ def layer_histogram(
         n_layers: layers of the model; `None` ends at the last layer that has a neuron.
         normalize: shares of each group instead of numbers.
         stacked: groups on top of each other instead of side by side.
-        look: `title`, `width` and `height` in pixels.
-
-    Raises:
-        ValueError: no group, or a neuron beyond `n_layers`.
     """
     given = neurons if isinstance(neurons, Mapping) else {"neurons": neurons}
     if not given:

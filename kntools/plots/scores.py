@@ -37,9 +37,6 @@ def read_scores(given: Any, prompt: int | None = None) -> Scores:
 
     Arguments:
         prompt: which one; `None` is the mean over prompts.
-
-    Raises:
-        ValueError, IndexError: no such scores; scores that are not finite; no such prompt.
     """
     raw = getattr(given, "scores", given)
     if not isinstance(raw, (Tensor, np.ndarray)):
@@ -91,9 +88,6 @@ def finite(values: Any, what: str, shape: Sequence[int | None] | None = None) ->
 
     Arguments:
         shape: what they must have, `None` for any size.
-
-    Raises:
-        ValueError: another shape, nan or inf.
     """
     tensor = torch.as_tensor(values).detach().cpu()
     if not tensor.is_floating_point() or tensor.itemsize < 4:

@@ -30,13 +30,9 @@ def trace_heatmap(
         trace: a `Trace`, or effects `[layer token]`.
         tokens: of plain effects.
         scores: of a `Trace`, the probability with the state restored, and not what the restoration added to it.
-        look: `title`, `width` and `height` in pixels, `colorscale` (any of plotly's).
 
     Returns:
         A figure. The subject's tokens are bold, with a bar beside them; a token that occurs twice has two rows.
-
-    Raises:
-        ValueError: tokens that do not fit, or effects that are not finite.
     """
     if hasattr(trace, "tokens"):
         return trace_panels([trace], scores=scores, **look)
@@ -54,10 +50,6 @@ def trace_panels(traces: Sequence[Any], *, scores: bool = False, **look: Unpack[
     Arguments:
         traces: each a `Trace`.
         scores: as in `trace_heatmap`.
-        look: `title`, `width` and `height` in pixels, `colorscale` (any of plotly's).
-
-    Raises:
-        ValueError: no traces, or traces of different prompts.
     """
     if not traces:
         raise ValueError("no traces to draw")
@@ -106,10 +98,6 @@ def patch_heatmap(
         grid: a `PatchGrid`, or effects `[layer column]`.
         labels: of the columns of plain effects.
         normalized: of a `PatchGrid`, where the metric lies between the corrupted (0) and the clean prompt (1).
-        look: `title`, `width` and `height` in pixels, `colorscale` (any of plotly's).
-
-    Raises:
-        ValueError: labels that do not fit, or effects that are not finite.
     """
     if not hasattr(grid, "pairs"):
         plain_options: dict[str, Any] = {"title": "Patching", **look}
