@@ -20,7 +20,7 @@ from kntools.prompts import Prompt
 from kntools.report.choices import NotPossible, each_possible
 from kntools.report.facts import one_line
 from kntools.report.figure import Shown, asset, chart, share, table, within
-from kntools.report.study import Study, read_case
+from kntools.report.study import Study
 from kntools.results.statistics import share_interval
 from kntools.results.table import Row
 
@@ -145,7 +145,7 @@ def _edited(study: Study, what: Any) -> analyses.EditConsistency:
     size, model = study.size, study.model
     among = None if study.masked else size.among  # a masked one can be asked for few: all their answers are one token
     make = partial(analyses.make_cases, model, what, size.edits, seed=study.seed, among=among)
-    cases = study.choose(f"cases/{what}", make, read_case)
+    cases = study.choose(f"cases/{what}", analyses.Case, make)
     if not cases:
         raise NotPossible("there is no fact that this model can be asked both ways")
     drawn = None if study.masked else analyses.Continuations(size.continuations, seed=study.seed)

@@ -18,7 +18,7 @@ from kntools.report import choices
 from kntools.report.choices import NotPossible, each_possible
 from kntools.report.figure import ALPHA, Shown, chart, paired_test, share, table, tested, within
 from kntools.report.page import Block
-from kntools.report.study import Study, read_prompt
+from kntools.report.study import Study
 from kntools.results.statistics import holm
 
 
@@ -121,7 +121,7 @@ def overturned(study: Study) -> Shown:
 
 def _judged(study: Study, source: str) -> list[Prompt]:
     limit = study.size.judged_facts if is_relation(source) else study.size.judged_pairs
-    return study.choose(f"judged/{source}", lambda: choices.judged(study.model, source, limit, study.seed), read_prompt)
+    return study.choose(f"judged/{source}", Prompt, lambda: choices.judged(study.model, source, limit, study.seed))
 
 
 def tracing(study: Study) -> Shown:
@@ -155,7 +155,7 @@ def tracing(study: Study) -> Shown:
 def _traced(study: Study, what: Any) -> analyses.TracingProfile:
     size, model = study.size, study.model
     asked = (model, what, size.traces, study.sampled)
-    prompts = study.choose(f"traced/{what}", lambda: choices.traced(*asked), read_prompt)
+    prompts = study.choose(f"traced/{what}", Prompt, lambda: choices.traced(*asked))
     return analyses.tracing_profile(
         model,
         prompts,

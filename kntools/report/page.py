@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -31,6 +30,7 @@ from markupsafe import Markup, escape
 from pandas.api.types import is_bool_dtype, is_numeric_dtype
 from plotly.offline import get_plotlyjs
 
+from kntools import files
 from kntools.plots.theme import DARK, LIGHT
 from kntools.results.encoding import without_nan
 
@@ -158,8 +158,8 @@ def write(path: str | Path, page: Page) -> Path:
         for block in section.blocks:
             if isinstance(block, Table):
                 for name, text in block.files.items():
-                    _write(path.parent / name, text)
-    return _write(path, render(page))
+                    files.write(path.parent / name, text)
+    return files.write(path, render(page))
 
 
 def render(page: Page) -> str:
@@ -215,14 +215,3 @@ def _decimal(value: float, digits: int) -> str:
 def _script_json(value: Any) -> Markup:
     """JSON that cannot end the script element it stands in."""
     return Markup(json.dumps(value, separators=(",", ":"), ensure_ascii=False).replace("<", "\\u003c"))
-
-
-def _write(path: Path, text: str) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f"{path.name}.{os.getpid()}.part")
-    try:
-        part.write_text(text, encoding="utf-8", newline="\n")
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
-    return path

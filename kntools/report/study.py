@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from kntools import analyses, data
+from kntools.analyses import PromptGroup
 from kntools.analyses.neuron_search import local_seed, open_run
 from kntools.data import sample
 from kntools.data.records import Loaded
@@ -24,6 +25,7 @@ from kntools.report import choices
 from kntools.report.choices import NotPossible, possible
 from kntools.report.sizes import Size
 from kntools.results import processes
+from kntools.results.encoding import decode
 from kntools.results.result import load
 from kntools.results.run_store import RunStore
 from kntools.results.table import Row
@@ -115,7 +117,7 @@ class Study:
     def _choices(self) -> RunStore:
         return open_run(self.run("report"), "report", self.model, size=asdict(self.size), seed=self.seed)
 
-    def choose(self, name: str, make: Callable[[], Sequence[Any]], read: Callable[[Row], T]) -> list[T]:
+    def choose(self, name: str, kind: type[T], make: Callable[[], Sequence[T]]) -> list[T]:
         """What `make` chooses, kept in the folder: a report that is resumed does not ask the model again.
 
         Raises:
@@ -125,28 +127,27 @@ class Study:
         def choose(_: str) -> Row:
             try:
                 with possible():
-                    return {"chosen": [asdict(choice) for choice in make()]}
+                    return {"chosen": list(make())}
             except NotPossible as why:
                 return {"why": str(why)}
 
         [payload] = self._choices.each([name], key=str, make=choose)
         if "why" in payload:
             raise NotPossible(payload["why"])
-        return [read(row) for row in payload["chosen"]]
+        return [decode(row, kind, {}) for row in payload["chosen"]]
 
     @cached_property
-    def pairs(self) -> list[analyses.PromptGroup]:
+    def pairs(self) -> list[PromptGroup]:
         """Determiner-noun pairs."""
-        size = self.size
-        asked = (self.model, self.paradigms[0], size.pairs, size.frames, self.seed)
-        return self.choose("pairs", lambda: choices.probable_pairs(*asked), read_group)
+        asked = (self.model, self.paradigms[0], self.size.pairs, self.size.frames, self.seed)
+        return self.choose("pairs", PromptGroup, lambda: choices.probable_pairs(*asked))
 
-    def groups(self, name: str) -> list[analyses.PromptGroup]:
+    def groups(self, name: str) -> list[PromptGroup]:
         """Groups of a paradigm or relation that the model gets right."""
         if name == self.paradigms[0]:
             return self.pairs
         asked = (self.model, name, self.size.groups, self.size.frames, self.seed)
-        return self.choose(f"groups/{name}", lambda: choices.known_groups(*asked), read_group)
+        return self.choose(f"groups/{name}", PromptGroup, lambda: choices.known_groups(*asked))
 
     @cached_property
     def nouns(self) -> tuple[dict[str, list[Prompt]], dict[str, tuple[str, ...]]]:
@@ -157,7 +158,7 @@ class Study:
 
     # What several figures show.
 
-    def localise(self, groups: Sequence[analyses.PromptGroup]) -> analyses.Localisation:
+    def localise(self, groups: Sequence[PromptGroup]) -> analyses.Localisation:
         return analyses.localisation(self.model, groups, seed=self.seed, run=self.run("localisation"))
 
     @cached_property
@@ -177,16 +178,10 @@ class Study:
             raise NotPossible(f"no neuron is found in more pairs of the {number} than of the other number (figure 2)")
         return found[0]
 
-    @cached_property
-    def _shifts(self) -> dict[str, analyses.ProbabilityShift]:
-        return {}
-
     def shift(self, number: str) -> analyses.ProbabilityShift:
         """Words before and after the candidate of one number is suppressed."""
-        if number not in self._shifts:
-            neuron, (prompts, words), run = self.candidate(number), self.nouns, self.run(f"probability_shift_{number}")
-            self._shifts[number] = analyses.probability_shift(self.model, prompts, [neuron], words=words, run=run)
-        return self._shifts[number]
+        neuron, (prompts, words), run = self.candidate(number), self.nouns, self.run(f"probability_shift_{number}")
+        return analyses.probability_shift(self.model, prompts, [neuron], words=words, run=run)
 
     # Text that the model writes.
 
@@ -213,20 +208,3 @@ class Study:
             if not file.exists():
                 second_moment(self.model, self.layer, texts).save(file)
         return load(file, SecondMoment)
-
-
-# From JSON.
-
-
-def read_prompt(row: Row) -> Prompt:
-    return Prompt(**row)
-
-
-def read_group(row: Row) -> analyses.PromptGroup:
-    labels = tuple((name, value) for name, value in row["labels"])
-    return analyses.PromptGroup(**{**row, "prompts": tuple(map(read_prompt, row["prompts"])), "labels": labels})
-
-
-def read_case(row: Row) -> analyses.Case:
-    questions = tuple(analyses.Question(**question) for question in row["questions"])
-    return analyses.Case(**{**row, "prompt": read_prompt(row["prompt"]), "questions": questions})
