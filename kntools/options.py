@@ -6,7 +6,8 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Any
+from operator import index
+from typing import Any, SupportsIndex
 
 from tqdm.auto import tqdm
 
@@ -16,13 +17,14 @@ class Options:
     """The options in force. See `set_options`."""
 
     progress: bool = True  # draw progress bars
-    max_rows: int | None = None  # rows per forward pass; None chooses from free memory
+    max_rows: int | None = None  # rows per forward pass, clean ones included; None chooses from free memory
 
     def __post_init__(self) -> None:
         if not isinstance(self.progress, bool):
             raise TypeError(f"progress={self.progress!r}; give True or False")
-        if self.max_rows is not None and (isinstance(self.max_rows, bool) or not isinstance(self.max_rows, int)):
+        if isinstance(self.max_rows, bool) or not (self.max_rows is None or isinstance(self.max_rows, SupportsIndex)):
             raise TypeError(f"max_rows={self.max_rows!r}; give a whole number of rows, or None")
+        object.__setattr__(self, "max_rows", None if self.max_rows is None else index(self.max_rows))
         if self.max_rows is not None and self.max_rows < 1:
             raise ValueError(f"max_rows={self.max_rows}; give at least 1, or None to choose it from free memory")
 
@@ -47,7 +49,8 @@ class set_options:
 
     Arguments:
         progress: draw progress bars (default True). The environment variable `TQDM_DISABLE=1` hides them too.
-        max_rows: rows per forward pass. `None` (default) chooses from free memory.
+        max_rows: rows per forward pass, clean ones included (1 runs everything on its own). `None` (default) chooses
+            from free memory.
 
     Raises:
         TypeError, ValueError: an unknown option, or a value that makes no sense.

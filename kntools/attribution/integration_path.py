@@ -65,7 +65,8 @@ class Paths:
 
     def __init__(self, model: Any, encoded: Sequence[Encoded], site: str) -> None:
         self.site, self.layers = site, layers_of(model, site)
-        self.runner = Runner(model, make_inputs(model, encoded))
+        [(_, inputs)] = make_inputs(model, encoded)
+        self.runner = Runner(model, inputs)
         self.metrics = [answer_metric(e) for e in encoded]
         self.activations: list[dict[str, Tensor]] = [{} for _ in encoded]  # w by hook name, [1 pos neuron]
         self.ends: list[float] = []  # P(1) of each prompt

@@ -17,7 +17,7 @@ from kntools.engine.plan import Intervention
 from kntools.engine.sweep import Metric, sweep
 from kntools.metrics import probability
 from kntools.options import progress_bar
-from kntools.prompts import Encoded, Prompts, by_length, encode_many
+from kntools.prompts import Encoded, Prompts, encode_many
 from kntools.sites import Hook
 
 # Prompts of one length whose logits are held at a time.
@@ -121,12 +121,6 @@ def answer_values(
     if not interventions:
         raise ValueError("no interventions given; pass at least one list of hooks ([] changes nothing)")
     encoded = encode_many(model, prompts)
-    found = torch.empty(len(interventions), len(encoded), dtype=torch.float32)
-    with progress_bar(len(encoded) * len(interventions), "run") as bar:
-        for group in by_length(encoded):
-            part = [encoded[i] for i in group]
-            runs = [Intervention(tuple(hooks), prompt=p) for hooks in interventions for p in range(len(part))]
-            values = sweep(model, part, runs, metric=[metric_of(e) for e in part])
-            found[:, group] = rearrange(values, "(edit prompt) -> edit prompt", edit=len(interventions)).float().cpu()
-            bar.update(len(runs))
-    return found
+    runs = [Intervention(tuple(hooks), prompt=p) for hooks in interventions for p in range(len(encoded))]
+    values = sweep(model, encoded, runs, metric=[metric_of(e) for e in encoded])
+    return rearrange(values, "(edit prompt) -> edit prompt", prompt=len(encoded)).float().cpu()

@@ -18,8 +18,6 @@ from kntools.models import adapter
 @torch.no_grad()
 def embed(model: Any, tokens: Int[Tensor, "prompt pos"], embedding: Embedding) -> Float[Tensor, "prompt pos d_model"]:
     """The residual stream that enters block 0, for each prompt with its own hooks."""
-    if len(embedding) != tokens.shape[0]:
-        raise ValueError(f"embedding hooks for {len(embedding)} prompts, but there are {tokens.shape[0]}")
     layers = adapter.n_layers(model)
     rows = []
     for number, hooks in enumerate(embedding):

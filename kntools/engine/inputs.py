@@ -16,7 +16,7 @@ from kntools.models.causality import is_masked
 from kntools.prompts import Encoded, Prompts, by_length, encode_many
 from kntools.sites import Positions, resolve_positions
 
-#: Prompts of equal length, or token ids `[pos]` or `[prompt pos]`.
+#: Prompts, or token ids `[pos]` or `[prompt pos]`.
 PromptsOrTokens = Prompts | Int[Tensor, "prompt pos"] | Int[Tensor, " pos"]
 
 
@@ -43,42 +43,91 @@ class Inputs:
         return self.answers[prompt]
 
 
-def make_inputs(model: Any, given: PromptsOrTokens, pos: Positions | Sequence[Positions] = None) -> Inputs:
-    """Check and encode what is to be run.
+def make_inputs(
+    model: Any,
+    given: PromptsOrTokens,
+    pos: Positions | Sequence[Positions] = None,
+    attention_mask: Tensor | None = None,
+) -> list[tuple[list[int], Inputs]]:
+    """Check and encode what is to be run: in groups of equal length, with the numbers of their prompts.
 
     Arguments:
         pos: whose logits: `None` is the answer's position; or one entry of several positions per prompt.
+        attention_mask: which of the token ids are text, where others fill it up to equal length.
 
     Raises:
-        ValueError: prompts of different lengths; token ids without `pos` where the last token need not be the answer.
+        ValueError: token ids that look filled up, without a mask; without `pos`, where the last token need not be the
+            answer; a mask for prompts.
     """
     if isinstance(given, str):
         raise TypeError(f"{given!r} is a text; write kn.Prompt(text, answer), or model.to_tokens(text) for token ids")
     if isinstance(given, Tensor):
         tokens = as_batch(model, given)
-        known = tokens.shape[0] == 1 and not is_masked(model)
-        answers: list[tuple[int, ...]] | None = [(int(tokens.shape[1]) - 1,)] if known else None
+        rows = list(tokens) if attention_mask is None else _texts(tokens, attention_mask)
+        if attention_mask is None:
+            _check_padding(model, tokens)
+        known = not is_masked(model) and (len(rows) == 1 or attention_mask is not None)
+        answers: list[tuple[int, ...] | None] = [(len(row) - 1,) if known else None for row in rows]
+        lengths = [len(row) for row in rows]
+        groups = [[n for n, other in enumerate(lengths) if other == length] for length in dict.fromkeys(lengths)]
     else:
+        if attention_mask is not None:
+            raise ValueError("attention_mask= belongs to token ids; prompts are not filled up: leave it out")
         encoded = encode_many(model, given)
-        _check_alike(encoded)
-        tokens = as_batch(model, torch.cat([e.tokens for e in encoded]))
+        rows, groups = [e.tokens[0] for e in encoded], by_length(encoded)
         answers = [e.positions for e in encoded]
+    return [(group, _inputs(model, group, rows, answers, pos)) for group in groups]
+
+
+def _inputs(
+    model: Any,
+    group: Sequence[int],
+    rows: Sequence[Tensor],
+    answers: Sequence[tuple[int, ...] | None],
+    pos: Positions | Sequence[Positions],
+) -> Inputs:
+    """Some rows of equal length."""
+    tokens = as_batch(model, torch.stack([rows[n] for n in group]))
+    known = [answer for n in group if (answer := answers[n]) is not None] or None
     if pos is not None:
-        return Inputs(tokens, _asked(pos, tokens), isinstance(pos, SupportsIndex), answers)
-    if answers is None:
-        what = "of a masked model" if is_masked(model) else f"of {tokens.shape[0]} rows"
+        return Inputs(tokens, _asked(_of_group(pos, group, len(rows)), tokens), isinstance(pos, SupportsIndex), known)
+    if known is None:
+        what = "of a masked model" if is_masked(model) else f"of {len(rows)} rows"
         raise ValueError(
             f"the answer's position in token ids {what} is not known; give pos= (-1 is the last token), "
             "or prompts instead of token ids"
         )
-    return Inputs(tokens, answers, len(answers[0]) == 1, answers)
+    return Inputs(tokens, known, len(known[0]) == 1, known)
 
 
-def _check_alike(encoded: Sequence[Encoded]) -> None:
-    shapes = sorted({(e.tokens.shape[1], len(e.positions)) for e in encoded})
-    if len(shapes) > 1:
-        lengths = ", ".join(f"{length} tokens with {pieces} asked for" for length, pieces in shapes)
-        raise ValueError(f"these prompts have {lengths}; run prompts of equal length together")
+def _texts(tokens: Int[Tensor, "prompt pos"], attention_mask: Tensor) -> list[Int[Tensor, " text"]]:
+    """The rows without what fills them up: such a row is run as the text that it holds, on its own."""
+    mask = attention_mask.to(tokens.device).reshape(-1, attention_mask.shape[-1]) != 0
+    if mask.shape != tokens.shape:
+        raise ValueError(f"attention_mask is {tuple(attention_mask.shape)}, the token ids are {tuple(tokens.shape)}")
+    for n, row in enumerate(mask.int()):
+        if int(row.diff().abs().sum() + row[0] + row[-1]) != 2:
+            raise ValueError(f"row {n} of attention_mask is {row.tolist()}; its ones must be one stretch, at least one")
+    return [row[kept] for row, kept in zip(tokens, mask, strict=True)]
+
+
+def _check_padding(model: Any, tokens: Int[Tensor, "prompt pos"]) -> None:
+    """Padding would be run as text. One BOS at the start is text; one end token is, where every row has it."""
+    tokenizer = model.tokenizer
+    pad = getattr(tokenizer, "pad_token_id", None)
+    if pad is None:
+        return
+    text = tokens != pad
+    before, after = ((t.cumsum(-1) == 0).sum(-1).tolist() for t in (text, text.flip(-1)))
+    begins = pad == tokenizer.bos_token_id and (set(before) == {1} or getattr(model.cfg, "default_prepend_bos", False))
+    ends = pad == tokenizer.eos_token_id and set(after) == {1}
+    for n, (left, right) in enumerate(zip(before, after, strict=True)):
+        if left > begins or right > ends:
+            raise ValueError(
+                f"row {n} of the token ids has {left} padding tokens {tokenizer.decode([pad])!r} before its text and "
+                f"{right} behind it; give attention_mask= (1 for each token of the text, 0 for padding), or prompts "
+                "instead of token ids"
+            )
 
 
 def batches(encoded: Sequence[Encoded], size: int = 8) -> list[list[int]]:
@@ -130,13 +179,24 @@ def as_batch(model: Any, tokens: Tensor) -> Tensor:
     return batch.to(adapter.device_of(model))
 
 
+def _per_prompt(pos: Positions | Sequence[Positions]) -> bool:
+    """Is there one entry of several positions for each prompt?"""
+    return isinstance(pos, list | tuple) and bool(pos) and not all(isinstance(p, SupportsIndex) for p in pos)
+
+
+def _of_group(pos: Any, group: Sequence[int], prompts: int) -> Any:
+    if not _per_prompt(pos):
+        return pos
+    if len(pos) != prompts:
+        raise ValueError(f"positions for {len(pos)} prompts, but there are {prompts}")
+    return [pos[n] for n in group]
+
+
 def _asked(pos: Positions | Sequence[Positions], tokens: Tensor) -> list[tuple[int, ...]]:
     """Asked positions of each prompt. A list of sequences has one entry per prompt."""
     length = tokens.shape[1]
-    if isinstance(pos, list | tuple) and pos and not all(isinstance(p, SupportsIndex) for p in pos):
-        if len(pos) != tokens.shape[0]:
-            raise ValueError(f"positions for {len(pos)} prompts, but there are {tokens.shape[0]}")
-        per_prompt = [resolve_positions(p, length) for p in pos]
+    if _per_prompt(pos):
+        per_prompt = [resolve_positions(p, length) for p in cast(Sequence[Positions], pos)]
     else:
         per_prompt = [resolve_positions(cast(Positions, pos), length)] * tokens.shape[0]
     if len({len(p) for p in per_prompt}) != 1 or not per_prompt[0]:

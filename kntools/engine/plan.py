@@ -77,11 +77,25 @@ class Pass:
 
     @property
     def rows(self) -> int:
-        return sum(i.intervention.rows for i in self.items)
+        """Its rows, with the clean one of each prompt."""
+        return sum(i.intervention.rows for i in self.items) + len(self.prompts)
 
     @property
     def prompts(self) -> list[int]:
         return sorted({i.intervention.prompt for i in self.items})
+
+
+def as_interventions(given: Sequence[Any], prompts: int) -> list[Intervention]:
+    """Check what is swept over so many prompts."""
+    if not given:
+        raise ValueError("no interventions given; pass a list with at least one list of hooks ([] changes nothing)")
+    out = [as_intervention(inter, prompts) for inter in given]
+    for number, inter in enumerate(out):
+        if not 0 <= inter.prompt < prompts:
+            raise IndexError(f"intervention {number} starts from prompt {inter.prompt}; there are {prompts}")
+        if inter.rows < 1:
+            raise ValueError(f"intervention {number} has rows={inter.rows}; it needs at least 1")
+    return out
 
 
 def as_intervention(given: Any, prompts: int) -> Intervention:
@@ -171,25 +185,23 @@ def make_passes(items: Sequence[Item], *, max_rows: int) -> list[Pass]:
 
 
 def _chunks(start: int, group: list[Item], max_rows: int) -> list[Pass]:
-    passes = [Pass(start)]
+    """Passes of at most `max_rows` rows, clean ones included; one of a single item may need more."""
+    passes, rows, prompts = [Pass(start)], 0, set[int]()
     for item in sorted(group, key=lambda i: i.fork):
-        if passes[-1].items and passes[-1].rows + item.intervention.rows > max_rows:
+        inter = item.intervention
+        if rows and rows + inter.rows + len(prompts | {inter.prompt}) > max_rows:
             passes.append(Pass(start))
+            rows, prompts = 0, set()
         passes[-1].items.append(item)
+        rows += inter.rows
+        prompts.add(inter.prompt)
     return passes
 
 
 def resolve(interventions: Sequence[Intervention], inputs: Inputs) -> list[Intervention]:
-    """Check the interventions; give hooks that act at the answer the positions of their prompt's answer."""
-    if not interventions:
-        raise ValueError("no interventions given; pass a list with at least one list of hooks ([] changes nothing)")
-    rows = inputs.tokens.shape[0]
+    """Give hooks that act at the answer the positions of their prompt's answer."""
     out = []
-    for number, inter in enumerate(interventions):
-        if not 0 <= inter.prompt < rows:
-            raise IndexError(f"intervention {number} starts from prompt {inter.prompt}; there are {rows}")
-        if inter.rows < 1:
-            raise ValueError(f"intervention {number} has rows={inter.rows}; it needs at least 1")
+    for inter in interventions:
         hooks = [
             (name, fn.at(inputs.answer_of(inter.prompt)))
             if isinstance(fn, PositionedHook) and fn.pos is ANSWER

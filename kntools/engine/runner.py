@@ -53,12 +53,12 @@ class Runner:
             reuse=can.prefix,
             embedding=self.embedding,
         )
-        if not can.fork:
+        window = length - min((i.start for i in items), default=0)
+        fit = options().max_rows or rows_that_fit(self.model, window, gradients=gradients)
+        if not can.fork or fit == 1:  # a shared pass has a clean row too
             for item in items:
                 yield 1, finish(self._plain(item, gradients))
             return
-        window = length - min((i.start for i in items), default=0)
-        fit = options().max_rows or rows_that_fit(self.model, window, gradients=gradients)
         todo = plan.make_passes(items, max_rows=fit)
         while todo:
             current = todo.pop(0)
@@ -72,7 +72,8 @@ class Runner:
                 if not is_out_of_memory(error) or len(current.items) == 1:
                     raise
                 # What did not fit once will not fit in the passes to come.
-                fit = max(1, current.rows // 2)
+                clean = len(current.prompts)
+                fit = max(2, (current.rows - clean) // 2 + clean)
                 todo = plan.make_passes([i for p in (current, *todo) for i in p.items], max_rows=fit)
                 continue
             yield len(current.items), done

@@ -9,7 +9,7 @@ allow this runs the plain loop instead, and a hook that never fired is an error.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 import pandas as pd
@@ -18,8 +18,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from kntools.engine.forward import PassOutput, Watched
-from kntools.engine.inputs import PromptsOrTokens, make_inputs
-from kntools.engine.plan import Embedding, Intervention, as_intervention
+from kntools.engine.inputs import Inputs, PromptsOrTokens, make_inputs
+from kntools.engine.plan import Embedding, Intervention, as_interventions
 from kntools.engine.runner import Runner
 from kntools.models import adapter
 from kntools.options import progress_bar
@@ -42,6 +42,7 @@ def sweep(
     pos: Positions | Sequence[Positions] = None,
     metric: Metric | Sequence[Metric] | None = None,
     embedding: Embedding | None = None,
+    attention_mask: Tensor | None = None,
 ) -> Tensor:
     """Run many interventions on a prompt, in few forward passes.
 
@@ -56,7 +57,7 @@ def sweep(
     act, so that earlier tokens need not be run again.
 
     Arguments:
-        prompts: a `Prompt`, an `Encoded` or token ids; or several of equal length (then give
+        prompts: a `Prompt`, an `Encoded` or token ids; or several, of any lengths (then give
             `Intervention(hooks, prompt=...)`).
         interventions: lists of hooks, or `Intervention`s.
         pos: whose logits to return: `None` is the answer's position; an index; several (they become an axis);
@@ -65,6 +66,8 @@ def sweep(
             metric, or one per prompt.
         embedding: for each prompt, hooks on its embedding (`kn.corrupt`) that come before those of every
             intervention. The prompt so changed is then run once, and is what interventions share.
+        attention_mask: for token ids that are filled up to equal length, left or right: 1 for each token of the text.
+            Each row is run as its text alone; positions count its tokens, and the answer is at its last one.
 
     Returns:
         Logits `[intervention d_vocab]` in the model's dtype, or values `[intervention]`. An intervention with
@@ -73,18 +76,46 @@ def sweep(
     Raises:
         KeyError: a hook name that does not exist on the model.
         IndexError: a position, neuron, head or prompt that does not exist.
-        ValueError: the answer's position is asked for and not known (token ids of a masked model, or of several rows).
+        ValueError: the answer's position is asked for and not known (token ids of a masked model, or of several rows);
+            token ids that look filled up, without `attention_mask`.
         RuntimeError: a hook that never fired.
     """
-    inputs = make_inputs(model, prompts, pos)
-    given = [as_intervention(i, inputs.tokens.shape[0]) for i in interventions]
-    return run_sweep(Runner(model, inputs, embedding), given, metric)
+    groups = make_inputs(model, prompts, pos, attention_mask)
+    rows = _in_groups(model, groups, interventions, metric, _run_rows, embedding)
+    if len({r.shape[1:] for r in rows}) > 1:
+        raise ValueError("prompts of different lengths give different numbers of logits here; sweep each on its own")
+    return torch.cat(rows)
 
 
-def run_sweep(
-    runner: Runner, interventions: Sequence[Intervention], metric: Metric | Sequence[Metric] | None = None
-) -> Tensor:
-    """`sweep` on a runner that is kept for several rounds."""
+def _in_groups(
+    model: Any,
+    groups: Sequence[tuple[list[int], Inputs]],
+    interventions: Sequence[Sequence[Hook] | Intervention],
+    metric: Metric | Sequence[Metric] | None,
+    run: Callable[..., list[T]],
+    embedding: Embedding | None = None,
+) -> list[T]:
+    """Run the interventions on the prompts of each length; what each gives, in order."""
+    prompts = sum(len(numbers) for numbers, _ in groups)
+    given = as_interventions(interventions, prompts)
+    if embedding is not None and len(embedding) != prompts:
+        raise ValueError(f"embedding hooks for {len(embedding)} prompts, but there are {prompts}")
+    found: dict[int, T] = {}
+    for numbers, inputs in groups:
+        place = {number: row for row, number in enumerate(numbers)}
+        own = [n for n, inter in enumerate(given) if inter.prompt in place]
+        if own:
+            runner = Runner(model, inputs, None if embedding is None else [embedding[n] for n in numbers])
+            runs = [replace(given[n], prompt=place[given[n].prompt]) for n in own]
+            own_metric = metric if metric is None or callable(metric) else [metric[n] for n in numbers]
+            found |= zip(own, run(runner, runs, own_metric), strict=True)
+    return [found[n] for n in range(len(given))]
+
+
+def _run_rows(
+    runner: Runner, interventions: Sequence[Intervention], metric: Metric | Sequence[Metric] | None
+) -> list[Tensor]:
+    """The rows of each intervention."""
 
     def finish(result: PassOutput) -> dict[int, Tensor]:
         logits = _logits(result, runner)
@@ -93,7 +124,7 @@ def run_sweep(
         return {n: apply_metric(metric, interventions[n].prompt, rows) for n, rows in logits.items()}
 
     with torch.no_grad():
-        return torch.cat(_collect(runner.run(interventions, finish), len(interventions)))
+        return _collect(runner.run(interventions, finish), len(interventions))
 
 
 @dataclass(frozen=True)
@@ -139,6 +170,7 @@ def sweep_gradients(
     metric: Metric | Sequence[Metric],
     *,
     pos: Positions | Sequence[Positions] = None,
+    attention_mask: Tensor | None = None,
 ) -> list[RowGradients]:
     """The same with a backward pass: how a metric of each row depends on activations within that row.
 
@@ -161,9 +193,7 @@ def sweep_gradients(
         FloatingPointError: values or gradients that are not finite.
         RuntimeError: called within `torch.inference_mode()`.
     """
-    inputs = make_inputs(model, prompts, pos)
-    given = [as_intervention(i, inputs.tokens.shape[0]) for i in interventions]
-    return run_gradients(Runner(model, inputs), given, metric)
+    return _in_groups(model, make_inputs(model, prompts, pos, attention_mask), interventions, metric, run_gradients)
 
 
 def run_gradients(

@@ -16,6 +16,7 @@ from kntools.engine import memory
 from kntools.engine.capability import Capability, capability
 from kntools.engine.memory import MOST_ROWS, rows_that_fit
 from kntools.engine.plan import PASS_OVERHEAD
+from kntools.models.neuron_layers import neurons_of
 from tests import zoo
 from tests.loop import gradient_by_loop, one_by_one, tokens_for
 
@@ -141,16 +142,17 @@ def test_late_interventions_share_a_pass_and_the_tokens_before_them(name: str) -
     kept = (1, n - 1)
     assert passes(model, tokens, scaled(12, -1)) == [kept, (13, 1)]
     assert passes(model, tokens, scaled(12, 0)) == [(13, n)]
-    assert passes(model, tokens, scaled(12, -1), max_rows=5) == [kept, (6, 1), (6, 1), (3, 1)]
-    assert passes(model, tokens, scaled(12, -1), max_rows=12) == [kept, (13, 1)]
-    assert passes(model, tokens, scaled(3, -1), max_rows=1) == [kept, (2, 1), (2, 1), (2, 1)]
+    assert passes(model, tokens, scaled(12, -1), max_rows=5) == [kept, (5, 1), (5, 1), (5, 1)]
+    assert passes(model, tokens, scaled(12, -1), max_rows=13) == [kept, (13, 1)]
+    assert passes(model, tokens, scaled(3, -1), max_rows=2) == [kept, (2, 1), (2, 1), (2, 1)]
+    assert passes(model, tokens, scaled(3, -1), max_rows=1) == [(1, n), (1, n), (1, n)]
 
 
 def test_a_masked_model_runs_whole_prompts() -> None:
     model = zoo.tiny("bert")
     tokens = tokens_for(model)
     n = tokens.shape[1]
-    assert passes(model, tokens, scaled(12, -1), max_rows=5) == [(6, n), (6, n), (3, n)]
+    assert passes(model, tokens, scaled(12, -1), max_rows=5) == [(5, n), (5, n), (5, n)]
 
 
 def test_interventions_of_several_rows_are_never_split() -> None:
@@ -158,7 +160,8 @@ def test_interventions_of_several_rows_are_never_split() -> None:
     tokens = tokens_for(model)
     threes = [kn.Intervention(kn.scale_site("mlp_out", 1, torch.linspace(0, 1, 3), pos=0), rows=3)] * 4
     n = tokens.shape[1]
-    assert passes(model, tokens, threes, max_rows=6) == [(7, n), (7, n)]
+    assert passes(model, tokens, threes, max_rows=7) == [(7, n), (7, n)]
+    assert passes(model, tokens, threes, max_rows=6) == [(4, n)] * 4
     assert passes(model, tokens, threes, max_rows=5) == [(4, n)] * 4
     assert passes(model, tokens, threes, max_rows=2) == [(4, n)] * 4
 
@@ -180,7 +183,7 @@ def test_an_attribution_baseline_is_one_pass_for_prompts_of_equal_length() -> No
     prompts = [kn.Prompt(f"The capital of {c} is", " Paris") for c in ("Canada", "France", "Japan")]
     tokens = kn.encode(model, prompts[0]).tokens
     n = tokens.shape[1]
-    capability(model, tokens)
+    capability(model, tokens), neurons_of(model)
     with counted(model) as shapes:
         kn.activation_x_gradient(model, prompts)
     assert shapes == [(3, n - 1), (6, 1)]
@@ -192,7 +195,7 @@ def test_an_attribution_is_one_pass_per_round() -> None:
     prompts = [kn.Prompt(f"The capital of {c} is", " Paris") for c in ("Canada", "France", "Japan")]
     tokens = kn.encode(model, prompts[0]).tokens
     n, layers = tokens.shape[1], model.cfg.n_layers
-    capability(model, tokens)
+    capability(model, tokens), neurons_of(model)
     with counted(model) as shapes:
         kn.integrated_gradients(model, prompts, rule="midpoint", steps=4)
     # Rows of the last block's own line join behind where rows are counted.
@@ -286,14 +289,20 @@ def test_a_sweep_keeps_to_the_budget_of_the_tokens_that_it_runs(monkeypatch: pyt
     with_free_memory(monkeypatch, free)
     late = rows_that_fit(model, 1, gradients=False)
     assert 8 < late <= 32
-    assert passes(model, tokens, scaled(40, 0)) == [(9, n)] * 5
-    assert passes(model, tokens, scaled(late + 1, -1)) == [(1, n - 1), (late + 1, 1), (2, 1)]
+    assert passes(model, tokens, scaled(40, 0)) == [*[(8, n)] * 5, (6, n)]
+    assert passes(model, tokens, scaled(late, -1)) == [(1, n - 1), (late, 1), (2, 1)]
     # The longest window of a sweep decides for all of its passes.
-    assert passes(model, tokens, scaled(40, -1) + scaled(40, 0)) == [*[(9, n)] * 5, (1, n - 1), *[(9, 1)] * 5]
+    assert passes(model, tokens, scaled(40, -1) + scaled(40, 0)) == [
+        *[(8, n)] * 5,
+        (6, n),
+        (1, n - 1),
+        *[(8, 1)] * 5,
+        (6, 1),
+    ]
     for pos, logits in expected.items():
         torch.testing.assert_close(kn.sweep(model, tokens, scaled(40, pos)), logits, atol=1e-4, rtol=1e-4)
     # What is asked for goes before what would fit.
-    assert passes(model, tokens, scaled(40, 0), max_rows=20) == [(21, n)] * 2
+    assert passes(model, tokens, scaled(40, 0), max_rows=21) == [(21, n)] * 2
 
 
 def fits(monkeypatch: pytest.MonkeyPatch, model: Any, positions: int, free: int) -> int:
