@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -43,55 +43,73 @@ class Case:
     generation: str | None = None  # a text to be continued
 
 
-def counterfact_cases(model: Any, records: Iterable[CounterFactRecord | ReducedRecord]) -> list[Case]:
-    """CounterFact: each of rewrite, paraphrases and neighbours is asked for the new and for the true answer."""
-    cases = []
-    for record, asked in _askable(model, records, "rewrite"):
-        [rewrite] = asked["rewrite"]
-        answers = {"new": str(rewrite.foil), "true": rewrite.target}
-        questions = [
-            (f"{role} {which}", prompt.text, answer)
-            for role in ("rewrite", "paraphrase", "neighborhood")
-            for prompt in asked.get(role, [])
-            for which, answer in answers.items()
-        ]
-        # A reduced record has no paraphrase, and one text that goes on.
-        full = isinstance(record, CounterFactRecord)
-        texts = record.generation_prompts if full else [t for t in [record.rephrase_prompt] if t is not None]
-        case = _case(f"counterfact {record.case_id}", rewrite, questions)
-        cases.append(replace(case, generation=texts[0].rstrip() if texts else None))
-    return cases
+#: Kind of record -> its questions: their roles, the role of the prompt that asks, and which of its two answers is asked
+#: for. The first one is the edit: from target to foil. Of a symmetric fact s -> t that becomes s -> t', t' should then
+#: lead to s (`reverse new`) and t no longer (`reverse old`); where a field changes, the occupation should follow.
+QUESTIONS: dict[type, tuple[tuple[str, str, Literal["target", "foil"]], ...]] = {
+    SymmetricFact: (
+        ("forward new", "forward", "foil"),
+        ("forward true", "forward", "target"),
+        ("reverse new", "reverse_new", "target"),
+        ("reverse new before", "reverse_new", "foil"),
+        ("reverse old", "reverse_old", "target"),
+    ),
+    SynonymFact: (
+        ("forward new", "fact", "foil"),
+        ("forward true", "fact", "target"),
+        ("synonym new", "synonym", "foil"),
+        ("synonym true", "synonym", "target"),
+    ),
+    CounterFactRecord: (
+        ("rewrite new", "rewrite", "foil"),
+        ("rewrite true", "rewrite", "target"),
+        ("paraphrase new", "paraphrase", "foil"),
+        ("paraphrase true", "paraphrase", "target"),
+        ("neighborhood new", "neighborhood", "foil"),
+        ("neighborhood true", "neighborhood", "target"),
+    ),
+}
+QUESTIONS[ReducedRecord] = QUESTIONS[CounterFactRecord]
 
 
-def symmetric_cases(model: Any, facts: Iterable[SymmetricFact]) -> list[Case]:
-    """s -> t becomes s -> t'. Then t' should lead to s (`reverse new`), and t no longer (`reverse old`)."""
-    cases = []
-    for fact, asked in _askable(model, facts, "forward", "reverse_new", "reverse_old"):
-        [forward], [to_new], [to_old] = (asked[role] for role in ("forward", "reverse_new", "reverse_old"))
-        questions = [
-            ("forward new", forward.text, str(forward.foil)),
-            ("forward true", forward.text, forward.target),
-            ("reverse new", to_new.text, to_new.target),
-            ("reverse new before", to_new.text, str(to_new.foil)),
-            ("reverse old", to_old.text, to_old.target),
-        ]
-        cases.append(_case(f"{fact.relation} {fact.subject} {fact.target}", forward, questions))
-    return cases
+def cases_of(model: Any, records: Iterable[Any]) -> list[Case]:
+    """Cases from records of one of `QUESTIONS`; only those that the model can be asked.
+
+    A masked model can be asked for answers of one token alone.
+    """
+    listed = list(records)
+    found = [(n, c) for n, record in enumerate(listed) for c in record.candidates(is_masked(model))]
+    prompts = [(n, c.role, c.prompt) for n, c in found if c.prompt is not None]
+    encoded = encode_each(model, [replace(prompt, multi_token="sum") for _, _, prompt in prompts])
+    asked: list[dict[str, list[Prompt]]] = [{} for _ in listed]
+    for (n, role, prompt), e in zip(prompts, encoded, strict=True):
+        if isinstance(e, Encoded):
+            asked[n].setdefault(role, []).append(prompt)
+    return [_case(record, by_role) for record, by_role in zip(listed, asked, strict=True) if _complete(record, by_role)]
 
 
-def synonym_cases(model: Any, facts: Iterable[SynonymFact]) -> list[Case]:
-    """The field of work changes; the occupation should follow."""
-    cases = []
-    for fact, asked in _askable(model, facts, "fact", "synonym"):
-        [field], [synonym] = asked["fact"], asked["synonym"]
-        questions = [
-            ("forward new", field.text, str(field.foil)),
-            ("forward true", field.text, field.target),
-            ("synonym new", synonym.text, str(synonym.foil)),
-            ("synonym true", synonym.text, synonym.target),
-        ]
-        cases.append(_case(f"{fact.relation} {fact.subject} {fact.target}", field, questions))
-    return cases
+def _complete(record: Any, asked: dict[str, list[Prompt]]) -> bool:
+    """CounterFact's records need not have paraphrases and neighbours."""
+    roles = [role for _, role, _ in QUESTIONS[type(record)]]
+    return asked.keys() >= set(roles[:1] if isinstance(record, CounterFactRecord | ReducedRecord) else roles)
+
+
+def _case(record: Any, asked: dict[str, list[Prompt]]) -> Case:
+    questions = tuple(
+        Question(name, prompt.text, str(getattr(prompt, side)))
+        for name, role, side in QUESTIONS[type(record)]
+        for prompt in asked.get(role, [])
+    )
+    edited = asked[QUESTIONS[type(record)][0][1]][0]
+    texts: Sequence[str | None] = ()
+    if isinstance(record, CounterFactRecord | ReducedRecord):
+        # A reduced record has one text that goes on.
+        texts = record.generation_prompts if isinstance(record, CounterFactRecord) else [record.rephrase_prompt]
+        key = f"counterfact {record.case_id}"
+    else:
+        key = f"{record.relation} {record.subject} {record.target}"
+    generation = next((text.rstrip() for text in texts if text is not None), None)
+    return Case(key, replace(edited, foil=None), str(edited.foil), questions, generation)
 
 
 def make_cases(model: Any, what: EditData, limit: int, *, seed: int = 0, among: int | None = None) -> list[Case]:
@@ -104,9 +122,8 @@ def make_cases(model: Any, what: EditData, limit: int, *, seed: int = 0, among: 
     if what == "counterfact":
         return _known_counterfact(model, limit)
     load: Callable[..., Any] = data.synonym_facts if what == "P101" else data.symmetric_facts
-    build: Callable[..., list[Case]] = synonym_cases if what == "P101" else symmetric_cases
     first_of: dict[str, Case] = {}  # each subject once: "The capital of X is" has one answer to edit
-    for case in build(model, load(what, seed=seed, limit=among)):
+    for case in cases_of(model, load(what, seed=seed, limit=among)):
         first_of.setdefault(str(case.prompt.subject), case)
     judged = _known(model, list(first_of.values()))
     return [case for _, case in sorted(judged, key=lambda known: not known[0])[:limit]]
@@ -114,7 +131,7 @@ def make_cases(model: Any, what: EditData, limit: int, *, seed: int = 0, among: 
 
 def _known_counterfact(model: Any, limit: int) -> list[Case]:
     full = data.counterfact(known_only=model, limit=limit)
-    found = counterfact_cases(model, full)
+    found = cases_of(model, full)
     if len(found) == limit or full.is_sample:
         return found
     ids = {record.case_id for record in data.counterfact()}
@@ -122,7 +139,7 @@ def _known_counterfact(model: Any, limit: int) -> list[Case]:
     for start in range(0, len(more), _ASKED_TOGETHER):
         if len(found) >= limit:
             break
-        cases = counterfact_cases(model, more[start : start + _ASKED_TOGETHER])
+        cases = cases_of(model, more[start : start + _ASKED_TOGETHER])
         found += [case for known, case in _known(model, cases) if known]
     return found[:limit]
 
@@ -131,24 +148,3 @@ def _known(model: Any, cases: list[Case]) -> list[tuple[bool, Case]]:
     """Each case, and whether the model begins to say its old answer by itself."""
     prompts = [replace(case.prompt, multi_token="first") for case in cases]
     return [(answer.first, case) for answer, case in zip(ask(model, prompts) if cases else [], cases, strict=True)]
-
-
-def _case(key: str, prompt: Prompt, questions: Iterable[tuple[str, str, str]]) -> Case:
-    """A prompt's foil is the new answer."""
-    return Case(key, replace(prompt, foil=None), str(prompt.foil), tuple(Question(*asked) for asked in questions))
-
-
-def _askable(model: Any, records: Iterable[Any], *roles: str) -> Iterator[tuple[Any, dict[str, list[Prompt]]]]:
-    """Records with questions of all these roles that the model can be asked, and all their questions by role.
-
-    A masked model can be asked for answers of one token alone.
-    """
-    listed = list(records)
-    found = [(n, c) for n, r in enumerate(listed) for c in r.candidates(is_masked(model))]
-    prompts = [(n, c.role, c.prompt) for n, c in found if c.prompt is not None]
-    encoded = encode_each(model, [replace(prompt, multi_token="sum") for _, _, prompt in prompts])
-    asked: list[dict[str, list[Prompt]]] = [{} for _ in listed]
-    for (n, role, prompt), e in zip(prompts, encoded, strict=True):
-        if isinstance(e, Encoded):
-            asked[n].setdefault(role, []).append(prompt)
-    yield from ((r, of_record) for r, of_record in zip(listed, asked, strict=True) if of_record.keys() >= set(roles))

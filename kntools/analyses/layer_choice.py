@@ -14,7 +14,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from kntools import data
-from kntools.analyses.edit_cases import Case, counterfact_cases
+from kntools.analyses.edit_cases import Case, cases_of
 from kntools.analyses.edit_methods import rome_method
 from kntools.analyses.fig11_edit_consistency import edit_consistency
 from kntools.editing.rome_settings import RomeSettings
@@ -114,7 +114,7 @@ def cases_for_choice(model: Any, limit: int) -> list[Case]:
 
     The model prefers their answer to the new one, and yet would say something else.
     """
-    cases = counterfact_cases(model, data.counterfact()[: 16 * limit])  # as many as are needed, and more
+    cases = cases_of(model, data.counterfact()[: 16 * limit])  # as many as are needed, and more
     pairs = [(case.prompt.text, answer) for case in cases for answer in (case.prompt.target, case.target)]
     answers = ask(model, [Prompt(text, answer, multi_token="sum") for text, answer in pairs])
     return [

@@ -16,7 +16,7 @@ from torch import Tensor
 from kntools.analyses.prompt_group import PromptGroup
 from kntools.attribution.attribution_result import Attribution, exists
 from kntools.attribution.integrated_gradients import integrated_gradients
-from kntools.attribution.knowledge_neurons import KnowledgeNeurons, knowledge_neurons, r1_squared
+from kntools.attribution.knowledge_neurons import KnowledgeNeurons, Scores, knowledge_neurons, r1_squared
 from kntools.attribution.quadrature import FixedRule
 from kntools.models import adapter, neuron_layers
 from kntools.prompts import Prompt
@@ -51,7 +51,7 @@ class SearchSettings:
     def attribute(self, model: Any, prompts: Sequence[Prompt]) -> Attribution:
         return integrated_gradients(model, prompts, rule=self.rule, steps=self.steps, tol=self.tol)
 
-    def choose(self, scores: Float[Tensor, "prompt layer neuron"]) -> KnowledgeNeurons:
+    def choose(self, scores: Scores) -> KnowledgeNeurons:
         return knowledge_neurons(
             scores, threshold=self.threshold, share=self.share, target_count=self.target_count, step=self.step
         )

@@ -32,7 +32,7 @@ def attribute(
     """
     prompt = Prompt(text, target, multi_token=multi_token)  # a mistake in it is found before the model is loaded
     model = options.load()
-    att = integral(model, [prompt])
+    att = integral.settings.attribute(model, [prompt])
     neurons = att.top(min(top, sum(att.widths)))
     check = check_neurons(model, att, neurons, draws, options.seed)
     leading = att.to_frame(top=len(neurons))[["layer", "neuron", "score", "rank"]].rename(columns={"neuron": "index"})

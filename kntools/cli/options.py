@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -12,8 +11,7 @@ import typer
 from rich.console import Console
 
 from kntools import prompts
-from kntools.attribution.attribution_result import Attribution
-from kntools.attribution.integrated_gradients import integrated_gradients
+from kntools.analyses.neuron_search import SearchSettings
 from kntools.attribution.quadrature import FixedRule
 from kntools.models.load import load_model
 from kntools.results import processes
@@ -76,5 +74,22 @@ class Integral:
     steps: Annotated[int, method(help="Nodes of a fixed rule (all but adaptive).")] = 20
     tol: Annotated[float, method(help="Relative residual per layer that adaptive allows.")] = 0.01
 
-    def __call__(self, model: Any, asked: Sequence[prompts.Prompt]) -> Attribution:
-        return integrated_gradients(model, asked, rule=self.rule, steps=self.steps, tol=self.tol)
+    @property
+    def settings(self) -> SearchSettings:
+        return SearchSettings(rule=self.rule, steps=self.steps, tol=self.tol)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Choice(Integral):
+    """... and how knowledge neurons are chosen from scores; see `knowledge_neurons`."""
+
+    threshold: Annotated[float, method(help="Coarse set: this share of a prompt's highest score.")] = 0.2
+    share: Annotated[float, method(help="Share of the prompts in which a neuron must be, at first.")] = 0.7
+    least: Annotated[int, method(help="Fewest neurons wanted.")] = 2
+    most: Annotated[int, method(help="Most neurons wanted.")] = 5
+    step: Annotated[float, method(help="By how much the share moves.")] = 0.05
+
+    @property
+    def settings(self) -> SearchSettings:
+        count, base = (self.least, self.most), super().settings
+        return replace(base, threshold=self.threshold, share=self.share, target_count=count, step=self.step)

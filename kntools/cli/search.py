@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
 import pandas as pd
-import torch
 import typer
 
-from kntools.attribution.knowledge_neurons import KnowledgeNeurons, Scores, knowledge_neurons
+from kntools.attribution.knowledge_neurons import KnowledgeNeurons
 from kntools.cli import pages
 from kntools.cli.command import command
 from kntools.cli.neuron_check import Draws, check_neurons
-from kntools.cli.options import Integral, ModelOptions, MultiToken, method
+from kntools.cli.options import Choice, ModelOptions, MultiToken
 from kntools.cli.output import Output, Sheet, records
 from kntools.data.read import json_lines
 from kntools.plots import layer_histogram, neuron_bars
@@ -22,25 +20,9 @@ from kntools.prompts import Prompt
 from kntools.report.page import Block, Chart, Page, Section, Table, Text
 
 
-@dataclass(frozen=True, kw_only=True)
-class Choice:
-    """How knowledge neurons are chosen from scores; see `knowledge_neurons`."""
-
-    threshold: Annotated[float, method(help="Coarse set: this share of a prompt's highest score.")] = 0.2
-    share: Annotated[float, method(help="Share of the prompts in which a neuron must be, at first.")] = 0.7
-    least: Annotated[int, method(help="Fewest neurons wanted.")] = 2
-    most: Annotated[int, method(help="Most neurons wanted.")] = 5
-    step: Annotated[float, method(help="By how much the share moves.")] = 0.05
-
-    def __call__(self, scores: Scores) -> KnowledgeNeurons:
-        count = (self.least, self.most)
-        return knowledge_neurons(scores, threshold=self.threshold, share=self.share, target_count=count, step=self.step)
-
-
 @command
 def search(
     options: ModelOptions,
-    integral: Integral,
     choice: Choice,
     target: Annotated[str | None, typer.Argument(help="The answer to all of the texts, e.g. ' Ottawa'.")] = None,
     texts: Annotated[list[str] | None, typer.Argument(help="Phrasings of one fact; three or more are best.")] = None,
@@ -53,10 +35,10 @@ def search(
     Example: kntools search " Ottawa" "The capital of Canada is" "The government of Canada sits in its capital,"
     """
     prompts = [Prompt(text, answer, multi_token=multi_token) for text, answer in _asked(target, texts or [], file)]
-    choice(torch.zeros(1, 1, 1))  # a mistake is an error before the work, not after it
+    settings = choice.settings  # a mistake is an error before the work, not after it
     model = options.load()
-    att = integral(model, prompts)
-    kns = choice(att)
+    att = settings.attribute(model, prompts)
+    kns = settings.choose(att)
     check = check_neurons(model, att, kns.neurons, draws, options.seed)
     asked = pd.DataFrame([{"text": p.text, "target": p.target} for p in prompts])
     asked["probability"] = att.probability.tolist()

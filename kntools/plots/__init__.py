@@ -5,7 +5,7 @@ All take `title`, `width` and `height` (pixels), and heatmaps `colorscale` (any 
 """
 
 from kntools.plots.charts import bar_chart, line_chart, scatter_chart
-from kntools.plots.effects import against_random, change_matrix, role_lines, scan_scatter
+from kntools.plots.effects import against_random, role_lines, scan_scatter
 from kntools.plots.heatmaps import heatmap
 from kntools.plots.neurons import layer_histogram, neuron_bars, neuron_heatmap
 from kntools.plots.theme import DARK, LIGHT
@@ -16,7 +16,6 @@ __all__ = [
     "LIGHT",
     "against_random",
     "bar_chart",
-    "change_matrix",
     "heatmap",
     "layer_histogram",
     "line_chart",

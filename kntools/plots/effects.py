@@ -1,4 +1,4 @@
-"""What interventions do: to many answers, beside random neurons, neuron by neuron, and by token role and layer."""
+"""What interventions do: beside random neurons, neuron by neuron, and by token role and layer."""
 
 from __future__ import annotations
 
@@ -11,29 +11,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from kntools.plots.charts import line_chart, scatter_chart
-from kntools.plots.heatmaps import heatmap
 from kntools.plots.scores import finite, score_title
 from kntools.plots.theme import CATEGORIES, NEUTRAL, POSITIVE, Look
-
-
-def change_matrix(
-    changes: Float[Tensor, "row column"],
-    rows: Sequence[str],
-    columns: Sequence[str],
-    *,
-    row_title: str = "neurons of",
-    column_title: str = "answer to",
-    **look: Unpack[Look],
-) -> go.Figure:
-    """How much each intervention (row) changes each answer (column), with the numbers in the cells.
-
-    ```python
-    kn.plots.change_matrix(after - before, facts, facts)     # [fact fact]
-    ```
-    """
-    table = pd.DataFrame(finite(changes, "changes", (len(rows), len(columns))), index=rows, columns=columns)
-    options: dict[str, Any] = {"title": "Change of the answer's probability", **look}
-    return heatmap(table, x=column_title, y=row_title, say=True, **options).update_xaxes(tickangle=-45)
 
 
 def against_random(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import pandas as pd
 import torch
@@ -212,9 +213,10 @@ def _interventions(found: FactEffects) -> list[Block]:
         others = ~torch.eye(len(names), dtype=torch.bool)
         for what, values in {"before": found.clean.expand_as(found.suppressed), **edited}.items():
             frame[f"others {what}"] = values[others].view(len(names), -1).mean(1).tolist()
+    labels: dict[str, Any] = {"rows": names, "columns": answers, "x": "answer to", "y": "neurons of", "say": True}
     said = [(prompt.text, *map(one_line, says)) for prompt, says in zip(prompts, found.says, strict=True)]
     return [
-        *(chart(f"facts-{w}", plots.change_matrix(v - found.clean, names, answers)) for w, v in edited.items()),
+        *(chart(f"facts-{what}", plots.heatmap(values - found.clean, **labels)) for what, values in edited.items()),
         table("facts-interventions", frame),
         table("facts-said", pd.DataFrame(said, columns=["text", "the model says", "suppressed", "enhanced"])),
     ]

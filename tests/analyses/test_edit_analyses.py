@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import kntools as kn
-from kntools.analyses.edit_cases import counterfact_cases, make_cases, symmetric_cases, synonym_cases
+from kntools.analyses.edit_cases import cases_of, make_cases
 from kntools.analyses.edit_methods import rome_method
 from kntools.analyses.fig10_edit_examples import edit_examples
 from kntools.analyses.fig11_edit_consistency import edit_consistency
@@ -21,7 +21,7 @@ from tests.analyses.test_edit_consistency import METHODS, cases
 def test_cases_from_data() -> None:
     model = zoo.tiny("llama")
     [record] = kn.data.counterfact(path="sample", limit=1)
-    [case] = counterfact_cases(model, [record])
+    [case] = cases_of(model, [record])
     assert case.target == f" {record.new_target}" and case.prompt.subject == record.subject
     roles = [q.role for q in case.questions]
     assert roles[:2] == ["rewrite new", "rewrite true"]
@@ -29,15 +29,15 @@ def test_cases_from_data() -> None:
     assert roles.count("paraphrase new") == len(record.paraphrase_prompts)
     assert case.generation in record.generation_prompts
     fact = kn.data.symmetric_facts("P36", path="sample")[0]
-    [case] = symmetric_cases(model, [fact])
+    [case] = cases_of(model, [fact])
     answers = {q.role: (q.text, q.answer.strip()) for q in case.questions}
     assert answers["reverse new"] == (f"{fact.new_target} is the capital of", fact.subject)
     assert answers["reverse old"] == (f"{fact.target} is the capital of", fact.subject)
     assert answers["reverse new before"][1] == fact.new_subject and case.target == f" {fact.new_target}"
     job = kn.data.synonym_facts("P101", path="sample")[0]
-    [case] = synonym_cases(model, [job])
+    [case] = cases_of(model, [job])
     assert {q.role: q.answer.strip() for q in case.questions}["synonym new"] == job.new_occupation
-    assert counterfact_cases(model, []) == []
+    assert cases_of(model, []) == []
 
 
 @pytest.mark.data

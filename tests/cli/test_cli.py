@@ -266,7 +266,7 @@ def test_warnings_are_one_line_each(tiny: str, monkeypatch: pytest.MonkeyPatch) 
         warnings.warn("no data here;\n  pass more", stacklevel=1)
         raise ValueError("that was\n all")
 
-    monkeypatch.setattr("kntools.cli.options.integrated_gradients", warn)
+    monkeypatch.setattr("kntools.analyses.neuron_search.integrated_gradients", warn)
     shown = warnings.showwarning
     result = run("attribute", TEXT, TARGET, "--model", tiny)
     assert result.stderr == "kntools: no data here; pass more\nkntools: that was all\n"
@@ -277,7 +277,7 @@ def test_a_key_error_is_shown_without_quotes(tiny: str, monkeypatch: pytest.Monk
     def fail(*args: Any, **options: Any) -> None:
         raise KeyError("hook 'x' does not exist")
 
-    monkeypatch.setattr("kntools.cli.options.integrated_gradients", fail)
+    monkeypatch.setattr("kntools.analyses.neuron_search.integrated_gradients", fail)
     assert run("attribute", TEXT, TARGET, "--model", tiny).stderr == "kntools: hook 'x' does not exist\n"
 
 
@@ -286,7 +286,7 @@ def _interrupt(*args: Any, **options: Any) -> None:
 
 
 def test_an_interrupted_command_says_that_nothing_was_kept(tiny: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("kntools.cli.options.integrated_gradients", _interrupt)
+    monkeypatch.setattr("kntools.analyses.neuron_search.integrated_gradients", _interrupt)
     result = run("attribute", TEXT, TARGET, "--model", tiny)
     assert result.exit_code == 130 and result.stdout == ""
     assert "nothing was kept" in result.stderr and len(result.stderr.splitlines()) == 1
@@ -299,7 +299,7 @@ def test_rows_and_bars_are_set_for_the_command_alone(tiny: str, monkeypatch: pyt
         seen.append(options())
         return kn.integrated_gradients(*args, **settings)
 
-    monkeypatch.setattr("kntools.cli.options.integrated_gradients", look)
+    monkeypatch.setattr("kntools.analyses.neuron_search.integrated_gradients", look)
     before = options()
     run_json("attribute", TEXT, TARGET, "--model", tiny, "--max-rows", "3")
     assert (seen[0].max_rows, seen[0].progress) == (3, False) and options() == before

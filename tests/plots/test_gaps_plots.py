@@ -198,10 +198,10 @@ def test_trace_heatmap_cells_are_those_of_their_layer_token_and_kind(scores: boo
     assert bold == list(traces[0].subject) and len(bold) == 1
 
 
-def test_change_matrix_cells_and_their_texts_are_the_changes() -> None:
+def test_heatmap_cells_and_their_texts_are_the_changes() -> None:
     changes = drawn(3, 4)
     rows, columns = ["a", "b", "c"], ["w", "x", "y", "z"]
-    figure = plots.change_matrix(changes, rows, columns)
+    figure = plots.heatmap(changes, rows=rows, columns=columns, say=True)
     expected = {(r, c): float(changes[i, j]) for i, r in enumerate(rows) for j, c in enumerate(columns)}
     heatmap, texts = figure.data
     assert cells(heatmap) == pytest.approx(expected)

@@ -174,9 +174,9 @@ def test_groups_side_by_side_and_as_shares() -> None:
     assert figure.data[1].name == "b (n = 3)"
 
 
-def test_change_matrix_says_every_value() -> None:
+def test_heatmap_says_every_value() -> None:
     changes = torch.tensor([[-0.25, 0.001], [0.5, 0.0]])
-    heat, text = plots.change_matrix(changes, ["r0", "r1"], ["c0", "c1"]).data
+    heat, text = plots.heatmap(changes, rows=["r0", "r1"], columns=["c0", "c1"], say=True).data
     assert (heat.z == changes.double().numpy()).all()
     assert list(text.text) == ["-0.25", "+0.001", "+0.50", "0"]
     assert list(zip(text.y, text.x, strict=True)) == [("r0", "c0"), ("r0", "c1"), ("r1", "c0"), ("r1", "c1")]
@@ -220,7 +220,6 @@ HEATMAPS: dict[str, Callable[..., go.Figure]] = {
     "result": lambda s, **look: attribution(s).plot(**look),
     "trace": lambda s, **look: plots.trace_heatmap(s[0], **look),
     "patch": lambda s, **look: plots.patch_heatmap(s[0], **look),
-    "matrix": lambda s, **look: plots.change_matrix(torch.zeros(1, 1), ["a"], ["b"], **look),
     "table": lambda s, **look: plots.heatmap(s[0], x="neuron", title=look.pop("title", "t"), **look),
 }
 OTHERS: dict[str, Callable[..., go.Figure]] = {
@@ -361,7 +360,6 @@ def test_importing_the_figures_leaves_the_default_template_alone() -> None:
         (lambda s: plots.layer_histogram([(5, 0)], n_layers=3), ValueError, "n_layers=3"),
         (lambda s: plots.layer_histogram({}), ValueError, "at least one entry"),
         (lambda s: plots.layer_histogram("L9.N1"), ValueError, "list of Neuron"),
-        (lambda s: plots.change_matrix(torch.zeros(2, 2), ["a"], ["b"]), ValueError, "1 x 1"),
         (
             lambda s: plots.against_random(["a"], torch.zeros(1), torch.zeros(1), torch.zeros(1, 1) / 0),
             ValueError,
