@@ -13,9 +13,9 @@ from kntools.cli.command import command
 from kntools.cli.options import ModelOptions, MultiToken
 from kntools.cli.output import Output, Sheet
 from kntools.data.read import json_lines
+from kntools.engine.metric_choice import MetricName
 from kntools.patching.activation_patching import activation_patch, attribution_patch
 from kntools.patching.patch_grid import PatchGrid
-from kntools.patching.prompt_pairs import MetricName
 from kntools.prompts import Prompt
 from kntools.report.page import Chart, Page, Section, Table
 
@@ -29,9 +29,9 @@ def patch(
     target: Annotated[str | None, typer.Argument(help="Its answer, e.g. ' Ottawa'.")] = None,
     corrupted: Annotated[str | None, typer.Argument(help="The other prompt, of as many tokens.")] = None,
     file: Annotated[Path | None, typer.Option("--file", "-f", help=f"Several pairs, one a line: {_LINE}.")] = None,
-    foil: Annotated[str | None, typer.Option(help="The wrong answer, for the logit difference.")] = None,
+    foil: Annotated[str | None, typer.Option(help="The wrong answer, for the contrast.")] = None,
     site: Annotated[str, typer.Option(help="resid_pre, resid_mid, attn_out, mlp_out, z, q, k, v, ...")] = "resid_pre",
-    metric: Annotated[MetricName | None, typer.Option(help="Default: with a foil the first, else the second.")] = None,
+    metric: Annotated[MetricName | None, typer.Option(help="Default: contrast with a foil, else probability.")] = None,
     heads: Annotated[bool, typer.Option("--heads", help="One column per head, not per position.")] = False,
     noising: Annotated[bool, typer.Option("--noising", help="Corrupted activations into the clean run.")] = False,
     attribution: Annotated[bool, typer.Option("--attribution", help="First-order approximation, in 3 passes.")] = False,

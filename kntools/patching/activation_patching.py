@@ -11,6 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from kntools.engine.inputs import batches, bos_of, in_order
+from kntools.engine.metric_choice import Metrics, choose_metrics
 from kntools.engine.sweep import Intervention, Metric, sweep, sweep_gradients
 from kntools.hooks.positioned import position_axis
 from kntools.hooks.states import capture
@@ -18,7 +19,7 @@ from kntools.models import adapter
 from kntools.options import progress_bar
 from kntools.patching.cells import CellChoice, Cells, make_cells
 from kntools.patching.patch_grid import PatchGrid
-from kntools.patching.prompt_pairs import Corrupted, Metrics, Pair, encode_pairs, metrics_of
+from kntools.patching.prompt_pairs import Corrupted, Pair, encode_pairs
 from kntools.prompts import Encoded, Prompts
 from kntools.results.provenance import provenance
 from kntools.sites import Positions, hook_name
@@ -54,8 +55,9 @@ def activation_patch(
         site: any of `kntools.sites.SITES`: `resid_pre`, `resid_mid`, `resid_post`, `attn_out`, `mlp_out`, `z`, `q`,
             `k`, `v`, `pattern`, `mlp.hook_post`, ...
         metric: from logits `[row d_vocab]` at the answer position to one value per row; a list of one per pair; or a
-            name: `"logit_difference"`, `"probability"`, `"log_probability"`, `"kl_divergence"` (from the clean run).
-            `None` is the logit difference where there are foils, else the probability.
+            name: `"contrast"` (logit of the target minus that of the foil; also `"logit_difference"`),
+            `"probability"`, `"log_probability"`, `"kl_divergence"` (from the clean run). `None` is the contrast where
+            there are foils, else the probability.
         layers: which; `None` is all that have the site (neurons are missing in layers that are mixtures of experts).
         positions: the columns of the grid; for heads and neurons, the positions that are patched together.
         heads: `True` for one column per head (of `z`, `q`, `k`, `v`, `pattern`), or which heads.
@@ -129,7 +131,7 @@ Sources = list[dict[str, Tensor]]
 def _grid(
     model: Any, pairs: list[Pair], choice: CellChoice, metric: Metrics | str, noising: bool, method: Method
 ) -> PatchGrid:
-    metrics, metric_name = metrics_of(model, pairs, metric)
+    metrics, metric_name = choose_metrics(model, [p.clean for p in pairs], metric)
     cells = make_cells(model, pairs, choice)
     about = provenance(model, prepend_bos=bos_of([p.clean for p in pairs]))
     compute = _patched if method == "activation" else _first_order

@@ -2,18 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any
 
-from kntools import metrics
-from kntools.engine.answers import answer_metric
-from kntools.engine.sweep import Metric, sweep
 from kntools.prompts import Encoded, Prompt, PromptError, PromptLike, Prompts, encode
 
-MetricName = Literal["logit_difference", "probability", "log_probability", "kl_divergence"]
-#: A metric for all pairs, one per pair, or the name of one that is made for each pair.
-Metrics = Metric | Sequence[Metric] | MetricName | None
 #: The other prompts: with an answer of their own, or as text.
 Corrupted = Prompts | str | Sequence[PromptLike | str]
 
@@ -92,49 +86,3 @@ def _with_foil(model: Any, encoded: Encoded, foil: str) -> Encoded:
         return encode(model, replace(encoded.prompt, foil=foil), prepend_bos=encoded.prepend_bos)
     except PromptError:
         return encoded
-
-
-def metrics_of(model: Any, pairs: Sequence[Pair], given: Metrics | str) -> tuple[list[Metric], str]:
-    """One metric per pair, and what it is called."""
-    if given is None:
-        given = "logit_difference" if all(_has_foil(p) for p in pairs) else "probability"
-    if isinstance(given, str):
-        if given not in _NAMED:
-            raise ValueError(f"unknown metric {given!r}; use one of {', '.join(_NAMED)}, or a function of logits")
-        return [_NAMED[given](model, p) for p in pairs], given
-    if callable(given):
-        return [given] * len(pairs), getattr(given, "__name__", type(given).__name__)
-    each = list(given)
-    if len(each) != len(pairs) or not all(callable(m) for m in each):
-        raise ValueError(f"{len(each)} metrics for {len(pairs)} pairs; give one function for all, or one per pair")
-    return each, "one per pair"
-
-
-def _has_foil(pair: Pair) -> bool:
-    foil = pair.clean.foil_ids
-    return foil is not None and len(foil) == len(pair.clean.target_ids) == 1
-
-
-def _logit_difference(model: Any, pair: Pair) -> Metric:
-    if not _has_foil(pair):
-        raise ValueError(
-            f"logit_difference needs a foil of one token: Prompt({pair.clean.prompt.text!r}, "
-            f"{pair.clean.prompt.target!r}, foil=...), or a corrupted prompt with another target"
-        )
-    assert pair.clean.foil_ids is not None
-    return metrics.logit_difference(pair.clean.target_ids[0], pair.clean.foil_ids[0])
-
-
-def _kl(model: Any, pair: Pair) -> Metric:
-    if len(pair.clean.positions) != 1:
-        raise ValueError("kl_divergence is of one position; use Prompt(..., multi_token='first')")
-    [reference] = sweep(model, pair.clean, [()])
-    return metrics.kl_divergence(reference)
-
-
-_NAMED: dict[str, Callable[[Any, Pair], Metric]] = {
-    "logit_difference": _logit_difference,
-    "probability": lambda model, pair: answer_metric(pair.clean),
-    "log_probability": lambda model, pair: metrics.log_probability(pair.clean.target_ids),
-    "kl_divergence": _kl,
-}

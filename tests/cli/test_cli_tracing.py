@@ -42,7 +42,7 @@ def test_patch_prints_what_the_library_says(tiny: str, tmp_path: Path) -> None:
     found = run_json(*words, "--out", str(tmp_path))
     clean = kn.Prompt(TEXT, TARGET, foil=" Paris")
     grid = kn.activation_patch(kn.load_model(tiny), clean, other)
-    assert found["metric"] == "logit_difference" and found["positions"] == list(range(6))
+    assert found["metric"] == "contrast" and found["positions"] == list(range(6))
     for ours, theirs in zip(found["values"], grid.values.tolist(), strict=True):
         assert ours == pytest.approx(theirs, abs=1e-5)
     assert len(pd.read_csv(tmp_path / "grid.csv")) == grid.values.numel()
@@ -90,7 +90,7 @@ def test_patch_reads_several_pairs_from_a_file(tiny: str, tmp_path: Path) -> Non
         (["trace", TEXT, TARGET, "-s", "Canada", "--kind", "mlp", "--window", "9"], "give 1 to 4"),
         (["patch", TEXT, TARGET, "The capital of lazy dog is"], "token"),
         (["patch", TEXT, TARGET, "The capital of France is", "--site", "residual"], "unknown site"),
-        (["patch", TEXT, TARGET, "The capital of France is", "--metric", "logit_difference"], "needs a foil"),
+        (["patch", TEXT, TARGET, "The capital of France is", "--metric", "contrast"], "needs a foil"),
         (["patch", TEXT, TARGET, "The capital of France is", "--heads"], "has no heads"),
         (["patch", TEXT], "or --file FILE"),
         (["patch", TEXT, "--file", "pairs.jsonl"], "not both"),

@@ -47,6 +47,7 @@ def by_hand(model: Any, clean: kn.Prompt, answer: str, foil: str) -> dict[str, C
     with torch.no_grad():
         base = model(own.tokens)[:, own.position].log_softmax(-1)
     return {
+        "contrast": lambda x: x[:, right] - x[:, wrong],
         "logit_difference": lambda x: x[:, right] - x[:, wrong],
         "probability": lambda x: x.softmax(-1)[:, right],
         "log_probability": lambda x: x.log_softmax(-1)[:, right],
@@ -55,13 +56,15 @@ def by_hand(model: Any, clean: kn.Prompt, answer: str, foil: str) -> dict[str, C
 
 
 @pytest.mark.parametrize("noising", [False, True])
-@pytest.mark.parametrize("metric", [None, "logit_difference", "probability", "log_probability", "kl_divergence"])
+@pytest.mark.parametrize(
+    "metric", [None, "contrast", "logit_difference", "probability", "log_probability", "kl_divergence"]
+)
 @pytest.mark.parametrize("name", ["llama", "bert"])
 def test_each_side_has_its_own_runs_metric_about_the_clean_answer(name: str, metric: Any, noising: bool) -> None:
     model, (clean, corrupted, answers) = zoo.tiny(name), pairs(name)
     options: dict[str, Any] = {"site": "attn_out", "metric": metric, "noising": noising}
     exact, fast = (patch(model, clean, corrupted, **options) for patch in (kn.activation_patch, kn.attribution_patch))
-    assert exact.metric == (metric or "logit_difference")
+    assert exact.metric == (metric or "contrast")
     for n, (a, b, (answer, foil)) in enumerate(zip(clean, corrupted, answers, strict=True)):
         here, there = kn.encode(model, a), kn.encode(model, b)
         value = by_hand(model, a, answer, foil)[exact.metric]

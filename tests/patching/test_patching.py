@@ -140,7 +140,7 @@ def test_transformer_lens_patching_gives_the_same(name: str) -> None:
         for (site, heads), function in functions.items():
             expected = function(model, both.corrupted.tokens, cache, lambda x: difference(x[:, -1])[0])
             ours = kn.activation_patch(model, clean, corrupted, site=site, heads=heads)
-            assert ours.metric == "logit_difference"
+            assert ours.metric == "contrast"
             torch.testing.assert_close(ours.values, expected.float(), atol=1e-4, rtol=1e-4)
 
 
@@ -229,19 +229,19 @@ def test_several_pairs_keep_their_values_and_give_intervals() -> None:
 def test_metrics() -> None:
     model, (clean, corrupted) = zoo.tiny("llama"), pair("llama")
     run = {"site": "resid_pre", "layers": [1]}
-    assert kn.activation_patch(model, clean, corrupted, **run).metric == "logit_difference"
+    assert kn.activation_patch(model, clean, corrupted, **run).metric == "contrast"
     plain = kn.activation_patch(model, kn.Prompt(clean.text, clean.target), corrupted.text, **run)
     assert plain.metric == "probability"
     kl = kn.activation_patch(model, clean, corrupted, metric="kl_divergence", **run)
     assert kl.clean == pytest.approx(0, abs=1e-5) and kl.corrupted > 0
     one_each = kn.activation_patch(model, [clean], [corrupted], metric=[kn.probability(5)], **run)
-    assert one_each.metric == "one per pair"
+    assert one_each.metric == "one per prompt"
     for wrong, words in (
         (lambda logits: logits, "one value per row"),
         (lambda logits: logits.mean(), "one value per row"),
         (lambda logits: 0.5, "returned float"),
         ("accuracy", "unknown metric"),
-        ([kn.probability(5)] * 2, "2 metrics for 1 pairs"),
+        ([kn.probability(5)] * 2, "2 metrics for 1 prompts"),
     ):
         with pytest.raises(ValueError, match=words):
             inspect.unwrap(kn.activation_patch)(model, clean, corrupted, metric=wrong, **run)

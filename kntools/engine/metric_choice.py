@@ -1,0 +1,73 @@
+"""The metric in which prompts are asked: a name, made for the answer of each; or a function of the logits.
+
+One table for attribution, patching, tracing and scans.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, get_args
+
+from kntools import metrics
+from kntools.engine.sweep import Metric, sweep
+from kntools.prompts import Encoded
+
+#: `"contrast"` is the logit of the target minus that of the foil (`"logit_difference"` is the same); `"kl_divergence"`
+#: is from the run of the prompt as it is.
+MetricName = Literal["probability", "log_probability", "contrast", "logit_difference", "kl_divergence"]
+#: One for all prompts, or one per prompt. `None` is the contrast where every prompt has a foil, else the probability.
+Metrics = Metric | Sequence[Metric] | MetricName | None
+
+
+def choose_metrics(model: Any, encoded: Sequence[Encoded], given: Metrics | str) -> tuple[list[Metric], str]:
+    """One metric per prompt, and what it is called.
+
+    Raises:
+        ValueError: an unknown name, not as many metrics as prompts, a contrast without a foil of one token.
+    """
+    if given is None:
+        given = "contrast" if all(map(_has_contrast, encoded)) else "probability"
+    if isinstance(given, str):
+        if given not in _NAMED:
+            names = ", ".join(map(repr, get_args(MetricName)))
+            raise ValueError(f"unknown metric {given!r}; use one of {names}, or a function of logits [row d_vocab]")
+        return [_NAMED[given](model, e) for e in encoded], given
+    if callable(given):
+        name = getattr(given, "__name__", type(given).__name__)
+        return [given] * len(encoded), name if name.isidentifier() else "metric"
+    each = list(given)
+    if len(each) != len(encoded) or not all(callable(m) for m in each):
+        raise ValueError(
+            f"{len(each)} metrics for {len(encoded)} prompts; give one function for all, or one per prompt"
+        )
+    return each, "one per prompt"
+
+
+def _has_contrast(encoded: Encoded) -> bool:
+    return encoded.foil_ids is not None and len(encoded.foil_ids) == len(encoded.target_ids) == 1
+
+
+def _contrast(model: Any, encoded: Encoded) -> Metric:
+    if not _has_contrast(encoded) or encoded.foil_ids is None:
+        p = encoded.prompt
+        how = "; multi_token='first' asks for the first token of each" if len(encoded.target_ids) > 1 else ""
+        raise ValueError(
+            f"a contrast needs a foil of one token: kn.Prompt({p.text!r}, {p.target!r}, foil={p.foil or ' ...'!r}){how}"
+        )
+    return metrics.logit_difference(encoded.target_ids[0], encoded.foil_ids[0])
+
+
+def _kl(model: Any, encoded: Encoded) -> Metric:
+    if len(encoded.positions) != 1:
+        raise ValueError("kl_divergence is of one position; use Prompt(..., multi_token='first')")
+    [reference] = sweep(model, encoded, [()])
+    return metrics.kl_divergence(reference)
+
+
+_NAMED: dict[str, Callable[[Any, Encoded], Metric]] = {
+    "probability": lambda model, encoded: metrics.probability(encoded.target_ids),
+    "log_probability": lambda model, encoded: metrics.log_probability(encoded.target_ids),
+    "contrast": _contrast,
+    "logit_difference": _contrast,
+    "kl_divergence": _kl,
+}
