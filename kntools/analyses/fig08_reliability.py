@@ -8,20 +8,17 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 import pandas as pd
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from kntools.analyses import neuron_search
-from kntools.analyses.neuron_search import ADAPTIVE, SearchSettings, as_pairs, local_seed, open_run
-from kntools.analyses.prompt_group import NamedPrompts, check_prompts, prompt_item
-from kntools.attribution.random_neurons import random_like
+from kntools.analyses.neuron_search import ADAPTIVE, SearchSettings, as_pairs, open_run
+from kntools.analyses.prompt_group import NamedPrompts, check_prompts, each_prompt, prompt_item
 from kntools.editing.changes import as_hooks
 from kntools.editing.value_edits import erased, rewritten
 from kntools.engine.inputs import check_choice
 from kntools.engine.sweep import sweep
 from kntools.hooks.neurons import ablate_neurons, enhance_neurons
-from kntools.models import neuron_layers
 from kntools.prompts import Encoded, Prompt, encode
 from kntools.results.statistics import holm, share_interval, sign_test
 from kntools.results.table import Row, Table
@@ -111,9 +108,7 @@ def reliability(
     for edit in edits:
         check_choice("edit", edit, EDITS)
     check_prompts(prompts)
-    # Pairs may differ only behind the answer; what a causal model reads of them is then one prompt.
-    asked = list(dict.fromkeys((source, prompt) for source, listed in prompts.items() for prompt in listed))
-    summed = [prompt.target for _, prompt in asked if prompt.multi_token == "sum"]
+    summed = [prompt.target for listed in prompts.values() for prompt in listed if prompt.multi_token == "sum"]
     if summed:
         raise ValueError(f"a prediction is one token, but {summed[0]!r} is asked for whole; use multi_token='first'")
     given = None if neurons is None else neuron_search.check_neurons(model, neurons)
@@ -122,22 +117,20 @@ def reliability(
     chosen = {"neurons": None if given is None else as_pairs(given), "count": count, "search": asdict(settings)}
     folder = open_run(run, "reliability", model, **chosen, edits=list(edits), seed=seed)
 
-    def judge(named: tuple[str, Prompt]) -> Row:
-        _, prompt = named
+    def judge(prompt: Prompt) -> Row:
         own = settings.attribute(model, [prompt]).top(count) if given is None else given
-        generator = torch.Generator().manual_seed(local_seed(seed, prompt_item(prompt)))
-        return _judged(model, prompt, own, random_like(own, neuron_layers.widths(model), generator), edits)
+        return _judged(model, prompt, own, neuron_search.control(model, own, seed, prompt_item(prompt)), edits)
 
-    found = folder.each(asked, key=lambda named: prompt_item(named[1]), make=judge, unit="prompt")
+    found = each_prompt(folder, prompts, judge)
     rows: list[Row] = []
-    for (source, prompt), payload in zip(asked, found, strict=True):
+    for source, prompt, payload in found:
         if payload["correct"] or not correct_only:
             kind = "fact" if prompt.foil is None else "pair"
             about = {"source": source, "kind": kind, "text": prompt.text, "target": prompt.target}
             rows += [{**about, **outcome} for outcome in payload["outcomes"]]
     if not rows:
-        raise ValueError(f"the model gets none of the {len(asked)} prompts right; pass correct_only=False")
-    wrong = sum(not payload["correct"] for payload in found) if correct_only else 0
+        raise ValueError(f"the model gets none of the {len(found)} prompts right; pass correct_only=False")
+    wrong = sum(not payload["correct"] for *_, payload in found) if correct_only else 0
     return Reliability.of(rows, {**folder.header, "wrong": wrong, "correct_only": correct_only})
 
 

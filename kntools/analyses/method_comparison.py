@@ -12,14 +12,12 @@ from typing import Any
 import pandas as pd
 import torch
 
-from kntools.analyses.neuron_search import as_pairs, check_count, local_seed, open_run
-from kntools.analyses.prompt_group import NamedPrompts, check_prompts, prompt_item
+from kntools.analyses.neuron_search import as_pairs, check_count, control, open_run
+from kntools.analyses.prompt_group import NamedPrompts, check_prompts, each_prompt, prompt_item
 from kntools.attribution.attribution_result import Attribution
 from kntools.attribution.integrated_gradients import activation, activation_x_gradient, integrated_gradients
-from kntools.attribution.random_neurons import random_like
 from kntools.engine.answers import answer_values
 from kntools.hooks.neurons import ablate_neurons
-from kntools.models import neuron_layers
 from kntools.prompts import Prompt
 from kntools.results.statistics import holm, mean_interval, t_test
 from kntools.results.table import Row, Table
@@ -120,11 +118,9 @@ def selection_methods(
     if not methods or RANDOM in methods:
         raise ValueError(f"methods {list(methods)}; give at least one, and none called 'random'")
     check_count(model, count)
-    asked = [(source, prompt) for source, listed in prompts.items() for prompt in listed]
     folder = open_run(run, "selection methods", model, methods=list(methods), count=count, seed=seed)
 
-    def compare(named: tuple[str, Prompt]) -> list[Row]:
-        _, prompt = named
+    def compare(prompt: Prompt) -> list[Row]:
         rows: list[Row] = []
         chosen: list[tuple[Neuron, ...]] = []
         for name, method in methods.items():
@@ -132,8 +128,7 @@ def selection_methods(
             att = method(model, prompt)
             rows.append({"method": name, "gradients": int(att.nodes.sum()), "seconds": time.perf_counter() - start})
             chosen.append(att.top(count))
-        generator = torch.Generator().manual_seed(local_seed(seed, prompt_item(prompt)))
-        chosen.append(random_like(chosen[0], neuron_layers.widths(model), generator))
+        chosen.append(control(model, chosen[0], seed, prompt_item(prompt)))
         rows.append({"method": RANDOM, "gradients": 0, "seconds": 0.0})
         before, *after = answer_values(model, prompt, [[], *map(ablate_neurons, chosen)])[:, 0].tolist()
         return [
@@ -141,10 +136,9 @@ def selection_methods(
             for row, p, neurons in zip(rows, after, chosen, strict=True)
         ]
 
-    found = folder.each(asked, key=lambda named: prompt_item(named[1]), make=compare, unit="prompt")
     rows = [
         {"source": source, "text": prompt.text, "target": prompt.target, **row}
-        for (source, prompt), payload in zip(asked, found, strict=True)
+        for source, prompt, payload in each_prompt(folder, prompts, compare)
         for row in payload
     ]
     return SelectionMethods.of(rows, {**folder.header, "methods": list(methods), "count": count})

@@ -18,6 +18,7 @@ from kntools.attribution.attribution_result import Attribution, exists
 from kntools.attribution.integrated_gradients import integrated_gradients
 from kntools.attribution.knowledge_neurons import KnowledgeNeurons, Scores, knowledge_neurons, r1_squared
 from kntools.attribution.quadrature import FixedRule
+from kntools.attribution.random_neurons import random_like
 from kntools.models import adapter, neuron_layers
 from kntools.prompts import Prompt
 from kntools.results.run_store import RunStore
@@ -153,6 +154,11 @@ def check_count(model: Any, count: int) -> None:
     most = min(filter(None, neuron_layers.widths(model))) // 2
     if not 1 <= count <= most:
         raise ValueError(f"count={count}; give 1 to {most} (half a layer, for as many random ones beside)")
+
+
+def control(model: Any, neurons: Sequence[Neuron], *seed: object) -> tuple[Neuron, ...]:
+    """As many random neurons of the same layers."""
+    return random_like(neurons, neuron_layers.widths(model), torch.Generator().manual_seed(local_seed(*seed)))
 
 
 def as_pairs(neurons: Iterable[Neuron]) -> list[list[int]]:

@@ -18,6 +18,7 @@ from kntools.data.records import Loaded, PromptSet, Skipped
 from kntools.data.sample import PARADIGMS as SAMPLES
 from kntools.models.names import check_name
 from kntools.prompts import Prompt
+from kntools.results.run_store import RunStore
 
 GroupKind = Literal["linguistic", "factual"]
 #: Prompts by the name of what they have in common.
@@ -212,3 +213,11 @@ def in_parts(prompts: NamedPrompts, size: int) -> list[PromptGroup]:
 def prompt_item(prompt: Prompt) -> str:
     """A key for runs, of a prompt that is an item by itself."""
     return PromptGroup(prompt.text[:60], "", "factual", (prompt,)).item
+
+
+def each_prompt(run: RunStore, prompts: NamedPrompts, make: Callable[[Prompt], T]) -> list[tuple[str, Prompt, T]]:
+    """Source, prompt and what is made of it, for every prompt of a run."""
+    # Pairs may differ only behind the answer; what a causal model reads of them is then one prompt.
+    asked = list(dict.fromkeys((source, prompt) for source, listed in prompts.items() for prompt in listed))
+    found = run.each(asked, key=lambda named: prompt_item(named[1]), make=lambda named: make(named[1]), unit="prompt")
+    return [(source, prompt, payload) for (source, prompt), payload in zip(asked, found, strict=True)]

@@ -19,7 +19,7 @@ from kntools.plots import bar_chart
 from kntools.prompts import Prompt
 from kntools.report.choices import NotPossible, each_possible
 from kntools.report.facts import one_line
-from kntools.report.figure import Shown, asset, chart, share, table, within
+from kntools.report.figure import Shown, asset, blocks, share, within
 from kntools.report.study import Study
 from kntools.results.statistics import share_interval
 from kntools.results.table import Row
@@ -71,10 +71,7 @@ def examples(study: Study) -> Shown:
         f"Examples without a test: after the edit, {share(int(edited['follows'].sum()), len(edited))} edited texts go "
         f"on as edited, {share(int(implied.sum()), len(implied))} texts that it implies go on accordingly, and "
         f"{share(int(kept.sum()), len(kept))} unrelated texts go on as before.",
-        [
-            table("figure-10", frame),
-            table("figure-10-edits", pd.DataFrame([{"edit": name, **p["edit"]} for name, p in done.items()])),
-        ],
+        blocks("figure-10", frame, tables={"edits": pd.DataFrame([{"edit": n, **p["edit"]} for n, p in done.items()])}),
         missing,
         _how(study),
     )
@@ -133,7 +130,7 @@ def consistency(study: Study) -> Shown:
     left_out = {f"{n} of {what}": why for what, result in found.items() for why, n in result.skipped.items()}
     return Shown(
         f"Shares of edits by {method}, without a test: {', '.join(scores)} (Wilson's 95 % intervals).",
-        [chart("figure-11", bars.update_yaxes(range=[0, 1.05])), table("figure-11", frame)],
+        blocks("figure-11", bars.update_yaxes(range=[0, 1.05]), frame),
         {**left_out, **missing},
         _how(study),
     )

@@ -85,6 +85,14 @@ def table(name: str, frame: pd.DataFrame, part: str = "", **values: object) -> T
     return Table(shown, caption, csv=csv, json=json, digits=text.get("digits", 3), folded=folded)
 
 
+def blocks(
+    name: str, *shown: Any, part: str = "", tables: Mapping[str, Any] | None = None, **values: object
+) -> list[Block]:
+    """Charts and tables called `name` (with `part`), and further tables `name-KEY`, with their texts."""
+    own = [(name, item) for item in shown] + [(f"{name}-{key}", frame) for key, frame in (tables or {}).items()]
+    return [(table if isinstance(x, pd.DataFrame) else chart)(key, x, part, **values) for key, x in own]
+
+
 def _name(name: str, part: str) -> str:
     return f"{name}-{part}" if part else name
 

@@ -16,7 +16,7 @@ from kntools.models import adapter
 from kntools.prompts import Prompt
 from kntools.report import choices
 from kntools.report.choices import NotPossible, each_possible
-from kntools.report.figure import ALPHA, Shown, chart, paired_test, share, table, tested, within
+from kntools.report.figure import ALPHA, Shown, blocks, paired_test, share, tested, within
 from kntools.report.page import Block
 from kntools.report.study import Study
 from kntools.results.statistics import holm
@@ -29,10 +29,8 @@ def attribution(study: Study) -> Shown:
     best = profile.to_frame().sort_values("score", ascending=False).groupby("class").first()["neuron"]
     candidates = ", ".join(f"{best[name]} ({name})" for name in profile.classes)
     heatmap = profile.plot(k=3).update_yaxes(title_text="determiner")
-    return Shown(
-        f"Candidates, by the highest mean score and without a test: {candidates}.",
-        [chart("figure-1", heatmap), table("figure-1", profile.to_frame())],
-    )
+    sentence = f"Candidates, by the highest mean score and without a test: {candidates}."
+    return Shown(sentence, blocks("figure-1", heatmap, profile.to_frame()))
 
 
 def pair_search(study: Study) -> Shown:
@@ -45,14 +43,9 @@ def pair_search(study: Study) -> Shown:
             passed.append(f"{neuron} for the {number}, in {hits} pairs and {others:.0f} % of the others")
     candidates = [f"{neuron} for the {number}" for number in NUMBERS for neuron in found.leading(number)]
     nothing = f"neuron of a number (candidates: {', '.join(candidates) or 'none'})"
-    return Shown(
-        tested(passed, nothing, f"Fisher's exact test per determiner, Holm-corrected, n = {len(found.rows)} pairs"),
-        [
-            chart("figure-2", found.plot()),
-            table("figure-2", shares),
-            table("figure-2-pairs", found.to_frame()),
-        ],
-    )
+    test = f"Fisher's exact test per determiner, Holm-corrected, n = {len(found.rows)} pairs"
+    content = blocks("figure-2", found.plot(), shares, tables={"pairs": found.to_frame()})
+    return Shown(tested(passed, nothing, test), content)
 
 
 def localisation(study: Study) -> Shown:
@@ -65,16 +58,9 @@ def localisation(study: Study) -> Shown:
         if row.p_holm < ALPHA
     ]
     units = f"{tests['paradigms'][0]} paradigms and {tests['relations'][0]} relations"
-    return Shown(
-        tested(passed, "difference between agreement and facts", f"Welch's test, Holm-corrected, n = {units}"),
-        [
-            chart("figure-3", found.plot()),
-            table("figure-3", found.summary()),
-            table("figure-3-difference", tests),
-            table("figure-3-groups", found.to_frame()),
-        ],
-        missing,
-    )
+    sentence = tested(passed, "difference between agreement and facts", f"Welch's test, Holm-corrected, n = {units}")
+    tables = {"difference": tests, "groups": found.to_frame()}
+    return Shown(sentence, blocks("figure-3", found.plot(), found.summary(), tables=tables), missing)
 
 
 def layers(study: Study) -> Shown:
@@ -83,16 +69,16 @@ def layers(study: Study) -> Shown:
     if not any(found.neurons()):
         raise NotPossible("no group has a knowledge neuron")
     spread = analyses.layer_distribution(found, n_layers=adapter.n_layers(study.model), seed=study.seed)
-    test, passed = spread.header["test"], []
-    blocks: list[Block] = [chart("figure-4", spread.plot()), table("figure-4", spread.to_frame())]
+    test, passed, tables = spread.header["test"], [], {}
     if test is not None:
         means = dict(zip(("mean layer of agreement", "mean layer of facts"), test["means"], strict=True))
-        blocks.append(table("figure-4-test", pd.DataFrame([{**means, "distance": test["distance"], "p": test["p"]}])))
+        tables = {"test": pd.DataFrame([{**means, "distance": test["distance"], "p": test["p"]}])}
         if test["p"] < ALPHA:
             passed = [f"Layers of agreement and facts differ by a distance of {test['distance']:.2f} (0 to 1)"]
     counts = " and ".join(f"{n} {kind} groups" for kind, n in spread.header["groups"].items())
     nothing = "difference between the layers of agreement and of facts"
-    return Shown(tested(passed, nothing, f"permutation test, n = {counts}"), blocks, missing)
+    content = blocks("figure-4", spread.plot(), spread.to_frame(), tables=tables)
+    return Shown(tested(passed, nothing, f"permutation test, n = {counts}"), content, missing)
 
 
 def overturned(study: Study) -> Shown:
@@ -108,15 +94,8 @@ def overturned(study: Study) -> Shown:
     ]
     counts = ", ".join(f"{n} of {source}" for source, n in summary.groupby("source", sort=False)["n"].first().items())
     nothing = "edit of leading neurons, against random ones,"
-    return Shown(
-        tested(passed, nothing, f"McNemar's exact test, Holm-corrected, n = {counts}"),
-        [
-            chart("figure-8", found.plot()),
-            table("figure-8", summary),
-            table("figure-8-prompts", found.to_frame()),
-        ],
-        missing,
-    )
+    sentence = tested(passed, nothing, f"McNemar's exact test, Holm-corrected, n = {counts}")
+    return Shown(sentence, blocks("figure-8", found.plot(), summary, tables={"prompts": found.to_frame()}), missing)
 
 
 def _judged(study: Study, source: str) -> list[Prompt]:
@@ -141,15 +120,13 @@ def tracing(study: Study) -> Shown:
     ]
     counts = ", ".join(f"{len(profile.prompts)} of {_words(what)}" for what, profile in profiles.items())
     nothing = "early or late site, against all other hidden states,"
-    blocks: list[Block] = []
+    content: list[Block] = []
     for what, profile in profiles.items():
-        blocks.append(chart("figure-9", profile.plot(), what, what=_words(what), window=profile.window))
-        blocks.append(table("figure-9", profile.to_frame(), what, what=_words(what)))
-    return Shown(
-        tested(passed, nothing, f"t-test over prompts, Holm-corrected, n = {counts}"),
-        [*blocks, table("figure-9-tests", tests), table("figure-9-prompts", effects)],
-        {_words(what): why for what, why in missing.items()},
-    )
+        about: dict[str, Any] = {"part": what, "what": _words(what), "window": profile.window}
+        content += blocks("figure-9", profile.plot(), profile.to_frame(), **about)
+    content += blocks("figure-9", tables={"tests": tests, "prompts": effects})
+    sentence = tested(passed, nothing, f"t-test over prompts, Holm-corrected, n = {counts}")
+    return Shown(sentence, content, {_words(what): why for what, why in missing.items()})
 
 
 def _traced(study: Study, what: Any) -> analyses.TracingProfile:

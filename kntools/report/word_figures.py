@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pandas as pd
 import torch
 from torch import Tensor
@@ -11,7 +13,7 @@ from kntools.analyses.fig02_pair_search import NUMBERS
 from kntools.data import sample
 from kntools.data.grouping import DETERMINER_NUMBER
 from kntools.report.choices import NotPossible, each_possible, possible
-from kntools.report.figure import ALPHA, Shown, chart, share, table, tested
+from kntools.report.figure import ALPHA, Shown, blocks, share, tested
 from kntools.report.page import Block
 from kntools.report.study import Study
 from kntools.results.statistics import spearman
@@ -24,13 +26,11 @@ def suppression(study: Study) -> Shown:
     effects, missing = each_possible(NUMBERS, lambda number: analyses.effect_of(study.shift(number), seed=study.seed))
     passed = [line for number, effect in effects.items() if (line := _less_probable(study, number, effect))]
     nothing = "loss of a word at nouns of the candidate's number"
-    blocks: list[Block] = []
+    content: list[Block] = []
     for number, effect in effects.items():
-        about = {"neuron": study.candidate(number), "number": number, "asked": _asked(study)}
-        blocks.append(chart("figure-5", effect.plot(), number, **about))
-        blocks.append(table("figure-5", effect.to_frame(), number, **about))
+        content += blocks("figure-5", effect.plot(), effect.to_frame(), **_about(study, number))
     sentence = tested(passed, nothing, f"paired t-test, Holm-corrected, n = {_prompts(study)}")
-    return Shown(sentence, blocks, missing)
+    return Shown(sentence, content, missing)
 
 
 def _less_probable(study: Study, number: str, effect: analyses.SuppressionEffect) -> str:
@@ -56,13 +56,10 @@ def bias(study: Study) -> Shown:
     rho, p = _correlation(neutral)
     passed = [f"Effect and plural bias of neutral words correlate at {rho:+.2f} (Spearman)"] if p < ALPHA else []
     how = f"permutation test, n = {len(neutral)} neutral words"
+    tables = {"test": pd.DataFrame([{"n": len(neutral), "spearman": rho, "p": p}])}
     return Shown(
         tested(passed, "correlation of effect and plural bias among neutral words", how),
-        [
-            chart("figure-6", found.plot(), neuron=study.candidate("plural"), source=source),
-            table("figure-6", frame),
-            table("figure-6-test", pd.DataFrame([{"n": len(neutral), "spearman": rho, "p": p}])),
-        ],
+        blocks("figure-6", found.plot(), frame, tables=tables, neuron=study.candidate("plural"), source=source),
         {", ".join(rare): "they stand before too few nouns"} if rare else {},
     )
 
@@ -103,16 +100,14 @@ def shift(study: Study) -> Shown:
         f"{number} nouns"
         for number, frame in orders.items()
     ]
-    blocks: list[Block] = []
+    content: list[Block] = []
     for number, found in shifts.items():
-        about = {"neuron": study.candidate(number), "number": number, "asked": _asked(study)}
-        blocks.append(chart("figure-7", found.plot(), number, **about))
-        blocks.append(table("figure-7", found.to_frame(), number, **about))
-        blocks.append(table("figure-7-order", orders[number], number))
+        tables = {"order": orders[number]}
+        content += blocks("figure-7", found.plot(), found.to_frame(), tables=tables, **_about(study, number))
     return Shown(
         "The order of the demonstratives of a noun's number over the others is overturned by suppressing "
         f"{'; '.join(counts)} (Wilson's 95 % intervals, no test).",
-        blocks,
+        content,
         missing,
     )
 
@@ -142,7 +137,8 @@ def _prompts(study: Study) -> str:
     return ", ".join(f"{len(listed)} prompts with {number} nouns" for number, listed in study.nouns[0].items())
 
 
-def _asked(study: Study) -> str:
-    if study.masked:
-        return "The probability of each word in the place of the determiner."
-    return "The probability of the noun after each word, for a causal model has not read the noun before it."
+def _about(study: Study, number: str) -> dict[str, Any]:
+    """What the texts of charts and tables of one candidate are filled with."""
+    causal = "The probability of the noun after each word, for a causal model has not read the noun before it."
+    asked = "The probability of each word in the place of the determiner." if study.masked else causal
+    return {"part": number, "number": number, "neuron": study.candidate(number), "asked": asked}
