@@ -25,7 +25,7 @@ from peak import peak_gib
 from torch import Tensor
 
 import kntools as kn
-from kntools.patching.prompt_pairs import encode_pairs
+from kntools.engine.prompt_pairs import encode_pairs
 
 CLEAN = kn.Prompt("When John and Mary went to the store, John gave a drink to", " Mary", foil=" John")
 CORRUPTED = {

@@ -104,7 +104,7 @@ def model() -> Any:
 
 
 @pytest.mark.filterwarnings(
-    "ignore:the noise does not lower", "ignore:.*it has not taken"
+    "ignore:the corruption does not lower", "ignore:.*it has not taken"
 )  # edits of a random model, in few steps
 @pytest.mark.parametrize("name", OPERATIONS)
 def test_an_interrupted_model_is_clean(name: str, model: Any) -> None:
@@ -116,7 +116,7 @@ def test_an_interrupted_model_is_clean(name: str, model: Any) -> None:
             OPERATIONS[name](model)
 
 
-@pytest.mark.filterwarnings("ignore:the noise does not lower", "ignore:.*it has not taken")
+@pytest.mark.filterwarnings("ignore:the corruption does not lower", "ignore:.*it has not taken")
 @pytest.mark.parametrize("name", RUNS)
 def test_an_interrupted_run_is_kept(name: str, model: Any, tmp_path: Path) -> None:
     with counted() as total:

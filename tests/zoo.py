@@ -159,6 +159,24 @@ RECIPES |= {
         {"d_model": D_MODEL, "n_layers": 3, "n_heads": N_HEADS, "expansion_ratio": 2, "max_seq_len": N_CTX},
     ),
 }
+# Embeddings with a norm behind them, or a scale inside or outside of their module.
+RECIPES |= {
+    "roberta": Recipe(
+        "RobertaConfig",
+        "RobertaForMaskedLM",
+        _hf(3, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0),
+        masked=True,
+    ),
+    "modernbert_decoder": Recipe("ModernBertDecoderConfig", "ModernBertDecoderForCausalLM", _hf(3)),
+    "granite": Recipe(
+        "GraniteConfig", "GraniteForCausalLM", _hf(3, num_key_value_heads=N_KV_HEADS, embedding_multiplier=3.0)
+    ),
+    "xglm": Recipe(
+        "XGLMConfig",
+        "XGLMForCausalLM",
+        {"d_model": D_MODEL, "ffn_dim": D_MLP, "num_layers": 3, "attention_heads": N_HEADS, "dropout": 0.0},
+    ),
+}
 CAUSAL: list[str] = [name for name in ALL if not RECIPES[name].masked]
 
 

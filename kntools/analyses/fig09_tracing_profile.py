@@ -20,6 +20,7 @@ from kntools.results.table import Row
 from kntools.tracing.causal_tracing import causal_trace
 from kntools.tracing.noise import subject_sigma
 from kntools.tracing.restoration import KINDS, WINDOW, Kind, Severed
+from kntools.tracing.weak_corruption import unwarned, warn_of_weak_corruption
 
 Traced = Literal["facts", "determiner_noun", "subject_verb"]
 
@@ -82,17 +83,20 @@ def tracing_profile(
     def trace(numbered: tuple[int, Prompt]) -> Row:
         number, prompt = numbered
         options: dict[str, Any] = {**settings, "seed": seed + number}
-        traces = [causal_trace(model, prompt, kind=kind, sever=cut, **options) for kind, cut in variants]
+        with unwarned():
+            traces = [causal_trace(model, prompt, kind=kind, sever=cut, **options) for kind, cut in variants]
         effects = torch.stack([t.by_role() for t in traces])
         return {"effects": effects, "clean": traces[0].clean, "corrupted": traces[0].corrupted}
 
     found = folder.each(
         list(enumerate(asked)), key=lambda item: f"{item[0]}/{prompt_item(item[1])}", make=trace, unit="prompt"
     )
+    clean, corrupted = ([payload[side] for payload in found] for side in ("clean", "corrupted"))
+    warn_of_weak_corruption([prompt.text for prompt in asked], clean, corrupted)
     return TracingProfile(
         effects=torch.stack([payload["effects"] for payload in found], dim=1),
-        clean=torch.tensor([payload["clean"] for payload in found]),
-        corrupted=torch.tensor([payload["corrupted"] for payload in found]),
+        clean=torch.tensor(clean),
+        corrupted=torch.tensor(corrupted),
         variants=tuple(variants),
         prompts=tuple(asked),
         window=together,

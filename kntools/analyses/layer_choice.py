@@ -28,6 +28,7 @@ from kntools.prompts import Prompt
 from kntools.results.result import load
 from kntools.tracing.causal_tracing import causal_trace
 from kntools.tracing.token_roles import ROLES
+from kntools.tracing.weak_corruption import unwarned, warn_of_weak_corruption
 
 _MEASURED = ("efficacy", "efficacy magnitude", "paraphrase", "neighborhood", "neighborhood magnitude")
 
@@ -61,14 +62,17 @@ def propose_layer(
     if not prompts:
         raise ValueError("no prompts given; traces of at least one fact that the model knows are needed")
     size = max(1, min(10, adapter.n_layers(model) // 3)) if window is None else window
-    last, effects = ROLES.index("last subject token"), []
+    last, traces = ROLES.index("last subject token"), []
     with progress_bar(len(prompts), "prompt") as bar:
         for n, prompt in enumerate(prompts):
             asked = replace(prompt, multi_token="first")
-            trace = causal_trace(model, asked, kind="mlp", window=size, samples=samples, seed=seed + n)
-            effects.append(trace.by_role()[last])
+            with unwarned():
+                traces.append(causal_trace(model, asked, kind="mlp", window=size, samples=samples, seed=seed + n))
             bar.update()
-    mean = torch.stack(effects).nanmean(0)
+    warn_of_weak_corruption(
+        [p.text for p in prompts], [trace.clean for trace in traces], [trace.corrupted for trace in traces]
+    )
+    mean = torch.stack([trace.by_role()[last] for trace in traces]).nanmean(0)
     editable = layers_of(model, "mlp.hook_post")
     return Proposal(max(editable, key=lambda layer: float(mean[layer])), mean, len(prompts))
 

@@ -27,8 +27,7 @@ from kntools.engine.generation import sample_texts
 from kntools.models import adapter
 from kntools.results.result import load
 from kntools.sites import as_neurons
-from kntools.tracing.causal_tracing import KINDS
-from kntools.tracing.restoration import Severed
+from kntools.tracing.restoration import KINDS, Severed
 
 figure = typer.Typer(cls=Group, no_args_is_help=True)
 

@@ -136,7 +136,8 @@ def corrupt(span: Positions, noise: Float[Tensor, "... span d_model"], *, hook: 
     Arguments:
         span: the positions, e.g. `Encoded.subject`.
         noise: `[span d_model]` for every row, or `[sample span d_model]` with one sample per row of the batch.
-        hook: where embeddings are (`embed.hook_embed` on a HookedEncoder).
+        hook: where embeddings are. On bridges with a norm behind them (BERT, BLOOM) `hook_embed` is that norm's output
+            and `embed.hook_out` the embedding; a HookedEncoder calls it `embed.hook_embed`.
     """
     if not bool(torch.isfinite(noise).all()):
         raise ValueError("the noise holds nan or inf")

@@ -151,8 +151,25 @@ def after_fork(model: Any, layer: int, rows: int, length: int) -> None:
 
 
 def embedding_name(model: Any) -> str:
-    """The hook on token embeddings, before positions are added."""
-    return "hook_embed" if "hook_embed" in model.hook_dict else "embed.hook_embed"
+    """The hook on the token embedding, before positions are added and before any norm."""
+    names = ("embed.hook_out", "embed.hook_embed", "hook_embed")  # `hook_embed` of a bridge may be behind a norm (BERT)
+    return next(name for name in names if name in model.hook_dict)
+
+
+def embedding_outputs(model: Any, tokens: Int[Tensor, "1 pos"]) -> tuple[Tensor, Tensor]:
+    """What the token embedding gives, and what its hook shows: Granite's bridge shows a multiple of it."""
+    own: list[Tensor] = []
+    seen: list[Tensor] = []
+    module = getattr(model.embed, "original_component", None)
+    handle = None if module is None else module.register_forward_hook(lambda m, inputs, output: own.append(output))
+    try:
+        with torch.no_grad(), without_hooks(model):
+            point = hook_point(model, embedding_name(model))
+            run_embedding(model, tokens, [(point, lambda x, hook: seen.append(x))])
+    finally:
+        if handle is not None:
+            handle.remove()
+    return (own or seen)[0], seen[0]
 
 
 def state_site(model: Any, kind: str) -> str:

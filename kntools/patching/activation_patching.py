@@ -12,6 +12,7 @@ from torch import Tensor
 
 from kntools.engine.inputs import batches, bos_of, in_order
 from kntools.engine.metric_choice import Metrics, choose_metrics
+from kntools.engine.prompt_pairs import Corrupted, Pair, encode_pairs
 from kntools.engine.sweep import Intervention, Metric, sweep, sweep_gradients
 from kntools.hooks.positioned import position_axis
 from kntools.hooks.states import capture
@@ -19,7 +20,6 @@ from kntools.models import adapter
 from kntools.options import progress_bar
 from kntools.patching.cells import CellChoice, Cells, make_cells
 from kntools.patching.patch_grid import PatchGrid
-from kntools.patching.prompt_pairs import Corrupted, Pair, encode_pairs
 from kntools.prompts import Encoded, Prompts
 from kntools.results.provenance import provenance
 from kntools.sites import Positions, hook_name

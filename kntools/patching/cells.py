@@ -9,13 +9,13 @@ from typing import Any, Literal
 from jaxtyping import Float
 from torch import Tensor
 
+from kntools.engine.prompt_pairs import Pair
 from kntools.engine.sweep import sweep
 from kntools.hooks.positioned import QUERY_AXIS
 from kntools.hooks.states import capture, patch
 from kntools.models import adapter
 from kntools.models.causality import is_causal
 from kntools.models.neuron_layers import check_hook, layers_of
-from kntools.patching.prompt_pairs import Pair
 from kntools.patching.read_outs import check_live
 from kntools.sites import Hook, Positions, hook_name, resolve_positions
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 from typing import Any, overload
 
@@ -19,11 +18,11 @@ from kntools.models.causality import is_causal
 from kntools.options import progress_bar
 from kntools.prompts import Encoded, Prompt, PromptLike, Prompts, encode_many
 from kntools.results.provenance import provenance
-from kntools.tracing.noise import Noise, corruptions, make_noise, subject_of
-from kntools.tracing.restoration import KINDS, Kind, Restoration, SeverAt, Severed, make_restoration
+from kntools.sites import Hook
+from kntools.tracing.noise import Noise, make_noise, subject_embeddings, subject_of
+from kntools.tracing.restoration import Kind, Restoration, SeverAt, Severed, make_restoration
 from kntools.tracing.trace import Trace
-
-__all__ = ["KINDS", "causal_trace"]
+from kntools.tracing.weak_corruption import warn_of_weak_corruption
 
 
 @overload
@@ -90,8 +89,8 @@ def causal_trace(  # type: ignore[misc] # the signatures above only tell one tra
     traces = []
     with progress_bar(len(encoded), "prompt") as bar:
         for e in encoded:
-            added = make_noise(model, e, noise, samples, seed)
-            metric = _against_foil(e) if two_way else answer_metric(e)
+            subject = subject_embeddings(model, e)
+            added = make_noise(subject.embeddings, noise, samples, seed)
             about = provenance(
                 model,
                 noise="given" if isinstance(noise, Tensor) else noise,
@@ -99,15 +98,17 @@ def causal_trace(  # type: ignore[misc] # the signatures above only tell one tra
                 seed=None if isinstance(noise, Tensor) else seed,
                 prepend_bos=e.prepend_bos,
             )
-            clean, corrupted, restored = _run(e, added, metric, restoration)
+            metric = _against_foil(e) if two_way else answer_metric(e)
+            clean, corrupted, restored = _run(e, [subject.add(sample) for sample in added], metric, restoration)
             traces.append(
                 Trace(
                     per_sample=restored,
                     corrupted_per_sample=corrupted,
                     noise=added,
+                    noise_at=subject.place,
                     clean=clean,
                     tokens=e.str_tokens,
-                    subject=subject_of(e),
+                    subject=subject.positions,
                     answer=e.position,
                     kind=kind,
                     window=restoration.window,
@@ -119,20 +120,19 @@ def causal_trace(  # type: ignore[misc] # the signatures above only tell one tra
                 )
             )
             bar.update()
-    _warn_of_weak_noise(traces)
+    warn_of_weak_corruption(*zip(*((t.prompt.text, t.clean, t.corrupted) for t in traces), strict=True))
     return traces[0] if isinstance(prompts, Prompt | Encoded) else traces
 
 
 def _run(
-    encoded: Encoded, noise: Float[Tensor, "sample subject d_model"], metric: Metric, restoration: Restoration
+    encoded: Encoded, embedding: list[list[Hook]], metric: Metric, restoration: Restoration
 ) -> tuple[float, Float[Tensor, " sample"], Float[Tensor, "sample layer token"]]:
     """The metric of the clean run, of the corrupted ones, and of the corrupted ones with each state restored."""
     model, layers, length = restoration.model, restoration.layers, encoded.tokens.shape[1]
     clean_states: dict[str, Tensor] = {}
     clean = sweep(model, encoded, [capture(clean_states, [restoration.site], layers)], metric=metric)
 
-    samples = [encoded] * len(noise)
-    embedding = corruptions(model, encoded, noise)
+    samples = [encoded] * len(embedding)
     held: list[dict[str, Tensor]] = [{} for _ in samples]
     watched = [Intervention(capture(held[s], restoration.severed_sites, layers), prompt=s) for s in range(len(samples))]
     corrupted = sweep(model, samples, watched, metric=metric, embedding=embedding).float().cpu()
@@ -160,13 +160,3 @@ def _against_foil(encoded: Encoded) -> Metric:
         )
     difference = logit_difference(encoded.target_ids[0], encoded.foil_ids[0])
     return lambda logits: difference(logits).sigmoid()
-
-
-def _warn_of_weak_noise(traces: Sequence[Trace]) -> None:
-    weak = [f"{t.prompt.text!r}: {t.clean:.3f} -> {t.corrupted:.3f}" for t in traces if t.total_effect <= 0]
-    if weak:
-        warnings.warn(
-            f"the noise does not lower the answer's probability in {len(weak)} of {len(traces)} traces: there is "
-            f"nothing to restore ({'; '.join(weak[:3])}). Use stronger noise, or prompts whose answer the model knows",
-            stacklevel=3,
-        )

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from kntools.hooks.positioned import PositionedHook
 from kntools.hooks.states import corrupt
 from kntools.models import adapter
 from kntools.prompts import Encoded, Prompts, encode_many
@@ -29,9 +29,10 @@ def subject_sigma(model: Any, prompts: Prompts) -> float:
     trace = kn.causal_trace(model, prompts[0], noise=3 * sigma)
     ```
 
-    This is the sigma of Meng et al. 2022 (appendix B): of the subjects of the data, not of the whole vocabulary.
+    This is the sigma of Meng et al. 2022 (appendix B): of the subjects of the data, not of the whole vocabulary, and of
+    what the token embedding itself gives, before positions are added, before any scale and any norm.
     """
-    found = [subject_embeddings(model, e) for e in encode_many(model, prompts)]
+    found = [subject_embeddings(model, e).embeddings for e in encode_many(model, prompts)]
     return float(torch.cat(found).double().std())
 
 
@@ -44,33 +45,59 @@ def subject_of(encoded: Encoded) -> range:
     return encoded.subject
 
 
-def subject_embeddings(model: Any, encoded: Encoded) -> Float[Tensor, "subject d_model"]:
-    """Token embeddings of the subject, as the model's embedding hook sees them, in float32 on the CPU."""
-    found: list[Tensor] = []
-    hook = PositionedHook(subject_of(encoded), lambda x: found.append(x[0].detach()), "look at the subject")
-    point = adapter.hook_point(model, adapter.embedding_name(model))
-    with torch.no_grad():
-        adapter.run_embedding(model, encoded.tokens, [(point, hook)])
-    return found[0].float().cpu()
+@dataclass(frozen=True)
+class SubjectEmbeddings:
+    """What the token embedding gives for a subject, and where noise is added to it."""
+
+    embeddings: Float[Tensor, "subject d_model"]  # float32, on the CPU
+    hook: str
+    scale: float  # the hook shows this many times the embedding (Granite)
+    positions: range
+
+    def add(self, noise: Float[Tensor, "subject d_model"]) -> list[Hook]:
+        """Hooks that add noise to the embeddings."""
+        return corrupt(self.positions, self.scale * noise, hook=self.hook)
+
+    @property
+    def place(self) -> str:
+        """Where noise is added: a hook, and how many times the embedding it shows if that is not once."""
+        return self.hook if self.scale == 1 else f"{self.hook} ({self.scale:g} x the embedding)"
+
+
+def subject_embeddings(model: Any, encoded: Encoded) -> SubjectEmbeddings:
+    """Look at the embeddings of the subject.
+
+    Raises:
+        ValueError: no subject, or a hook that shows something else than the embedding or a multiple of it.
+    """
+    positions, hook = subject_of(encoded), adapter.embedding_name(model)
+    own, seen = (x[0].detach().double().cpu() for x in adapter.embedding_outputs(model, encoded.tokens))
+    scale = 1.0
+    if own.shape != seen.shape or not torch.equal(own, seen):
+        scale = float((own * seen).sum() / (own * own).sum()) if own.shape == seen.shape else 0.0
+        if not torch.allclose(scale * own, seen, rtol=1e-2, atol=1e-3 * float(seen.abs().max())) or not scale:
+            raise ValueError(
+                f"{hook} of {adapter.model_name(model)} is no multiple of what its token embedding gives: there is no "
+                "place for noise; give causal_trace(..., corrupted=...), another prompt"
+            )
+    return SubjectEmbeddings(own[list(positions)].float(), hook, scale, positions)
 
 
 def make_noise(
-    model: Any, encoded: Encoded, noise: Noise, samples: int, seed: int
+    like: Float[Tensor, "subject d_model"], noise: Noise, samples: int, seed: int
 ) -> Float[Tensor, "sample subject d_model"]:
     """The noise to add to the subject's embeddings, on the CPU: drawn by a generator of its own, or as given."""
-    subject, like = subject_of(encoded), subject_embeddings(model, encoded)
     if isinstance(noise, Tensor):
         if noise.ndim != 3 or noise.shape[0] < 1 or noise.shape[1:] != like.shape:
             raise ValueError(
                 f"the noise is {tuple(noise.shape)}; for this prompt it must be [sample subject d_model] = "
-                f"(samples, {len(subject)}, {like.shape[1]})"
+                f"(samples, {', '.join(map(str, like.shape))})"
             )
         if not bool(torch.isfinite(noise).all()):
             raise ValueError("the noise holds nan or inf")
         return noise.detach().float().cpu()
-    level = _level(noise, like)
     generator = torch.Generator().manual_seed(seed)
-    return level * torch.randn(samples, *like.shape, generator=generator)
+    return _level(noise, like) * torch.randn(samples, *like.shape, generator=generator)
 
 
 def _level(noise: str | float | int, like: Tensor) -> float:
@@ -83,9 +110,3 @@ def _level(noise: str | float | int, like: Tensor) -> float:
     if not 0 <= noise < float("inf"):
         raise ValueError(f"noise={noise}; a standard deviation is at least 0")
     return float(noise)
-
-
-def corruptions(model: Any, encoded: Encoded, noise: Float[Tensor, "sample subject d_model"]) -> list[list[Hook]]:
-    """For each sample, the hooks that add it to the subject's embeddings."""
-    name = adapter.embedding_name(model)
-    return [corrupt(subject_of(encoded), sample, hook=name) for sample in noise]

@@ -31,6 +31,7 @@ class Restoration:
     window: int
     sever: Severed | None
     sever_at: SeverAt
+    hooked: bool  # somebody's own hooks are attached to the model
 
     @property
     def layers(self) -> range:
@@ -56,8 +57,9 @@ class Restoration:
         return self._restore(clean, layer, token) + self._hold(held, layer, token, length)
 
     def _restore(self, states: dict[str, Tensor], layer: int, token: int) -> list[Hook]:
-        # The output of a block is the input of the next: restored there, its rows need not run the block itself.
-        if self.kind == "hidden" and layer + 1 in self.layers:
+        # The output of a block is the input of the next: restored there, its rows need not run the block itself. Not
+        # with somebody's hooks on that input, which act on the restored state.
+        if self.kind == "hidden" and layer + 1 in self.layers and not self.hooked:
             entry = {hook_name("resid_pre", layer + 1): states[hook_name(self.site, layer)]}
             return patch(entry, "resid_pre", layer + 1, [token])
         return freeze(states, [self.site], self.around(layer), [token])
@@ -86,4 +88,5 @@ def make_restoration(
     together = min(WINDOW, layers) if window is None else check_count("window", window)
     if together > layers and kind != "hidden":
         raise ValueError(f"window={window}; this model has {layers} layers: give 1 to {layers}")
-    return Restoration(model, kind, 1 if kind == "hidden" else together, sever, sever_at)
+    size = 1 if kind == "hidden" else together
+    return Restoration(model, kind, size, sever, sever_at, adapter.has_hooks(model))

@@ -34,6 +34,7 @@ class Trace(Result):
     per_sample: Float[Tensor, "sample layer token"]
     corrupted_per_sample: Float[Tensor, " sample"]
     noise: Float[Tensor, "sample subject d_model"]  # what was added to the subject's embeddings
+    noise_at: str  # and where: the hook on them; it may show a multiple: "embed.hook_out (12 x the embedding)"
     clean: float
     tokens: tuple[str, ...]
     subject: range

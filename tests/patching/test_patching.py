@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 import kntools as kn
+from kntools.engine.prompt_pairs import encode_pairs
 from kntools.patching.patch_grid import PatchGrid
-from kntools.patching.prompt_pairs import encode_pairs
 from kntools.patching.read_outs import check_live
 from kntools.plots.tokens import patch_heatmap
 from tests import zoo

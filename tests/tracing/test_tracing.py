@@ -22,7 +22,7 @@ from tests import zoo
 from tests.loop import ALL
 
 # What noise does to a random model's answer is as it happens.
-pytestmark = pytest.mark.filterwarnings("ignore:the noise does not lower")
+pytestmark = pytest.mark.filterwarnings("ignore:the corruption does not lower")
 
 
 def fact(name: str) -> kn.Prompt:
@@ -155,7 +155,7 @@ def test_given_noise_the_table_depends_on_nothing_else() -> None:
 
 def test_the_strength_of_noise() -> None:
     model, prompt = zoo.tiny("gpt2"), fact("gpt2")
-    found = subject_embeddings(model, kn.encode(model, prompt))
+    found = subject_embeddings(model, kn.encode(model, prompt)).embeddings
     with torch.no_grad():
         table = model.W_E[kn.encode(model, prompt).tokens[0, kn.encode(model, prompt).subject]]
     torch.testing.assert_close(found, table)
@@ -189,7 +189,7 @@ def test_hand_computed_effects_on_one_layer_of_addition() -> None:
 def test_windows() -> None:
     def around(layer: int, window: int) -> range:
         model = SimpleNamespace(cfg=SimpleNamespace(n_layers=30))
-        return Restoration(model, "mlp", window, None, "restored").around(layer)
+        return Restoration(model, "mlp", window, None, "restored", False).around(layer)
 
     for window, expected in ((10, range(10, 20)), (1, range(15, 16)), (2, range(14, 16)), (3, range(14, 17))):
         assert around(15, window) == expected
@@ -227,7 +227,7 @@ def test_noise_that_does_not_lower_the_answer_is_told() -> None:
             [trace] = kn.causal_trace(model, [prompt], noise=0.3, samples=1, seed=seed)
         effects.append(trace.total_effect)
         assert [str(w.message).split(":")[0] for w in caught] == (
-            [] if trace.total_effect > 0 else ["the noise does not lower the answer's probability in 1 of 1 traces"]
+            [] if trace.total_effect > 0 else ["the corruption does not lower the answer in 1 of 1 traces"]
         )
     assert min(effects) < 0 < max(effects)
 

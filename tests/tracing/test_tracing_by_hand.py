@@ -87,7 +87,7 @@ TABLES: list[tuple[dict[str, Any], Tensor]] = [
 ]
 
 
-@pytest.mark.filterwarnings("ignore:the noise does not lower")
+@pytest.mark.filterwarnings("ignore:the corruption does not lower")
 @pytest.mark.parametrize(("options", "expected"), TABLES)
 def test_traces(model: Any, options: dict[str, Any], expected: Tensor) -> None:
     noise = torch.randn(3, 1, zoo.D_MODEL, generator=torch.Generator().manual_seed(0))

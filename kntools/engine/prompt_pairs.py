@@ -1,4 +1,4 @@
-"""Pairs of prompts that differ somewhere and are equally long: what patching compares."""
+"""Pairs of prompts that differ somewhere and are equally long: what patching and tracing compare."""
 
 from __future__ import annotations
 
@@ -26,8 +26,12 @@ class Pair:
     @property
     def first_difference(self) -> int:
         """The first position where the tokens differ; the length if none does."""
-        differing = (self.clean.tokens[0] != self.corrupted.tokens[0]).nonzero()
-        return int(differing[0, 0]) if len(differing) else self.length
+        return next(iter(self.differences), self.length)
+
+    @property
+    def differences(self) -> tuple[int, ...]:
+        """The positions where the tokens differ."""
+        return tuple((self.clean.tokens[0] != self.corrupted.tokens[0]).nonzero()[:, 0].tolist())
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -67,13 +71,13 @@ def _pair(model: Any, clean: PromptLike, corrupted: PromptLike | str) -> Pair:
     b = encode(model, Prompt(text, a.prompt.target, multi_token=a.prompt.multi_token), prepend_bos=bos)
     if a.tokens.shape != b.tokens.shape:
         raise ValueError(
-            f"the clean prompt has {a.tokens.shape[1]} tokens, the corrupted one {b.tokens.shape[1]}; patching needs "
-            f"as many in both:\n  clean     {list(a.str_tokens)}\n  corrupted {list(b.str_tokens)}"
+            f"the clean prompt has {a.tokens.shape[1]} tokens, the corrupted one {b.tokens.shape[1]}; they "
+            f"must have as many:\n  clean     {list(a.str_tokens)}\n  corrupted {list(b.str_tokens)}"
         )
     if a.positions != b.positions or a.target_ids != b.target_ids:
         raise ValueError(
             f"the answer stands at position {a.positions} of the clean prompt and at {b.positions} of the corrupted "
-            f"one; patching needs the same:\n  clean     {list(a.str_tokens)}\n  corrupted {list(b.str_tokens)}"
+            f"one; it must be the same:\n  clean     {list(a.str_tokens)}\n  corrupted {list(b.str_tokens)}"
         )
     if a.prompt.foil is None and isinstance(other, Prompt) and other.target != a.prompt.target:
         a = _with_foil(model, a, other.target)

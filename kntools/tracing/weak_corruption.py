@@ -1,0 +1,36 @@
+"""A corruption that takes nothing away leaves nothing to restore: say so, once per call."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+
+class WeakCorruption(UserWarning):
+    """The corruption does not lower the answer."""
+
+
+@contextmanager
+def unwarned() -> Iterator[None]:
+    """For a caller that traces many prompts one by one, and warns of all of them together."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", WeakCorruption)
+        yield
+
+
+def warn_of_weak_corruption(texts: Sequence[str], clean: Sequence[float], corrupted: Sequence[float]) -> None:
+    """Warn of the prompts whose answer is not lower in the corrupted run than in the clean one."""
+    weak = [
+        f"{text!r}: {before:.3g} -> {after:.3g}"
+        for text, before, after in zip(texts, clean, corrupted, strict=True)
+        if after >= before
+    ]
+    if weak:
+        warnings.warn(
+            f"the corruption does not lower the answer in {len(weak)} of {len(texts)} traces: there is nothing to "
+            f"restore ({'; '.join(weak[:3])}{'; ...' if len(weak) > 3 else ''}). Use stronger noise, prompts whose "
+            "answer the model knows, or another occurrence of a subject that stands in its prompt twice",
+            WeakCorruption,
+            stacklevel=3,
+        )
