@@ -16,7 +16,7 @@ from kntools.tracing.noise import subject_sigma
 from kntools.tracing.weak_corruption import WeakCorruption
 from tests import zoo
 
-pytestmark = pytest.mark.filterwarnings("ignore:the corruption does not lower")
+pytestmark = pytest.mark.filterwarnings("ignore:the corruption does not lower", "ignore:.*cannot share a forward pass")
 
 # A norm behind the embedding, a scale inside of its module, a scale outside of it, a position embedding, none of these.
 NAMES = ["bert", "roberta", "bloom", "modernbert_decoder", "gemma2", "xglm", "granite", "opt", "llama"]
