@@ -13,7 +13,7 @@ from kntools.cli.options import Integral, ModelOptions, MultiToken, Target, Text
 from kntools.cli.output import Output, Sheet, records
 from kntools.plots import neuron_bars
 from kntools.prompts import Prompt
-from kntools.report.page import Chart, Page, Section, Table
+from kntools.report.page import Chart, Section, Table
 
 
 @command
@@ -39,24 +39,13 @@ def attribute(
     leading.insert(0, "neuron", [repr(n) for n in neurons])
     probability = float(att.probability[0])
 
-    def page() -> Page:
+    def page() -> tuple[str, str, list[Section]]:
         chart = Chart(neuron_bars(att, k=len(neurons)), "Neurons with the highest scores.", n="1 prompt")
         table = Table(leading, "Leading neurons.", csv="neurons.csv", digits=5)
         lead = f"Which of the {sum(att.widths):,} MLP neurons make this answer probable ({probability:.3f})?"
-        sections = [Section("Leading neurons", [chart, table]), *pages.heatmaps(att, neurons, check)]
-        return pages.make_page(f"{text} → {target.strip()}", lead, sections, att.provenance, options)
+        return f"{text} → {target.strip()}", lead, [Section("Leading neurons", [chart, table])]
 
     sheet = Sheet(f"{text!r} -> {target!r}: probability {probability:.4f}", leading, pages.notes(att))
-    return Output(
-        {
-            **att.provenance,
-            "prompt": {"text": text, "target": target},
-            "probability": probability,
-            "rule": att.rule,
-            "largest_residual": float(att.residual.abs().max()),
-            "neurons": records(leading),
-            "check": check.to_json() if check else None,
-        },
-        [sheet, *([Sheet("Checked by intervening", check.to_frame(), [check.describe()])] if check else [])],
-        pages.folder(page, attribution=att),
-    )
+    asked = {"prompt": {"text": text, "target": target}, "probability": probability}
+    data = {**asked, "neurons": records(leading)}
+    return pages.attribution_output(options, att, neurons, check, [sheet], data, page)

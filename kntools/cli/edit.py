@@ -19,7 +19,7 @@ from kntools.editing.rome_settings import Key, RomeSettings, layer_for
 from kntools.editing.second_moment import SecondMoment
 from kntools.engine.generation import generate
 from kntools.prompts import MASK, Prompt
-from kntools.report.page import Chart, Page, Section, Table
+from kntools.report.page import Chart, Section, Table
 from kntools.results.result import load
 
 UNRELATED = ["The Eiffel Tower is located in the city of", "To treat my toothache, I should see a"]
@@ -75,32 +75,21 @@ def edit(
     used = "C measured on text" if made.uses_second_moment else "C = I"
     title = f"{made.title()}: probability {made.before:.4f} -> {made.after:.4f} ({used})"
 
-    def page() -> Page:
+    def page() -> tuple[str, str, list[Section]]:
         written = Table(examples, "Before and after the edit.", csv="examples.csv")
         steps = Table(made.to_frame(), "Loss by step.", csv="loss.csv", folded=True)
         loss = Section("Optimisation", [Chart(made.plot(), "Loss of the value.", n="1 edit"), steps])
-        sections = [Section("What the model writes", [written]), loss]
-        return pages.make_page(f"Edit: {text} → {target.strip()}", title, sections, made.provenance, options)
+        return f"Edit: {text} → {target.strip()}", title, [Section("What the model writes", [written]), loss]
 
     measured = ("target", "layer", "uses_second_moment", "before", "after", "key_cosine", "relative_norm")
-    return Output(
-        {
-            **made.provenance,
-            "prompt": {"text": text, "target": prompt.target, "subject": subject},
-            **{name: getattr(made, name) for name in measured},
-            "warnings": made.warnings(),
-            "loss": [step.loss for step in made.steps],
-            "examples": records(examples),
-        },
-        [
-            Sheet(
-                title,
-                examples.assign(before=examples["before"].map(repr), after=examples["after"].map(repr)),
-                [
-                    f"key cosine {made.key_cosine:.2f}, update {made.relative_norm:.3f} of the norm of W_out",
-                    *(f"warning: {text}" for text in made.warnings()),
-                ],
-            )
-        ],
-        pages.folder(page, edit=made),
-    )
+    data = {
+        "prompt": {"text": text, "target": prompt.target, "subject": subject},
+        **{name: getattr(made, name) for name in measured},
+        "warnings": made.warnings(),
+        "loss": [step.loss for step in made.steps],
+        "examples": records(examples),
+    }
+    norms = f"key cosine {made.key_cosine:.2f}, update {made.relative_norm:.3f} of the norm of W_out"
+    shown = examples.assign(before=examples["before"].map(repr), after=examples["after"].map(repr))
+    sheets = [Sheet(title, shown, [norms, *(f"warning: {warning}" for warning in made.warnings())])]
+    return pages.page_output(options, made.provenance, sheets, data, page, edit=made)

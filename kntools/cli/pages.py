@@ -9,9 +9,10 @@ from typing import Any
 from kntools.attribution.attribution_result import Attribution
 from kntools.cli.neuron_check import Check
 from kntools.cli.options import Options
+from kntools.cli.output import Output, Sheet
 from kntools.plots import neuron_heatmap
-from kntools.report import page
 from kntools.report.page import Chart, Page, Section, Table
+from kntools.report.page import write as write_page
 from kntools.sites import Neuron
 
 _COLOURS = "Red neurons make the answer more probable, blue ones less; the colours are scaled by the square root."
@@ -20,36 +21,55 @@ _COLOURS = "Red neurons make the answer more probable, blue ones less; the colou
 _INCOMPLETE = 0.05
 
 
-def folder(make: Callable[[], Page], **results: Any) -> Callable[[Path], list[Path]]:
-    """What writes a page, the tables that it names, and results as `NAME.safetensors` into a folder."""
-
-    def write(out: Path) -> list[Path]:
-        content = make()
-        tables = [b for s in content.sections for b in s.blocks if isinstance(b, Table) and b.csv]
-        written = [page.write(out / "index.html", content), *(out / table.csv for table in tables)]
-        return [*written, *(result.save(out / f"{name}.safetensors") for name, result in results.items())]
-
-    return write
-
-
-def make_page(title: str, lead: str, sections: Sequence[Section], made: Mapping[str, Any], options: Options) -> Page:
-    """A page that says by which model and which command it was made.
+def page_output(
+    options: Options,
+    made: Mapping[str, Any],
+    sheets: Sequence[Sheet],
+    data: Mapping[str, Any],
+    page: Callable[[], tuple[str, str, Sequence[Section]]],
+    **results: Any,
+) -> Output:
+    """A command whose `--out` is a folder with a page, the tables that it names, and `NAME.safetensors` of each result.
 
     Arguments:
-        made: the provenance of the result.
+        made: the provenance of the results; the page says by which model and which command it was made.
+        page: makes title, first sentence and sections; called if there is `--out`.
     """
     bos = {True: " (with BOS)", False: " (no BOS)"}.get(made["settings"].get("prepend_bos"), "")
-    return Page(
-        title=title,
-        lead=lead,
-        sections=sections,
-        source=f"Model: {made['model']}{bos}. Made by `{options.line}`.",
-        facts=[
-            ("Model", f"{made['model']}, weights {made['fingerprint']}"),
-            ("Versions", ", ".join(f"{name} {version}" for name, version in made["versions"].items())),
-            ("Command", f"`{options.line}`"),
-        ],
-    )
+    versions = ", ".join(f"{name} {version}" for name, version in made["versions"].items())
+    facts = [("Model", f"{made['model']}, weights {made['fingerprint']}"), ("Versions", versions)]
+    source = f"Model: {made['model']}{bos}. Made by `{options.line}`."
+
+    def write(out: Path) -> list[Path]:
+        title, lead, sections = page()
+        content = Page(title, sections, lead, source, [*facts, ("Command", f"`{options.line}`")])
+        tables = [block for section in sections for block in section.blocks if isinstance(block, Table) and block.csv]
+        written = [write_page(out / "index.html", content), *(out / table.csv for table in tables)]
+        return [*written, *(result.save(out / f"{name}.safetensors") for name, result in results.items())]
+
+    return Output({**made, **data}, sheets, write)
+
+
+def attribution_output(
+    options: Options,
+    att: Attribution,
+    neurons: Sequence[Neuron],
+    check: Check | None,
+    sheets: Sequence[Sheet],
+    data: Mapping[str, Any],
+    page: Callable[[], tuple[str, str, Sequence[Section]]],
+    **results: Any,
+) -> Output:
+    """The same for scores: how they were made, all of them as heatmaps, and what suppressing the `neurons` does."""
+
+    def with_heatmaps() -> tuple[str, str, Sequence[Section]]:
+        title, lead, sections = page()
+        return title, lead, [*sections, *heatmaps(att, neurons, check)]
+
+    checked = [Sheet("Checked by intervening", check.to_frame(), [check.describe()])] if check else []
+    about = {"rule": att.rule, "largest_residual": float(att.residual.abs().max())}
+    data = {**data, **about, "check": check.to_json() if check else None}
+    return page_output(options, att.provenance, [*sheets, *checked], data, with_heatmaps, attribution=att, **results)
 
 
 def heatmaps(att: Attribution, marked: Sequence[Neuron], check: Check | None) -> list[Section]:

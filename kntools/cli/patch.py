@@ -17,7 +17,7 @@ from kntools.engine.metric_choice import MetricName
 from kntools.patching.activation_patching import activation_patch, attribution_patch
 from kntools.patching.patch_grid import PatchGrid
 from kntools.prompts import Prompt
-from kntools.report.page import Chart, Page, Section, Table
+from kntools.report.page import Chart, Section, Table
 
 _LINE = '{"text": .., "target": .., "corrupted": ..}'
 
@@ -51,28 +51,24 @@ def patch(
     of = f"mean of {len(asked)} pairs" if interval else f"{clean[0].text!r} | {others[0]!r}"
     title = f"{grid.site}: {of}: {grid.metric} {grid.clean:.4f} clean, {grid.corrupted:.4f} corrupted"
 
-    def page() -> Page:
+    def page() -> tuple[str, str, list[Section]]:
         chart = Chart(grid.plot(), f"{title}.", n=f"{len(asked)} pair(s)")
         cells = Table(grid.to_frame(), "All cells.", csv="grid.csv", digits=4, folded=True)
         lead = "Where does the activation of one prompt change the answer of another?"
-        sections = [Section("Patched", [chart, cells])]
-        return pages.make_page(f"Patching: {clean[0].text}", lead, sections, grid.provenance, options)
+        return f"Patching: {clean[0].text}", lead, [Section("Patched", [chart, cells])]
 
-    return Output(
-        {
-            **grid.provenance,
-            **{name: getattr(grid, name) for name in ("site", "method", "metric", "noising", "clean", "corrupted")},
-            "pairs": len(asked),
-            "tokens": list(grid.tokens[0]),
-            "layers": list(grid.layers),
-            f"{grid.axis}s": list(grid.columns),
-            "values": grid.values.tolist(),
-            "effect": grid.effect.tolist(),
-            "effect_interval": {end: values.tolist() for end, values in interval.items()} or None,
-        },
-        [Sheet(title, _leading(grid, top, options.seed))],
-        pages.folder(page, grid=grid),
-    )
+    data = {
+        **{name: getattr(grid, name) for name in ("site", "method", "metric", "noising", "clean", "corrupted")},
+        "pairs": len(asked),
+        "tokens": list(grid.tokens[0]),
+        "layers": list(grid.layers),
+        f"{grid.axis}s": list(grid.columns),
+        "values": grid.values.tolist(),
+        "effect": grid.effect.tolist(),
+        "effect_interval": {end: values.tolist() for end, values in interval.items()} or None,
+    }
+    sheets = [Sheet(title, _leading(grid, top, options.seed))]
+    return pages.page_output(options, grid.provenance, sheets, data, page, grid=grid)
 
 
 def _asked(

@@ -17,7 +17,7 @@ from kntools.cli.output import Output, Sheet, records
 from kntools.data.read import json_lines
 from kntools.plots import layer_histogram, neuron_bars
 from kntools.prompts import Prompt
-from kntools.report.page import Block, Chart, Page, Section, Table, Text
+from kntools.report.page import Block, Chart, Section, Table, Text
 
 
 @command
@@ -47,7 +47,7 @@ def search(
     found = pd.DataFrame([(repr(n), n.layer, n.index, score, count) for n, score, count in rows], columns=columns)
     title = f"In the coarse sets of at least {kns.share:.0%} of the {len(prompts)} prompts"
 
-    def page() -> Page:
+    def page() -> tuple[str, str, list[Section]]:
         n, leading = f"{len(prompts)} prompts", att.top(min(20, sum(att.widths)))
         blocks: list[Block] = [
             Text(" ".join([f"{title}.", *_notes(kns)])),
@@ -57,31 +57,15 @@ def search(
         ]
         compared = {"knowledge neurons": kns.neurons, f"{len(leading)} leading neurons": leading}
         layers = Chart(layer_histogram(compared, n_layers=att.scores.shape[1]), "Where the neurons lie.", n=n)
-        scores = pages.heatmaps(att, kns.neurons, check)
-        sections = [Section("Knowledge neurons", blocks), Section("Layers", [layers]), *scores]
         answers = ", ".join(sorted({p.target.strip() for p in prompts}))
         lead = f"Which of the {sum(att.widths):,} MLP neurons carry this answer, whatever the phrasing?"
-        return pages.make_page(f"Knowledge neurons: {answers}", lead, sections, att.provenance, options)
+        sections = [Section("Knowledge neurons", blocks), Section("Layers", [layers])]
+        return f"Knowledge neurons: {answers}", lead, sections
 
-    return Output(
-        {
-            **att.provenance,
-            "prompts": records(asked),
-            "rule": att.rule,
-            "largest_residual": float(att.residual.abs().max()),
-            "search": kns.settings,
-            "share": kns.share,
-            "converged": kns.converged,
-            "neurons": records(found),
-            "check": check.to_json() if check else None,
-        },
-        [
-            Sheet("Prompts", asked),
-            Sheet(f"Knowledge neurons: {title.lower()}", found, [*_notes(kns), *pages.notes(att)]),
-            *([Sheet("Checked by intervening", check.to_frame(), [check.describe()])] if check else []),
-        ],
-        pages.folder(page, attribution=att, knowledge_neurons=kns),
-    )
+    sheet = Sheet(f"Knowledge neurons: {title.lower()}", found, [*_notes(kns), *pages.notes(att)])
+    chosen = {"search": kns.settings, "share": kns.share, "converged": kns.converged, "neurons": records(found)}
+    data, sheets = {"prompts": records(asked), **chosen}, [Sheet("Prompts", asked), sheet]
+    return pages.attribution_output(options, att, kns.neurons, check, sheets, data, page, knowledge_neurons=kns)
 
 
 def _asked(target: str | None, texts: list[str], file: Path | None) -> list[tuple[str, str]]:

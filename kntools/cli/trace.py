@@ -13,7 +13,7 @@ from kntools.cli.options import ModelOptions, MultiToken, Subject, Target, Text
 from kntools.cli.output import Output, Sheet, records
 from kntools.plots import trace_panels
 from kntools.prompts import Prompt
-from kntools.report.page import Chart, Page, Section, Table
+from kntools.report.page import Chart, Section, Table
 from kntools.tracing.causal_tracing import causal_trace
 from kntools.tracing.restoration import KINDS, Kind, Severed
 from kntools.tracing.trace import Trace
@@ -44,34 +44,31 @@ def trace(
     traces: list[Trace] = [causal_trace(model, prompt, kind=kind, **shared) for kind in kinds]
     first = traces[0]
 
-    def page() -> Page:
+    def page() -> tuple[str, str, list[Section]]:
         panels = Chart(trace_panels(traces), "Effect of restoring each state on the answer.", n=f"{samples} samples")
         tables = [
             Table(t.to_frame(), f"All states: {t.kind}.", csv=f"trace-{t.kind}.csv", digits=4, folded=True)
             for t in traces
         ]
         lead = f"Which states bring the answer back after {subject!r} was corrupted?"
-        sections = [Section("States", [panels, *tables])]
-        return pages.make_page(f"Trace: {text} → {target.strip()}", lead, sections, first.provenance, options)
+        return f"Trace: {text} → {target.strip()}", lead, [Section("States", [panels, *tables])]
 
-    return Output(
-        {
-            **first.provenance,
-            "prompt": {"text": text, "target": target, "subject": subject},
-            "tokens": list(first.tokens),
-            **{name: getattr(first, name) for name in ("clean", "corrupted", "total_effect")},
-            "traces": [
-                {
-                    **{name: getattr(t, name) for name in ("kind", "window", "sever")},
-                    "effect": t.effect.tolist(),
-                    "leading": records(_leading(t)),
-                }
-                for t in traces
-            ],
-        },
-        [Sheet(_title(t), _leading(t).assign(token=lambda frame: frame["token"].map(repr))) for t in traces],
-        pages.folder(page, **{f"trace-{t.kind}": t for t in traces}),
-    )
+    data = {
+        "prompt": {"text": text, "target": target, "subject": subject},
+        "tokens": list(first.tokens),
+        **{name: getattr(first, name) for name in ("clean", "corrupted", "total_effect")},
+        "traces": [
+            {
+                **{name: getattr(t, name) for name in ("kind", "window", "sever")},
+                "effect": t.effect.tolist(),
+                "leading": records(_leading(t)),
+            }
+            for t in traces
+        ],
+    }
+    sheets = [Sheet(_title(t), _leading(t).assign(token=lambda frame: frame["token"].map(repr))) for t in traces]
+    results = {f"trace-{t.kind}": t for t in traces}
+    return pages.page_output(options, first.provenance, sheets, data, page, **results)
 
 
 def _number(noise: str) -> float:
