@@ -10,8 +10,7 @@ from typing import Any
 
 from kntools.analyses.edit_cases import Case, EditData, make_cases
 from kntools.analyses.edit_methods import Method, fine_tune_method, rome_method, values_method
-from kntools.analyses.edit_result import EditConsistency
-from kntools.analyses.edit_scores import Payload, generation_entropy
+from kntools.analyses.edit_result import EditConsistency, Payload, generation_entropy
 from kntools.analyses.neuron_search import open_run
 from kntools.editing.rome_settings import RomeSettings
 from kntools.editing.second_moment import SecondMoment

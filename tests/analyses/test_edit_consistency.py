@@ -17,8 +17,7 @@ import torch
 import kntools as kn
 from kntools.analyses.edit_cases import Case, Question
 from kntools.analyses.edit_methods import fine_tune_method, rome_method, values_method
-from kntools.analyses.edit_result import EditConsistency
-from kntools.analyses.edit_scores import generation_entropy
+from kntools.analyses.edit_result import EditConsistency, generation_entropy
 from kntools.analyses.fig11_edit_consistency import SAYS_IT, Continuations, edit_consistency
 from kntools.editing.rome_settings import RomeSettings
 from kntools.engine.answers import ask

@@ -12,8 +12,7 @@ import torch
 
 import kntools as kn
 from kntools.analyses.edit_cases import Case, Question
-from kntools.analyses.edit_result import EditConsistency
-from kntools.analyses.edit_scores import KNOWN, knew
+from kntools.analyses.edit_result import KNOWN, EditConsistency, knew
 from kntools.analyses.fig11_edit_consistency import SAYS_IT, edit_consistency
 from kntools.analyses.layer_choice import sweep_layers
 from kntools.editing.changes import Change
