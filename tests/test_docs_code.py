@@ -56,6 +56,7 @@ SMALLER = {
     "tracing_profile(model, prompts)": "tracing_profile(model, prompts, known_only=False, samples=1)",
     'make_cases(model, "P36", 2)': 'make_cases(model, "P36", 2, among=20)',
     "window=10": "window=2",
+    "The Parthenon": "The Rome",  # as many tokens as the subject
     "100_000, seed=0": "500, seed=0, length=40",
 }
 

@@ -60,7 +60,7 @@ def tracing_profile(
         window: layers that are restored together for `"mlp"` and `"attn"`; `None` is 10, or all of a smaller model.
         noise: `"3sigma"` is 3 standard deviations of the embeddings of all these subjects; or a number.
         samples: of noise per prompt; prompt i draws them with `seed + i`.
-        two_way: read the answer against the foil alone, as in `causal_trace`; what counts as right changes with it.
+        two_way: read the answer against the foil alone (the metric of that name); what counts as right changes with it.
         known_only: leave out prompts that the model gets wrong.
 
     Raises:
@@ -82,7 +82,8 @@ def tracing_profile(
 
     def trace(numbered: tuple[int, Prompt]) -> Row:
         number, prompt = numbered
-        options: dict[str, Any] = {**settings, "seed": seed + number}
+        options: dict[str, Any] = {"noise": level, "samples": samples, "window": together, "seed": seed + number}
+        options["metric"] = "two_way" if two_way else "probability"
         with unwarned():
             traces = [causal_trace(model, prompt, kind=kind, sever=cut, **options) for kind, cut in variants]
         effects = torch.stack([t.by_role() for t in traces])

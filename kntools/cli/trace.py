@@ -11,6 +11,7 @@ from kntools.cli import pages
 from kntools.cli.command import command
 from kntools.cli.options import ModelOptions, MultiToken, Subject, Target, Text
 from kntools.cli.output import Output, Sheet, records
+from kntools.engine.metric_choice import MetricName
 from kntools.plots import trace_panels
 from kntools.prompts import Prompt
 from kntools.report.page import Chart, Section, Table
@@ -28,7 +29,10 @@ def trace(
     kind: Annotated[Literal[Kind, "all"], typer.Option(help="What to restore; all: side by side.")] = "hidden",
     window: Annotated[int | None, typer.Option(help="Layers restored together for mlp, attn (default: 10).")] = None,
     noise: Annotated[str, typer.Option(help="3sigma, or a standard deviation.")] = "3sigma",
+    corrupted: Annotated[str | None, typer.Option(help="Instead of noise: a text of as many tokens.")] = None,
     samples: Annotated[int, typer.Option(help="Samples of noise.")] = 10,
+    metric: Annotated[MetricName, typer.Option(help="What is read of the answer.")] = "probability",
+    foil: Annotated[str | None, typer.Option(help="The wrong answer, for contrast and two_way.")] = None,
     sever: Annotated[Severed | None, typer.Option(help="Hold these outputs at their corrupted values above.")] = None,
     multi_token: MultiToken = "error",
 ) -> Output:
@@ -36,16 +40,18 @@ def trace(
 
     Example: kntools trace "The Colosseum is located in the city of" " Rome" --subject "The Colosseum"
     """
-    prompt = Prompt(text, target, subject=subject, multi_token=multi_token)
+    prompt = Prompt(text, target, subject=subject, foil=foil, multi_token=multi_token)
     level = noise if noise.endswith("sigma") else _number(noise)
     model = options.load()
     kinds: tuple[Kind, ...] = KINDS if kind == "all" else (kind,)
     shared = {"window": window, "noise": level, "samples": samples, "sever": sever, "seed": options.seed}
+    shared |= {"corrupted": corrupted, "metric": metric}
     traces: list[Trace] = [causal_trace(model, prompt, kind=kind, **shared) for kind in kinds]
     first = traces[0]
 
     def page() -> tuple[str, str, list[Section]]:
-        panels = Chart(trace_panels(traces), "Effect of restoring each state on the answer.", n=f"{samples} samples")
+        runs = f"{len(first.per_sample)} samples"
+        panels = Chart(trace_panels(traces), "Effect of restoring each state on the answer.", n=runs)
         tables = [
             Table(t.to_frame(), f"All states: {t.kind}.", csv=f"trace-{t.kind}.csv", digits=4, folded=True)
             for t in traces
@@ -56,7 +62,7 @@ def trace(
     data = {
         "prompt": {"text": text, "target": target, "subject": subject},
         "tokens": list(first.tokens),
-        **{name: getattr(first, name) for name in ("clean", "corrupted", "total_effect")},
+        **{name: getattr(first, name) for name in ("clean", "corrupted", "total_effect", "metric")},
         "traces": [
             {
                 **{name: getattr(t, name) for name in ("kind", "window", "sever")},

@@ -13,8 +13,10 @@ from kntools.engine.sweep import Metric, sweep
 from kntools.prompts import Encoded
 
 #: `"contrast"` is the logit of the target minus that of the foil (`"logit_difference"` is the same); `"kl_divergence"`
-#: is from the run of the prompt as it is.
-MetricName = Literal["probability", "log_probability", "contrast", "logit_difference", "kl_divergence"]
+#: is from the run of the prompt as it is; `"two_way"` is P(target) / (P(target) + P(foil)).
+MetricName = Literal["probability", "log_probability", "contrast", "logit_difference", "two_way", "kl_divergence"]
+#: Those that are the higher, the better the answer.
+RISING = ("probability", "log_probability", "contrast", "logit_difference", "two_way")
 #: One for all prompts, or one per prompt. `None` is the contrast where every prompt has a foil, else the probability.
 Metrics = Metric | Sequence[Metric] | MetricName | None
 
@@ -57,6 +59,11 @@ def _contrast(model: Any, encoded: Encoded) -> Metric:
     return metrics.logit_difference(encoded.target_ids[0], encoded.foil_ids[0])
 
 
+def _two_way(model: Any, encoded: Encoded) -> Metric:
+    contrast = _contrast(model, encoded)
+    return lambda logits: contrast(logits).sigmoid()
+
+
 def _kl(model: Any, encoded: Encoded) -> Metric:
     if len(encoded.positions) != 1:
         raise ValueError("kl_divergence is of one position; use Prompt(..., multi_token='first')")
@@ -69,5 +76,6 @@ _NAMED: dict[str, Callable[[Any, Encoded], Metric]] = {
     "log_probability": lambda model, encoded: metrics.log_probability(encoded.target_ids),
     "contrast": _contrast,
     "logit_difference": _contrast,
+    "two_way": _two_way,
     "kl_divergence": _kl,
 }

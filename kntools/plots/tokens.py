@@ -29,7 +29,7 @@ def trace_heatmap(
     Arguments:
         trace: a `Trace`, or effects `[layer token]`.
         tokens: of plain effects.
-        scores: of a `Trace`, the probability with the state restored, and not what the restoration added to it.
+        scores: of a `Trace`, the metric with the state restored, and not what the restoration added to it.
 
     Returns:
         A figure. The subject's tokens are bold, with a bar beside them; a token that occurs twice has two rows.
@@ -54,8 +54,8 @@ def trace_panels(traces: Sequence[Any], *, scores: bool = False, **look: Unpack[
     if not traces:
         raise ValueError("no traces to draw")
     first = traces[0]
-    if any(trace.tokens != first.tokens for trace in traces):
-        raise ValueError("traces side by side must be of one prompt; draw others in figures of their own")
+    if any((trace.tokens, trace.metric) != (first.tokens, first.metric) for trace in traces):
+        raise ValueError("traces side by side must be of one prompt and metric; draw others in figures of their own")
     names = [_name(trace) for trace in traces]
     tables = {
         f"{name} ({n})" if names.count(name) > 1 else name: trace.scores if scores else trace.effect
@@ -64,7 +64,8 @@ def trace_panels(traces: Sequence[Any], *, scores: bool = False, **look: Unpack[
     what = names[0] if len(names) == 1 else "Causal trace"
     values = f"clean {short(first.clean)}, corrupted {short(first.corrupted)}"
     title = f"{what}: {first.prompt.text} → {first.prompt.target.strip()} ({values})"
-    unit = "probability with the state restored" if scores else "indirect effect (probability)"
+    metric = first.metric.replace("_", " ")
+    unit = f"{metric} with the state restored" if scores else f"indirect effect ({metric})"
     options: dict[str, Any] = {"title": title, "unit": unit, **look}
     figure = _layers_across(tables, first.tokens, **options)
     notes = [f"{token}<br>{role}" for token, role in zip(_exact(first.tokens), first.roles, strict=True)]

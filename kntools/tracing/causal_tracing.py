@@ -9,17 +9,17 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from kntools.engine.answers import answer_metric
 from kntools.engine.inputs import check_count
+from kntools.engine.metric_choice import RISING, Metrics, choose_metrics
+from kntools.engine.prompt_pairs import Corrupted, encode_pairs
 from kntools.engine.sweep import Intervention, Metric, sweep
 from kntools.hooks.states import capture
-from kntools.metrics import logit_difference
 from kntools.models.causality import is_causal
 from kntools.options import progress_bar
 from kntools.prompts import Encoded, Prompt, PromptLike, Prompts, encode_many
 from kntools.results.provenance import provenance
-from kntools.sites import Hook
-from kntools.tracing.noise import Noise, make_noise, subject_embeddings, subject_of
+from kntools.tracing.corruption import Corruption, noisy, replaced
+from kntools.tracing.noise import Noise
 from kntools.tracing.restoration import Kind, Restoration, SeverAt, Severed, make_restoration
 from kntools.tracing.trace import Trace
 from kntools.tracing.weak_corruption import warn_of_weak_corruption
@@ -36,11 +36,12 @@ def causal_trace(  # type: ignore[misc] # the signatures above only tell one tra
     kind: Kind = "hidden",
     window: int | None = None,
     noise: Noise = "3sigma",
+    corrupted: Corrupted | None = None,
+    metric: Metrics = None,
     samples: int = 10,
     sever: Severed | None = None,
     sever_at: SeverAt = "restored",
     seed: int = 0,
-    two_way: bool = False,
 ) -> Trace | list[Trace]:
     """Indirect effect of every state on the answer (Meng et al. 2022, section 2.1).
 
@@ -49,6 +50,7 @@ def causal_trace(  # type: ignore[misc] # the signatures above only tell one tra
     trace = kn.causal_trace(model, prompt)
     trace.scores           # [layer token]: probability of " Rome" with that state restored
     trace.effect           # the same minus the corrupted probability
+    kn.causal_trace(model, prompt, corrupted="The Parthenon is located in the city of")      # instead of noise
     ```
 
     Three kinds of runs: the clean one; corrupted ones, with noise on the embeddings of the subject; and for every
@@ -66,97 +68,104 @@ def causal_trace(  # type: ignore[misc] # the signatures above only tell one tra
             that of a data set, 3 times `kntools.tracing.noise.subject_sigma(model, prompts)`); a number is its
             standard deviation; a tensor `[sample subject d_model]` is the noise itself, and then the result depends
             on nothing else.
-        samples: how many samples of noise; the probability is averaged over them. A tensor brings its own.
+        corrupted: instead of noise, another prompt (or text) of as many tokens (symmetric token replacement, Zhang &
+            Nanda 2024), or as many as there are prompts. It is asked for the clean answer. Without a subject, the part
+            that differs counts as one.
+        metric: from logits `[row d_vocab]` at the answer to one value per row; a list of one per prompt; or a name:
+            `"probability"` (the default), `"log_probability"`, `"contrast"` (logit of the target minus that of the
+            foil), `"two_way"` (P(target) / (P(target) + P(foil)), for agreement, where the right noun is one of
+            thousands), `"kl_divergence"` (from the clean run).
+        samples: how many samples of noise; the metric is averaged over them. A tensor brings its own.
         sever: hold the outputs of all `"mlp"` or `"attn"` above the restored state at their values in the corrupted
             run, sample by sample: what is left is the effect that does not pass through them.
         sever_at: at the `"restored"` token (as published), or at `"all"` tokens.
         seed: of the noise. The global random state is not used.
-        two_way: read the answer's probability against the prompt's foil alone, P(target) / (P(target) + P(foil)): for
-            agreement, where the right noun is one of thousands.
 
     Returns:
-        `Trace`, on the CPU; of several prompts, a list of them. A warning says where the noise does not lower the
-        answer's probability: then there is nothing to restore.
+        `Trace`, on the CPU; of several prompts, a list of them. A warning says where the corruption does not lower
+        the metric: then there is nothing to restore.
 
     Raises:
         TypeError, ValueError: no subject, a window that does not fit the model, noise of the wrong shape or below
-            zero, an unknown kind.
+            zero, a corrupted prompt of other length, an unknown kind or metric.
         FloatingPointError: activations that are nan or inf.
     """
     check_count("samples", samples)
     restoration = make_restoration(model, kind, window, sever, sever_at)
-    encoded = encode_many(model, prompts)
+    if corrupted is None:
+        encoded = encode_many(model, prompts)
+        corruptions = (noisy(model, e, noise, samples, seed) for e in encoded)
+    else:
+        if isinstance(noise, Tensor) or noise != "3sigma":
+            raise ValueError("noise and corrupted are two kinds of corruption; give one of them")
+        pairs = encode_pairs(model, prompts, corrupted)
+        encoded, corruptions = [pair.clean for pair in pairs], (replaced(pair) for pair in pairs)
+    metrics, name = choose_metrics(model, encoded, "probability" if metric is None else metric)
+    drawn = None if corrupted is not None or isinstance(noise, Tensor) else seed
     traces = []
     with progress_bar(len(encoded), "prompt") as bar:
-        for e in encoded:
-            subject = subject_embeddings(model, e)
-            added = make_noise(subject.embeddings, noise, samples, seed)
+        for e, corruption, own in zip(encoded, corruptions, metrics, strict=True):
             about = provenance(
                 model,
-                noise="given" if isinstance(noise, Tensor) else noise,
-                samples=added.shape[0],
-                seed=None if isinstance(noise, Tensor) else seed,
+                noise="given" if isinstance(noise, Tensor) else noise if corrupted is None else None,
+                samples=len(corruption.runs),
+                seed=drawn,
                 prepend_bos=e.prepend_bos,
             )
-            metric = _against_foil(e) if two_way else answer_metric(e)
-            clean, corrupted, restored = _run(e, [subject.add(sample) for sample in added], metric, restoration)
+            clean, per_sample, restored = _run(e, corruption, own, restoration)
             traces.append(
                 Trace(
                     per_sample=restored,
-                    corrupted_per_sample=corrupted,
-                    noise=added,
-                    noise_at=subject.place,
+                    corrupted_per_sample=per_sample,
+                    noise=corruption.noise,
+                    noise_at=corruption.noise_at,
+                    corrupted_prompt=corruption.prompt,
                     clean=clean,
+                    metric=name,
                     tokens=e.str_tokens,
-                    subject=subject.positions,
+                    subject=corruption.subject,
                     answer=e.position,
                     kind=kind,
                     window=restoration.window,
                     sever=sever,
                     sever_at=sever_at,
-                    two_way=two_way,
                     prompt=e.prompt,
                     provenance=about,
                 )
             )
             bar.update()
-    warn_of_weak_corruption(*zip(*((t.prompt.text, t.clean, t.corrupted) for t in traces), strict=True))
+    warn_of_weak_corruption(
+        [t.prompt.text for t in traces],
+        [t.clean for t in traces],
+        [t.corrupted for t in traces],
+        rising=name in RISING,
+    )
     return traces[0] if isinstance(prompts, Prompt | Encoded) else traces
 
 
 def _run(
-    encoded: Encoded, embedding: list[list[Hook]], metric: Metric, restoration: Restoration
+    encoded: Encoded, corruption: Corruption, metric: Metric, restoration: Restoration
 ) -> tuple[float, Float[Tensor, " sample"], Float[Tensor, "sample layer token"]]:
     """The metric of the clean run, of the corrupted ones, and of the corrupted ones with each state restored."""
     model, layers, length = restoration.model, restoration.layers, encoded.tokens.shape[1]
     clean_states: dict[str, Tensor] = {}
     clean = sweep(model, encoded, [capture(clean_states, [restoration.site], layers)], metric=metric)
 
-    samples = [encoded] * len(embedding)
+    runs, embedding, samples = corruption.runs, corruption.embedding, range(len(corruption.runs))
     held: list[dict[str, Tensor]] = [{} for _ in samples]
-    watched = [Intervention(capture(held[s], restoration.severed_sites, layers), prompt=s) for s in range(len(samples))]
-    corrupted = sweep(model, samples, watched, metric=metric, embedding=embedding).float().cpu()
+    watched = [Intervention(capture(held[s], restoration.severed_sites, layers), prompt=s) for s in samples]
+    corrupted = sweep(model, runs, watched, metric=metric, embedding=embedding).float().cpu()
 
-    # In a causal model, the noise changes no state before the subject.
-    first = subject_of(encoded)[0] if is_causal(model) else 0
+    # In a causal model, the corruption changes no state before it.
+    first = corruption.first if is_causal(model) else 0
     cells = [(layer, token) for token in range(first, length) for layer in layers]
-    runs = [
+    patched = [
         Intervention(restoration.hooks(clean_states, held[s], *cell, length), prompt=s)
         for cell in cells
-        for s in range(len(samples))
+        for s in samples
     ]
-    found = sweep(model, samples, runs, metric=metric, embedding=embedding).float().cpu()
+    found = sweep(model, runs, patched, metric=metric, embedding=embedding).float().cpu()
     restored = corrupted[:, None, None].repeat(1, len(layers), length)
     rows, columns = torch.tensor(cells).T
     restored[:, rows, columns] = found.view(len(cells), len(samples)).T
     return float(clean), corrupted, restored
-
-
-def _against_foil(encoded: Encoded) -> Metric:
-    if encoded.foil_ids is None or len(encoded.target_ids) != 1:
-        raise ValueError(
-            "two_way=True compares one token with another: "
-            "Prompt(..., foil='...'), and Prompt(..., multi_token='first') if needed"
-        )
-    difference = logit_difference(encoded.target_ids[0], encoded.foil_ids[0])
-    return lambda logits: difference(logits).sigmoid()

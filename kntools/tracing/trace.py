@@ -20,10 +20,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Trace(Result):
-    """How probable the answer becomes again when one state of the clean run is put back into corrupted runs.
+    """How far the answer comes back when one state of the clean run is put back into corrupted runs.
 
     ```python
-    trace.scores            # [layer token]: probability of the answer with that state restored, mean over samples
+    trace.scores            # [layer token]: the metric with that state restored, mean over samples
     trace.effect            # indirect effect: scores - corrupted
     trace.total_effect      # clean - corrupted
     trace.by_role()         # [role layer], mean effect over the tokens of each role (kntools.tracing.token_roles.ROLES)
@@ -33,9 +33,11 @@ class Trace(Result):
 
     per_sample: Float[Tensor, "sample layer token"]
     corrupted_per_sample: Float[Tensor, " sample"]
-    noise: Float[Tensor, "sample subject d_model"]  # what was added to the subject's embeddings
-    noise_at: str  # and where: the hook on them; it may show a multiple: "embed.hook_out (12 x the embedding)"
+    noise: Float[Tensor, "sample subject d_model"] | None  # what was added to the subject's embeddings
+    noise_at: str | None  # and where: the hook; it may show a multiple: "embed.hook_out (12 x the embedding)"
+    corrupted_prompt: Prompt | None  # or whose tokens replaced the clean ones
     clean: float
+    metric: str
     tokens: tuple[str, ...]
     subject: range
     answer: int  # the position whose logits give the answer
@@ -43,7 +45,6 @@ class Trace(Result):
     window: int  # layers that are restored together; 1 for "hidden"
     sever: str | None  # what was held at its corrupted values above the restored state: "mlp" or "attn"
     sever_at: str  # ... at the "restored" token, or at "all" of them
-    two_way: bool  # probabilities are those of the target against the foil alone
     prompt: Prompt
     provenance: dict[str, Any]
 
@@ -105,9 +106,11 @@ class Trace(Result):
     def describe(self) -> str:
         what = "hidden states" if self.kind == "hidden" else f"{self.kind} output, {self.window} layers"
         cut = f", {self.sever} severed" if self.sever else ""
+        other = self.corrupted_prompt
+        how = f"{len(self.per_sample)} samples of noise" if other is None else f"corrupted: {other.text!r}"
         return (
-            f"Trace of {what}{cut}: {self.prompt.text!r} -> {self.prompt.target!r}, {self.clean:.3f} clean, "
-            f"{self.corrupted:.3f} corrupted ({self.provenance['model']}, {self.per_sample.shape[0]} samples)"
+            f"Trace of {what}{cut}: {self.prompt.text!r} -> {self.prompt.target!r}, {self.metric} {self.clean:.3g} "
+            f"clean, {self.corrupted:.3g} corrupted ({self.provenance['model']}, {how})"
         )
 
     def preview(self) -> pd.DataFrame:

@@ -19,12 +19,17 @@ def unwarned() -> Iterator[None]:
         yield
 
 
-def warn_of_weak_corruption(texts: Sequence[str], clean: Sequence[float], corrupted: Sequence[float]) -> None:
-    """Warn of the prompts whose answer is not lower in the corrupted run than in the clean one."""
+def warn_of_weak_corruption(
+    texts: Sequence[str], clean: Sequence[float], corrupted: Sequence[float], *, rising: bool = True
+) -> None:
+    """Warn of the prompts whose answer is not lower in the corrupted run than in the clean one.
+
+    A metric that need not be higher for a better answer (`rising=False`) is only looked at for no change at all.
+    """
     weak = [
         f"{text!r}: {before:.3g} -> {after:.3g}"
         for text, before, after in zip(texts, clean, corrupted, strict=True)
-        if after >= before
+        if after == before or (rising and after > before)
     ]
     if weak:
         warnings.warn(

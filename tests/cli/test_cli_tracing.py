@@ -34,6 +34,12 @@ def test_trace_prints_what_the_library_says(tiny: str, tmp_path: Path) -> None:
     assert "Canada" in (tmp_path / "index.html").read_text()
     table = run("trace", TEXT, TARGET, "-s", "Canada", "--sever", "mlp", "--noise", "0.3", *options[:4])
     assert table.exit_code == 0 and "last subject token" in table.stdout and "mlp severed" in table.stdout
+    other = "The capital of France is"
+    words = ["--corrupted", other, "--metric", "contrast", "--foil", " Paris", "--model", tiny]
+    replaced = run_json("trace", TEXT, TARGET, "--subject", "Canada", *words)
+    prompt = kn.Prompt(TEXT, TARGET, subject="Canada", foil=" Paris")
+    trace = kn.causal_trace(kn.load_model(tiny), prompt, corrupted=other, metric="contrast")
+    assert replaced["metric"] == "contrast" and replaced["corrupted"] == pytest.approx(trace.corrupted)
 
 
 def test_patch_prints_what_the_library_says(tiny: str, tmp_path: Path) -> None:

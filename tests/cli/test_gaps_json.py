@@ -172,6 +172,7 @@ def test_trace(tiny: str, options: tuple[str, ...], kinds: list[str], tmp_path: 
         "clean",
         "corrupted",
         "total_effect",
+        "metric",
         "traces",
         "files",
     }

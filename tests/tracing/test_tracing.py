@@ -235,14 +235,14 @@ def test_noise_that_does_not_lower_the_answer_is_told() -> None:
 def test_two_way_probability() -> None:
     model = zoo.tiny("llama")
     prompt = kn.Prompt("The capital of Canada is", " Ottawa", subject="Canada", foil=" Paris")
-    trace = kn.causal_trace(model, prompt, noise=0.3, samples=1, two_way=True)
+    trace = kn.causal_trace(model, prompt, noise=0.3, samples=1, metric="two_way")
     e = kn.encode(model, prompt)
     with torch.no_grad():
         p = model(e.tokens)[0, -1].softmax(-1)
     right, wrong = p[e.target_ids[0]], p[e.foil_ids[0]]
     assert trace.clean == pytest.approx(float(right / (right + wrong)), abs=1e-5)
     with pytest.raises(ValueError, match="foil"):
-        kn.causal_trace(model, fact("llama"), two_way=True)
+        kn.causal_trace(model, fact("llama"), metric="two_way")
 
 
 def test_roles() -> None:
