@@ -7,7 +7,7 @@
 | knowledge neurons | `knowledge_neurons` -> `KnowledgeNeurons`; `coarse_sets`, `r1_squared`; `neuron_scan` -> `NeuronScan` |
 | patching | `activation_patch`, `attribution_patch` -> `PatchGrid` |
 | tracing | `causal_trace` -> `Trace` |
-| editing | `rome` -> `RankOneEdit`; `edit_values`, `erase_values`, `fine_tune` -> `WeightEdit`; `second_moment` -> `SecondMoment` |
+| editing | `rome` -> `RankOneEdit`; `emmet`, `memit`, `alpha_edit` -> `JointEdit`; `edit_values`, `erase_values`, `fine_tune` -> `WeightEdit`; `second_moment` -> `SecondMoment` |
 | hooks on neurons | `scale_neurons`, `ablate_neurons`, `enhance_neurons`, `set_neurons`, `mean_ablate_neurons`; `Neuron`, `Hook` |
 | hooks on sites | `scale_site`, `add_vector`, `patch`, `freeze`, `corrupt`, `capture` |
 | running them | `sweep`, `sweep_gradients`, `Intervention`, `RowGradients`, `Derivative`; `generate` |
@@ -24,6 +24,8 @@ from kntools.attribution.integrated_gradients import activation, activation_x_gr
 from kntools.attribution.knowledge_neurons import KnowledgeNeurons, coarse_sets, knowledge_neurons, r1_squared
 from kntools.attribution.neuron_scan import NeuronScan, neuron_scan
 from kntools.editing.fine_tuning import fine_tune
+from kntools.editing.joint_edit import JointEdit
+from kntools.editing.joint_editing import alpha_edit, emmet, memit
 from kntools.editing.rank_one import RankOneEdit
 from kntools.editing.rome import rome
 from kntools.editing.second_moment import SecondMoment, second_moment
@@ -55,6 +57,7 @@ __all__ = [
     "Encoded",
     "Hook",
     "Intervention",
+    "JointEdit",
     "KnowledgeNeurons",
     "Neuron",
     "NeuronScan",
@@ -72,6 +75,7 @@ __all__ = [
     "activation_patch",
     "activation_x_gradient",
     "add_vector",
+    "alpha_edit",
     "analyses",
     "attribution_patch",
     "capture",
@@ -80,6 +84,7 @@ __all__ = [
     "corrupt",
     "data",
     "edit_values",
+    "emmet",
     "encode",
     "enhance_neurons",
     "erase_values",
@@ -94,6 +99,7 @@ __all__ = [
     "log_probability",
     "logit_difference",
     "mean_ablate_neurons",
+    "memit",
     "neuron_scan",
     "patch",
     "plots",

@@ -10,6 +10,7 @@ from typing import Any, Protocol, runtime_checkable
 from weakref import WeakKeyDictionary
 
 from kntools.editing.changes import Change
+from kntools.editing.constraints import Constraints
 from kntools.models import adapter
 from kntools.results.encoding import same
 from kntools.results.fingerprint import fingerprint
@@ -21,6 +22,8 @@ class Edit(Protocol):
 
     @property
     def changes(self) -> tuple[Change, ...]: ...
+    @property
+    def constraints(self) -> tuple[Constraints, ...]: ...
     @property
     def provenance(self) -> dict[str, Any]: ...
 
@@ -94,6 +97,11 @@ class Application:
 
 
 _stacks: WeakKeyDictionary[Any, list[Application]] = WeakKeyDictionary()
+
+
+def applied_edits(model: Any) -> list[Edit]:
+    """The edits that are applied to the model now, the first one first."""
+    return [application.edit for application in _stacks.get(model, [])]
 
 
 def find(edit: Edit, model: Any) -> Application:

@@ -11,6 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from kntools.editing.changes import Change
+from kntools.editing.constraints import Constraints
 from kntools.editing.weight_edits import WeightEdit
 from kntools.prompts import Prompt
 
@@ -74,6 +75,12 @@ class RankOneEdit(WeightEdit):
     @property
     def changes(self) -> tuple[Change, ...]:  # type: ignore[override]
         return (Change(self.layer, self.delta),)
+
+    @property
+    def constraints(self) -> tuple[Constraints, ...]:  # type: ignore[override]  # read only, as `changes`
+        key = self.prompt_key if self.provenance["settings"]["key"] == "published" else self.key
+        wanted = self.right * (key @ self.left)
+        return (Constraints(self.layer, key[None], self.left[None], wanted[None], (repr(self.prompt.text),)),)
 
     @property
     def key_cosine(self) -> float:

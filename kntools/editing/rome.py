@@ -12,11 +12,11 @@ import torch
 
 from kntools.editing.rank_one import RankOneEdit
 from kntools.editing.requests import make_requests
-from kntools.editing.rome_rows import EditRows, make_rows
+from kntools.editing.rome_rows import EditRows, make_rows, new_targets
 from kntools.editing.rome_settings import Key, RomeSettings
-from kntools.editing.rome_value import Value, find_values
+from kntools.editing.rome_value import Value, check_gradients, find_values
 from kntools.editing.second_moment import SecondMoment
-from kntools.engine.answers import answer_values, ask
+from kntools.engine.answers import answer_values
 from kntools.models import adapter, neuron_layers
 from kntools.prompts import PromptLike, Prompts
 from kntools.results.provenance import provenance
@@ -91,10 +91,9 @@ def rome(
     neuron_layers.width(model, number)
     if second_moment is not None:
         second_moment.check(model, number)
-    if torch.is_inference_mode_enabled():
-        raise RuntimeError("rome needs gradients, and torch.inference_mode() has none; call it outside")
+    check_gradients("rome")
     rows = make_rows(model, requests, chosen)
-    before = _check_new(model, rows)
+    before = new_targets(model, rows)
     used = {"second_moment": second_moment and second_moment.title(), "prepend_bos": rows[0].bare.prepend_bos}
     about = provenance(model, **asdict(chosen), **used)
     with adapter.frozen_parameters(model), torch.enable_grad():
@@ -121,7 +120,7 @@ def rome(
 
 def _solve(model: Any, layer: int, rows: EditRows, value: Value, c: SecondMoment | None, key: Key) -> dict[str, Any]:
     """Equation 2: the tensors of the edit, and what was added to the diagonal of C."""
-    mean = torch.tensor(rows.weights, device=value.keys.device, dtype=value.keys.dtype) @ value.keys
+    mean = rows.mean_of(value.keys)
     own = value.keys[0]
     u, ridge = (mean, None) if c is None else c.solve(mean)
     u = u / u.norm()
@@ -136,15 +135,3 @@ def _solve(model: Any, layer: int, rows: EditRows, value: Value, c: SecondMoment
         "value": output + value.delta,
     }
     return {**{name: tensor.cpu() for name, tensor in tensors.items()}, "ridge": ridge}
-
-
-def _check_new(model: Any, rows: Sequence[EditRows]) -> list[float]:
-    """The probabilities of the targets in the unedited model, which must not say any of them by itself."""
-    answers = ask(model, [own.bare for own in rows])
-    for own, answer in zip(rows, answers, strict=True):
-        if answer.exact:
-            raise ValueError(
-                f"the target {own.bare.prompt.target!r} is what the model answers already to "
-                f"{own.bare.prompt.text!r}: there is nothing to edit"
-            )
-    return [answer.probability for answer in answers]

@@ -17,7 +17,7 @@ from kntools.editing.rome_rows import EditRows
 from kntools.engine.from_layer import Group, Upper, WindowHook
 from kntools.models import adapter
 from kntools.models.neuron_layers import output_site
-from kntools.sites import hook_name
+from kntools.sites import Hook, hook_name
 
 # In place of a piece that a shorter target does not have.
 _NO_PIECE = -100
@@ -42,18 +42,17 @@ class RowBatch:
         self.asked, self.targets = _asked(edits, device)
         self.groups = Upper(model, [e.tokens[0] for e in rows], subjects, layer).groups
         self.original: dict[int, Tensor] = {}  # log-probabilities of the rows that are to stay as they are
-        self.keys, self.outputs = self._run_clean(essences={end - 1 for end in ends})
+        self.keys, self.outputs, self.states = self._run_clean(essences={end - 1 for end in ends})
 
     @torch.no_grad()
-    def _run_clean(self, essences: set[int]) -> tuple[Float[Tensor, "row d_mlp"], Float[Tensor, "row d_model"]]:
-        keys: dict[int, Tensor] = {}
-        outputs: dict[int, Tensor] = {}
+    def _run_clean(self, essences: set[int]) -> list[Float[Tensor, "row ..."]]:
+        sites = ("mlp.hook_post", self.site, "resid_post")
+        found: list[dict[int, Tensor]] = [{} for _ in sites]
         for group in self.groups:
-            hooks = [self._note("mlp.hook_post", group, keys), self._note(self.site, group, outputs)]
+            hooks = [self._note(site, group, into) for site, into in zip(sites, found, strict=True)]
             log_p = group.run(hooks, self.asked[group.numbers])[:, 0].float().log_softmax(-1)
             self.original |= {n: log_p[row] for row, n in enumerate(group.numbers) if n in essences}
-        stacked = [torch.stack([kept[n] for n in range(len(self.edit))]).float() for kept in (keys, outputs)]
-        return stacked[0], stacked[1]
+        return [torch.stack([kept[n] for n in range(len(self.edit))]).float() for kept in found]
 
     def run(self, group: Group, delta: Float[Tensor, "edit d_model"]) -> Float[Tensor, "row piece d_vocab"]:
         """Logits with each edit's `delta` added to the MLP's output at the subjects of its rows."""
@@ -93,6 +92,38 @@ class RowBatch:
             into.update(zip(group.numbers, x[rows, at].detach(), strict=True))
 
         return hook_name(site, self.layer), note
+
+
+class Subjects:
+    """The prompts of some edits, run from block `layer` on with any hooks, and read at their subjects' last tokens."""
+
+    def __init__(self, model: Any, edits: Sequence[EditRows], layer: int) -> None:
+        self.edits = edits
+        rows = [e for edit in edits for e in edit.prompts]
+        self.at = torch.tensor([e.subject[-1] for e in rows if e.subject is not None], device=adapter.device_of(model))
+        # Hooks may change every token: none is run in advance.
+        self.groups = Upper(model, [e.tokens[0] for e in rows], [0] * len(rows), layer).groups
+
+    def means(self, site: str, layer: int, hooks: Sequence[Hook]) -> Float[Tensor, "edit width"]:
+        """Means over templates."""
+        return torch.stack([edit.mean_of(own) for edit, own in self._read(site, layer, hooks)]).cpu()
+
+    def bare(self, site: str, layer: int, hooks: Sequence[Hook]) -> Float[Tensor, "edit width"]:
+        """Of the bare prompts."""
+        return torch.stack([own[0] for _, own in self._read(site, layer, hooks)]).cpu()
+
+    @torch.no_grad()
+    def _read(self, site: str, layer: int, hooks: Sequence[Hook]) -> list[tuple[EditRows, Float[Tensor, "row width"]]]:
+        found: dict[int, Tensor] = {}
+        for group in self.groups:
+            at = self.at[group.numbers]
+
+            def note(x: Tensor, hook: Any, numbers: list[int] = group.numbers, at: Tensor = at) -> None:
+                found.update(zip(numbers, x[torch.arange(len(at), device=x.device), at].float(), strict=True))
+
+            group.run([*hooks, (hook_name(site, layer), note)], at[:, None])
+        rows = iter(found[n] for n in range(len(self.at)))
+        return [(edit, torch.stack([next(rows) for _ in edit.prompts])) for edit in self.edits]
 
 
 def _asked(edits: Sequence[EditRows], device: torch.device) -> tuple[Tensor, Tensor]:

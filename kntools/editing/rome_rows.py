@@ -6,8 +6,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
 from kntools.editing.requests import EditRequest
 from kntools.editing.rome_settings import TEMPLATES, RomeSettings
+from kntools.engine.answers import ask
 from kntools.engine.generation import sample_templates
 from kntools.prompts import Encoded, encode, occurrences
 
@@ -35,6 +40,10 @@ class EditRows:
         assert self.essence.subject is not None  # it was encoded with one
         return self.essence.subject[-1]
 
+    def mean_of(self, keys: Float[Tensor, "prompt d_mlp"]) -> Float[Tensor, " d_mlp"]:
+        """The mean over templates."""
+        return torch.tensor(self.weights, device=keys.device, dtype=keys.dtype) @ keys
+
     @property
     def encoded(self) -> tuple[Encoded, ...]:
         """All rows; the essence is the last one."""
@@ -53,6 +62,22 @@ def make_rows(model: Any, requests: Sequence[EditRequest], settings: RomeSetting
     else:
         templates = TEMPLATES if given is None else given
     return [_rows(model, request, templates, chosen=not isinstance(given, int | None)) for request in requests]
+
+
+def new_targets(model: Any, rows: Sequence[EditRows]) -> list[float]:
+    """The probabilities of the targets in the unedited model.
+
+    Raises:
+        ValueError: a target that the model says by itself.
+    """
+    answers = ask(model, [own.bare for own in rows])
+    for own, answer in zip(rows, answers, strict=True):
+        if answer.exact:
+            raise ValueError(
+                f"the target {own.bare.prompt.target!r} is what the model answers already to "
+                f"{own.bare.prompt.text!r}: there is nothing to edit"
+            )
+    return [answer.probability for answer in answers]
 
 
 def _rows(model: Any, request: EditRequest, templates: Sequence[str], *, chosen: bool) -> EditRows:

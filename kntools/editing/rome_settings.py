@@ -31,6 +31,9 @@ TEMPLATES = (
 #: bare prompt, as the released code has it. Where the two differ, the published edit does damage.
 Key = Literal["consistent", "published"]
 
+#: What the size of a change is measured by.
+Scale = Literal["mlp", "residual"]
+
 
 @dataclass(frozen=True)
 class RomeSettings:
@@ -46,6 +49,7 @@ class RomeSettings:
     lr: float = 0.5  # of Adam
     weight_decay: float = 0.5  # weight of |delta| / |v0|^2 in the loss
     clamp: float = 4.0  # the largest |delta|, in multiples of |v0|
+    scale: Scale = "mlp"  # what |v0| is: the MLP's output, or the residual stream behind the layer (MEMIT)
     kl_weight: float = 0.0625  # weight of KL(edited || original) after "{subject} is a"
     stop_loss: float = 0.05  # stop early below this loss
     key: Key = "consistent"
@@ -68,6 +72,8 @@ class RomeSettings:
             )
         if self.key not in get_args(Key):
             raise ValueError(f"key={self.key!r} is unknown; use 'consistent' (the mean key throughout) or 'published'")
+        if self.scale not in get_args(Scale):
+            raise ValueError(f"scale={self.scale!r} is unknown; use 'mlp' or 'residual'")
         if self.templates is not None:
             object.__setattr__(self, "templates", _checked(self.templates))
 
@@ -105,6 +111,17 @@ _PUBLISHED: dict[str, tuple[int, RomeSettings]] = {
     "gpt-j-6b": (5, RomeSettings()),
     "llama-2-7b-hf": (5, RomeSettings(steps=25, weight_decay=1e-3)),
 }
+
+
+def regularisation_for(model: Any) -> float | None:
+    """MEMIT's published lambda for this model (Meng et al. 2023), or `None`."""
+    return _PUBLISHED_LAMBDA.get(_short_name(model))
+
+
+#: The values of MEMIT (Meng et al. 2023): sizes are measured by the residual stream.
+MEMIT = RomeSettings(clamp=0.75, scale="residual")
+
+_PUBLISHED_LAMBDA = {"gpt2-xl": 20_000.0, "gpt-j-6b": 15_000.0}
 
 
 def _short_name(model: Any) -> str:

@@ -38,7 +38,7 @@ def find_values(model: Any, edits: Sequence[EditRows], layer: int, settings: Rom
     """
     batch = RowBatch(model, edits, layer)
     v0 = batch.outputs[batch.bare]
-    size = v0.norm(dim=1)
+    size = (v0 if settings.scale == "mlp" else batch.states[batch.bare]).norm(dim=1)
     if not bool(size.all()):
         raise ValueError(f"the MLP of layer {layer} gives nothing at a subject (|v0| = 0); edit another layer")
     delta = torch.zeros_like(v0, requires_grad=True)
@@ -63,6 +63,12 @@ def find_values(model: Any, edits: Sequence[EditRows], layer: int, settings: Rom
                 delta.mul_((settings.clamp * size / delta.norm(dim=1)).clamp(max=1)[:, None])
     own = [slice(start, start + len(edit.prompts)) for start, edit in zip(batch.bare, edits, strict=True)]
     return [Value(found[n], batch.keys[own[n]], tuple(curve)) for n, curve in enumerate(curves)]
+
+
+def check_gradients(editor: str) -> None:
+    """Can gradients be had here?"""
+    if torch.is_inference_mode_enabled():
+        raise RuntimeError(f"{editor} needs gradients, and torch.inference_mode() has none; call it outside")
 
 
 def _loss(

@@ -127,8 +127,10 @@ class SecondMoment(Result):
                 f"{self.provenance['fingerprint']}) than those of this {adapter.model_name(model)} ({found})"
             )
 
-    def solve(self, key: Float[Tensor, " d_mlp"], *, ridge: float = RIDGE) -> tuple[Float[Tensor, " d_mlp"], float]:
-        """`(C + r I)^-1 key` and r, which is `ridge` times the median of C's diagonal; solved in float64.
+    def solve(
+        self, keys: Float[Tensor, "... d_mlp"], *, ridge: float = RIDGE
+    ) -> tuple[Float[Tensor, "... d_mlp"], float]:
+        """`(C + r I)^-1 k` of one key or of several, and r: `ridge` times the median of C's diagonal. In float64.
 
         Raises:
             ValueError: C is singular: measured on fewer tokens than there are neurons, or not positive.
@@ -146,8 +148,29 @@ class SecondMoment(Result):
         factor = self._factor(added)
         if factor is None or self._rank < width // 2:
             raise ValueError(f"this second moment is singular: {tokens}, but most directions never occurred")
-        solved = torch.cholesky_solve(key.detach().cpu().double()[:, None], factor)[:, 0]
-        return solved.to(key.dtype).to(key.device), added
+        flat = keys.detach().cpu().double().reshape(-1, width)
+        solved = torch.cholesky_solve(flat.T, factor).T.reshape(keys.shape)
+        return solved.to(keys.dtype).to(keys.device), added
+
+    def project(self, keys: Float[Tensor, "... d_mlp"], threshold: float) -> Float[Tensor, "... d_mlp"]:
+        """The part of the keys in the null space of C: along eigenvectors whose eigenvalues are below `threshold`.
+
+        Raises:
+            ValueError: there is none.
+        """
+        values, vectors = self._eigen
+        null = vectors[:, values < threshold]
+        if not null.shape[1]:
+            raise ValueError(
+                f"no eigenvalue of C (layer {self.layer}) is below threshold={threshold}; the smallest is "
+                f"{float(values[0]):.3g}: give a threshold above it"
+            )
+        return (keys.detach().cpu().double() @ null @ null.T).to(keys.dtype).to(keys.device)
+
+    @cached_property
+    def _eigen(self) -> tuple[Tensor, Tensor]:
+        values, vectors = torch.linalg.eigh(self.matrix.double())
+        return values, vectors
 
     def _factor(self, added: float) -> Tensor | None:
         """The Cholesky factor of C with `added` on its diagonal, kept for the next edit; `None` if there is none."""

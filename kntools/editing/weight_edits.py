@@ -16,8 +16,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import pandas as pd
+import torch
 
 from kntools.editing.changes import Change, as_hooks
+from kntools.editing.constraints import Constraints, joined
 from kntools.editing.edit_stack import Application, find
 from kntools.results.result import Result
 from kntools.sites import Hook
@@ -33,13 +35,15 @@ class WeightEdit(Result):
     edit.save("edit.safetensors"); kn.load("edit.safetensors")
     ```
 
-    `changes` says what is added where. `provenance` holds the fingerprint of the weights that the edit was made on.
+    `changes` says what is added where, `constraints` which keys are given which values, where that is known.
+    `provenance` holds the fingerprint of the weights that the edit was made on.
 
     Edits may be nested. One that was made while another one was applied is applied on top of it. So can one be that was
     made on the unedited weights: then both are added, whether or not they hold together.
     """
 
     changes: tuple[Change, ...]
+    constraints: tuple[Constraints, ...]
     provenance: dict[str, Any]
 
     @contextmanager
@@ -87,6 +91,9 @@ class WeightEdit(Result):
     def __add__(self, other: WeightEdit) -> LayerEdit:
         """Both edits as one: of different layers, or of different rows (neurons) of one layer.
 
+        Edits that give their keys exact values in the same layer (`kn.rome`, `kn.emmet`) are solved anew, so that both
+        hold (EMMET's equality).
+
         Raises:
             ValueError: they were made on different weights, or change the same rows.
         """
@@ -95,15 +102,26 @@ class WeightEdit(Result):
                 "these edits were made on different weights, so they do not add up; "
                 "an edit that was made while another one was applied is applied inside its scope"
             )
+        label = f"{self.title()} + {other.title()}"
         shared = sorted({a.layer for a in self.changes for b in other.changes if a.shares_rows(b)})
-        if shared:
+        if not shared:
+            kept = (*self.constraints, *other.constraints)
+            return LayerEdit((*self.changes, *other.changes), label, self.provenance, constraints=kept)
+        if not (self._is_exact() and other._is_exact()):
             raise ValueError(
                 f"both edits change the same rows of W_out in layer {', '.join(map(str, shared))}: each was solved "
-                "alone, and in the sum neither holds. Make and apply them one after the other (`with "
-                "one.applied(model):`, then make the other and apply it there), or edit different layers"
+                "alone, and in the sum neither holds. Make them together (kn.emmet(model, prompts, targets, "
+                "layers=...)), or apply one (`with one.applied(model):`) and make the other there"
             )
-        label = f"{self.title()} + {other.title()}"
-        return LayerEdit((*self.changes, *other.changes), label, self.provenance)
+        both = joined([*self.constraints, *other.constraints])
+        return LayerEdit((Change(both.layer, both.solve()),), label, self.provenance, constraints=(both,))
+
+    def _is_exact(self) -> bool:
+        """Is it, in one layer, what its own keys and their values ask for, and nothing else?"""
+        if [c.layer for c in self.constraints] != [c.layer for c in self.changes] or len(self.changes) != 1:
+            return False
+        [own], [change] = self.constraints, self.changes
+        return change.rows is None and torch.allclose(own.solve(), change.update, rtol=1e-3, atol=1e-7)
 
     def title(self) -> str:
         """One line that says what it is."""
@@ -121,6 +139,7 @@ class LayerEdit(WeightEdit):
     label: str
     provenance: dict[str, Any]
     details: Mapping[str, Any] = field(default_factory=dict)
+    constraints: tuple[Constraints, ...] = ()
 
     def title(self) -> str:
         return self.label

@@ -1,0 +1,86 @@
+"""What `emmet`, `memit` and `alpha_edit` return: an edit of many facts, solved together."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+
+from kntools.editing.changes import Change
+from kntools.editing.constraints import Constraints
+from kntools.editing.rank_one import LOW_PROBABILITY, Step
+from kntools.editing.weight_edits import WeightEdit
+from kntools.prompts import Prompt
+
+if TYPE_CHECKING:
+    from plotly.graph_objects import Figure
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class JointEdit(WeightEdit):
+    """An edit of many facts in one layer or several.
+
+    ```python
+    edit = kn.emmet(model, prompts, [" Rome", " Oslo"], layers=[5])
+    edit.before, edit.after               # [edit]: probability of each target
+    with edit.applied(model): ...
+    ```
+
+    `constraints` holds, per layer, the keys of the facts and the changes that were asked for.
+    """
+
+    method: str  # emmet, memit, alpha_edit
+    changes: tuple[Change, ...]
+    constraints: tuple[Constraints, ...]
+    ridges: tuple[float, ...]  # of each layer's solution
+    prompts: tuple[Prompt, ...]
+    targets: tuple[str, ...]
+    steps: tuple[tuple[Step, ...], ...]  # of each fact's search for its value
+    before: tuple[float, ...]  # probability of each target after its bare prompt
+    after: tuple[float, ...]
+    weight_norms: tuple[float, ...]  # of each layer's W_out before the edit
+    provenance: dict[str, Any]
+
+    @property
+    def relative_norms(self) -> tuple[float, ...]:
+        """Per layer the norm of the update, relative to that of `W_out`."""
+        return tuple(float(c.update.norm()) / norm for c, norm in zip(self.changes, self.weight_norms, strict=True))
+
+    def warnings(self) -> list[str]:
+        """What has not taken; empty if everything has."""
+        failed = [p.text for p, after in zip(self.prompts, self.after, strict=True) if after < LOW_PROBABILITY]
+        if not failed:
+            return []
+        return [
+            f"{len(failed)} of {len(self.prompts)} targets have a probability below {LOW_PROBABILITY} after the edit, "
+            f"e.g. that of {failed[0]!r}. Try an earlier layer, more steps, or a smaller regularisation"
+        ]
+
+    def to_frame(self) -> pd.DataFrame:
+        """One row per fact: `prompt, target, before, after, steps, loss`."""
+        return pd.DataFrame(
+            {
+                "prompt": [p.text for p in self.prompts],
+                "target": list(self.targets),
+                "before": list(self.before),
+                "after": list(self.after),
+                "steps": [len(curve) for curve in self.steps],
+                "loss": [curve[-1].loss for curve in self.steps],
+            }
+        )
+
+    def plot(self, **look: Any) -> Figure:
+        """The probability of each target before and after the edit."""
+        from kntools.plots.charts import bar_chart
+
+        frame = self.to_frame().melt(["prompt", "target"], ["before", "after"], "edit", "probability")
+        figure = bar_chart(frame, "prompt", "probability", **{"color": "edit", "title": self.title(), **look})
+        return figure.update_yaxes(range=[0, 1.05])
+
+    def title(self) -> str:
+        facts = "1 fact" if len(self.prompts) == 1 else f"{len(self.prompts)} facts"
+        return f"{self.method} of {facts} in " + ", ".join(f"L{c.layer}" for c in self.changes)
+
+    def describe(self) -> str:
+        return f"JointEdit {self.title()} ({self.provenance['model']})"

@@ -1,0 +1,321 @@
+"""Edits of many facts at once: EMMET, MEMIT and AlphaEdit, which differ in how one linear system is weighed."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from operator import index
+from typing import Any, SupportsIndex
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from kntools.editing.changes import Change, as_hooks
+from kntools.editing.constraints import Constraints, joined
+from kntools.editing.edit_stack import applied_edits
+from kntools.editing.joint_edit import JointEdit
+from kntools.editing.requests import make_requests
+from kntools.editing.rome_batch import Subjects
+from kntools.editing.rome_rows import EditRows, make_rows, new_targets
+from kntools.editing.rome_settings import RomeSettings, regularisation_for
+from kntools.editing.rome_value import Value, check_gradients, find_values
+from kntools.editing.second_moment import SecondMoment
+from kntools.engine.answers import answer_values
+from kntools.models import adapter, neuron_layers
+from kntools.prompts import Prompts
+from kntools.results.provenance import provenance
+from kntools.sites import hook_name
+
+Keys = Float[Tensor, "edit d_mlp"]
+Layers = SupportsIndex | Sequence[SupportsIndex]
+#: C of each edited layer, as `kn.second_moment` returns it for one layer or several. `None` is C = I.
+SecondMoments = SecondMoment | Mapping[int, SecondMoment] | Sequence[SecondMoment] | None
+
+#: MEMIT's lambda where none is published, as a share of what the keys weigh: nearly all of each value is reached.
+SHARE = 0.01
+
+
+@dataclass(frozen=True)
+class _Method:
+    """How the system is weighed: directions of the keys, and what is added to its diagonal."""
+
+    name: str
+    directions: Callable[[int, Keys], Keys]
+    ridge: Callable[[Constraints], float]
+
+
+def emmet(
+    model: Any,
+    prompts: Prompts,
+    targets: str | Sequence[str],
+    *,
+    layers: Layers,
+    second_moments: SecondMoments = None,
+    settings: RomeSettings | None = None,
+) -> JointEdit:
+    """Edit many facts together, so that every key is given its value exactly (Gupta et al. 2024).
+
+    ```python
+    edit = kn.emmet(model, prompts, targets, layers=[5], second_moments=C)
+    with edit.applied(model): ...
+    ```
+
+    Keys K and values are those of `kn.rome`. `dW = C^-1 K^T (K C^-1 K^T)^-1 D`, with D the changes of the layer's
+    output that the values ask for. One fact is ROME with a consistent key. In several layers, each takes its share of
+    what is left to do, as in `memit`.
+
+    Keys of edits that are applied to the model stay as they are: edits made one on top of the other do not undo each
+    other.
+
+    Arguments:
+        prompts: with their subjects; one, or several.
+        targets: the new answer of each, as it follows the prompt.
+        layers: one layer, or several.
+        second_moments: C of each layer: one, a list, or what `kn.second_moment(model, layers, texts)` returns. `None`
+            is C = I: other keys are then not protected.
+        settings: of the search for values; `None` takes `RomeSettings.for_model(model)`.
+
+    Returns:
+        `JointEdit`. The model is as it was.
+
+    Raises:
+        ValueError: what `kn.rome` refuses; one prompt twice, two facts with the same key, a layer twice, C missing for
+            a layer or of other weights, more edits than neurons.
+        IndexError: no such layer.
+    """
+    moments = _moments(model, layers, second_moments)
+    method = _Method("emmet", lambda layer, keys: _inverse(moments.get(layer), keys), lambda _: 0.0)
+    return _edit(model, prompts, targets, method, layers, moments, settings, {})
+
+
+def memit(
+    model: Any,
+    prompts: Prompts,
+    targets: str | Sequence[str],
+    *,
+    layers: Layers,
+    second_moments: SecondMoments = None,
+    regularisation: float | None = None,
+    settings: RomeSettings | None = None,
+) -> JointEdit:
+    """Edit many facts together, spread over layers (Meng et al. 2023, "Mass-Editing Memory in a Transformer").
+
+    ```python
+    moments = kn.second_moment(model, [3, 4, 5], texts)
+    edit = kn.memit(model, prompts, targets, layers=[3, 4, 5], second_moments=moments)
+    ```
+
+    Values are found at the last layer. In ascending order each layer takes the share `(z - h) / (layers left)` of what
+    is still missing there, with keys that see the layers below edited: `dW = (lambda C + K^T K)^-1 K^T D`.
+
+    Arguments:
+        regularisation: lambda, the weight of what the layer does already against the new facts. `None`: the published
+            one (GPT-2 XL 20,000, GPT-J 15,000); for other models `SHARE` of the mean of `k C^-1 k` over the facts.
+        prompts, targets, layers, second_moments, settings: as in `emmet`.
+
+    Returns:
+        `JointEdit`.
+
+    Raises:
+        ValueError: what `emmet` refuses, except equal keys; several layers where what an MLP gives is normalised or
+            multiplied before it is added.
+        IndexError: no such layer.
+    """
+    moments = _moments(model, layers, second_moments)
+    weight = regularisation_for(model) if regularisation is None else _positive("regularisation", regularisation)
+    method = _Method(
+        "memit",
+        lambda layer, keys: _inverse(moments.get(layer), keys),
+        lambda c: SHARE * float((c.keys * c.directions).sum(1).mean()) if weight is None else weight,
+    )
+    return _edit(model, prompts, targets, method, layers, moments, settings, {"regularisation": weight})
+
+
+def alpha_edit(
+    model: Any,
+    prompts: Prompts,
+    targets: str | Sequence[str],
+    *,
+    layers: Layers,
+    second_moments: SecondMoments,
+    threshold: float = 0.02,
+    regularisation: float = 10.0,
+    settings: RomeSettings | None = None,
+) -> JointEdit:
+    """Edit many facts together in the null space of what the layer has read so far (Fang et al. 2025, AlphaEdit).
+
+    ```python
+    edit = kn.alpha_edit(model, prompts, targets, layers=[5], second_moments=C)
+    ```
+
+    `dW = (P (K_p^T K_p + K^T K) + l2 I)^-1 P K^T D`: P projects on the eigenvectors of C whose eigenvalues are below
+    `threshold`, and K_p are the keys of edits that are applied to the model.
+
+    Arguments:
+        threshold: eigenvalues of C below it count as null; published for C of Wikipedia (0.02). `math.inf`: P = I.
+        regularisation: l2.
+        prompts, targets, layers, settings: as in `emmet`.
+        second_moments: as in `emmet`, but needed.
+
+    Returns:
+        `JointEdit`.
+
+    Raises:
+        ValueError: what `memit` refuses, no `second_moments`, or no eigenvalue below `threshold`.
+        IndexError: no such layer.
+    """
+    if second_moments is None:
+        raise ValueError("alpha_edit needs second_moments; measure kn.second_moment(model, layers, texts)")
+    moments, limit = _moments(model, layers, second_moments), float(threshold)
+    ridge = _positive("regularisation", regularisation)
+    method = _Method("alpha_edit", lambda layer, keys: moments[layer].project(keys, limit), lambda _: ridge)
+    return _edit(model, prompts, targets, method, layers, moments, settings, {"threshold": limit, "l2": ridge})
+
+
+def _edit(
+    model: Any,
+    prompts: Prompts,
+    targets: str | Sequence[str],
+    method: _Method,
+    layers: Layers,
+    moments: Mapping[int, SecondMoment],
+    settings: RomeSettings | None,
+    weights: Mapping[str, float | None],
+) -> JointEdit:
+    numbers, chosen = _layers(model, layers), settings or RomeSettings.for_model(model)
+    if chosen.key != "consistent":
+        raise ValueError(f"key={chosen.key!r} is ROME's alone; {method.name} uses the mean key: key='consistent'")
+    check_gradients(method.name)
+    requests = make_requests(model, prompts, targets, method.name)
+    _check_facts(model, [(r.prompt.text, r.target) for r in requests], numbers, method.name)
+    rows = make_rows(model, requests, chosen)
+    before = new_targets(model, rows)
+    used = {"second_moments": {str(n): c.title() for n, c in moments.items()}, "prepend_bos": rows[0].bare.prepend_bos}
+    about = provenance(model, **asdict(chosen), **used, **weights)
+    with adapter.frozen_parameters(model), torch.enable_grad():
+        values = find_values(model, rows, numbers[-1], chosen)
+    constraints, ridges, changes = _solved(model, rows, values, numbers, method)
+    edit = JointEdit(
+        method=method.name,
+        changes=tuple(changes),
+        constraints=tuple(constraints),
+        ridges=tuple(ridges),
+        prompts=tuple(r.prompt for r in requests),
+        targets=tuple(r.target for r in requests),
+        steps=tuple(value.steps for value in values),
+        before=tuple(before),
+        after=(),
+        weight_norms=tuple(float(adapter.w_out(model, n).detach().float().norm()) for n in numbers),
+        provenance=about,
+    )
+    [after] = answer_values(model, [own.bare for own in rows], [edit.hooks(model)])
+    edit = replace(edit, after=tuple(after.tolist()))
+    for text in edit.warnings():
+        warnings.warn(f"{edit.title()}: {text}", stacklevel=3)
+    return edit
+
+
+def _solved(
+    model: Any, rows: Sequence[EditRows], values: Sequence[Value], layers: Sequence[int], method: _Method
+) -> tuple[list[Constraints], list[float], list[Change]]:
+    """Layer by layer: the keys as they are with the layers below edited, and the share of what is left to do."""
+    delta = torch.stack([value.delta for value in values]).cpu()
+    labels = tuple(repr(own.bare.prompt.text) for own in rows)
+    subjects = Subjects(model, rows, layers[0]) if len(layers) > 1 else None
+    start = None if subjects is None else _start(model, subjects, layers)
+    found: tuple[list[Constraints], list[float], list[Change]] = ([], [], [])
+    for n, layer in enumerate(layers):
+        if subjects is None or start is None:
+            keys, missing = torch.stack([own.mean_of(v.keys) for own, v in zip(rows, values, strict=True)]).cpu(), delta
+        else:
+            hooks = as_hooks(model, found[2])
+            keys = subjects.means("mlp.hook_post", layer, hooks)
+            missing = delta - (subjects.bare("resid_post", layers[-1], hooks) - start)
+        own = Constraints(layer, keys, method.directions(layer, keys), missing / (len(layers) - n), labels)
+        every = joined([own, *_earlier(model, layer, method)])
+        ridge = method.ridge(own)
+        found[0].append(own)
+        found[1].append(ridge)
+        found[2].append(Change(layer, every.solve(ridge)))
+    return found
+
+
+def _earlier(model: Any, layer: int, method: _Method) -> list[Constraints]:
+    """The keys of edits that are applied now: what the layer gives for them stays."""
+    kept = [c for edit in applied_edits(model) for c in edit.constraints if c.layer == layer]
+    return [replace(c, directions=method.directions(layer, c.keys), wanted=torch.zeros_like(c.wanted)) for c in kept]
+
+
+def _start(model: Any, subjects: Subjects, layers: Sequence[int]) -> Float[Tensor, "edit d_model"]:
+    """The residual stream behind the last layer; what an MLP gives must be added to it as it is."""
+    last = layers[-1]
+    start = subjects.bare("resid_post", last, [])
+    probe = torch.linspace(-1, 1, start.shape[1]) * float(start.norm(dim=1).mean()) / 10
+
+    def add(x: Tensor, hook: Any) -> Tensor:
+        return x + probe.to(x)
+
+    site = neuron_layers.output_site(model, last)
+    moved = subjects.bare("resid_post", last, [(hook_name(site, last), add)]) - start
+    if float((moved - probe).norm(dim=1).max()) > 0.01 * float(probe.norm()):
+        raise ValueError(
+            f"in this model the output of W_out is normalised or multiplied before it is added to the residual stream "
+            f"(layer {last}), so that layers cannot share an edit; give one layer: layers=[{last}]"
+        )
+    return start
+
+
+def _inverse(c: SecondMoment | None, keys: Keys) -> Keys:
+    return keys if c is None else c.solve(keys)[0]
+
+
+def _layers(model: Any, layers: Layers) -> list[int]:
+    listed = [index(layers)] if isinstance(layers, SupportsIndex) else [index(n) for n in layers]
+    if not listed:
+        raise ValueError("no layers given; name one or several, e.g. layers=[5]")
+    if len(set(listed)) < len(listed):
+        raise ValueError(f"layers={listed} names a layer twice; name each once")
+    for n in listed:
+        neuron_layers.width(model, n)
+    return sorted(listed)
+
+
+def _moments(model: Any, layers: Layers, given: SecondMoments) -> dict[int, SecondMoment]:
+    numbers = _layers(model, layers)
+    if given is None:
+        return {}
+    listed = [given] if isinstance(given, SecondMoment) else given.values() if isinstance(given, Mapping) else given
+    of = {c.layer: c for c in listed}
+    missing = [n for n in numbers if n not in of]
+    if missing:
+        raise ValueError(
+            f"second_moments has no C for layer(s) {missing} (it has {sorted(of)}); measure "
+            f"kn.second_moment(model, {numbers}, texts)"
+        )
+    for n in numbers:
+        of[n].check(model, n)
+    return {n: of[n] for n in numbers}
+
+
+def _check_facts(model: Any, facts: Sequence[tuple[str, str]], layers: Sequence[int], name: str) -> None:
+    twice = next((fact for n, fact in enumerate(facts) if fact in facts[:n]), None)
+    if twice is not None:
+        raise ValueError(f"the edit {twice[0]!r} -> {twice[1]!r} is given twice; give it once")
+    for layer in layers:
+        held = sum(len(c.keys) for edit in applied_edits(model) for c in edit.constraints if c.layer == layer)
+        width = neuron_layers.width(model, layer)
+        if len(facts) + held > width:
+            raise ValueError(
+                f"{len(facts)} edits (and {held} that are applied) need as many neurons; layer {layer} has {width}: "
+                f"give kn.{name} fewer at a time"
+            )
+
+
+def _positive(name: str, value: float) -> float:
+    number = float(value)
+    if not (number > 0 and math.isfinite(number)):
+        raise ValueError(f"{name}={value!r}; it must be a number above 0")
+    return number
