@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from kntools.hooks.stateful import StatefulHook
 from kntools.models import adapter, neuron_layers
 from kntools.sites import Hook, hook_name
 
@@ -66,18 +67,18 @@ class Change:
 
     def hooks(self, model: Any) -> list[Hook]:
         """What the changed rows would add, added to the MLP's output at every position."""
-        seen: dict[str, Tensor] = {}
+        state: dict[str, Any] = {}
 
-        def note(x: Tensor, hook: Any) -> None:
-            seen["neurons"] = x
+        def note(x: Tensor, state: dict[str, Any]) -> None:
+            state["neurons"] = x
 
-        def add(x: Tensor, hook: Any) -> Tensor:
-            read = seen["neurons"] if self.rows is None else seen["neurons"][..., self.rows.to(x.device)]
+        def add(x: Tensor, state: dict[str, Any]) -> Tensor:
+            read = state["neurons"] if self.rows is None else state["neurons"][..., self.rows.to(x.device)]
             return x + (read.float() @ self.update.to(x.device).float()).to(x.dtype)
 
         return [
-            (hook_name("mlp.hook_post", self.layer), note),
-            (hook_name(neuron_layers.output_site(model, self.layer), self.layer), add),
+            (hook_name("mlp.hook_post", self.layer), StatefulHook(note, state)),
+            (hook_name(neuron_layers.output_site(model, self.layer), self.layer), StatefulHook(add, state)),
         ]
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from kntools.engine.inputs import Inputs
 from kntools.hooks.positioned import PositionedHook, is_local
+from kntools.hooks.stateful import StatefulHook
 from kntools.sites import ANSWER, Hook, Positions, layer_of, resolve_positions
 
 # Hook points before block 0; everything else outside the blocks comes after the last one.
@@ -199,15 +200,17 @@ def _chunks(start: int, group: list[Item], max_rows: int) -> list[Pass]:
 
 
 def resolve(interventions: Sequence[Intervention], inputs: Inputs) -> list[Intervention]:
-    """Give hooks that act at the answer the positions of their prompt's answer."""
+    """Every row's own hooks: those that act at the answer get the positions of its prompt's answer."""
     out = []
     for inter in interventions:
-        hooks = [
-            (name, fn.at(inputs.answer_of(inter.prompt)))
-            if isinstance(fn, PositionedHook) and fn.pos is ANSWER
-            else (name, fn)
-            for name, fn in inter.hooks
-        ]
+        states: dict[int, dict[str, Any]] = {}
+        hooks = [(name, _for_row(fn, inputs, inter.prompt, states)) for name, fn in inter.hooks]
         wrt = [(name, inputs.answer_of(inter.prompt) if pos is ANSWER else pos) for name, pos in inter.wrt]
         out.append(replace(inter, hooks=hooks, wrt=wrt))
     return out
+
+
+def _for_row(fn: Any, inputs: Inputs, prompt: int, states: dict[int, dict[str, Any]]) -> Any:
+    if isinstance(fn, StatefulHook):
+        return fn.for_row(states)
+    return fn.at(inputs.answer_of(prompt)) if isinstance(fn, PositionedHook) and fn.pos is ANSWER else fn

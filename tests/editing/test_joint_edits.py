@@ -210,6 +210,19 @@ def test_an_edit_of_the_edited_model_leaves_earlier_facts_alone() -> None:
     assert float((own.keys @ alone.changes[0].update).norm()) > 1e-3  # alone, it would have changed them
 
 
+def test_one_list_of_hooks_serves_many_prompts() -> None:
+    model = zoo.fresh("llama")
+    edit = kn.emmet(model, PROMPTS, TARGETS, layers=1, settings=SHORT)
+    encoded = [kn.encode(model, p) for p in PROMPTS]
+    hooks = edit.hooks(model)
+    swept = kn.sweep(model, encoded, [kn.Intervention(tuple(hooks), prompt=n) for n in range(len(encoded))])
+    with edit.applied(model), torch.no_grad():
+        plain = torch.stack([model(e.tokens)[0, e.position] for e in encoded])
+    torch.testing.assert_close(swept, plain, rtol=1e-4, atol=1e-4)
+    unedited = torch.stack([model(e.tokens)[0, e.position].detach() for e in encoded])
+    assert float((plain - unedited).abs().amax(1).min()) > 0.01  # each of them is changed by the edit
+
+
 def test_it_is_saved_read_shown_and_drawn(tmp_path: Any) -> None:
     model = zoo.fresh("llama")
     edit = kn.emmet(model, PROMPTS, TARGETS, layers=1, settings=SHORT)

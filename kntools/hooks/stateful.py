@@ -1,0 +1,32 @@
+"""Hook functions that pass something on to one another within a run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from torch import Tensor
+
+
+class StatefulHook:
+    """A hook function that shares `state` with other hooks of its list.
+
+    ```python
+    seen = {}
+    note = StatefulHook(lambda x, seen: seen.update(x=x), seen)
+    add = StatefulHook(lambda x, seen: x + seen["x"], seen)
+    ```
+
+    Rows of a sweep are run side by side: every row gets functions with a state of its own, so that the same list may be
+    given to several rows.
+    """
+
+    def __init__(self, fn: Callable[[Tensor, dict[str, Any]], Tensor | None], state: dict[str, Any]) -> None:
+        self.fn, self.state = fn, state
+
+    def __call__(self, activation: Tensor, hook: Any) -> Tensor | None:
+        return self.fn(activation, self.state)
+
+    def for_row(self, states: dict[int, dict[str, Any]]) -> StatefulHook:
+        """This hook for one row; `states` are the row's own, by the states that they stand for."""
+        return StatefulHook(self.fn, states.setdefault(id(self.state), {}))
