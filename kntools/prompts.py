@@ -21,6 +21,7 @@ from torch import Tensor
 
 from kntools.models import adapter
 from kntools.models.causality import is_masked
+from kntools.models.tokenizers import tokenizer_of
 from kntools.results import display
 
 #: How a mask is written in every text, whatever the tokenizer calls it.
@@ -192,9 +193,9 @@ def encode_each(
     model: Any, prompts: Sequence[Prompt], *, prepend_bos: bool | None = None
 ) -> list[Encoded | PromptError]:
     """Each prompt tokenised, or the error that says why it cannot be: for data sets, which count what is left out."""
-    tokenizer = model.tokenizer
-    if tokenizer is None:
-        raise ValueError("this model has no tokenizer; set model.tokenizer first")
+    if not prompts:
+        return []
+    tokenizer = tokenizer_of(model)
     masked = is_masked(model)
     bos = not masked and _use_bos(model, tokenizer, prepend_bos)
     return _Encoder(model, tokenizer, masked, bos).encode(prompts)

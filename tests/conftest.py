@@ -43,6 +43,15 @@ def smollm2() -> TransformerBridge:
 
 
 @pytest.fixture(scope="session")
+def gemma3() -> TransformerBridge:
+    """Gemma 3 270M, shared by all tests: leave it as you found it."""
+    try:
+        return kn.load_model("gemma3-270m", device="cpu")
+    except ModuleNotFoundError as error:
+        pytest.skip(str(error))
+
+
+@pytest.fixture(scope="session")
 def data_root() -> Path:
     """The folder with the published data sets."""
     folder = Path(os.environ.get("KNTOOLS_DATA") or ROOT.parent / "shared" / "data")
@@ -54,7 +63,7 @@ def data_root() -> Path:
 @pytest.fixture(autouse=True)
 def _threads(request: pytest.FixtureRequest) -> Iterator[None]:
     """All threads for the real model."""
-    torch.set_num_threads(THREADS if "smollm2" in request.fixturenames else 1)
+    torch.set_num_threads(THREADS if {"smollm2", "gemma3"} & {*request.fixturenames} else 1)
     yield
     torch.set_num_threads(1)
 

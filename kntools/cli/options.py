@@ -46,11 +46,11 @@ class Options:
 class ModelOptions(Options):
     """What every command takes that runs a model."""
 
-    model: Annotated[str, typer.Option("--model", "-m", help="A name, a local folder or a Hugging Face id.")] = (
+    model: Annotated[str, typer.Option("--model", "-m", help="A name, a folder, a GGUF file or a Hugging Face id.")] = (
         "smollm2-135m"
     )
     bos: Annotated[bool | None, method("--bos/--no-bos", help="Begin with BOS (default: as the model does).")] = None
-    device: Annotated[str | None, running(help="cpu, cuda, mps (default: chosen).")] = None
+    device: Annotated[str | None, running(help="auto, cpu, cuda, mps (default: auto).")] = None
     dtype: Annotated[str | None, running(help="float32 (default), bfloat16, float16.")] = None
     max_rows: Annotated[int | None, running(help="Rows per forward pass (default: from free memory).")] = None
 

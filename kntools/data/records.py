@@ -14,6 +14,7 @@ import pandas as pd
 import torch
 
 from kntools.models.causality import is_masked
+from kntools.models.tokenizers import tokenizer_of
 from kntools.prompts import Encoded, MultiToken, Prompt, PromptError, encode_each
 from kntools.results import display
 
@@ -139,10 +140,7 @@ class Loaded(Counted[Record]):
             multi_token: of the prompts: `"error"` skips answers of several tokens, `"first"` and `"sum"` keep them. A
                 minimal pair differs in exactly one token in any case.
         """
-        tokenizer = model.tokenizer
-        if tokenizer is None:
-            raise ValueError("this model has no tokenizer; set model.tokenizer first")
-        found = _candidates(self.records, tokenizer, is_masked(model))
+        found = _candidates(self.records, tokenizer_of(model), is_masked(model))
         roles = sorted({candidate.role for _, candidate in found})
         if role is not None and found and role not in roles:
             raise ValueError(f"these records have no role {role!r}; they have {', '.join(roles)}")

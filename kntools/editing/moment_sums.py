@@ -16,6 +16,7 @@ from torch import Tensor
 
 from kntools.models import adapter, neuron_layers
 from kntools.models.causality import is_masked
+from kntools.models.tokenizers import tokenizer_of
 from kntools.options import options, progress_bar
 from kntools.results.provenance import provenance
 from kntools.results.result import Result, load
@@ -47,13 +48,12 @@ class Sums:
     """The sums of some layers, and how much text is in them."""
 
     def __init__(self, model: Any, layers: list[int], *, context: int | None, dtype: torch.dtype) -> None:
-        if model.tokenizer is None:
-            raise ValueError("this model has no tokenizer; set model.tokenizer first")
+        tokenizer = tokenizer_of(model)
         self.model, self.rows, self.masked = model, options().max_rows or _ROWS, is_masked(model)
         limit = adapter.context_length(model)
         self.context = min(limit, _LONGEST) if context is None else context
         bos = bool(getattr(model.cfg, "default_prepend_bos", True))
-        self.bos = bos and not self.masked and model.tokenizer.bos_token_id is not None
+        self.bos = bos and not self.masked and tokenizer.bos_token_id is not None
         if not 2 + self.masked <= self.context <= limit:
             raise ValueError(f"context={context}; it must be between {2 + self.masked} and the model's {limit}")
         widths, device = {n: neuron_layers.width(model, n) for n in layers}, adapter.device_of(model)

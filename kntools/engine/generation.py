@@ -14,6 +14,7 @@ from kntools.engine.inputs import as_batch
 from kntools.engine.memory import is_out_of_memory
 from kntools.models import adapter
 from kntools.models.causality import is_masked
+from kntools.models.tokenizers import tokenizer_of
 from kntools.options import options, progress_bar
 from kntools.prompts import Encoded, Prompt, PromptLike, Prompts, encode_many
 
@@ -99,7 +100,8 @@ def sample_texts(
     _check(model, length, temperature, top_k)
     if temperature == 0:
         raise ValueError("temperature=0 writes the same text again and again; give one above 0")
-    tokenizer, bos = model.tokenizer, model.tokenizer.bos_token_id
+    tokenizer = tokenizer_of(model)
+    bos = tokenizer.bos_token_id
     ids = [] if bos is None else [bos]
     ids += tokenizer(start, add_special_tokens=False)["input_ids"] if start else []
     if not ids:

@@ -68,7 +68,9 @@ def _pair(model: Any, clean: PromptLike, corrupted: PromptLike | str) -> Pair:
     # What is not encoded yet begins as the other prompt does.
     bos = next((p.prepend_bos for p in (corrupted, clean) if isinstance(p, Encoded)), None)
     a = encode(model, clean, prepend_bos=bos)
-    b = encode(model, Prompt(text, a.prompt.target, multi_token=a.prompt.multi_token), prepend_bos=bos)
+    b = corrupted
+    if not isinstance(b, Encoded) or b.prompt.target != a.prompt.target:
+        b = encode(model, Prompt(text, a.prompt.target, multi_token=a.prompt.multi_token), prepend_bos=bos)
     if a.tokens.shape != b.tokens.shape:
         raise ValueError(
             f"the clean prompt has {a.tokens.shape[1]} tokens, the corrupted one {b.tokens.shape[1]}; they "

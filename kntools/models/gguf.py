@@ -1,0 +1,85 @@
+"""GGUF files, converted once into a Hugging Face folder in float32."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from kntools.models.converted import converted_folder
+
+_MAGIC = b"GGUF"
+
+
+def gguf_file(path: Path) -> Path | None:
+    """The GGUF file that a path means: itself, or the only one of a folder without other weights; else `None`.
+
+    Raises:
+        ValueError: several files, or one that is no GGUF file.
+    """
+    found = [path]
+    if path.is_dir():
+        found = sorted(path.glob("*.gguf"))
+        if not found or any(path.glob("*.safetensors")) or any(path.glob("*.bin")):
+            return None
+    elif not path.is_file():
+        return None
+    if len(found) > 1:
+        raise ValueError(
+            f"the folder {str(path)!r} has {len(found)} GGUF files ({', '.join(file.name for file in found[:4])}); "
+            "give the path of one. Parts of one model are joined with llama-gguf-split --merge"
+        )
+    with found[0].open("rb") as content:
+        if content.read(len(_MAGIC)) != _MAGIC:
+            raise ValueError(f"{str(found[0])!r} is no GGUF file; give a folder with a config.json, or a GGUF file")
+    return found[0]
+
+
+def gguf_folder(name: str, parts: Sequence[Path]) -> Path:
+    """The cached folder of a GGUF file, which may come in several parts."""
+    # The digest of its content: a changed file is another model, whatever it is called.
+    digest = hashlib.sha256()
+    for part in parts:
+        with part.open("rb") as content:
+            while chunk := content.read(1 << 24):
+                digest.update(chunk)
+    return converted_folder(f"{name}-{digest.hexdigest()[:16]}", lambda folder: _convert_parts(parts, folder))
+
+
+def _convert_parts(parts: Sequence[Path], folder: Path) -> None:
+    if len(parts) == 1:
+        return convert_gguf(parts[0], folder)
+    whole = folder / "joined.gguf"
+    with whole.open("wb") as file:
+        for part in parts:
+            with part.open("rb") as content:
+                shutil.copyfileobj(content, file, 1 << 24)
+    convert_gguf(whole, folder)
+    whole.unlink()
+
+
+def convert_gguf(gguf: Path, folder: Path) -> None:
+    """Write the model and the tokenizer of a GGUF file as `save_pretrained` would, in float32."""
+    model = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32)
+    tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
+    # The weights are plain tensors by now. `model.save_pretrained` still takes them for quantised ones
+    # and refuses, and the configuration would send the next loader back to the GGUF file.
+    config = model.config
+    if hasattr(config, "quantization_config"):
+        del config.quantization_config
+    config.architectures = [type(model).__name__]
+    # A tied output embedding is the input embedding under a second name: the loader ties it again.
+    weights: dict[str, torch.Tensor] = {}
+    seen: set[int] = set()
+    for key, weight in model.state_dict().items():
+        if weight.data_ptr() not in seen:
+            seen.add(weight.data_ptr())
+            weights[key] = weight.contiguous()
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    config.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)

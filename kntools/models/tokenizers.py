@@ -1,0 +1,19 @@
+"""The tokenizer of a model, where text is to be read or written."""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+def tokenizer_of(model: Any) -> Any:
+    """The model's tokenizer.
+
+    Raises:
+        ValueError: it has none (bridges made by `boot_native` have none by themselves).
+    """
+    if model.tokenizer is None:
+        raise ValueError(
+            "this model has no tokenizer, which texts and prompts need; set model.tokenizer to a Hugging Face "
+            "tokenizer, or pass token ids (kn.sweep, kn.sweep_gradients, kn.generate take them)"
+        )
+    return model.tokenizer
