@@ -56,7 +56,7 @@ class ModelOptions(Options):
 
     def load(self) -> Any:
         """The model, on the device of this process, with a line on stderr while it takes its time."""
-        device = self.device or processes.device()
+        device = processes.device() if self.device in (None, "auto") else self.device
         with Console(stderr=True).status(f"Loading {self.model} ..."):
             try:
                 return load_model(self.model, prepend_bos=self.bos, device=device, dtype=self.dtype)
