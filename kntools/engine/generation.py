@@ -140,7 +140,9 @@ def sample_templates(model: Any, count: int, *, seed: int, length: int = 8) -> t
 
 def _check(model: Any, new: int, temperature: float, top_k: int | None) -> None:
     if is_masked(model):
-        raise ValueError("a masked model does not continue texts")
+        raise ValueError(
+            "a masked model does not continue texts; ask what stands at its mask: kn.sweep(model, prompt, [[]])"
+        )
     if new < 1 or not temperature >= 0 or (top_k is not None and top_k < 1):
         raise ValueError(
             f"{new} new tokens, temperature={temperature}, top_k={top_k}; "
