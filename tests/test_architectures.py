@@ -29,6 +29,7 @@ SUBSET = [
     "mamba",  # no attention
     "lfm2",  # attention in some layers
     "opt",  # a batch that is flattened inside of layers
+    "bert",  # masked, norms after adding
     "native-attention-only",
     "gpt2-compatible",
 ]
