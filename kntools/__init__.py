@@ -4,7 +4,7 @@
 | --- | --- |
 | models and prompts | `load_model`, `Prompt`, `encode`, `Encoded`, `set_options` |
 | attribution | `integrated_gradients`, `activation_x_gradient`, `activation` -> `Attribution` |
-| knowledge neurons | `knowledge_neurons` -> `KnowledgeNeurons`; `coarse_sets`, `r1_squared`; `neuron_scan` -> `NeuronScan` |
+| knowledge neurons | `knowledge_neurons` -> `KnowledgeNeurons`; `coarse_sets`, `r1_squared`; `neuron_scan` -> `NeuronScan`; `neuron_card` -> `NeuronCard` |
 | patching | `activation_patch`, `attribution_patch` -> `PatchGrid` |
 | tracing | `causal_trace` -> `Trace` |
 | editing | `rome` -> `RankOneEdit`; `emmet`, `memit`, `alpha_edit` -> `JointEdit`; `edit_values`, `erase_values`, `fine_tune` -> `WeightEdit`; `second_moment` -> `SecondMoment` |
@@ -22,6 +22,8 @@ from kntools import analyses, data, plots
 from kntools.attribution.attribution_result import Attribution
 from kntools.attribution.integrated_gradients import activation, activation_x_gradient, integrated_gradients
 from kntools.attribution.knowledge_neurons import KnowledgeNeurons, coarse_sets, knowledge_neurons, r1_squared
+from kntools.attribution.neuron_card import neuron_card
+from kntools.attribution.neuron_card_result import NeuronCard
 from kntools.attribution.neuron_scan import NeuronScan, neuron_scan
 from kntools.editing.fine_tuning import fine_tune
 from kntools.editing.joint_edit import JointEdit
@@ -60,6 +62,7 @@ __all__ = [
     "JointEdit",
     "KnowledgeNeurons",
     "Neuron",
+    "NeuronCard",
     "NeuronScan",
     "PatchGrid",
     "Prompt",
@@ -100,6 +103,7 @@ __all__ = [
     "logit_difference",
     "mean_ablate_neurons",
     "memit",
+    "neuron_card",
     "neuron_scan",
     "patch",
     "plots",

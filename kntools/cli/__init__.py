@@ -12,6 +12,7 @@ from typing import Annotated
 import typer
 
 from kntools.cli.attribute import attribute
+from kntools.cli.card import card
 from kntools.cli.command import Group
 from kntools.cli.edit import edit
 from kntools.cli.evaluate import evaluate
@@ -47,6 +48,6 @@ def main(
     """Knowledge-neuron research on any model that TransformerLens can load."""
 
 
-for _command in (attribute, search, patch, trace, edit, evaluate, report):
+for _command in (attribute, search, card, patch, trace, edit, evaluate, report):
     app.command()(_command)
 app.add_typer(figure, name="figure", help="Run one analysis of Niu et al. 2024, by number or by name.")

@@ -1,0 +1,140 @@
+"""Where some neurons are active in texts: one pass over the texts for all of them, in bounded memory."""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Iterator, Sequence, Sized
+from contextlib import suppress
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from kntools.engine.texts import Piece, Texts, pieces, strings
+from kntools.models import adapter
+from kntools.options import options, progress_bar
+from kntools.sites import Neuron, hook_name
+
+# Pieces of text per forward pass, unless `max_rows` says another number, and read ahead to find some of equal length.
+_ROWS, _AHEAD = 16, 256
+# Tokens whose activations are kept for the quantiles: all of them up to this number, then a random sample.
+_SAMPLE = 20_000
+# Tokens of a context before and after the one where the neuron is most active.
+_BEFORE, _AFTER = 40, 10
+
+
+@dataclass(order=True, frozen=True)
+class Peak:
+    """The highest activation of a neuron in a piece of text. The smallest of a heap is the one to give up."""
+
+    value: float
+    text: int  # minus its number: of equal values the earlier text is kept
+    start: int  # minus the number of the piece's first token, likewise
+    first: int = field(compare=False)  # number of the first token kept, within the text
+    peak: int = field(compare=False)  # within the tokens kept
+    ids: tuple[int, ...] = field(compare=False)
+    activations: Tensor = field(compare=False)
+
+
+class Activity:
+    """Moments, a sample and the leading contexts of each neuron."""
+
+    def __init__(self, model: Any, neurons: Sequence[Neuron], k: int) -> None:
+        self.model, self.neurons, self.k = model, neurons, k
+        self.tokens = 0
+        self.total = torch.zeros(len(neurons), dtype=torch.float64)
+        self.active = torch.zeros(len(neurons), dtype=torch.long)
+        self.peaks: list[list[Peak]] = [[] for _ in neurons]
+        self._generator = torch.Generator().manual_seed(0)
+        self._keys, self._kept = torch.empty(0), torch.empty(0, len(neurons))
+        self._columns: dict[int, list[int]] = {}
+        for column, n in enumerate(neurons):
+            self._columns.setdefault(n.layer, []).append(column)
+
+    def read(self, texts: Texts) -> None:
+        """Add texts. Pieces of equal length share a pass: nothing is filled up."""
+        total = len(texts) if isinstance(texts, Sized) else 0
+        rows = options().max_rows or _ROWS
+        with progress_bar(total or 2, "text") as bar:
+            if not total:
+                bar.total = None
+            for ahead in _chunks(pieces(self.model, strings(texts)), max(rows, _AHEAD)):
+                by_length: dict[int, list[Piece]] = {}
+                for piece in ahead:
+                    by_length.setdefault(len(piece.ids), []).append(piece)
+                for _, same in sorted(by_length.items()):
+                    for first in range(0, len(same), rows):
+                        self._add(same[first : first + rows])
+                bar.update(ahead[-1].text + 1 - bar.n)
+        if not self.tokens:
+            raise ValueError("no text was given: texts is empty")
+
+    def quantiles(self, at: Sequence[float]) -> Float[Tensor, "neuron quantile"]:
+        return self._kept.quantile(torch.tensor(at), dim=0).T
+
+    def _add(self, batch: Sequence[Piece]) -> None:
+        found = self._run(torch.tensor([p.ids for p in batch], device=adapter.device_of(self.model)))
+        found = found[:, batch[0].own]
+        flat = found.flatten(0, 1)
+        if not bool(torch.isfinite(flat).all()):
+            raise FloatingPointError("activations are nan or inf; load the model in float32")
+        self.tokens += len(flat)
+        self.total += flat.double().sum(0)
+        self.active += (flat > 0).sum(0)
+        self._sample(flat)
+        highest, where = found.max(1)  # [piece neuron]
+        for column, heap in enumerate(self.peaks):
+            least = heap[0].value if len(heap) == self.k else -torch.inf
+            for row in (highest[:, column] >= least).nonzero()[:, 0].tolist():
+                self._push(heap, batch[row], found[row, :, column], int(where[row, column]))
+
+    def _push(self, heap: list[Peak], piece: Piece, activations: Tensor, peak: int) -> None:
+        first, last = max(0, peak - _BEFORE), peak + _AFTER + 1
+        ids = piece.ids[piece.own][first:last]
+        part = activations[first:last].clone()
+        new = Peak(float(activations[peak]), -piece.text, -piece.start, piece.start + first, peak - first, ids, part)
+        if len(heap) < self.k:
+            heapq.heappush(heap, new)
+        else:
+            heapq.heappushpop(heap, new)
+
+    def _sample(self, flat: Float[Tensor, "token neuron"]) -> None:
+        """Every token draws a number; those with the highest ones are kept."""
+        keys = torch.cat([self._keys, torch.rand(len(flat), generator=self._generator)])
+        kept = torch.cat([self._kept, flat])
+        if len(keys) > _SAMPLE:
+            keys, chosen = keys.topk(_SAMPLE)
+            kept = kept[chosen]
+        self._keys, self._kept = keys, kept
+
+    @torch.no_grad()
+    def _run(self, tokens: Tensor) -> Float[Tensor, "row pos neuron"]:
+        """Activations of the neurons, on the CPU. Layers above the last of them are not run."""
+        found = torch.empty(*tokens.shape, len(self.neurons))
+        last = max(self._columns)
+
+        def keep(layer: int, columns: list[int]) -> Any:
+            indices = [self.neurons[c].index for c in columns]
+
+            def hook(x: Tensor, hook: Any) -> None:
+                found[..., columns] = x[..., indices].float().cpu()
+                if layer == last:
+                    raise adapter.StopRun
+
+            return hook
+
+        points = [
+            (adapter.hook_point(self.model, hook_name("mlp.hook_post", layer)), keep(layer, columns))
+            for layer, columns in self._columns.items()
+        ]
+        with adapter.attached(points), suppress(adapter.StopRun):
+            adapter.run(self.model, tokens)
+        return found
+
+
+def _chunks(items: Iterator[Piece], size: int) -> Iterator[list[Piece]]:
+    while chunk := list(islice(items, size)):
+        yield chunk

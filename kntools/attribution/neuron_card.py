@@ -1,0 +1,203 @@
+"""What does this neuron do? The tokens that its value promotes, the texts that switch it on, its part in a prompt."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any, overload
+
+import torch
+from torch import Tensor
+
+from kntools.attribution.integrated_gradients import activation, integrated_gradients
+from kntools.attribution.neuron_activity import Activity
+from kntools.attribution.neuron_card_result import Activation, Context, InPrompt, NeuronCard
+from kntools.attribution.neuron_scan import neuron_scan
+from kntools.engine.inputs import check_count
+from kntools.engine.texts import Texts
+from kntools.models import adapter, neuron_layers, unembedding
+from kntools.models.tokenizers import tokenizer_of
+from kntools.prompts import Encoded, Prompt, encode_many
+from kntools.results.provenance import provenance
+from kntools.sites import Neuron, NeuronLike, as_neuron, as_neurons, hook_name
+
+_QUANTILES = (0.01, 0.1, 0.5, 0.9, 0.99, 0.999, 1.0)
+
+
+@overload
+def neuron_card(
+    model: Any,
+    neurons: Neuron | str | tuple[int, int],
+    texts: Texts | None = None,
+    *,
+    prompt: Prompt | Encoded | None = None,
+    k: int = 10,
+) -> NeuronCard: ...
+@overload
+def neuron_card(
+    model: Any,
+    neurons: Iterable[NeuronLike],
+    texts: Texts | None = None,
+    *,
+    prompt: Prompt | Encoded | None = None,
+    k: int = 10,
+) -> list[NeuronCard]: ...
+
+
+def neuron_card(
+    model: Any,
+    neurons: NeuronLike | Iterable[NeuronLike],
+    texts: Texts | None = None,
+    *,
+    prompt: Prompt | Encoded | None = None,
+    k: int = 10,
+) -> NeuronCard | list[NeuronCard]:
+    """What one neuron, or each of many, writes and reads.
+
+    ```python
+    card = kn.neuron_card(model, "L24.N1005", texts, prompt=kn.Prompt("The capital of Canada is", " Ottawa"))
+    card.promoted                             # ((" Ottawa", 1.31), ...)
+    cards = kn.neuron_card(model, att.top(20), pathlib.Path("texts.txt"))      # one pass over the texts
+    ```
+
+    A neuron is a key and a value (Geva et al. 2021). Its value is read through the final norm and the unembedding:
+
+        weight_y = (W_out[i] * gain_final) . W_U[:, y]
+
+    and through the gain of the norm behind the MLP too, where there is one (Gemma 2). No mean is taken away from the
+    row or from the unembedding, and scales are left out (the scale of a norm, a multiplier of Granite, the cap of
+    Gemma 2's logits): the order of tokens does not depend on them.
+    Its key is where it is active: the `k` pieces of text with its highest activations.
+
+    Arguments:
+        neurons: a `Neuron`, its name or a `(layer, index)` pair; or several.
+        texts: a list, a file of one text per line (`pathlib.Path`), or rows with a `text` (a stream of `datasets`).
+            Read once, for all neurons; a text longer than the context (or 512 tokens) is cut into pieces.
+        prompt: also say what each neuron does at the answer of this prompt.
+        k: tokens on each side, and contexts.
+
+    Returns:
+        A `NeuronCard`, or a list of them in the order given. Activations of special tokens (BOS, [CLS]) do not count.
+        Quantiles are of all tokens, or of a random sample of 20,000. Memory does not grow with the texts. Of a masked
+        model `promoted` is empty and `note` says why: its head is not linear.
+
+    Raises:
+        IndexError: a neuron that does not exist.
+        ValueError: no neurons, no texts in `texts`, a layer without neurons.
+    """
+    check_count("k", k)
+    alone = _is_one(neurons)
+    chosen = (as_neuron(neurons),) if alone else as_neurons(neurons)  # type: ignore[arg-type] # one, as was asked
+    if not chosen:
+        raise ValueError("no neurons given; give 'L24.N1005', or a list such as att.top(20)")
+    neuron_layers.check_neurons(model, chosen)
+    about = provenance(model, k=k)
+    values, note = _values(model, chosen, k)
+    keys = [((), None)] * len(chosen) if texts is None else _keys(model, chosen, texts, k)
+    parts = [None] * len(chosen) if prompt is None else _in_prompt(model, chosen, prompt)
+    cards = [
+        NeuronCard(n, **value, note=note, contexts=contexts, activation=active, in_prompt=part, provenance=about)
+        for n, value, (contexts, active), part in zip(chosen, values, keys, parts, strict=True)
+    ]
+    return cards[0] if alone else cards
+
+
+def _is_one(neurons: Any) -> bool:
+    return isinstance(neurons, Neuron | str) or (
+        isinstance(neurons, tuple) and len(neurons) == 2 and all(hasattr(n, "__index__") for n in neurons)
+    )
+
+
+def _values(model: Any, neurons: Sequence[Neuron], k: int) -> tuple[list[dict[str, Any]], str]:
+    """Promoted and suppressed tokens and their cosines, of each neuron; or why there are none."""
+    try:
+        matrix = unembedding.unembedding(model)
+    except unembedding.NotLinear as error:
+        none = dict.fromkeys(("promoted", "suppressed", "promoted_cosine", "suppressed_cosine"), ())
+        return [none] * len(neurons), str(error)
+    lengths = matrix.float().norm(dim=0)
+    found: list[dict[str, Any]] = []
+    for row in unembedding.value_rows(model, neurons).to(matrix.device):  # one by one: all logits of many are large
+        weights = row @ matrix.float()
+        cosines = weights / (row.norm() * lengths).clamp_min(1e-30)
+        sides = {}
+        for side, largest in (("promoted", True), ("suppressed", False)):
+            leading = weights.topk(min(k, len(weights)), largest=largest).indices
+            words = _words(model, leading.tolist())
+            sides[side] = tuple(zip(words, weights[leading].tolist(), strict=True))
+            sides[f"{side}_cosine"] = tuple(cosines[leading].tolist())
+        found.append(sides)
+    return found, ""
+
+
+def _words(model: Any, ids: Iterable[int]) -> tuple[str, ...]:
+    """Each token as text; its number, where the model has no tokenizer."""
+    if getattr(model, "tokenizer", None) is None:
+        return tuple(f"<{i}>" for i in ids)
+    tokenizer = tokenizer_of(model)
+    return tuple(tokenizer.decode([i]) for i in ids)
+
+
+def _keys(
+    model: Any, neurons: Sequence[Neuron], texts: Texts, k: int
+) -> list[tuple[tuple[Context, ...], Activation | None]]:
+    activity = Activity(model, neurons, k)
+    activity.read(texts)
+    quantiles = activity.quantiles(_QUANTILES)
+    found: list[tuple[tuple[Context, ...], Activation | None]] = []
+    for number, heap in enumerate(activity.peaks):
+        contexts = tuple(
+            Context(_words(model, p.ids), p.activations, p.peak, -p.text, p.first) for p in sorted(heap, reverse=True)
+        )
+        shares = dict(zip(map(str, _QUANTILES), quantiles[number].tolist(), strict=True))
+        mean, active = float(activity.total[number]), int(activity.active[number])
+        found.append((contexts, Activation(activity.tokens, mean / activity.tokens, active / activity.tokens, shares)))
+    return found
+
+
+def _in_prompt(model: Any, neurons: Sequence[Neuron], prompt: Prompt | Encoded) -> list[InPrompt]:
+    [encoded] = encode_many(model, prompt)
+    att, active = integrated_gradients(model, encoded), activation(model, encoded)
+    effects = neuron_scan(model, encoded, neurons).effect[0].tolist()
+    direct = _direct(model, neurons, encoded)
+    return [
+        InPrompt(
+            prompt=encoded.prompt,
+            activation=float(active.scores[0, n.layer, n.index]),
+            integrated_gradient=float(att.scores[0, n.layer, n.index]),
+            direct=contribution,
+            effect=effect,
+            probability=float(att.probability[0]),
+        )
+        for n, effect, contribution in zip(neurons, effects, direct, strict=True)
+    ]
+
+
+@torch.no_grad()
+def _direct(model: Any, neurons: Sequence[Neuron], encoded: Encoded) -> Sequence[float | None]:
+    """`w_i W_out[i]` through all norms at the scales of this run, times the answer's column; summed over its tokens."""
+    try:
+        matrix = unembedding.unembedding(model)
+    except unembedding.NotLinear:
+        return [None] * len(neurons)
+    seen: dict[str, Tensor] = {}
+
+    def note(name: str) -> Any:
+        return lambda x, hook: seen.__setitem__(name, x[0])
+
+    layers = {n.layer for n in neurons}
+    behind = {layer: unembedding.norm_behind(model, layer) for layer in layers}
+    final = hook_name("resid_post", adapter.n_layers(model) - 1)
+    post = {layer: hook_name("mlp.hook_post", layer) for layer in layers}
+    before = {n: hook_name(neuron_layers.output_site(model, n), n) for n, norm in behind.items() if norm is not None}
+    names = {final, *post.values(), *before.values()}
+    with adapter.attached([(adapter.hook_point(model, name), note(name)) for name in names]):
+        adapter.run(model, encoded.tokens)
+    found = torch.zeros(len(neurons), dtype=torch.float64)
+    for position, answer in zip(encoded.positions, encoded.target_ids, strict=True):
+        for number, n in enumerate(neurons):
+            written = adapter.w_out(model, n.layer)[n.index] * seen[post[n.layer]][position, n.index]
+            if n.layer in before:
+                written = unembedding.frozen(model, behind[n.layer], seen[before[n.layer]][position], written)
+            moved = unembedding.frozen(model, model.ln_final, seen[final][position], written)
+            found[number] += float(moved @ matrix[:, answer].float()) * unembedding.multiplier(model)
+    return found.tolist()

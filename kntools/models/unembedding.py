@@ -1,0 +1,110 @@
+"""The way of one direction of the residual stream to the logits: through the gain of each norm, and the unembedding."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from kntools.models import adapter
+from kntools.sites import Neuron
+
+# The norm between an MLP and the residual stream (Gemma 2 and 3).
+_POST = "ln2_post"
+# Above the epsilon of any norm, within the range of float16.
+_SCALE = 100.0
+
+
+class NotLinear(ValueError):
+    """Between the residual stream and the logits there is more than a norm and a matrix."""
+
+
+def norm_behind(model: Any, layer: int) -> Any:
+    """The norm between the MLP of a layer and the residual stream, if there is one."""
+    block = model.blocks[layer]
+    return getattr(block, _POST) if _POST in dict(block.named_children()) else None
+
+
+@torch.no_grad()
+def gain(model: Any, norm: Any) -> Float[Tensor, " d_model"]:
+    """What a norm multiplies a normalised direction by, whatever its parameters are called (Gemma adds 1 to them)."""
+    probe = _probe(model)
+    plus, minus = _apply(model, norm, torch.stack([probe, -probe]) * _SCALE).float()
+    return (plus - minus) / (2 * probe.float())
+
+
+@torch.no_grad()
+def centres(model: Any, norm: Any) -> bool:
+    """Does a norm take away the mean, as LayerNorm does?"""
+    probe = _probe(model)
+    plain, moved = _apply(model, norm, torch.stack([probe, probe + 1]) * _SCALE).float()
+    return bool((plain - moved).abs().max() < 1e-2 * plain.abs().max())
+
+
+def unembedding(model: Any) -> Float[Tensor, "d_model d_vocab"]:
+    """`W_U` of a model whose logits are linear in what its final norm gives.
+
+    Raises:
+        NotLinear: a masked model, whose head has a layer and a norm of its own; a model without a final norm.
+    """
+    if adapter.declares_both_ways(model):
+        raise NotLinear(
+            "the head of a masked model is not linear: between its last block and the unembedding are a layer, an "
+            "activation function and a norm, so that no row of W_out promotes tokens by itself"
+        )
+    if "ln_final" not in dict(model.named_children()):
+        raise NotLinear(f"{adapter.model_name(model)} has no final norm called ln_final")
+    matrix = model.unembed.W_U.detach()
+    if matrix.shape[0] != model.cfg.d_model:
+        raise NotLinear(f"{adapter.model_name(model)} has a projection between its final norm and the unembedding")
+    return matrix
+
+
+@torch.no_grad()
+def value_rows(model: Any, neurons: Sequence[Neuron]) -> Float[Tensor, "neuron d_model"]:
+    """Rows of `W_out`, times the gain of the norm behind the MLP (Gemma 2) and that of the final norm."""
+    last = gain(model, model.ln_final)
+    rows: list[Tensor] = []
+    gains: dict[int, Tensor] = {}
+    for n in neurons:
+        if n.layer not in gains:
+            behind = norm_behind(model, n.layer)
+            gains[n.layer] = last if behind is None else last * gain(model, behind).to(last.device)
+        rows.append(adapter.w_out(model, n.layer)[n.index].detach().float().to(last.device) * gains[n.layer])
+    return torch.stack(rows)
+
+
+@torch.no_grad()
+def frozen(model: Any, norm: Any, state: Float[Tensor, " d_model"], direction: Tensor) -> Tensor:
+    """A norm at a state, its scale held, applied to directions `[... d_model]`: `gain (v - mean v) / scale`."""
+    g, moved = gain(model, norm), direction.float()
+    x = state.float()
+    if centres(model, norm):
+        x, moved = x - x.mean(), moved - moved.mean(-1, keepdim=True)
+    zero, out = _apply(model, norm, torch.stack([torch.zeros_like(state), state])).float()
+    expected = g * x
+    return g * moved * ((out - zero) @ expected / (expected @ expected))
+
+
+def multiplier(model: Any) -> float:
+    """What an MLP's output is multiplied by on its way to the logits, apart from norms (Granite)."""
+    inside, outside = (getattr(model.cfg, name, None) for name in ("residual_multiplier", "logits_scaling"))
+    return float(inside or 1.0) / float(outside or 1.0)
+
+
+def _probe(model: Any) -> Tensor:
+    """A vector of mean 0 and mean square 1, without zeros."""
+    probe = torch.ones(model.cfg.d_model, dtype=torch.float64)
+    probe[1::2] = -1
+    if len(probe) % 2:
+        probe[-3:] = torch.tensor([1.0, 1.0, -2.0])
+    unembed = model.unembed.W_U
+    return (probe / probe.square().mean().sqrt()).to(unembed)
+
+
+def _apply(model: Any, norm: Any, rows: Float[Tensor, "row d_model"]) -> Float[Tensor, "row d_model"]:
+    with adapter.without_hooks(model):
+        return norm(rows[:, None].to(next(iter(norm.parameters()), rows)))[:, 0].to(rows.device)
