@@ -116,24 +116,28 @@ def _ask(model: Any, tokens: Int[Tensor, "1 pos"]) -> Capability | None:
 
 @torch.no_grad()
 def _compare(model: Any, tokens: Int[Tensor, "1 pos"]) -> Capability | None:
-    """Each shortcut with runs without it: windows that begin early and late, and a text that ends early."""
+    """Each shortcut with runs without it: windows that begin early and late, and a text that ends early.
+
+    Two texts share the passes: what blocks read beside the residual stream (inputs per layer) must follow its row.
+    """
     last = tokens.shape[1] - 1
+    texts = torch.cat([tokens, (tokens + 1) % int(model.cfg.d_vocab)])
     asked = sorted({min(1, last), last // 2, last})
     # Seen in every layer, also through a norm behind it: the entries of the last token's state in reverse order.
     flip = PositionedHook(-1, lambda x: x.flip(-1), "reverse")
     layers = adapter.n_layers(model)
     items = [
-        Item(number, Intervention([(hook_name("resid_post", layer), flip)]), layer, 0)
-        for number, layer in enumerate(sorted({0, layers // 2, layers - 1}))
+        Item(number, Intervention([(hook_name("resid_post", layer), flip)], prompt=number % 2), layer, 0)
+        for number, layer in enumerate((0, layers // 2, layers - 1))
     ]
-    alone = torch.cat([run_plain(model, tokens, [asked], item, gradients=False).logits for item in items])
+    alone = torch.cat([run_plain(model, texts, [asked] * 2, item, gradients=False).logits for item in items])
     if bool(alone.isnan().any()):
         return None
 
     def same(start: int) -> bool:
         at = [p for p in asked if p >= start]
         try:
-            return _close(_together(model, tokens, items, at, start), alone[:, [asked.index(p) for p in at]])
+            return _close(_together(model, texts, items, at, start), alone[:, [asked.index(p) for p in at]])
         except _STUMBLES as error:
             if is_out_of_memory(error):
                 raise
@@ -147,11 +151,11 @@ def _compare(model: Any, tokens: Int[Tensor, "1 pos"]) -> Capability | None:
 
 
 def _together(
-    model: Any, tokens: Int[Tensor, "1 pos"], items: Sequence[Item], asked: list[int], start: int
+    model: Any, texts: Int[Tensor, "2 pos"], items: Sequence[Item], asked: list[int], start: int
 ) -> Float[Tensor, "item asked d_vocab"]:
     """The logits of all items in one pass over the tokens from `start` on."""
-    prefix = adapter.build_prefix(model, tokens[:, :start], Rows()) if start else None
-    shared = ForwardPass(model, tokens, [asked], Pass(start, list(items)), prefix).run(gradients=False)
+    prefix = adapter.build_prefix(model, texts[:, :start], Rows()) if start else None
+    shared = ForwardPass(model, texts, [asked] * 2, Pass(start, list(items)), prefix).run(gradients=False)
     return torch.cat([shared.logits[shared.spans[i.number]] for i in items])
 
 

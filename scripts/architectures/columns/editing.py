@@ -35,7 +35,8 @@ class Edited:
 
 
 def _layer(case: Case) -> int:
-    return next(iter(plain.neuron_layers(case)[1:] or plain.neuron_layers(case)), 0)
+    """The first that has neurons: the last layer's subject would say nothing to the answer."""
+    return next(iter(plain.neuron_layers(case)), 0)
 
 
 def _try(case: Case, make: Callable[[], Any]) -> Edited:
