@@ -29,7 +29,6 @@ from kntools.editing.requests import make_requests
 from kntools.editing.rome_batch import RowBatch
 from kntools.editing.rome_rows import EditRows, make_rows
 from kntools.editing.rome_settings import TEMPLATES, RomeSettings
-from kntools.models import adapter
 
 PROMPT = kn.Prompt("The capital of Canada is", " Ottawa", subject="Canada")
 TARGET, STEPS = " Rome", 20
@@ -63,7 +62,9 @@ def plain_loop(model: Any, layer: int, steps: int) -> list[float]:
 
         return model.run_with_hooks(e.tokens, fwd_hooks=[(name, add)])[0]
 
-    with adapter.frozen_parameters(model):
+    for parameter in model.parameters():  # a gradient of activations alone
+        parameter.requires_grad_(False)
+    with torch.enable_grad():
         _, cache = model.run_with_cache(rows.bare.tokens, names_filter=[name])
         v0 = cache[name][0, subject_end(rows.bare)].detach()
         delta = torch.zeros_like(v0, requires_grad=True)

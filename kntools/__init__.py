@@ -8,8 +8,8 @@
 | patching | `activation_patch`, `attribution_patch` -> `PatchGrid` |
 | tracing | `causal_trace` -> `Trace` |
 | editing | `rome` -> `RankOneEdit`; `emmet`, `memit`, `alpha_edit` -> `JointEdit`; `edit_values`, `erase_values`, `fine_tune` -> `WeightEdit`; `second_moment` -> `SecondMoment` |
-| hooks on neurons | `scale_neurons`, `ablate_neurons`, `enhance_neurons`, `set_neurons`, `mean_ablate_neurons`; `Neuron`, `Hook` |
-| hooks on sites | `scale_site`, `add_vector`, `patch`, `freeze`, `corrupt`, `capture` |
+| hooks on neurons | `scale_neurons`, `ablate_neurons`, `enhance_neurons`, `set_neurons`, `mean_ablate_neurons`, `resample_neurons`; `Neuron`, `Hook` |
+| hooks on heads and sites | `scale_heads`, `ablate_heads`; `scale_site`, `add_vector`, `patch`, `freeze`, `corrupt`, `capture` |
 | running them | `sweep`, `sweep_gradients`, `Intervention`, `RowGradients`, `Derivative`; `generate` |
 | metrics | `probability`, `log_probability`, `logit_difference`, `kl_divergence` |
 | results | `Result`, `load` |
@@ -35,7 +35,15 @@ from kntools.editing.value_edits import edit_values, erase_values
 from kntools.editing.weight_edits import WeightEdit
 from kntools.engine.generation import generate
 from kntools.engine.sweep import Derivative, Intervention, RowGradients, sweep, sweep_gradients
-from kntools.hooks.neurons import ablate_neurons, enhance_neurons, mean_ablate_neurons, scale_neurons, set_neurons
+from kntools.hooks.heads import ablate_heads, scale_heads
+from kntools.hooks.neurons import (
+    ablate_neurons,
+    enhance_neurons,
+    mean_ablate_neurons,
+    resample_neurons,
+    scale_neurons,
+    set_neurons,
+)
 from kntools.hooks.states import add_vector, capture, corrupt, freeze, patch, scale_site
 from kntools.metrics import kl_divergence, log_probability, logit_difference, probability
 from kntools.models.load import load_model
@@ -73,6 +81,7 @@ __all__ = [
     "Trace",
     "WeightEdit",
     "__version__",
+    "ablate_heads",
     "ablate_neurons",
     "activation",
     "activation_patch",
@@ -109,7 +118,9 @@ __all__ = [
     "plots",
     "probability",
     "r1_squared",
+    "resample_neurons",
     "rome",
+    "scale_heads",
     "scale_neurons",
     "scale_site",
     "second_moment",

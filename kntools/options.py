@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, replace
 from operator import index
 from typing import Any, SupportsIndex
 
 from tqdm.auto import tqdm
+
+from kntools.scopes import scope
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,7 @@ class Options:
 
 
 _options = Options()
-_bars = 0  # progress bars that are on the screen now
+_bars: list[Any] = []  # those of the loops that are running
 
 
 def options() -> Options:
@@ -38,7 +39,7 @@ def options() -> Options:
     return _options
 
 
-class set_options:
+class set_options(ExitStack):
     """Set options for the rest of the session, or for the length of a `with` block.
 
     ```python
@@ -57,35 +58,39 @@ class set_options:
     """
 
     def __init__(self, **changes: Any) -> None:
-        global _options
+        super().__init__()
         unknown = sorted(set(changes) - set(Options.__dataclass_fields__))
         if unknown:
             raise TypeError(f"unknown option {unknown[0]!r}; possible are {', '.join(Options.__dataclass_fields__)}")
-        self._before = {name: getattr(_options, name) for name in changes}
-        _options = replace(_options, **changes)
-
-    def __enter__(self) -> set_options:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        global _options
-        _options = replace(_options, **self._before)
+        before = {name: getattr(_options, name) for name in changes}
+        for _ in range(2):  # an interrupt in the one leaves it to the other
+            self.callback(_set, before)
+        _set(changes)
 
 
-@contextmanager
-def progress_bar(total: int, unit: str) -> Iterator[Any]:
+def _set(changes: dict[str, Any]) -> None:
+    global _options
+    _options = replace(_options, **changes)
+
+
+def progress_bar(total: int, unit: str) -> AbstractContextManager[Any]:
     """The progress bar of a long loop. Within another one, and in all processes but the first, nothing is drawn.
 
     A loop of one step has none either, and leaves the place to those within it.
     """
-    global _bars
     counts = total > 1
-    hidden = not counts or not _options.progress or _bars > 0 or os.environ.get("RANK", "0") != "0"
-    # tqdm reads TQDM_DISABLE itself, unless `disable` is given.
-    more = {"disable": True} if hidden else {}
-    with tqdm(total=total, unit=unit, leave=False, **more) as bar:
-        _bars += counts
-        try:
-            yield bar
-        finally:
-            _bars -= counts
+    # tqdm reads TQDM_DISABLE too, but only when it is imported.
+    unwanted = not _options.progress or os.environ.get("TQDM_DISABLE", "0").lower() not in ("", "0", "false")
+    hidden = not counts or unwanted or bool(_bars) or os.environ.get("RANK", "0") != "0"
+    bar = tqdm(total=total, unit=unit, leave=False, disable=hidden)
+
+    def show() -> Any:
+        if counts:
+            _bars.append(bar)
+        return bar
+
+    def remove() -> None:
+        _bars[:] = [other for other in _bars if other is not bar]
+        bar.close()
+
+    return scope(show, remove)

@@ -88,6 +88,8 @@ class Neuron:
 
 #: A neuron, `"L24.N1005"`, or `(24, 1005)`.
 NeuronLike = Neuron | str | tuple[SupportsIndex, SupportsIndex]
+#: One of these, or several.
+NeuronsLike = NeuronLike | Iterable[NeuronLike]
 
 
 def as_neuron(neuron: NeuronLike) -> Neuron:
@@ -102,13 +104,14 @@ def as_neuron(neuron: NeuronLike) -> Neuron:
     return Neuron(layer, number)
 
 
-def as_neurons(neurons: NeuronLike | Iterable[NeuronLike]) -> tuple[Neuron, ...]:
+def as_neurons(neurons: NeuronsLike) -> tuple[Neuron, ...]:
     """Accept `Neuron`s, their names and `(layer, index)` pairs, one or many; drop repetitions, keep the order."""
-    listed = [neurons] if isinstance(neurons, Neuron | str) else neurons
+    pair = isinstance(neurons, tuple) and len(neurons) == 2 and all(isinstance(n, SupportsIndex) for n in neurons)
+    listed = [neurons] if pair or isinstance(neurons, Neuron | str) else neurons
     return tuple(dict.fromkeys(as_neuron(n) for n in listed))  # type: ignore[arg-type] # a pair is refused by as_neuron
 
 
-def hook_name(site: str, layer: int) -> str:
+def hook_name(site: str, layer: SupportsIndex) -> str:
     """The hook point's name of `site` in `layer`, e.g. `("z", 3)` -> `blocks.3.attn.hook_z`."""
     if not isinstance(site, str):
         raise TypeError(f"site={site!r} is no site; the order is site, layer: hook_name('z', 3)")

@@ -129,7 +129,7 @@ RUNS: list[tuple[type[Exception], str, Callable[[], list[kn.Hook]]]] = [
     (ValueError, "batch", lambda: kn.patch(FLAT, "resid_post", 1)),
     (ValueError, "unknown site 'resid'.*resid_pre", lambda: kn.freeze(OTHER, ["resid"], [1])),
     (ValueError, "2 values for 3 neurons", lambda: kn.set_neurons([(0, 0), (0, 1), (1, 0)], [1.0, 2.0])),
-    (IndexError, "no mean for neuron L2.N0", lambda: kn.mean_ablate_neurons([(2, 0)], MEAN)),
+    (IndexError, "no value for neuron L2.N0", lambda: kn.mean_ablate_neurons([(2, 0)], MEAN)),
     (ValueError, "counted from 0", lambda: kn.ablate_neurons([(0, -1)])),
 ]
 

@@ -88,7 +88,7 @@ class Paths:
         ]
         if not self.ends:  # the first sweep also runs each prompt as it is
             runs += [
-                Intervention(capture(w, [self.site], self.layers, ANSWER), prompt=p)
+                Intervention(capture([self.site], self.layers, w, ANSWER), prompt=p)
                 for p, w in enumerate(self.activations)
             ]
         rows = run_gradients(self.runner, runs, self.metrics)

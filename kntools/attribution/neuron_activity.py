@@ -130,8 +130,8 @@ class Activity:
             (adapter.hook_point(self.model, hook_name("mlp.hook_post", layer)), keep(layer, columns))
             for layer, columns in self._columns.items()
         ]
-        with adapter.attached(points), suppress(adapter.StopRun):
-            adapter.run(self.model, tokens)
+        with suppress(adapter.StopRun):
+            adapter.run(self.model, tokens, hooks=points)
         return found
 
 

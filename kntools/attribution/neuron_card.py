@@ -190,8 +190,7 @@ def _direct(model: Any, neurons: Sequence[Neuron], encoded: Encoded) -> Sequence
     post = {layer: hook_name("mlp.hook_post", layer) for layer in layers}
     before = {n: hook_name(neuron_layers.output_site(model, n), n) for n, norm in behind.items() if norm is not None}
     names = {final, *post.values(), *before.values()}
-    with adapter.attached([(adapter.hook_point(model, name), note(name)) for name in names]):
-        adapter.run(model, encoded.tokens)
+    adapter.run(model, encoded.tokens, hooks=[(adapter.hook_point(model, name), note(name)) for name in names])
     found = torch.zeros(len(neurons), dtype=torch.float64)
     for position, answer in zip(encoded.positions, encoded.target_ids, strict=True):
         for number, n in enumerate(neurons):

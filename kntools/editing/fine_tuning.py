@@ -7,6 +7,7 @@ from operator import index
 from typing import Any, SupportsIndex
 
 import torch
+from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from kntools.editing.changes import Change
@@ -77,26 +78,30 @@ def _tune(
     wanted = torch.tensor(encoded.target_ids, device=encoded.tokens.device)
     asked = torch.tensor([encoded.positions], device=encoded.tokens.device)
     losses: list[float] = []
-    with adapter.frozen_parameters(model), torch.enable_grad(), progress_bar(steps, "step") as bar:
+
+    def descend() -> Tensor:
         # From the first token on: every token's MLP reads the same matrix.
         [group] = Upper(model, [encoded.tokens[0]], [0], layer).groups
         update = torch.zeros_like(adapter.w_out(model, layer), dtype=torch.float32, requires_grad=True)
         hooks = Change(layer, update).hooks(model)
         optimiser = torch.optim.Adam([update], lr=lr)
-        for _ in range(steps):
-            loss = cross_entropy(group.run(hooks, asked)[0].float(), wanted, reduction="sum")
-            losses.append(float(loss.detach()))
-            [update.grad] = torch.autograd.grad(loss, update)
-            if not bool(torch.isfinite(loss) & torch.isfinite(update.grad).all()):
-                raise FloatingPointError("the loss is nan or inf; the model is untouched. Load it in float32")
-            bar.update()
-            if losses[-1] < stop_loss:
-                break
-            optimiser.step()
-            with torch.no_grad():
-                update.clamp_(-limit, limit)
+        with progress_bar(steps, "step") as bar:
+            for _ in range(steps):
+                loss = cross_entropy(group.run(hooks, asked)[0].float(), wanted, reduction="sum")
+                losses.append(float(loss.detach()))
+                [update.grad] = torch.autograd.grad(loss, update)
+                if not bool(torch.isfinite(loss) & torch.isfinite(update.grad).all()):
+                    raise FloatingPointError("the loss is nan or inf; the model is untouched. Load it in float32")
+                bar.update()
+                if losses[-1] < stop_loss:
+                    break
+                optimiser.step()
+                update.detach().clamp_(-limit, limit)  # the same memory
+        return update.detach().cpu()
+
+    update = adapter.with_gradients(model, descend)
     return LayerEdit(
-        (Change(layer, update.detach().cpu()),),
+        (Change(layer, update),),
         f"fine-tuned: {request.prompt.text!r} -> {request.target!r} in L{layer}",
         about,
         {"losses": losses},

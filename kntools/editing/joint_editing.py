@@ -195,8 +195,7 @@ def _edit(
     before = new_targets(model, rows)
     used = {"second_moments": {str(n): c.title() for n, c in moments.items()}, "prepend_bos": rows[0].bare.prepend_bos}
     about = provenance(model, **asdict(chosen), **used, **weights)
-    with adapter.frozen_parameters(model), torch.enable_grad():
-        values = find_values(model, rows, numbers[-1], chosen)
+    values = adapter.with_gradients(model, lambda: find_values(model, rows, numbers[-1], chosen))
     constraints, ridges, changes = _solved(model, rows, values, numbers, method)
     edit = JointEdit(
         method=method.name,

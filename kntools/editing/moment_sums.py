@@ -124,6 +124,7 @@ class Sums:
         for start in range(0, len(ids), room):
             yield [*before, *ids[start : start + room], *after]
 
+    @torch.no_grad()
     def _add_pass(self, tokens: Tensor) -> None:
         last = max(self.totals)
         found: dict[int, Tensor] = {}
@@ -137,8 +138,8 @@ class Sums:
             return hook
 
         points = [(adapter.hook_point(self.model, hook_name(_SITE, n)), keep(n)) for n in self.totals]
-        with torch.no_grad(), adapter.attached(points), suppress(adapter.StopRun):
-            adapter.run(self.model, tokens)
+        with suppress(adapter.StopRun):
+            adapter.run(self.model, tokens, hooks=points)
         for layer, keys in found.items():
             product = keys.float().T @ keys.float()
             if not bool(torch.isfinite(product).all()):

@@ -8,8 +8,6 @@ from dataclasses import asdict, replace
 from operator import index
 from typing import Any, SupportsIndex, overload
 
-import torch
-
 from kntools.editing.rank_one import RankOneEdit
 from kntools.editing.requests import make_requests
 from kntools.editing.rome_rows import EditRows, make_rows, new_targets
@@ -96,8 +94,7 @@ def rome(
     before = new_targets(model, rows)
     used = {"second_moment": second_moment and second_moment.title(), "prepend_bos": rows[0].bare.prepend_bos}
     about = provenance(model, **asdict(chosen), **used)
-    with adapter.frozen_parameters(model), torch.enable_grad():
-        values = find_values(model, rows, number, chosen)
+    values = adapter.with_gradients(model, lambda: find_values(model, rows, number, chosen))
     edits = []
     for request, own, value, p in zip(requests, rows, values, before, strict=True):
         edit = RankOneEdit(

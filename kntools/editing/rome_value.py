@@ -49,7 +49,8 @@ def find_values(model: Any, edits: Sequence[EditRows], layer: int, settings: Rom
         for number in range(settings.steps):
             last = number == settings.steps - 1
             optimiser.zero_grad()
-            losses = _loss(batch, delta, size, settings, backward=not last)
+            loss = torch.no_grad()(_loss) if last else _loss
+            losses = loss(batch, delta, size, settings)
             for n in set(range(len(edits))) - found.keys():
                 _check_finite(losses[n], None if delta.grad is None else delta.grad[n], edits[n], number)
                 curves[n].append(losses[n])
@@ -59,8 +60,8 @@ def find_values(model: Any, edits: Sequence[EditRows], layer: int, settings: Rom
             if len(found) == len(edits):
                 break
             optimiser.step()
-            with torch.no_grad():
-                delta.mul_((settings.clamp * size / delta.norm(dim=1)).clamp(max=1)[:, None])
+            new = delta.detach()  # the same memory
+            new.mul_((settings.clamp * size / new.norm(dim=1)).clamp(max=1)[:, None])
     own = [slice(start, start + len(edit.prompts)) for start, edit in zip(batch.bare, edits, strict=True)]
     return [Value(found[n], batch.keys[own[n]], tuple(curve)) for n, curve in enumerate(curves)]
 
@@ -76,25 +77,23 @@ def _loss(
     delta: Float[Tensor, "edit d_model"],
     size: Float[Tensor, " edit"],
     settings: RomeSettings,
-    *,
-    backward: bool,
 ) -> list[Step]:
-    """Equation 4 of each edit, and with `backward` its gradient, added to `delta.grad`:
+    """Equation 4 of each edit, and where gradients are on its gradient, added to `delta.grad`:
 
     -log P(target), mean over templates, + kl_weight KL(edited || original) + weight_decay |delta| / |v0|^2
     """
     target, kl = torch.zeros(2, len(delta), device=delta.device, dtype=torch.float32)
-    with torch.set_grad_enabled(backward):
-        for group in batch.groups:  # a backward pass follows each forward pass: there is memory for one
-            logits, edit = batch.run(group, delta), batch.edit[group.numbers]
-            row_nll, row_kl = batch.nll(logits, group), settings.kl_weight * batch.kl(logits, group)
-            if backward:
-                (row_nll + row_kl).sum().backward(inputs=[delta])
-            target.index_add_(0, edit, row_nll.detach())
-            kl.index_add_(0, edit, row_kl.detach())
-        decay = settings.weight_decay * delta.norm(dim=1) / size**2
+    backward = torch.is_grad_enabled()
+    for group in batch.groups:  # a backward pass follows each forward pass: there is memory for one
+        logits, edit = batch.run(group, delta), batch.edit[group.numbers]
+        row_nll, row_kl = batch.nll(logits, group), settings.kl_weight * batch.kl(logits, group)
         if backward:
-            decay.sum().backward(inputs=[delta])
+            (row_nll + row_kl).sum().backward(inputs=[delta])
+        target.index_add_(0, edit, row_nll.detach())
+        kl.index_add_(0, edit, row_kl.detach())
+    decay = settings.weight_decay * delta.norm(dim=1) / size**2
+    if backward:
+        decay.sum().backward(inputs=[delta])
     return [Step(sum(terms), *terms) for terms in torch.stack([target, kl, decay.detach()], 1).tolist()]
 
 

@@ -10,8 +10,8 @@ Scopes nest. They are closed in the opposite order; each puts back the copy that
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -22,6 +22,7 @@ from kntools.editing.changes import Change, as_hooks
 from kntools.editing.constraints import Constraints, joined
 from kntools.editing.edit_stack import Application, find
 from kntools.results.result import Result
+from kntools.scopes import scope
 from kntools.sites import Hook
 
 
@@ -46,24 +47,25 @@ class WeightEdit(Result):
     constraints: tuple[Constraints, ...]
     provenance: dict[str, Any]
 
-    @contextmanager
-    def applied(self, model: Any) -> Iterator[Any]:
+    def applied(self, model: Any) -> AbstractContextManager[Any]:
         """A scope in which `model` is edited; yields the model.
 
         Raises:
             ValueError: the edit was made on other weights.
             RuntimeError: it is applied already; or, on exit, an edit that was applied later is still there.
         """
-        application = Application(self, model)
-        try:
-            try:
-                application.apply(model)
-                yield model
-            finally:
+        made: list[Application] = []
+
+        def enter() -> Any:
+            made.append(Application(self, model))
+            made[0].apply(model)
+            return model
+
+        def leave() -> None:
+            for application in made:
                 application.undo(model)
-        except KeyboardInterrupt:
-            application.undo(model)  # there is something left to do if it struck on the way to the line above
-            raise
+
+        return scope(enter, leave)
 
     def apply(self, model: Any) -> None:
         """Edit `model` until `undo`. Raises what `applied` raises; then the weights are untouched."""

@@ -22,6 +22,7 @@ from kntools.engine.plain import run_plain
 from kntools.engine.plan import Intervention, Item, Pass
 from kntools.hooks.positioned import PositionedHook
 from kntools.models import adapter
+from kntools.models.attachment import has_hooks
 from kntools.models.causality import is_causal
 from kntools.models.prefix import Rows
 from kntools.sites import hook_name
@@ -49,7 +50,7 @@ def capability(model: Any, tokens: Tensor) -> Capability:
     batches, and fewer positions, than in a run of its own.
     """
     _check_dropout(model)
-    if adapter.has_hooks(model):
+    if has_hooks(model):
         return Capability(False)
     probe = _probe(model, tokens[0])
     known = _known.setdefault(model, {})
@@ -130,7 +131,7 @@ def _compare(model: Any, tokens: Int[Tensor, "1 pos"]) -> Capability | None:
         Item(number, Intervention([(hook_name("resid_post", layer), flip)], prompt=number % 2), layer, 0)
         for number, layer in enumerate((0, layers // 2, layers - 1))
     ]
-    alone = torch.cat([run_plain(model, texts, [asked] * 2, item, gradients=False).logits for item in items])
+    alone = torch.cat([run_plain(model, texts, [asked] * 2, item).logits for item in items])
     if bool(alone.isnan().any()):
         return None
 
@@ -155,7 +156,7 @@ def _together(
 ) -> Float[Tensor, "item asked d_vocab"]:
     """The logits of all items in one pass over the tokens from `start` on."""
     prefix = adapter.build_prefix(model, texts[:, :start], Rows()) if start else None
-    shared = ForwardPass(model, texts, [asked] * 2, Pass(start, list(items)), prefix).run(gradients=False)
+    shared = ForwardPass(model, texts, [asked] * 2, Pass(start, list(items)), prefix).run()
     return torch.cat([shared.logits[shared.spans[i.number]] for i in items])
 
 

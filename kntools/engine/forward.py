@@ -84,14 +84,13 @@ class ForwardPass:
         self.watched: dict[int, dict[str, Watched]] = {}
         self.fired: set[tuple[int, int]] = set()  # (item number, number of its hook)
 
-    def run(self, *, gradients: bool) -> PassOutput:
+    def run(self) -> PassOutput:
         if self.prefix is not None:
             self.prefix.use(self.rows)
-        with torch.set_grad_enabled(gradients):
-            residual = self._embed_separately()
-            self.rows.count = 1
-            with adapter.attached(self._hook_points(residual)):
-                logits = adapter.run(self.model, self.tokens[self.prompts[:1], self.start :], self.prefix)
+        residual = self._embed_separately()
+        self.rows.count = 1
+        window = self.tokens[self.prompts[:1], self.start :]
+        logits = adapter.run(self.model, window, self.prefix, self._hook_points(residual))
         self._check_fired()
         if logits.shape[1] != self.asked.shape[1]:  # nothing trimmed it before the unembedding
             logits = _gather_positions(logits, self.asked)

@@ -82,28 +82,27 @@ class Group:
         points.append((adapter.hook_point(self.model, "unembed.hook_in"), trim))
         return self._pass(points)
 
+    @torch.no_grad()
     def _states_at(self, layer: int) -> Float[Tensor, "row window d_model"]:
         """What enters block `layer`, untouched."""
-        with torch.no_grad():
-            embedded = adapter.run_embedding(self.model, self.tokens, [])[:, self.start :]
-            if layer == 0:
-                return embedded
-            self.entry, self.layer = embedded, 0
-            found: list[Tensor] = []
+        embedded = adapter.run_embedding(self.model, self.tokens, [])[:, self.start :]
+        if layer == 0:
+            return embedded
+        self.entry, self.layer = embedded, 0
+        found: list[Tensor] = []
 
-            def keep(activation: Tensor, hook: Any) -> None:
-                found.append(activation)
-                raise adapter.StopRun
+        def keep(activation: Tensor, hook: Any) -> None:
+            found.append(activation)
+            raise adapter.StopRun
 
-            with suppress(adapter.StopRun):
-                self._pass([(adapter.fork_point(self.model, layer), keep)])
-            self.layer = layer
-            return found[0]
+        with suppress(adapter.StopRun):
+            self._pass([(adapter.fork_point(self.model, layer), keep)])
+        self.layer = layer
+        return found[0]
 
     def _pass(self, points: list[tuple[Any, Callable[..., Any]]]) -> Tensor:
         if self.layer is None:
-            with adapter.attached(points):
-                return adapter.run(self.model, self.tokens)
+            return adapter.run(self.model, self.tokens, hooks=points)
         layer, count = self.layer, self.tokens.shape[0]
         self.rows.count, self.rows.prompt_of = 1, torch.zeros(1, dtype=torch.long, device=self.tokens.device)
 
@@ -116,8 +115,8 @@ class Group:
 
         if self.prefix is not None:
             self.prefix.use(self.rows)
-        with adapter.attached([(adapter.fork_point(self.model, layer), enter), *points]):
-            return adapter.run(self.model, self.tokens[:1, self.start :], self.prefix)
+        fork = (adapter.fork_point(self.model, layer), enter)
+        return adapter.run(self.model, self.tokens[:1, self.start :], self.prefix, [fork, *points])
 
 
 def grouped(starts: Sequence[int], lengths: Sequence[int], max_rows: int) -> list[list[int]]:

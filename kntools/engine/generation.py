@@ -13,6 +13,7 @@ from torch import Tensor
 from kntools.engine.inputs import as_batch
 from kntools.engine.memory import is_out_of_memory
 from kntools.models import adapter
+from kntools.models.attachment import has_hooks
 from kntools.models.causality import is_masked
 from kntools.models.tokenizers import tokenizer_of
 from kntools.options import options, progress_bar
@@ -214,7 +215,7 @@ def _can_step(model: Any, tokens: Int[Tensor, "row pos"]) -> bool:
     The model is asked once, on the first text. A model with hooks of the user's runs whole texts: the hooks may act at
     certain positions.
     """
-    if adapter.has_hooks(model):
+    if has_hooks(model):
         return False
     if model not in _steps:
         probe = tokens[:1] if tokens.shape[1] > 1 else tokens[:1].expand(1, 2)

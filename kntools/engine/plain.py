@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from kntools.engine.forward import PassOutput, Watched
@@ -15,7 +14,7 @@ from kntools.models import adapter
 from kntools.sites import resolve_positions
 
 
-def run_plain(model: Any, tokens: Tensor, asked: Sequence[Sequence[int]], item: Item, *, gradients: bool) -> PassOutput:
+def run_plain(model: Any, tokens: Tensor, asked: Sequence[Sequence[int]], item: Item) -> PassOutput:
     """One intervention in a run of its own: the whole prompt, every row from the embedding on."""
     inter = item.intervention
     fired: set[int] = set()
@@ -24,8 +23,7 @@ def run_plain(model: Any, tokens: Tensor, asked: Sequence[Sequence[int]], item: 
         (adapter.hook_point(model, name), _noting(fn, number, fired))
         for number, (name, fn) in enumerate([*inter.hooks, *[(n, _watch(n, pos, watched)) for n, pos in inter.wrt]])
     ]
-    with torch.set_grad_enabled(gradients), adapter.attached(hooks):
-        logits = adapter.run(model, tokens[inter.prompt].expand(inter.rows, -1))
+    logits = adapter.run(model, tokens[inter.prompt].expand(inter.rows, -1), hooks=hooks)
     for number, name in enumerate(inter.names()):
         if number not in fired:
             raise RuntimeError(f"the hook on {name!r} (intervention {item.number}) never fired on this model")

@@ -57,16 +57,16 @@ class Runner:
         fit = options().max_rows or rows_that_fit(self.model, window, gradients=gradients)
         if not can.fork or fit == 1:  # a shared pass has a clean row too
             for item in items:
-                yield 1, finish(self._plain(item, gradients))
+                yield 1, finish(self._plain(item))
             return
         todo = plan.make_passes(items, max_rows=fit)
         while todo:
             current = todo.pop(0)
             try:
-                done = finish(self._shared(current, gradients))
+                done = finish(self._shared(current))
             except NotBatched:
                 for item in current.items:
-                    yield 1, finish(self._plain(item, gradients))
+                    yield 1, finish(self._plain(item))
                 continue
             except Exception as error:
                 if not is_out_of_memory(error) or len(current.items) == 1:
@@ -78,15 +78,15 @@ class Runner:
                 continue
             yield len(current.items), done
 
-    def _shared(self, planned: Pass, gradients: bool) -> PassOutput:
+    def _shared(self, planned: Pass) -> PassOutput:
         prefix = self._prefix(planned.start, planned.prompts) if planned.start else None
         forward = ForwardPass(self.model, self.tokens, self.asked, planned, prefix, self.embedded)
-        return forward.run(gradients=gradients)
+        return forward.run()
 
-    def _plain(self, item: Item, gradients: bool) -> PassOutput:
+    def _plain(self, item: Item) -> PassOutput:
         if item.fork != -1:
             item = replace(item, intervention=plan.with_embedding(item.intervention, self.embedding))
-        return run_plain(self.model, self.tokens, self.asked, item, gradients=gradients)
+        return run_plain(self.model, self.tokens, self.asked, item)
 
     def _prefix(self, start: int, prompts: list[int]) -> Prefix:
         key = (start, tuple(prompts))

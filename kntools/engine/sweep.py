@@ -112,6 +112,7 @@ def _in_groups(
     return [found[n] for n in range(len(given))]
 
 
+@torch.no_grad()
 def _run_rows(
     runner: Runner, interventions: Sequence[Intervention], metric: Metric | Sequence[Metric] | None
 ) -> list[Tensor]:
@@ -123,8 +124,7 @@ def _run_rows(
             return logits
         return {n: apply_metric(metric, interventions[n].prompt, rows) for n, rows in logits.items()}
 
-    with torch.no_grad():
-        return _collect(runner.run(interventions, finish), len(interventions))
+    return _collect(runner.run(interventions, finish), len(interventions))
 
 
 @dataclass(frozen=True)
@@ -208,8 +208,8 @@ def run_gradients(
 
     if torch.is_inference_mode_enabled():
         raise RuntimeError("torch.inference_mode() has no gradients, not even inside; use torch.no_grad() around this")
-    with adapter.frozen_parameters(runner.model), torch.enable_grad():
-        return _collect(runner.run(interventions, finish, gradients=True), len(interventions))
+    passes = runner.run(interventions, finish, gradients=True)
+    return adapter.with_gradients(runner.model, lambda: _collect(passes, len(interventions)))
 
 
 def _logits(result: PassOutput, runner: Runner) -> dict[int, Tensor]:

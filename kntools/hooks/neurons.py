@@ -12,7 +12,8 @@ logits = model.run_with_hooks(tokens, fwd_hooks=hooks)
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
+from operator import index
 from typing import Any
 
 import torch
@@ -20,10 +21,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from kntools.hooks.positioned import PositionedHook
-from kntools.sites import ANSWER, Hook, Neuron, NeuronLike, Positions, as_neurons, hook_name
+from kntools.sites import ANSWER, Hook, Neuron, NeuronsLike, Positions, as_neurons, hook_name
 
 
-def scale_neurons(neurons: Iterable[NeuronLike], factor: float, *, pos: Positions = ANSWER) -> list[Hook]:
+def scale_neurons(neurons: NeuronsLike, factor: float, *, pos: Positions = ANSWER) -> list[Hook]:
     """Multiply each neuron's activation by `factor` at `pos`.
 
     ```python
@@ -31,7 +32,7 @@ def scale_neurons(neurons: Iterable[NeuronLike], factor: float, *, pos: Position
     ```
 
     Arguments:
-        neurons: `Neuron`s, names such as `"L9.N1094"` or `(layer, index)` pairs, counted from zero.
+        neurons: `Neuron`s, names such as `"L9.N1094"` or `(layer, index)` pairs, counted from zero; one or several.
         factor: 0 suppresses, 2 enhances (Dai et al. 2022, section 4.2).
         pos: token position(s); negative ones count from the end, `None` means all. Left out, it is where the answer
             is predicted: known in a sweep of prompts; the last token of a single row of a causal model.
@@ -47,7 +48,7 @@ def scale_neurons(neurons: Iterable[NeuronLike], factor: float, *, pos: Position
     return _on_neurons(neurons, pos, f"scale by {factor}", lambda x, _: x * factor)
 
 
-def ablate_neurons(neurons: Iterable[NeuronLike], *, pos: Positions = ANSWER) -> list[Hook]:
+def ablate_neurons(neurons: NeuronsLike, *, pos: Positions = ANSWER) -> list[Hook]:
     """Suppress neurons: set their activations to zero at `pos`. See `scale_neurons`.
 
     ```python
@@ -57,7 +58,7 @@ def ablate_neurons(neurons: Iterable[NeuronLike], *, pos: Positions = ANSWER) ->
     return scale_neurons(neurons, 0.0, pos=pos)
 
 
-def enhance_neurons(neurons: Iterable[NeuronLike], factor: float = 2.0, *, pos: Positions = ANSWER) -> list[Hook]:
+def enhance_neurons(neurons: NeuronsLike, factor: float = 2.0, *, pos: Positions = ANSWER) -> list[Hook]:
     """Enhance neurons: double their activations at `pos`. See `scale_neurons`.
 
     ```python
@@ -68,7 +69,7 @@ def enhance_neurons(neurons: Iterable[NeuronLike], factor: float = 2.0, *, pos: 
 
 
 def set_neurons(
-    neurons: Iterable[NeuronLike], values: float | Sequence[float] | Tensor, *, pos: Positions = ANSWER
+    neurons: NeuronsLike, values: float | Sequence[float] | Tensor, *, pos: Positions = ANSWER
 ) -> list[Hook]:
     """Set each neuron's activation to a value: one for all, or one per neuron.
 
@@ -93,7 +94,7 @@ def set_neurons(
 
 
 def mean_ablate_neurons(
-    neurons: Iterable[NeuronLike], mean: Float[Tensor, "layer d_mlp"], *, pos: Positions = ANSWER
+    neurons: NeuronsLike, mean: Float[Tensor, "layer d_mlp"], *, pos: Positions = ANSWER
 ) -> list[Hook]:
     """Replace each neuron's activation by its mean over other prompts.
 
@@ -104,14 +105,42 @@ def mean_ablate_neurons(
     Arguments:
         mean: mean activations of all neurons, e.g. those of `kn.activation` at the answers of other prompts.
     """
-    wanted = as_neurons(neurons)
-    for n in wanted:
-        if n.layer >= mean.shape[0] or n.index >= mean.shape[1]:
-            raise IndexError(f"no mean for neuron {n}: there are {mean.shape[0]} layers of {mean.shape[1]}")
-    return set_neurons(wanted, [float(mean[n.layer, n.index]) for n in wanted], pos=pos) if wanted else []
+    return _set_from(mean, as_neurons(neurons), pos)
 
 
-def _on_neurons(neurons: Iterable[NeuronLike], pos: Positions, what: str, change: Any) -> list[Hook]:
+def resample_neurons(
+    neurons: NeuronsLike,
+    activations: Float[Tensor, "prompt layer d_mlp"],
+    *,
+    seed: int = 0,
+    pos: Positions = ANSWER,
+) -> list[Hook]:
+    """Replace activations by those in another prompt, drawn at random; all neurons get them from the same one.
+
+    ```python
+    others = kn.activation(model, other_prompts).scores
+    runs = [kn.resample_neurons(neurons, others, seed=s) for s in range(10)]
+    kn.sweep(model, prompt, runs, metric=kn.probability(answer_id)).mean()
+    ```
+
+    Arguments:
+        activations: of all neurons in other prompts, e.g. those of `kn.activation` at their answers.
+        seed: says which of the prompts. The global random state is not used.
+    """
+    if activations.ndim != 3 or not len(activations):
+        raise ValueError(f"activations must be [prompt layer d_mlp], not {tuple(activations.shape)}")
+    drawn = torch.randint(len(activations), (), generator=torch.Generator().manual_seed(index(seed)))
+    return _set_from(activations[int(drawn)], as_neurons(neurons), pos)
+
+
+def _set_from(values: Float[Tensor, "layer d_mlp"], neurons: Sequence[Neuron], pos: Positions) -> list[Hook]:
+    for n in neurons:
+        if n.layer >= values.shape[0] or n.index >= values.shape[1]:
+            raise IndexError(f"no value for neuron {n}: there are {values.shape[0]} layers of {values.shape[1]}")
+    return set_neurons(neurons, [float(values[n.layer, n.index]) for n in neurons], pos=pos) if neurons else []
+
+
+def _on_neurons(neurons: NeuronsLike, pos: Positions, what: str, change: Any) -> list[Hook]:
     """One hook per layer that applies `change(activations [batch pos chosen], neurons)` to the chosen ones."""
     layers: dict[int, list[Neuron]] = {}
     for n in as_neurons(neurons):
@@ -119,13 +148,13 @@ def _on_neurons(neurons: Iterable[NeuronLike], pos: Positions, what: str, change
 
     def on_layer(layer: int, group: list[Neuron]) -> Hook:
         name = hook_name("mlp.hook_post", layer)
-        index = torch.tensor([n.index for n in group])
+        numbers = torch.tensor([n.index for n in group])
 
         def edit(x: Tensor) -> Tensor:
             for n in group:
                 if n.index >= x.shape[-1]:
                     raise IndexError(f"neuron {n} does not exist: layer {n.layer} has neurons 0 to {x.shape[-1] - 1}")
-            at = index.to(x.device)
+            at = numbers.to(x.device)
             return x.index_copy(-1, at, change(x.index_select(-1, at), group))
 
         return name, PositionedHook(pos, edit, f"{what} {group}", name=name)

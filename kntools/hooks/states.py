@@ -1,22 +1,26 @@
 """Interventions on whole activation sites, as plain TransformerLens hooks: `list[(name, fn)]`.
 
 ```python
-hooks = kn.add_vector("resid_post", 4, direction, pos=2) + kn.patch(cache, "z", 6, heads=[0, 2])
+hooks = kn.add_vector("resid_post", 4, direction, pos=2) + kn.patch("z", 6, cache, heads=[0, 2])
 logits = model.run_with_hooks(tokens, fwd_hooks=hooks)
 ```
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from typing import Protocol, runtime_checkable
+from collections.abc import Callable, Iterable, Sequence
+from functools import wraps
+from typing import Any, ParamSpec, Protocol, SupportsIndex, runtime_checkable
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from kntools.hooks.heads import check_heads
 from kntools.hooks.positioned import QUERY_AXIS, PositionedHook
 from kntools.sites import ANSWER, Hook, Positions, hook_name
+
+P = ParamSpec("P")
 
 
 @runtime_checkable
@@ -26,12 +30,27 @@ class Activations(Protocol):
     def __getitem__(self, name: str) -> Tensor: ...
 
 
-# The sites whose axis before the last (in patterns: the second) is the head.
-_WITH_HEADS = ("hook_z", "hook_q", "hook_k", "hook_v", "hook_pattern", "hook_attn_scores", "hook_result")
+def _site_first(factory: Callable[P, list[Hook]]) -> Callable[P, list[Hook]]:
+    """The order is site, layer, values. `patch(cache, "z", 3)` and `patch(3, "z", cache)` can mean nothing else."""
+
+    @wraps(factory)
+    def ordered(*given: Any, **options: Any) -> list[Hook]:
+        args = (*given[1:3], given[0], *given[3:]) if len(given) > 2 and hasattr(given[0], "keys") else given
+        if len(args) > 1 and _is_site(args[1]) and not _is_site(args[0]):
+            args = (args[1], args[0], *args[2:])
+        return factory(*args, **options)
+
+    return ordered  # type: ignore[return-value] # it takes more than the signature says
 
 
+def _is_site(value: Any) -> bool:
+    """A site, or several."""
+    return isinstance(value, str) or (isinstance(value, Sequence) and any(isinstance(v, str) for v in value))
+
+
+@_site_first
 def scale_site(
-    site: str, layer: int, factor: float | Float[Tensor, " batch"], *, pos: Positions = ANSWER
+    site: str, layer: SupportsIndex, factor: float | Float[Tensor, " batch"], *, pos: Positions = ANSWER
 ) -> list[Hook]:
     """Multiply a whole site by `factor`, or each row of the batch by its own.
 
@@ -41,27 +60,29 @@ def scale_site(
     ```
     """
 
-    def edit(x: Tensor) -> Tensor:
-        if isinstance(factor, Tensor):
-            _match_batch(x, factor, "factors")
-            return x * factor.to(x).view(-1, *[1] * (x.ndim - 1))
-        return x * factor
-
     name = hook_name(site, layer)
-    return [(name, PositionedHook(pos, edit, f"scale {name}", name=name))]
+    return [(name, PositionedHook(pos, lambda x: x * _per_row(x, factor, "factors"), f"scale {name}", name=name))]
 
 
+@_site_first
 def add_vector(
-    site: str, layer: int, vector: Float[Tensor, "..."], pos: Positions = ANSWER, *, scale: float = 1.0
+    site: str,
+    layer: SupportsIndex,
+    vector: Float[Tensor, "..."],
+    pos: Positions = ANSWER,
+    *,
+    scale: float | Float[Tensor, " batch"] = 1.0,
 ) -> list[Hook]:
-    """Add `scale * vector` to a site at `pos` (steering).
+    """Add `scale * vector` to a site at `pos` (steering), or to each row of the batch with a scale of its own.
 
     ```python
     hooks = kn.add_vector("resid_post", 6, direction, pos=-1, scale=4.0)
+    rows = kn.add_vector("resid_post", 6, direction, pos=-1, scale=torch.linspace(-8, 8, 5))
+    kn.sweep(model, prompt, [kn.Intervention(rows, rows=5)])      # five strengths
     ```
 
     Raises:
-        ValueError: when the hook runs, if the vector does not fit the site.
+        ValueError: when the hook runs, if the vector does not fit the site, or the scales do not fit the rows.
     """
     name = hook_name(site, layer)
 
@@ -70,15 +91,16 @@ def add_vector(
             raise ValueError(
                 f"a vector of {'x'.join(map(str, vector.shape))} does not fit {name}, which has width {x.shape[-1]}"
             )
-        return x + scale * vector.to(x)
+        return x + _per_row(x, scale, "scales") * vector.to(x)
 
     return [(name, PositionedHook(pos, edit, f"add to {name}", name=name))]
 
 
+@_site_first
 def patch(
-    cache: Activations,
     site: str,
-    layer: int,
+    layer: SupportsIndex,
+    cache: Activations,
     pos: Positions = None,
     *,
     heads: Sequence[int] | None = None,
@@ -88,8 +110,8 @@ def patch(
 
     ```python
     _, cache = model.run_with_cache(corrupted_tokens)
-    hooks = kn.patch(cache, "resid_post", 6, pos=3)
-    hooks = kn.patch(cache, "z", 6, heads=[0, 2])      # two heads, all positions
+    hooks = kn.patch("resid_post", 6, cache, pos=3)
+    hooks = kn.patch("z", 6, cache, heads=[0, 2])      # two heads, all positions
     ```
 
     Arguments:
@@ -101,8 +123,8 @@ def patch(
     name = hook_name(site, layer)
     if heads is not None and neurons is not None:
         raise ValueError("give heads or neurons, not both: they are entries of different axes")
-    if heads is not None and not name.endswith(_WITH_HEADS):
-        raise ValueError(f"{name!r} has no heads; patch them at z, q, k, v, pattern or attn_scores")
+    if heads is not None:
+        check_heads(name)
     try:
         source = cache[name]
     except KeyError:
@@ -115,15 +137,18 @@ def patch(
     return [(name, PositionedHook(pos, paste, f"patch {name}", name=name, whole=source))]
 
 
-def freeze(cache: Activations, sites: Iterable[str], layers: Iterable[int], pos: Positions = None) -> list[Hook]:
+@_site_first
+def freeze(
+    sites: Iterable[str], layers: Iterable[SupportsIndex], cache: Activations, pos: Positions = None
+) -> list[Hook]:
     """Hold sites at the values of another run in many layers: the severed paths of causal tracing.
 
     ```python
-    hooks = kn.freeze(corrupted_cache, ["mlp_out"], range(8, 30))
+    hooks = kn.freeze(["mlp_out"], range(8, 30), corrupted_cache)
     ```
     """
     wanted = list(layers)
-    return [h for site in sites for layer in wanted for h in patch(cache, site, layer, pos)]
+    return [h for site in sites for layer in wanted for h in patch(site, layer, cache, pos)]
 
 
 def corrupt(span: Positions, noise: Float[Tensor, "... span d_model"], *, hook: str = "hook_embed") -> list[Hook]:
@@ -155,12 +180,15 @@ def corrupt(span: Positions, noise: Float[Tensor, "... span d_model"], *, hook: 
     return [(hook, PositionedHook(span, edit, f"corrupt {hook}"))]
 
 
-def capture(into: dict[str, Tensor], sites: Iterable[str], layers: Iterable[int], pos: Positions = None) -> list[Hook]:
+@_site_first
+def capture(
+    sites: Iterable[str], layers: Iterable[SupportsIndex], into: dict[str, Tensor], pos: Positions = None
+) -> list[Hook]:
     """Copy activations into the dict `into`, under their hook names; change nothing.
 
     ```python
     seen = {}
-    model.run_with_hooks(tokens, fwd_hooks=kn.capture(seen, ["mlp.hook_post"], range(12), pos=-1))
+    model.run_with_hooks(tokens, fwd_hooks=kn.capture(["mlp.hook_post"], range(12), seen, pos=-1))
     seen["blocks.3.mlp.hook_post"]      # [batch 1 d_mlp]: positions stay an axis
     ```
     """
@@ -205,6 +233,15 @@ def _only(x: Tensor, value: Tensor, axis: int, chosen: Sequence[int], name: str,
     return x.index_copy(axis, at, value.index_select(axis, at))
 
 
+def _per_row(x: Tensor, given: float | Tensor, what: str) -> float | Tensor:
+    """A number for all rows, or one per row in a shape that multiplies `x`."""
+    if not isinstance(given, Tensor) or given.ndim == 0:
+        return float(given)
+    _match_batch(x, given, what)
+    return given.to(x).view(-1, *[1] * (x.ndim - 1))
+
+
 def _match_batch(x: Tensor, given: Tensor, what: str) -> None:
     if given.shape[0] != x.shape[0]:
-        raise ValueError(f"{given.shape[0]} {what} for a batch of {x.shape[0]} rows; they must be as many")
+        hint = "; run them with kn.Intervention(hooks, rows=...)" if x.shape[0] == 1 else ""
+        raise ValueError(f"{given.shape[0]} {what} for a batch of {x.shape[0]} rows; they must be as many{hint}")

@@ -8,11 +8,10 @@ writable `W_out`.
 from __future__ import annotations
 
 import sys
-from collections import OrderedDict
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from types import FrameType
-from typing import Any
+from typing import Any, TypeVar
 from weakref import WeakKeyDictionary
 
 import torch
@@ -22,9 +21,13 @@ from transformer_lens.hook_points import HookPoint
 from transformer_lens.model_bridge import TransformerBridge
 from transformers import DynamicCache
 
+from kntools.models.attachment import PointHook, with_hooks, without_hooks
 from kntools.models.names import nearest
 from kntools.models.prefix import BridgePrefix, HookedPrefix, Prefix, Rows
 from kntools.models.rotary import forget_lengths
+from kntools.scopes import between
+
+T = TypeVar("T")
 
 # --- what the model is ------------------------------------------------------------------------------
 
@@ -103,36 +106,6 @@ def hook_point(model: Any, name: str) -> HookPoint:
     return known[name]
 
 
-def has_hooks(model: Any) -> bool:
-    """Has somebody attached hooks to the model? They act in every run, on whatever positions the run has.
-
-    Some bridges (OPT, BERT) are wired with permanent hooks of TransformerLens' own; those are part of the model.
-    """
-    points = {id(p): p for p in model.hook_dict.values()}.values()
-    return any(not _is_wiring(handle) for p in points for handle in [*p.fwd_hooks, *p.bwd_hooks])
-
-
-def _is_wiring(handle: Any) -> bool:
-    function = getattr(handle, "user_hook", None)  # transformer-lens 4.x keeps it; 3.x says only what is permanent
-    if function is None:
-        return bool(handle.is_permanent)
-    return bool(handle.is_permanent) and str(getattr(function, "__module__", "")).startswith("transformer_lens.")
-
-
-@contextmanager
-def without_hooks(model: Any) -> Iterator[None]:
-    """For a while no hook that somebody attached acts; what is attached meanwhile does."""
-    points = [(p, p._forward_hooks) for p in {id(p): p for p in model.hook_dict.values()}.values()]
-    try:
-        for point, hooks in points:
-            wiring = {handle.hook.id for handle in point.fwd_hooks if _is_wiring(handle)}
-            point._forward_hooks = OrderedDict((number, fn) for number, fn in hooks.items() if number in wiring)
-        yield
-    finally:
-        for point, hooks in points:
-            point._forward_hooks = hooks
-
-
 def fork_point(model: Any, layer: int) -> HookPoint:
     """Where rows may be added to the batch on the way into block `layer`."""
     return hook_point(model, f"blocks.{layer}.hook_resid_pre")
@@ -156,19 +129,16 @@ def embedding_name(model: Any) -> str:
     return next(name for name in names if name in model.hook_dict)
 
 
+@torch.no_grad()
 def embedding_outputs(model: Any, tokens: Int[Tensor, "1 pos"]) -> tuple[Tensor, Tensor]:
     """What the token embedding gives, and what its hook shows: Granite's bridge shows a multiple of it."""
     own: list[Tensor] = []
     seen: list[Tensor] = []
     module = getattr(model.embed, "original_component", None)
-    handle = None if module is None else module.register_forward_hook(lambda m, inputs, output: own.append(output))
-    try:
-        with torch.no_grad(), without_hooks(model):
-            point = hook_point(model, embedding_name(model))
-            run_embedding(model, tokens, [(point, lambda x, hook: seen.append(x))])
-    finally:
-        if handle is not None:
-            handle.remove()
+    hooks: list[PointHook] = [(hook_point(model, embedding_name(model)), lambda x, hook: seen.append(x))]
+    if module is not None:
+        hooks.append((module, lambda x, hook: own.append(x)))
+    without_hooks(model, lambda: run_embedding(model, tokens, hooks))
     return (own or seen)[0], seen[0]
 
 
@@ -186,21 +156,6 @@ def state_site(model: Any, kind: str) -> str:
     return "mlp_out"
 
 
-@contextmanager
-def attached(hooks: Iterable[tuple[HookPoint, Callable[..., Any]]]) -> Iterator[None]:
-    """Attach hook functions for a while; detach these, and only these, whatever happens."""
-    added: list[tuple[HookPoint, Any]] = []
-    try:
-        for point, fn in hooks:
-            point.add_hook(fn)
-            added.append((point, point.fwd_hooks[-1]))
-        yield
-    finally:
-        for point, handle in added:
-            handle.hook.remove()
-            point.fwd_hooks[:] = [h for h in point.fwd_hooks if h is not handle]
-
-
 def running_model() -> Any:
     """The model whose forward pass has called the hook function that asks; `None` if it was called by hand."""
     frame: FrameType | None = sys._getframe(1)
@@ -215,22 +170,27 @@ def running_model() -> Any:
 # --- running ----------------------------------------------------------------------------------------
 
 
-@contextmanager
-def frozen_parameters(model: Any) -> Iterator[None]:
-    """Leave parameters out of the gradient for a while: what is asked for is the gradient of activations."""
+@torch.enable_grad()
+def with_gradients(model: Any, compute: Callable[[], T]) -> T:
+    """What `compute` gives with gradients of activations. Parameters are left out of them for a while."""
     trainable = [p for p in model.parameters() if p.requires_grad]
-    try:
+
+    def require(on: bool) -> None:
         for p in trainable:
-            p.requires_grad_(False)
-        yield
-    finally:
-        for p in trainable:
-            p.requires_grad_(True)
+            p.requires_grad_(on)
+
+    return between(lambda: require(False), compute, lambda: require(True))
 
 
-def run(model: Any, tokens: Int[Tensor, "batch pos"], prefix: Prefix | None = None) -> Tensor:
-    """Logits of `tokens`, which follow `prefix` if there is one."""
+def run(
+    model: Any, tokens: Int[Tensor, "batch pos"], prefix: Prefix | None = None, hooks: Sequence[PointHook] = ()
+) -> Tensor:
+    """Logits of `tokens`, which follow `prefix` if there is one, with `hooks` attached."""
     forget_lengths(model)
+    return with_hooks(hooks, lambda: _logits(model, tokens, prefix))
+
+
+def _logits(model: Any, tokens: Tensor, prefix: Prefix | None) -> Tensor:
     if isinstance(prefix, BridgePrefix):
         return model(tokens, return_type="logits", past_key_values=prefix)
     if is_bridge(model) or declares_both_ways(model):
@@ -250,13 +210,14 @@ def build_prefix(
 
     With `residual`, that is what enters block 0, not the tokens' own embeddings.
     """
-    hooks: list[tuple[HookPoint, Callable[..., Any]]] = []
+    hooks: list[PointHook] = []
     if residual is not None:
         hooks.append((fork_point(model, 0), lambda x, hook: residual))
     if is_bridge(model):  # nobody asks for these logits; those of one position are the least that it gives
         hooks.append((hook_point(model, "unembed.hook_in"), lambda x, hook: x[:, -1:]))
     forget_lengths(model)
-    with attached(hooks):
+
+    def keep() -> Prefix:
         if is_bridge(model):
             # A cache of our own: the one that a model makes forgets what is outside of a sliding window, while the
             # masks of a longer prompt count every position.
@@ -264,6 +225,8 @@ def build_prefix(
             model(tokens, return_type="logits", past_key_values=cache, use_cache=True)
             return BridgePrefix.from_cache(cache, rows)
         return HookedPrefix.from_run(model, tokens, rows)
+
+    return with_hooks(hooks, keep)
 
 
 class Steps:
@@ -291,7 +254,7 @@ class StopRun(Exception):
 
 
 def run_embedding(
-    model: Any, tokens: Int[Tensor, "batch pos"], hooks: Sequence[tuple[HookPoint, Callable[..., Any]]]
+    model: Any, tokens: Int[Tensor, "batch pos"], hooks: Sequence[PointHook]
 ) -> Float[Tensor, "batch pos d_model"]:
     """The residual stream that enters block 0, with `hooks` attached."""
     found: list[Tensor] = []
@@ -300,6 +263,6 @@ def run_embedding(
         found.append(activation)
         raise StopRun
 
-    with suppress(StopRun), attached([*hooks, (fork_point(model, 0), keep)]):
-        run(model, tokens)
+    with suppress(StopRun):
+        run(model, tokens, hooks=[*hooks, (fork_point(model, 0), keep)])
     return found[0]

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
 
 from kntools.models import adapter
+from kntools.models.attachment import without_hooks
 
 _known: WeakKeyDictionary[Any, bool] = WeakKeyDictionary()
 
@@ -47,8 +49,8 @@ def _answer(model: Any) -> bool | None:
     tokens = (torch.arange(length, device=adapter.device_of(model)) + words // 2)[None] % words
     other = tokens.clone()
     other[0, -1] = tokens[0, 0]
-    with adapter.without_hooks(model):  # somebody's hooks may be in the middle of a run
-        first, second = (adapter.run(model, row)[0, :-1].float() for row in (tokens, other))
+    # Somebody's hooks may be in the middle of a run.
+    first, second = (without_hooks(model, partial(adapter.run, model, row))[0, :-1].float() for row in (tokens, other))
     if length < 2 or not bool(torch.isfinite(first).all()):
         return None
     # In a causal model the difference is zero; experts that get other rows may round otherwise.

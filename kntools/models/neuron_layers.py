@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from kntools.models import adapter
+from kntools.models.attachment import PointHook, without_hooks
 from kntools.sites import SITES, Neuron, hook_name, layer_of
 
 # Where what `W_out` gives may be seen, the first choice first. `mlp.hook_out` of BLOOM and MPT holds the residual
@@ -129,26 +130,21 @@ def _ask(model: Any, shape: Sequence[int]) -> tuple[LayerNeurons, ...]:
 
         return keep
 
-    def after(keep: Callable[..., None]) -> Callable[..., None]:
-        return lambda module, inputs, output: keep(output, None)
-
-    points = [
+    points: list[PointHook] = [
         (adapter.hook_point(model, f"blocks.{layer}.{site}"), note(layer, site))
         for layer in layers
         for site in (_INPUTS[0], *_OUTPUTS)
         if f"blocks.{layer}.{site}" in names
     ]
-    modules = [] if adapter.is_bridge(model) else [(n, getattr(model.blocks[n], "mlp", None)) for n in layers]
-    handles = [mlp.register_forward_hook(after(note(n, _MODULE))) for n, mlp in modules if mlp is not None]
+    if not adapter.is_bridge(model):
+        modules = [(n, getattr(model.blocks[n], "mlp", None)) for n in layers]
+        points += [(mlp, note(n, _MODULE)) for n, mlp in modules if mlp is not None]
     device = adapter.device_of(model)
     tokens = torch.arange(shape[1], device=device) % int(model.cfg.d_vocab)
     generators = [device] if device.type == "cuda" else []
-    try:
-        with adapter.without_hooks(model), adapter.attached(points), torch.random.fork_rng(generators):
-            adapter.run(model, tokens.expand(shape[0], -1))
-    finally:
-        for handle in handles:
-            handle.remove()
+    rows = tokens.expand(shape[0], -1)
+    with torch.random.fork_rng(generators):
+        without_hooks(model, lambda: adapter.run(model, rows, hooks=points))
     return tuple(_compare(model, layer, seen[layer]) for layer in layers)
 
 

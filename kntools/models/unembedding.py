@@ -10,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from kntools.models import adapter
+from kntools.models.attachment import without_hooks
 from kntools.sites import Neuron
 
 # The norm between an MLP and the residual stream (Gemma 2 and 3).
@@ -106,5 +107,5 @@ def _probe(model: Any) -> Tensor:
 
 
 def _apply(model: Any, norm: Any, rows: Float[Tensor, "row d_model"]) -> Float[Tensor, "row d_model"]:
-    with adapter.without_hooks(model):
-        return norm(rows[:, None].to(next(iter(norm.parameters()), rows)))[:, 0].to(rows.device)
+    given = rows[:, None].to(next(iter(norm.parameters()), rows))
+    return without_hooks(model, lambda: norm(given))[:, 0].to(rows.device)

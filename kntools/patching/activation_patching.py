@@ -162,7 +162,7 @@ def _grid(
 def _captured(model: Any, batch: Batch, cells: Cells) -> tuple[Sources, Float[Tensor, " pair"]]:
     """What is put in, and the metric of the runs that it comes from."""
     sources: Sources = [{} for _ in batch.pairs]
-    runs = [Intervention(capture(into, [cells.site], cells.layers), prompt=p) for p, into in enumerate(sources)]
+    runs = [Intervention(capture([cells.site], cells.layers, into), prompt=p) for p, into in enumerate(sources)]
     values = sweep(model, batch.other, runs, metric=batch.metrics)
     for name, x in (item for source in sources for item in source.items()):
         if bool(x.isnan().any()):

@@ -53,7 +53,7 @@ class Cells:
             return []
         heads = [column] if self.axis == "head" else None
         neurons = [column] if self.axis == "neuron" else None
-        return patch(source, self.site, layer, where, heads=heads, neurons=neurons)
+        return patch(self.site, layer, source, where, heads=heads, neurons=neurons)
 
     def sum_per_column(self, x: Float[Tensor, "pos ..."], pair: Pair) -> Float[Tensor, " column"]:
         """The sum of `x`, `[pos d]` or `[pos head d]`, over what each column patches."""
@@ -99,7 +99,7 @@ def _columns(
     for pair in pairs:
         resolve_positions(choice.positions, pair.length)  # out of range is an error before any work
     seen: dict[str, Tensor] = {}
-    sweep(model, pairs[0].clean, [capture(seen, [choice.site], layers)])
+    sweep(model, pairs[0].clean, [capture([choice.site], layers, seen)])
     name, found = next(iter(seen.items()))
     if choice.heads is not False:
         if found.ndim != 4:

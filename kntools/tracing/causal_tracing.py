@@ -149,11 +149,11 @@ def _run(
     """The metric of the clean run, of the corrupted ones, and of the corrupted ones with each state restored."""
     model, layers, length = restoration.model, restoration.layers, encoded.tokens.shape[1]
     clean_states: dict[str, Tensor] = {}
-    clean = sweep(model, encoded, [capture(clean_states, [restoration.site], layers)], metric=metric)
+    clean = sweep(model, encoded, [capture([restoration.site], layers, clean_states)], metric=metric)
 
     runs, embedding, samples = corruption.runs, corruption.embedding, range(len(corruption.runs))
     held: list[dict[str, Tensor]] = [{} for _ in samples]
-    watched = [Intervention(capture(held[s], restoration.severed_sites, layers), prompt=s) for s in samples]
+    watched = [Intervention(capture(restoration.severed_sites, layers, held[s]), prompt=s) for s in samples]
     corrupted = sweep(model, runs, watched, metric=metric, embedding=embedding).float().cpu()
 
     # In a causal model, the corruption changes no state before it.

@@ -10,6 +10,7 @@ from torch import Tensor
 from kntools.engine.inputs import check_choice, check_count
 from kntools.hooks.states import freeze, patch
 from kntools.models import adapter
+from kntools.models.attachment import has_hooks
 from kntools.models.causality import is_causal
 from kntools.sites import Hook, hook_name
 
@@ -61,8 +62,8 @@ class Restoration:
         # with somebody's hooks on that input, which act on the restored state.
         if self.kind == "hidden" and layer + 1 in self.layers and not self.hooked:
             entry = {hook_name("resid_pre", layer + 1): states[hook_name(self.site, layer)]}
-            return patch(entry, "resid_pre", layer + 1, [token])
-        return freeze(states, [self.site], self.around(layer), [token])
+            return patch("resid_pre", layer + 1, entry, [token])
+        return freeze([self.site], self.around(layer), states, [token])
 
     def _hold(self, held: dict[str, Tensor], layer: int, token: int, length: int) -> list[Hook]:
         """Hold what is severed in all layers above the restored ones."""
@@ -70,7 +71,7 @@ class Restoration:
         # In a causal model, no token before the restored one can have learnt of it.
         first = token if is_causal(self.model) else 0
         where = [token] if self.sever_at == "restored" else range(first, length)
-        return freeze(held, self.severed_sites, above, where)
+        return freeze(self.severed_sites, above, held, where)
 
 
 def make_restoration(
@@ -89,4 +90,4 @@ def make_restoration(
     if together > layers and kind != "hidden":
         raise ValueError(f"window={window}; this model has {layers} layers: give 1 to {layers}")
     size = 1 if kind == "hidden" else together
-    return Restoration(model, kind, size, sever, sever_at, adapter.has_hooks(model))
+    return Restoration(model, kind, size, sever, sever_at, has_hooks(model))

@@ -2,50 +2,39 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from types import FrameType
 from typing import Any
 
 import pytest
 import torch
 
 import kntools as kn
+from kntools import scopes
 from kntools.editing import changes, edit_stack, weight_edits
 from kntools.editing.changes import Change
 from kntools.editing.weight_edits import LayerEdit
 from kntools.results.provenance import provenance
 from tests import zoo
+from tests.line_interrupts import Line, tracing
 
-FILES = {module.__file__ for module in (changes, edit_stack, weight_edits)}
-#: Lines (function, number) that an interrupt has struck.
-Lines = set[tuple[str, int]]
+FILES = {str(module.__file__) for module in (changes, edit_stack, scopes, weight_edits)}
 
 
 @contextmanager
-def interrupted(at: int, struck: Lines) -> Iterator[None]:
+def interrupted(at: int, struck: set[str]) -> Iterator[None]:
     """Raise what Ctrl-C raises before the `at`-th line; only once, for Python then stops tracing."""
     seen = 0
 
-    def trace(frame: FrameType, event: str, _: Any) -> Any:
+    def strike(line: Line) -> None:
         nonlocal seen
-        if frame.f_code.co_filename not in FILES:
-            return None
-        if event == "line":
-            seen += 1
-            if seen == at:
-                struck.add((frame.f_code.co_name, frame.f_lineno))
-                raise KeyboardInterrupt
-        return trace
+        seen += 1
+        if seen == at:
+            struck.add(line[0].co_name)
+            raise KeyboardInterrupt
 
-    gradients = torch.is_grad_enabled()
-    sys.settrace(trace)
-    try:
+    with tracing(FILES, strike):
         yield
-    finally:
-        sys.settrace(None)
-        torch.set_grad_enabled(gradients)  # an interrupt before `no_grad` ends leaves it on for all tests that follow
 
 
 @pytest.fixture(scope="module")
@@ -70,7 +59,7 @@ def is_applied(edit: kn.WeightEdit, model: Any) -> bool:
 
 
 def test_a_scope_always_leaves_the_model_as_it_was(model: Any, edit: kn.WeightEdit) -> None:
-    before, struck = zoo.bits(model), set[tuple[str, int]]()
+    before, struck = zoo.bits(model), set[str]()
     for at in range(1, 1000):
         try:
             with interrupted(at, struck), edit.applied(model):
@@ -82,8 +71,7 @@ def test_a_scope_always_leaves_the_model_as_it_was(model: Any, edit: kn.WeightEd
     with edit.applied(model):
         pass
     assert zoo.bits(model) == before
-    functions = {name for name, _ in struck}
-    assert functions >= {"applied", "apply", "undo", "_restore", "add", "read", "write", "check"} and at > 60
+    assert struck >= {"applied", "scope", "apply", "undo", "_restore", "add", "read", "write", "check"} and at > 60
 
 
 def test_nested_scopes_leave_the_model_as_it_was(model: Any, edit: kn.WeightEdit) -> None:

@@ -204,11 +204,11 @@ def test_out_of_memory_halves_the_pass(monkeypatch: pytest.MonkeyPatch) -> None:
     sizes: list[int] = []
 
     class Small(runner_module.ForwardPass):
-        def run(self, *, gradients: bool) -> Any:
+        def run(self) -> Any:
             sizes.append(len(self.items))
             if len(self.items) > 4:
                 raise torch.OutOfMemoryError("CUDA out of memory")
-            return super().run(gradients=gradients)
+            return super().run()
 
     monkeypatch.setattr(runner_module, "ForwardPass", Small)
     torch.testing.assert_close(kn.sweep(model, tokens, hooks), expected, atol=1e-5, rtol=1e-5)

@@ -22,6 +22,9 @@ LAYERS, WIDTH = 2, 48
 VECTOR = torch.linspace(-2, 2, zoo.D_MODEL)
 MEAN = torch.linspace(-1, 1, LAYERS * WIDTH).view(LAYERS, WIDTH)
 
+OTHERS = torch.randn(5, LAYERS, WIDTH, generator=torch.Generator().manual_seed(1))
+DRAWN = int(torch.randint(5, (), generator=torch.Generator().manual_seed(4)))
+
 
 def at(pos: Any, length: int) -> list[int]:
     """Positions as Python's own indexing gives them."""
@@ -87,6 +90,13 @@ CASES = [
     Case("scale site", "resid_post", lambda p: kn.scale_site("resid_post", 1, 0.25, pos=p), lambda x: x * 0.25),
     Case("scale z", "z", lambda p: kn.scale_site("z", 1, 2.0, pos=p), lambda x: x + x),
     Case("scale pattern", "pattern", lambda p: kn.scale_site("pattern", 1, 0.5, pos=p), lambda x: x / 2),
+    Case("heads", "z", lambda p: kn.scale_heads([(1, 2), "L1.H0"], -0.5, pos=p),
+         lambda x: with_entries(x, {0: lambda v: v * -0.5, 2: lambda v: v * -0.5})),
+    Case("no heads", "z", lambda p: kn.ablate_heads([(1, 3)], pos=p), lambda x: with_entries(x, {3: 0})),
+    Case("heads of a pattern", "pattern", lambda p: kn.scale_heads([(1, 1)], 3.0, site="pattern", pos=p),
+         lambda x: with_entries(x, {1: lambda v: v * 3})),
+    Case("resample", POST, lambda p: kn.resample_neurons(SOME, OTHERS, seed=4, pos=p),
+         lambda x: with_entries(x, {3: OTHERS[DRAWN, 1, 3], 40: OTHERS[DRAWN, 1, 40]})),
     Case("add", "attn_out", lambda p: kn.add_vector("attn_out", 1, VECTOR, p, scale=0.5),
          lambda x: x + 0.5 * VECTOR.to(x)),
 ]  # fmt: skip
@@ -136,6 +146,65 @@ def test_a_factor_per_row() -> None:
     with torch.no_grad():
         expected = model.run_with_hooks(tokens_for(model).expand(3, -1), fwd_hooks=hooks)[:, -1]
     torch.testing.assert_close(rows.softmax(-1), expected.softmax(-1), atol=1e-5, rtol=0)
+
+
+def test_a_scale_per_row() -> None:
+    model, scales = zoo.tiny("gpt2"), torch.tensor([0.5, 0.0, -2.0])
+    hooks = kn.add_vector("mlp_out", 0, VECTOR, 2, scale=scales)
+    before, after = observe(model, three_prompts(model), hooks, "blocks.0.hook_mlp_out")
+    expected = before.clone()
+    for row, scale in enumerate(scales):
+        expected[row, 2] += scale * VECTOR
+    torch.testing.assert_close(after, expected)
+    rows = kn.sweep(model, tokens_for(model), [Intervention(hooks, rows=3)])
+    with torch.no_grad():
+        expected = model.run_with_hooks(tokens_for(model).expand(3, -1), fwd_hooks=hooks)[:, -1]
+    torch.testing.assert_close(rows.softmax(-1), expected.softmax(-1), atol=1e-5, rtol=0)
+    with pytest.raises(ValueError, match=r"3 scales for a batch of 1 rows.*Intervention\(hooks, rows="):
+        kn.sweep(model, tokens_for(model), [hooks])
+
+
+def test_the_order_of_arguments() -> None:
+    """Site and layer first; another order is taken where it is unambiguous."""
+    model = zoo.tiny("llama")
+    _, cache = model.run_with_cache(three_prompts(model)[1:2])
+    same = [
+        (kn.patch("z", 1, cache, 2), kn.patch(cache, "z", 1, 2), kn.patch(1, "z", cache, pos=2)),
+        (kn.freeze(["z"], [1], cache), kn.freeze(cache, ["z"], [1]), kn.freeze([1], ["z"], cache)),
+        (kn.scale_site("mlp_out", 1, 0.5), kn.scale_site(1, "mlp_out", 0.5)),
+        (kn.add_vector("mlp_out", 1, VECTOR, -1), kn.add_vector(1, "mlp_out", VECTOR, -1)),  # type: ignore[arg-type] # swapped
+        (
+            kn.ablate_neurons([(1, 3)]),
+            kn.ablate_neurons("L1.N3"),
+            kn.ablate_neurons((1, 3)),
+            kn.ablate_neurons(["L1.N3"]),
+        ),
+        (kn.ablate_heads([(1, 3)]), kn.ablate_heads("L1.H3"), kn.ablate_heads((1, 3)), kn.ablate_heads(["L1.H3"])),
+    ]
+    for first, *others in same:
+        rows = kn.sweep(model, tokens_for(model), [first, *others])
+        torch.testing.assert_close(rows[1:], rows[:1].expand(len(others), -1), atol=1e-5, rtol=1e-5)
+    seen: list[dict[str, Tensor]] = [{}, {}, {}]
+    captures = [kn.capture(["z"], [1], seen[0]), kn.capture(seen[1], ["z"], [1]), kn.capture([1], ["z"], seen[2])]
+    kn.sweep(model, tokens_for(model), captures)
+    assert all(torch.equal(s["blocks.1.attn.hook_z"], seen[0]["blocks.1.attn.hook_z"]) for s in seen)
+
+
+def test_heads_that_do_not_exist() -> None:
+    model = zoo.tiny("llama")
+    for heads, error, said in (
+        ([(1, 4)], IndexError, "head 4 does not exist"),
+        ([(9, 0)], KeyError, "does not exist on this model"),
+        (["L1"], TypeError, "'L5.H3'"),
+        ([(-1, 0)], ValueError, "counted from 0"),
+    ):
+        with pytest.raises(error, match=said):
+            kn.sweep(model, tokens_for(model), [kn.ablate_heads(heads)])  # type: ignore[arg-type] # wrong on purpose
+    with pytest.raises(IndexError, match="head 2 does not exist"):  # grouped queries
+        kn.sweep(model, tokens_for(model), [kn.ablate_heads([(1, 2)], site="k")])
+    with pytest.raises(ValueError, match="has no heads"):
+        kn.ablate_heads([(1, 0)], site="mlp_out")
+    assert kn.ablate_heads([]) == []
 
 
 def test_plus_composes_in_order() -> None:

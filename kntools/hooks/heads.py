@@ -1,0 +1,96 @@
+"""Interventions on attention heads, as plain TransformerLens hooks: `list[(name, fn)]`."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from operator import index
+from typing import SupportsIndex
+
+import torch
+from torch import Tensor
+
+from kntools.hooks.positioned import PositionedHook
+from kntools.sites import ANSWER, Hook, Positions, hook_name
+
+#: `(layer, head)`, counted from zero, or `"L5.H3"`.
+HeadLike = str | tuple[SupportsIndex, SupportsIndex]
+
+#: The sites with an axis of heads: before the last, in patterns the second.
+WITH_HEADS = ("hook_z", "hook_q", "hook_k", "hook_v", "hook_pattern", "hook_attn_scores", "hook_result")
+_HEAD = re.compile(r"^L(\d+)\.?H(\d+)$")
+
+
+def scale_heads(
+    heads: HeadLike | Iterable[HeadLike], factor: float, *, site: str = "z", pos: Positions = ANSWER
+) -> list[Hook]:
+    """Multiply what each head gives by `factor` at `pos`.
+
+    ```python
+    hooks = kn.scale_heads([(5, 3), "L6.H0"], 0.5)
+    hooks = kn.scale_heads([(5, 3)], 0.0, site="pattern", pos=None)      # all of what it attends to
+    ```
+
+    Arguments:
+        heads: `(layer, head)` pairs counted from zero, or names such as `"L5.H3"`.
+        site: where: `z` (what the head has read), `q`, `k`, `v`, `pattern`, `attn_scores` or `result`. With grouped
+            queries, `k` and `v` have fewer heads.
+        pos: as in `scale_neurons`; `None` means all tokens.
+
+    Returns:
+        One hook per layer.
+
+    Raises:
+        IndexError: when a hook runs, for a head or position that does not exist.
+        ValueError: a site without heads; or as in `scale_neurons`.
+    """
+    layers: dict[int, list[int]] = {}
+    for layer, head in dict.fromkeys(map(_as_head, _listed(heads))):
+        layers.setdefault(layer, []).append(head)
+
+    def on_layer(layer: int, chosen: list[int]) -> Hook:
+        name = check_heads(hook_name(site, layer))
+
+        def edit(x: Tensor) -> Tensor:  # [batch pos head d_head]; a pattern comes as [batch query head key]
+            for head in chosen:
+                if x.ndim != 4 or head >= x.shape[2]:
+                    raise IndexError(f"head {head} does not exist at {name}, whose shape is {tuple(x.shape)} here")
+            at = torch.tensor(chosen, device=x.device)
+            return x.index_copy(2, at, x.index_select(2, at) * factor)
+
+        return name, PositionedHook(pos, edit, f"scale heads {chosen} of layer {layer} by {factor}", name=name)
+
+    return [on_layer(layer, chosen) for layer, chosen in layers.items()]
+
+
+def ablate_heads(heads: HeadLike | Iterable[HeadLike], *, site: str = "z", pos: Positions = ANSWER) -> list[Hook]:
+    """Set what heads give to zero at `pos`. See `scale_heads`.
+
+    ```python
+    kn.generate(model, prompt, hooks=kn.ablate_heads([(5, 3)], pos=None))
+    ```
+    """
+    return scale_heads(heads, 0.0, site=site, pos=pos)
+
+
+def check_heads(name: str) -> str:
+    """The name of a hook point, if it has heads."""
+    if not name.endswith(WITH_HEADS):
+        raise ValueError(f"{name!r} has no heads; they are at z, q, k, v, pattern, attn_scores or result")
+    return name
+
+
+def _listed(heads: HeadLike | Iterable[HeadLike]) -> Iterable[HeadLike]:
+    pair = isinstance(heads, tuple) and len(heads) == 2 and all(isinstance(n, SupportsIndex) for n in heads)
+    return [heads] if pair or isinstance(heads, str) else heads  # type: ignore[list-item, return-value] # checked here
+
+
+def _as_head(head: HeadLike) -> tuple[int, int]:
+    named = _HEAD.match(head.strip()) if isinstance(head, str) else None
+    try:
+        layer, number = map(index, (int(n) for n in named.groups()) if named else head)  # type: ignore[arg-type] # or not
+    except (TypeError, ValueError):
+        raise TypeError(f"{head!r} is no head; give (layer, head) such as (5, 3), or 'L5.H3'") from None
+    if layer < 0 or number < 0:
+        raise ValueError(f"head (layer {layer}, head {number}) does not exist: both are counted from 0")
+    return layer, number

@@ -1,0 +1,83 @@
+"""Hook functions that are attached to a model for one run, and others that are kept out of it."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, TypeVar
+
+from torch.nn import Module
+from transformer_lens.hook_points import HookPoint
+
+from kntools.scopes import between
+
+T = TypeVar("T")
+
+#: A hook point (or another module, whose output is meant) and a function `fn(activation, hook=...)`.
+PointHook = tuple[Module, Callable[..., Any]]
+
+
+def with_hooks(hooks: Sequence[PointHook], call: Callable[[], T]) -> T:
+    """What `call` gives while hook functions are attached. These are detached, and only these, whatever happens."""
+    attached: list[tuple[Module, set[int], list[int]]] = []  # the numbers of what was there before, and of what is new
+
+    def attach() -> None:
+        for point, fn in hooks:
+            attached.append((point, set(point._forward_hooks), []))
+            if isinstance(point, HookPoint):
+                point.add_hook(fn)
+            else:
+                point.register_forward_hook(_on_output(fn))
+            attached[-1][2].append(next(reversed(point._forward_hooks)))
+
+    def detach() -> None:
+        for point, before, own in attached:
+            # Without a number of its own: it was interrupted while it was attached.
+            numbers = set(own) or set(point._forward_hooks) - before
+            if isinstance(point, HookPoint):
+                point.fwd_hooks[:] = [h for h in point.fwd_hooks if h.hook.id not in numbers]
+            for number in numbers:
+                point._forward_hooks.pop(number, None)
+
+    return between(attach, call, detach)
+
+
+def _on_output(fn: Callable[..., Any]) -> Callable[..., Any]:
+    return lambda module, inputs, output: fn(output, hook=None)
+
+
+def without_hooks(model: Any, call: Callable[[], T]) -> T:
+    """What `call` gives while no hook that somebody attached acts; what is attached meanwhile does."""
+    points = [(p, p._forward_hooks) for p in points_of(model)]
+
+    def hide() -> None:
+        for point, hooks in points:
+            wiring = {handle.hook.id for handle in point.fwd_hooks if is_wiring(handle)}
+            point._forward_hooks = OrderedDict((number, fn) for number, fn in hooks.items() if number in wiring)
+
+    def show() -> None:
+        for point, hooks in points:
+            point._forward_hooks = hooks
+
+    return between(hide, call, show)
+
+
+def has_hooks(model: Any) -> bool:
+    """Has somebody attached hooks to the model? They act in every run, on whatever positions the run has.
+
+    Some bridges (OPT, BERT) are wired with permanent hooks of TransformerLens' own; those are part of the model.
+    """
+    return any(not is_wiring(handle) for p in points_of(model) for handle in [*p.fwd_hooks, *p.bwd_hooks])
+
+
+def points_of(model: Any) -> Iterable[HookPoint]:
+    """Every hook point once, whatever its names."""
+    return {id(p): p for p in model.hook_dict.values()}.values()
+
+
+def is_wiring(handle: Any) -> bool:
+    """Did TransformerLens itself attach it, to wire the model?"""
+    function = getattr(handle, "user_hook", None)  # transformer-lens 4.x keeps it; 3.x says only what is permanent
+    if function is None:
+        return bool(handle.is_permanent)
+    return bool(handle.is_permanent) and str(getattr(function, "__module__", "")).startswith("transformer_lens.")
