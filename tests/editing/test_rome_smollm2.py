@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from functools import reduce
+from operator import add
 from typing import Any
 
 import pytest
+import torch
 
 import kntools as kn
+from kntools.editing.changes import Change
 from kntools.editing.rome_settings import TEMPLATES, RomeSettings
+from kntools.editing.weight_edits import LayerEdit
 from kntools.engine.answers import ask
 from kntools.models import adapter
 from tests import zoo
@@ -51,3 +57,31 @@ def test_the_first_steps_are_those_of_the_plain_loop(smollm2: Any) -> None:
     # sum decides, and with it the number of threads; test_rome.py compares every step where that does not happen.
     assert ours == pytest.approx(theirs, abs=0.05)
     assert ours[-1] - ours[0] > 1
+
+
+CAPITALS = {
+    "Canada": (" Ottawa", " Rome"),
+    "France": (" Paris", " Madrid"),
+    "Italy": (" Rome", " London"),
+    "Japan": (" Tokyo", " Paris"),
+    "Germany": (" Berlin", " Athens"),
+    "Spain": (" Madrid", " Tokyo"),
+    "Egypt": (" Cairo", " Berlin"),
+    "Russia": (" Moscow", " Cairo"),
+}
+
+
+def test_eight_capitals_hold_together_where_their_plain_sum_does_not(smollm2: Any) -> None:
+    prompts = [kn.Prompt(f"The capital of {s} is", own, subject=s) for s, (own, _) in CAPITALS.items()]
+    targets = [new for _, new in CAPITALS.values()]
+    single = kn.rome(smollm2, [kn.encode(smollm2, p, prepend_bos=False) for p in prompts], targets, layer=5)
+    total = reduce(add, single)
+    new = [replace(p, target=t) for p, t in zip(prompts, targets, strict=True)]
+    asked = [kn.encode(smollm2, p, prepend_bos=False) for p in new]
+    with total.applied(smollm2):
+        held = [answer.first for answer in ask(smollm2, asked)]
+    assert all(held)
+    deltas = torch.stack([edit.delta for edit in single])
+    plain = LayerEdit((Change(5, deltas.sum(0)),), "plain sum", total.provenance)
+    with plain.applied(smollm2):
+        assert sum(answer.first for answer in ask(smollm2, asked)) < 5
