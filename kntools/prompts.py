@@ -380,6 +380,15 @@ def _use_bos(model: Any, tokenizer: Any, prepend_bos: bool | None) -> bool:
     return wanted
 
 
+def text_tokens(model: Any, text: str) -> Int[Tensor, " pos"]:
+    """The tokens of a text on its own, which begin as those of a prompt do."""
+    checked, tokenizer = Prompt(text, " the").text, tokenizer_of(model)
+    ids = list(tokenizer(checked, add_special_tokens=False)["input_ids"])
+    first = tokenizer.bos_token_id
+    before = [first] if _use_bos(model, tokenizer, None) and ids[:1] != [first] else []
+    return torch.tensor([*before, *ids], device=adapter.device_of(model))
+
+
 def _ranges_by_prefix(tokenizer: Any, text: str, ids: list[int]) -> list[tuple[int, int]]:
     """Character ranges for a slow tokenizer: decode ever longer prefixes; they must spell the text."""
     ends = [len(tokenizer.decode(ids[: i + 1])) for i in range(len(ids))]

@@ -15,8 +15,8 @@ from kntools.analyses.neuron_search import open_run
 from kntools.editing.rome_settings import RomeSettings
 from kntools.editing.second_moment import SecondMoment
 from kntools.engine.answers import ask
-from kntools.engine.generation import generate
-from kntools.prompts import Prompt, encode
+from kntools.engine.generation import Drawing, continue_tokens
+from kntools.prompts import text_tokens
 from kntools.results.fingerprint import fingerprint
 
 SAYS_IT = "the model says the new answer already"
@@ -38,9 +38,9 @@ class Continuations:
 
     def entropy(self, model: Any, text: str) -> float:
         """The mean entropy of the continuations of a text."""
-        start = encode(model, Prompt(text, " the", multi_token="first")).tokens.expand(self.rows, -1)
-        drawn = generate(model, start, max_new_tokens=self.tokens, temperature=1.0, seed=self.seed, top_k=self.top_k)
-        return sum(generation_entropy(ids) for ids in drawn.tolist()) / self.rows
+        draw = Drawing(temperature=1.0, top_k=self.top_k, seed=self.seed)
+        drawn = continue_tokens(model, [text_tokens(model, text)] * self.rows, self.tokens, draw)
+        return sum(generation_entropy(ids.tolist()) for ids in drawn) / self.rows
 
 
 def edit_consistency(

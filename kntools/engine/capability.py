@@ -42,8 +42,8 @@ _known: WeakKeyDictionary[Any, dict[tuple[bool, int], Capability]] = WeakKeyDict
 _SHORTEST = 8
 
 
-def capability(model: Any, tokens: Tensor) -> Capability:
-    """Try it on the first prompt, and remember the answer for this model and prompts of this length.
+def capability(model: Any, tokens: Tensor, length: int | None = None) -> Capability:
+    """Try it on the first prompt, and remember the answer for this model and runs of this length (the prompt's own).
 
     Rotary tables may depend on the length of a run: the probe is at least as long as the prompt, and there are few
     lengths of probes. While somebody else's hooks are attached to the model, nothing is shared: they would see other
@@ -52,7 +52,7 @@ def capability(model: Any, tokens: Tensor) -> Capability:
     _check_dropout(model)
     if has_hooks(model):
         return Capability(False)
-    probe = _probe(model, tokens[0])
+    probe = probe_text(model, tokens[0], length or tokens.shape[1])
     known = _known.setdefault(model, {})
     key = (adapter.is_training(model), probe.shape[1])
     if key not in known:
@@ -69,12 +69,12 @@ def capability(model: Any, tokens: Tensor) -> Capability:
     return known[key]
 
 
-def _probe(model: Any, tokens: Int[Tensor, " pos"]) -> Int[Tensor, "1 probe"]:
-    """The prompt again and again, up to the next power of two: at least four different tokens."""
+def probe_text(model: Any, tokens: Int[Tensor, " pos"], length: int) -> Int[Tensor, "1 probe"]:
+    """The prompt again and again, up to a power of two of at least `length`: at least four different tokens."""
     words = int(model.cfg.d_vocab)
     text = tokens if len(tokens) >= 4 else torch.cat([tokens, *[(tokens[:1] + k) % words for k in range(1, 4)]])
-    length = min(adapter.context_length(model), max(_SHORTEST, 1 << (len(tokens) - 1).bit_length()))
-    return text.repeat(-(-length // len(text)))[None, :length]
+    size = min(adapter.context_length(model), max(_SHORTEST, 1 << (length - 1).bit_length()))
+    return text.repeat(-(-size // len(text)))[None, :size]
 
 
 def _check_dropout(model: Any) -> None:
@@ -92,8 +92,8 @@ def _check_dropout(model: Any) -> None:
             )
 
 
-# Whatever an unknown architecture stumbles over: the plain loop does not need it.
-_STUMBLES = (
+#: What an unknown architecture may raise on a shortcut; the plain loop does not need it.
+PROBE_ERRORS = (
     NotBatched,
     RuntimeError,
     ValueError,
@@ -111,7 +111,7 @@ def _ask(model: Any, tokens: Int[Tensor, "1 pos"]) -> Capability | None:
         return _compare(model, tokens)
     except MemoryError:
         return None
-    except _STUMBLES as error:
+    except PROBE_ERRORS as error:
         return None if is_out_of_memory(error) else Capability(False)
 
 
@@ -138,8 +138,8 @@ def _compare(model: Any, tokens: Int[Tensor, "1 pos"]) -> Capability | None:
     def same(start: int) -> bool:
         at = [p for p in asked if p >= start]
         try:
-            return _close(_together(model, texts, items, at, start), alone[:, [asked.index(p) for p in at]])
-        except _STUMBLES as error:
+            return close(_together(model, texts, items, at, start), alone[:, [asked.index(p) for p in at]])
+        except PROBE_ERRORS as error:
             if is_out_of_memory(error):
                 raise
             return False
@@ -147,7 +147,7 @@ def _compare(model: Any, tokens: Int[Tensor, "1 pos"]) -> Capability | None:
     if not same(0):
         return Capability(False)
     whole, begun = (adapter.run(model, tokens[:, :length])[0, asked[0]] for length in (last + 1, asked[0] + 1))
-    fill = is_causal(model) and _close(begun, whole)
+    fill = is_causal(model) and close(begun, whole)
     return Capability(True, prefix=fill and last > 0 and same(1) and same(last), fill=fill)
 
 
@@ -160,6 +160,7 @@ def _together(
     return torch.cat([shared.logits[shared.spans[i.number]] for i in items])
 
 
-def _close(found: Tensor, expected: Tensor) -> bool:
+def close(found: Tensor, expected: Tensor) -> bool:
+    """Are these the same logits, up to rounding?"""
     loose = 1e-3 if expected.dtype in (torch.float32, torch.float64) else 0.2
     return torch.allclose(found.float().log_softmax(-1), expected.float().log_softmax(-1), rtol=loose, atol=loose)

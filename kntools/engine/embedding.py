@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from kntools.engine.plain import noting
 from kntools.engine.plan import Embedding, stage_of
 from kntools.models import adapter
 
@@ -25,17 +26,9 @@ def embed(model: Any, tokens: Int[Tensor, "prompt pos"], embedding: Embedding) -
             if stage_of(name, layers) != -1:
                 raise ValueError(f"{name!r} is not on the embedding; such hooks belong into the interventions")
         fired: set[str] = set()
-        points = [(adapter.hook_point(model, name), _noting(fn, name, fired)) for name, fn in hooks]
+        points = [(adapter.hook_point(model, name), noting(fn, name, fired)) for name, fn in hooks]
         rows.append(adapter.run_embedding(model, tokens[number : number + 1], points))
         for name, _ in hooks:
             if name not in fired:
                 raise RuntimeError(f"the hook on {name!r} never fired before block 0 of this model")
     return torch.cat(rows)
-
-
-def _noting(fn: Any, name: str, fired: set[str]) -> Any:
-    def call(activation: Any, hook: Any) -> Any:
-        fired.add(name)
-        return fn(activation, hook=hook)
-
-    return call

@@ -3,71 +3,124 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
-from weakref import WeakKeyDictionary
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from kntools.engine.inputs import as_batch
-from kntools.engine.memory import is_out_of_memory
+from kntools.engine.plan import as_intervention
+from kntools.engine.starts import Starts, start_tokens
+from kntools.engine.writing import Choose, Writer
 from kntools.models import adapter
-from kntools.models.attachment import has_hooks
-from kntools.models.causality import is_masked
 from kntools.models.tokenizers import tokenizer_of
-from kntools.options import options, progress_bar
-from kntools.prompts import Encoded, Prompt, PromptLike, Prompts, encode_many
-
-#: From the logits of the next token to the token, for each row.
-Choose = Callable[[Float[Tensor, "row d_vocab"]], Int[Tensor, " row"]]
+from kntools.sites import Hook
 
 
 def generate(
     model: Any,
-    prompts: Prompts | str | Sequence[PromptLike | str] | Int[Tensor, "row pos"],
+    prompts: Starts,
     *,
+    hooks: Sequence[Hook] = (),
     max_new_tokens: int = 32,
     temperature: float = 0.0,
     seed: int = 0,
+    stop: str | Sequence[str] | None = None,
     top_k: int | None = None,
 ) -> Any:
-    """What the model goes on to write.
+    """What the model goes on to write, under hooks if any are given.
 
     ```python
     kn.generate(model, "The capital of Canada is")                              # the most probable tokens, as text
-    kn.generate(model, [prompt, other], max_new_tokens=8)                       # a list of texts
-    kn.generate(model, model.to_tokens(text).expand(5, -1), temperature=1.0)    # five drawn ones, as token ids
+    kn.generate(model, [prompt, "Rome is"], hooks=kn.ablate_neurons([(3, 7)]))  # a list of texts
+    kn.generate(model, [{"role": "user", "content": "What is the capital of Canada?"}], stop="\n")
+    kn.generate(model, ["Once upon a time"] * 5, temperature=1.0, seed=1)       # five drawn ones
     ```
 
+    Hooks with `pos` act at these positions of the prompt (-1 is its last token). Hooks without act at the last token
+    of the prompt and at every new one; those with `pos=None` at every token (`patch`: of the prompt). A function of
+    your own sees the whole text so far, `[1 pos ...]`, before each new token. The text is what a loop of full forward
+    passes without a cache gives.
+
     Arguments:
-        prompts: texts or prompts, of any lengths; or token ids of equal length. A prompt's own answer plays no part.
-        max_new_tokens: how many tokens to write.
+        prompts: one text, `Prompt` or `Encoded` (whose own answer plays no part), chat (a list of messages
+            `{"role": "user", "content": "..."}`, for the tokenizer's chat template) or row of token ids; or several, of
+            any lengths.
+        hooks: TransformerLens hooks for every prompt.
+        max_new_tokens: how many tokens to write at most.
         temperature: 0 takes the most probable token each time; above 0 divides the logits, and tokens are drawn.
-        seed: row n draws with a generator of its own, seeded with `seed + n`.
+        seed: prompt n draws with a generator of its own, seeded with `seed + n`.
+        stop: the text ends before the first of these strings, as it does before the model's own end token.
         top_k: draw among so many of the most probable tokens only.
 
     Returns:
-        For a text or prompt what follows it, up to the model's end-of-text token (for several a list); for token ids
-        all new ones, `[row new]`.
+        The text that follows, for several prompts a list. A model without a tokenizer gives token ids, `[row new]`.
 
     Raises:
-        ValueError: a masked model, a text that would outgrow the context, an argument out of range.
+        ValueError: a masked model, a text that would outgrow the context, token ids that are filled up to equal length,
+            no chat template, an argument out of range.
+        KeyError: a hook name that does not exist on the model.
         FloatingPointError: logits that are nan or inf.
     """
-    _check(model, max_new_tokens, temperature, top_k)
-    single = isinstance(prompts, str | Prompt | Encoded)
-    as_ids = isinstance(prompts, Tensor)
-    rows = list(as_batch(model, prompts)) if isinstance(prompts, Tensor) else _tokens(model, prompts)
-    written: dict[int, Tensor] = {}
-    for part in _parts([len(row) for row in rows]):
-        choose = _chooser(temperature, top_k, [seed + n for n in part])
-        new = _write(model, torch.stack([rows[n] for n in part]), max_new_tokens, choose)
-        written.update(zip(part, new, strict=True))
-    if as_ids:
-        return torch.stack([written[n] for n in range(len(rows))])
-    texts = [_text(model.tokenizer, written[n].tolist()) for n in range(len(rows))]
+    rows, single = start_tokens(model, prompts)
+    ends = _Ends(model, stop)
+    draw = Drawing(temperature, top_k, seed)
+    new = continue_tokens(model, rows, max_new_tokens, draw, hooks, ends.ended)
+    if model.tokenizer is None:
+        return torch.stack(new)
+    texts = [ends.text(row.tolist()) for row in new]
     return texts[0] if single else texts
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """Which token comes next: the most probable one at temperature 0, else one that each row draws by itself."""
+
+    temperature: float = 0.0
+    top_k: int | None = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not self.temperature >= 0 or (self.top_k is not None and self.top_k < 1):
+            raise ValueError(
+                f"temperature={self.temperature}, top_k={self.top_k}; give a temperature of at least 0 and a top_k of "
+                "at least 1"
+            )
+
+    def chooser(self, rows: Sequence[int]) -> Choose:
+        """For these rows, whatever others there are."""
+        if self.temperature == 0:
+            return lambda logits: logits.argmax(-1)
+        generators = [torch.Generator().manual_seed(self.seed + n) for n in rows]
+
+        def choose(logits: Tensor) -> Tensor:
+            rows = zip(logits.split(1), generators, strict=True)
+            return torch.cat([self.draw(row, generator) for row, generator in rows])
+
+        return choose
+
+    def draw(self, logits: Float[Tensor, "row d_vocab"], generator: torch.Generator) -> Int[Tensor, " row"]:
+        least = logits.topk(min(self.top_k or logits.shape[-1], logits.shape[-1])).values[:, -1:]
+        left = logits.masked_fill(logits < least, -torch.inf)
+        return torch.multinomial((left / self.temperature).softmax(-1), 1, generator=generator)[:, 0]
+
+
+def continue_tokens(
+    model: Any,
+    rows: Sequence[Tensor],
+    count: int,
+    draw: Drawing,
+    hooks: Sequence[Hook] = (),
+    ended: Callable[[Int[Tensor, "row new"]], bool] = lambda new: False,
+) -> list[Tensor]:
+    """The ids of up to `count` tokens that follow each row of ids; rows written together stop when all have `ended`."""
+    writer = Writer(model, rows, count, as_intervention(hooks, 1).hooks)
+    written: dict[int, Tensor] = {}
+    for part in writer.groups():
+        new = writer.write(torch.stack([rows[n] for n in part]), draw.chooser(part), ended)
+        written.update(zip(part, new, strict=True))
+    return [written[n] for n in range(len(rows))]
 
 
 def sample_texts(
@@ -98,7 +151,6 @@ def sample_texts(
     Raises:
         ValueError: no start and no BOS token; see also `generate`.
     """
-    _check(model, length, temperature, top_k)
     if temperature == 0:
         raise ValueError("temperature=0 writes the same text again and again; give one above 0")
     tokenizer = tokenizer_of(model)
@@ -108,10 +160,12 @@ def sample_texts(
     if not ids:
         raise ValueError("this tokenizer has no BOS token to start from; give start=, e.g. start='The'")
     begun = torch.tensor([ids], device=adapter.device_of(model)).expand(rows, -1)
-    generator = torch.Generator().manual_seed(seed)
+    draw, generator = Drawing(temperature, top_k), torch.Generator().manual_seed(seed)
+    writer = Writer(model, list(begun), length)
+    together = [[n] for n in range(rows)] if writer.alone else [list(range(rows))]
     done, ends = 0, {tokenizer.eos_token_id, tokenizer.bos_token_id}
     while done < tokens:
-        new = _write(model, begun, length, lambda logits: _draw(logits, generator, temperature, top_k))
+        new = torch.cat([writer.write(begun[n], lambda logits: draw.draw(logits, generator)) for n in together])
         for row in new.tolist():
             # A text that would be empty has its end as its only token: some chat models start with nothing else.
             kept = next((row[:n] for n, token in enumerate(row) if n and token in ends), row)
@@ -139,127 +193,39 @@ def sample_templates(model: Any, count: int, *, seed: int, length: int = 8) -> t
     return ("{}", *(f"{words.rstrip('.')}. {{}}" for words in found))
 
 
-def _check(model: Any, new: int, temperature: float, top_k: int | None) -> None:
-    if is_masked(model):
-        raise ValueError(
-            "a masked model does not continue texts; ask what stands at its mask: kn.sweep(model, prompt, [[]])"
-        )
-    if new < 1 or not temperature >= 0 or (top_k is not None and top_k < 1):
-        raise ValueError(
-            f"{new} new tokens, temperature={temperature}, top_k={top_k}; "
-            "give at least 1 token, a temperature of at least 0, and a top_k of at least 1"
-        )
+# --- where a text ends --------------------------------------------------------------------------------------
 
 
-def _tokens(model: Any, prompts: Prompts | str | Sequence[PromptLike | str]) -> list[Int[Tensor, " pos"]]:
-    """The tokens of each text, without an answer."""
-    listed = [prompts] if isinstance(prompts, str | Prompt | Encoded) else prompts
-    # A text is encoded as a prompt is, whatever its answer would be.
-    asked = [Prompt(p, " the", multi_token="first") if isinstance(p, str) else p for p in listed]
-    return [e.tokens[0, : e.position + 1] for e in encode_many(model, asked)]
+class _Ends:
+    """Where a text ends: before an end token of the model's, or before a stop string."""
+
+    def __init__(self, model: Any, stop: str | Sequence[str] | None) -> None:
+        self.tokenizer = tokenizer_of(model) if stop else model.tokenizer
+        self.stops = () if stop is None else (stop,) if isinstance(stop, str) else tuple(stop)
+        if not all(isinstance(s, str) and s for s in self.stops):
+            raise ValueError(f"stop={stop!r}; give a string that is not empty, or several")
+        self.tokens = set[int]() if self.tokenizer is None else _end_tokens(model)
+
+    def ended(self, new: Int[Tensor, "row new"]) -> bool:
+        """Have all rows ended?"""
+        return all(not self.tokens.isdisjoint(ids) or self._stopped(ids) for ids in new.tolist())
+
+    def text(self, ids: list[int]) -> str:
+        count = next((n for n, token in enumerate(ids) if token in self.tokens), len(ids))
+        text = str(self.tokenizer.decode(ids[:count]))
+        return text[: self._stop_of(text)]
+
+    def _stopped(self, ids: list[int]) -> bool:
+        return bool(self.stops) and self._stop_of(self.tokenizer.decode(ids)) is not None
+
+    def _stop_of(self, text: str) -> int | None:
+        return min((place for s in self.stops if (place := text.find(s)) >= 0), default=None)
 
 
-def _parts(lengths: Sequence[int]) -> list[list[int]]:
-    """Which rows are written together: those of equal length, `max_rows` at a time."""
-    groups = [[n for n, other in enumerate(lengths) if other == length] for length in dict.fromkeys(lengths)]
-    most = options().max_rows or len(lengths)
-    return [group[start : start + most] for group in groups for start in range(0, len(group), most)]
-
-
-def _text(tokenizer: Any, ids: list[int]) -> str:
-    """Up to the end that the model sets."""
-    end = ids.index(tokenizer.eos_token_id) if tokenizer.eos_token_id in ids else len(ids)
-    return str(tokenizer.decode(ids[:end]))
-
-
-# --- one token after the other ------------------------------------------------------------------------------
-
-
-@torch.no_grad()
-def _write(model: Any, tokens: Int[Tensor, "row pos"], count: int, choose: Choose) -> Int[Tensor, "row count"]:
-    """Continue texts of equal length by `count` tokens."""
-    limit = adapter.context_length(model)
-    if tokens.shape[1] + count > limit:
-        raise ValueError(f"{tokens.shape[1]} tokens and {count} more; the model's context holds {limit}")
-    step = adapter.Steps(model, tokens.shape[0]) if _can_step(model, tokens) else _WholeRuns(model)
-    new, out = tokens, []
-    with progress_bar(count, "token") as bar:
-        for _ in range(count):
-            logits = step(new)[:, -1].float().cpu()
-            if not bool(torch.isfinite(logits.amax(-1)).all()):
-                raise FloatingPointError("the logits are nan or inf: activations overflow; load the model in float32")
-            out.append(choose(logits))
-            new = out[-1][:, None].to(tokens.device)
-            bar.update()
-    return torch.stack(out, 1)
-
-
-class _WholeRuns:
-    """One run of the whole text after the other; the counterpart of `adapter.Steps`, which keeps keys and values."""
-
-    def __init__(self, model: Any) -> None:
-        self.model = model
-        self.tokens: Tensor | None = None
-
-    def __call__(self, new: Int[Tensor, "row new"]) -> Float[Tensor, "row pos d_vocab"]:
-        self.tokens = new if self.tokens is None else torch.cat([self.tokens, new], 1)
-        return adapter.run(self.model, self.tokens)
-
-
-_steps: WeakKeyDictionary[Any, bool] = WeakKeyDictionary()
-
-
-def _can_step(model: Any, tokens: Int[Tensor, "row pos"]) -> bool:
-    """Does a step with kept keys and values give the logits of a run of the whole text?
-
-    The model is asked once, on the first text. A model with hooks of the user's runs whole texts: the hooks may act at
-    certain positions.
-    """
-    if has_hooks(model):
-        return False
-    if model not in _steps:
-        probe = tokens[:1] if tokens.shape[1] > 1 else tokens[:1].expand(1, 2)
-        same = _steps_are_right(model, probe)
-        if model.training:  # dropout says nothing about what the model can do
-            return same
-        _steps[model] = same
-    return _steps[model]
-
-
-def _steps_are_right(model: Any, tokens: Int[Tensor, "1 pos"]) -> bool:
-    step = adapter.Steps(model, 1)
-    try:
-        step(tokens[:, :-1])
-        stepped = step(tokens[:, -1:])[0, -1]
-    except (RuntimeError, ValueError, TypeError, AttributeError, KeyError, IndexError, AssertionError) as error:
-        if is_out_of_memory(error):
-            raise
-        return False  # whatever an unknown architecture stumbles over: whole runs do not need it
-    whole = adapter.run(model, tokens)[0, -1]
-    loose = 1e-3 if whole.dtype in (torch.float32, torch.float64) else 0.2
-    found, expected = (logits.float().log_softmax(-1) for logits in (stepped, whole))
-    return torch.allclose(found, expected, rtol=loose, atol=loose, equal_nan=True)
-
-
-# --- which token --------------------------------------------------------------------------------------------
-
-
-def _chooser(temperature: float, top_k: int | None, seeds: Sequence[int]) -> Choose:
-    """The most probable token, or one that each row draws by itself."""
-    if temperature == 0:
-        return lambda logits: logits.argmax(-1)
-    generators = [torch.Generator().manual_seed(seed) for seed in seeds]
-
-    def choose(logits: Tensor) -> Tensor:
-        rows = zip(logits.split(1), generators, strict=True)
-        return torch.cat([_draw(row, generator, temperature, top_k) for row, generator in rows])
-
-    return choose
-
-
-def _draw(
-    logits: Float[Tensor, "row d_vocab"], generator: torch.Generator, temperature: float, top_k: int | None
-) -> Int[Tensor, " row"]:
-    least = logits.topk(min(top_k or logits.shape[-1], logits.shape[-1])).values[:, -1:]
-    left = logits.masked_fill(logits < least, -torch.inf)
-    return torch.multinomial((left / temperature).softmax(-1), 1, generator=generator)[:, 0]
+def _end_tokens(model: Any) -> set[int]:
+    """The tokenizer's end token, and those of the model's own settings that are special to the tokenizer."""
+    tokenizer, source = model.tokenizer, getattr(model, "original_model", None)
+    declared = getattr(getattr(source, "generation_config", None), "eos_token_id", None)
+    listed = [] if declared is None else [declared] if isinstance(declared, int) else list(declared)
+    special = {*tokenizer.all_special_ids, *getattr(tokenizer, "added_tokens_decoder", ())}
+    return {tokenizer.eos_token_id, *(token for token in listed if token in special)} - {None}

@@ -65,7 +65,7 @@ def make_inputs(
         tokens = as_batch(model, given)
         rows = list(tokens) if attention_mask is None else _texts(tokens, attention_mask)
         if attention_mask is None:
-            _check_padding(model, tokens)
+            check_padding(model, tokens)
         known = not is_masked(model) and (len(rows) == 1 or attention_mask is not None)
         answers: list[tuple[int, ...] | None] = [(len(row) - 1,) if known else None for row in rows]
         lengths = [len(row) for row in rows]
@@ -111,7 +111,7 @@ def _texts(tokens: Int[Tensor, "prompt pos"], attention_mask: Tensor) -> list[In
     return [row[kept] for row, kept in zip(tokens, mask, strict=True)]
 
 
-def _check_padding(model: Any, tokens: Int[Tensor, "prompt pos"]) -> None:
+def check_padding(model: Any, tokens: Int[Tensor, "prompt pos"]) -> None:
     """Padding would be run as text. One BOS at the start is text; one end token is, where every row has it."""
     tokenizer = model.tokenizer
     pad = getattr(tokenizer, "pad_token_id", None)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 from torch import Tensor
 
@@ -13,6 +13,8 @@ from kntools.hooks.positioned import position_axis, shares_memory
 from kntools.models import adapter
 from kntools.sites import resolve_positions
 
+T = TypeVar("T")
+
 
 def run_plain(model: Any, tokens: Tensor, asked: Sequence[Sequence[int]], item: Item) -> PassOutput:
     """One intervention in a run of its own: the whole prompt, every row from the embedding on."""
@@ -20,7 +22,7 @@ def run_plain(model: Any, tokens: Tensor, asked: Sequence[Sequence[int]], item: 
     fired: set[int] = set()
     watched: dict[str, Watched] = {}
     hooks = [
-        (adapter.hook_point(model, name), _noting(fn, number, fired))
+        (adapter.hook_point(model, name), noting(fn, number, fired))
         for number, (name, fn) in enumerate([*inter.hooks, *[(n, _watch(n, pos, watched)) for n, pos in inter.wrt]])
     ]
     logits = adapter.run(model, tokens[inter.prompt].expand(inter.rows, -1), hooks=hooks)
@@ -31,9 +33,11 @@ def run_plain(model: Any, tokens: Tensor, asked: Sequence[Sequence[int]], item: 
     return PassOutput(picked, {item.number: slice(0, inter.rows)}, {item.number: watched})
 
 
-def _noting(fn: Callable[..., Any], number: int, fired: set[int]) -> Callable[..., Any]:
+def noting(fn: Callable[..., Any], key: T, fired: set[T]) -> Callable[..., Any]:
+    """The hook function, which puts `key` into `fired` whenever it runs."""
+
     def call(activation: Any, hook: Any) -> Any:
-        fired.add(number)
+        fired.add(key)
         return fn(activation, hook=hook)
 
     return call

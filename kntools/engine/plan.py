@@ -108,9 +108,7 @@ def as_intervention(given: Any, prompts: int) -> Intervention:
             "write kn.Intervention(hooks, prompt=n)"
         )
     hooks = tuple(given)
-    if not all(isinstance(hook, Sequence) and len(hook) == 2 for hook in hooks) or any(
-        isinstance(hook, str) for hook in hooks
-    ):
+    if not all(isinstance(h, Sequence) and len(h) == 2 and isinstance(h[0], str) and callable(h[1]) for h in hooks):
         raise TypeError(
             f"an intervention is a list of hooks, pairs (name, function), but got {hooks!r}; a sweep takes a list of "
             "interventions: write [hooks], not hooks, for a single one"

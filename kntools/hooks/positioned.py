@@ -64,8 +64,6 @@ class PositionedHook:
 
     def moved(self, offset: int, length: int) -> PositionedHook:
         """This hook for a run that leaves out the first `offset` of `length` tokens."""
-        if offset == 0:
-            return self
         other = self.at(self.pos)
         other.offset, other.length = offset, length
         return other

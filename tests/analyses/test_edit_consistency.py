@@ -21,6 +21,7 @@ from kntools.analyses.edit_result import EditConsistency, generation_entropy
 from kntools.analyses.fig11_edit_consistency import SAYS_IT, Continuations, edit_consistency
 from kntools.editing.rome_settings import RomeSettings
 from kntools.engine.answers import ask
+from kntools.engine.generation import Drawing, continue_tokens
 from tests import zoo
 from tests.conftest import ROOT
 
@@ -64,7 +65,7 @@ def test_answers_are_those_of_whole_runs(name: str) -> None:
         for answer in (" Rome", " Ouagadougou", " the lazy dog")
     ]
     near = kn.encode(model, kn.Prompt("Is Japan near", " Rome"))
-    says = kn.generate(model, near.tokens, max_new_tokens=2)[0].tolist()
+    [says] = (new.tolist() for new in continue_tokens(model, list(near.tokens), 2, Drawing()))
     best = model.tokenizer.decode(says)
     if tuple(model.tokenizer(best, add_special_tokens=False)["input_ids"]) == tuple(says) and best[0] == " ":
         questions.append(Question("a", "Is Japan near", best))

@@ -1,0 +1,140 @@
+"""Tokens that follow texts, one by one: with kept keys and values where the model allows it, else in whole runs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from kntools.engine.capability import PROBE_ERRORS, capability, close, probe_text
+from kntools.engine.inputs import check_count
+from kntools.engine.memory import is_out_of_memory
+from kntools.engine.plain import noting
+from kntools.hooks.positioned import PositionedHook, is_local
+from kntools.models import adapter
+from kntools.models.attachment import attached
+from kntools.models.causality import is_masked
+from kntools.models.neuron_layers import check_hook
+from kntools.options import options, progress_bar
+from kntools.sites import ANSWER, Hook, resolve_positions
+
+#: From the logits of the next token to the token, for each row.
+Choose = Callable[[Float[Tensor, "row d_vocab"]], Int[Tensor, " row"]]
+
+# So many steps are compared with a whole run.
+_TRIED = 16
+
+
+class Writer:
+    """Continues texts of a model by up to `count` tokens, under hooks.
+
+    Hooks with a position act in the text that is given, those without at its last token and at every new one.
+    """
+
+    def __init__(self, model: Any, rows: Sequence[Tensor], count: int, hooks: Sequence[Hook] = ()) -> None:
+        if is_masked(model):
+            raise ValueError(
+                "a masked model does not continue texts; ask what stands at its mask: kn.sweep(model, prompt, [[]])"
+            )
+        longest, limit = max(rows, key=len), adapter.context_length(model)
+        length = len(longest) + check_count("max_new_tokens", count)
+        if length > limit:
+            raise ValueError(f"{len(longest)} tokens and {count} more; the model's context holds {limit}")
+        self.model, self.rows, self.count, self.hooks = model, rows, count, hooks
+        for name, fn in hooks:
+            adapter.hook_point(model, name)
+            if isinstance(fn, PositionedHook):
+                check_hook(model, name)
+        can = capability(model, longest[None], length)
+        # A function of the user's may do anything to its activation: it sees one text, and the whole of it.
+        self.alone = not can.fork or not all(isinstance(fn, PositionedHook) for _, fn in hooks)
+        local = all(is_local(name, fn) for name, fn in hooks)
+        self.steps = can.fill and local and _steps_are_right(model, probe_text(model, longest, length))
+
+    def groups(self) -> list[list[int]]:
+        """Which rows are written together: those of equal length, `max_rows` at a time."""
+        lengths = [len(row) for row in self.rows]
+        alike = [[n for n, other in enumerate(lengths) if other == length] for length in dict.fromkeys(lengths)]
+        most = 1 if self.alone else options().max_rows or len(lengths)
+        return [group[start : start + most] for group in alike for start in range(0, len(group), most)]
+
+    @torch.no_grad()
+    def write(
+        self,
+        tokens: Int[Tensor, "row pos"],
+        choose: Choose,
+        ended: Callable[[Int[Tensor, "row new"]], bool] = lambda new: False,
+    ) -> Int[Tensor, "row new"]:
+        """The tokens that follow texts of equal length, until all have `ended`."""
+        steps = adapter.Steps(self.model, tokens.shape[0]) if self.steps else None
+        given, start, text = tokens.shape[1], 0, tokens
+        with progress_bar(self.count, "token") as bar:
+            for _ in range(self.count):
+                with attached(self._points(given, start, text.shape[1])):
+                    found = adapter.run(self.model, text) if steps is None else steps(text[:, start:])
+                self._check_fired()
+                logits = found[:, -1].float().cpu()
+                if not bool(torch.isfinite(logits.amax(-1)).all()):
+                    raise FloatingPointError("the logits are nan or inf: activations overflow; load it in float32")
+                start = 0 if steps is None else text.shape[1]
+                text = torch.cat([text, choose(logits)[:, None].to(text.device)], 1)
+                bar.update()
+                if ended(text[:, given:]):
+                    break
+        return text[:, given:].cpu()
+
+    def _points(self, given: int, start: int, stop: int) -> list[tuple[Any, Callable[..., Any]]]:
+        """The hooks for a run of the tokens from `start` to `stop`, of which the first `given` were given."""
+        self.fired: set[int] = set()
+        self.attached: dict[int, str] = {}
+        points = []
+        for number, (name, fn) in enumerate(self.hooks):
+            placed = _placed(fn, given, start, stop) if isinstance(fn, PositionedHook) else fn
+            if placed is not None:
+                self.attached[number] = name
+                points.append((adapter.hook_point(self.model, name), noting(placed, number, self.fired)))
+        return points
+
+    def _check_fired(self) -> None:
+        for number, name in self.attached.items():
+            if number not in self.fired:
+                raise RuntimeError(f"the hook on {name!r} never fired on this model")
+
+
+def _placed(fn: PositionedHook, given: int, start: int, stop: int) -> PositionedHook | None:
+    """A hook where it acts in a run of the tokens from `start` to `stop`; `None` where it does not."""
+    if fn.pos is ANSWER:
+        at: Sequence[int] = range(given - 1, stop)
+    elif fn.pos is None and fn.whole is None:
+        at = range(stop)
+    else:
+        at = resolve_positions(fn.pos, given)
+    here = [p for p in at if p >= start]
+    # The other run of a patch is as long as the text that was given.
+    return fn.at(here).moved(start, stop if fn.whole is None else given) if here else None
+
+
+_known: WeakKeyDictionary[Any, dict[tuple[bool, int], bool]] = WeakKeyDictionary()
+
+
+@torch.no_grad()
+def _steps_are_right(model: Any, text: Int[Tensor, "1 pos"]) -> bool:
+    """Do steps with kept keys and values give the logits of one run of the whole text? Asked once for each length."""
+    known, key = _known.setdefault(model, {}), (adapter.is_training(model), text.shape[1])
+    if key not in known:
+        first = text.shape[1] - min(_TRIED, text.shape[1] // 2)
+        steps = adapter.Steps(model, 1)
+        try:
+            steps(text[:, :first])
+            stepped = torch.cat([steps(token)[:, -1] for token in text[:, first:].split(1, 1)])
+        except PROBE_ERRORS as error:
+            if is_out_of_memory(error):
+                raise
+            known[key] = False
+        else:
+            known[key] = close(stepped, adapter.run(model, text)[0, first:])
+    return known[key]
