@@ -34,7 +34,7 @@ def generate(
     ```python
     kn.generate(model, "The capital of Canada is")                              # the most probable tokens, as text
     kn.generate(model, [prompt, "Rome is"], hooks=kn.ablate_neurons([(3, 7)]))  # a list of texts
-    kn.generate(model, [{"role": "user", "content": "What is the capital of Canada?"}], stop="\n")
+    kn.generate(model, [{"role": "user", "content": "What is the capital of Canada?"}], stop=".")
     kn.generate(model, ["Once upon a time"] * 5, temperature=1.0, seed=1)       # five drawn ones
     ```
 
