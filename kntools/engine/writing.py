@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -16,7 +17,7 @@ from kntools.engine.memory import is_out_of_memory
 from kntools.engine.plain import noting
 from kntools.hooks.positioned import PositionedHook, is_local
 from kntools.models import adapter
-from kntools.models.attachment import attached
+from kntools.models.attachment import with_hooks
 from kntools.models.causality import is_masked
 from kntools.models.neuron_layers import check_hook
 from kntools.options import options, progress_bar
@@ -71,11 +72,11 @@ class Writer:
     ) -> Int[Tensor, "row new"]:
         """The tokens that follow texts of equal length, until all have `ended`."""
         steps = adapter.Steps(self.model, tokens.shape[0]) if self.steps else None
+        run = partial(adapter.run, self.model) if steps is None else steps
         given, start, text = tokens.shape[1], 0, tokens
         with progress_bar(self.count, "token") as bar:
             for _ in range(self.count):
-                with attached(self._points(given, start, text.shape[1])):
-                    found = adapter.run(self.model, text) if steps is None else steps(text[:, start:])
+                found = with_hooks(self._points(given, start, text.shape[1]), partial(run, text[:, start:]))
                 self._check_fired()
                 logits = found[:, -1].float().cpu()
                 if not bool(torch.isfinite(logits.amax(-1)).all()):
