@@ -161,6 +161,7 @@ def command_of(words: list[str]) -> tuple[Any, str, list[str]]:
         name, *rest = rest
         assert name in found.commands, f"no command {name}"
         found = found.commands[name]
+        found = getattr(found, "command", found)  # one that is imported when it runs
     return found, name, rest
 
 

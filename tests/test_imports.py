@@ -27,7 +27,7 @@ ORDER: list[set[str]] = [
 ]
 RANK = {name: rank for rank, names in enumerate(ORDER) for name in names}
 # Folders of one rank stand beside each other: they do not import one another.
-FACES = {"__init__", "__main__"}
+FACES = {"__init__", "__main__", "face"}
 # A face shows what its folder holds; modules import from the module itself.
 WITH_A_FACE = {"data", "analyses", "plots"}
 
@@ -118,7 +118,7 @@ def test_a_module_and_a_public_name_never_share_a_path() -> None:
     """`import kntools.data.x` gives the module x: no face hides a module behind a name of its own."""
     for face in [PACKAGE, *(PACKAGE / name for name in WITH_A_FACE)]:
         modules = {path.stem for path in face.glob("*.py")} | {path.name for path in face.iterdir() if path.is_dir()}
-        tree = ast.parse((face / "__init__.py").read_text())
+        tree = ast.parse((face / ("face.py" if face == PACKAGE else "__init__.py")).read_text())
         shown = {
             alias.asname or alias.name
             for node in ast.walk(tree)

@@ -1,7 +1,7 @@
 """The command line: one file per command, and `kntools figure` for all analyses.
 
 A command is a function that returns an `Output` (`command.py`); options that commands share are fields of the
-dataclasses that they take (`options.py`).
+dataclasses that they take (`options.py`). Its module is imported when it runs (`group.py`).
 """
 
 from __future__ import annotations
@@ -11,25 +11,45 @@ from typing import Annotated
 
 import typer
 
-from kntools.cli.attribute import attribute
-from kntools.cli.card import card
-from kntools.cli.command import Group
-from kntools.cli.edit import edit
-from kntools.cli.evaluate import evaluate
-from kntools.cli.figure import figure
-from kntools.cli.patch import patch
-from kntools.cli.report import report
-from kntools.cli.search import search
-from kntools.cli.trace import trace
+from kntools.cli.group import HELP, LateCommand, group_of
 
+COMMANDS = ("attribute", "search", "card", "patch", "trace", "edit", "evaluate", "report")
+# Where the command of each figure is, in the order of the paper.
+FIGURES = {
+    "attribution_profile": "figure:attribution_profile",
+    "pair_search": "figure:pair_search",
+    "localisation": "figure:localisation",
+    "layer_distribution": "figure:layer_distribution",
+    "suppression_effect": "figure:suppression_effect",
+    "cooccurrence_bias": "figure:cooccurrence_bias",
+    "probability_shift": "figure:probability_shift",
+    "reliability": "figure:reliability",
+    "tracing_profile": "figure:tracing_profile",
+    "edit_examples": "edit:edit",
+    "edit_consistency": "evaluate:evaluate",
+}
+OTHER_ANALYSES = {"selection_methods": "figure:selection_methods", "edit_layer": "edit_layer:edit_layer"}
+
+_numbered = list(enumerate(FIGURES.items(), start=1))
+figures = typer.Typer(
+    cls=group_of(
+        {
+            **{name: LateCommand(name, place, prefix=f"{number}: ") for number, (name, place) in _numbered},
+            **{str(number): LateCommand(str(number), place, hidden=True) for number, (_, place) in _numbered},
+            **{name: LateCommand(name, place) for name, place in OTHER_ANALYSES.items()},
+        }
+    ),
+    no_args_is_help=True,
+)
 app = typer.Typer(
     name="kntools",
-    cls=Group,
-    context_settings={"help_option_names": ["-h", "--help"]},
+    cls=group_of({name: LateCommand(name, f"{name}:{name}") for name in COMMANDS}),
+    context_settings=HELP,
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+app.add_typer(figures, name="figure", help="Run one analysis of Niu et al. 2024, by number or by name.")
 
 
 def _print_version(wanted: bool) -> bool:
@@ -48,6 +68,6 @@ def main(
     """Knowledge-neuron research on any model that TransformerLens can load."""
 
 
-for _command in (attribute, search, card, patch, trace, edit, evaluate, report):
-    app.command()(_command)
-app.add_typer(figure, name="figure", help="Run one analysis of Niu et al. 2024, by number or by name.")
+@figures.callback()
+def _figures() -> None:
+    """Run one analysis of Niu et al. 2024, by number or by name."""

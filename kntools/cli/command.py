@@ -13,16 +13,12 @@ from pathlib import Path
 from typing import Any, get_type_hints
 
 import typer
-from typer.core import TyperGroup
 
+from kntools.cli.group import say
 from kntools.cli.options import Options
 from kntools.cli.output import Output, emit
-from kntools.models.names import check_name
 from kntools.options import set_options
 from kntools.results import processes
-
-# typer exports one of its usage errors, not their base.
-_UsageError: Any = typer.BadParameter.__base__
 
 
 def command(function: Callable[..., Output]) -> Callable[..., None]:
@@ -96,33 +92,3 @@ def _one_line_per_problem(options: Options) -> Iterator[None]:
         # str() of a KeyError puts quotes around its message.
         say(error.args[0] if isinstance(error, KeyError) and error.args else error)
         raise typer.Exit(2) from error
-
-
-def say(message: object, *where: Any, **more: Any) -> None:
-    """One line on stderr, of the main process alone."""
-    if processes.is_main():
-        typer.echo(f"kntools: {' '.join(str(message).split()) or type(message).__name__}", err=True)
-
-
-class Group(TyperGroup):
-    """Commands. What is wrong with a name or an option is one line, and a wrong name gets the nearest ones."""
-
-    # The other parameters of typer are within `options`.
-    def main(self, args: Any = None, prog_name: str | None = None, **options: Any) -> Any:  # type: ignore[override]
-        words = sys.argv[1:] if args is None else list(args)
-        alone = options.pop("standalone_mode", True)
-        try:
-            code = super().main(words, prog_name, standalone_mode=False, obj=words, **options)
-        except _UsageError as error:
-            if message := error.format_message():  # else help was asked for
-                say(f"{message.rstrip('.')} (see {error.ctx.command_path if error.ctx else 'kntools'} --help)")
-            code = 2
-        return sys.exit(code) if alone else code
-
-    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
-        if not args[0].startswith("-") and self.get_command(ctx, args[0]) is None:
-            try:
-                check_name("command" if ctx.parent is None else ctx.info_name, args[0], self.list_commands(ctx))
-            except ValueError as error:
-                raise _UsageError(str(error), ctx) from None
-        return super().resolve_command(ctx, args)

@@ -1,8 +1,7 @@
-"""`kntools figure`: the analyses of Niu et al. 2024, by number or by name."""
+"""Commands of `kntools figure`: one analysis of Niu et al. 2024 each."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -17,10 +16,7 @@ from kntools.analyses.fig09_tracing_profile import TRACED, Traced
 from kntools.analyses.neuron_search import Null
 from kntools.analyses.neuron_search import check_neurons as in_model
 from kntools.cli.analysis import RunOptions, Search, check_sources, choose, result_output
-from kntools.cli.command import Group, command
-from kntools.cli.edit import edit
-from kntools.cli.edit_layer import edit_layer
-from kntools.cli.evaluate import evaluate
+from kntools.cli.command import command
 from kntools.cli.options import Options
 from kntools.cli.output import Output
 from kntools.engine.generation import sample_texts
@@ -28,8 +24,6 @@ from kntools.models import adapter
 from kntools.results.result import load
 from kntools.sites import as_neurons
 from kntools.tracing.restoration import KINDS, Severed
-
-figure = typer.Typer(cls=Group, no_args_is_help=True)
 
 Sources = Annotated[list[str], typer.Argument(help="BLiMP paradigms and ParaRel relations.")]
 Paradigm = Annotated[str, typer.Argument(help="A BLiMP paradigm of determiners and nouns.")]
@@ -251,24 +245,3 @@ def tracing_profile(
     how: dict[str, Any] = {"kinds": kinds, "sever": severed, "window": window, "samples": samples, "seed": options.seed}
     found = analyses.tracing_profile(model, prompts, two_way=TRACED[what], known_only=False, run=options.kept, **how)
     return result_output(found, options)
-
-
-_FIGURES: Mapping[str, Callable[..., None]] = {
-    "attribution_profile": attribution_profile,
-    "pair_search": pair_search,
-    "localisation": localisation,
-    "layer_distribution": layer_distribution,
-    "suppression_effect": suppression_effect,
-    "cooccurrence_bias": cooccurrence_bias,
-    "probability_shift": probability_shift,
-    "reliability": reliability,
-    "tracing_profile": tracing_profile,
-    "edit_examples": edit,
-    "edit_consistency": evaluate,
-}
-for _number, (_name, _function) in enumerate(_FIGURES.items(), start=1):
-    _about = f"{_number}: {(_function.__doc__ or '').splitlines()[0]}"
-    figure.command(_name, short_help=_about)(_function)
-    figure.command(str(_number), hidden=True)(_function)
-figure.command("selection_methods")(selection_methods)
-figure.command("edit_layer")(edit_layer)

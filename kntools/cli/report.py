@@ -11,7 +11,8 @@ from typing import Annotated
 import pandas as pd
 import typer
 
-from kntools.cli.command import command, say
+from kntools.cli.command import command
+from kntools.cli.group import say
 from kntools.cli.options import ModelOptions, output
 from kntools.cli.output import Output, Sheet
 from kntools.data.sources import SampleWarning

@@ -11,6 +11,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
 from functools import cache
+from importlib import import_module
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, Union, get_args, get_origin, get_type_hints
@@ -129,6 +130,8 @@ def same(a: Any, b: Any) -> bool:
 
 def class_of(kind: str) -> Any:
     """The class of a kind of result."""
+    if kind not in _classes:
+        import_module("kntools.face")  # with all results of kntools; any of them may have been saved
     if kind not in _classes:
         raise LookupError(f"{kind!r} is no result of this version of kntools; import the module that defines it")
     return _classes[kind]

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 import subprocess
 import sys
 import warnings
@@ -10,10 +11,11 @@ from typing import Any
 
 import pytest
 import torch
+from typer.main import get_command
 from typer.testing import CliRunner, Result
 
 import kntools as kn
-from kntools.cli import app
+from kntools.cli import app, figures
 from kntools.options import options
 from tests import zoo
 
@@ -211,7 +213,7 @@ def test_a_masked_model(tmp_path: Path) -> None:
         (["attribute", TEXT, TARGET, "--model", "TINY", "--top", "0"], "--top"),
         (["attribute", TEXT, TARGET, "--model", "TINY", "--draws", "-1"], "--draws"),
         (["attribute", "Canada " * 100 + "is", TARGET, "--model", "TINY"], "context holds"),
-        (["attribute", TEXT, TARGET, "--model", "TINY", "--device", "abacus"], "--device abacus"),
+        (["attribute", TEXT, TARGET, "--model", "TINY", "--device", "abacus"], "device='abacus' is no device"),
         (["attribute", TEXT, TARGET, "--model", "TINY", "--dtype", "int8"], "dtype='int8'"),
         (["attribute", TEXT, TARGET, "--model", "TINY", "--max-rows", "0"], "max_rows=0"),
         (["attribute", TEXT, TARGET, "--model", "TINY", "--rule", "simpson"], "'gauss_legendre'"),
@@ -313,10 +315,46 @@ def test_the_type_of_the_weights(tiny: str) -> None:
     assert exact != coarse and exact == pytest.approx(coarse, rel=0.2)
 
 
-def test_help_names_the_commands() -> None:
-    script = "import sys; sys.argv = ['kntools', '--help']\nfrom kntools.cli import app\napp()"
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
-    assert "attribute" in done.stdout and "search" in done.stdout
+@pytest.mark.parametrize(
+    ("words", "code"), [(["-h"], 0), (["figure", "-h"], 0), ([], 2), (["--version"], 0), (["figure", "12"], 2)]
+)
+def test_help_needs_no_pytorch(words: list[str], code: int) -> None:
+    """... nor anything else that takes seconds to import."""
+    script = (
+        "import sys\n"
+        f"sys.argv = ['kntools', *{words}]\n"
+        "from kntools.cli import app\n"
+        "try:\n    app()\n"
+        "finally:\n    print(*sys.modules, file=sys.stderr)"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert done.returncode == code, done.stderr
+    assert not {"torch", "transformers", "transformer_lens", "numpy", "pandas", "plotly"} & {*done.stderr.split()}
+    if words in (["-h"], []):
+        lines = done.stdout.splitlines()
+        for name in ("attribute", "search", "patch", "trace", "edit", "evaluate", "report", "figure"):
+            assert any(re.search(rf"^\W*{name} +\w", line) for line in lines), name
+
+
+@pytest.mark.parametrize("group", [app, figures])
+def test_the_list_says_what_the_commands_say(group: Any) -> None:
+    """What `-h` reads from their source is what they are made of, and each of them is there."""
+    for name, late in get_command(group).commands.items():
+        if name != "figure":
+            assert late.command.name == name and late.help.removeprefix(f"{name}: ").endswith(late.command.help)
+            assert [p.name for p in late.command.params] and late.command.hidden is False
+
+
+def test_what_a_face_has_is_imported_when_it_is_asked_for() -> None:
+    script = (
+        "import sys, kntools as kn\n"
+        "assert 'torch' not in sys.modules and kn.__version__\n"
+        "assert kn.Neuron(1, 2) == kn.sites.Neuron(1, 2) and 'torch' in sys.modules\n"
+        "from kntools import *\n"
+        "assert set(kn.__all__) - {'__version__'} <= set(globals()) and rome is kn.rome\n"
+        "assert not hasattr(kn, 'no_such_name') and not hasattr(kn, '_no_such_name')"
+    )
+    subprocess.run([sys.executable, "-c", script], check=True)
 
 
 def test_the_module_is_the_command() -> None:

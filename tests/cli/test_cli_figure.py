@@ -8,11 +8,12 @@ from typing import Any
 
 import pandas as pd
 import pytest
+from typer.main import get_command
 
 import kntools as kn
 from kntools import analyses
+from kntools.cli import figures
 from kntools.cli.command import command
-from kntools.cli.figure import figure
 from kntools.cli.options import ModelOptions
 from kntools.cli.output import Output
 from tests.cli.test_cli import run, run_json
@@ -28,11 +29,12 @@ def _no_data(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_every_figure_is_found_by_number_and_by_name() -> None:
-    by_name = {c.name: c.callback for c in figure.registered_commands if c.name and not c.name.isdigit()}
-    by_number = {c.name: c.callback for c in figure.registered_commands if c.name and c.name.isdigit()}
+    places = {name: (c.module, c.function) for name, c in get_command(figures).commands.items()}
+    by_name = {name: place for name, place in places.items() if not name.isdigit()}
+    by_number = {name: place for name, place in places.items() if name.isdigit()}
     assert set(by_number) == set(map(str, range(1, 12)))
     assert set(by_number.values()) <= set(by_name.values())
-    assert by_number["3"] is by_name["localisation"] and by_number["9"] is by_name["tracing_profile"]
+    assert by_number["3"] == by_name["localisation"] and by_number["9"] == by_name["tracing_profile"]
     assert {"selection_methods", "edit_layer"} <= set(by_name)
     listed = run("figure").stdout
     assert all(name in listed for name in by_name)

@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 import torch
+from typer.main import get_command
 
 from kntools import analyses
-from kntools.cli import app
-from kntools.cli.figure import figure
+from kntools.cli import app, figures
 from tests.cli.test_cli import TARGET, TEXT, TEXTS, run, run_json, save_tiny
 
 PROVENANCE = {"model", "fingerprint", "settings", "versions"}
@@ -74,11 +74,11 @@ def files_are_there(found: dict[str, Any], folder: Path) -> None:
 
 
 def test_every_command_with_json_is_tested_here() -> None:
-    names = {command.callback.__name__ for command in app.registered_commands if command.callback}
-    assert names == {"attribute", "edit", "evaluate", "patch", "report", "search", "trace"}
+    names = {name for name, command in get_command(app).commands.items() if name != "figure"}
+    assert names == {"attribute", "card", "edit", "evaluate", "patch", "report", "search", "trace"}
     assert all("--json" in run(name, "-h").stdout for name in names)
-    figures = {command.name for command in figure.registered_commands if not command.hidden}
-    assert figures == {*FIGURES, "edit_examples", "edit_consistency"}
+    analyses_there = {name for name, command in get_command(figures).commands.items() if not command.hidden}
+    assert analyses_there == {*FIGURES, "edit_examples", "edit_consistency"}
 
 
 @pytest.mark.parametrize("draws", ["2", "0"])
