@@ -58,6 +58,11 @@ def all_modules(model: Any) -> set[torch.nn.Module]:
 
 
 def n_layers(model: Any) -> int:
+    if getattr(model, "blocks", None) is None:
+        raise ValueError(
+            f"{model_name(model)} has no single stack of layers (model.blocks): it is an encoder-decoder, or runs its "
+            "layers in cycles. kntools works on decoders and masked language models, such as 'gpt2'"
+        )
     return int(model.cfg.n_layers)
 
 
@@ -186,6 +191,7 @@ def run(
     model: Any, tokens: Int[Tensor, "batch pos"], prefix: Prefix | None = None, hooks: Sequence[PointHook] = ()
 ) -> Tensor:
     """Logits of `tokens`, which follow `prefix` if there is one, with `hooks` attached."""
+    n_layers(model)
     forget_lengths(model)
     return with_hooks(hooks, lambda: _logits(model, tokens, prefix))
 

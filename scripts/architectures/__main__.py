@@ -21,7 +21,7 @@ from scripts.architectures.build import built
 from scripts.architectures.columns import PRIMITIVES
 from scripts.architectures.families import FAMILIES
 from scripts.architectures.table import Cells, failures, page
-from scripts.architectures.verdict import TOLERANCE, judge
+from scripts.architectures.verdict import TOLERANCE, Cell, judge
 
 ROOT = Path(__file__).resolve().parents[2]
 RUN, PAGE = ROOT / "docs" / "results" / "architectures.jsonl", ROOT / "docs" / "architectures.md"
@@ -29,7 +29,11 @@ RUN, PAGE = ROOT / "docs" / "results" / "architectures.jsonl", ROOT / "docs" / "
 
 def cells_of(name: str) -> dict[str, Any]:
     """All cells of one configuration."""
-    case = built(name)
+    try:
+        case = built(name)
+    except Exception as error:  # TransformerLens cannot wrap it
+        failed = Cell("unclear", note=f"{type(error).__name__}: {error}").payload()
+        return dict.fromkeys(PRIMITIVES, failed)
     return {key: judge(case, primitive).payload() for key, primitive in PRIMITIVES.items()}
 
 

@@ -52,7 +52,6 @@ _SIZES: dict[str, Any] = {
 
 # Eleven tokens: more than a sliding window of 4, and than an original length of 8.
 BEGINNING, END = "Yes, it is. The capital of ", " is"
-ALONE = torch.arange(5, 16)[None]
 SUBJECT, OTHER_SUBJECT, ANSWER, FOIL = "Canada", "France", "Ottawa", "Paris"
 
 
@@ -64,7 +63,6 @@ class Case:
     model: Any
     tokenizer: Any
     source: Any  # the model of transformers
-    alone: Tensor | None  # logits `[pos d_vocab]` of `ALONE` by transformers, before the model was wrapped
 
     def text(self, subject: str = SUBJECT) -> str:
         end = f"{END} [MASK]." if self.family.masked else END
@@ -102,30 +100,31 @@ def built(name: str) -> Case:
     """The model of one configuration, the same on every call."""
     family = FAMILIES[name]
     words = zoo.tokenizer("bert" if family.model.startswith("Bert") or family.masked else "llama")
+    source = model = fresh(family, words)
     with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        torch.manual_seed(sum(map(ord, family.model)))
-        if family.model == NATIVE:
-            model = source = TransformerBridge.boot_native(_native_config(family, len(words)), tokenizer=words)
-            _enlarge(source)
-        else:
-            source = _source(family, words)
-            _enlarge(source)
-            model = None  # built below
-        alone = None if source is model or family.refused else _alone(source)
         if family.model != NATIVE:
             model = TransformerBridge.boot_transformers(
                 f"tiny-{name}", hf_model=source, tokenizer=words, dtype=torch.float32, device="cpu"
             )
-        if family.compatibility:
-            model.enable_compatibility_mode(disable_warnings=True, no_processing=family.compatibility == "unprocessed")
+        if family.compatibility != "off":
+            model.enable_compatibility_mode(disable_warnings=True, no_processing=family.compatibility == "unfolded")
     model.cfg.n_ctx = CONTEXT  # beyond the original length of rotary tables that stretch
-    return Case(family, model.eval(), words, source, alone)
+    return Case(family, model.eval(), words, source)
 
 
-@torch.no_grad()
-def _alone(source: Any) -> Tensor:
-    return source(ALONE).logits[0]
+def fresh(family: Family, words: Any) -> Any:
+    """The model of transformers (or TransformerLens' own), newly built: the same weights on every call."""
+    with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.manual_seed(sum(map(ord, family.model)))
+        if family.model == NATIVE:
+            model = TransformerBridge.boot_native(_native_config(family, len(words)), tokenizer=words)
+        else:
+            model = _source(family, words)
+        for parameter in model.parameters():  # one neuron must count; norms and biases are not 1 and 0
+            parameter.data += (0.25 if parameter.dim() > 1 else 0.1) * torch.randn(parameter.shape)
+        return model.eval()
 
 
 def _native_config(family: Family, words: int) -> Any:
@@ -144,9 +143,3 @@ def _source(family: Family, words: Any) -> Any:
     config = model_class.config_class(**{"vocab_size": len(words), **ids, **sizes, **family.options})
     config.architectures, config._attn_implementation = [family.model], "eager"
     return model_class(config).eval()
-
-
-def _enlarge(model: Any) -> None:
-    """Weights that make one neuron count; norms and biases that are not 1 and 0."""
-    for parameter in model.parameters():
-        parameter.data += (0.25 if parameter.dim() > 1 else 0.1) * torch.randn(parameter.shape)

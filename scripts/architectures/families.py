@@ -27,7 +27,6 @@ class Family:
     neurons: Literal["all"] | tuple[int, ...] = "all"  # the layers that have some
     masked: bool = False
     compatibility: Compatibility = "off"
-    refused: bool = False  # no function can serve it: loading it is an error
 
 
 # What is also run in compatibility mode, with weights folded and centred, and without.

@@ -5,6 +5,7 @@ Nothing here uses kntools. A neuron is an input of the module that holds `W_out`
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
@@ -85,16 +86,20 @@ def gradient(
 
 
 def layers(case: Case) -> range:
-    return range(len(case.model.blocks))
+    return range(len(getattr(case.model, "blocks", ())))  # encoder-decoders have two stacks of other names
 
 
 def hook(site: str, layer: int) -> str:
     return f"blocks.{layer}.{site}"
 
 
-def layers_with(case: Case, site: str) -> list[int]:
+@functools.cache
+def layers_with(case: Case, tail: str) -> list[int]:
+    """The layers whose hook point of this name is passed in a run."""
     names = set(case.model.hook_dict)
-    return [layer for layer in layers(case) if hook(site, layer) in names]
+    there = [layer for layer in layers(case) if hook(tail, layer) in names]
+    passed = seen(case, case.tokens(), [hook(tail, layer) for layer in there])
+    return [layer for layer, x in zip(there, passed, strict=True) if x is not None]
 
 
 def named(case: Case, tail: str) -> dict[int, Place]:
@@ -127,8 +132,8 @@ def neurons(case: Case, layer: int) -> Place:
 
 def written(case: Case, layer: int) -> Place:
     """Where it is seen what `W_out` makes of them."""
-    module = writer(case, layer)
-    return hook("mlp.hook_out", layer) if module is None else (module, "output")
+    module, names = writer(case, layer), (hook("mlp.hook_out", layer), hook("hook_mlp_out", layer))
+    return next(name for name in names if name in case.model.hook_dict) if module is None else (module, "output")
 
 
 def frozen_norm(case: Case, tokens: Tensor, layer: int) -> list[tuple[Place, Change]]:

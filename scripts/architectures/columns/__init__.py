@@ -4,7 +4,7 @@ from importlib import import_module
 
 from scripts.architectures.primitives import PRIMITIVES
 
-for _name in ("sweeps", "attribution", "patching", "tracing", "editing", "generation"):
+for _name in ("loading", "sweeps", "attribution", "patching", "tracing", "editing", "generation"):
     import_module(f"{__name__}.{_name}")
 
 __all__ = ["PRIMITIVES"]

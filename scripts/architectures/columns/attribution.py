@@ -82,7 +82,8 @@ def _(case: Case, found: kn.Attribution) -> list[Compared]:
             off = (plain.neurons(case, layer), scaled(0.0, at))
             gaps[layer] = clean - value(plain.logits_at_answer(case, tokens, [*held, off]))
     residual = found.scores[0].double().sum(-1).float() - gaps
-    beyond = (residual.abs() - 0.01 * gaps.abs().clamp(min=0.05)).clamp(min=0)
+    finished = found.nodes[0] < 400  # where P leaps (experts are chosen anew), nodes run out, and `residual` says so
+    beyond = (residual.abs() - 0.01 * gaps.abs().clamp(min=0.05)).clamp(min=0) * finished
     return [
         ("gap", found.gap[0], gaps),
         ("residual", found.residual[0], residual),

@@ -32,7 +32,8 @@ def _states(case: Case, kind: str) -> dict[int, Place]:
     blocks = case.model.blocks
     if kind == "hidden":
         return {layer: (block, "output") for layer, block in enumerate(blocks)}
-    if case.family.model.startswith(("Bert", "Roberta")):  # norms after adding: what is added is seen before them
+    # Norms after adding: what is added is seen before them.
+    if case.source is not case.model and case.family.model.startswith(("Bert", "Roberta")):
         return {n: plain.written(case, n) if kind == "mlp" else (b.attn.o, "output") for n, b in enumerate(blocks)}
     return plain.named(case, f"hook_{kind}_out")
 
@@ -65,7 +66,9 @@ def _traced(case: Case, found: kn.Trace, kind: str) -> list[Compared]:
 
 def _embedding(case: Case) -> Any:
     """The module that gives token embeddings."""
-    return case.model.embed if case.source is case.model else case.source.get_input_embeddings()
+    if case.source is not case.model:
+        return case.source.get_input_embeddings()
+    return getattr(case.model.embed, "embed", case.model.embed)  # a HookedEncoder has it inside of another
 
 
 @primitive("causal_trace hidden", lambda case: _trace(case, "hidden"))
