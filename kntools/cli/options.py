@@ -52,7 +52,7 @@ class ModelOptions(Options):
     bos: Annotated[bool | None, method("--bos/--no-bos", help="Begin with BOS (default: as the model does).")] = None
     device: Annotated[str | None, running(help="auto, cpu, cuda, mps (default: auto).")] = None
     dtype: Annotated[str | None, running(help="float32 (default), bfloat16, float16.")] = None
-    hooked: Annotated[bool, running("--hooked", help="As HookedTransformer or HookedEncoder (TransformerLens 3).")] = False
+    hooked: Annotated[bool, running("--hooked", help="As HookedTransformer or HookedEncoder (TL 3).")] = False
     max_rows: Annotated[int | None, running(help="Rows per forward pass (default: from free memory).")] = None
 
     def load(self) -> Any:
@@ -60,8 +60,7 @@ class ModelOptions(Options):
         device = processes.device() if self.device in (None, "auto") else self.device
         with Console(stderr=True).status(f"Loading {self.model} ..."):
             try:
-                options = {"prepend_bos": self.bos, "device": device, "dtype": self.dtype, "hooked": self.hooked}
-                return load_model(self.model, **options)
+                return load_model(self.model, prepend_bos=self.bos, device=device, dtype=self.dtype, hooked=self.hooked)
             except (RuntimeError, AssertionError) as error:  # what torch raises for a device that is not there
                 if self.device is None:
                     raise

@@ -1,6 +1,7 @@
 """`load_model`: from a name to a TransformerBridge, leaving everything global as it was."""
 
 import contextlib
+import io
 import os
 import warnings
 from collections.abc import Iterator
@@ -129,7 +130,7 @@ def _leaving_no_trace() -> Iterator[None]:
     """Silence the loaders here alone, and give back random state, default dtype, log settings and environment."""
     verbosity, bars = hf_logging.get_verbosity(), hf_logging.is_progress_bar_enabled()
     default_dtype, environment = torch.get_default_dtype(), {name: os.environ.get(name) for name in _NO_PIP}
-    with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+    with torch.random.fork_rng(devices=[]), warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
         warnings.simplefilter("ignore")
         hf_logging.set_verbosity_error()
         hf_logging.disable_progress_bar()
