@@ -33,7 +33,8 @@ def main() -> None:
     for fact in FACTS[: args.facts]:
         prompt = kn.Prompt(*fact)
         att = kn.integrated_gradients(model, prompt)
-        paths = Paths(model, [kn.encode(model, prompt)], "mlp.hook_post")
+        encoded = kn.encode(model, prompt)
+        paths = Paths(model, [encoded], [kn.probability(encoded.target_ids)], "mlp.hook_post", {})
         expected = []
         for layer in range(model.cfg.n_layers):
             line = Line(0, layer)

@@ -2,7 +2,8 @@
 
 from kntools import __version__, analyses, data, plots
 from kntools.attribution.attribution_result import Attribution
-from kntools.attribution.integrated_gradients import activation, activation_x_gradient, integrated_gradients
+from kntools.attribution.baselines import activation, activation_x_gradient
+from kntools.attribution.integrated_gradients import integrated_gradients
 from kntools.attribution.knowledge_neurons import KnowledgeNeurons, coarse_sets, knowledge_neurons, r1_squared
 from kntools.attribution.neuron_card import neuron_card
 from kntools.attribution.neuron_card_result import NeuronCard

@@ -14,6 +14,14 @@ from torch import Tensor
 
 Ids = int | Sequence[int]
 
+#: What metrics of these names are in.
+UNITS = {
+    "log_probability": "log-probability (nats)",
+    "contrast": "logit of the answer minus logit of the foil",
+    "logit_difference": "logit of the answer minus logit of the foil",
+    "kl_divergence": "KL divergence from the clean run (nats)",
+}
+
 
 def log_probability(ids: Ids) -> Callable[[Tensor], Float[Tensor, " row"]]:
     """Log-probability of an answer; the pieces of a longer one add up.

@@ -15,7 +15,8 @@ import torch
 from kntools.analyses.neuron_search import as_pairs, check_count, control, open_run
 from kntools.analyses.prompt_group import NamedPrompts, check_prompts, each_prompt, prompt_item
 from kntools.attribution.attribution_result import Attribution
-from kntools.attribution.integrated_gradients import activation, activation_x_gradient, integrated_gradients
+from kntools.attribution.baselines import activation, activation_x_gradient
+from kntools.attribution.integrated_gradients import integrated_gradients
 from kntools.engine.answers import answer_values
 from kntools.hooks.neurons import ablate_neurons
 from kntools.prompts import Prompt
@@ -27,10 +28,10 @@ Selection = Callable[[Any, Prompt], Attribution]
 
 #: Name -> how neurons are scored.
 METHODS: dict[str, Selection] = {
-    "adaptive": integrated_gradients,
-    "dai": partial(integrated_gradients, rule="dai", steps=20),
-    "kn_thesis": partial(integrated_gradients, rule="kn_thesis", steps=20),
-    "activation x gradient": activation_x_gradient,
+    "adaptive": partial(integrated_gradients, metric="probability"),
+    "dai": partial(integrated_gradients, metric="probability", rule="dai", steps=20),
+    "kn_thesis": partial(integrated_gradients, metric="probability", rule="kn_thesis", steps=20),
+    "activation x gradient": partial(activation_x_gradient, metric="probability"),
     "activation": activation,
 }
 RANDOM = "random"

@@ -50,7 +50,8 @@ class SearchSettings:
         self.choose(torch.zeros(1, 1, 1))  # a mistake is an error before the work, not after it
 
     def attribute(self, model: Any, prompts: Sequence[Prompt]) -> Attribution:
-        return integrated_gradients(model, prompts, rule=self.rule, steps=self.steps, tol=self.tol)
+        path: dict[str, Any] = {"rule": self.rule, "steps": self.steps, "tol": self.tol}
+        return integrated_gradients(model, prompts, metric="probability", **path)
 
     def choose(self, scores: Scores) -> KnowledgeNeurons:
         return knowledge_neurons(

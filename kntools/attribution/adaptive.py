@@ -1,11 +1,12 @@
 """An integral that checks itself: integrated gradients to a stated tolerance.
 
-Along a line (`integration_path.py`) both a function and its derivative are known at every node: P(g) comes out of
-the forward pass, dP/dg out of the backward pass. So on each piece [a, b] the polynomial through the derivatives is
-integrated from a to every node and to b, and compared with P there. A piece that passes all of these checks is
-complete, and not by accident: it would have to be wrong between any two nodes without changing P at the second.
+Along a line (`integration_path.py`) both a function and its derivative are known at every node: m(g) comes out of
+the forward pass, dm/dg out of the backward pass. So on each piece [a, b] the polynomial through the derivatives is
+integrated from a to every node and to b, and compared with m there. A piece that passes all of these checks is
+complete, and not by accident: it would have to be wrong between any two nodes without changing m at the second.
 One that fails is cut where it failed. Gauss-Radau nodes include the left end, so that the pieces that tile a line
-know P at both of their ends without asking for more.
+know m at both of their ends without asking for more. The tolerance knows no unit: a metric in other units is
+integrated at the same nodes.
 """
 
 from __future__ import annotations
@@ -28,16 +29,19 @@ MOST_PIECES = 4  # of one cut; more at once are seldom all needed, and what fail
 NEARLY = 30.0  # a mismatch of up to so many times what is allowed; beyond that, a cut is what helps
 # The first MLP feeds everything: along its line P leaps in every model seen, so its first pieces are smaller.
 FIRST_LAYER_PIECES = (0.0, 0.0625, 0.25, 0.5, 1.0)
-# When to stop: P that is noisy (bfloat16 weights) or leaps for good is not mended by ever finer pieces. The residual
-# that is left is in the result.
+# When to stop: a metric that leaps for good is not mended by ever finer pieces. The residual that is left is in the
+# result.
 MAX_ROUNDS = 12
 MAX_NODES = 400
 SHARE = 0.7  # of a line's tolerance that its pieces may use up, all together
 INNER = 2.0  # how far a piece may be off between its ends, in shares
-# A line that hardly changes P is held to the tolerance of this gap; for an answer that is never more probable than
-# RARE, to a smaller one in proportion.
-SMALL_GAP = 0.05
-RARE = 0.2
+# A line that hardly changes the metric is held to the tolerance of this share of the largest gap of its prompt.
+SMALL_GAP = 0.02
+# No residual can be below what rounding makes of it: a few roundings of the metric itself, and in half precision so
+# much more that it is measured. Such a line is given up sooner.
+ROUNDINGS = 32 * float(np.finfo(np.float32).eps)
+HALF = 1e-4
+MAX_NODES_HALF = 100
 
 
 @dataclass
@@ -48,7 +52,7 @@ class Piece:
     a: float
     b: float
     size: int  # number of nodes
-    end: float | None = None  # P(b)
+    end: float | None = None  # m(b)
 
     def nodes(self) -> Nodes:
         rule, width = radau(self.size), self.b - self.a
@@ -59,17 +63,20 @@ def integrate_adaptively(paths: Paths, tol: float) -> list[Line]:
     """All lines, each in as many pieces as it takes."""
     lines = paths.lines()
     todo = [piece for line in lines for piece in _first_pieces(line)]
+    most = MAX_NODES if paths.precision < HALF else MAX_NODES_HALF
     for round_number in range(MAX_ROUNDS + 1):
         points = paths.evaluate([piece.nodes() for piece in todo])
         if round_number == 0:
             _note_starts(todo, points)
-            _allow(lines, tol)
         _close(todo, points)
+        if round_number == 0:
+            _note_floors(paths, todo, points)
+            _allow(lines, tol)
         smaller: list[Piece] = []
         for piece, found in zip(todo, points, strict=True):
             line, mismatch = piece.line, _mismatch(piece, found)
             line.nodes += piece.size
-            if _is_complete(line, mismatch) or round_number == MAX_ROUNDS or line.nodes > MAX_NODES:
+            if _is_complete(line, mismatch) or round_number == MAX_ROUNDS or line.nodes > most:
                 line.scores = line.scores + found.integral
                 line.residual += mismatch[-1]
             elif np.abs(mismatch).max() <= NEARLY * line.allowed and piece.size < MORE_NODES:
@@ -89,24 +96,38 @@ def _first_pieces(line: Line) -> list[Piece]:
 
 
 def _note_starts(pieces: Sequence[Piece], points: Sequence[Points]) -> None:
-    """P(0) of each line, whose first node it is."""
+    """m(0) of each line, whose first node it is."""
     for piece, found in zip(pieces, points, strict=True):
         if piece.a == 0.0:
             piece.line.start = float(found.values[0])
 
 
+def _note_floors(paths: Paths, pieces: Sequence[Piece], points: Sequence[Points]) -> None:
+    """What rounding alone makes of a mismatch. In half precision two evaluations tell, a rounding apart."""
+    for piece, found in zip(pieces, points, strict=True):
+        line = piece.line
+        line.floor = max(line.floor, ROUNDINGS * float(np.abs(found.values).max()))
+    if paths.precision < HALF:
+        return
+    moved = [replace(piece.nodes(), at=piece.nodes().at * (1 - paths.precision)) for piece in pieces]
+    for piece, found, again in zip(pieces, points, paths.evaluate(moved), strict=True):
+        apart = np.abs(_mismatch(piece, found) - _mismatch(piece, again)).max()
+        piece.line.floor = max(piece.line.floor, 2 * float(apart))
+        piece.line.nodes += piece.size
+
+
 def _allow(lines: Sequence[Line], tol: float) -> None:
-    """How far off each line may be: relative to its gap, and to how probable the answer of its prompt gets."""
-    likely: dict[int, float] = {}
+    """How far off each line may be: relative to its gap and those of its prompt, but not below the rounding floor."""
+    largest: dict[int, float] = {}
     for line in lines:
-        likely[line.prompt] = max(likely.get(line.prompt, 0.0), line.start, line.end)
+        largest[line.prompt] = max(largest.get(line.prompt, 0.0), abs(line.end - line.start))
     for line in lines:
-        smallest = SMALL_GAP * min(1.0, likely[line.prompt] / RARE)
-        line.allowed = SHARE * tol * max(abs(line.end - line.start), smallest)
+        smallest = SMALL_GAP * largest[line.prompt]
+        line.allowed = max(SHARE * tol * max(abs(line.end - line.start), smallest), line.floor)
 
 
 def _close(pieces: Sequence[Piece], points: Sequence[Points]) -> None:
-    """P at the end of a piece is P at the start of the piece to its right."""
+    """m at the end of a piece is m at the start of the piece to its right."""
     starts = {(id(piece.line), piece.a): found.values[0] for piece, found in zip(pieces, points, strict=True)}
     for piece in pieces:
         if piece.b == 1.0:
@@ -116,7 +137,7 @@ def _close(pieces: Sequence[Piece], points: Sequence[Points]) -> None:
 
 
 def _mismatch(piece: Piece, points: Points) -> Float[np.ndarray, " node"]:
-    """How far the integrated derivative is from P: at each node but the first, and at the end."""
+    """How far the integrated derivative is from m: at each node but the first, and at the end."""
     assert piece.end is not None
     integrated = points.values[0] + (piece.b - piece.a) * (radau(piece.size).running[1:] @ points.slopes)
     return integrated - np.append(points.values[1:], piece.end)

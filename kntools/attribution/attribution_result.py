@@ -33,14 +33,18 @@ class Attribution(Result):
 
     scores: Float[Tensor, "prompt layer neuron"]
     residual: Float[Tensor, "prompt layer"]  # sum of scores - gap: 0 where the rule is complete
-    gap: Float[Tensor, "prompt layer"]  # P(w) - P(0): what the layer does for the answer
-    probability: Float[Tensor, " prompt"]  # P(w) of the answer
+    gap: Float[Tensor, "prompt layer"]  # m(w) - m(0): what the layer does for the metric
+    probability: Float[Tensor, " prompt"]  # of the answer
     nodes: Int[Tensor, "prompt layer"]  # gradients that each layer took
     prompts: tuple[Prompt, ...]
     site: str
     rule: str
     provenance: dict[str, Any]
     widths: tuple[int, ...] = ()  # neurons of each layer; scores beyond are 0, and of no neuron
+    metric: str = "probability"  # what is attributed, and what scores are in: "probability", "contrast", ...
+    value: Float[Tensor, " prompt"] | None = None  # m(w): the metric of the run as it is
+    floor: Float[Tensor, "prompt layer"] | None = None  # of a residual, by rounding; 0 for fixed rules
+    post_norm: str | None = None  # a norm behind the MLP: "frozen" or "live"; None where there is none
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -58,7 +62,7 @@ class Attribution(Result):
         return float(self._scores_of(prompt)[neuron.layer, neuron.index])
 
     def to_frame(self, top: int | None = None) -> pd.DataFrame:
-        """One row per prompt and neuron: `prompt, text, target, layer, neuron, score, rank`.
+        """One row per prompt and neuron: `prompt, text, target, layer, neuron, score, rank, metric`.
 
         Arguments:
             top: only the leading neurons of each prompt; `None` means all of them.
@@ -77,6 +81,7 @@ class Attribution(Result):
                         "neuron": (order % scores.shape[1]).numpy(),
                         "score": scores.flatten()[order].numpy(),
                         "rank": range(1, len(order) + 1),
+                        "metric": self.metric,
                     }
                 )
             )
@@ -102,18 +107,20 @@ class Attribution(Result):
         where = "" if len(layers) == len(self.widths) else f" of layer {', '.join(layers)} (others have none)"
         worst = float(self.residual.abs().max())
         complete = "" if worst != worst else f", largest residual {worst:.1e}"  # scores that are no integrals have none
+        held = f", post norm {self.post_norm}" if self.post_norm else ""
         return (
             f"Attribution of {what}{where} for {n} prompt{'s' if n != 1 else ''} "
-            f"({self.provenance['model']}, rule {self.rule}{complete})"
+            f"({self.provenance['model']}, rule {self.rule}, {self.metric}{held}{complete})"
         )
 
     def preview(self) -> pd.DataFrame:
-        """One row per prompt: `prompt, answer, probability, leading neurons`."""
+        """One row per prompt: `prompt, answer, probability`, the metric's value if it is another, `leading neurons`."""
+        values = {"probability": self.probability, **({} if self.value is None else {self.metric: self.value})}
         return pd.DataFrame(
             {
                 "prompt": [repr(p.text) for p in self.prompts],
                 "answer": [repr(p.target) for p in self.prompts],
-                "probability": self.probability.numpy(),
+                **{name: value.numpy() for name, value in values.items()},
                 "leading neurons": [", ".join(map(repr, self.top(3, prompt=n))) for n in range(len(self.prompts))],
             }
         )

@@ -1,13 +1,14 @@
 """The path of integrated gradients: all neurons of one layer, scaled from zero to what they are.
 
-A *line* is one prompt and one layer. On it, P(g) is the answer's probability when the layer's activations w at the
-answer position are multiplied by g, and `dP/dg = sum_i w_i dP/dw_i`. Any number of points on any number of lines
-are evaluated in one sweep.
+A *line* is one prompt and one layer. On it, m(g) is the metric (the answer's probability, say) when the layer's
+activations w at the answer position are multiplied by g, and `dm/dg = sum_i w_i dm/dw_i`. Any number of points on any
+number of lines are evaluated in one sweep.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import warnings
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,14 +19,15 @@ from jaxtyping import Float
 from torch import Tensor
 
 from kntools.attribution.quadrature import Rule
-from kntools.engine.answers import answer_metric
 from kntools.engine.inputs import make_inputs
 from kntools.engine.runner import Runner
-from kntools.engine.sweep import Intervention, run_gradients
+from kntools.engine.sweep import Intervention, Metric, RowGradients, apply_metric, run_gradients, run_rows
+from kntools.hooks.positioned import PositionedHook
 from kntools.hooks.states import capture, scale_site
+from kntools.metrics import probability
 from kntools.models.neuron_layers import layers_of
 from kntools.prompts import Encoded
-from kntools.sites import ANSWER, hook_name
+from kntools.sites import ANSWER, Hook, hook_name
 
 
 @dataclass
@@ -34,12 +36,13 @@ class Line:
 
     prompt: int
     layer: int
-    end: float = float("nan")  # P(1)
-    start: float = float("nan")  # P(0)
+    end: float = float("nan")  # m(1)
+    start: float = float("nan")  # m(0)
     scores: Float[Tensor, "..."] = field(default_factory=lambda: torch.zeros((), dtype=torch.float64))  # [neuron]
     nodes: int = 0  # how many were evaluated
-    residual: float = 0.0  # `sum(scores)` minus the change of P on what is integrated so far
+    residual: float = 0.0  # `sum(scores)` minus the change of m on what is integrated so far
     allowed: float = 0.0  # what the adaptive rule lets `residual` be
+    floor: float = 0.0  # what rounding alone makes of it
 
 
 @dataclass(frozen=True)
@@ -55,50 +58,80 @@ class Nodes:
 class Points:
     """What is found there."""
 
-    values: Float[np.ndarray, " node"]  # P(g)
-    slopes: Float[np.ndarray, " node"]  # dP/dg
-    integral: Float[Tensor, " neuron"]  # sum_k weights[k] * w_i dP/dw_i(g_k), float64
+    values: Float[np.ndarray, " node"]  # m(g)
+    slopes: Float[np.ndarray, " node"]  # dm/dg
+    integral: Float[Tensor, " neuron"]  # sum_k weights[k] * w_i dm/dw_i(g_k), float64
 
 
 class Paths:
-    """The lines of prompts of equal length, and the model on them."""
+    """The lines of prompts of equal length, and the model on them.
 
-    def __init__(self, model: Any, encoded: Sequence[Encoded], site: str) -> None:
-        self.site, self.layers = site, layers_of(model, site)
+    Arguments:
+        norms: for layers whose MLP is followed by a norm that is held: the site of that norm's scale.
+    """
+
+    precision = torch.finfo(torch.float32).eps  # of the activations
+
+    def __init__(
+        self, model: Any, encoded: Sequence[Encoded], metrics: Sequence[Metric], site: str, norms: Mapping[int, str]
+    ) -> None:
+        self.site, self.metrics, self.norms = site, metrics, norms
+        self.layers = layers_of(model, site)
         [(_, inputs)] = make_inputs(model, encoded)
         self.runner = Runner(model, inputs)
-        self.metrics = [answer_metric(e) for e in encoded]
-        self.activations: list[dict[str, Tensor]] = [{} for _ in encoded]  # w by hook name, [1 pos neuron]
-        self.ends: list[float] = []  # P(1) of each prompt
+        self.clean: list[dict[str, Tensor]] = [{} for _ in encoded]  # w by hook name, [1 pos neuron]; scales of norms
+        logits = run_rows(self.runner, [Intervention(self._watch(w), prompt=p) for p, w in enumerate(self.clean)])
+        for w in self.clean[0].values():
+            if w.ndim != 3:
+                raise ValueError(f"site={site!r} is split into heads and has no neurons; use 'mlp.hook_post'")
+        self.ends = torch.cat([apply_metric(metrics, p, row) for p, row in enumerate(logits)])  # m(1)
+        self.probabilities = torch.cat(
+            [apply_metric(probability(e.target_ids), 0, row) for e, row in zip(encoded, logits, strict=True)]
+        )
+        self.precision = torch.finfo(self.activation(0, self.layers[0]).dtype).eps
+
+    def _watch(self, into: dict[str, Tensor]) -> list[Hook]:
+        scales = [hook for layer, site in self.norms.items() for hook in capture([site], [layer], into, ANSWER)]
+        return capture([self.site], self.layers, into, ANSWER) + scales
+
+    def activation(self, prompt: int, layer: int) -> Float[Tensor, "pos neuron"]:
+        """w, at the answer's positions."""
+        return self.clean[prompt][hook_name(self.site, layer)][0]
 
     def lines(self) -> list[Line]:
         """All of them, prompt by prompt."""
-        return [Line(prompt, layer) for prompt in range(len(self.metrics)) for layer in self.layers]
+        return [Line(prompt, layer, end=end) for prompt, end in enumerate(self.ends.tolist()) for layer in self.layers]
+
+    def hold(self, prompt: int, layer: int) -> list[Hook]:
+        """Keep the norm behind this MLP at the scale that it has in the run as it is, where that is asked for."""
+        if layer not in self.norms:
+            return []
+        name = hook_name(self.norms[layer], layer)
+        scale = self.clean[prompt][name]
+        return [(name, PositionedHook(ANSWER, lambda x: scale.to(x).expand_as(x), f"hold {name}", name=name))]
+
+    def gradients(self, runs: Sequence[Intervention]) -> list[RowGradients]:
+        with warnings.catch_warnings():
+            # A bridge says that a norm whose scale is held is computed from that scale: as it should be.
+            warnings.filterwarnings("ignore", category=UserWarning, module=r"transformer_lens\.")
+            return run_gradients(self.runner, runs, self.metrics)
 
     def evaluate(self, nodes: Sequence[Nodes]) -> list[Points]:
-        """P along lines, and the integral of `w_i dP/dw_i`: a row of one sweep per node."""
+        """m along lines, and the integral of `w_i dm/dw_i`: a row of one sweep per node."""
         runs = [
             Intervention(
-                scale_site(self.site, n.line.layer, torch.from_numpy(n.at), pos=ANSWER),
+                scale_site(self.site, n.line.layer, torch.from_numpy(n.at), pos=ANSWER)
+                + self.hold(n.line.prompt, n.line.layer),
                 prompt=n.line.prompt,
                 rows=len(n.at),
                 wrt=[(hook_name(self.site, n.line.layer), ANSWER)],
             )
             for n in nodes
         ]
-        if not self.ends:  # the first sweep also runs each prompt as it is
-            runs += [
-                Intervention(capture([self.site], self.layers, w, ANSWER), prompt=p)
-                for p, w in enumerate(self.activations)
-            ]
-        rows = run_gradients(self.runner, runs, self.metrics)
-        self.ends = self.ends or [float(clean.values) for clean in rows[len(nodes) :]]
         found = []
-        for n, row in zip(nodes, rows, strict=False):
-            n.line.end = self.ends[n.line.prompt]
-            [(name, derivative)] = row.wrt.items()
-            check_neurons(self.site, derivative.gradient)
-            terms = self.activations[n.line.prompt][name].double() * derivative.gradient.double()
+        for n, row in zip(nodes, self.gradients(runs), strict=True):
+            [derivative] = row.wrt.values()
+            terms = self.activation(n.line.prompt, n.line.layer).double() * derivative.gradient.double()
             # Over the answer's positions (one, unless it has several pieces) contributions add up.
             per_node = reduce(terms, "node pos neuron -> node neuron", "sum").cpu()
             integral = torch.from_numpy(n.weights) @ per_node
@@ -106,15 +139,9 @@ class Paths:
         return found
 
 
-def check_neurons(site: str, activation: Tensor) -> None:
-    """Scores are of the entries of `[batch pos neuron]`; a site that is split into heads has none."""
-    if activation.ndim != 3:
-        raise ValueError(f"site={site!r} is split into heads and has no neurons; use 'mlp.hook_post'")
-
-
 def integrate(paths: Paths, rule: Rule) -> list[Line]:
     """All lines, each at the nodes of `rule`."""
-    # One more row at g = 0 gives P(0), without which nobody could tell how complete the rule is.
+    # One more row at g = 0 gives m(0), without which nobody could tell how complete the rule is.
     before = np.zeros(int(rule.nodes[0] != 0))
     nodes, weights = np.concatenate([before, rule.nodes]), np.concatenate([before, rule.weights])
     lines = paths.lines()

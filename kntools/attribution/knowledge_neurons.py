@@ -38,6 +38,7 @@ class KnowledgeNeurons(Result):
     scores: tuple[float, ...]  # mean score over prompts
     prompts: int
     settings: dict[str, Any]
+    metric: str | None = None  # what scores are in, if an `Attribution` said so
 
     def __len__(self) -> int:
         return len(self.neurons)
@@ -65,8 +66,9 @@ class KnowledgeNeurons(Result):
 
     def describe(self) -> str:
         state = "" if self.converged else ", not converged"
+        unit = f", {self.metric}" if self.metric else ""
         leading = ", ".join(map(repr, self.neurons[:10])) + (", ..." if len(self) > 10 else "")
-        return f"Knowledge neurons {leading or 'none'} ({self.prompts} prompts, tau {self.share:.2f}{state})"
+        return f"Knowledge neurons {leading or 'none'} ({self.prompts} prompts, tau {self.share:.2f}{unit}{state})"
 
 
 def knowledge_neurons(
@@ -137,6 +139,7 @@ def knowledge_neurons(
             "step": step,
             "negatives": 0 if against is None else against.shape[0],
         },
+        metric=getattr(att, "metric", None),
     )
 
 

@@ -8,7 +8,8 @@ from typing import Any, overload
 import torch
 from torch import Tensor
 
-from kntools.attribution.integrated_gradients import activation, integrated_gradients
+from kntools.attribution.baselines import activation
+from kntools.attribution.integrated_gradients import integrated_gradients
 from kntools.attribution.neuron_activity import Activity
 from kntools.attribution.neuron_card_result import Activation, Context, InPrompt, NeuronCard
 from kntools.attribution.neuron_scan import neuron_scan
@@ -156,8 +157,8 @@ def _keys(
 
 def _in_prompt(model: Any, neurons: Sequence[Neuron], prompt: Prompt | Encoded) -> list[InPrompt]:
     [encoded] = encode_many(model, prompt)
-    att, active = integrated_gradients(model, encoded), activation(model, encoded)
-    effects = neuron_scan(model, encoded, neurons).effect[0].tolist()
+    att, active = integrated_gradients(model, encoded, metric="probability"), activation(model, encoded)
+    effects = neuron_scan(model, encoded, neurons, metric="probability").effect[0].tolist()
     direct = _direct(model, neurons, encoded)
     return [
         InPrompt(

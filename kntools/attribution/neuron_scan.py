@@ -12,9 +12,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from kntools.attribution.attribution_result import Attribution
-from kntools.engine.answers import answer_metric
 from kntools.engine.inputs import batches, bos_of, in_order
-from kntools.engine.sweep import Intervention, Metric, sweep
+from kntools.engine.metric_choice import Metrics, choose_metrics
+from kntools.engine.sweep import Intervention, sweep
 from kntools.hooks.positioned import PositionedHook
 from kntools.models import neuron_layers
 from kntools.options import options, progress_bar
@@ -134,7 +134,7 @@ def neuron_scan(
     layers: int | Iterable[int] | None = None,
     factor: float = 0.0,
     pos: Positions = ANSWER,
-    metric: Metric | None = None,
+    metric: Metrics = None,
 ) -> NeuronScan:
     """Scale each of many neurons alone and see what becomes of the answer: one sweep, a row per prompt and neuron.
 
@@ -150,7 +150,8 @@ def neuron_scan(
         layers: all neurons of this layer or these layers instead.
         factor: what each is multiplied by; 0 ablates.
         pos: where; left out, at each prompt's own answer.
-        metric: from logits `[row d_vocab]` to one value per row; `None` is the probability of the answer.
+        metric: as in `integrated_gradients`: a name, or from logits `[row d_vocab]` to one value per row; `None` is the
+            contrast where every prompt has a foil, else the probability of the answer.
 
     Returns:
         `NeuronScan`, on the CPU.
@@ -164,6 +165,7 @@ def neuron_scan(
     scaled = [(len(block), _scale_each(block, factor, pos)) for block in blocks]
     column = {n: i for i, n in enumerate(n for block in blocks for n in block)}
     columns = [column[n] for n in scanned]
+    metrics, metric_name = choose_metrics(model, encoded, metric)
     about = provenance(model, prepend_bos=bos_of(encoded))
     groups, parts = batches(encoded), []
     with progress_bar(len(groups), "batch") as bar:
@@ -172,7 +174,7 @@ def neuron_scan(
             runs = [
                 Intervention(hooks, prompt=p, rows=rows) for p in range(len(part)) for rows, hooks in [(1, ()), *scaled]
             ]
-            found = sweep(model, part, runs, metric=[metric or answer_metric(e) for e in part])
+            found = sweep(model, part, runs, metric=[metrics[i] for i in group])
             each = found.float().cpu().view(len(part), -1)
             parts.append({"clean": each[:, 0], "values": each[:, 1:][:, columns]})
             bar.update()
@@ -180,7 +182,7 @@ def neuron_scan(
         **in_order(groups, parts),
         neurons=scanned,
         factor=factor,
-        metric="probability" if metric is None else getattr(metric, "__name__", type(metric).__name__),
+        metric=metric_name,
         prompts=tuple(e.prompt for e in encoded),
         provenance=about,
     )

@@ -81,7 +81,7 @@ def sweep(
         RuntimeError: a hook that never fired.
     """
     groups = make_inputs(model, prompts, pos, attention_mask)
-    rows = _in_groups(model, groups, interventions, metric, _run_rows, embedding)
+    rows = _in_groups(model, groups, interventions, metric, run_rows, embedding)
     if len({r.shape[1:] for r in rows}) > 1:
         raise ValueError("prompts of different lengths give different numbers of logits here; sweep each on its own")
     return torch.cat(rows)
@@ -113,10 +113,10 @@ def _in_groups(
 
 
 @torch.no_grad()
-def _run_rows(
-    runner: Runner, interventions: Sequence[Intervention], metric: Metric | Sequence[Metric] | None
+def run_rows(
+    runner: Runner, interventions: Sequence[Intervention], metric: Metric | Sequence[Metric] | None = None
 ) -> list[Tensor]:
-    """The rows of each intervention."""
+    """The rows of each intervention, on a runner that is kept for several rounds."""
 
     def finish(result: PassOutput) -> dict[int, Tensor]:
         logits = _logits(result, runner)

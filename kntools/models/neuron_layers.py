@@ -25,6 +25,8 @@ _OUTPUTS = ("mlp.hook_out", "mlp.out.hook_out", "mlp.dense_out.hook_out", "hook_
 # A HookedTransformer with a norm behind its MLP (Gemma 2) shows it at no hook point; its module does.
 _MODULE = "mlp"
 _INPUTS = (SITES["mlp.hook_post"], SITES["mlp.hook_pre"])
+# Norms that may follow the MLP. The first always does (Gemma 2); the second may (OLMo 2 in transformer-lens 3.x).
+_NORMS = ("ln2_post", "ln2")
 # How many positions of the run are compared.
 _POSITIONS = 4
 
@@ -36,6 +38,7 @@ class LayerNeurons:
     width: int = 0  # how many
     output: str | None = None  # the site of what `W_out` gives, before any norm behind it
     reason: str = ""  # why there are none
+    norm: str | None = None  # the norm that takes what `W_out` gives, before it is added to the residual stream
 
 
 _known: WeakKeyDictionary[Any, tuple[LayerNeurons, ...]] = WeakKeyDictionary()
@@ -91,6 +94,24 @@ def output_site(model: Any, layer: int) -> str:
     return site
 
 
+def norms_behind(model: Any, site: str, *, held: bool) -> dict[int, str]:
+    """For each layer with a norm between its MLP and the residual stream: the site of that norm's scale.
+
+    Raises:
+        ValueError: the scale is to be `held`, and is at no hook point.
+    """
+    if ".mlp." not in hook_name(site, 0):
+        return {}
+    found = {layer: f"{own.norm}.hook_scale" for layer, own in enumerate(neurons_of(model)) if own.norm}
+    missing = [layer for layer, scale in found.items() if hook_name(scale, layer) not in model.hook_dict]
+    if held and missing:
+        raise ValueError(
+            f"{adapter.model_name(model)} has a norm behind the MLP of layer {missing[0]} whose scale is at no hook "
+            "point and cannot be held; use post_norm='live', whose scores measure that norm's epsilon too"
+        )
+    return found
+
+
 def check_neurons(model: Any, neurons: Iterable[Neuron]) -> None:
     """An error for neurons that do not exist, or of layers that have none."""
     for n in neurons:
@@ -133,7 +154,7 @@ def _ask(model: Any, shape: Sequence[int]) -> tuple[LayerNeurons, ...]:
     points: list[PointHook] = [
         (adapter.hook_point(model, f"blocks.{layer}.{site}"), note(layer, site))
         for layer in layers
-        for site in (_INPUTS[0], *_OUTPUTS)
+        for site in (_INPUTS[0], *_OUTPUTS, f"{_NORMS[1]}.hook_in")
         if f"blocks.{layer}.{site}" in names
     ]
     if not adapter.is_bridge(model):
@@ -164,8 +185,15 @@ def _compare(model: Any, layer: int, seen: dict[str, Tensor]) -> LayerNeurons:
     expected = post @ w.detach().to(post) + (0 if b is None else b.detach().to(post))
     for site in (*_OUTPUTS, _MODULE):
         if site in seen and _same(seen[site], expected):
-            return LayerNeurons(w.shape[0], None if site == _MODULE else site)
+            return LayerNeurons(w.shape[0], None if site == _MODULE else site, norm=_norm(model, layer, seen, expected))
     return LayerNeurons(reason="its mlp.hook_post @ W_out + b_out is not what its MLP gives")
+
+
+def _norm(model: Any, layer: int, seen: dict[str, Tensor], expected: Tensor) -> str | None:
+    first, second = _NORMS
+    if hasattr(model.blocks[layer], first):
+        return first
+    return second if f"{second}.hook_in" in seen and _same(seen[f"{second}.hook_in"], expected) else None
 
 
 def _same(found: Tensor, expected: Tensor) -> bool:

@@ -14,6 +14,9 @@ from kntools.hooks.positioned import PositionedHook
 from kntools.prompts import Encoded
 from kntools.sites import hook_name
 
+# What is disturbed moves by so many times its own size; a read-out moves the logits by at most so many roundings.
+_STRENGTH, _ROUNDINGS = 4.0, 8.0
+
 _known: WeakKeyDictionary[Any, dict[str, bool]] = WeakKeyDictionary()
 
 
@@ -43,14 +46,18 @@ def check_live(model: Any, encoded: Encoded, site: str, layer: int) -> None:
 def _moves(model: Any, encoded: Encoded, name: str) -> bool:
     def disturb(x: Tensor) -> Tensor:
         usual = x.abs() < 1e30  # attention scores of masked positions are -inf or nearly so, and stay it
-        size = x[usual].float().abs().mean() + 1
+        size = _STRENGTH * (x[usual].float().abs().mean() + 1)
         # Uneven along every axis: a softmax does not see what is added to all of its inputs.
         wave = torch.arange(x.numel(), device=x.device, dtype=torch.float32).mul(1.7).sin().view(x.shape)
         return torch.where(usual, x + (size * wave).to(x), x)
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # TransformerLens 4 itself warns about an edit of a read-out
-        disturbance = [(name, PositionedHook(None, disturb, f"disturb {name}"))]
-        clean, disturbed = sweep(model, encoded, [[], disturbance])
-    tolerance = 64 * torch.finfo(clean.dtype).eps * float(clean.float().abs().max())
-    return not float((clean.float() - disturbed.float()).abs().max()) <= tolerance  # nan has moved
+        # The same with what changes nothing: what differs then is rounding.
+        edits = disturb, lambda x: x.clone()
+        hooks = [[(name, PositionedHook(None, edit, f"disturb {name}"))] for edit in edits]
+        logits = sweep(model, encoded, [[], *hooks])
+    clean, disturbed, rewritten = logits.float()
+    rounding = _ROUNDINGS * float((clean - rewritten).abs().max())
+    smallest = torch.finfo(logits.dtype).eps * float(clean.abs().max())
+    return not float((clean - disturbed).abs().max()) <= max(rounding, smallest)  # nan has moved

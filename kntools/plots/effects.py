@@ -10,6 +10,7 @@ import plotly.graph_objects as go
 from jaxtyping import Float
 from torch import Tensor
 
+from kntools.metrics import UNITS
 from kntools.plots.charts import line_chart, scatter_chart
 from kntools.plots.scores import finite, score_title
 from kntools.plots.theme import CATEGORIES, NEUTRAL, POSITIVE, Look
@@ -122,7 +123,7 @@ def scan_scatter(scan: Any, scores: Any = None, *, names: int = 5, **look: Unpac
         labels={
             "order": "neuron, in order of effect",
             "score": f"attribution {score_title(scores)}",
-            "effect": f"change of {scan.metric}",
+            "effect": f"change of {UNITS.get(scan.metric, scan.metric)}",
         },
         **{"title": scan.describe(), **look},
     )

@@ -12,7 +12,7 @@ import plotly.graph_objects as go
 
 from kntools.plots.charts import bar_chart
 from kntools.plots.heatmaps import heatmap
-from kntools.plots.scores import read_neurons, read_scores
+from kntools.plots.scores import read_neurons, read_scores, score_title
 from kntools.plots.theme import MARK, NEGATIVE, POSITIVE, Look, framed
 from kntools.sites import Neuron
 
@@ -27,7 +27,7 @@ def neuron_heatmap(
     power: float = 0.5,
     **look: Unpack[Look],
 ) -> go.Figure:
-    """Scores as layers x neurons. Red raises the answer's probability, blue lowers it.
+    """Scores as layers x neurons. Red raises the metric (the answer's probability, say), blue lowers it.
 
     ```python
     kn.plots.neuron_heatmap(att)                            # the neurons that lead in any layer
@@ -129,7 +129,8 @@ def neuron_bars(given: Any, k: int = 20, *, prompt: int | None = None, **look: U
         frame = pd.DataFrame({"neuron": list(map(repr, given.neurons)), "score": given.scores})[:k]
         frame["note"] = [f"in the coarse sets of {c} of {given.prompts} prompts" for c in given.counts[:k]]
         title = f"Knowledge neurons of {given.prompts} prompts (τ = {given.share:.2f}"
-        title, unit, dots = title + (")" if given.converged else ", not converged)"), "score (mean over prompts)", None
+        title += ")" if given.converged else ", not converged)"
+        unit, dots = f"{score_title(given)}, mean over prompts", None
     else:
         scores = read_scores(given, prompt)
         ranks, title, unit = scores.ranks.ravel(), f"Leading neurons: {scores.what}", scores.unit

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from kntools.metrics import UNITS
 from kntools.sites import Neuron, as_neurons
 
 
@@ -57,9 +58,8 @@ def read_scores(given: Any, prompt: int | None = None) -> Scores:
 
 def score_title(given: Any) -> str:
     """`score (probability)`: with what the scores of an `Attribution` are in; those of a tensor may be anything."""
-    rule = getattr(given, "rule", None)
-    unit = "activation" if rule == "activation" else getattr(given, "metric", "probability")
-    return "score" if rule is None else f"score ({unit})"
+    metric = getattr(given, "metric", None)
+    return "score" if metric is None else f"score ({UNITS.get(metric, metric)})"
 
 
 def _describe(prompts: Sequence[Any], prompt: int | None, count: int) -> str:

@@ -24,23 +24,24 @@ def prompts_for(name: str) -> list[kn.Prompt]:
 
 
 def reference(model: Any, prompt: kn.Prompt, layer: int, nodes: Tensor, weights: Tensor) -> Tensor:
-    """One layer's scores by a plain loop over nodes, in TransformerLens alone."""
+    """One layer's scores by a plain loop over nodes; a norm behind the MLP keeps its scale."""
     e = kn.encode(model, prompt)
-    name = hook_name("mlp.hook_post", layer)
-    _, cache = model.run_with_cache(e.tokens, names_filter=name)
+    name, scale = hook_name("mlp.hook_post", layer), hook_name("ln2_post.hook_scale", layer)
+    _, cache = model.run_with_cache(e.tokens)
+    held = [(scale, lambda x, hook: cache[scale])] if scale in cache else []
     w = cache[name][0, e.position].detach().double()
     total = torch.zeros_like(w)
     for g, weight in zip(nodes.tolist(), weights.tolist(), strict=True):
         kept: list[Tensor] = []
 
-        def scale(x: Tensor, hook: Any, g: float = g, kept: list[Tensor] = kept) -> Tensor:
+        def scaled(x: Tensor, hook: Any, g: float = g, kept: list[Tensor] = kept) -> Tensor:
             out = x.detach().clone()
             out[:, e.position] = out[:, e.position] * g
             kept.append(out.requires_grad_())
             return out
 
         with torch.enable_grad():
-            logits = model.run_with_hooks(e.tokens, fwd_hooks=[(name, scale)])
+            logits = model.run_with_hooks(e.tokens, fwd_hooks=[(name, scaled), *held])
             p = logits[0, e.position].softmax(-1)[e.target_ids[0]]
             [gradient] = torch.autograd.grad(p, kept)
         total += weight * w * gradient[0, e.position].double()
@@ -224,7 +225,7 @@ def test_result_reads_well() -> None:
     model = zoo.tiny("llama")
     att = kn.integrated_gradients(model, prompts_for("llama"))
     frame = att.to_frame(top=3)
-    assert list(frame.columns) == ["prompt", "text", "target", "layer", "neuron", "score", "rank"]
+    assert list(frame.columns) == ["prompt", "text", "target", "layer", "neuron", "score", "rank", "metric"]
     best = att.top(1, prompt=1)[0]
     row = frame[(frame["prompt"] == 1) & (frame["rank"] == 1)].iloc[0]
     assert (row["layer"], row["neuron"]) == (best.layer, best.index)

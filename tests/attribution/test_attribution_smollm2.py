@@ -34,7 +34,8 @@ def test_every_layer_of_every_fact_is_complete(attribution: kn.Attribution) -> N
 @pytest.mark.parametrize("number", [3, 6])
 def test_scores_agree_with_512_midpoints(smollm2: Any, attribution: kn.Attribution, number: int) -> None:
     """Where it is hard (layer 0, where P leaps) and where it is not; all layers: `benchmarks/accuracy.py`."""
-    paths = Paths(smollm2, [fact(smollm2, number)], "mlp.hook_post")
+    e = fact(smollm2, number)
+    paths = Paths(smollm2, [e], [kn.probability(e.target_ids)], "mlp.hook_post", {})
     rule = fixed_rule("midpoint", 512)
     for layer in (0, 1, 29):
         line = Line(0, layer)

@@ -1,0 +1,91 @@
+"""From prompts to an `Attribution`: what all ways to score neurons have in common."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from kntools.attribution.attribution_result import Attribution
+from kntools.attribution.integration_path import Line, Paths
+from kntools.engine.inputs import batches, bos_of, check_choice, in_order
+from kntools.engine.metric_choice import Metrics, choose_metrics
+from kntools.models import adapter, neuron_layers
+from kntools.options import progress_bar
+from kntools.prompts import Prompts, encode_many
+from kntools.results.provenance import provenance
+
+#: What becomes of a norm that follows the MLP (Gemma 2 and 3, OLMo 2): its scale is held as it is in the run, or not.
+PostNorm = Literal["frozen", "live"]
+
+_LIVE = (
+    "post_norm='live': a norm behind the MLP undoes the scaling of the path, except where that norm's epsilon counts; "
+    "scores measure the epsilon. post_norm='frozen' holds the norm's scale"
+)
+
+
+def attribute(
+    model: Any,
+    prompts: Prompts,
+    score: Callable[[Paths], list[Line]],
+    *,
+    rule: str,
+    site: str,
+    metric: Metrics | str = None,
+    post_norm: str | None = "frozen",
+    **settings: Any,
+) -> Attribution:
+    """Score the lines of all prompts, in batches of equal length."""
+    check_choice("post_norm", post_norm, (None, "frozen", "live"))
+    encoded = encode_many(model, prompts)
+    metrics, name = choose_metrics(model, encoded, metric)
+    held = post_norm == "frozen"
+    norms = neuron_layers.norms_behind(model, site, held=held) if post_norm else {}
+    if norms and not held:
+        warnings.warn(_LIVE, stacklevel=3)
+    about = provenance(model, rule=rule, prepend_bos=bos_of(encoded), **settings)
+    groups, parts = batches(encoded), []
+    with progress_bar(len(groups), "batch") as bar:
+        for group in groups:
+            own = [encoded[i] for i in group], [metrics[i] for i in group]
+            paths = Paths(model, *own, site, norms if held else {})
+            parts.append(_tensors(score(paths), paths, adapter.n_layers(model)))
+            bar.update()
+    tensors = in_order(groups, parts)
+    widths = tensors.pop("widths")[0]
+    return Attribution(
+        **tensors,
+        prompts=tuple(e.prompt for e in encoded),
+        site=site,
+        rule=rule,
+        metric=name,
+        post_norm=post_norm if norms else None,
+        provenance=about,
+        widths=tuple(widths.tolist()),
+    )
+
+
+def _tensors(lines: Sequence[Line], paths: Paths, layers: int) -> dict[str, Tensor]:
+    """What `Attribution` says of these lines, with the prompt as the first axis; zero where a layer has no neurons."""
+    prompts, widest = len(paths.metrics), max(len(line.scores) for line in lines)
+    scores = torch.zeros(prompts, layers, widest, dtype=torch.float64)
+    gap, floor = torch.zeros(2, prompts, layers, dtype=torch.float64)
+    nodes, widths = torch.zeros(2, prompts, layers, dtype=torch.long)
+    for line in lines:
+        at = line.prompt, line.layer
+        widths[at], nodes[at] = len(line.scores), line.nodes
+        scores[at][: len(line.scores)] = line.scores
+        gap[at], floor[at] = line.end - line.start, line.floor
+    return {
+        "scores": scores.float(),
+        "residual": (scores.sum(-1) - gap).float(),
+        "gap": gap.float(),
+        "value": paths.ends.float().cpu(),
+        "probability": paths.probabilities.float().cpu(),
+        "floor": floor.float(),
+        "nodes": nodes,
+        "widths": widths,
+    }
