@@ -33,6 +33,7 @@ from kntools.models.load import load_model
 from kntools.options import set_options
 from kntools.patching.activation_patching import activation_patch, attribution_patch
 from kntools.patching.patch_grid import PatchGrid
+from kntools.patching.path_patching import path_patch
 from kntools.prompts import Encoded, Prompt, encode
 from kntools.results.result import Result, load
 from kntools.sites import Hook, Neuron
@@ -93,6 +94,7 @@ __all__ = [
     "neuron_card",
     "neuron_scan",
     "patch",
+    "path_patch",
     "plots",
     "probability",
     "r1_squared",

@@ -127,6 +127,12 @@ def layer_of(name: str) -> int | None:
     return int(match.group(1)) if match else None
 
 
+def layer_window(layer: int, size: int, layers: int) -> range:
+    """The `size` layers around one, `[layer - size // 2, layer - size // 2 + size)`, clipped to `layers`."""
+    first = layer - size // 2
+    return range(max(0, first), min(layers, first + size))
+
+
 def resolve_positions(pos: Positions, length: int) -> tuple[int, ...]:
     """`pos` as absolute indices into a sequence of `length` tokens; out-of-range positions are errors."""
     if pos is None:

@@ -73,6 +73,7 @@ FEW_STEPS = RomeSettings(steps=3, templates=["{}", "Yes. {}"])
 OPERATIONS: dict[str, Callable[[Any], Any]] = {
     "neuron_scan": lambda m: in_small_passes(lambda: kn.neuron_scan(m, CLEAN, layers=[1, 3])),
     "activation_patch": lambda m: kn.activation_patch(m, CLEAN, CORRUPTED, site="resid_pre"),
+    "path_patch": lambda m: kn.path_patch(m, CLEAN, CORRUPTED, sender=["L0.H1"], receiver="L1.H0.q"),
     "attribution_patch": lambda m: kn.attribution_patch(m, CLEAN, CORRUPTED, site="z", heads=True),
     "causal_trace": lambda m: kn.causal_trace(m, CLEAN, samples=2, sever="mlp"),
     "tracing_profile": lambda m: tracing_profile(m, PROMPTS, window=2, samples=1, known_only=False),

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, Literal
 
 import pandas as pd
 import typer
@@ -15,6 +16,7 @@ from kntools.cli.output import Output, Sheet
 from kntools.data.read import json_lines
 from kntools.engine.metric_choice import MetricName
 from kntools.patching.activation_patching import activation_patch, attribution_patch
+from kntools.patching.first_order import Method
 from kntools.patching.patch_grid import PatchGrid
 from kntools.prompts import Prompt
 from kntools.report.page import Chart, Section, Table
@@ -34,7 +36,8 @@ def patch(
     metric: Annotated[MetricName | None, typer.Option(help="Default: contrast with a foil, else probability.")] = None,
     heads: Annotated[bool, typer.Option("--heads", help="One column per head, not per position.")] = False,
     noising: Annotated[bool, typer.Option("--noising", help="Corrupted activations into the clean run.")] = False,
-    attribution: Annotated[bool, typer.Option("--attribution", help="First-order approximation, in 3 passes.")] = False,
+    method: Annotated[Literal["activation", Method], typer.Option(help="Exact, or an estimate.")] = "activation",
+    window: Annotated[int, typer.Option(help="Layers patched together.")] = 1,
     multi_token: MultiToken = "error",
     top: Annotated[int, typer.Option(min=1, help="How many cells to show.")] = 10,
 ) -> Output:
@@ -45,8 +48,9 @@ def patch(
     asked = _asked(text, target, corrupted, foil, file)
     clean = [Prompt(text, answer, foil=wrong, multi_token=multi_token) for text, answer, wrong, _ in asked]
     others = [other for *_, other in asked]
-    method = attribution_patch if attribution else activation_patch
-    grid = method(options.load(), clean, others, site=site, metric=metric, heads=heads, noising=noising)
+    cells: dict[str, Any] = {"site": site, "metric": metric, "heads": heads, "window": window, "noising": noising}
+    run = activation_patch if method == "activation" else partial(attribution_patch, method=method)
+    grid = run(options.load(), clean, others, **cells)
     interval = grid.interval(seed=options.seed)._asdict() if len(asked) > 1 else {}
     of = f"mean of {len(asked)} pairs" if interval else f"{clean[0].text!r} | {others[0]!r}"
     title = f"{grid.site}: {of}: {grid.metric} {grid.clean:.4f} clean, {grid.corrupted:.4f} corrupted"
@@ -58,7 +62,10 @@ def patch(
         return f"Patching: {clean[0].text}", lead, [Section("Patched", [chart, cells])]
 
     data = {
-        **{name: getattr(grid, name) for name in ("site", "method", "metric", "noising", "clean", "corrupted")},
+        **{
+            name: getattr(grid, name)
+            for name in ("site", "method", "window", "metric", "noising", "clean", "corrupted")
+        },
         "pairs": len(asked),
         "tokens": list(grid.tokens[0]),
         "layers": list(grid.layers),

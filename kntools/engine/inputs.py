@@ -161,6 +161,14 @@ def check_count(name: str, value: Any) -> int:
     return count
 
 
+def check_window(size: Any, layers: int) -> int:
+    """How many layers are taken together."""
+    count = check_count("window", size)
+    if count > layers:
+        raise ValueError(f"window={size}; this model has {layers} layers: give 1 to {layers}")
+    return count
+
+
 def check_choice(name: str, value: Any, choices: Sequence[Any]) -> None:
     if value not in choices:
         raise ValueError(f"{name}={value!r} is unknown; use {', '.join(map(repr, choices))}")

@@ -36,8 +36,8 @@ class PositionedHook:
 
     `edit` gets `[batch chosen ...]` (positions moved to axis 1) and returns the new values, or `None` to change
     nothing. With `whole`, the activation `[1 pos ...]` of another run, it also gets that run's values at the same
-    positions. `name` is the hook point that it is for: where a layer without neurons calls something else by their
-    name, it raises an error.
+    positions; with `with_axis`, the axis where the model has its positions. `name` is the hook point that it is for:
+    where a layer without neurons calls something else by their name, it raises an error.
     """
 
     def __init__(
@@ -48,8 +48,10 @@ class PositionedHook:
         *,
         name: str = "",
         whole: Tensor | None = None,
+        with_axis: bool = False,
     ):
         self.pos, self.edit, self.label, self.name, self.whole = pos, edit, label, name, whole
+        self.with_axis = with_axis
         # How many tokens are left out, and of how many; see `moved`.
         self.offset = 0
         self.length: int | None = None
@@ -70,7 +72,7 @@ class PositionedHook:
 
     def at(self, pos: Positions) -> PositionedHook:
         """This hook at other positions: where the answer's are known, those of `ANSWER`."""
-        return PositionedHook(pos, self.edit, self.label, name=self.name, whole=self.whole)
+        return PositionedHook(pos, self.edit, self.label, name=self.name, whole=self.whole, with_axis=self.with_axis)
 
     def _last_token(self, rows: int) -> int:
         """Where `ANSWER` is in a run of tokens alone: at the last token, or nobody knows."""
@@ -99,8 +101,8 @@ class PositionedHook:
         everything = local == list(range(x.shape[1]))
         at = torch.tensor(local, device=x.device)
         chosen = x if everything else x.index_select(1, at)
-        args = () if self.whole is None else (self._source(self.whole, axis, absolute, length),)
-        new = self.edit(chosen, *args)
+        args: list[Any] = [] if self.whole is None else [self._source(self.whole, axis, absolute, length)]
+        new = self.edit(chosen, *args, *[axis] * self.with_axis)
         if new is None:
             return None
         if new.dtype != x.dtype:

@@ -17,7 +17,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from kntools.hooks.heads import check_heads
-from kntools.hooks.positioned import QUERY_AXIS, PositionedHook
+from kntools.hooks.positioned import PositionedHook
 from kntools.sites import ANSWER, Hook, Positions, hook_name
 
 P = ParamSpec("P")
@@ -194,11 +194,10 @@ def capture(
     """
 
     def keep(name: str) -> PositionedHook:
-        def edit(x: Tensor) -> None:
-            # The hook sees positions as axis 1; a pattern is kept as the model has it, [batch head query key].
-            into[name] = x.detach().movedim(1, 2 if name.endswith(QUERY_AXIS) else 1).clone()
+        def edit(x: Tensor, axis: int) -> None:
+            into[name] = x.detach().movedim(1, axis).clone()  # as the model has it: a pattern is [batch head query key]
 
-        return PositionedHook(pos, edit, f"capture {name}", name=name)
+        return PositionedHook(pos, edit, f"capture {name}", name=name, with_axis=True)
 
     wanted = list(layers)
     names = [hook_name(site, layer) for site in sites for layer in wanted]

@@ -6,18 +6,20 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from kntools.engine.inputs import check_window
 from kntools.engine.prompt_pairs import Pair
 from kntools.engine.sweep import sweep
-from kntools.hooks.positioned import QUERY_AXIS
+from kntools.hooks.positioned import position_axis
 from kntools.hooks.states import capture, patch
 from kntools.models import adapter
 from kntools.models.causality import is_causal
 from kntools.models.neuron_layers import check_hook, layers_of
 from kntools.patching.read_outs import check_live
-from kntools.sites import Hook, Positions, hook_name, resolve_positions
+from kntools.sites import Hook, Positions, hook_name, layer_window, resolve_positions
 
 Axis = Literal["position", "head", "neuron"]
 
@@ -26,34 +28,52 @@ Axis = Literal["position", "head", "neuron"]
 class CellChoice:
     """The arguments of `activation_patch` that say what is patched."""
 
-    site: str
-    layers: Sequence[int] | None
-    positions: Positions
-    heads: bool | Sequence[int]
-    neurons: bool | Sequence[int]
+    site: str = "resid_pre"
+    layers: Sequence[int] | None = None
+    positions: Positions = None
+    heads: bool | Sequence[int] = False
+    neurons: bool | Sequence[int] = False
+    window: int = 1
 
 
 @dataclass(frozen=True)
 class Cells:
-    """Every layer with every column is one cell."""
+    """Every layer (with those around it) with every column is one cell."""
 
     site: str
     layers: tuple[int, ...]
+    windows: tuple[tuple[int, ...], ...]  # of each layer: which are patched together
     axis: Axis
     columns: tuple[int, ...]
     positions: Positions  # patched together, where columns are heads or neurons
     causal: bool
 
-    def hooks(self, pair: Pair, source: dict[str, Tensor], layer: int, column: int) -> list[Hook]:
+    @property
+    def all_layers(self) -> tuple[int, ...]:
+        return tuple(sorted({layer for window in self.windows for layer in window}))
+
+    def hooks(self, pair: Pair, source: dict[str, Tensor], window: Sequence[int], column: int) -> list[Hook]:
         """The patch of one cell; none where both runs are the same, whatever the model computes."""
-        where = resolve_positions(column if self.axis == "position" else self.positions, pair.length)
-        if self.causal:  # states before the first difference are equal
-            where = tuple(p for p in where if p >= pair.first_difference)
+        wanted = resolve_positions(column if self.axis == "position" else self.positions, pair.length)
+        where = tuple(p for p in wanted if p in self.changed(pair))
         if not where:
             return []
         heads = [column] if self.axis == "head" else None
         neurons = [column] if self.axis == "neuron" else None
-        return patch(self.site, layer, source, where, heads=heads, neurons=neurons)
+        return [h for n in window for h in patch(self.site, n, source, where, heads=heads, neurons=neurons)]
+
+    def changed(self, pair: Pair) -> range:
+        """The positions whose states may differ between both runs."""
+        return range(pair.first_difference if self.causal else 0, pair.length)
+
+    def filled(
+        self, own: Float[Tensor, " pair"], places: Sequence[tuple[int, int, int]], values: Float[Tensor, " place"]
+    ) -> Float[Tensor, "pair layer column"]:
+        """A grid of the values of runs that are not patched, with others at some places `(pair, layer, column)`."""
+        grid = own[:, None, None].repeat(1, len(self.layers), len(self.columns))
+        if places:
+            grid[tuple(torch.tensor(places).T)] = values
+        return grid
 
     def sum_per_column(self, x: Float[Tensor, "pos ..."], pair: Pair) -> Float[Tensor, " column"]:
         """The sum of `x`, `[pos d]` or `[pos head d]`, over what each column patches."""
@@ -72,16 +92,19 @@ def make_cells(model: Any, pairs: Sequence[Pair], choice: CellChoice) -> Cells:
     """
     if choice.heads is not False and choice.neurons is not False:
         raise ValueError("heads and neurons are two kinds of columns; ask for one of them")
-    layers = tuple(layers_of(model, choice.site) if choice.layers is None else choice.layers)
+    count, having = adapter.n_layers(model), layers_of(model, choice.site)
+    layers = tuple(having if choice.layers is None else choice.layers)
     if not layers:
         raise ValueError("layers is empty; leave it out for all layers")
+    size = check_window(choice.window, count)
     for layer in layers:
         adapter.check_layer(model, layer)
         adapter.hook_point(model, hook_name(choice.site, layer))
         check_hook(model, hook_name(choice.site, layer))
     check_live(model, pairs[0].corrupted, choice.site, layers[0])
-    axis, columns = _columns(model, pairs, choice, layers)
-    return Cells(choice.site, layers, axis, columns, choice.positions, causal=is_causal(model))
+    windows = tuple(tuple(n for n in layer_window(layer, size, count) if n in having) for layer in layers)
+    axis, columns = _columns(model, pairs, choice, sorted({n for window in windows for n in window}))
+    return Cells(choice.site, layers, windows, axis, columns, choice.positions, causal=is_causal(model))
 
 
 def _columns(
@@ -104,7 +127,7 @@ def _columns(
     if choice.heads is not False:
         if found.ndim != 4:
             raise ValueError(f"site {choice.site!r} has no heads; those of z, q, k, v and pattern do")
-        return "head", _chosen(choice.heads, found.shape[1 if name.endswith(QUERY_AXIS) else 2], "head")
+        return "head", _chosen(choice.heads, found.shape[3 - position_axis(adapter.hook_point(model, name))], "head")
     if found.ndim != 3:
         raise ValueError(f"site {choice.site!r} is split into heads; neurons are entries of e.g. mlp.hook_post")
     if len({x.shape[-1] for x in seen.values()}) > 1:

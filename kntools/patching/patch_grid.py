@@ -39,12 +39,15 @@ class PatchGrid(Result):
     columns: tuple[int, ...]  # which positions, heads or neurons
     axis: str  # "position", "head" or "neuron"
     site: str
-    method: str  # "activation" (exact) or "attribution" (first order)
+    method: str  # "activation" (exact), "path", or an estimate: "gradient", "integrated", "atp_star"
     metric: str
     noising: bool  # False: clean activations in the corrupted run; True: corrupted ones in the clean run
     tokens: tuple[tuple[str, ...], ...]  # of each pair, `clean/corrupted` where they differ
     pairs: tuple[tuple[Prompt, Prompt], ...]
     provenance: dict[str, Any]
+    window: int = 1  # layers that are patched together
+    residual: Float[Tensor, "pair layer"] | None = None  # what "integrated" leaves open of each whole layer's effect
+    receivers: tuple[str, ...] = ()  # of "path"
 
     @property
     def values(self) -> Float[Tensor, "layer column"]:
@@ -88,10 +91,11 @@ class PatchGrid(Result):
             the metric.
 
         Raises:
-            ValueError: a grid of other pairs, sites, layers or columns.
+            ValueError: a grid of other pairs, sites, layers or columns, or in another metric.
         """
         cells, others = (
-            (grid.site, grid.axis, grid.layers, grid.columns, grid.pairs, grid.noising) for grid in (self, other)
+            (g.site, g.axis, g.layers, g.columns, g.window, g.receivers, g.pairs, g.noising, g.metric)
+            for g in (self, other)
         )
         if cells != others:
             raise ValueError(f"the grids are not about the same cells:\n  {self!r}\n  {other!r}")
@@ -136,12 +140,21 @@ class PatchGrid(Result):
 
     def describe(self) -> str:
         n = len(self.pairs)
-        how = "noising" if self.noising else "denoising"
+        left = "" if self.residual is None else f", largest residual {float(self.residual.abs().max()):.2g}"
         return (
-            f"{'Attribution' if self.method == 'attribution' else 'Activation'} patching of {self.site}, {how}: "
-            f"{len(self.layers)} layers x {len(self.columns)} {self.axis}s, {n} pair{'s' if n != 1 else ''} "
-            f"({self.provenance['model']}, {self.metric} {self.corrupted:.3f} corrupted, {self.clean:.3f} clean)"
+            f"{self.title}: {len(self.layers)} layers x {len(self.columns)} {self.axis}s, {n} pair"
+            f"{'s' if n != 1 else ''} ({self.provenance['model']}, {self.metric} {self.corrupted:.3g} corrupted, "
+            f"{self.clean:.3g} clean{left})"
         )
+
+    @property
+    def title(self) -> str:
+        """What was patched, and how."""
+        kinds = {"activation": "Activation patching", "path": "Path patching", "atp_star": "Attribution patching, AtP*"}
+        kind = kinds.get(self.method, f"Attribution patching, {self.method}")
+        to = f" to {' and '.join(self.receivers)}" if self.receivers else ""
+        together = f", {self.window} layers together" if self.window > 1 else ""
+        return f"{kind} of {self.site}{to}{together}, {'noising' if self.noising else 'denoising'}"
 
     def preview(self) -> pd.DataFrame:
         """The cells with the largest effects."""

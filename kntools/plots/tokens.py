@@ -111,11 +111,9 @@ def patch_heatmap(
         kept = np.sort(np.argsort(-np.abs(effects).max(0), kind="stable")[:_MOST]).tolist()
         names = [f"{grid.axis} {grid.columns[c]}" for c in kept]
         axis = f"the leading {len(kept)} of {effects.shape[1]:,}" if len(kept) < effects.shape[1] else ""
-    how = "Activation patching" if grid.method == "activation" else "Attribution patching"
-    direction = "noising" if grid.noising else "denoising"
     of = f"{clean.text} | {corrupted.text}" if n == 1 else f"mean of {n} pairs"
     unit = "share of clean - corrupted" if normalized else f"change of {grid.metric}"
-    options: dict[str, Any] = {"title": f"{how} of {grid.site}, {direction}: {of}", "unit": unit, "y": axis, **look}
+    options: dict[str, Any] = {"title": f"{grid.title}: {of}", "unit": unit, "y": axis, **look}
     return _layers_across({"": effects[:, kept]}, names, layers=grid.layers, **options)
 
 

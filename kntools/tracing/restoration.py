@@ -7,12 +7,12 @@ from typing import Any, Literal, get_args
 
 from torch import Tensor
 
-from kntools.engine.inputs import check_choice, check_count
+from kntools.engine.inputs import check_choice, check_window
 from kntools.hooks.states import freeze, patch
 from kntools.models import adapter
 from kntools.models.attachment import has_hooks
 from kntools.models.causality import is_causal
-from kntools.sites import Hook, hook_name
+from kntools.sites import Hook, hook_name, layer_window
 
 Kind = Literal["hidden", "mlp", "attn"]
 Severed = Literal["mlp", "attn"]
@@ -48,8 +48,7 @@ class Restoration:
 
     def around(self, layer: int) -> range:
         """The layers that are restored together with `layer`."""
-        first = layer - self.window // 2
-        return range(max(0, first), min(len(self.layers), first + self.window))
+        return layer_window(layer, self.window, len(self.layers))
 
     def hooks(
         self, clean: dict[str, Tensor], held: dict[str, Tensor], layer: int, token: int, length: int
@@ -86,8 +85,5 @@ def make_restoration(
     check_choice("sever", sever, (None, *get_args(Severed)))
     check_choice("sever_at", sever_at, get_args(SeverAt))
     layers = adapter.n_layers(model)
-    together = min(WINDOW, layers) if window is None else check_count("window", window)
-    if together > layers and kind != "hidden":
-        raise ValueError(f"window={window}; this model has {layers} layers: give 1 to {layers}")
-    size = 1 if kind == "hidden" else together
+    size = 1 if kind == "hidden" else check_window(min(WINDOW, layers) if window is None else window, layers)
     return Restoration(model, kind, size, sever, sever_at, has_hooks(model))

@@ -126,6 +126,7 @@ PATCHED = PROVENANCE | {
     "command",
     "site",
     "method",
+    "window",
     "metric",
     "noising",
     "clean",
@@ -141,7 +142,8 @@ PATCHED = PROVENANCE | {
 
 
 @pytest.mark.parametrize(
-    ("options", "axis", "size"), [((), "positions", 6), (("--site", "z", "--heads", "--attribution"), "heads", 4)]
+    ("options", "axis", "size"),
+    [((), "positions", 6), (("--site", "z", "--heads", "--method", "gradient"), "heads", 4)],
 )
 def test_patch(tiny: str, options: tuple[str, ...], axis: str, size: int, tmp_path: Path) -> None:
     found = run_json(*PATCH, *options, "--model", tiny, "--out", str(tmp_path))

@@ -351,3 +351,27 @@ def test_the_result(tmp_path: Path) -> None:
     assert "Canada" in grid.plot().layout.title.text
     low, high = grid.interval()
     assert bool(low.isnan().all()) and bool(high.isnan().all())  # one pair has no interval
+
+
+@pytest.mark.parametrize("heads", [True, False])
+def test_queries_whose_heads_stand_before_their_positions(heads: bool) -> None:
+    """[batch head pos d_head], as multi-head latent attention has them: by head and by position."""
+    model, (clean, corrupted) = zoo.tiny("deepseek2"), pair("deepseek2")
+    [both] = encode_pairs(model, clean, corrupted)
+    metric = kn.probability(both.clean.target_ids[0])
+    grid = kn.activation_patch(model, clean, corrupted, site="q", heads=heads, metric=metric)
+    with torch.no_grad():
+        _, cache = model.run_with_cache(both.clean.tokens)
+        for layer in grid.layers:
+            for column in grid.columns:
+
+                def put(x: Tensor, hook: Any, column: int = column) -> Tensor:
+                    x, source = x.clone(), cache[hook.name]
+                    assert x.shape[1:3] == (zoo.N_HEADS, both.length)
+                    x.select(1 if heads else 2, column).copy_(source.select(1 if heads else 2, column))
+                    return x
+
+                logits = model.run_with_hooks(both.corrupted.tokens, fwd_hooks=[(f"blocks.{layer}.attn.hook_q", put)])
+                value = float(metric(logits[:, -1]))
+                assert float(grid.values[layer, column]) == pytest.approx(value, rel=1e-3)
+    assert float(grid.effect.abs().max()) > 1e-2 * grid.corrupted
