@@ -3,6 +3,8 @@
 from kntools import __version__, analyses, data, plots
 from kntools.attribution.attribution_result import Attribution
 from kntools.attribution.baselines import activation, activation_x_gradient
+from kntools.attribution.faithfulness import faithfulness
+from kntools.attribution.faithfulness_curve import FaithfulnessCurve
 from kntools.attribution.integrated_gradients import integrated_gradients
 from kntools.attribution.knowledge_neurons import KnowledgeNeurons, coarse_sets, knowledge_neurons, r1_squared
 from kntools.attribution.neuron_card import neuron_card
@@ -44,6 +46,7 @@ __all__ = [
     "Attribution",
     "Derivative",
     "Encoded",
+    "FaithfulnessCurve",
     "Hook",
     "Intervention",
     "JointEdit",
@@ -79,6 +82,7 @@ __all__ = [
     "encode",
     "enhance_neurons",
     "erase_values",
+    "faithfulness",
     "fine_tune",
     "freeze",
     "generate",

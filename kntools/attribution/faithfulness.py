@@ -1,0 +1,190 @@
+"""Are these the neurons that matter? Keep the leading ones, ablate the rest, and see what is left of the answer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from kntools.attribution.attribution_result import Attribution, exists
+from kntools.attribution.faithfulness_curve import FaithfulnessCurve
+from kntools.attribution.integrated_gradients import activation
+from kntools.engine.inputs import bos_of, check_choice, check_count
+from kntools.engine.metric_choice import Metrics, choose_metrics
+from kntools.engine.sweep import Intervention, sweep
+from kntools.hooks.positioned import PositionedHook
+from kntools.models import neuron_layers
+from kntools.options import options, progress_bar
+from kntools.prompts import Encoded, Prompts, encode_many
+from kntools.results.provenance import provenance
+from kntools.sites import ANSWER, Hook, hook_name
+
+#: `"zero"`; `"mean"` over the prompts; `"resample"`: the activations of the next prompt.
+Ablation = Literal["zero", "mean", "resample"]
+SHARES = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
+_BLOCK = 64
+
+
+def faithfulness(
+    model: Any,
+    prompts: Prompts,
+    scores: Attribution | Float[Tensor, "... layer neuron"],
+    *,
+    shares: Sequence[float] = SHARES,
+    ablation: Ablation = "zero",
+    metric: Metrics = None,
+    draws: int = 5,
+    seed: int = 0,
+) -> FaithfulnessCurve:
+    """How much of an answer the leading neurons of some scores carry (Mueller et al. 2025, MIB).
+
+    ```python
+    curve = kn.faithfulness(model, prompts, kn.integrated_gradients(model, prompts))
+    curve.cpr, curve.random_cpr
+    ```
+
+    For each share k of all neurons,
+
+        f(k) = (m(the leading k kept, the rest ablated) - m(all ablated)) / (m(none ablated) - m(all ablated)),
+
+    of the means over prompts, so that f(all) = 1 and f(none) = 0. Neurons are ablated at the positions of the answer,
+    where attribution has its scores, in all layers at once.
+
+    Arguments:
+        prompts: one or several; they need not be those of the scores.
+        scores: neurons with the highest mean score over prompts lead. A tensor `[prompt layer neuron]` or
+            `[layer neuron]` will do; give `scores.abs()` to rank by size.
+        shares: from 0 to 1, at least two of them above 0; sorted in the result.
+        ablation: what replaces a neuron's activation: 0; its mean over `prompts`; or that of the next prompt.
+        metric: as in `activation_patch`: a name or a function; `None` is the contrast where every prompt has a foil,
+            else the probability of the answer.
+        draws: how often random neurons are drawn, as many in each layer as lead there.
+        seed: of these draws.
+
+    Returns:
+        `FaithfulnessCurve`, on the CPU.
+
+    Raises:
+        ValueError: shares out of range; scores of another model; one prompt, or answers of several tokens, with an
+            ablation other than `"zero"`; prompts that ablating all neurons does not change.
+    """
+    check_choice("ablation", ablation, ("zero", "mean", "resample"))
+    check_count("draws", draws)
+    shares = _checked(shares)
+    encoded = encode_many(model, prompts)
+    widths = neuron_layers.widths(model)
+    ranking = _ranking(scores, widths)
+    total = sum(widths)
+    counts = tuple(round(share * total) for share in shares)
+    lead = torch.stack([_leading(ranking, count) for count in counts])
+    generator = torch.Generator().manual_seed(seed)
+    masks = torch.cat([lead, ~lead & exists(widths), *(_random(lead, widths, generator) for _ in range(draws))])
+    base = _base(model, encoded, ablation)
+    metrics, metric_name = choose_metrics(model, encoded, metric)
+    none = torch.zeros_like(masks[:1])
+    found = []
+    with progress_bar(len(encoded), "prompt") as bar:
+        for number, e in enumerate(encoded):
+            found.append(_values(model, e, torch.cat([none, masks]), widths, base[number], metrics[number]))
+            bar.update()
+    clean, ablated, values = (part.double() for part in torch.stack(found).split([1, 1, len(masks)], dim=1))
+    full, empty = masks.sum((1, 2)) == total, ~masks.any(2).any(1)
+    # The same runs under another name: rounding in a batch of another size is no effect.
+    values = torch.where(full, clean, torch.where(empty, ablated, values))
+    if float(clean.mean()) == float(ablated.mean()):
+        raise ValueError(f"{metric_name} is the same with all neurons ablated: faithfulness is not defined")
+    kept, removed, *random = values.split(len(shares), dim=1)
+    return FaithfulnessCurve(
+        shares=shares,
+        counts=counts,
+        clean=clean[:, 0],
+        ablated=ablated[:, 0],
+        kept=kept,
+        removed=removed,
+        at_random=torch.stack(random, 1),
+        rule=scores.rule if isinstance(scores, Attribution) else "scores",
+        ablation=ablation,
+        metric=metric_name,
+        prompts=tuple(e.prompt for e in encoded),
+        provenance=provenance(model, prepend_bos=bos_of(encoded), draws=draws, seed=seed),
+    )
+
+
+def _checked(shares: Sequence[float]) -> tuple[float, ...]:
+    found = tuple(sorted({float(share) for share in shares}))
+    if not found or not 0 <= found[0] <= found[-1] <= 1 or sum(share > 0 for share in found) < 2:
+        raise ValueError(f"shares={tuple(shares)}; give at least two shares of all neurons above 0, none above 1")
+    return found
+
+
+def _ranking(scores: Attribution | Tensor, widths: Sequence[int]) -> Float[Tensor, "layer neuron"]:
+    """Mean scores; -inf where there is no neuron."""
+    given = scores.scores if isinstance(scores, Attribution) else scores
+    mean = given.detach().double().cpu().flatten(0, -3).mean(0) if given.ndim > 2 else given.detach().double().cpu()
+    if mean.shape != (len(widths), max(widths)):
+        raise ValueError(
+            f"scores are {tuple(given.shape)}; the model has {len(widths)} layers of {max(widths)} neurons"
+        )
+    if bool(mean[exists(widths)].isnan().any()):
+        raise ValueError("some scores are nan: neurons cannot be ranked by them")
+    return mean.masked_fill(~exists(widths), -torch.inf)
+
+
+def _leading(ranking: Float[Tensor, "layer neuron"], count: int) -> Bool[Tensor, "layer neuron"]:
+    order = ranking.flatten().argsort(descending=True, stable=True)[:count]
+    return torch.zeros(ranking.numel(), dtype=torch.bool).index_fill(0, order, True).view_as(ranking)
+
+
+def _random(
+    lead: Bool[Tensor, "share layer neuron"], widths: Sequence[int], generator: torch.Generator
+) -> Bool[Tensor, "share layer neuron"]:
+    """As many random neurons in each layer; those of a small share are among those of a larger one."""
+    found = torch.zeros_like(lead)
+    for layer, width in enumerate(widths):
+        order = torch.randperm(width, generator=generator)
+        for share, count in enumerate(lead[:, layer].sum(1).tolist()):
+            found[share, layer, order[:count]] = True
+    return found
+
+
+def _base(model: Any, encoded: Sequence[Encoded], ablation: Ablation) -> Float[Tensor, "prompt layer neuron"]:
+    """What replaces activations, for each prompt."""
+    layers, widest = len(neuron_layers.widths(model)), max(neuron_layers.widths(model))
+    if ablation == "zero":
+        return torch.zeros(1, layers, widest).expand(len(encoded), -1, -1)
+    if len(encoded) < 2 or any(len(e.positions) > 1 for e in encoded):
+        raise ValueError(
+            f"ablation={ablation!r} takes activations of other prompts: give at least two, each with an answer of one "
+            "token (multi_token='first'), or ablation='zero'"
+        )
+    found = activation(model, encoded).scores
+    return found.mean(0, keepdim=True).expand_as(found) if ablation == "mean" else found.roll(-1, 0)
+
+
+def _values(
+    model: Any,
+    encoded: Encoded,
+    masks: Bool[Tensor, "row layer neuron"],
+    widths: Sequence[int],
+    base: Float[Tensor, "layer neuron"],
+    metric: Any,
+) -> Float[Tensor, " run"]:
+    """The metric as it is, then with the neurons of each mask alone."""
+    runs = [Intervention((), rows=1)]
+    for part in masks.split(min(_BLOCK, options().max_rows or _BLOCK)):
+        hooks = [_keep(part[:, n, :width], base[n, :width], n) for n, width in enumerate(widths) if width]
+        runs.append(Intervention(tuple(hooks), rows=len(part)))
+    return sweep(model, encoded, runs, metric=metric).float().cpu()
+
+
+def _keep(mask: Bool[Tensor, "row neuron"], base: Float[Tensor, " neuron"], layer: int) -> Hook:
+    """Row r keeps the neurons of `mask[r]`; all others get their `base`."""
+
+    def edit(x: Tensor) -> Tensor:
+        return torch.where(mask[:, None].to(x.device), x, base.to(x))
+
+    name = hook_name("mlp.hook_post", layer)
+    return name, PositionedHook(ANSWER, edit, f"keep some neurons of {name} per row", name=name)
