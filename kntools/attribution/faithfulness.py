@@ -10,8 +10,8 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from kntools.attribution.attribution_result import Attribution, exists
+from kntools.attribution.baselines import activation
 from kntools.attribution.faithfulness_curve import FaithfulnessCurve
-from kntools.attribution.integrated_gradients import activation
 from kntools.engine.inputs import bos_of, check_choice, check_count
 from kntools.engine.metric_choice import Metrics, choose_metrics
 from kntools.engine.sweep import Intervention, sweep

@@ -9,12 +9,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from kntools.models import adapter
+from kntools.models import adapter, neuron_layers
 from kntools.models.attachment import without_hooks
 from kntools.sites import Neuron
 
-# The norm between an MLP and the residual stream (Gemma 2 and 3).
-_POST = "ln2_post"
 # Above the epsilon of any norm, within the range of float16.
 _SCALE = 100.0
 
@@ -25,8 +23,8 @@ class NotLinear(ValueError):
 
 def norm_behind(model: Any, layer: int) -> Any:
     """The norm between the MLP of a layer and the residual stream, if there is one."""
-    block = model.blocks[layer]
-    return getattr(block, _POST) if _POST in dict(block.named_children()) else None
+    name = neuron_layers.neurons_of(model)[layer].norm
+    return None if name is None else getattr(model.blocks[layer], name)
 
 
 @torch.no_grad()
