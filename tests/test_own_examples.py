@@ -130,7 +130,7 @@ def test_the_analysis_runs_as_a_script(
     runpy.run_path(str(EXAMPLES / "own_analysis.py"), run_name="__main__")
     assert capsys.readouterr().out.startswith("MlpLoss (tiny-bert), 80 rows")
     loaded = kn.load(out.with_suffix(".json"))
-    assert len(loaded.rows) == 80 and loaded.header["model"] == "tiny-bert"
+    assert len(loaded.rows) == 80 and loaded.provenance["model"] == "tiny-bert"
     kept = (tmp_path / "mlps.run.jsonl").read_text().splitlines()
     assert out.with_suffix(".html").stat().st_size > 0 and len(kept) == 1 + 20  # a header, and a line per prompt
 

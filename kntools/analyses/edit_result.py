@@ -107,7 +107,7 @@ class EditConsistency(Result):
     before: tuple[Payload, ...]
     after: dict[str, tuple[Payload, ...]]  # method -> one per case
     skipped: dict[str, int]  # reason -> count
-    header: dict[str, Any]
+    provenance: dict[str, Any]
 
     @property
     def methods(self) -> list[str]:
@@ -164,4 +164,4 @@ class EditConsistency(Result):
 
     def describe(self) -> str:
         left_out = ", ".join(f"{n} {reason}" for reason, n in self.skipped.items()) or "none"
-        return f"EditConsistency of {len(self.cases)} cases ({self.header['model']}), left out: {left_out}"
+        return f"EditConsistency of {len(self.cases)} cases ({self.provenance['model']}), left out: {left_out}"

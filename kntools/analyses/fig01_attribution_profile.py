@@ -38,7 +38,7 @@ class AttributionProfile(Result):
     errors: Float[Tensor, "class layer neuron"]  # standard errors of these means; nan where a class has one prompt
     classes: tuple[str, ...]
     counts: tuple[int, ...]  # prompts of each class
-    header: dict[str, Any]
+    provenance: dict[str, Any]
 
     def leading(self, k: int = 3) -> tuple[Neuron, ...]:
         """For each class the `k` neurons with the highest mean score, without repetition."""
@@ -79,7 +79,7 @@ class AttributionProfile(Result):
 
     def describe(self) -> str:
         counts = ", ".join(f"{c} (n = {n})" for c, n in zip(self.classes, self.counts, strict=True))
-        return f"Mean attribution scores by answer: {counts} ({self.header['model']})"
+        return f"Mean attribution scores by answer: {counts} ({self.provenance['model']})"
 
 
 def attribution_profile(

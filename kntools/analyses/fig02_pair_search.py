@@ -74,7 +74,7 @@ class PairSearch(Table):
 
     def describe(self) -> str:
         counts = ", ".join(f"{n} {number}" for number in NUMBERS if (n := len(self._found(number=number))))
-        return f"Knowledge neurons of {len(self.rows)} determiner-noun pairs ({counts}; {self.header['model']})"
+        return f"Knowledge neurons of {len(self.rows)} determiner-noun pairs ({counts}; {self.provenance['model']})"
 
     def _found(self, **where: str) -> list[set[Neuron]]:
         """The neurons of each pair of this number or determiner."""
@@ -108,8 +108,8 @@ def pair_search(
         raise ValueError(
             f"pair_search needs determiner-noun pairs: {what}; use prompt_groups(model, 'determiner_noun_agreement_2')"
         )
-    found, header = search_each(model, groups, settings, kind="pair search", run=run)
-    return PairSearch.of(map(_row, groups, found), header)
+    found, provenance = search_each(model, groups, settings, kind="pair search", run=run)
+    return PairSearch.of(map(_row, groups, found), provenance)
 
 
 def pairs_of(found: Localisation, groups: Sequence[PromptGroup]) -> PairSearch:
@@ -118,7 +118,7 @@ def pairs_of(found: Localisation, groups: Sequence[PromptGroup]) -> PairSearch:
         raise ValueError("these are not the groups that were localised; give the same ones, in the same order")
     both = zip(groups, found.rows, strict=True)
     rows = [_row(group, {**row, "share": row["tau"]}) for group, row in both if group.label("determiner")]
-    return PairSearch.of(rows, found.header)
+    return PairSearch.of(rows, found.provenance)
 
 
 def _row(group: PromptGroup, found: Row) -> Row:

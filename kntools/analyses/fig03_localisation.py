@@ -87,7 +87,7 @@ class Localisation(Table):
 
     def describe(self) -> str:
         n = len({row["source"] for row in self.rows})
-        return f"Localisation in {n} paradigms and relations, {len(self.rows)} groups ({self.header['model']})"
+        return f"Localisation in {n} paradigms and relations, {len(self.rows)} groups ({self.provenance['model']})"
 
 
 def localisation(
@@ -121,8 +121,8 @@ def localisation(
     small = [g.key for g in groups if len(g.prompts) < 2]
     if small:
         raise ValueError(f"R1^2 compares prompts: {small[:3]} have fewer than 2; give least=3 to prompt_groups")
-    found, header = search_each(model, groups, settings, kind="localisation", run=run, null=null, seed=seed)
-    return Localisation.of(map(_row, groups, found), header)
+    found, provenance = search_each(model, groups, settings, kind="localisation", run=run, null=null, seed=seed)
+    return Localisation.of(map(_row, groups, found), provenance)
 
 
 def _row(group: PromptGroup, found: Row) -> Row:

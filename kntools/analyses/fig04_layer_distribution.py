@@ -19,7 +19,7 @@ class LayerDistribution(Table):
     """One row per kind and layer: `kind, layer, neurons, share, low, high`.
 
     `share` is the mean over groups of the share of a group's neurons that lie in the layer, with a bootstrap interval
-    over groups: a fact with five neurons counts no more than one with two. The header's `test` compares two kinds.
+    over groups: a fact with five neurons counts no more than one with two. `details` has a `test` of two kinds.
     """
 
     def plot(self, **look: Any) -> Any:
@@ -31,8 +31,8 @@ class LayerDistribution(Table):
         return bar_chart(self.to_frame(), "layer", "share", **options)
 
     def describe(self) -> str:
-        counts = ", ".join(f"{kind}: {n} groups" for kind, n in self.header["groups"].items())
-        if (test := self.header["test"]) is None:
+        counts = ", ".join(f"{kind}: {n} groups" for kind, n in self.details["groups"].items())
+        if (test := self.details["test"]) is None:
             return f"Layers of knowledge neurons ({counts})"
         difference = f"distance {test['distance']:.3f}, p = {test['p']:.3g}"
         means = f"mean layer {test['means'][0]:.1f} and {test['means'][1]:.1f}"
@@ -62,9 +62,9 @@ def layer_distribution(
         seed: of permutations and intervals.
     """
     if isinstance(found, Localisation):
-        header, given = dict(found.header), {k: found.neurons(k) for k in ("linguistic", "factual")}
+        provenance, given = found.provenance, {k: found.neurons(k) for k in ("linguistic", "factual")}
     else:
-        header, given = {"model": "?"}, {k: tuple(map(as_neurons, groups)) for k, groups in found.items()}
+        provenance, given = {"model": "?"}, {k: tuple(map(as_neurons, groups)) for k, groups in found.items()}
     layers = {k: [[n.layer for n in own] for own in groups if own] for k, groups in given.items() if any(groups)}
     if not layers:
         raise ValueError("no neurons: no group has a knowledge neuron")
@@ -82,8 +82,8 @@ def layer_distribution(
             for layer, (n, (share, low, high)) in enumerate(zip(neurons, numbers, strict=True))
         ]
     test = _permutation(list(shares.values()), permutations, seed) if len(shares) == 2 else None
-    header |= {"groups": {kind: len(s) for kind, s in shares.items()}, "test": test, "permutations": permutations}
-    return LayerDistribution.of(rows, header)
+    sizes = {kind: len(s) for kind, s in shares.items()}
+    return LayerDistribution.of(rows, provenance, groups=sizes, test=test, permutations=permutations)
 
 
 def _permutation(sides: list[Float[Tensor, "_group layer"]], permutations: int, seed: int) -> dict[str, Any]:

@@ -53,14 +53,14 @@ class SuppressionEffect(Table):
         options: dict[str, Any] = {"color": "test", "facet_col": "prompts", "facet_col_wrap": 1, "one_scale": False}
         options |= {"barmode": "overlay", "opacity": 1}
         options |= {"hover_data": {"before": ":.4g", "after": ":.4g", "p_corrected": ":.2g", "n": True}}
-        options |= {"labels": {"word": "", "change": f"relative change ({self.header['change']})"}}
+        options |= {"labels": {"word": "", "change": f"relative change ({self.details['change']})"}}
         figure = bar_chart(frame, "word", "change", **options, **{"title": self.describe(), **look})
         section = {plain(word): plain(name) for word, name in zip(frame["word"], frame["section"], strict=True)}
         figure.for_each_trace(lambda bars: bars.update(x=[[section[word] for word in bars.x], bars.x]))
         return figure.update_layout(margin={"r": 70, "b": 80})  # for the last word, which is aslant, and the sections
 
     def describe(self) -> str:
-        h, n = self.header, int(self.frame["significant"].sum())
+        h, n = self.details, int(self.frame["significant"].sum())
         return f"{h['what']}: {n} of {len(self.frame)} changes are significant ({h['test']}, {h['alpha']:g})"
 
 
@@ -122,9 +122,9 @@ def effect_of(
     corrected = p_values if paper else holm(p_values)
     tested = [{**row, "p_corrected": p, "significant": p < alpha} for row, p in zip(rows, corrected, strict=True)]
     test = "unpaired t-test, uncorrected, as published" if paper else "paired t-test, Holm-corrected"
-    what = f"{', '.join(map(repr, shift.neurons[:5]))} x {shift.factor:g} ({shift.header['model']})"
+    what = f"{', '.join(map(repr, shift.neurons[:5]))} x {shift.factor:g} ({shift.provenance['model']})"
     made = {"change": change, "test": test, "alpha": alpha, "what": what, "paper": paper}
-    return SuppressionEffect.of(tested, {**shift.header, **made})
+    return SuppressionEffect.of(tested, shift.provenance, **made)
 
 
 def _changed(of: Callable[[Tensor, Tensor], Tensor], before: Tensor, after: Tensor, drawn: Tensor) -> Tensor:

@@ -26,14 +26,14 @@ class CooccurrenceBias(Table):
     """One row per word: `word, section, plural, singular, bias, effect`.
 
     `plural` and `singular` count nouns of either number beside the word; `bias` is the log of their odds (0.5 added
-    to each), positive for words that stand with plurals. The header has the correlations with their intervals.
+    to each), positive for words that stand with plurals. `details` has the correlations with their intervals.
     """
 
     def plot(self, **look: Any) -> Any:
         """A dot per word: the effect of the edit against how often the word stands with plural nouns."""
         from kntools.plots.charts import scatter_chart
 
-        change = f"relative change of probability ({self.header.get('change', '?')})"
+        change = f"relative change of probability ({self.details.get('change', '?')})"
         labels = {"bias": "log odds of a plural noun beside the word", "effect": change}
         options: dict[str, Any] = {"color": "section", "text": "word", "hover_data": ["plural", "singular"]}
         options |= {"labels": labels, "title": self.describe(), **look}
@@ -41,10 +41,10 @@ class CooccurrenceBias(Table):
         return figure.add_hline(y=0, line={"color": "gray", "width": 1})
 
     def describe(self) -> str:
-        c = self.header["correlation"]
+        c = self.details["correlation"]
         return (
             f"Effect against plural bias of {c['n']} words: Spearman {c['spearman']:.2f} "
-            f"[{c['low']:.2f}, {c['high']:.2f}], Pearson {c['pearson']:.2f} ({self.header['model']})"
+            f"[{c['low']:.2f}, {c['high']:.2f}], Pearson {c['pearson']:.2f} ({self.provenance['model']})"
         )
 
 
@@ -114,7 +114,7 @@ def cooccurrence_bias(
         group: the prompts whose effects are taken (`"plural"`: with plural nouns); the first one by default.
         sections: of words; `None` for all. The neutral ones are the question: the marked ones, which grammar ties
             to one number, correlate for that reason.
-        least: words that stand beside fewer nouns are left out, and named in the header. Three must be left.
+        least: words that stand beside fewer nouns are left out, and named in `details`. Three must be left.
         resamples, seed: of the bootstrap over words that gives the interval.
     """
     groups = list(dict.fromkeys(row["group"] for row in effect.rows))
@@ -144,7 +144,8 @@ def cooccurrence_bias(
 
     low, high = statistic_interval(correlations, len(x), resamples=resamples, seed=seed)
     found = {"n": len(rows), "spearman": spearman(x, y), "low": low, "high": high, "pearson": pearson(x, y)}
-    return CooccurrenceBias.of(rows, {**effect.header, "group": chosen, "rare": rare, "correlation": found})
+    details = {**effect.details, "group": chosen, "rare": rare, "correlation": found}
+    return CooccurrenceBias.of(rows, effect.provenance, **details)
 
 
 def read_texts(path: str | Path, field: str = "text") -> Iterator[str]:

@@ -37,7 +37,7 @@ class ProbabilityShift(Result):
     words: tuple[tuple[str, str], ...]  # (section, word)
     neurons: tuple[Neuron, ...]
     factor: float
-    header: dict[str, Any]
+    provenance: dict[str, Any]
 
     def pair(self, group: str, word: str) -> tuple[Float[Tensor, " prompt"], Float[Tensor, " prompt"]]:
         """Before and after, of one word in the prompts of one group."""
@@ -77,7 +77,7 @@ class ProbabilityShift(Result):
     def describe(self) -> str:
         named = ", ".join(map(repr, self.neurons[:5])) + (" ..." if len(self.neurons) > 5 else "")
         counts = f"{len(self.words)} words, {len(self.groups)} prompts"
-        return f"{named} x {self.factor:g}: {counts} ({self.header['model']})"
+        return f"{named} x {self.factor:g}: {counts} ({self.provenance['model']})"
 
 
 def probability_shift(

@@ -70,7 +70,7 @@ class Reliability(Table):
 
     def describe(self) -> str:
         n = len(self.frame[["source", "text", "target"]].drop_duplicates())
-        return f"Predictions overturned by neuron edits: {n} prompts ({self.header['model']})"
+        return f"Predictions overturned by neuron edits: {n} prompts ({self.provenance['model']})"
 
 
 def reliability(
@@ -100,7 +100,7 @@ def reliability(
         edits: any of `"suppress"` (activations to 0), `"enhance"` (doubled), `"erase"` (their value rows become 0) and
             `"values"` (value rows are written from the old answer towards a new one: the foil of a pair, the model's
             second choice for a fact; Dai et al. 2022, section 5.1). They act as hooks: no weight is touched.
-        correct_only: leave out prompts that the model gets wrong to begin with; how many is in the header.
+        correct_only: leave out prompts that the model gets wrong to begin with; how many is in `details`.
         seed: of the random neurons.
     """
     if not edits:
@@ -131,7 +131,7 @@ def reliability(
     if not rows:
         raise ValueError(f"the model gets none of the {len(found)} prompts right; pass correct_only=False")
     wrong = sum(not payload["correct"] for *_, payload in found) if correct_only else 0
-    return Reliability.of(rows, {**folder.header, "wrong": wrong, "correct_only": correct_only})
+    return Reliability.of(rows, folder.header, wrong=wrong, correct_only=correct_only)
 
 
 def _judged(

@@ -14,7 +14,7 @@ class EditExamples(Table):
     """One row per text: `group, text, before, after`, continued by the model as it was and by the edited one."""
 
     def describe(self) -> str:
-        return str(self.header["edit"])
+        return str(self.details["edit"])
 
 
 def edit_examples(
@@ -45,4 +45,4 @@ def edit_examples(
         {"group": group, "text": text, "before": old, "after": new}
         for (group, text), old, new in zip(asked, before, after, strict=True)
     ]
-    return EditExamples.of(rows, {**edit.provenance, "edit": edit.title()})
+    return EditExamples.of(rows, edit.provenance, edit=edit.title())

@@ -117,7 +117,7 @@ def edit_consistency(
         before=tuple(before[key] for key in done),
         after={name: tuple(after[name][key] for key in done) for name in methods},
         skipped=skipped,
-        header=folder.header,
+        provenance=folder.header,
     )
 
 

@@ -46,7 +46,7 @@ class SelectionMethods(Table):
     """
 
     def _by_method(self) -> dict[str, pd.DataFrame]:
-        return {name: self.frame[self.frame["method"] == name] for name in (*self.header["methods"], RANDOM)}
+        return {name: self.frame[self.frame["method"] == name] for name in (*self.details["methods"], RANDOM)}
 
     def summary(self) -> pd.DataFrame:
         """Per method: mean drop with bootstrap interval, p of its difference from the first method (paired, Holm)."""
@@ -88,7 +88,7 @@ class SelectionMethods(Table):
 
     def describe(self) -> str:
         n = int((self.frame["method"] == RANDOM).sum())
-        return f"Ways to choose {self.header['count']} neurons, on {n} prompts ({self.header['model']})"
+        return f"Ways to choose {self.details['count']} neurons, on {n} prompts ({self.provenance['model']})"
 
 
 def selection_methods(
@@ -142,4 +142,4 @@ def selection_methods(
         for source, prompt, payload in each_prompt(folder, prompts, compare)
         for row in payload
     ]
-    return SelectionMethods.of(rows, {**folder.header, "methods": list(methods), "count": count})
+    return SelectionMethods.of(rows, folder.header, methods=list(methods), count=count)

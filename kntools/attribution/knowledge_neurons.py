@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import Any
 
@@ -39,6 +39,7 @@ class KnowledgeNeurons(Result):
     prompts: int
     settings: dict[str, Any]
     metric: str | None = None  # what scores are in, if an `Attribution` said so
+    provenance: dict[str, Any] = field(default_factory=dict)  # of the scores; empty for a plain tensor
 
     def __len__(self) -> int:
         return len(self.neurons)
@@ -140,6 +141,7 @@ def knowledge_neurons(
             "negatives": 0 if against is None else against.shape[0],
         },
         metric=getattr(att, "metric", None),
+        provenance=att.provenance if isinstance(att, Attribution) else {},
     )
 
 

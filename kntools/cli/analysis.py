@@ -16,6 +16,7 @@ from kntools.analyses.prompt_group import is_relation
 from kntools.cli.options import ModelOptions, Options, method, output
 from kntools.cli.output import Output, Sheet, records
 from kntools.models.names import check_name
+from kntools.results.table import Table
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,7 +62,7 @@ def result_output(
     rows: str = "rows",
     **more: Any,
 ) -> Output:
-    """A result of an analysis: header and tables as JSON, the summary in the terminal, all of it in files.
+    """A result of an analysis: how it was made and its tables as JSON, the summary in the terminal, all of it in files.
 
     Arguments:
         tables: further tables; `None`: those that the result has. One that could not be made is `null`.
@@ -69,7 +70,7 @@ def result_output(
         more: further entries of the JSON.
     """
     every = found.tables() if tables is None else tables
-    header = found.header if hasattr(found, "header") else found.provenance
+    about = {**found.provenance, **(found.details if isinstance(found, Table) else {})}
     shown = every or {rows: found.to_frame()}
     summary = found.summary()
     further = {name: frame for name, frame in every.items() if frame is not None}
@@ -82,7 +83,7 @@ def result_output(
         return [saved, *write_tables({"": found.to_frame(), **further}, options), page]
 
     return Output(
-        {**header, **more, **{name: None if frame is None else records(frame) for name, frame in shown.items()}},
+        {**about, **more, **{name: None if frame is None else records(frame) for name, frame in shown.items()}},
         [
             Sheet(found.describe(), summary),
             *(Sheet(name, frame) for name, frame in further.items() if not frame.equals(summary)),

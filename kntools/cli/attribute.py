@@ -13,7 +13,7 @@ from kntools.cli.options import Integral, ModelOptions, MultiToken, Target, Text
 from kntools.cli.output import Output, Sheet, records
 from kntools.plots import neuron_bars
 from kntools.prompts import Prompt
-from kntools.report.page import Chart, Section, Table
+from kntools.report.page import Chart, PageTable, Section
 
 
 @command
@@ -41,7 +41,7 @@ def attribute(
 
     def page() -> tuple[str, str, list[Section]]:
         chart = Chart(neuron_bars(att, k=len(neurons)), "Neurons with the highest scores.", n="1 prompt")
-        table = Table(leading, "Leading neurons.", csv="neurons.csv", digits=5)
+        table = PageTable(leading, "Leading neurons.", csv="neurons.csv", digits=5)
         lead = f"Which of the {sum(att.widths):,} MLP neurons make this answer probable ({probability:.3f})?"
         return f"{text} → {target.strip()}", lead, [Section("Leading neurons", [chart, table])]
 

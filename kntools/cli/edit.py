@@ -19,7 +19,7 @@ from kntools.editing.rome_settings import Key, RomeSettings, layer_for
 from kntools.editing.second_moment import SecondMoment
 from kntools.engine.generation import generate
 from kntools.prompts import MASK, Prompt
-from kntools.report.page import Chart, Section, Table
+from kntools.report.page import Chart, PageTable, Section
 from kntools.results.result import load
 
 UNRELATED = ["The Eiffel Tower is located in the city of", "To treat my toothache, I should see a"]
@@ -76,8 +76,8 @@ def edit(
     title = f"{made.title()}: probability {made.before:.4f} -> {made.after:.4f} ({used})"
 
     def page() -> tuple[str, str, list[Section]]:
-        written = Table(examples, "Before and after the edit.", csv="examples.csv")
-        steps = Table(made.to_frame(), "Loss by step.", csv="loss.csv", folded=True)
+        written = PageTable(examples, "Before and after the edit.", csv="examples.csv")
+        steps = PageTable(made.to_frame(), "Loss by step.", csv="loss.csv", folded=True)
         loss = Section("Optimisation", [Chart(made.plot(), "Loss of the value.", n="1 edit"), steps])
         return f"Edit: {text} → {target.strip()}", title, [Section("What the model writes", [written]), loss]
 

@@ -11,7 +11,7 @@ from kntools.cli.neuron_check import Check
 from kntools.cli.options import Options
 from kntools.cli.output import Output, Sheet
 from kntools.plots import neuron_heatmap
-from kntools.report.page import Chart, Page, Section, Table
+from kntools.report.page import Chart, Page, PageTable, Section
 from kntools.report.page import write as write_page
 from kntools.sites import Neuron
 
@@ -43,7 +43,9 @@ def page_output(
     def write(out: Path) -> list[Path]:
         title, lead, sections = page()
         content = Page(title, sections, lead, source, [*facts, ("Command", f"`{options.line}`")])
-        tables = [block for section in sections for block in section.blocks if isinstance(block, Table) and block.csv]
+        tables = [
+            block for section in sections for block in section.blocks if isinstance(block, PageTable) and block.csv
+        ]
         written = [write_page(out / "index.html", content), *(out / table.csv for table in tables)]
         return [*written, *(result.save(out / f"{name}.safetensors") for name, result in results.items())]
 
@@ -87,7 +89,7 @@ def heatmaps(att: Attribution, marked: Sequence[Neuron], check: Check | None) ->
         n=n,
         title="The whole model",
     )
-    checked = [Table(check.to_frame(), check.describe(), digits=4)] if check else []
+    checked = [PageTable(check.to_frame(), check.describe(), digits=4)] if check else []
     return [
         Section("Scores by layer", [leading, whole]),
         *([Section("Checked by intervening", checked)] * len(checked)),

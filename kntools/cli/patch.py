@@ -19,7 +19,7 @@ from kntools.patching.activation_patching import activation_patch, attribution_p
 from kntools.patching.first_order import Method
 from kntools.patching.patch_grid import PatchGrid
 from kntools.prompts import Prompt
-from kntools.report.page import Chart, Section, Table
+from kntools.report.page import Chart, PageTable, Section
 
 _LINE = '{"text": .., "target": .., "corrupted": ..}'
 
@@ -57,7 +57,7 @@ def patch(
 
     def page() -> tuple[str, str, list[Section]]:
         chart = Chart(grid.plot(), f"{title}.", n=f"{len(asked)} pair(s)")
-        cells = Table(grid.to_frame(), "All cells.", csv="grid.csv", digits=4, folded=True)
+        cells = PageTable(grid.to_frame(), "All cells.", csv="grid.csv", digits=4, folded=True)
         lead = "Where does the activation of one prompt change the answer of another?"
         return f"Patching: {clean[0].text}", lead, [Section("Patched", [chart, cells])]
 

@@ -17,7 +17,7 @@ from kntools.cli.output import Output, Sheet, records
 from kntools.data.read import json_lines
 from kntools.plots import layer_histogram, neuron_bars
 from kntools.prompts import Prompt
-from kntools.report.page import Block, Chart, Section, Table, Text
+from kntools.report.page import Block, Chart, PageTable, Section, Text
 
 
 @command
@@ -52,8 +52,8 @@ def search(
         blocks: list[Block] = [
             Text(" ".join([f"{title}.", *_notes(kns)])),
             *([Chart(neuron_bars(kns), "Mean score over the prompts.", n=n)] if kns.neurons else []),
-            Table(found, "Knowledge neurons.", csv="knowledge_neurons.csv", digits=5),
-            Table(asked, "Prompts, and the answer's probability.", csv="prompts.csv", digits=4),
+            PageTable(found, "Knowledge neurons.", csv="knowledge_neurons.csv", digits=5),
+            PageTable(asked, "Prompts, and the answer's probability.", csv="prompts.csv", digits=4),
         ]
         compared = {"knowledge neurons": kns.neurons, f"{len(leading)} leading neurons": leading}
         layers = Chart(layer_histogram(compared, n_layers=att.scores.shape[1]), "Where the neurons lie.", n=n)

@@ -14,7 +14,7 @@ from kntools.cli.output import Output, Sheet, records
 from kntools.engine.metric_choice import MetricName
 from kntools.plots import trace_panels
 from kntools.prompts import Prompt
-from kntools.report.page import Chart, Section, Table
+from kntools.report.page import Chart, PageTable, Section
 from kntools.tracing.causal_tracing import causal_trace
 from kntools.tracing.restoration import KINDS, Kind, Severed
 from kntools.tracing.trace import Trace
@@ -53,7 +53,7 @@ def trace(
         runs = f"{len(first.per_sample)} samples"
         panels = Chart(trace_panels(traces), "Effect of restoring each state on the answer.", n=runs)
         tables = [
-            Table(t.to_frame(), f"All states: {t.kind}.", csv=f"trace-{t.kind}.csv", digits=4, folded=True)
+            PageTable(t.to_frame(), f"All states: {t.kind}.", csv=f"trace-{t.kind}.csv", digits=4, folded=True)
             for t in traces
         ]
         lead = f"Which states bring the answer back after {subject!r} was corrupted?"

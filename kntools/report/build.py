@@ -52,7 +52,7 @@ def build(
         return Report(tuple(shown), out / "index.html", (), "")
     written = [page.write(out / "index.html", _page(study, shown, command))]
     blocks = [block for _, content in shown for block in content.blocks]
-    written += [out / name for block in blocks if isinstance(block, page.Table) for name in block.files]
+    written += [out / name for block in blocks if isinstance(block, page.PageTable) for name in block.files]
     drawn, note = pictures.write(out / "figures", [block for block in blocks if isinstance(block, page.Chart)])
     return Report(tuple(shown), written[0], (*written, *drawn), note)
 

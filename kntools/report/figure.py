@@ -17,7 +17,7 @@ import pandas as pd
 from jaxtyping import Float
 from torch import Tensor
 
-from kntools.report.page import Block, Chart, Table
+from kntools.report.page import Block, Chart, PageTable
 from kntools.report.study import Study
 from kntools.results.statistics import share_interval, t_quantile, t_test
 from kntools.results.table import Row
@@ -75,14 +75,14 @@ def chart(name: str, figure: Any, part: str = "", **values: object) -> Chart:
     return Chart(figure, caption, title=title, name=_name(name, part), min_width=text.get("min_width", 0))
 
 
-def table(name: str, frame: pd.DataFrame, part: str = "", **values: object) -> Table:
+def table(name: str, frame: pd.DataFrame, part: str = "", **values: object) -> PageTable:
     """A table with its caption and files; neurons are written by their names."""
     shown, text = frame.copy(), asset("texts.toml")["tables"][name]
     if "neurons" in frame and frame["neurons"].dtype == object:  # and not their number
         shown["neurons"] = [", ".join(repr(Neuron(*pair)) for pair in pairs) for pairs in frame["neurons"]]
     csv, json = (f"tables/{_name(name, part)}.{kind}" for kind in ("csv", "json"))
     caption, folded = text["caption"].format(**values), len(frame) > _ROWS
-    return Table(shown, caption, csv=csv, json=json, digits=text.get("digits", 3), folded=folded)
+    return PageTable(shown, caption, csv=csv, json=json, digits=text.get("digits", 3), folded=folded)
 
 
 def blocks(

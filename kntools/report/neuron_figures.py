@@ -69,13 +69,13 @@ def layers(study: Study) -> Shown:
     if not any(found.neurons()):
         raise NotPossible("no group has a knowledge neuron")
     spread = analyses.layer_distribution(found, n_layers=adapter.n_layers(study.model), seed=study.seed)
-    test, passed, tables = spread.header["test"], [], {}
+    test, passed, tables = spread.details["test"], [], {}
     if test is not None:
         means = dict(zip(("mean layer of agreement", "mean layer of facts"), test["means"], strict=True))
         tables = {"test": pd.DataFrame([{**means, "distance": test["distance"], "p": test["p"]}])}
         if test["p"] < ALPHA:
             passed = [f"Layers of agreement and facts differ by a distance of {test['distance']:.2f} (0 to 1)"]
-    counts = " and ".join(f"{n} {kind} groups" for kind, n in spread.header["groups"].items())
+    counts = " and ".join(f"{n} {kind} groups" for kind, n in spread.details["groups"].items())
     nothing = "difference between the layers of agreement and of facts"
     content = blocks("figure-4", spread.plot(), spread.to_frame(), tables=tables)
     return Shown(tested(passed, nothing, f"permutation test, n = {counts}"), content, missing)

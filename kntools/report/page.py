@@ -93,7 +93,7 @@ class Chart:
 
 
 @dataclass(frozen=True)
-class Table:
+class PageTable:
     """A data frame. `csv` and `json` are names of files beside the page with the same numbers, in all digits."""
 
     frame: pd.DataFrame
@@ -124,7 +124,7 @@ class Table:
         return [[_cell(value, self.digits) for value in row] for row in rows]
 
 
-Block = Text | Notes | Command | Links | Chart | Table
+Block = Text | Notes | Command | Links | Chart | PageTable
 
 
 @dataclass(frozen=True)
@@ -156,7 +156,7 @@ def write(path: str | Path, page: Page) -> Path:
     path = Path(path)
     for section in page.sections:
         for block in section.blocks:
-            if isinstance(block, Table):
+            if isinstance(block, PageTable):
                 for name, text in block.files.items():
                     files.write(path.parent / name, text)
     return files.write(path, render(page))

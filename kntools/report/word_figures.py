@@ -51,7 +51,7 @@ def bias(study: Study) -> Shown:
         nouns = analyses.noun_numbers(sample.PARADIGMS[:1] if study.sampled else ())
         counts = analyses.count_beside(texts, {row["word"] for row in effect.rows}, nouns)
         found = analyses.cooccurrence_bias(effect, counts, group="plural", sections=None, seed=study.seed)
-    frame, rare = found.to_frame(), found.header["rare"]
+    frame, rare = found.to_frame(), found.details["rare"]
     neutral = frame[frame["section"] == "neutral"]
     rho, p = _correlation(neutral)
     passed = [f"Effect and plural bias of neutral words correlate at {rho:+.2f} (Spearman)"] if p < ALPHA else []

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, TypeVar
 
@@ -17,7 +17,7 @@ T = TypeVar("T", bound="Table")
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Table(Result):
-    """Rows, the finest that the analysis has, and a header that says how they were made.
+    """Rows, the finest that the analysis has, how they were made, and what is true of all of them.
 
     ```python
     result.to_frame(), result.rows      # pandas; the same as dictionaries
@@ -28,12 +28,13 @@ class Table(Result):
     """
 
     frame: pd.DataFrame
-    header: dict[str, Any]  # provenance, and what is true of the whole table
+    provenance: dict[str, Any]
+    details: dict[str, Any] = field(default_factory=dict)  # choices, counts and tests of the whole table
 
     @classmethod
-    def of(cls: type[T], rows: Iterable[Row], header: dict[str, Any]) -> T:
+    def of(cls: type[T], rows: Iterable[Row], provenance: dict[str, Any], **details: Any) -> T:
         """From dictionaries of the same names."""
-        return cls(pd.DataFrame(list(rows)), header)
+        return cls(pd.DataFrame(list(rows)), provenance, details)
 
     @cached_property
     def rows(self) -> tuple[Row, ...]:
@@ -43,4 +44,4 @@ class Table(Result):
         return self.frame
 
     def describe(self) -> str:
-        return f"{type(self).__name__} ({self.header.get('model', '?')}), {len(self.frame)} rows"
+        return f"{type(self).__name__} ({self.provenance.get('model', '?')}), {len(self.frame)} rows"

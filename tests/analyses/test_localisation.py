@@ -159,7 +159,7 @@ def test_layers_by_hand(tmp_path: Path) -> None:
         **{("facts", i): x for i, x in enumerate((1, 0, 0, 0))},
     }
     assert frame.loc[("facts", 0), "neurons"] == 3
-    test = result.header["test"]
+    test = result.details["test"]
     assert test["distance"] == 1 and test["means"] == [2.75, 0]
     # Of the six ways to share out four groups, the two that keep the kinds apart are as far or farther.
     assert test["p"] == pytest.approx(1 / 3, abs=0.03)
@@ -174,7 +174,7 @@ def test_same_layers_give_uniform_p() -> None:
         drawn = torch.randint(6, (40, 3), generator=generator).tolist()
         neurons = [[(layer, n) for n, layer in enumerate(one)] for one in drawn]
         given = {"a": neurons[:20], "b": neurons[20:]}
-        p.append(layer_distribution(given, n_layers=6, permutations=100, seed=seed).header["test"]["p"])
+        p.append(layer_distribution(given, n_layers=6, permutations=100, seed=seed).details["test"]["p"])
     assert pytest.importorskip("scipy.stats").kstest(p, "uniform").pvalue > 0.01
 
 

@@ -83,5 +83,5 @@ def test_neutral_modifiers_follow_the_counts_of_the_training_text(effect: Suppre
     for row in result.rows:  # the counter finds the rates that were built in
         rate = row["plural"] / (row["plural"] + row["singular"])
         assert rate == pytest.approx(grammar.DETERMINERS[row["word"]].plural, abs=0.07), row["word"]
-    assert result.header["correlation"]["n"] == 11
-    assert result.header["correlation"]["spearman"] < -0.6 and result.header["correlation"]["high"] < 0
+    assert result.details["correlation"]["n"] == 11
+    assert result.details["correlation"]["spearman"] < -0.6 and result.details["correlation"]["high"] < 0

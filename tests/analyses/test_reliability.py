@@ -91,7 +91,7 @@ def test_what_the_model_gets_wrong_is_left_out() -> None:
     model = planted.cached()
     wrong = [kn.Prompt(f"{planted.FRAMES[0]} those", " book", foil=" books")]
     found = reliability(model, {"a": [*pairs()[:3], *wrong]}, count=1, edits=["suppress"])
-    assert len(found.rows) == 3 and found.header["wrong"] == 1
+    assert len(found.rows) == 3 and found.details["wrong"] == 1
     with pytest.raises(ValueError, match="none of the 1 prompts right"):
         reliability(model, {"a": wrong}, count=1)
 

@@ -183,13 +183,13 @@ def test_correlation_is_that_of_bias_and_effect(tmp_path: Path) -> None:
     counts = {"w0": {"plural": 5, "singular": 20}, "w1": {"plural": 20, "singular": 5},
               "w2": {"plural": 12, "singular": 12}, "w3": {"plural": 1, "singular": 0}}  # fmt: skip
     found = cooccurrence_bias(effect, counts, sections=None)
-    assert [row["word"] for row in found.rows] == ["w0", "w1", "w2"] and found.header["rare"] == ["w3"]
+    assert [row["word"] for row in found.rows] == ["w0", "w1", "w2"] and found.details["rare"] == ["w3"]
     assert found.rows[0]["bias"] == pytest.approx(math.log(5.5 / 20.5)) and found.rows[0]["effect"] == pytest.approx(
         -0.1
     )
-    assert found.header["correlation"]["spearman"] == pytest.approx(-1)
+    assert found.details["correlation"]["spearman"] == pytest.approx(-1)
     x, y = (torch.tensor([r[k] for r in found.rows]) for k in ("bias", "effect"))
-    assert found.header["correlation"]["spearman"] == pytest.approx(spearman(x, y))
+    assert found.details["correlation"]["spearman"] == pytest.approx(spearman(x, y))
     assert kn.load(found.save(tmp_path / "a.json")).rows == found.rows and len(found.plot().data) == 1
     with pytest.raises(ValueError, match="2 words are left"):
         cooccurrence_bias(effect, counts, sections=None, least=25)

@@ -82,7 +82,7 @@ def effect(alpha: float = 0.05) -> SuppressionEffect:
                     "p": p / 10, "p_corrected": p, "significant": p < alpha,
                 }
             )  # fmt: skip
-    return SuppressionEffect.of(rows, {**HEADER, "what": "w", "test": "t", "alpha": alpha, "change": "dai"})
+    return SuppressionEffect.of(rows, HEADER, what="w", test="t", alpha=alpha, change="dai")
 
 
 @pytest.mark.parametrize("alpha", [0.05, 0.002])
@@ -145,7 +145,7 @@ def test_methods_and_their_overlaps_stand_beside_their_names() -> None:
          "drop": (0.3, 0.1, 0.4, 0.2)[n] + 0.02 * p + 0.01 * n * p}
         for n, (m, prompts) in enumerate(chosen.items()) for p, some in enumerate(prompts)
     ]  # fmt: skip
-    result = SelectionMethods.of(rows, {**HEADER, "methods": list(chosen)[:-1], "count": 3})
+    result = SelectionMethods.of(rows, HEADER, methods=list(chosen)[:-1], count=3)
     figure, summary = result.plot(), result.summary().set_index("method")
     found = bars(figure, "x")
     assert {m for _, m in found} == set(chosen)
@@ -297,7 +297,7 @@ def test_layer_bars_are_the_shares_of_their_kind_and_layer() -> None:
          "low": 0.1 * layer + 0.01 * n, "high": 0.1 * layer + 0.08}
         for n, kind in enumerate(("linguistic", "factual")) for layer in range(3)
     ]  # fmt: skip
-    result = LayerDistribution.of(rows, {**HEADER, "groups": {}, "test": None})
+    result = LayerDistribution.of(rows, HEADER, groups={}, test=None)
     expected = {(r["kind"], r["layer"]): plain((r["share"], r["low"], r["high"])) for r in rows}
     assert bars(result.plot()) == expected
     for trace in result.plot().data:
@@ -425,10 +425,10 @@ def test_bias_dots_are_those_of_their_word_and_section() -> None:
          "effect": 0.2 - 0.1 * i * i}
         for i, (w, s) in enumerate((("the", "n"), ("these", "p"), ("any", "n"), ("this", "s")))
     ]  # fmt: skip
-    header = {**HEADER, "correlation": {"n": 4, "spearman": 0.0, "low": 0.0, "high": 0.0, "pearson": 0.0}}
+    correlation = {"n": 4, "spearman": 0.0, "low": 0.0, "high": 0.0, "pearson": 0.0}
     found = {
         (trace.name, word): (x, y, *hover)
-        for trace in CooccurrenceBias.of(rows, header).plot().data
+        for trace in CooccurrenceBias.of(rows, HEADER, correlation=correlation).plot().data
         for word, x, y, hover in zip(trace.text, trace.x, trace.y, trace.customdata, strict=True)
     }
     assert found == {

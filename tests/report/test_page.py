@@ -39,8 +39,8 @@ def example() -> page.Page:
                         name="bars",
                         min_width=640,
                     ),
-                    page.Table(frame, "A table.", csv="table.csv", json="tables/table.json", digits=2),
-                    page.Table(frame, "A folded table.", folded=True),
+                    page.PageTable(frame, "A table.", csv="table.csv", json="tables/table.json", digits=2),
+                    page.PageTable(frame, "A folded table.", folded=True),
                     page.Notes([("Question", "Why `so`?"), ("n", "2 < 3")]),
                     page.Command("kntools report --out 'a & b'"),
                     page.Links([("First", "says 1 & 2")]),
@@ -173,7 +173,7 @@ def test_numbers_stand_right_and_say_what_they_are() -> None:
     frame = pd.DataFrame(
         {"x": [0.0, 0.00001, float("nan"), -0.5], "k": [1, 2, 3, 4], "ok": [True] * 4, "s": list("abcd")}
     )
-    html = page.render(page.Page("x", [page.Section("A", [page.Table(frame, "T.", digits=3)])]))
+    html = page.render(page.Page("x", [page.Section("A", [page.PageTable(frame, "T.", digits=3)])]))
     cells = re.findall(r'<td class="number">([^<]*)</td>', html)
     assert cells == ["0.000", "1", "1.0e-05", "2", "", "3", "-0.500", "4"]
     assert re.findall(r'<th scope="col"( class=number)?>(\w+)', html) == [

@@ -14,7 +14,7 @@ from kntools.report import QUICK, Study
 from kntools.report import facts as module
 from kntools.report.choices import NotPossible
 from kntools.report.facts import FACTS, FactEffects, fact_effects, facts
-from kntools.report.page import Chart, Table
+from kntools.report.page import Chart, PageTable
 from tests import zoo
 
 SIZE = replace(QUICK, facts=3, phrasings=4, draws=4)
@@ -73,7 +73,7 @@ def test_attributions_are_kept_to_the_last_bit(study: Study, found: FactEffects)
 
 def test_tables_hold_the_effects(study: Study, found: FactEffects) -> None:
     shown = facts(study)
-    tables = {block.csv: block.frame for block in shown.blocks if isinstance(block, Table)}
+    tables = {block.csv: block.frame for block in shown.blocks if isinstance(block, PageTable)}
     control, changes = (tables[f"tables/facts-{what}.csv"] for what in ("control", "interventions"))
     assert control["random off, mean"].tolist() == pytest.approx(found.random.mean(1).tolist(), rel=1e-5)
     for values, what in ((found.suppressed, "suppressed"), (found.enhanced, "enhanced")):

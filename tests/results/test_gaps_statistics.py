@@ -174,7 +174,7 @@ def test_the_interval_of_a_correlation_is_of_95_percent() -> None:
     changes = [0.002 * n + 0.2 * float(x) for n, x in zip(plural, drawn(60), strict=True)]
     rows = [{"group": "plural", "section": "neutral", "word": f"w{i}", "change": c} for i, c in enumerate(changes)]
     counts = {f"w{i}": {"plural": n, "singular": 50} for i, n in enumerate(plural)}
-    found = cooccurrence_bias(SuppressionEffect.of(rows, HEADER), counts).header["correlation"]
+    found = cooccurrence_bias(SuppressionEffect.of(rows, HEADER), counts).details["correlation"]
     pair = torch.tensor([plural, changes], dtype=torch.float64)
     assert found["spearman"] == pytest.approx(stats.spearmanr(*pair.numpy()).statistic)
     assert_95(found["low"], found["high"], pair, lambda x, y: stats.spearmanr(x, y).statistic)
@@ -194,10 +194,10 @@ def test_correlations_are_scipys_with_ties_too() -> None:
 def test_a_permutation_p_is_never_0(permutations: int) -> None:
     """Of 2.6e26 ways to share out these groups two are as far apart as the kinds: none of them is drawn."""
     apart = {"a": [[(0, 1)]] * 45, "b": [[(3, 1)]] * 45}
-    test = layer_distribution(apart, n_layers=4, permutations=permutations).header["test"]
+    test = layer_distribution(apart, n_layers=4, permutations=permutations).details["test"]
     assert test["p"] == 1 / (permutations + 1)
     same = {"a": [[(0, 1)]] * 5, "b": [[(0, 2)]] * 5}
-    assert layer_distribution(same, n_layers=4, permutations=permutations).header["test"]["p"] == 1
+    assert layer_distribution(same, n_layers=4, permutations=permutations).details["test"]["p"] == 1
 
 
 def test_a_permutation_p_is_near_that_of_all_permutations() -> None:
@@ -212,7 +212,7 @@ def test_a_permutation_p_is_near_that_of_all_permutations() -> None:
     observed = distance(range(len(a)))
     every = [distance(first) >= observed - 1e-12 for first in itertools.combinations(range(len(both)), len(a))]
     groups = {"a": [[(layer, 0)] for layer in a], "b": [[(layer, 0)] for layer in b]}
-    test = layer_distribution(groups, n_layers=4, permutations=4000).header["test"]
+    test = layer_distribution(groups, n_layers=4, permutations=4000).details["test"]
     assert test["distance"] == pytest.approx(observed)
     assert test["p"] == pytest.approx(np.mean(every), abs=0.025) and 0.02 < np.mean(every) < 0.5
 
@@ -335,7 +335,7 @@ def chosen(neurons: dict[str, list[list[int]]], drops: dict[str, list[float]] | 
         for method, some in neurons.items() for p, indices in enumerate(some)
     ]  # fmt: skip
     methods = [m for m in neurons if m != RANDOM]
-    return SelectionMethods.of(rows, {**HEADER, "methods": methods, "count": 3})
+    return SelectionMethods.of(rows, HEADER, methods=methods, count=3)
 
 
 def test_the_overlap_is_the_shared_part_of_the_union() -> None:
@@ -358,7 +358,7 @@ def test_the_overlap_is_the_shared_part_of_the_union() -> None:
 
 def test_neurons_of_equal_index_in_other_layers_do_not_overlap() -> None:
     rows = [{"method": m, "neurons": [[layer, 5], [layer, 6]]} for layer, m in enumerate(("a", RANDOM))]
-    found = SelectionMethods.of(rows, {**HEADER, "methods": ["a"], "count": 2})
+    found = SelectionMethods.of(rows, HEADER, methods=["a"], count=2)
     assert found.overlap()["jaccard"].tolist() == [0]
 
 

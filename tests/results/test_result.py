@@ -129,7 +129,7 @@ def a_table() -> Table:
         {"word": "naïve", "n": 1, "share": float("nan"), "none": None, "yes": True, "neurons": [[1, 2]], "mixed": 1},
         {"word": None, "n": 2, "share": 0.1, "none": None, "yes": False, "neurons": [], "mixed": "a"},
     ]
-    return Table.of(rows, {"model": "m", "test": {"p": float("nan"), "most": float("inf")}})
+    return Table.of(rows, {"model": "m"}, test={"p": float("nan"), "most": float("inf")})
 
 
 @pytest.mark.parametrize("ending", ["json", "safetensors"])
@@ -143,7 +143,7 @@ def test_a_table_survives_the_disk(ending: str, tmp_path: Path) -> None:
         json.loads(path.read_text(), parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
     saved = a_table()
     assert saved.rows[0]["neurons"] == [[1, 2]] and type(saved.rows[1]["n"]) is int and saved.rows[1]["share"] == 0.1
-    assert saved != Table.of(saved.rows[:1], saved.header) and saved != replace(saved, header={})
+    assert saved != Table.of(saved.rows[:1], saved.provenance, **saved.details) and saved != replace(saved, details={})
     assert saved.save(tmp_path / "table.csv").read_text() == saved.to_frame().to_csv(index=False)
 
 
@@ -249,7 +249,7 @@ def test_results_of_analyses_are_found_without_an_import(tmp_path: Path) -> None
 
     from kntools.analyses.fig10_edit_examples import EditExamples
 
-    path = EditExamples.of([{"group": "edited", "text": "a", "before": "b", "after": "c"}], {"edit": "an edit"}).save(
+    path = EditExamples.of([{"group": "edited", "text": "a", "before": "b", "after": "c"}], {}, edit="an edit").save(
         tmp_path / "examples.safetensors"
     )
     code = f"import kntools as kn; print(kn.load({str(path)!r}).to_frame().to_dict('list'))"
