@@ -252,11 +252,11 @@ def test_a_good_bag_plain_or_packed(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (gzip.compress(b'{"a": 1}')[:-9], "not a complete gzip file"),
+        (gzip.compress(b'{"a": 1}', mtime=0)[:-9], "not a complete gzip file"),
         (b"not packed", "not a complete gzip file"),
-        (gzip.compress(b'{"a": '), ":1: broken JSON"),
-        (gzip.compress(b"[1]"), ":1: found a list; expected one JSON object"),
-        (gzip.compress(b'{"a": "\xeb"}'), "not UTF-8 at byte 7"),
+        (gzip.compress(b'{"a": ', mtime=0), ":1: broken JSON"),
+        (gzip.compress(b"[1]", mtime=0), ":1: found a list; expected one JSON object"),
+        (gzip.compress(b'{"a": "\xeb"}', mtime=0), "not UTF-8 at byte 7"),
     ],
 )
 def test_a_bad_packed_object(content: bytes, message: str, tmp_path: Path) -> None:
