@@ -26,10 +26,11 @@ _NO_PIECE = -100
 class RowBatch:
     """All rows of some edits. `groups` are those that share a pass; their `numbers` index the other attributes.
 
-    `keys` and `outputs` are the neurons and what `W_out` makes of them at each row's subject, with nothing changed.
+    `keys` and `outputs` are the neurons and what `W_out` makes of them at each row's subject, with nothing changed;
+    `states` holds, if asked for, the residual stream behind the layer.
     """
 
-    def __init__(self, model: Any, edits: Sequence[EditRows], layer: int) -> None:
+    def __init__(self, model: Any, edits: Sequence[EditRows], layer: int, *, states: bool = False) -> None:
         self.layer, self.site, device = layer, output_site(model, layer), adapter.device_of(model)
         rows = [encoded for edit in edits for encoded in edit.encoded]
         subjects = [e.subject[-1] for e in rows if e.subject is not None]  # their last tokens: where the value is put
@@ -42,11 +43,11 @@ class RowBatch:
         self.asked, self.targets = _asked(edits, device)
         self.groups = Upper(model, [e.tokens[0] for e in rows], subjects, layer).groups
         self.original: dict[int, Tensor] = {}  # log-probabilities of the rows that are to stay as they are
-        self.keys, self.outputs, self.states = self._run_clean(essences={end - 1 for end in ends})
+        sites = ("mlp.hook_post", self.site, *(("resid_post",) if states else ()))
+        self.keys, self.outputs, *self.states = self._run_clean(sites, essences={end - 1 for end in ends})
 
     @torch.no_grad()
-    def _run_clean(self, essences: set[int]) -> list[Float[Tensor, "row ..."]]:
-        sites = ("mlp.hook_post", self.site, "resid_post")
+    def _run_clean(self, sites: Sequence[str], essences: set[int]) -> list[Float[Tensor, "row ..."]]:
         found: list[dict[int, Tensor]] = [{} for _ in sites]
         for group in self.groups:
             hooks = [self._note(site, group, into) for site, into in zip(sites, found, strict=True)]
@@ -97,7 +98,7 @@ class RowBatch:
 class Subjects:
     """The prompts of some edits, run from block `layer` on with any hooks, and read at their subjects' last tokens."""
 
-    def __init__(self, model: Any, edits: Sequence[EditRows], layer: int) -> None:
+    def __init__(self, model: Any, edits: Sequence[EditRows], layer: int, *, states: bool = False) -> None:
         self.edits = edits
         rows = [e for edit in edits for e in edit.prompts]
         self.at = torch.tensor([e.subject[-1] for e in rows if e.subject is not None], device=adapter.device_of(model))

@@ -36,9 +36,9 @@ def find_values(model: Any, edits: Sequence[EditRows], layer: int, settings: Rom
         ValueError: an MLP that gives nothing.
         FloatingPointError: nan or inf in the optimisation.
     """
-    batch = RowBatch(model, edits, layer)
+    batch = RowBatch(model, edits, layer, states=settings.scale == "residual")
     v0 = batch.outputs[batch.bare]
-    size = (v0 if settings.scale == "mlp" else batch.states[batch.bare]).norm(dim=1)
+    [size] = [x[batch.bare].norm(dim=1) for x in batch.states or [batch.outputs]]
     if not bool(size.all()):
         raise ValueError(f"the MLP of layer {layer} gives nothing at a subject (|v0| = 0); edit another layer")
     delta = torch.zeros_like(v0, requires_grad=True)
