@@ -60,7 +60,7 @@ def test_the_score_is_what_the_neuron_does(groups: Loaded[PromptGroup]) -> None:
         ])
         for h in ([], kn.ablate_neurons([planted.SINGULAR]))
     )  # fmt: skip
-    att = kn.integrated_gradients(model, prompt)
+    att = kn.integrated_gradients(model, prompt, metric="probability")
     assert on - off > 0.1
     assert att.score_of(planted.SINGULAR) == pytest.approx(on - off, rel=0.01)
     assert att.score_of(planted.PLURAL) == 0

@@ -82,10 +82,12 @@ def test_profile_is_the_mean_of_attributions(folder: Path, tmp_path: Path) -> No
     assert {name: len(some) for name, some in prompts.items()} == {"book": 8, "cat": 8, "books": 4, "people": 4}
     profile = attribution_profile(model, prompts, run=tmp_path / "run")
     for name, scores in zip(profile.classes, profile.scores, strict=True):
-        expected = kn.integrated_gradients(model, prompts[name]).scores.mean(0)
+        expected = kn.integrated_gradients(model, prompts[name], metric="probability").scores.mean(0)
         torch.testing.assert_close(scores, expected, atol=1e-6, rtol=1e-5)
     assert set(profile.leading(1)) == {planted.SINGULAR, planted.PLURAL}
-    each = kn.integrated_gradients(model, prompts["book"]).scores.double()[:, 1, planted.SINGULAR.index]
+    each = kn.integrated_gradients(model, prompts["book"], metric="probability").scores.double()[
+        :, 1, planted.SINGULAR.index
+    ]
     [row] = profile.to_frame([planted.SINGULAR]).query("`class` == 'book'").to_dict("records")
     margin = stats.sem(each.numpy()) * stats.t.ppf(0.975, 7)  # of 8 prompts
     middle = float(each.mean())

@@ -37,6 +37,7 @@ def attribution(scores: torch.Tensor, rule: str = "adaptive", target: str = " Ot
         prompts=tuple(Prompt(f"text {i} <b>", target) for i in range(len(scores))),
         site="mlp.hook_post",
         rule=rule,
+        metric="activation" if rule == "activation" else "probability",
         provenance={"model": "m", "fingerprint": "f", "settings": {}, "versions": {}},
     )
 
