@@ -44,6 +44,8 @@ SMALLER = {
     "9, 1094": "3, 15",
     "layer=17": "layer=1",
     "layer=5": "layer=1",
+    "layers=5": "layers=1",
+    '" horses", foil=" horse"': '" cat", foil=" dog"',  # one token each
     "second_moment(model, 5,": "second_moment(model, 1,",
     "50_000, seed=0": "500, seed=0, length=40",
     "layers=28": "layers=1",
