@@ -186,11 +186,12 @@ def test_an_attribution_baseline_is_one_pass_for_prompts_of_equal_length() -> No
     capability(model, tokens), neurons_of(model)
     with counted(model) as shapes:
         kn.activation_x_gradient(model, prompts)
-    assert shapes == [(3, n - 1), (6, 1)]
+    # Beginnings, the prompts as they are (the metric's value), and the rows with gradients.
+    assert shapes == [(3, n - 1), (6, 1), (6, 1)]
 
 
 def test_an_attribution_is_one_pass_per_round() -> None:
-    """The beginnings of the prompts are run once; a fixed rule is a row per node, one for P(0) and one for P(1)."""
+    """The beginnings of the prompts are run once, their ends once; a fixed rule is a row per node and one for P(0)."""
     model = zoo.tiny("llama")
     prompts = [kn.Prompt(f"The capital of {c} is", " Paris") for c in ("Canada", "France", "Japan")]
     tokens = kn.encode(model, prompts[0]).tokens
@@ -199,7 +200,7 @@ def test_an_attribution_is_one_pass_per_round() -> None:
     with counted(model) as shapes:
         kn.integrated_gradients(model, prompts, rule="midpoint", steps=4)
     # Rows of the last block's own line join behind where rows are counted.
-    assert shapes == [(3, n - 1), (3 + 3 * ((layers - 1) * (4 + 1) + 1), 1)]
+    assert shapes == [(3, n - 1), (6, 1), (3 + 3 * (layers - 1) * (4 + 1), 1)]
     with counted(model) as shapes:
         att = kn.integrated_gradients(model, prompts[0])
     # Beginnings once, then a pass per round, all of which hold what the result counts, and the prompt as it is.
