@@ -188,7 +188,7 @@ def test_hand_computed_effects_on_one_layer_of_addition() -> None:
 
 def test_windows() -> None:
     def around(layer: int, window: int) -> range:
-        model = SimpleNamespace(cfg=SimpleNamespace(n_layers=30))
+        model = SimpleNamespace(cfg=SimpleNamespace(n_layers=30), blocks=())
         return Restoration(model, "mlp", window, None, "restored", False).around(layer)
 
     for window, expected in ((10, range(10, 20)), (1, range(15, 16)), (2, range(14, 16)), (3, range(14, 17))):
