@@ -3,6 +3,7 @@
 from kntools import __version__, analyses, data, plots
 from kntools.attribution.attribution_result import Attribution
 from kntools.attribution.baselines import activation, activation_x_gradient
+from kntools.attribution.direct_logit import direct_logit_attribution
 from kntools.attribution.faithfulness import faithfulness
 from kntools.attribution.faithfulness_curve import FaithfulnessCurve
 from kntools.attribution.integrated_gradients import integrated_gradients
@@ -77,6 +78,7 @@ __all__ = [
     "coarse_sets",
     "corrupt",
     "data",
+    "direct_logit_attribution",
     "edit_values",
     "emmet",
     "encode",

@@ -17,6 +17,7 @@ Ids = int | Sequence[int]
 #: What metrics of these names are in.
 UNITS = {
     "log_probability": "log-probability (nats)",
+    "logit": "logit of the answer",
     "contrast": "logit of the answer minus logit of the foil",
     "logit_difference": "logit of the answer minus logit of the foil",
     "kl_divergence": "KL divergence from the clean run (nats)",
@@ -52,6 +53,23 @@ def probability(ids: Ids) -> Callable[[Tensor], Float[Tensor, " row"]]:
     """
     log_p = log_probability(ids)
     return lambda logits: log_p(logits).exp()
+
+
+def logit(ids: Ids) -> Callable[[Tensor], Float[Tensor, " row"]]:
+    """Logit of an answer; those of the pieces of a longer one add up.
+
+    ```python
+    kntools.metrics.logit(encoded.target_ids)(logits)
+    ```
+    """
+    wanted = (ids,) if isinstance(ids, int) else tuple(ids)
+
+    def metric(logits: Tensor) -> Tensor:
+        per_piece = _per_piece(logits, len(wanted))
+        _check_ids(wanted, logits)
+        return per_piece[:, range(len(wanted)), wanted].sum(-1)
+
+    return metric
 
 
 def logit_difference(target: int, foil: int) -> Callable[[Tensor], Float[Tensor, " row"]]:

@@ -80,13 +80,13 @@ class Paths:
         [(_, inputs)] = make_inputs(model, encoded)
         self.runner = Runner(model, inputs)
         self.clean: list[dict[str, Tensor]] = [{} for _ in encoded]  # w by hook name, [1 pos neuron]; scales of norms
-        logits = run_rows(self.runner, [Intervention(self._watch(w), prompt=p) for p, w in enumerate(self.clean)])
+        self.logits = run_rows(self.runner, [Intervention(self._watch(w), prompt=p) for p, w in enumerate(self.clean)])
         for w in self.clean[0].values():
             if w.ndim != 3:
                 raise ValueError(f"site={site!r} is split into heads and has no neurons; use 'mlp.hook_post'")
-        self.ends = torch.cat([apply_metric(metrics, p, row) for p, row in enumerate(logits)])  # m(1)
+        self.ends = torch.cat([apply_metric(metrics, p, row) for p, row in enumerate(self.logits)])  # m(1)
         self.probabilities = torch.cat(
-            [apply_metric(probability(e.target_ids), 0, row) for e, row in zip(encoded, logits, strict=True)]
+            [apply_metric(probability(e.target_ids), 0, row) for e, row in zip(encoded, self.logits, strict=True)]
         )
         self.precision = torch.finfo(self.activation(0, self.layers[0]).dtype).eps
 

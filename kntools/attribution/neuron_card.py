@@ -5,21 +5,19 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any, overload
 
-import torch
-from torch import Tensor
-
 from kntools.attribution.baselines import activation
+from kntools.attribution.direct_logit import direct_logit_attribution
 from kntools.attribution.integrated_gradients import integrated_gradients
 from kntools.attribution.neuron_activity import Activity
 from kntools.attribution.neuron_card_result import Activation, Context, InPrompt, NeuronCard
 from kntools.attribution.neuron_scan import neuron_scan
 from kntools.engine.inputs import check_count
 from kntools.engine.texts import Texts
-from kntools.models import adapter, neuron_layers, unembedding
+from kntools.models import neuron_layers, unembedding
 from kntools.models.tokenizers import tokenizer_of
 from kntools.prompts import Encoded, Prompt, encode_many
 from kntools.results.provenance import provenance
-from kntools.sites import Neuron, NeuronLike, as_neuron, as_neurons, hook_name
+from kntools.sites import Neuron, NeuronLike, as_neuron, as_neurons
 
 _QUANTILES = (0.01, 0.1, 0.5, 0.9, 0.99, 0.999, 1.0)
 
@@ -173,31 +171,10 @@ def _in_prompt(model: Any, neurons: Sequence[Neuron], prompt: Prompt | Encoded) 
     ]
 
 
-@torch.no_grad()
-def _direct(model: Any, neurons: Sequence[Neuron], encoded: Encoded) -> Sequence[float | None]:
-    """`w_i W_out[i]` through all norms at the scales of this run, times the answer's column; summed over its tokens."""
+def _direct(model: Any, neurons: Sequence[Neuron], encoded: Encoded) -> list[float | None]:
+    """Contributions to the answer's logit, every norm held; none where the head is not linear."""
     try:
-        matrix = unembedding.unembedding(model)
+        att = direct_logit_attribution(model, encoded, metric="logit")
     except unembedding.NotLinear:
         return [None] * len(neurons)
-    seen: dict[str, Tensor] = {}
-
-    def note(name: str) -> Any:
-        return lambda x, hook: seen.__setitem__(name, x[0])
-
-    layers = {n.layer for n in neurons}
-    behind = {layer: unembedding.norm_behind(model, layer) for layer in layers}
-    final = hook_name("resid_post", adapter.n_layers(model) - 1)
-    post = {layer: hook_name("mlp.hook_post", layer) for layer in layers}
-    before = {n: hook_name(neuron_layers.output_site(model, n), n) for n, norm in behind.items() if norm is not None}
-    names = {final, *post.values(), *before.values()}
-    adapter.run(model, encoded.tokens, hooks=[(adapter.hook_point(model, name), note(name)) for name in names])
-    found = torch.zeros(len(neurons), dtype=torch.float64)
-    for position, answer in zip(encoded.positions, encoded.target_ids, strict=True):
-        for number, n in enumerate(neurons):
-            written = adapter.w_out(model, n.layer)[n.index] * seen[post[n.layer]][position, n.index]
-            if n.layer in before:
-                written = unembedding.frozen(model, behind[n.layer], seen[before[n.layer]][position], written)
-            moved = unembedding.frozen(model, model.ln_final, seen[final][position], written)
-            found[number] += float(moved @ matrix[:, answer].float()) * unembedding.multiplier(model)
-    return found.tolist()
+    return [float(att.scores[0, n.layer, n.index]) for n in neurons]

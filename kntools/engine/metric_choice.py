@@ -14,9 +14,11 @@ from kntools.prompts import Encoded
 
 #: `"contrast"` is the logit of the target minus that of the foil (`"logit_difference"` is the same); `"kl_divergence"`
 #: is from the run of the prompt as it is; `"two_way"` is P(target) / (P(target) + P(foil)).
-MetricName = Literal["probability", "log_probability", "contrast", "logit_difference", "two_way", "kl_divergence"]
+MetricName = Literal[
+    "probability", "log_probability", "logit", "contrast", "logit_difference", "two_way", "kl_divergence"
+]
 #: Those that are the higher, the better the answer.
-RISING = ("probability", "log_probability", "contrast", "logit_difference", "two_way")
+RISING = ("probability", "log_probability", "logit", "contrast", "logit_difference", "two_way")
 #: One for all prompts, or one per prompt. `None` is the contrast where every prompt has a foil, else the probability.
 Metrics = Metric | Sequence[Metric] | MetricName | None
 
@@ -28,7 +30,7 @@ def choose_metrics(model: Any, encoded: Sequence[Encoded], given: Metrics | str)
         ValueError: an unknown name, not as many metrics as prompts, a contrast without a foil of one token.
     """
     if given is None:
-        given = "contrast" if all(map(_has_contrast, encoded)) else "probability"
+        given = "contrast" if all(map(has_contrast, encoded)) else "probability"
     if isinstance(given, str):
         if given not in _NAMED:
             names = ", ".join(map(repr, get_args(MetricName)))
@@ -45,12 +47,13 @@ def choose_metrics(model: Any, encoded: Sequence[Encoded], given: Metrics | str)
     return each, "one per prompt"
 
 
-def _has_contrast(encoded: Encoded) -> bool:
+def has_contrast(encoded: Encoded) -> bool:
+    """Is there a foil of one token, beside a target of one?"""
     return encoded.foil_ids is not None and len(encoded.foil_ids) == len(encoded.target_ids) == 1
 
 
 def _contrast(model: Any, encoded: Encoded) -> Metric:
-    if not _has_contrast(encoded) or encoded.foil_ids is None:
+    if not has_contrast(encoded) or encoded.foil_ids is None:
         p = encoded.prompt
         how = "; multi_token='first' asks for the first token of each" if len(encoded.target_ids) > 1 else ""
         raise ValueError(
@@ -74,6 +77,7 @@ def _kl(model: Any, encoded: Encoded) -> Metric:
 _NAMED: dict[str, Callable[[Any, Encoded], Metric]] = {
     "probability": lambda model, encoded: metrics.probability(encoded.target_ids),
     "log_probability": lambda model, encoded: metrics.log_probability(encoded.target_ids),
+    "logit": lambda model, encoded: metrics.logit(encoded.target_ids),
     "contrast": _contrast,
     "logit_difference": _contrast,
     "two_way": _two_way,

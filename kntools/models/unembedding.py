@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -76,16 +77,26 @@ def value_rows(model: Any, neurons: Sequence[Neuron]) -> Float[Tensor, "neuron d
     return torch.stack(rows)
 
 
+@dataclass(frozen=True)
+class HeldNorm:
+    """A norm at one state, its scale held: a linear map."""
+
+    factor: Float[Tensor, " d_model"]  # gain / scale
+    centred: bool
+
+    def back(self, functional: Float[Tensor, " d_model"]) -> Float[Tensor, " d_model"]:
+        """What reads the norm's input as `functional` reads its output (the transpose)."""
+        pulled = self.factor * functional
+        return pulled - pulled.mean() if self.centred else pulled
+
+
 @torch.no_grad()
-def frozen(model: Any, norm: Any, state: Float[Tensor, " d_model"], direction: Tensor) -> Tensor:
-    """A norm at a state, its scale held, applied to directions `[... d_model]`: `gain (v - mean v) / scale`."""
-    g, moved = gain(model, norm), direction.float()
-    x = state.float()
-    if centres(model, norm):
-        x, moved = x - x.mean(), moved - moved.mean(-1, keepdim=True)
+def held_norm(model: Any, norm: Any, state: Float[Tensor, " d_model"]) -> HeldNorm:
+    """The norm `gain (v - mean v) / scale`, at the scale that it has for `state`."""
+    g, centred, x = gain(model, norm), centres(model, norm), state.float()
     zero, out = _apply(model, norm, torch.stack([torch.zeros_like(state), state])).float()
-    expected = g * x
-    return g * moved * ((out - zero) @ expected / (expected @ expected))
+    expected = g * (x - x.mean() if centred else x)
+    return HeldNorm(g * ((out - zero) @ expected / (expected @ expected)), centred)
 
 
 def multiplier(model: Any) -> float:

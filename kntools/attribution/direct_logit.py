@@ -1,0 +1,104 @@
+"""Direct logit attribution: what each neuron adds to the answer's logit by itself, with every norm held."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from kntools.attribution.attribution_result import Attribution
+from kntools.attribution.attribution_run import attribute
+from kntools.attribution.integration_path import Line, Paths
+from kntools.engine.metric_choice import Metrics, has_contrast
+from kntools.engine.sweep import Intervention, Metric, apply_metric, run_rows
+from kntools.hooks.states import capture
+from kntools.models import adapter, neuron_layers, unembedding
+from kntools.prompts import Prompts, encode_many
+from kntools.sites import ANSWER, hook_name
+
+
+def direct_logit_attribution(model: Any, prompts: Prompts, *, metric: Metrics = None) -> Attribution:
+    """`w_i (W_out[i] . gain * u_y) / scale`: what neurons write straight to the logit of the answer.
+
+    ```python
+    att = kn.direct_logit_attribution(model, kn.Prompt("The capital of Canada is", " Ottawa", foil=" Rome"))
+    att.top(5), att.metric          # "contrast": u_y is the column of " Ottawa" minus that of " Rome"
+    ```
+
+    The final norm, and a norm behind the MLP where there is one (Gemma 2), are held at their scale in the run, so that
+    contributions add up: the scores of a layer, and its `b_out`, sum to what the layer writes to the logit. No
+    backward pass is run, and what later layers make of a neuron does not count.
+
+    Arguments:
+        prompts: one or several.
+        metric: `"logit"` of the answer, `"contrast"` (minus the foil's logit), or any function that is linear in the
+            logits. `None` is the contrast where every prompt has a foil of one token. For an answer of several tokens
+            (`multi_token="sum"`) the logits of all add up. A cap of the logits (Gemma 2) comes after what is read here.
+
+    Returns:
+        `Attribution`; `gap` is the direct contribution of the layer without its bias, so that `residual` is rounding.
+
+    Raises:
+        ValueError: a metric that is not linear; a masked model, whose head is not linear either.
+    """
+    matrix = unembedding.unembedding(model)
+    encoded = encode_many(model, prompts)
+    asked = metric if metric is not None else "contrast" if all(map(has_contrast, encoded)) else "logit"
+
+    def score(paths: Paths) -> list[Line]:
+        return [line for p in range(len(paths.metrics)) for line in _lines(model, paths, p, matrix)]
+
+    att = attribute(model, encoded, score, rule="direct_logit", site="mlp.hook_post", metric=asked, post_norm=None)
+    behind = any(layer.norm for layer in neuron_layers.neurons_of(model))
+    return replace(att, post_norm="frozen" if behind else None, floor=None)
+
+
+@torch.no_grad()
+def _lines(model: Any, paths: Paths, prompt: int, matrix: Float[Tensor, "d_model d_vocab"]) -> list[Line]:
+    """The neurons of each layer, read by what the metric reads from the residual stream behind all norms."""
+    last = adapter.n_layers(model) - 1
+    norms = {layer: unembedding.norm_behind(model, layer) for layer in paths.layers}
+    # What a layer writes: behind its norm, if it has one.
+    sites = {n: neuron_layers.output_site(model, n) if norm is None else "mlp_out" for n, norm in norms.items()}
+    seen: dict[str, Tensor] = {}
+    watch = capture(["resid_post"], [last], seen, ANSWER)
+    watch += [hook for layer, site in sites.items() for hook in capture([site], [layer], seen, ANSWER)]
+    run_rows(paths.runner, [Intervention(watch, prompt=prompt)])
+    states = seen[hook_name("resid_post", last)][0]
+    directions = _coefficients(paths.metrics, prompt, paths.logits[prompt]) @ matrix.float().T
+    readers = [
+        unembedding.held_norm(model, model.ln_final, state).back(unembedding.multiplier(model) * direction)
+        for state, direction in zip(states, directions, strict=True)
+    ]
+    lines = []
+    for layer, norm in norms.items():
+        weight, bias = adapter.w_out(model, layer).float(), adapter.b_out(model, layer)
+        constant = torch.zeros_like(weight[0]) if bias is None else bias.float()
+        written = seen[hook_name(sites[layer], layer)][0].float()
+        line = Line(prompt, layer, start=0.0, end=0.0)
+        for w, out, reader in zip(paths.activation(prompt, layer).float(), written, readers, strict=True):
+            before = (w @ weight + constant).to(states)
+            inner = reader if norm is None else unembedding.held_norm(model, norm, before).back(reader)
+            line.scores = line.scores + (w * (weight @ inner)).double().cpu()
+            line.end += float(out @ reader - constant @ inner)
+        lines.append(line)
+    return lines
+
+
+def _coefficients(metrics: Sequence[Metric], prompt: int, logits: Tensor) -> Float[Tensor, "pos d_vocab"]:
+    """What the metric multiplies each logit by: its gradient, which must be the same at two places."""
+
+    def gradient(place: Tensor) -> Tensor:
+        at = place.detach().float().clone().requires_grad_()
+        with torch.enable_grad():
+            [found] = torch.autograd.grad(apply_metric(metrics, prompt, at).sum(), at)
+        return found.reshape(-1, place.shape[-1])
+
+    here, at_zero = gradient(logits), gradient(torch.zeros_like(logits))
+    if not torch.allclose(here, at_zero, rtol=1e-4, atol=1e-6):
+        raise ValueError("this metric is not linear in the logits; use 'logit', 'contrast' or a weighted sum of logits")
+    return here
