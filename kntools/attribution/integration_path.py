@@ -70,8 +70,6 @@ class Paths:
         norms: for layers whose MLP is followed by a norm that is held: the site of that norm's scale.
     """
 
-    precision = torch.finfo(torch.float32).eps  # of the activations
-
     def __init__(
         self, model: Any, encoded: Sequence[Encoded], metrics: Sequence[Metric], site: str, norms: Mapping[int, str]
     ) -> None:
@@ -88,7 +86,7 @@ class Paths:
         self.probabilities = torch.cat(
             [apply_metric(probability(e.target_ids), 0, row) for e, row in zip(encoded, self.logits, strict=True)]
         )
-        self.precision = torch.finfo(self.activation(0, self.layers[0]).dtype).eps
+        self.precision = torch.finfo(self.activation(0, self.layers[0]).dtype).eps  # of the activations
 
     def _watch(self, into: dict[str, Tensor]) -> list[Hook]:
         scales = [hook for layer, site in self.norms.items() for hook in capture([site], [layer], into, ANSWER)]

@@ -3,23 +3,20 @@
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterator, Sequence, Sized
-from contextlib import suppress
+from collections.abc import Sequence, Sized
 from dataclasses import dataclass, field
-from itertools import islice
 from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from kntools.engine.texts import Piece, Texts, pieces, strings
-from kntools.models import adapter
-from kntools.options import options, progress_bar
-from kntools.sites import Neuron, hook_name
+from kntools.engine.texts import Piece, Texts, chunks, neurons_in, passes, pieces, rows_of_texts, strings
+from kntools.options import progress_bar
+from kntools.sites import Neuron
 
-# Pieces of text per forward pass, unless `max_rows` says another number, and read ahead to find some of equal length.
-_ROWS, _AHEAD = 16, 256
+# Pieces that are read ahead, to find some of equal length.
+_AHEAD = 256
 # Tokens whose activations are kept for the quantiles: all of them up to this number, then a random sample.
 _SAMPLE = 20_000
 # Tokens of a context before and after the one where the neuron is most active.
@@ -57,17 +54,12 @@ class Activity:
     def read(self, texts: Texts) -> None:
         """Add texts. Pieces of equal length share a pass: nothing is filled up."""
         total = len(texts) if isinstance(texts, Sized) else 0
-        rows = options().max_rows or _ROWS
         with progress_bar(total or 2, "text") as bar:
             if not total:
                 bar.total = None
-            for ahead in _chunks(pieces(self.model, strings(texts)), max(rows, _AHEAD)):
-                by_length: dict[int, list[Piece]] = {}
-                for piece in ahead:
-                    by_length.setdefault(len(piece.ids), []).append(piece)
-                for _, same in sorted(by_length.items()):
-                    for first in range(0, len(same), rows):
-                        self._add(same[first : first + rows])
+            for ahead in chunks(pieces(self.model, strings(texts)), max(rows_of_texts(), _AHEAD)):
+                for batch in passes(ahead):
+                    self._add(batch)
                 bar.update(ahead[-1].text + 1 - bar.n)
         if not self.tokens:
             raise ValueError("no text was given: texts is empty")
@@ -76,11 +68,12 @@ class Activity:
         return self._kept.quantile(torch.tensor(at), dim=0).T
 
     def _add(self, batch: Sequence[Piece]) -> None:
-        found = self._run(torch.tensor([p.ids for p in batch], device=adapter.device_of(self.model)))
+        wanted = {layer: [self.neurons[c].index for c in columns] for layer, columns in self._columns.items()}
+        found = torch.empty(len(batch), len(batch[0].ids), len(self.neurons))
+        for layer, x in neurons_in(self.model, batch, wanted).items():
+            found[..., self._columns[layer]] = x.cpu()
         found = found[:, batch[0].own]
         flat = found.flatten(0, 1)
-        if not bool(torch.isfinite(flat).all()):
-            raise FloatingPointError("activations are nan or inf; load the model in float32")
         self.tokens += len(flat)
         self.total += flat.double().sum(0)
         self.active += (flat > 0).sum(0)
@@ -109,32 +102,3 @@ class Activity:
             keys, chosen = keys.topk(_SAMPLE)
             kept = kept[chosen]
         self._keys, self._kept = keys, kept
-
-    @torch.no_grad()
-    def _run(self, tokens: Tensor) -> Float[Tensor, "row pos neuron"]:
-        """Activations of the neurons, on the CPU. Layers above the last of them are not run."""
-        found = torch.empty(*tokens.shape, len(self.neurons))
-        last = max(self._columns)
-
-        def keep(layer: int, columns: list[int]) -> Any:
-            indices = [self.neurons[c].index for c in columns]
-
-            def hook(x: Tensor, hook: Any) -> None:
-                found[..., columns] = x[..., indices].float().cpu()
-                if layer == last:
-                    raise adapter.StopRun
-
-            return hook
-
-        points = [
-            (adapter.hook_point(self.model, hook_name("mlp.hook_post", layer)), keep(layer, columns))
-            for layer, columns in self._columns.items()
-        ]
-        with suppress(adapter.StopRun):
-            adapter.run(self.model, tokens, hooks=points)
-        return found
-
-
-def _chunks(items: Iterator[Piece], size: int) -> Iterator[list[Piece]]:
-    while chunk := list(islice(items, size)):
-        yield chunk

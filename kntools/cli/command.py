@@ -51,8 +51,7 @@ def command(function: Callable[..., Output]) -> Callable[..., None]:
             if processes.is_main():
                 emit(output, options)
 
-    # typer reads it; no function is declared to have it.
-    run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined] # typer reads it
     run.__annotations__ = {p.name: p.annotation for p in parameters}
     run.__name__, run.__doc__ = function.__name__, function.__doc__
     return run

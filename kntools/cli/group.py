@@ -62,8 +62,9 @@ class Group(TyperGroup):
         super().__init__(**options)
         self.commands = {**self.late, **self.commands}
 
-    # The other parameters of typer are within `options`.
-    def main(self, args: Any = None, prog_name: str | None = None, **options: Any) -> Any:  # type: ignore[override]
+    def main(  # type: ignore[override] # the other parameters of typer are within `options`
+        self, args: Any = None, prog_name: str | None = None, **options: Any
+    ) -> Any:
         words = sys.argv[1:] if args is None else list(args)
         alone = options.pop("standalone_mode", True)
         try:

@@ -60,8 +60,8 @@ def select(
     target = filters.get("target")
     if target is not None:
         targets = {t.strip() for t in ((target,) if isinstance(target, str) else target)}
-        # Records of every data set with a target; `T` also stands for those that have none, and are not asked for one.
-        matching = [i for i in order if records[i].target.strip() in targets]  # type: ignore[attr-defined]
+        asked: Sequence[Any] = records  # `T` stands for records without a target too; their loaders take no `target=`
+        matching = [i for i in order if asked[i].target.strip() in targets]
         left_out[OTHER_TARGET] = len(order) - len(matching)
         order = matching
     if model is None:

@@ -4,6 +4,7 @@ records as prompts for a model.
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import astuple, dataclass, fields, replace
@@ -75,8 +76,8 @@ class Counted(Sequence[T]):
     source: str
 
     @property
-    def kept(self) -> tuple[T, ...]:
-        raise NotImplementedError
+    @abstractmethod
+    def kept(self) -> tuple[T, ...]: ...
 
     @property
     def total(self) -> int:

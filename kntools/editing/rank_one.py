@@ -71,9 +71,8 @@ class RankOneEdit(WeightEdit):
     def delta(self) -> Float[Tensor, "d_mlp d_model"]:
         return torch.outer(self.left, self.right)
 
-    # Derived here, a field in other edits: callers only read it, so that a property serves.
     @property
-    def changes(self) -> tuple[Change, ...]:  # type: ignore[override]
+    def changes(self) -> tuple[Change, ...]:  # type: ignore[override] # a field in other edits; it is only read
         return (Change(self.layer, self.delta),)
 
     @property

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from operator import index
@@ -17,13 +17,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from kntools.editing.moment_sums import Sums
+from kntools.engine.texts import Texts
 from kntools.models import adapter, neuron_layers
 from kntools.results.fingerprint import fingerprint
 from kntools.results.provenance import provenance
 from kntools.results.result import Result
-
-#: Texts, one after the other: strings, rows with a `"text"`, or a file with one text per line.
-Texts = Iterable[str | Mapping[str, Any]] | Path
 
 #: Added to the diagonal of C, in multiples of its median entry: it decides about directions that no text has shown.
 RIDGE = 1e-4

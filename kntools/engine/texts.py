@@ -1,21 +1,33 @@
-"""Texts as token ids: what a measurement over a corpus reads, a chunk at a time."""
+"""Texts as token ids, and neurons in them: what a measurement over a corpus reads, a chunk at a time."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
 
 from kntools.models import adapter
 from kntools.models.causality import is_masked
 from kntools.models.tokenizers import tokenizer_of
+from kntools.options import options
+from kntools.sites import hook_name
+
+T = TypeVar("T")
 
 #: A list of texts, a file with one text per line, or rows with a `text` (a stream of `datasets`).
 Texts = Iterable[str | Mapping[str, Any]] | Path
 
 # Of a model with a longer context: attention over thousands of tokens costs more than it adds.
 _LONGEST = 512
+# Pieces of text per forward pass, unless `max_rows` says another number.
+_ROWS = 16
 
 
 @dataclass(frozen=True)
@@ -48,15 +60,81 @@ def strings(texts: Texts) -> Iterator[str]:
             yield text
 
 
-def pieces(model: Any, texts: Iterable[str]) -> Iterator[Piece]:
-    """Each text cut to the context (512 tokens at most), with the special tokens that the model expects around it."""
-    tokenizer, masked = tokenizer_of(model), is_masked(model)
+def special_tokens(model: Any) -> tuple[list[int], list[int]]:
+    """What stands in front of a text and behind it."""
+    tokenizer = tokenizer_of(model)
+    if is_masked(model):
+        return [tokenizer.cls_token_id], [tokenizer.sep_token_id]
     bos = bool(getattr(model.cfg, "default_prepend_bos", True)) and tokenizer.bos_token_id is not None
-    before = [tokenizer.cls_token_id] if masked else [tokenizer.bos_token_id] if bos else []
-    after = [tokenizer.sep_token_id] if masked else []
-    room = min(adapter.context_length(model), _LONGEST) - len(before) - len(after)
+    return [tokenizer.bos_token_id] if bos else [], []
+
+
+def check_context(model: Any, context: int | None) -> int:
+    """How many tokens a piece may have; `None` is the model's context, at most 512."""
+    limit, (before, after) = adapter.context_length(model), special_tokens(model)
+    chosen = min(limit, _LONGEST) if context is None else context
+    least = max(2, 1 + len(before) + len(after))
+    if not least <= chosen <= limit:
+        raise ValueError(f"context={context}; it must be between {least} and the model's {limit}")
+    return chosen
+
+
+def pieces(model: Any, texts: Iterable[str], context: int | None = None) -> Iterator[Piece]:
+    """Each text cut to the context, with the special tokens that the model expects around it."""
+    tokenizer, (before, after) = tokenizer_of(model), special_tokens(model)
+    room = check_context(model, context) - len(before) - len(after)
     for number, text in enumerate(texts):
         ids = list(tokenizer(text, add_special_tokens=False)["input_ids"])
         for start in range(0, len(ids), room):
             inside = ids[start : start + room]
             yield Piece(number, start, (*before, *inside, *after), len(before), len(after))
+
+
+def rows_of_texts() -> int:
+    """Pieces of text per forward pass."""
+    return options().max_rows or _ROWS
+
+
+def chunks(items: Iterable[T], size: int) -> Iterator[list[T]]:
+    """Lists of `size` items, the last one shorter."""
+    each = iter(items)
+    while chunk := list(islice(each, size)):
+        yield chunk
+
+
+def passes(ahead: Iterable[Piece]) -> Iterator[list[Piece]]:
+    """Pieces of equal length, which share a forward pass: nothing is filled up."""
+    by_length: dict[int, list[Piece]] = {}
+    for piece in ahead:
+        by_length.setdefault(len(piece.ids), []).append(piece)
+    for _, same in sorted(by_length.items()):
+        yield from chunks(same, rows_of_texts())
+
+
+@torch.no_grad()
+def neurons_in(
+    model: Any, batch: Sequence[Piece], wanted: Mapping[int, Sequence[int] | slice]
+) -> dict[int, Float[Tensor, "row pos neuron"]]:
+    """Activations of some neurons of each layer. Layers above the last of them are not run.
+
+    Raises:
+        FloatingPointError: one that is nan or inf.
+    """
+    found: dict[int, Tensor] = {}
+    last = max(wanted)
+
+    def keep(layer: int) -> Any:
+        def hook(x: Tensor, hook: Any) -> None:
+            found[layer] = x[..., wanted[layer]].float()
+            if layer == last:
+                raise adapter.StopRun
+
+        return hook
+
+    points = [(adapter.hook_point(model, hook_name("mlp.hook_post", layer)), keep(layer)) for layer in wanted]
+    with suppress(adapter.StopRun):
+        adapter.run(model, torch.tensor([p.ids for p in batch], device=adapter.device_of(model)), hooks=points)
+    for layer, x in found.items():
+        if not bool(torch.isfinite(x).all()):
+            raise FloatingPointError(f"activations of layer {layer} are nan or inf; load the model in float32")
+    return found

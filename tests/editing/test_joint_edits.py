@@ -132,7 +132,7 @@ def test_every_key_has_its_value_in_the_edited_model(build: str) -> None:
         after = own.keys @ adapter.w_out(model, 1).detach()
         plain = [_probability(model, p, t) for p, t in zip(PROMPTS, TARGETS, strict=True)]
     torch.testing.assert_close(after - before, own.wanted, rtol=1e-3, atol=1e-4)
-    assert plain == pytest.approx(list(edit.after), abs=1e-4)
+    assert plain == pytest.approx(list(edit.after), rel=1e-3, abs=0)  # of a random model they are tiny
     assert torch.equal(adapter.w_out(model, 1), w)
 
 
