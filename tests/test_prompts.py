@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import inspect
 import re
-import unicodedata
-import warnings
 from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
@@ -13,10 +11,7 @@ from typing import Any
 import pytest
 import torch
 import transformers
-from hypothesis import HealthCheck, assume, given, settings
-from hypothesis import strategies as st
-from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
-from transformer_lens.model_bridge import TransformerBridge
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
 import kntools as kn
 from kntools.prompts import PromptError, Reason, by_length, encode_each, encode_many
@@ -240,100 +235,6 @@ def test_an_unknown_multi_token_is_an_error() -> None:
         inspect.unwrap(kn.Prompt.__post_init__)(made)
 
 
-# --- subjects -------------------------------------------------------------------------------------------
-
-WORDS = ["The", "capital", "of", "is", "book", "that", "people", "thinks", "about", "city", "xyzzy"]
-AROUND = st.lists(st.sampled_from(WORDS), max_size=4).map(" ".join)
-ENDS = st.sampled_from(["", ",", ".", "'s", "!?"])
-
-
-def names(letters: str) -> st.SearchStrategy[str]:
-    return st.lists(st.text(letters, min_size=1, max_size=8), min_size=1, max_size=3).map(" ".join)
-
-
-def check_subject(name: str, before: str, subject: str, punctuation: str, after: str) -> None:
-    text = " ".join(part for part in (before, subject + punctuation, after or "is") if part)
-    assume(text.count(subject) == 1)
-    model, target = zoo.tiny(name), "Ottawa" if name == "bert" else " Ottawa"
-    encoded = kn.encode(model, kn.Prompt(text + (" [MASK]." if name == "bert" else ""), target, subject=subject))
-    assert encoded.subject is not None
-    ids = encoded.tokens[0, list(encoded.subject)].tolist()
-    assert model.tokenizer.decode(ids).strip() == subject
-
-
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-@given(AROUND, names("abcdefgXYZéüßжΩ漢"), ENDS, AROUND)
-def test_the_subject_span_spells_the_subject(before: str, subject: str, punctuation: str, after: str) -> None:
-    check_subject("llama", before, subject, punctuation, after)
-
-
-@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-@given(AROUND, names("abcdeXYZ"), ENDS, AROUND)
-def test_the_subject_span_of_a_masked_model(before: str, subject: str, punctuation: str, after: str) -> None:
-    check_subject("bert", before, subject, punctuation, after)
-
-
-def spelled(encoded: kn.Encoded, model: Any) -> str:
-    assert encoded.subject is not None
-    return model.tokenizer.decode(encoded.tokens[0, list(encoded.subject)].tolist())
-
-
-def test_a_subject_is_a_whole_word() -> None:
-    model = zoo.tiny("llama")
-    encoded = kn.encode(model, kn.Prompt("The start of art is", " Ottawa", subject="art"))
-    assert spelled(encoded, model) == " art"
-    for text, subject in (("The capital of Canadaland is", "Canada"), ("The Canadians of Japan", "Canadian")):
-        with pytest.raises(PromptError, match=f"'{subject}' stands only within other words of the text") as error:
-            kn.encode(model, kn.Prompt(text, " Ottawa", subject=subject))
-        assert error.value.reason == Reason.SUBJECT
-
-
-def test_a_script_without_spaces_has_no_word_ends() -> None:
-    model = zoo.tiny("llama")
-    prompt = kn.Prompt("中国的首都是", "北京", subject="中国", multi_token="first")
-    assert spelled(kn.encode(model, prompt), model) == "中国"
-
-
-@pytest.mark.parametrize("written", ["NFC", "NFD"])
-@pytest.mark.parametrize("asked", ["NFC", "NFD"])
-@pytest.mark.parametrize("subject", ["São Tomé", "Émile", "Côte d'Ivoire", "Việt Nam"])
-def test_a_combining_character_is_its_composed_one(subject: str, written: Any, asked: Any) -> None:
-    """The text's own characters are what is tokenised; the subject is found in whichever form it has."""
-    model = zoo.tiny("llama")
-    text = unicodedata.normalize(written, f"The capital of {subject} is")
-    encoded = kn.encode(model, kn.Prompt(text, " Ottawa", subject=unicodedata.normalize(asked, subject)))
-    assert (
-        encoded.tokens[0, int(encoded.prepend_bos) :].tolist()
-        == model.tokenizer(text)["input_ids"][-len(encoded.str_tokens) + int(encoded.prepend_bos) :]
-    )
-    assert spelled(encoded, model).strip() == unicodedata.normalize(written, subject)
-
-
-def test_a_mark_belongs_to_its_letter() -> None:
-    """`Cafe` is no word of `Café` written with two code points."""
-    model = zoo.tiny("llama")
-    text = unicodedata.normalize("NFD", "The Café is in")
-    with pytest.raises(PromptError, match="only within other words"):
-        kn.encode(model, kn.Prompt(text, " Ottawa", subject="Cafe"))
-
-
-def test_a_subject_that_stands_twice() -> None:
-    model = zoo.tiny("llama")
-    prompt = kn.Prompt("Japan is near; the capital of Japan is", " Tokyo", subject="Japan")
-    with pytest.raises(PromptError) as error:
-        kn.encode(model, prompt)
-    assert error.value.reason == Reason.TWO_SUBJECTS
-    for part in ("stands 2 times", ">>Japan<< is near", "capital of >>Japan<< is", "occurrence=0", "occurrence=-1"):
-        assert part in str(error.value)
-    first, last = (kn.encode(model, replace(prompt, occurrence=n)).subject for n in (0, -1))
-    assert first is not None and last is not None and first.stop <= last.start
-    assert kn.encode(model, replace(prompt, occurrence=1)).subject == last
-    with pytest.raises(PromptError, match="occurrence=2, but the subject 'Japan' stands 2 times"):
-        kn.encode(model, replace(prompt, occurrence=2))
-    one = replace(prompt, text="Japanese or not, the capital of Japan is")
-    assert spelled(kn.encode(model, one), model) == " Japan"
-
-
 # --- bad input ------------------------------------------------------------------------------------------
 
 
@@ -387,133 +288,6 @@ def test_a_masked_model_predicts_one_piece() -> None:
     with pytest.raises(PromptError, match="foil 'Ouagadougou' is"):
         kn.encode(bert, kn.Prompt(MASKED.text, "Ottawa", foil="Ouagadougou", multi_token="sum"))
     assert len(kn.encode(bert, kn.Prompt(MASKED.text, "Ouagadougou", multi_token="first")).target_ids) == 1
-
-
-# --- a byte-level masked model ----------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def roberta() -> TransformerBridge:
-    """BERT's layers under RoBERTa's tokenizer: byte-level BPE, and a mask that takes the space before it along."""
-    words = Tokenizer(models.BPE())
-    words.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    words.decoder = decoders.ByteLevel()
-    specials = ["<s>", "<pad>", "</s>", "<unk>"]
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    trainer = trainers.BpeTrainer(
-        vocab_size=640, initial_alphabet=alphabet, special_tokens=specials, show_progress=False
-    )
-    words.train_from_iterator(zoo.SENTENCES, trainer)
-    words.add_special_tokens([AddedToken("<mask>", lstrip=True, special=True)])
-    words.post_processor = processors.RobertaProcessing(("</s>", 2), ("<s>", 0), add_prefix_space=False)
-    tokenizer = transformers.PreTrainedTokenizerFast(
-        tokenizer_object=words,
-        bos_token="<s>",
-        eos_token="</s>",
-        unk_token="<unk>",
-        pad_token="<pad>",
-        mask_token=AddedToken("<mask>", lstrip=True, special=True),
-        add_bos_token=True,  # or a bridge looks on the hub for another one that adds it
-        add_eos_token=True,
-        name_or_path="tiny-roberta",
-    )
-    config = transformers.BertConfig(vocab_size=len(tokenizer), **zoo.RECIPES["bert"].options)
-    config.architectures, config._attn_implementation = ["BertForMaskedLM"], "eager"
-    with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        model = transformers.BertForMaskedLM(config).eval()
-        generator = torch.Generator().manual_seed(0)
-        for parameter in model.parameters():
-            parameter.data = parameter.data + 0.3 * torch.randn(parameter.shape, generator=generator)
-        return TransformerBridge.boot_transformers(
-            "tiny-roberta", hf_model=model, tokenizer=tokenizer, dtype=torch.float32, device="cpu"
-        )
-
-
-#: Text, answer, and the tokens of both by hand.
-MASKS: dict[str, tuple[kn.Prompt, list[str], str]] = {
-    "mid-sentence": (
-        kn.Prompt("The capital of Canada is [MASK].", "Ottawa", subject="Canada"),
-        ["<s>", "The", "Ġcapital", "Ġof", "ĠCanada", "Ġis", "<mask>", ".", "</s>"],
-        "ĠOttawa",
-    ),
-    "at the start": (
-        kn.Prompt("[MASK] is the capital of Canada.", "The", subject="Canada"),
-        ["<s>", "<mask>", "Ġis", "Ġthe", "Ġcapital", "Ġof", "ĠCanada", ".", "</s>"],
-        "The",
-    ),
-    "behind a bracket": (
-        kn.Prompt("The capital ([MASK]) is in Canada.", "Is", subject="Canada"),
-        ["<s>", "The", "Ġcapital", "Ġ", "(", "<mask>", ")", "Ġis", "Ġin", "ĠCanada", ".", "</s>"],
-        "Is",
-    ),
-}
-
-
-@pytest.mark.parametrize("case", MASKS)
-def test_a_masked_answer_has_the_space_of_its_place(case: str, roberta: Any) -> None:
-    prompt, text, answer = MASKS[case]
-    vocabulary = roberta.tokenizer.get_vocab()
-    ids, place = [vocabulary[piece] for piece in text], text.index("<mask>")
-    encoded = kn.encode(roberta, prompt)
-    assert encoded.tokens[0].tolist() == ids and encoded.positions == (place,)
-    assert encoded.target_ids == (vocabulary[answer],) and not encoded.prepend_bos
-    assert spelled(encoded, roberta) == " Canada"
-    with torch.no_grad():
-        expected = float(roberta(torch.tensor([ids]))[0, place].softmax(-1)[vocabulary[answer]])
-    found = kn.sweep(roberta, prompt, [[]], metric=kn.probability(encoded.target_ids))
-    assert float(found) == pytest.approx(expected, rel=1e-4)
-
-
-def test_a_second_space_before_a_masked_answer_is_an_error(roberta: Any) -> None:
-    with pytest.raises(PromptError, match=r"write the answer as it stands in the sentence|is 2 tokens"):
-        kn.encode(roberta, kn.Prompt("The capital of Canada is [MASK].", " Ottawa"))
-
-
-# --- a slow tokenizer, and none -------------------------------------------------------------------------
-
-
-class SlowTokenizer:
-    """Words with their leading space; ids are handed out on sight."""
-
-    is_fast, mask_token, bos_token, bos_token_id, eos_token, unk_token = False, None, "<s>", 0, None, None
-
-    def __init__(self) -> None:
-        self.words = ["<s>"]
-
-    def __call__(self, texts: list[str], add_special_tokens: bool = True) -> dict[str, list[list[int]]]:
-        found = [re.findall(r" ?\w+|\s|[^\w\s]", text) for text in texts]
-        self.words += [w for w in dict.fromkeys(w for row in found for w in row) if w not in self.words]
-        return {"input_ids": [[self.words.index(w) for w in row] for row in found]}
-
-    def decode(self, ids: list[int]) -> str:
-        return "".join(self.words[i] for i in ids)
-
-
-def stub_model(tokenizer: Any, direction: str = "causal") -> Any:
-    cfg = SimpleNamespace(attention_dir=direction, n_ctx=64, default_prepend_bos=True)
-    return SimpleNamespace(cfg=cfg, tokenizer=tokenizer, parameters=lambda: iter([torch.zeros(1)]))
-
-
-def test_slow_tokenizers_find_the_subject_too() -> None:
-    tokenizer = SlowTokenizer()
-    encoded = kn.encode(stub_model(tokenizer), kn.Prompt("In New York City, one is", " glad", subject="New York City"))
-    assert encoded.str_tokens == ("<s>", "In", " New", " York", " City", ",", " one", " is")
-    assert encoded.subject == range(2, 5) and tokenizer.decode(list(encoded.target_ids)) == " glad"
-
-
-def test_tokenizers_that_cannot_do_it_say_so() -> None:
-    forgetful = SlowTokenizer()
-    forgetful.decode = lambda ids: "?"  # type: ignore[method-assign]
-    with pytest.raises(ValueError, match="use_fast=True"):
-        kn.encode(stub_model(forgetful), CAPITAL)
-    with pytest.raises(ValueError, match="no tokenizer"):
-        kn.encode(stub_model(None), CAPITAL)
-    no_bos = SlowTokenizer()
-    no_bos.bos_token_id = None  # type: ignore
-    with pytest.raises(ValueError, match="prepend_bos=False"):
-        kn.encode(stub_model(no_bos), CAPITAL, prepend_bos=True)
-    assert not kn.encode(stub_model(no_bos), CAPITAL).prepend_bos
 
 
 # --- many -----------------------------------------------------------------------------------------------
