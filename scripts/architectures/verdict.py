@@ -22,8 +22,8 @@ Status = Literal["right", "error", "unclear", "wrong"]
 
 #: Largest difference: absolute for values up to 1, such as probabilities; relative for larger ones.
 TOLERANCE = 1e-4
-# A clear error says where or of what: a layer, a site, a hook, the model, the prompt; and what to do instead.
-_SUBJECT = re.compile(r"layer|site|hook|model|prompt|mask|norm", re.IGNORECASE)
+# A clear error says of what it speaks (a layer, a site, a hook, the model, the prompt), and what to do instead.
+_SUBJECT = re.compile(r"layer|site|hook|model|prompt|mask|norm|attention|MLP", re.IGNORECASE)
 _WORDS = 8
 _PACKAGE = Path(kntools.__file__).parent
 
