@@ -108,10 +108,10 @@ def test_text_under_hooks_without_a_cache(name: str) -> None:
     model = unusual(name)
 
     def whole(m: Any, given: int, stop: int) -> list[kn.Hook]:
-        late = kn.add_vector("resid_post", 1, 2 * VECTOR, range(given - 1, stop))
+        late = kn.add_vector("resid_post", 0, 2 * VECTOR, range(given - 1, stop))
         return kn.add_vector("resid_post", 0, 4 * VECTOR, 1) + late
 
-    hooks = kn.add_vector("resid_post", 0, 4 * VECTOR, 1) + kn.add_vector("resid_post", 1, 2 * VECTOR)
+    hooks = kn.add_vector("resid_post", 0, 4 * VECTOR, 1) + kn.add_vector("resid_post", 0, 2 * VECTOR)
     expected = [loop(unusual(name), text, whole) for text in PROMPTS]
     assert kn.generate(model, PROMPTS, hooks=hooks, max_new_tokens=NEW) == expected
     assert expected != kn.generate(model, PROMPTS, max_new_tokens=NEW), "the hooks have an effect"
