@@ -217,9 +217,9 @@ def test_paper_tracing_and_editing(run: Any) -> None:
         assert subject[:12].max() > 0.1 > last[:12].max() and last[-3:].min() > 0.1 > subject[-3:].max()
         others = [effect for name, effect in line.items() if name not in ("last subject token", "last token")]
         assert np.max(others) < 0.1
-    said = re.findall(r"(?:text|before|after): ?['\"](.*)['\"]", shown(notebook, "edit_examples(")["text/plain"])
-    edited, back, still = said[1::2]
-    assert edited.startswith(" Rome") and not back.startswith(" Canada") and still.startswith(" Canada")
+    cells = re.findall(r"<td>(.*?)</td>", shown(notebook, "edit_examples(")["text/html"], re.S)
+    edited, back, still = cells[3::4]  # of group, text, before, after
+    assert edited.startswith("Rome") and not back.startswith("Canada") and still.startswith("Canada")
     rome = bars(traces_of(notebook, "analyses.edit_consistency(")[1])
     assert rome["reliability, exact"] == 1 and rome["symmetry, exact"] == 0
 

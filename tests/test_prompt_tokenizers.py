@@ -16,6 +16,9 @@ from transformer_lens.model_bridge import TransformerBridge
 import kntools as kn
 from kntools.prompts import PromptError
 from tests import zoo
+from tests.test_subjects import spelled
+
+CAPITAL = kn.Prompt("The capital of Canada is", " Ottawa", subject="Canada")
 
 # --- a byte-level masked model ----------------------------------------------------------------------------
 

@@ -16,6 +16,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 import kntools as kn
 from kntools.prompts import PromptError, Reason, by_length, encode_each, encode_many
 from tests import zoo
+from tests.test_prompt_tokenizers import stub_model
 
 CAPITAL = kn.Prompt("The capital of Canada is", " Ottawa", subject="Canada")
 MASKED = kn.Prompt("The capital of Canada is [MASK].", "Ottawa", subject="Canada")

@@ -87,6 +87,8 @@ def test_integrated_gradients_refuses_them_before_any_work(options: dict[str, An
 class Known(Paths):
     """Lines on which P and its derivative are given functions. Two `neurons` share the derivative: g and 1 - g."""
 
+    precision = float(np.finfo(np.float32).eps)
+
     def __init__(self, *functions: tuple[Function, Function], noise: float = 0.0) -> None:
         self.functions, self.noise, self.generator = functions, noise, np.random.default_rng(0)
         self.nodes, self.rounds = [0] * len(functions), 0
