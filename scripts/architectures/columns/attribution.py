@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -68,11 +69,21 @@ def _midpoint(case: Case, nodes: tuple[float, ...]) -> dict[int, Tensor]:
     return found
 
 
-@primitive(
-    "integrated_gradients, adaptive", lambda case: kn.integrated_gradients(case.model, prompt(case)), of_neurons=True
-)
-def _(case: Case, found: kn.Attribution) -> list[Compared]:
-    """P(w) - P(0), how far the scores are from adding up to it, and whether that is what was promised."""
+def _adaptive(case: Case) -> tuple[kn.Attribution, bool]:
+    """The result, and whether a warning says that layers are not complete to the tolerance."""
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        att = kn.integrated_gradients(case.model, prompt(case))
+    return att, any("not complete to tol" in str(w.message) for w in said)
+
+
+@primitive("integrated_gradients, adaptive", _adaptive, of_neurons=True)
+def _(case: Case, result: tuple[kn.Attribution, bool]) -> list[Compared]:
+    """P(w) - P(0), how far the scores are from adding up to it, and whether that is what was promised.
+
+    Where experts are chosen anew along the path, P leaps, and the tolerance is not reached: then the call must warn.
+    """
+    found, warned = result
     tokens, value = case.tokens(), probability(case)
     at, gaps = case.position(tokens), torch.zeros(len(plain.layers(case)))
     with torch.no_grad():
@@ -82,8 +93,8 @@ def _(case: Case, found: kn.Attribution) -> list[Compared]:
             off = (plain.neurons(case, layer), scaled(0.0, at))
             gaps[layer] = clean - value(plain.logits_at_answer(case, tokens, [*held, off]))
     residual = found.scores[0].double().sum(-1).float() - gaps
-    finished = found.nodes[0] < 400  # where P leaps (experts are chosen anew), nodes run out, and `residual` says so
-    beyond = (residual.abs() - 0.01 * gaps.abs().clamp(min=0.05)).clamp(min=0) * finished
+    allowed = 0.01 * gaps.abs().maximum(0.02 * gaps.abs().max()) + 1e-5  # and rounding
+    beyond = (residual.abs() - allowed).clamp(min=0) * (not warned)
     return [
         ("gap", found.gap[0], gaps),
         ("residual", found.residual[0], residual),
