@@ -12,7 +12,6 @@ offers the nearest, a malformed record one that names file and line, and a data 
 """
 
 from kntools.data.agreement import Frame, agreement_frames
-from kntools.data.bags import Bag, pararel_bags
 from kntools.data.blimp_pairs import PARADIGMS, blimp
 from kntools.data.counterfact_records import CounterFactRecord, ReducedRecord, counterfact, counterfact_reduced
 from kntools.data.facts import KnownFact, known_facts
@@ -28,7 +27,6 @@ from kntools.data.synonyms import SynonymFact, field_occupations, synonym_facts
 __all__ = [
     "PARADIGMS",
     "RELATIONS",
-    "Bag",
     "CounterFactRecord",
     "Fact",
     "Filters",
@@ -54,7 +52,6 @@ __all__ = [
     "known_facts",
     "number",
     "pararel",
-    "pararel_bags",
     "symmetric_facts",
     "synonym_facts",
 ]

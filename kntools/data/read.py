@@ -6,7 +6,6 @@ Every reader returns `Row`s. A row knows where it stands, and its fields are tak
 
 from __future__ import annotations
 
-import gzip
 import json
 import re
 from bisect import bisect
@@ -121,25 +120,6 @@ def json_array(path: Path) -> list[Row]:
     if text[at + 1 :].strip():
         raise ValueError(f"{path}: there is more after the end of the array; expected {expected}")
     return rows
-
-
-def json_object(path: Path) -> dict[str, Any]:
-    """A `.json` or `.json.gz` file that holds one object."""
-    raw = _bytes(path, "one JSON object")
-    if path.suffix == ".gz":
-        try:
-            raw = gzip.decompress(raw)
-        except (OSError, EOFError) as error:
-            raise ValueError(f"{path}: not a complete gzip file ({error})") from None
-    try:
-        value = json.loads(raw.decode("utf-8"))
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path}: not UTF-8 at byte {error.start}; save the file as UTF-8") from None
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path}:{error.lineno}: broken JSON ({error.msg}); expected one JSON object") from None
-    if not isinstance(value, dict):
-        raise ValueError(f"{path}:1: found a {type(value).__name__}; expected one JSON object")
-    return value
 
 
 def table(path: Path, columns: tuple[str, ...]) -> list[Row]:

@@ -45,7 +45,6 @@ def test_the_sample_is_as_large_as_promised() -> None:
     [
         (lambda: data.blimp("determiner_noun_agreement_1"), 100),
         (lambda: data.pararel("P36"), 98),
-        (lambda: data.pararel_bags("P101"), 102),
         (lambda: data.counterfact(), 102),
         (lambda: data.known_facts(), 98),
         (lambda: data.symmetric_facts("P1376"), 98),
@@ -65,7 +64,6 @@ def test_without_data_the_sample_stands_in_and_says_so(load: Any, size: int) -> 
     [
         (lambda: data.blimp("passive_1"), "BLiMP passive_1"),
         (lambda: data.pararel("P19"), "ParaRel P19"),
-        (lambda: data.pararel_bags("P19"), "prompts file, relation P19"),
         (lambda: data.counterfact_reduced(), "CounterFact in its reduced form"),
     ],
 )

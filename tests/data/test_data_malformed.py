@@ -1,6 +1,5 @@
 """A record that is not as it should be is an error that names the file and the line; nothing is passed over."""
 
-import gzip
 import json
 import re
 import time
@@ -11,7 +10,7 @@ from typing import Any
 import pytest
 
 from kntools import data
-from kntools.data.read import json_array, json_lines, json_object, table
+from kntools.data.read import json_array, json_lines, table
 
 PAIR = {
     "sentence_good": "Ann saw this.",
@@ -71,7 +70,7 @@ def test_wrong_paradigm_in_the_data_folder(tmp_path: Path, monkeypatch: pytest.M
 
 
 @pytest.mark.parametrize("content", [b"", b"  \n\n"])
-@pytest.mark.parametrize("reader", [json_lines, json_array, json_object, lambda path: table(path, ("a",))])
+@pytest.mark.parametrize("reader", [json_lines, json_array, lambda path: table(path, ("a",))])
 def test_an_empty_file(reader: Callable[[Path], Any], content: bytes, tmp_path: Path) -> None:
     path = tmp_path / "file"
     path.write_bytes(content)
@@ -79,7 +78,7 @@ def test_an_empty_file(reader: Callable[[Path], Any], content: bytes, tmp_path: 
         reader(path)
 
 
-@pytest.mark.parametrize("reader", [json_lines, json_array, json_object, lambda path: table(path, ("a",))])
+@pytest.mark.parametrize("reader", [json_lines, json_array, lambda path: table(path, ("a",))])
 def test_a_folder_or_nothing_in_place_of_a_file(reader: Callable[[Path], Any], tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"is a folder; expected a file with"):
         reader(tmp_path)
@@ -217,53 +216,6 @@ def test_a_bad_counterfact_record(path: tuple[str, ...], value: Any, message: st
     file.write_text(f"{json.dumps(COUNTERFACT)}\n{json.dumps(record)}\n")
     with pytest.raises(ValueError, match=rf"{re.escape(str(file))}:2.*{message}"):
         data.counterfact(path=tmp_path)
-
-
-BAG = [["Ottawa is in [MASK].", "Canada", "P17(country)"], ["[MASK] has Ottawa.", "Canada", "P17(country)"]]
-
-
-@pytest.mark.parametrize(
-    ("bags", "message"),
-    [
-        ([BAG, []], r"P17, bag 1: found \[\]; expected a list of"),
-        ([BAG, [["only two", "Canada"]]], "P17, bag 1, prompt 0: found"),
-        ([[["no mask", "Canada", "P17(country)"]]], r"P17, bag 0, prompt 0: 'no mask' must hold one \[MASK\]"),
-        ([[BAG[0], [BAG[1][0], "Peru", "P17(country)"]]], "P17, bag 0, prompt 1: answer and relation"),
-        ("bags", "P17 must be a list of bags, found str"),
-    ],
-)
-def test_a_bad_bag(bags: Any, message: str, tmp_path: Path) -> None:
-    path = tmp_path / "bags.json.gz"
-    path.write_bytes(gzip.compress(json.dumps({"P17": bags}).encode()))
-    with pytest.raises(ValueError, match=message):
-        data.pararel_bags("P17", path=path)
-
-
-def test_a_good_bag_plain_or_packed(tmp_path: Path) -> None:
-    for name, pack in (("bags.json", bytes), ("bags.json.gz", gzip.compress)):
-        path = tmp_path / name
-        path.write_bytes(pack(json.dumps({"P17": [BAG]}).encode()))
-        (bag,) = data.pararel_bags("P17", path=path)
-        assert (bag.target, bag.relation, bag.label, len(bag.texts)) == ("Canada", "P17", "country", 2)
-        with pytest.raises(ValueError, match=r"unknown relation in .* 'P18'; did you mean 'P17' \(country\)"):
-            data.pararel_bags("P18", path=path)
-
-
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [
-        (gzip.compress(b'{"a": 1}', mtime=0)[:-9], "not a complete gzip file"),
-        (b"not packed", "not a complete gzip file"),
-        (gzip.compress(b'{"a": ', mtime=0), ":1: broken JSON"),
-        (gzip.compress(b"[1]", mtime=0), ":1: found a list; expected one JSON object"),
-        (gzip.compress(b'{"a": "\xeb"}', mtime=0), "not UTF-8 at byte 7"),
-    ],
-)
-def test_a_bad_packed_object(content: bytes, message: str, tmp_path: Path) -> None:
-    path = tmp_path / "bags.json.gz"
-    path.write_bytes(content)
-    with pytest.raises(ValueError, match=re.escape(str(path)) + ".*" + message):
-        data.pararel_bags("P36", path=path)
 
 
 @pytest.mark.parametrize(

@@ -29,7 +29,12 @@ def _no_data(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture(scope="module")
 def models() -> dict[str, Any]:
     """What `kn.encode` needs of a model, around each kind of tokenizer."""
-    facts = [text for name in ("P36", "P106") for bag in data.pararel_bags(name, path="sample") for text in bag.texts]
+    facts = [
+        candidate.prompt.text
+        for name in ("P36", "P106")
+        for fact in data.pararel(name, path="sample")
+        for candidate in fact.candidates(masked=True)
+    ]
     rows = json_lines(file("agreement_pairs.jsonl"))
     pairs = [row.text(name) for row in rows[::2] for name in ("sentence_good", "sentence_bad")]
     pairs += ["These books are old.", "This book is old.", "Greg watched these books."]
@@ -49,7 +54,6 @@ def every_set() -> list[Loaded[Any]]:
     return [
         *(data.blimp(paradigm) for paradigm in PARADIGMS),
         *(data.pararel(relation, path="sample") for relation in ("P36", "P1376", "P101", "P106")),
-        data.pararel_bags("P36", path="sample"),
         data.counterfact(path="sample"),
         data.known_facts(path="sample"),
         data.symmetric_facts("P36", path="sample"),

@@ -12,8 +12,7 @@ import pytest
 
 from kntools import data
 from kntools.data import TokenizerOnly
-from kntools.data.bags import FILE
-from kntools.data.read import json_lines, json_object
+from kntools.data.read import json_lines
 from kntools.prompts import MASK
 from tests import data_tokenizers
 
@@ -75,18 +74,6 @@ def test_pararel_is_39_relations_with_patterns(data_root: Path) -> None:
     assert sum(map(len, loaded)) + sum(without) == 29_411
 
 
-def test_the_prompts_file_has_34_relations(data_root: Path) -> None:
-    bags = {relation: data.pararel_bags(relation) for relation in json_object(data_root / FILE)}
-    assert len(bags) == 34
-    assert sum(len(loaded) for loaded in bags.values()) == 27_738
-    texts = [text for loaded in bags.values() for bag in loaded for text in bag.texts]
-    assert len(texts) == 253_448
-    assert sum(re.search(r"\[MASK\] ?\.$", text) is not None for text in texts) == 150_392
-    for relation, loaded in bags.items():
-        assert {bag.relation for bag in loaded} == {relation}
-        assert loaded[0].label == data.RELATIONS[relation]
-
-
 def test_facts_to_trace_and_to_edit() -> None:
     assert len(data.known_facts()) == 1209
     full, reduced = data.counterfact(), data.counterfact_reduced()
@@ -103,7 +90,6 @@ def test_facts_to_trace_and_to_edit() -> None:
 def test_the_synonym_table_covers_every_field_of_work() -> None:
     table = data.field_occupations()
     assert {fact.target for fact in data.pararel("P101")} <= set(table)
-    assert {bag.target for bag in data.pararel_bags("P101")} <= set(table)
 
 
 # --- used + skipped = total, for three kinds of tokenizer -------------------------------------------
@@ -140,17 +126,6 @@ def test_every_question_about_a_fact_is_used_or_counted(kind: str, tokenizers: T
         one_token = facts.prompts(tokenizers[kind])
         assert one_token.total == prompts.total
         assert {replace(p, multi_token="first") for p in one_token} <= set(prompts)
-
-
-@TOKENIZERS
-def test_every_prompt_of_the_prompts_file_is_used_or_counted(
-    kind: str, tokenizers: Tokenizers, data_root: Path
-) -> None:
-    for relation in json_object(data_root / FILE):
-        bags = data.pararel_bags(relation, limit=SOME, seed=0)
-        prompts = bags.prompts(tokenizers[kind], multi_token="first")
-        assert prompts.total == sum(len(bag.texts) for bag in bags)
-        check(prompts, masked=kind == "bert_like")
 
 
 @TOKENIZERS
