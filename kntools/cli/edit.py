@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -32,7 +31,9 @@ class RomeOptions:
     """How a rank-one edit is made."""
 
     layer: Annotated[int | None, method(help="Layer to edit (default: published, or a sixth of the depth).")] = None
-    second_moment: Annotated[Path | None, method(help="C of that layer, a saved result (default: C = I).")] = None
+    second_moment: Annotated[str | None, method(help="C of that layer: a file or hf:// address (default: C = I).")] = (
+        None
+    )
     key: Annotated[Key, method(help="The mean key throughout, or the released code's mixture.")] = "consistent"
     steps: Annotated[int | None, method(help="Steps of the value optimisation (default: published).")] = None
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, TypeVar, overload
 
@@ -18,6 +19,7 @@ from torch import Tensor
 
 from kntools.files import atomic, write
 from kntools.results import display, encoding
+from kntools.results.hub import SCHEME, Address
 
 FORMAT = 2
 
@@ -95,6 +97,41 @@ class Result(encoding.Registered):
             save_file(tensors, part, metadata={"kntools": json.dumps(about, ensure_ascii=False)})
         return path
 
+    def push_to_hub(
+        self,
+        repo: str,
+        file: str,
+        *,
+        revision: str | None = None,
+        message: str | None = None,
+        private: bool | None = None,
+        token: str | None = None,
+    ) -> str:
+        """Write the result to a repository of the Hugging Face Hub, and return the address that `kn.load` reads.
+
+        ```python
+        C.push_to_hub("user/moments", "gpt2-xl/C17.safetensors")  # 'hf://user/moments/gpt2-xl/C17.safetensors'
+        ```
+
+        Arguments:
+            repo: `user/repo`, or `datasets/user/repo` for a repository of data. It is created if it does not exist.
+            file: its path there; the ending is chosen as for `save`.
+            revision: a branch that exists; `None` is the main one.
+            message: of the commit.
+            private: whether a repository that is created is private; `None` is the default of the account.
+            token: `None` is the one of `hf auth login`.
+
+        Raises:
+            ValueError: no valid name of a repository or file; a `.json` of a result with tensors.
+            ConnectionError: `HF_HUB_OFFLINE` is set.
+            PermissionError: no token, or one that may not write there.
+        """
+        address = Address.parse(f"{SCHEME}{repo}/{file}")
+        address = address if revision is None else replace(address, revision=revision)
+        with tempfile.TemporaryDirectory() as folder:
+            address.upload(self.save(Path(folder) / Path(file).name), message, private, token)
+        return str(address)
+
     def __eq__(self, other: object) -> bool:
         return encoding.same(self, other)
 
@@ -112,18 +149,22 @@ def load(path: str | Path, kind: type[R]) -> R: ...
 
 
 def load(path: str | Path, kind: type[Result] = Result) -> Any:
-    """Read any result that `save` wrote.
+    """Read any result that `save` or `push_to_hub` wrote.
 
     ```python
     att = kn.load("canada.safetensors")
     C = kn.load("C8.safetensors", kn.SecondMoment)      # anything else is an error
+    C = kn.load("hf://user/repo/C8.safetensors")        # from the Hugging Face Hub, or its local cache
+    C = kn.load("hf://user/repo@v1/C8.safetensors")     # a branch, a tag or a commit
     ```
 
     Raises:
-        FileNotFoundError: no such file.
+        FileNotFoundError: no such file; on the Hub also: not in the cache, and the Hub cannot be reached.
         ValueError: a file that is damaged, holds another kind of result or none, or was written by a newer kntools.
     """
-    path = Path(path)
+    source, path = path, Path(path)
+    if str(source).startswith(SCHEME):
+        path = Address.parse(str(source)).download()
     if not path.is_file():
         raise FileNotFoundError(f"no file {path}; results are written by .save(path)")
     tensors: dict[str, Tensor] = {}
@@ -135,20 +176,20 @@ def load(path: str | Path, kind: type[Result] = Result) -> Any:
                 about = json.loads((file.metadata() or {}).get("kntools", "null"))
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
     except Exception as error:  # safetensors has errors of many kinds
-        raise ValueError(f"{path} is damaged, or no file of results ({error}); save the result again") from error
+        raise ValueError(f"{source} is damaged, or no file of results ({error}); save the result again") from error
     if not isinstance(about, dict) or not isinstance(about.get("format"), int):
-        raise ValueError(f"{path} holds no result of kntools; give a file that .save(path) wrote")
+        raise ValueError(f"{source} holds no result of kntools; give a file that .save(path) wrote")
     if about["format"] != FORMAT:
         age = "a newer" if about["format"] > FORMAT else "an older"
-        raise ValueError(f"{path} was written by {age} version of kntools; use that one, or make the result again")
+        raise ValueError(f"{source} was written by {age} version of kntools; use that one, or make the result again")
     if about.get("checksum") != checksum(json.dumps(about.get("result")), tensors):
-        raise ValueError(f"{path} is damaged: its checksum is not that of its content; save the result again")
+        raise ValueError(f"{source} is damaged: its checksum is not that of its content; save the result again")
     try:
         found = encoding.decode(about["result"], Any, tensors)
     except (LookupError, TypeError, ValueError) as error:
-        raise ValueError(f"{path} cannot be read by this version of kntools: {error}") from error
+        raise ValueError(f"{source} cannot be read by this version of kntools: {error}") from error
     if not isinstance(found, kind):
-        raise ValueError(f"{path} holds {type(found).__name__}, not {kind.__name__}; give another file")
+        raise ValueError(f"{source} holds {type(found).__name__}, not {kind.__name__}; give another file")
     return found
 
 
