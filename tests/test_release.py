@@ -93,9 +93,9 @@ def test_the_source_archive_has_what_make_test_needs(built: Path) -> None:
     with tarfile.open(archive) as tar:
         names = {name.split("/", 1)[1] for name in tar.getnames() if "/" in name}
     needed = {"Makefile", "pyproject.toml", "constraints.txt", "mkdocs.yml", "README.md", "CHANGELOG.md", "LICENSE"}
-    assert needed <= names
+    assert needed | {"CITATION.cff", "CONTRIBUTING.md", ".pre-commit-config.yaml", ".ci/run"} <= names
     folders = {name.split("/")[0] for name in names if "/" in name}
-    assert folders == {"kntools", "tests", "docs", "examples", "scripts", "benchmarks"}
+    assert folders == {"kntools", "tests", "docs", "examples", "scripts", "benchmarks", ".ci", ".github"}
     assert not any("__pycache__" in name or name.endswith(".pyc") for name in names)
 
 
