@@ -7,7 +7,7 @@
 | knowledge neurons | `knowledge_neurons` -> `KnowledgeNeurons`; `coarse_sets`, `r1_squared`; `neuron_scan` -> `NeuronScan`; `neuron_card` -> `NeuronCard`; `faithfulness` -> `FaithfulnessCurve` |
 | patching | `activation_patch`, `attribution_patch`, `path_patch` -> `PatchGrid` |
 | tracing | `causal_trace` -> `Trace` |
-| editing | `rome` -> `RankOneEdit`; `emmet`, `memit`, `alpha_edit` -> `JointEdit`; `edit_values`, `erase_values`, `fine_tune` -> `WeightEdit`; `second_moment` -> `SecondMoment` |
+| editing | `rome` -> `RankOneEdit`; `emmet`, `memit`, `alpha_edit` -> `JointEdit`; `edit_values`, `erase_values`, `fine_tune` -> `WeightEdit`; `second_moment` -> `SecondMoment`; `save_model` |
 | hooks on neurons | `scale_neurons`, `ablate_neurons`, `enhance_neurons`, `set_neurons`, `mean_ablate_neurons`, `resample_neurons`; `Neuron`, `Hook` |
 | hooks on heads and sites | `scale_heads`, `ablate_heads`; `scale_site`, `add_vector`, `patch`, `freeze`, `corrupt`, `capture` |
 | running them | `sweep`, `sweep_gradients`, `Intervention`, `RowGradients`, `Derivative`; `generate` |

@@ -11,6 +11,7 @@ from kntools.attribution.knowledge_neurons import KnowledgeNeurons, coarse_sets,
 from kntools.attribution.neuron_card import neuron_card
 from kntools.attribution.neuron_card_result import NeuronCard
 from kntools.attribution.neuron_scan import NeuronScan, neuron_scan
+from kntools.editing.export import save_model
 from kntools.editing.fine_tuning import fine_tune
 from kntools.editing.joint_edit import JointEdit
 from kntools.editing.joint_editing import alpha_edit, emmet, memit
@@ -106,6 +107,7 @@ __all__ = [
     "r1_squared",
     "resample_neurons",
     "rome",
+    "save_model",
     "scale_heads",
     "scale_neurons",
     "scale_site",

@@ -13,6 +13,7 @@ from kntools.cli import pages
 from kntools.cli.command import command
 from kntools.cli.options import ModelOptions, Subject, method
 from kntools.cli.output import Output, Sheet, records
+from kntools.editing.export import new_folder, save_model
 from kntools.editing.rome import rome
 from kntools.editing.rome_settings import Key, RomeSettings, layer_for
 from kntools.editing.second_moment import SecondMoment
@@ -59,6 +60,9 @@ def edit(
     synonym: Texts = None,
     unrelated: Texts = None,
     tokens: Annotated[int, typer.Option(help="Tokens to write.")] = 12,
+    save: Annotated[
+        Path | None, typer.Option("--save-model", help="A new folder for the edited model, as transformers reads it.")
+    ] = None,
 ) -> Output:
     """Edit a fact by a rank-one change of one layer (ROME), and show what it did.
 
@@ -66,11 +70,16 @@ def edit(
     """
     if MASK in text:
         raise ValueError("kntools edit works on causal models: end the text where the answer begins")
+    if save is not None:
+        new_folder(save)
     model = options.load()
     prompt = Prompt(text, old or generate(model, text, max_new_tokens=1), subject=subject)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # they are shown under the table
         made = rome(model, prompt, target, **how.arguments(model))
+    if save is not None:
+        with made.applied(model):
+            save_model(model, save)
     around = {"symmetric": symmetric or [], "synonym": synonym or [], "unrelated": unrelated or UNRELATED}
     examples = edit_examples(model, made, {"edited": [text], **around}, max_new_tokens=tokens).to_frame()
     used = "C measured on text" if made.uses_second_moment else "C = I"
@@ -87,10 +96,12 @@ def edit(
         "prompt": {"text": text, "target": prompt.target, "subject": subject},
         **{name: getattr(made, name) for name in measured},
         "warnings": made.warnings(),
+        "saved_model": save and str(save),
         "loss": [step.loss for step in made.steps],
         "examples": records(examples),
     }
     norms = f"key cosine {made.key_cosine:.2f}, update {made.relative_norm:.3f} of the norm of W_out"
     shown = examples.assign(before=examples["before"].map(repr), after=examples["after"].map(repr))
-    sheets = [Sheet(title, shown, [norms, *(f"warning: {warning}" for warning in made.warnings())])]
+    saved = [] if save is None else [f"wrote the edited model to {save}"]
+    sheets = [Sheet(title, shown, [norms, *(f"warning: {warning}" for warning in made.warnings()), *saved])]
     return pages.page_output(options, made.provenance, sheets, data, page, edit=made)

@@ -8,10 +8,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from kntools.models.converted import converted_folder
+from kntools.models.hf_folder import write_folder
 
 _MAGIC = b"GGUF"
 
@@ -67,19 +67,5 @@ def convert_gguf(gguf: Path, folder: Path) -> None:
     """Write the model and the tokenizer of a GGUF file as `save_pretrained` would, in float32."""
     model = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32)
     tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
-    # The weights are plain tensors by now. `model.save_pretrained` still takes them for quantised ones
-    # and refuses, and the configuration would send the next loader back to the GGUF file.
-    config = model.config
-    if hasattr(config, "quantization_config"):
-        del config.quantization_config
-    config.architectures = [type(model).__name__]
-    # A tied output embedding is the input embedding under a second name: the loader ties it again.
-    weights: dict[str, torch.Tensor] = {}
-    seen: set[int] = set()
-    for key, weight in model.state_dict().items():
-        if weight.data_ptr() not in seen:
-            seen.add(weight.data_ptr())
-            weights[key] = weight.contiguous()
-    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
-    config.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
+    # `model.save_pretrained` still takes the weights, plain tensors by now, for quantised ones, and refuses.
+    write_folder(folder, type(model), model.config, model.state_dict(), tokenizer)

@@ -1,10 +1,5 @@
 """`load_model`: from a name to a TransformerBridge, leaving everything global as it was."""
 
-import contextlib
-import io
-import os
-import warnings
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +7,9 @@ import torch
 from transformer_lens.model_bridge import TransformerBridge
 from transformer_lens.utilities.devices import get_device
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
-from transformers.utils import logging as hf_logging
 
 from kntools.models.hooked import load_hooked
+from kntools.models.quiet import leaving_no_trace
 from kntools.models.sources import Source, find_source
 
 
@@ -77,7 +72,7 @@ def load_model(
     own = next(source.parameters(), None) if isinstance(source, torch.nn.Module) else None
     stored = _dtype(own.dtype if own is not None and dtype is None else dtype)
     on = _device(own.device if own is not None and device is None else device)
-    with _leaving_no_trace(), find_source(source, tokenizer, stored) as found:
+    with leaving_no_trace(), find_source(source, tokenizer, stored) as found:
         model = load_hooked(found, on, stored) if hooked else _bridge(found, on, stored)
         if isinstance(tokenizer, PreTrainedTokenizerBase):
             model.tokenizer.name_or_path = tokenizer.name_or_path
@@ -119,28 +114,3 @@ def _device(given: str | torch.device | None) -> str:
         return str(torch.device(given))
     except RuntimeError as error:
         raise ValueError(f"device={given!r} is no device; use 'auto', 'cpu', 'cuda', 'cuda:1' or 'mps'") from error
-
-
-# TransformerLens calls pip for torchvision, in whatever version, where a model of images and text lacks it.
-_NO_PIP = {"PIP_NO_INDEX": "1", "UV_OFFLINE": "1"}
-
-
-@contextlib.contextmanager
-def _leaving_no_trace() -> Iterator[None]:
-    """Silence the loaders here alone, and give back random state, default dtype, log settings and environment."""
-    verbosity, bars = hf_logging.get_verbosity(), hf_logging.is_progress_bar_enabled()
-    default_dtype, environment = torch.get_default_dtype(), {name: os.environ.get(name) for name in _NO_PIP}
-    with torch.random.fork_rng(devices=[]), warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
-        warnings.simplefilter("ignore")
-        hf_logging.set_verbosity_error()
-        hf_logging.disable_progress_bar()
-        os.environ |= _NO_PIP
-        try:
-            yield
-        finally:
-            for name, value in environment.items():
-                os.environ.pop(name) if value is None else os.environ.update({name: value})
-            torch.set_default_dtype(default_dtype)
-            hf_logging.set_verbosity(verbosity)
-            if bars:
-                hf_logging.enable_progress_bar()

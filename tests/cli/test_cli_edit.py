@@ -53,6 +53,16 @@ def test_edit_prints_what_the_library_says(tiny: str, tmp_path: Path) -> None:
     assert table.exit_code == 0 and "in L1" in table.stdout and "C = I" in table.stdout and "Is Japan" in table.stdout
 
 
+def test_the_edited_model_as_a_folder(tiny: str, tmp_path: Path) -> None:
+    folder = tmp_path / "edited"
+    words = ["edit", TEXT, TARGET, "-s", "Canada", "--model", tiny, "--steps", "3", "--tokens", "3", "--save-model"]
+    found = run_json(*words, str(folder))
+    assert found["saved_model"] == str(folder)
+    assert kn.generate(kn.load_model(folder), TEXT, max_new_tokens=3) == found["examples"][0]["after"]
+    again = run(*words, str(folder))
+    assert again.exit_code != 0 and "give a new folder" in again.output
+
+
 def test_evaluate_prints_what_the_library_says(tiny: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from kntools.analyses import fig11_edit_consistency as module
     from tests.analyses.test_edit_consistency import cases

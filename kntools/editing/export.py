@@ -1,0 +1,117 @@
+"""A model with its edits as a folder that `transformers` loads."""
+
+from __future__ import annotations
+
+import copy
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import AutoTokenizer, PreTrainedModel
+
+from kntools.files import atomic
+from kntools.models import adapter
+from kntools.models.attachment import without_hooks
+from kntools.models.hf_folder import write_folder
+from kntools.models.hooked_export import huggingface_form
+from kntools.models.quiet import leaving_no_trace
+
+# How far logits of the folder may be off, relative to the largest: rounding.
+_TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-6}
+_HALF_PRECISION = 3e-2
+
+
+def save_model(model: Any, folder: str | Path) -> Path:
+    """Write a model as it is now, with the edits that are applied, as a Hugging Face folder.
+
+    ```python
+    with edit.applied(model):
+        kn.save_model(model, "edited")
+    AutoModelForCausalLM.from_pretrained("edited")      # the same logits
+    kn.load_model("edited")
+    ```
+
+    The folder is read again and its logits are compared with those of the model, before it gets its name.
+
+    Arguments:
+        model: a bridge of a Hugging Face model; a `HookedTransformer` with the layout of GPT-2, Llama or GPT-NeoX, or a
+            `HookedEncoder`, with folded weights or not.
+        folder: a new one, or one that is empty. Parent folders are made.
+
+    Returns:
+        The folder.
+
+    Raises:
+        FileExistsError: the folder holds something, or is a file.
+        ValueError: no Hugging Face class computes what this model computes; the message says why and what to do.
+    """
+    target = new_folder(folder)
+    if any(parameter.is_meta for parameter in model.parameters()):
+        raise ValueError("weights of this model are not in memory (offloaded); load it without device_map")
+    with torch.no_grad(), leaving_no_trace(), atomic(target) as part:
+        model_class, config, weights = _form(model)
+        write_folder(part, model_class, config, weights, _tokenizer(model))
+        generation = getattr(getattr(model, "original_model", None), "generation_config", None)
+        if generation is not None:  # which tokens end a text
+            generation.save_pretrained(part)
+        _check(model, model_class, part)
+        if target.exists():
+            target.rmdir()
+    return Path(folder)
+
+
+def new_folder(folder: str | Path) -> Path:
+    """Its full path; an error if it is not free."""
+    target = Path(folder).expanduser().resolve()
+    if target.exists() and (not target.is_dir() or any(target.iterdir())):
+        raise FileExistsError(f"{str(folder)!r} is there already and not empty; give a new folder")
+    return target
+
+
+def _form(model: Any) -> tuple[type[PreTrainedModel], Any, dict[str, Tensor]]:
+    """A bridge runs the modules of a Hugging Face model, each wrapped."""
+    if not adapter.is_bridge(model):
+        return huggingface_form(model)
+    inner = model.original_model
+    if not isinstance(inner, PreTrainedModel):
+        raise ValueError(
+            f"{adapter.model_name(model)} is an architecture of TransformerLens itself ({type(inner).__name__}): "
+            "Hugging Face has no class for it; keep its weights with torch.save(model.state_dict(), file)"
+        )
+    weights = inner.state_dict()
+    return type(inner), inner.config, {k.replace("._original_component", ""): w for k, w in weights.items()}
+
+
+def _tokenizer(model: Any) -> Any:
+    """As its files have it. TransformerLens has it add a BOS token, and gives it special tokens that it lacks."""
+    if model.tokenizer is None:
+        return None
+    with suppress(OSError, ValueError):
+        return AutoTokenizer.from_pretrained(model.tokenizer.name_or_path, local_files_only=True)
+    own = copy.deepcopy(model.tokenizer)
+    for name in ("bos_token", "eos_token", "pad_token"):
+        if getattr(own, name) not in own.get_vocab():
+            setattr(own, name, None)
+    return own
+
+
+def _check(model: Any, model_class: type[PreTrainedModel], folder: Path) -> None:
+    """The model that the folder holds gives the same logits."""
+    generator, length = torch.Generator().manual_seed(0), min(12, adapter.context_length(model))
+    tokens = torch.randint(int(model.cfg.d_vocab), (2, length), generator=generator).to(adapter.device_of(model))
+    expected = without_hooks(model, lambda: adapter.run(model, tokens))
+    read = model_class.from_pretrained(folder, dtype=expected.dtype, attn_implementation="eager")
+    logits = read.to(tokens.device).eval()(tokens).logits
+    allowed = _TOLERANCE.get(expected.dtype, _HALF_PRECISION) * float(expected.abs().max())
+    if logits.shape != expected.shape or not float((logits - expected).abs().max()) <= allowed:
+        name = adapter.model_name(model)
+        folded = getattr(model, "compatibility_mode", False)
+        raise ValueError(
+            f"{model_class.__name__} does not compute what {name} computes"
+            + (", whose weights were folded by enable_compatibility_mode()" if folded else "")
+            + "; load the model anew without changes to its architecture"
+            + (" (or with enable_compatibility_mode(no_processing=True))" if folded else "")
+            + ", apply the edit and save that, or save the edit itself (edit.save)"
+        )

@@ -1,0 +1,163 @@
+"""`save_model`: transformers and kntools read the folder, and the logits are those of the edited model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoModelForMaskedLM, AutoTokenizer
+
+import kntools as kn
+from kntools.editing import export
+from kntools.models import adapter
+from kntools.models.quiet import leaving_no_trace
+from tests import zoo
+
+TOKENS = torch.randint(5, 200, (2, 11), generator=torch.Generator().manual_seed(1))
+MIXED = [
+    "bloom",
+    "deepseek2",
+    "granite",
+    "mixtral",
+    "mamba",
+    "modernbert_decoder",
+    "mpt",
+    "qwen3_next",
+    "roberta",
+    "xglm",
+]
+
+
+def read_logits(folder: Path, masked: bool = False, **options: Any) -> torch.Tensor:
+    auto = AutoModelForMaskedLM if masked else AutoModelForCausalLM
+    with torch.no_grad(), leaving_no_trace():
+        return auto.from_pretrained(folder, attn_implementation="eager", **options).eval()(TOKENS).logits
+
+
+def logits_of(model: Any) -> torch.Tensor:
+    with torch.no_grad():
+        return adapter.run(model, TOKENS)
+
+
+def edit_of(model: Any) -> kn.WeightEdit:
+    return kn.erase_values(model, [(1, n) for n in range(0, 40, 2)])
+
+
+@pytest.mark.parametrize("name", zoo.ALL)
+def test_edited_models(name: str, tmp_path: Path) -> None:
+    model, masked = zoo.tiny(name), zoo.RECIPES[name].masked
+    before, plain = zoo.bits(model), logits_of(model)
+    with edit_of(model).applied(model):
+        expected = logits_of(model)
+        assert kn.save_model(model, tmp_path / "new" / "edited") == tmp_path / "new" / "edited"
+    assert zoo.bits(model) == before
+    assert float((expected - plain).abs().max()) > 1e-2
+    torch.testing.assert_close(read_logits(tmp_path / "new" / "edited", masked), expected, atol=1e-4, rtol=1e-4)
+    assert [p.name for p in (tmp_path / "new").iterdir()] == ["edited"]
+    again = kn.load_model(tmp_path / "new" / "edited")
+    torch.testing.assert_close(logits_of(again), expected, atol=1e-4, rtol=1e-4)
+    text = "The capital of Canada is Ottawa."
+    assert AutoTokenizer.from_pretrained(tmp_path / "new" / "edited")(text) == zoo.tokenizer(name)(text)
+    assert again.to_tokens(text).tolist() == model.to_tokens(text).tolist()
+
+
+@pytest.mark.parametrize("name", MIXED)
+def test_other_architectures(name: str, tmp_path: Path) -> None:
+    kn.save_model(zoo.tiny(name), tmp_path / "it")
+    actual = read_logits(tmp_path / "it", zoo.RECIPES[name].masked)
+    torch.testing.assert_close(actual, logits_of(zoo.tiny(name)), atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("end", ["embed", "unembed"])
+@pytest.mark.parametrize("name", ["gpt2", "gemma2", "bloom"])
+def test_an_embedding_that_is_tied_no_more(name: str, end: str, tmp_path: Path) -> None:
+    model = zoo.fresh(name)
+    kn.save_model(model, tmp_path / "tied")
+    # A new tensor: the other end stays as it was.
+    wrapped = getattr(model, end).original_component
+    wrapped.weight = torch.nn.Parameter(wrapped.weight.detach() * 1.2 + 0.1)
+    kn.save_model(model, tmp_path / "untied")
+    torch.testing.assert_close(read_logits(tmp_path / "untied"), logits_of(model), atol=1e-4, rtol=1e-4)
+    sizes = [(tmp_path / kind / "model.safetensors").stat().st_size for kind in ("tied", "untied")]
+    assert sizes[1] - sizes[0] >= 4 * wrapped.weight.numel()
+
+
+def test_bfloat16(tmp_path: Path) -> None:
+    model = zoo.tiny("llama", torch.bfloat16)
+    kn.save_model(model, tmp_path / "it")
+    actual = read_logits(tmp_path / "it", dtype="auto")
+    assert actual.dtype == torch.bfloat16
+    torch.testing.assert_close(actual, logits_of(model))
+
+
+def test_tokenizer_is_that_of_the_files(tmp_path: Path) -> None:
+    zoo.hf_model("gpt2").save_pretrained(tmp_path / "source")
+    words = zoo.tokenizer("gpt2")
+    words.add_bos_token = False
+    words.save_pretrained(tmp_path / "source")
+    plain = AutoTokenizer.from_pretrained(tmp_path / "source")("Canada")["input_ids"]
+    model = kn.load_model(tmp_path / "source")
+    assert model.tokenizer("Canada")["input_ids"] != plain  # TransformerLens adds a BOS token
+    kn.save_model(model, tmp_path / "it")
+    assert AutoTokenizer.from_pretrained(tmp_path / "it")("Canada")["input_ids"] == plain
+    assert kn.load_model(tmp_path / "it").to_tokens("Canada").tolist() == model.to_tokens("Canada").tolist()
+
+
+def test_hooks_and_random_state_play_no_part(tmp_path: Path) -> None:
+    model, state = zoo.fresh("gpt2"), torch.get_rng_state()
+    expected = logits_of(model)
+    model.add_hook("blocks.1.hook_resid_pre", lambda x, hook: x * 0)
+    kn.save_model(model, tmp_path / "it")
+    torch.testing.assert_close(read_logits(tmp_path / "it"), expected, atol=1e-4, rtol=1e-4)
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_nothing_is_overwritten(tmp_path: Path) -> None:
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "mine.txt").write_text("mine")
+    (tmp_path / "empty").mkdir()
+    for taken in ("full", "full/mine.txt"):
+        with pytest.raises(FileExistsError, match="give a new folder"):
+            kn.save_model(zoo.tiny("llama"), tmp_path / taken)
+    assert [p.name for p in (tmp_path / "full").iterdir()] == ["mine.txt"]
+    kn.save_model(zoo.tiny("llama"), tmp_path / "empty")
+    assert (tmp_path / "empty" / "config.json").is_file()
+
+
+@pytest.mark.parametrize("name", ["gpt2", "bloom"])
+def test_folded_weights_leave_no_folder(name: str, tmp_path: Path) -> None:
+    model = zoo.fresh(name)
+    model.enable_compatibility_mode(disable_warnings=True)
+    with pytest.raises(ValueError, match="no_processing=True"):
+        kn.save_model(model, tmp_path / "it")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(("name", "options"), [("llama", {}), ("gemma2", {}), ("gpt2", {"no_processing": True})])
+def test_compatibility_mode(name: str, options: dict[str, Any], tmp_path: Path) -> None:
+    model = zoo.fresh(name)
+    model.enable_compatibility_mode(disable_warnings=True, **options)
+    with edit_of(model).applied(model):
+        kn.save_model(model, tmp_path / "it")
+        torch.testing.assert_close(read_logits(tmp_path / "it"), logits_of(model), atol=1e-4, rtol=1e-4)
+
+
+def test_a_model_that_computes_something_else(tmp_path: Path) -> None:
+    model = zoo.fresh("llama")
+    mlp = model.blocks[0].mlp.original_component
+    mlp.act_fn = torch.nn.GELU()
+    with pytest.raises(ValueError, match=r"edit\.save"):
+        kn.save_model(model, tmp_path / "it")
+    assert not list(tmp_path.iterdir())
+
+
+def test_error_in_the_middle_leaves_no_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: Any) -> None:
+        raise OSError("disk full")
+
+    monkeypatch.setattr(export, "_check", fail)
+    with pytest.raises(OSError, match="disk full"):
+        kn.save_model(zoo.tiny("llama"), tmp_path / "it")
+    assert not list(tmp_path.iterdir())
