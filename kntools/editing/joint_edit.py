@@ -10,6 +10,7 @@ import pandas as pd
 from kntools.editing.changes import Change
 from kntools.editing.constraints import Constraints
 from kntools.editing.rank_one import LOW_PROBABILITY, Step
+from kntools.editing.second_moment import unprotected
 from kntools.editing.weight_edits import WeightEdit
 from kntools.prompts import Prompt
 
@@ -48,14 +49,18 @@ class JointEdit(WeightEdit):
         return tuple(float(c.update.norm()) / norm for c, norm in zip(self.changes, self.weight_norms, strict=True))
 
     def warnings(self) -> list[str]:
-        """What has not taken; empty if everything has."""
+        """What says that this edit will hurt, or has not taken; empty if nothing does."""
+        found = []
+        if not self.provenance["settings"]["second_moments"]:
+            found.append(unprotected([c.layer for c in self.changes], len(self.changes[0].update)))
         failed = [p.text for p, after in zip(self.prompts, self.after, strict=True) if after < LOW_PROBABILITY]
-        if not failed:
-            return []
-        return [
-            f"{len(failed)} of {len(self.prompts)} targets have a probability below {LOW_PROBABILITY} after the edit, "
-            f"e.g. that of {failed[0]!r}. Try an earlier layer, more steps, or a smaller regularisation"
-        ]
+        if failed:
+            found.append(
+                f"the targets of {len(failed)} of {len(self.prompts)} facts have a probability below {LOW_PROBABILITY} "
+                f"after the edit, e.g. that of {failed[0]!r}. Try an earlier layer, more steps, or a smaller "
+                "regularisation"
+            )
+        return found
 
     def to_frame(self) -> pd.DataFrame:
         """One row per fact: `prompt, target, before, after, steps, loss`."""

@@ -17,7 +17,7 @@ from kntools.editing.changes import Change, as_hooks
 from kntools.editing.constraints import Constraints, joined
 from kntools.editing.edit_stack import applied_edits
 from kntools.editing.joint_edit import JointEdit
-from kntools.editing.requests import make_requests
+from kntools.editing.requests import EditRequest, make_requests
 from kntools.editing.rome_batch import Subjects
 from kntools.editing.rome_rows import EditRows, make_rows, new_targets
 from kntools.editing.rome_settings import RomeSettings, regularisation_for
@@ -82,7 +82,8 @@ def emmet(
         `JointEdit`. The model is as it was.
 
     Raises:
-        ValueError: what `kn.rome` refuses; one prompt twice, two facts with the same key, a layer twice, C missing for
+        ValueError: what `kn.rome` refuses; one edit twice, two targets for one fact (subject and old answer), two
+            facts with the same key, a layer twice, C missing for
             a layer or of other weights, more edits than neurons.
         IndexError: no such layer.
     """
@@ -190,7 +191,7 @@ def _edit(
         raise ValueError(f"key={chosen.key!r} is ROME's alone; {method.name} uses the mean key: key='consistent'")
     check_gradients(method.name)
     requests = make_requests(model, prompts, targets, method.name)
-    _check_facts(model, [(r.prompt.text, r.target) for r in requests], numbers, method.name)
+    _check_facts(model, requests, numbers, method.name)
     rows = make_rows(model, requests, chosen)
     before = new_targets(model, rows)
     used = {"second_moments": {str(n): c.title() for n, c in moments.items()}, "prepend_bos": rows[0].bare.prepend_bos}
@@ -286,8 +287,11 @@ def _moments(model: Any, layers: Layers, given: SecondMoments) -> dict[int, Seco
     numbers = _layers(model, layers)
     if given is None:
         return {}
-    listed = [given] if isinstance(given, SecondMoment) else given.values() if isinstance(given, Mapping) else given
+    each = [given] if isinstance(given, SecondMoment) else given.values() if isinstance(given, Mapping) else given
+    listed = [*each]
     of = {c.layer: c for c in listed}
+    if len(of) < len(listed):
+        raise ValueError(f"second_moments has two C of one layer ({[c.layer for c in listed]}); give one of each")
     missing = [n for n in numbers if n not in of]
     if missing:
         raise ValueError(
@@ -299,10 +303,17 @@ def _moments(model: Any, layers: Layers, given: SecondMoments) -> dict[int, Seco
     return {n: of[n] for n in numbers}
 
 
-def _check_facts(model: Any, facts: Sequence[tuple[str, str]], layers: Sequence[int], name: str) -> None:
-    twice = next((fact for n, fact in enumerate(facts) if fact in facts[:n]), None)
-    if twice is not None:
-        raise ValueError(f"the edit {twice[0]!r} -> {twice[1]!r} is given twice; give it once")
+def _check_facts(model: Any, facts: Sequence[EditRequest], layers: Sequence[int], name: str) -> None:
+    first_of: dict[tuple[str | None, str], EditRequest] = {}
+    for n, fact in enumerate(facts):
+        if any((fact.prompt.text, fact.target) == (other.prompt.text, other.target) for other in facts[:n]):
+            raise ValueError(f"the edit {fact.prompt.text!r} -> {fact.target!r} is given twice; give it once")
+        first = first_of.setdefault((fact.prompt.subject, fact.prompt.target.strip()), fact)
+        if fact.target.strip() != first.target.strip():
+            raise ValueError(
+                f"{fact.prompt.subject!r} -> {fact.prompt.target!r} is edited to {first.target!r} "
+                f"({first.prompt.text!r}) and to {fact.target!r} ({fact.prompt.text!r}); give one of them"
+            )
     for layer in layers:
         held = sum(len(c.keys) for edit in applied_edits(model) for c in edit.constraints if c.layer == layer)
         width = neuron_layers.width(model, layer)

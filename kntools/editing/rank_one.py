@@ -12,6 +12,7 @@ from torch import Tensor
 
 from kntools.editing.changes import Change
 from kntools.editing.constraints import Constraints
+from kntools.editing.second_moment import unprotected
 from kntools.editing.weight_edits import WeightEdit
 from kntools.prompts import Prompt
 
@@ -97,7 +98,7 @@ class RankOneEdit(WeightEdit):
 
     def warnings(self) -> list[str]:
         """What says that this edit will hurt, or has not taken; empty if nothing does."""
-        found = []
+        found = [] if self.uses_second_moment else [unprotected([self.layer], len(self.left))]
         if self.key_cosine < LOW_COSINE:
             found.append(
                 f"the key of the bare prompt is far from the mean key (cosine {self.key_cosine:.2f}): the edit will "

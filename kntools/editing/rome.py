@@ -70,7 +70,8 @@ def rome(
             teacher-forced, their log-probabilities add up.
         layer: the layer to edit; see `kntools.editing.rome_settings.layer_for`, and `kntools.analyses.layer_choice`
             for how to choose it.
-        second_moment: C, as `kn.second_moment` returns it. `None` is C = I, and the result says so.
+        second_moment: C, as `kn.second_moment` returns it. `None` is C = I: other keys are not protected, which is
+            warned of.
         settings: `None` takes `RomeSettings.for_model(model)`.
 
     Returns:
@@ -110,8 +111,9 @@ def rome(
         )
         # Tried out as hooks: the weights stay as they are.
         edits.append(replace(edit, after=float(answer_values(model, own.bare, [edit.hooks(model)]))))
-        for text in edits[-1].warnings():
-            warnings.warn(f"{edit.title()}: {text}", stacklevel=2)
+    titles = {text: edit.title() for edit in reversed(edits) for text in edit.warnings()}
+    for text, title in titles.items():  # what is true of several edits is said once
+        warnings.warn(f"{title}: {text}", stacklevel=2)
     return edits[0] if isinstance(targets, str) else edits
 
 

@@ -26,6 +26,21 @@ from kntools.results.result import Result
 #: Added to the diagonal of C, in multiples of its median entry: it decides about directions that no text has shown.
 RIDGE = 1e-4
 
+#: Tokens per neuron to measure C on. Of keys that are independent and normal, C^-1 k is then off by about
+#: sqrt(1 / 32) = 18 % of its length; with 10 tokens per neuron by a third.
+TOKENS_PER_NEURON = 32
+
+
+def unprotected(layers: Sequence[int], width: int) -> str:
+    """What an edit without C costs, and what to type."""
+    argument, which = ("second_moment", layers[0]) if len(layers) == 1 else ("second_moments", [*layers])
+    return (
+        f"the outputs for other keys are not protected (no second moment: C = I), so that more of what the model says "
+        f"about other subjects changes. Measure it once: from kntools.engine.generation import sample_texts; "
+        f"C = kn.second_moment(model, {which}, sample_texts(model, {TOKENS_PER_NEURON * width:_})), and give "
+        f"{argument}=C; {TOKENS_PER_NEURON} tokens per neuron are recommended"
+    )
+
 
 @dataclass(frozen=True, eq=False, repr=False)
 class SecondMoment(Result):
@@ -141,7 +156,8 @@ class SecondMoment(Result):
         tokens = f"it was measured on {self.count:,} tokens, and there are {width:,} neurons"
         if self.count < width or added <= 0:
             raise ValueError(
-                f"this second moment is singular: {tokens}. Measure it on more text (several times as many)"
+                f"this second moment is singular: {tokens}. Measure it on more text "
+                f"({TOKENS_PER_NEURON * width:,} tokens are recommended)"
             )
         factor = self._factor(added)
         if factor is None or self._rank < width // 2:
@@ -194,10 +210,16 @@ class SecondMoment(Result):
         return f"Second moment of the inputs of W_out, {self.title()} ({self.provenance['model']})"
 
     def to_frame(self) -> pd.DataFrame:
-        """One row: `layer, neurons, tokens, texts, median of the diagonal`."""
-        median = float(self.matrix.diagonal().median())
-        row = {"layer": self.layer, "neurons": len(self.matrix), "tokens": self.count, "texts": self.texts}
-        return pd.DataFrame([{**row, "median of the diagonal": median}])
+        """One row: `layer, neurons, tokens, recommended, texts, median of the diagonal`."""
+        row = {
+            "layer": self.layer,
+            "neurons": len(self.matrix),
+            "tokens": self.count,
+            "recommended": TOKENS_PER_NEURON * len(self.matrix),
+            "texts": self.texts,
+            "median of the diagonal": float(self.matrix.diagonal().median()),
+        }
+        return pd.DataFrame([row])
 
 
 def second_moment(
@@ -222,7 +244,8 @@ def second_moment(
         layer: one layer, or several that are measured in the same pass.
         texts: strings, or rows with a `"text"` (a `datasets` stream); or a `Path`: a file with one text per line. Read
             one after the other, never all at once.
-        tokens: stop after about so many; `None` reads to the end.
+        tokens: stop after about so many; `None` reads to the end. Recommended: `TOKENS_PER_NEURON` (32) times as many
+            as the layer has neurons; fewer than neurons are an error in an edit.
         context: longer texts are cut into pieces of so many tokens; `None` is the model's context, at most 512.
         dtype: of the sums. Each pass is summed in float32 at least.
         checkpoint: a file that the sums are written to every `every` tokens. Called again with the same texts, the

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from typing import Any
 
 import pytest
@@ -235,6 +236,27 @@ def test_it_is_saved_read_shown_and_drawn(tmp_path: Any) -> None:
         pass
 
 
+def test_one_warning_says_what_an_edit_without_c_costs() -> None:
+    model = zoo.fresh("llama")
+    c = text_keys(model, 1)
+    edits: dict[str, Any] = {
+        "rome": lambda c: kn.rome(model, PROMPTS, TARGETS, layer=1, second_moment=c, settings=SHORT),
+        "emmet": lambda c: kn.emmet(model, PROMPTS, TARGETS, layers=1, second_moments=c, settings=SHORT),
+        "memit": lambda c: kn.memit(model, PROMPTS, TARGETS, layers=1, second_moments=c, settings=SHORT),
+    }
+    for name, edit in edits.items():
+        for moment, count in ((None, 1), (c, 0)):
+            with warnings.catch_warnings(record=True) as caught:
+                warnings.simplefilter("always")
+                made = edit(moment)
+            texts = [str(w.message) for w in caught if "not protected" in str(w.message)]
+            assert len(texts) == count, name
+            found = [w for one in (made if isinstance(made, list) else [made]) for w in one.warnings()]
+            assert any("not protected" in w for w in found) == bool(count)
+            width = neuron_layers.width(model, 1)
+            assert all(f"kn.second_moment(model, 1, sample_texts(model, {32 * width:_}))" in t for t in texts)
+
+
 # --- what is refused ---------------------------------------------------------------------------------------
 
 
@@ -249,9 +271,12 @@ def test_bad_input_is_refused_before_any_work(monkeypatch: pytest.MonkeyPatch) -
 
     refused("names a layer twice", layers=[1, 1])
     refused("no layers", layers=[])
+    refused("two C of one layer", second_moments=[c, c])
     refused(r"no C for layer\(s\) \[0\]", layers=[0, 1], second_moments=c)
     refused("given twice", [PROMPTS[0], PROMPTS[0]], [" Rome", " Rome"])
     refused("two targets", [PROMPTS[0], PROMPTS[0]], [" Rome", " Paris"])
+    again = kn.Prompt("They say the capital of Canada is", " Ottawa", subject="Canada")
+    refused(r"edited to ' Rome'.* and to ' Paris'", [PROMPTS[0], again], [" Rome", " Paris"])
     refused("published", settings=RomeSettings(key="published"))
     with pytest.raises(IndexError):
         kn.emmet(model, PROMPTS, TARGETS, layers=[7])
@@ -266,7 +291,7 @@ def test_bad_input_is_refused_before_any_work(monkeypatch: pytest.MonkeyPatch) -
 
 def test_two_facts_with_one_key_are_an_error_that_names_both() -> None:
     model = zoo.fresh("llama")
-    same = [kn.Prompt(f"The city Canada {word}", " Ottawa", subject="Canada") for word in ("is", "was")]
+    same = [kn.Prompt(f"The city Canada {word}", old, subject="Canada") for word, old in (("is", " a"), ("was", " b"))]
     with pytest.raises(ValueError, match=r"The city Canada is.*The city Canada was"):
         kn.emmet(model, same, [" Rome", " Paris"], layers=1, settings=SHORT)
 

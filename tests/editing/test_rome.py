@@ -341,7 +341,7 @@ def test_warnings() -> None:
     with pytest.warns(UserWarning, match="has not taken"):
         rome(model, layer=3, steps=2)
     edit = rome(model, steps=2)
-    good = replace(edit, after=0.9)
+    good = replace(edit, after=0.9, ridge=1e-6)
     assert edit.relative_norm < 0.5 < edit.key_cosine and good.warnings() == []
     turned = torch.roll(edit.prompt_key, 7)
     assert "Does the subject open the text" in replace(good, prompt_key=turned - edit.key).warnings()[0]

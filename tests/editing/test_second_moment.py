@@ -64,6 +64,18 @@ def test_layers_together_pieces_limits_and_forms(tmp_path: Path) -> None:
     assert float((half.matrix - c.matrix).norm() / c.matrix.norm()) < 0.05
 
 
+@pytest.mark.parametrize("name", ["llama", "gpt2"])
+def test_half_precision_is_summed_in_full(name: str) -> None:
+    """Keys of a bfloat16 model, one text after the other, added up in float64: rounding of the sums does not show."""
+    model = zoo.tiny(name, torch.bfloat16)
+    with kn.set_options(max_rows=1):
+        for dtype in (torch.float32, torch.float64):
+            c = kn.second_moment(model, 1, TEXTS, dtype=dtype)
+            expected, _ = by_hand(model, 1, TEXTS)
+            torch.testing.assert_close(c.matrix.double(), expected, atol=1e-5 * float(expected.abs().max()), rtol=1e-5)
+            assert c.matrix.dtype == torch.float32
+
+
 class Killed(Exception):
     pass
 
@@ -117,6 +129,7 @@ def test_solve_save_and_check(tmp_path: Path) -> None:
     u, ridge = c.solve(key)
     matrix = c.matrix.double() + ridge * torch.eye(zoo.D_MLP, dtype=torch.float64)
     torch.testing.assert_close(matrix @ u.double(), key.double(), atol=1e-3, rtol=1e-3)
+    assert c.to_frame()["recommended"].item() == 32 * zoo.D_MLP
     assert ridge == pytest.approx(1e-4 * float(c.matrix.diagonal().median()))
     again = kn.load(c.save(tmp_path / "c.safetensors"))
     assert again == c and repr(again) == repr(c)
