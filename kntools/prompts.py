@@ -22,7 +22,8 @@ from torch import Tensor
 from kntools.models import adapter
 from kntools.models.causality import is_masked
 from kntools.models.tokenizers import tokenizer_of
-from kntools.results import display
+from kntools.results.display import excerpt
+from kntools.results.result import Result
 
 #: How a mask is written in every text, whatever the tokenizer calls it.
 MASK = "[MASK]"
@@ -74,8 +75,8 @@ class Prompt:
             object.__setattr__(self, "occurrence", index(self.occurrence))
 
 
-@dataclass(frozen=True, eq=False)
-class Encoded:
+@dataclass(frozen=True, eq=False, repr=False)
+class Encoded(Result):
     """A tokenised prompt. Read `tokens`, run them, and look at the logits of `positions`.
 
     ```python
@@ -99,14 +100,17 @@ class Encoded:
         """The answer position: the `[MASK]`, or the last token of the text."""
         return self.positions[0]
 
-    def _repr_html_(self) -> str:
+    def describe(self) -> str:
+        return f"{excerpt(self.prompt.text)!r} -> {self.prompt.target!r}: {len(self.str_tokens)} tokens"
+
+    def to_frame(self) -> pd.DataFrame:
+        """One row per token: `position, token, id, subject, answer`."""
         asked = dict(zip(self.positions, self.target_ids, strict=True))
         rows = [
             (p, repr(token), id, "subject" if p in (self.subject or ()) else "", f"-> {asked[p]}" if p in asked else "")
             for p, (token, id) in enumerate(zip(self.str_tokens, self.tokens[0].tolist(), strict=True))
         ]
-        frame = pd.DataFrame(rows, columns=["position", "token", "id", "subject", "answer"])
-        return display.html(repr(self.prompt), frame, rows=100)
+        return pd.DataFrame(rows, columns=["position", "token", "id", "subject", "answer"])
 
 
 #: What every primitive takes: one prompt or several, tokenised or not.

@@ -156,6 +156,10 @@ def test_results_are_short_and_safe(kind: str, model: Any) -> None:
     assert type(result).__name__ == kind
     text = repr(result)
     assert len(text) > 10 and len(text.splitlines()) < 40
+    assert (result == result) is True and (result == "another") is False
+    if hasattr(result, "plot"):
+        layout = result.plot(title="mine", width=500, height=333, colorscale="Viridis").layout
+        assert (layout.title.text, layout.width, layout.height) == ("mine", 500, 333)
     if kind == "Derivative":
         return  # two tensors of RowGradients, which has the table
     html = result._repr_html_()
@@ -165,6 +169,24 @@ def test_results_are_short_and_safe(kind: str, model: Any) -> None:
     # A card has a table for what the neuron writes and one for what it does in the prompt.
     assert (own or len(set(found.rows)) == 1) and 1 <= len(found.rows) <= 45, "rows of one table, of one length"
     assert ("&lt;script&gt;" in html) == (kind not in NUMBERS_ALONE) and len(html) < 20_000
+
+
+LONG = ["Encoded", "NeuronScan", "Trace", "PatchGrid", "RankOneEdit", "JointEdit", "LayerEdit", "Attribution"]
+
+
+@pytest.mark.filterwarnings("ignore:.*it has not taken", "ignore:.*below 0.5 after the edit")
+@pytest.mark.parametrize("kind", LONG)
+def test_a_long_prompt_is_not_printed_whole(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    long = zoo.fresh("llama")
+    long.cfg.n_ctx = 4096  # its positions are rotary
+    text = "word " * 400
+    monkeypatch.setattr(f"{__name__}.PROMPT", kn.Prompt(f"{text}Italy and this", " book", subject="Italy"))
+    monkeypatch.setattr(f"{__name__}.PAIRS", [kn.Prompt(f"{text}{frame} this", " book") for frame in planted.FRAMES])
+    with kn.set_options(progress=False):
+        result = RESULTS[kind](long)
+    lines = repr(result).splitlines()
+    assert max(map(len, lines)) < 250 and len(lines) < 30
+    assert ("this' -> ' book" in repr(result)) == (kind not in ("PatchGrid", "JointEdit", "Attribution", "LayerEdit"))
 
 
 def test_every_result_is_here() -> None:
@@ -182,10 +204,10 @@ def test_a_table_by_hand() -> None:
     frame = pd.DataFrame({"<one>": ["<i>", "x" * 200], "two": [0.123456, 1.0], "three": [7, 8]})
     html = display.html("a & b", frame)
     assert html.startswith("<p>a &amp; b</p><table") and html.endswith("</table>")
-    assert "<th>&lt;one&gt;</th>" in html and "<td>&lt;i&gt;</td>" in html and "x" * 110 in html
-    assert "x" * 120 not in html and "0.1235" in html and "<td>7</td>" in html
+    assert "<th>&lt;one&gt;</th>" in html and "<td>&lt;i&gt;</td>" in html and "x" * 50 in html
+    assert "x" * 120 not in html and "0.123" in html and "<td>7</td>" in html
     text = display.text("a & b", frame)
-    assert text.splitlines()[0] == "a & b" and "x" * 120 not in text and "0.1235" in text
+    assert text.splitlines()[0] == "a & b" and "x" * 120 not in text and "0.123" in text
     many = pd.DataFrame({"n": range(25), "x": 0.5})
     assert len(display.text("t", many).splitlines()) == 23 and display.text("t", many).endswith("... and 5 more")
     assert display.html("t", many).endswith("</table><p>... and 5 more</p>") and "more" not in display.text(

@@ -12,6 +12,7 @@ from typing import Any
 import pandas as pd
 import torch
 
+from kntools.results.display import number
 from kntools.results.result import Result
 from kntools.results.statistics import mean_interval
 
@@ -142,7 +143,7 @@ class EditConsistency(Result):
     def summary(self) -> pd.DataFrame:
         """One row per condition and score, one column per method with `value (low to high)`."""
         frame = self.to_frame()
-        cells = frame.apply(lambda r: f"{r['value']:.3f} ({r['low']:.3f} to {r['high']:.3f})", axis=1)
+        cells = frame.apply(lambda r: f"{number(r['value'])} ({number(r['low'])} to {number(r['high'])})", axis=1)
         # Before the edit there is no case with fewer questions than after it: n is the same in all columns.
         wide = frame.assign(cell=cells).pivot(index=["condition", "score", "n"], columns="method", values="cell")
         order = frame[["condition", "score", "n"]].drop_duplicates()

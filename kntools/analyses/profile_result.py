@@ -12,6 +12,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from kntools.prompts import Prompt
+from kntools.results.display import number
 from kntools.results.result import Result
 from kntools.results.statistics import Interval, bootstrap_interval, mean_interval
 from kntools.tracing.token_roles import ROLES
@@ -105,10 +106,10 @@ class TracingProfile(Result):
         n = len(self.prompts)
         several = [_CUT[kind] for kind in ("mlp", "attn") if (kind, None) in self.variants]
         windows = f"; {' and '.join(several)} of {self.window} layers together" if several else ""
-        means = [float(values.mean()) for values in (self.total_effect, self.clean, self.corrupted)]
+        means = [number(float(values.mean())) for values in (self.total_effect, self.clean, self.corrupted)]
         return (
             f"Causal traces of {n} prompt{'s' if n != 1 else ''} ({self.provenance['model']}): mean total effect "
-            f"{means[0]:.3f}, clean {means[1]:.3f}, corrupted {means[2]:.3f}{windows}"
+            f"{means[0]}, clean {means[1]}, corrupted {means[2]}{windows}"
         )
 
     def preview(self) -> pd.DataFrame:

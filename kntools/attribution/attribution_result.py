@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
@@ -12,6 +12,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from kntools.prompts import Prompt
+from kntools.results.display import excerpt
 from kntools.results.result import Result
 from kntools.sites import Neuron
 
@@ -28,6 +29,8 @@ class Attribution(Result):
     kn.ablate_neurons(att.top(20))    # ... goes straight into hooks
     att.to_frame(top=100)             # tidy pandas table
     att.save("canada.safetensors"); kn.load("canada.safetensors")
+    (att - other).top(3)              # what differs, e.g. from a model that was edited, or from another rule
+    att.plot_against(other)           # a dot per neuron
     ```
     """
 
@@ -45,6 +48,7 @@ class Attribution(Result):
     value: Float[Tensor, " prompt"] | None = None  # m(w): the metric of the run as it is
     floor: Float[Tensor, "prompt layer"] | None = None  # of a residual, by rounding; 0 for fixed rules
     post_norm: str | None = None  # a norm behind the MLP: "frozen" or "live"; None where there is none
+    subtracted: tuple[dict[str, Any], ...] = ()  # of a difference: the provenance of each attribution taken away
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -93,6 +97,49 @@ class Attribution(Result):
 
         return neuron_heatmap(self, **options)
 
+    def plot_against(self, other: Attribution, **options: Any) -> Figure:
+        """Scores of the same prompts in two attributions, a dot per neuron: `kntools.plots.score_scatter`."""
+        from kntools.plots.comparison import score_scatter
+
+        self._check_comparable(other)
+        return score_scatter(self, other, **options)
+
+    def __sub__(self, other: Attribution) -> Attribution:
+        """Differences of everything measured; scores still sum to the gap.
+
+        Raises:
+            ValueError: other prompts, other layers, or scores in another unit.
+        """
+        if not isinstance(other, Attribution):
+            return NotImplemented
+        self._check_comparable(other)
+        if self.metric != other.metric:
+            raise ValueError(
+                f"scores in {self.metric} and in {other.metric} have no difference; a.plot_against(b) compares them"
+            )
+        if other.subtracted:
+            raise ValueError("what is taken away is a difference itself; a - b - c takes both away")
+        return replace(
+            self,
+            scores=self.scores - other.scores,
+            residual=self.residual - other.residual,
+            gap=self.gap - other.gap,
+            probability=self.probability - other.probability,
+            nodes=self.nodes + other.nodes,
+            value=None if self.value is None or other.value is None else self.value - other.value,
+            floor=None if self.floor is None or other.floor is None else self.floor + other.floor,
+            subtracted=(*self.subtracted, other.provenance),
+        )
+
+    def _check_comparable(self, other: Attribution) -> None:
+        if not isinstance(other, Attribution):
+            raise TypeError(f"an attribution is compared with another one, not with {type(other).__name__}")
+        if self.prompts != other.prompts:
+            texts = " and ".join(str([excerpt(p.text) for p in att.prompts[:3]]) for att in (self, other))
+            raise ValueError(f"the attributions are of different prompts: {texts}; attribute the same ones")
+        if self.widths != other.widths:
+            raise ValueError(f"the layers have {self.widths} and {other.widths} neurons; compare models of one shape")
+
     def _scores_of(self, prompt: int | None) -> Float[Tensor, "layer neuron"]:
         if prompt is None:
             return self.scores.mean(0)
@@ -108,19 +155,20 @@ class Attribution(Result):
         worst = float(self.residual.abs().max())
         complete = "" if worst != worst else f", largest residual {worst:.1e}"  # scores that are no integrals have none
         held = f", post norm {self.post_norm}" if self.post_norm else ""
-        return (
-            f"Attribution of {what}{where} for {n} prompt{'s' if n != 1 else ''} "
-            f"({self.provenance['model']}, rule {self.rule}, {self.metric}{held}{complete})"
-        )
+        made = f"{self.provenance['model']}, rule {self.rule}"
+        made += "".join(f" minus {p['model']}, rule {p['settings']['rule']}" for p in self.subtracted)
+        kind = "Difference of attributions" if self.subtracted else "Attribution"
+        return f"{kind} of {what}{where} for {n} prompt{'s' if n != 1 else ''} ({made}, {self.metric}{held}{complete})"
 
     def preview(self) -> pd.DataFrame:
         """One row per prompt: `prompt, answer, probability`, the metric's value if it is another, `leading neurons`."""
+        of = "difference of " if self.subtracted else ""
         values = {"probability": self.probability, **({} if self.value is None else {self.metric: self.value})}
         return pd.DataFrame(
             {
                 "prompt": [repr(p.text) for p in self.prompts],
                 "answer": [repr(p.target) for p in self.prompts],
-                **{name: value.numpy() for name, value in values.items()},
+                **{of + name: value.numpy() for name, value in values.items()},
                 "leading neurons": [", ".join(map(repr, self.top(3, prompt=n))) for n in range(len(self.prompts))],
             }
         )

@@ -54,7 +54,7 @@ def attribute(
             paths = Paths(model, *own, site, norms if held else {})
             parts.append(_tensors(score(paths), paths, adapter.n_layers(model)))
             bar.update()
-    tensors = in_order(groups, parts)
+    tensors: dict[str, Any] = dict(in_order(groups, parts))
     widths = tensors.pop("widths")[0]
     return Attribution(
         **tensors,

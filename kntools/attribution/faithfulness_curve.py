@@ -12,6 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from kntools.prompts import Prompt
+from kntools.results.display import number
 from kntools.results.result import Result
 
 if TYPE_CHECKING:
@@ -119,7 +120,7 @@ class FaithfulnessCurve(Result):
     def describe(self) -> str:
         return (
             f"Faithfulness of {self.rule} over {len(self.prompts)} prompts ({self.provenance['model']}, ablation by "
-            f"{self.ablation}): CPR {self.cpr:.3f}, CMD {self.cmd:.3f}, random {self.random_cpr:.3f}"
+            f"{self.ablation}): CPR {number(self.cpr)}, CMD {number(self.cmd)}, random {number(self.random_cpr)}"
         )
 
     def _faithfulness(self, values: Float[Tensor, "prompt share"], drawn: Tensor | None = None) -> Tensor:

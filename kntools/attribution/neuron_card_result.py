@@ -12,6 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from kntools.prompts import Prompt
+from kntools.results.display import number
 from kntools.results.result import Result
 from kntools.sites import Neuron
 
@@ -159,20 +160,20 @@ def _context(context: Context) -> str:
     strongest = float(context.activations.abs().max())
     values = context.activations.tolist()
     words = [_shaded(t, v, strongest) for t, v in zip(context.tokens, values, strict=True)]
-    return f"<code>{context.highest:.3g}</code> {''.join(words)}"
+    return f"<code>{number(context.highest)}</code> {''.join(words)}"
 
 
 def _shaded(text: str, value: float, strongest: float) -> str:
     """A text on a transparent colour: the page's own colours stay, light or dark."""
     strength = _STRONGEST * abs(value) / strongest if strongest else 0.0
     colour = _POSITIVE if value > 0 else _NEGATIVE
-    return f"<span title='{value:.4g}' style='background:rgba({colour},{strength:.2f})'>{escape(text)}</span>"
+    return f"<span title='{number(value)}' style='background:rgba({colour},{strength:.2f})'>{escape(text)}</span>"
 
 
 def _row(facts: dict[str, float | int | None]) -> str:
     names = "".join(f"<th style='text-align:right'>{escape(name)}</th>" for name in facts)
     values = "".join(
-        f"<td style='text-align:right'>{'' if value is None else format(value, '.4g')}</td>" for value in facts.values()
+        f"<td style='text-align:right'>{'' if value is None else number(value)}</td>" for value in facts.values()
     )
     return f"<table><tr>{names}</tr><tr>{values}</tr></table>"
 

@@ -19,6 +19,7 @@ from kntools.hooks.positioned import PositionedHook
 from kntools.models import neuron_layers
 from kntools.options import options, progress_bar
 from kntools.prompts import Prompt, Prompts, encode_many
+from kntools.results.display import excerpt, number
 from kntools.results.provenance import provenance
 from kntools.results.result import Result
 from kntools.results.statistics import pearson, spearman
@@ -97,10 +98,10 @@ class NeuronScan(Result):
         layers = sorted({n.layer for n in self.neurons})
         where = f"layer {layers[0]}" if len(layers) == 1 else f"{len(layers)} layers"
         first, count = self.prompts[0], len(self.prompts)
-        what = f"{first.text!r} -> {first.target!r}" if count == 1 else f"{count} prompts"
+        what = f"{excerpt(first.text)!r} -> {first.target!r}" if count == 1 else f"{count} prompts"
         return (
             f"Scan of {len(self.neurons):,} neurons of {where}, scaled by {self.factor:g}: {what} "
-            f"({self.provenance['model']}, {self.metric} {float(self.clean.mean()):.3f})"
+            f"({self.provenance['model']}, {self.metric} {number(float(self.clean.mean()))})"
         )
 
     def _effect_of(self, prompt: int | None) -> Float[Tensor, " neuron"]:

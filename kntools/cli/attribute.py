@@ -14,6 +14,7 @@ from kntools.cli.output import Output, Sheet, records
 from kntools.plots import neuron_bars
 from kntools.prompts import Prompt
 from kntools.report.page import Chart, PageTable, Section
+from kntools.results.display import number
 
 
 @command
@@ -41,11 +42,11 @@ def attribute(
 
     def page() -> tuple[str, str, list[Section]]:
         chart = Chart(neuron_bars(att, k=len(neurons)), "Neurons with the highest scores.", n="1 prompt")
-        table = PageTable(leading, "Leading neurons.", csv="neurons.csv", digits=5)
-        lead = f"Which of the {sum(att.widths):,} MLP neurons make this answer probable ({probability:.3f})?"
+        table = PageTable(leading, "Leading neurons.", csv="neurons.csv")
+        lead = f"Which of the {sum(att.widths):,} MLP neurons make this answer probable ({number(probability)})?"
         return f"{text} → {target.strip()}", lead, [Section("Leading neurons", [chart, table])]
 
-    sheet = Sheet(f"{text!r} -> {target!r}: probability {probability:.4f}", leading, pages.notes(att))
+    sheet = Sheet(f"{text!r} -> {target!r}: probability {number(probability)}", leading, pages.notes(att))
     asked = {"prompt": {"text": text, "target": target}, "probability": probability}
     data = {**asked, "neurons": records(leading)}
     return pages.attribution_output(options, att, neurons, check, [sheet], data, page)

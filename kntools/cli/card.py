@@ -15,6 +15,7 @@ from kntools.cli.output import Output, Sheet, records
 from kntools.engine.sweep import sweep
 from kntools.files import write
 from kntools.prompts import Encoded, Prompt, encode, encode_each
+from kntools.results.display import number
 from kntools.sites import Neuron
 
 # Of the tokens that the model may say, the first that can be an answer is taken.
@@ -68,7 +69,7 @@ def _sheets(found: NeuronCard) -> list[Sheet]:
     tables = found.tables()
     sheets += [Sheet(name.replace("_", " "), tables[name]) for name in ("in_prompt", "activation") if name in tables]
     if found.contexts:
-        lines = [f"{c.highest:9.3f}  {''.join(c.tokens[: c.peak])}>>{c.tokens[c.peak]}<<" for c in found.contexts]
+        lines = [f"{number(c.highest):>9}  {''.join(c.tokens[: c.peak])}>>{c.tokens[c.peak]}<<" for c in found.contexts]
         sheets.append(Sheet("most active in", frame.head(0), [" ".join(line.splitlines()) for line in lines]))
     return sheets
 

@@ -21,6 +21,7 @@ from kntools.editing.second_moment import SecondMoment
 from kntools.engine.generation import generate
 from kntools.prompts import MASK, Prompt
 from kntools.report.page import Chart, PageTable, Section
+from kntools.results.display import number
 from kntools.results.result import load
 
 UNRELATED = ["The Eiffel Tower is located in the city of", "To treat my toothache, I should see a"]
@@ -84,7 +85,7 @@ def edit(
     around = {"symmetric": symmetric or [], "synonym": synonym or [], "unrelated": unrelated or UNRELATED}
     examples = edit_examples(model, made, {"edited": [text], **around}, max_new_tokens=tokens).to_frame()
     used = "C measured on text" if made.uses_second_moment else "C = I"
-    title = f"{made.title()}: probability {made.before:.4f} -> {made.after:.4f} ({used})"
+    title = f"{made.title()}: probability {number(made.before)} -> {number(made.after)} ({used})"
 
     def page() -> tuple[str, str, list[Section]]:
         written = PageTable(examples, "Before and after the edit.", csv="examples.csv")

@@ -16,6 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from kntools.cli.options import Options
+from kntools.results.display import number
 from kntools.results.encoding import without_nan
 
 # Rows of a table in the terminal; files have them all.
@@ -92,12 +93,12 @@ def _with_intervals(frame: pd.DataFrame) -> pd.DataFrame:
         ends = [f"{name}_low", f"{name}_high"]
         if set(ends) <= set(frame.columns):
             values = frame[[name, *ends]].itertuples(index=False)
-            shown[name] = [f"{x:.3g} [{low:.3g}, {high:.3g}]" for x, low, high in values]
+            shown[name] = [f"{number(x)} [{number(low)}, {number(high)}]" for x, low, high in values]
             shown = shown.drop(columns=ends)
     return shown
 
 
 def _cell(value: Any) -> str:
     if isinstance(value, float):
-        return "" if value != value else f"{value:.4g}"
+        return "" if value != value else number(value)
     return "" if value is None else str(value)

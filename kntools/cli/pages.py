@@ -89,7 +89,7 @@ def heatmaps(att: Attribution, marked: Sequence[Neuron], check: Check | None) ->
         n=n,
         title="The whole model",
     )
-    checked = [PageTable(check.to_frame(), check.describe(), digits=4)] if check else []
+    checked = [PageTable(check.to_frame(), check.describe())] if check else []
     return [
         Section("Scores by layer", [leading, whole]),
         *([Section("Checked by intervening", checked)] * len(checked)),

@@ -20,6 +20,7 @@ from kntools.patching.first_order import Method
 from kntools.patching.patch_grid import PatchGrid
 from kntools.prompts import Prompt
 from kntools.report.page import Chart, PageTable, Section
+from kntools.results.display import number
 
 _LINE = '{"text": .., "target": .., "corrupted": ..}'
 
@@ -53,11 +54,11 @@ def patch(
     grid = run(options.load(), clean, others, **cells)
     interval = grid.interval(seed=options.seed)._asdict() if len(asked) > 1 else {}
     of = f"mean of {len(asked)} pairs" if interval else f"{clean[0].text!r} | {others[0]!r}"
-    title = f"{grid.site}: {of}: {grid.metric} {grid.clean:.4f} clean, {grid.corrupted:.4f} corrupted"
+    title = f"{grid.site}: {of}: {grid.metric} {number(grid.clean)} clean, {number(grid.corrupted)} corrupted"
 
     def page() -> tuple[str, str, list[Section]]:
         chart = Chart(grid.plot(), f"{title}.", n=f"{len(asked)} pair(s)")
-        cells = PageTable(grid.to_frame(), "All cells.", csv="grid.csv", digits=4, folded=True)
+        cells = PageTable(grid.to_frame(), "All cells.", csv="grid.csv", folded=True)
         lead = "Where does the activation of one prompt change the answer of another?"
         return f"Patching: {clean[0].text}", lead, [Section("Patched", [chart, cells])]
 

@@ -39,10 +39,11 @@ def search(
     model = options.load()
     att = settings.attribute(model, prompts)
     kns = settings.choose(att)
-    check = check_neurons(model, att, kns.neurons, draws, options.seed)
+    listed = kns.neurons[: choice.most]
+    check = check_neurons(model, att, listed, draws, options.seed)
     asked = pd.DataFrame([{"text": p.text, "target": p.target} for p in prompts])
     asked["probability"] = att.probability.tolist()
-    rows = zip(kns.neurons, kns.scores, kns.counts, strict=True)
+    rows = zip(listed, kns.scores, kns.counts, strict=False)  # the leading ones
     columns = ["neuron", "layer", "index", "score", "prompts"]
     found = pd.DataFrame([(repr(n), n.layer, n.index, score, count) for n, score, count in rows], columns=columns)
     title = f"In the coarse sets of at least {kns.share:.0%} of the {len(prompts)} prompts"
@@ -50,22 +51,23 @@ def search(
     def page() -> tuple[str, str, list[Section]]:
         n, leading = f"{len(prompts)} prompts", att.top(min(20, sum(att.widths)))
         blocks: list[Block] = [
-            Text(" ".join([f"{title}.", *_notes(kns)])),
-            *([Chart(neuron_bars(kns), "Mean score over the prompts.", n=n)] if kns.neurons else []),
-            PageTable(found, "Knowledge neurons.", csv="knowledge_neurons.csv", digits=5),
-            PageTable(asked, "Prompts, and the answer's probability.", csv="prompts.csv", digits=4),
+            Text(" ".join([f"{title}.", *_notes(kns, choice.most)])),
+            *([Chart(neuron_bars(kns, k=len(listed)), "Mean score over the prompts.", n=n)] if listed else []),
+            PageTable(found, "Knowledge neurons.", csv="knowledge_neurons.csv"),
+            PageTable(asked, "Prompts, and the answer's probability.", csv="prompts.csv"),
         ]
-        compared = {"knowledge neurons": kns.neurons, f"{len(leading)} leading neurons": leading}
+        compared = {"knowledge neurons": listed, f"{len(leading)} leading neurons": leading}
         layers = Chart(layer_histogram(compared, n_layers=att.scores.shape[1]), "Where the neurons lie.", n=n)
         answers = ", ".join(sorted({p.target.strip() for p in prompts}))
         lead = f"Which of the {sum(att.widths):,} MLP neurons carry this answer, whatever the phrasing?"
         sections = [Section("Knowledge neurons", blocks), Section("Layers", [layers])]
         return f"Knowledge neurons: {answers}", lead, sections
 
-    sheet = Sheet(f"Knowledge neurons: {title.lower()}", found, [*_notes(kns), *pages.notes(att)])
-    chosen = {"search": kns.settings, "share": kns.share, "converged": kns.converged, "neurons": records(found)}
+    sheet = Sheet(f"Knowledge neurons: {title.lower()}", found, [*_notes(kns, choice.most), *pages.notes(att)])
+    chosen = {"search": kns.settings, "share": kns.share, "converged": kns.converged}
+    chosen |= {"found": len(kns), "neurons": records(found)}
     data, sheets = {"prompts": records(asked), **chosen}, [Sheet("Prompts", asked), sheet]
-    return pages.attribution_output(options, att, kns.neurons, check, sheets, data, page, knowledge_neurons=kns)
+    return pages.attribution_output(options, att, listed, check, sheets, data, page, knowledge_neurons=kns)
 
 
 def _asked(target: str | None, texts: list[str], file: Path | None) -> list[tuple[str, str]]:
@@ -84,11 +86,13 @@ def _asked(target: str | None, texts: list[str], file: Path | None) -> list[tupl
     return asked
 
 
-def _notes(kns: KnowledgeNeurons) -> list[str]:
+def _notes(kns: KnowledgeNeurons, most: int) -> list[str]:
     few = f"Note: {kns.prompts} prompt(s); with three or more, what is special to a phrasing drops out."
     low, high = kns.settings["target_count"]
     missed = (
         f"Note: no share of the prompts gives {low} to {high} neurons; these are the nearest "
         "(--least, --most and --threshold change what is wanted)."
     )
+    if len(kns) > most:
+        missed = f"Note: {len(kns)} neurons are in as many coarse sets; these are the {most} with the highest scores."
     return [few] * (kns.prompts < 3) + [missed] * (not kns.converged)

@@ -15,6 +15,7 @@ from kntools.engine.metric_choice import MetricName
 from kntools.plots import trace_panels
 from kntools.prompts import Prompt
 from kntools.report.page import Chart, PageTable, Section
+from kntools.results.display import number
 from kntools.tracing.causal_tracing import causal_trace
 from kntools.tracing.restoration import KINDS, Kind, Severed
 from kntools.tracing.trace import Trace
@@ -53,8 +54,7 @@ def trace(
         runs = f"{len(first.per_sample)} samples"
         panels = Chart(trace_panels(traces), "Effect of restoring each state on the answer.", n=runs)
         tables = [
-            PageTable(t.to_frame(), f"All states: {t.kind}.", csv=f"trace-{t.kind}.csv", digits=4, folded=True)
-            for t in traces
+            PageTable(t.to_frame(), f"All states: {t.kind}.", csv=f"trace-{t.kind}.csv", folded=True) for t in traces
         ]
         lead = f"Which states bring the answer back after {subject!r} was corrupted?"
         return f"Trace: {text} → {target.strip()}", lead, [Section("States", [panels, *tables])]
@@ -87,7 +87,7 @@ def _number(noise: str) -> float:
 def _title(found: Trace) -> str:
     what = f"{found.kind}{f', {found.sever} severed' if found.sever else ''}"
     about = f"{found.prompt.text!r} -> {found.prompt.target!r}"
-    return f"{what}: {about}: clean {found.clean:.4f}, corrupted {found.corrupted:.4f}"
+    return f"{what}: {about}: clean {number(found.clean)}, corrupted {number(found.corrupted)}"
 
 
 def _leading(found: Trace) -> pd.DataFrame:

@@ -18,6 +18,7 @@ from kntools.engine.inputs import check_count
 from kntools.models import adapter, neuron_layers
 from kntools.options import progress_bar
 from kntools.prompts import Prompts
+from kntools.results.display import excerpt
 from kntools.results.provenance import provenance
 
 
@@ -102,7 +103,7 @@ def _tune(
     update = adapter.with_gradients(model, descend)
     return LayerEdit(
         (Change(layer, update),),
-        f"fine-tuned: {request.prompt.text!r} -> {request.target!r} in L{layer}",
+        f"fine-tuned: {excerpt(request.prompt.text)!r} -> {request.target!r} in L{layer}",
         about,
         {"losses": losses},
     )

@@ -15,6 +15,7 @@ from kntools.editing.constraints import Constraints
 from kntools.editing.second_moment import unprotected
 from kntools.editing.weight_edits import WeightEdit
 from kntools.prompts import Prompt
+from kntools.results.display import excerpt, number
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
@@ -112,8 +113,8 @@ class RankOneEdit(WeightEdit):
             )
         if self.after < LOW_PROBABILITY:
             found.append(
-                f"the target has probability {self.after:.3f} after the edit (before: {self.before:.3f}): it has not "
-                "taken. Try an earlier layer, or more steps"
+                f"the target has probability {number(self.after)} after the edit (before: {number(self.before)}): "
+                "it has not taken. Try an earlier layer, or more steps"
             )
         return found
 
@@ -132,7 +133,7 @@ class RankOneEdit(WeightEdit):
         return figure.update_traces(line_width=3, selector={"name": "loss"}).update_yaxes(rangemode="tozero")
 
     def title(self) -> str:
-        return f"{self.prompt.text!r} -> {self.target!r} in L{self.layer}"
+        return f"{excerpt(self.prompt.text)!r} -> {self.target!r} in L{self.layer}"
 
     def describe(self) -> str:
         return f"RankOneEdit {self.title()} ({self.provenance['model']})"
@@ -143,7 +144,7 @@ class RankOneEdit(WeightEdit):
         lines = [
             ("second moment", used),
             ("key", f"{settings['key']}, {len(settings['templates'])} templates, cosine {self.key_cosine:.2f}"),
-            ("P(target)", f"{self.before:.4f} before, {self.after:.4f} after"),
+            ("P(target)", f"{number(self.before)} before, {number(self.after)} after"),
             ("loss", f"{self.steps[0].loss:.3f} -> {self.steps[-1].loss:.3f} in {len(self.steps)} steps"),
             ("update", f"{self.relative_norm:.3f} of the norm of W_out"),
             *(("warning", text) for text in self.warnings()),

@@ -23,7 +23,8 @@ from kntools.engine.plan import Embedding, Intervention, as_interventions
 from kntools.engine.runner import Runner
 from kntools.models import adapter
 from kntools.options import progress_bar
-from kntools.results import display
+from kntools.results.display import number
+from kntools.results.result import Result
 from kntools.sites import Hook, Positions
 
 __all__ = ["Derivative", "Intervention", "Metric", "RowGradients", "sweep", "sweep_gradients"]
@@ -127,8 +128,8 @@ def run_rows(
     return _collect(runner.run(interventions, finish), len(interventions))
 
 
-@dataclass(frozen=True)
-class Derivative:
+@dataclass(frozen=True, eq=False, repr=False)
+class Derivative(Result):
     """An activation and the gradient of the metric by it, both `[row pos ...]`.
 
     ```python
@@ -140,12 +141,15 @@ class Derivative:
     activation: Tensor
     gradient: Tensor
 
-    def __repr__(self) -> str:
-        return f"Derivative({list(self.gradient.shape)}, largest gradient {float(self.gradient.abs().max()):.3g})"
+    def to_frame(self) -> pd.DataFrame:
+        """One row: `[row pos ...]`, `largest activation`, `largest gradient`."""
+        largest = [float(x.abs().max()) for x in (self.activation, self.gradient)]
+        names = ["[row pos ...]", "largest activation", "largest gradient"]
+        return pd.DataFrame([(str(list(self.gradient.shape)), *largest)], columns=names)
 
 
-@dataclass(frozen=True)
-class RowGradients:
+@dataclass(frozen=True, eq=False, repr=False)
+class RowGradients(Result):
     """What `sweep_gradients` returns for one intervention.
 
     ```python
@@ -157,10 +161,14 @@ class RowGradients:
     values: Float[Tensor, " row"]
     wrt: dict[str, Derivative]
 
-    def _repr_html_(self) -> str:
-        rows = [(name, str(list(d.gradient.shape)), float(d.gradient.abs().max())) for name, d in self.wrt.items()]
-        frame = pd.DataFrame(rows, columns=["by", "[row pos ...]", "largest gradient"])
-        return display.html(f"values {self.values.tolist()}", frame)
+    def describe(self) -> str:
+        values = ", ".join(map(number, self.values[:5].tolist())) + (", ..." if len(self.values) > 5 else "")
+        return f"RowGradients of the values {values}"
+
+    def to_frame(self) -> pd.DataFrame:
+        """One row per hook point: `by`, and what `Derivative` says."""
+        parts = [derivative.to_frame().assign(by=name) for name, derivative in self.wrt.items()]
+        return pd.concat(parts, ignore_index=True).set_index("by").reset_index() if parts else pd.DataFrame()
 
 
 def sweep_gradients(
@@ -227,10 +235,10 @@ def _differentiate(values: dict[int, Tensor], watched: dict[int, dict[str, Watch
         # A metric may not depend on an activation at all (a later position): then its gradient is zero.
         gradients = torch.autograd.grad(total, tensors, allow_unused=True, materialize_grads=True)
     wrt: dict[int, dict[str, Derivative]] = {number: {} for number in values}
-    for (number, name), w, gradient in zip(keys, activations, gradients, strict=True):
+    for (item, name), w, gradient in zip(keys, activations, gradients, strict=True):
         if not bool(torch.isfinite(gradient).all()):
             raise FloatingPointError(f"the gradient at {name} holds nan or inf; load the model in float32")
-        wrt[number][name] = Derivative(w.select(w.tensor).detach(), w.select(gradient))
+        wrt[item][name] = Derivative(w.select(w.tensor).detach(), w.select(gradient))
     return {number: RowGradients(rows.detach(), wrt[number]) for number, rows in values.items()}
 
 

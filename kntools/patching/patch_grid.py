@@ -11,6 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from kntools.prompts import Prompt
+from kntools.results.display import number
 from kntools.results.result import Result
 from kntools.results.statistics import Interval, bootstrap_interval, pearson, spearman
 
@@ -143,8 +144,8 @@ class PatchGrid(Result):
         left = "" if self.residual is None else f", largest residual {float(self.residual.abs().max()):.2g}"
         return (
             f"{self.title}: {len(self.layers)} layers x {len(self.columns)} {self.axis}s, {n} pair"
-            f"{'s' if n != 1 else ''} ({self.provenance['model']}, {self.metric} {self.corrupted:.3g} corrupted, "
-            f"{self.clean:.3g} clean{left})"
+            f"{'s' if n != 1 else ''} ({self.provenance['model']}, {self.metric} {number(self.corrupted)} corrupted, "
+            f"{number(self.clean)} clean{left})"
         )
 
     @property

@@ -5,6 +5,7 @@ All take `title`, `width` and `height` (pixels), and heatmaps `colorscale` (any 
 """
 
 from kntools.plots.charts import bar_chart, line_chart, scatter_chart
+from kntools.plots.comparison import score_scatter
 from kntools.plots.effects import against_random, role_lines, scan_scatter
 from kntools.plots.heatmaps import heatmap
 from kntools.plots.neurons import layer_histogram, neuron_bars, neuron_heatmap
@@ -25,6 +26,7 @@ __all__ = [
     "role_lines",
     "scan_scatter",
     "scatter_chart",
+    "score_scatter",
     "trace_heatmap",
     "trace_panels",
 ]

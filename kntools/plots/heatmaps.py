@@ -11,7 +11,8 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from kntools.plots.scores import finite
-from kntools.plots.theme import CATEGORIES, Look, diverging, faded, framed, plain, short
+from kntools.plots.theme import CATEGORIES, Look, diverging, faded, framed, plain
+from kntools.results.display import number
 
 
 def heatmap(
@@ -35,7 +36,8 @@ def heatmap(
     ```
 
     Arguments:
-        values: a tensor or array `[row column]`; a frame, whose index and columns are the labels; or a dict of these.
+        values: a tensor, array or lists `[row column]`, e.g. `[layer head]`; a frame, whose index and columns are the
+            labels; or a dict of these.
         rows, columns: labels; numbers from 0 if there are none.
         x, y: titles of the axes.
         unit: of the values.
@@ -49,14 +51,14 @@ def heatmap(
     figure = make_subplots(cols=len(tables), shared_yaxes=True, horizontal_spacing=0.03, subplot_titles=names)
     figure.update_xaxes(title_text=plain(x)).update_yaxes(title_text=plain(y), col=1)
     hover = f"{plain(y)} %{{y}}<br>{plain(x)} %{{x}}<br>%{{z:.4g}}<extra></extra>"
-    for number, table in enumerate(tables, start=1):
+    for panel, table in enumerate(tables, start=1):
         (across, x_axis), (down, y_axis) = _axis(table.columns), _axis(table.index)
-        z, at = table.to_numpy(), {"row": 1, "col": number}
+        z, at = table.to_numpy(), {"row": 1, "col": panel}
         figure.add_heatmap(z=z, x=across, y=down, coloraxis="coloraxis", hovertemplate=hover, xgap=1, ygap=1, **at)
         figure.update_xaxes(x_axis, **at).update_yaxes({**y_axis, "range": y_axis["range"][::-1]}, **at)
         if say:
             # Text of its own trace: the heatmap's own is coloured as if the background were always white.
-            words = [short(value, "" if limits else "+") for value in z.ravel().tolist()]
+            words = [number(value, "" if limits else "+") for value in z.ravel().tolist()]
             text = go.Scatter(x=across * len(down), y=[row for row in down for _ in across], text=words, mode="text")
             figure.add_trace(text.update(textfont_size=11, hoverinfo="skip", showlegend=False), **at)
     largest = max(float(np.abs(table.to_numpy()).max()) for table in tables) or 1.0
@@ -73,9 +75,16 @@ def _table(values: Any, rows: Iterable[Any] | None, columns: Iterable[Any] | Non
     table = values if isinstance(values, pd.DataFrame) else pd.DataFrame(finite(values, "values", (None, None)))
     for axis, labels in enumerate((rows, columns)):
         if labels is not None:
-            table = table.set_axis(list(labels), axis=axis)
+            table = table.set_axis(_fitting(labels, table.shape[axis], ("rows", "columns")[axis]), axis=axis)
     finite(table.to_numpy(copy=True), "values")
     return table
+
+
+def _fitting(labels: Iterable[Any], count: int, what: str) -> list[Any]:
+    listed = list(labels)
+    if isinstance(labels, str) or len(listed) != count:
+        raise ValueError(f"{what}= has {len(listed)} labels, the values have {count} {what}; give a list of {count}")
+    return listed
 
 
 def _axis(labels: Iterable[Any]) -> tuple[list[Any], dict[str, Any]]:

@@ -13,7 +13,7 @@ import plotly.graph_objects as go
 from kntools.plots.charts import bar_chart
 from kntools.plots.heatmaps import heatmap
 from kntools.plots.scores import read_neurons, read_scores, score_title
-from kntools.plots.theme import MARK, NEGATIVE, POSITIVE, Look, framed
+from kntools.plots.theme import MARK, NEGATIVE, POSITIVE, Look, framed, sampled
 from kntools.sites import Neuron
 
 
@@ -143,7 +143,8 @@ def neuron_bars(given: Any, k: int = 20, *, prompt: int | None = None, **look: U
         dots = {"single prompts": each} if prompt is None and len(scores.each) > 1 else None
     options: dict[str, Any] = {"hover_data": ["note"], "labels": {"neuron": "", "score": unit}, "title": title, **look}
     figure = bar_chart(frame, "score", "neuron", dots=dots, **options)
-    colours = [POSITIVE if score >= 0 else NEGATIVE for score in frame["score"]]
+    low, high = (NEGATIVE, POSITIVE) if look.get("colorscale") is None else sampled(look["colorscale"], 2)
+    colours = [high if score >= 0 else low for score in frame["score"]]
     return figure.update_traces(marker_color=colours, selector={"type": "bar"})
 
 

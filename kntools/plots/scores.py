@@ -59,7 +59,8 @@ def read_scores(given: Any, prompt: int | None = None) -> Scores:
 def score_title(given: Any) -> str:
     """`score (probability)`: with what the scores of an `Attribution` are in; those of a tensor may be anything."""
     metric = getattr(given, "metric", None)
-    return "score" if metric is None else f"score ({UNITS.get(metric, metric)})"
+    what = "difference of scores" if getattr(given, "subtracted", ()) else "score"
+    return what if metric is None else f"{what} ({UNITS.get(metric, metric)})"
 
 
 def _describe(prompts: Sequence[Any], prompt: int | None, count: int) -> str:
@@ -87,16 +88,28 @@ def finite(values: Any, what: str, shape: Sequence[int | None] | None = None) ->
     """Values on the CPU, in at least single precision.
 
     Arguments:
+        values: a tensor, an array, or lists of numbers or tensors.
         shape: what they must have, `None` for any size.
     """
-    tensor = torch.as_tensor(values).detach().cpu()
+    try:
+        tensor = _stacked(values).detach().cpu()
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise ValueError(f"{what} must be a tensor, an array or lists of equally many numbers ({error})") from error
     if not tensor.is_floating_point() or tensor.itemsize < 4:
         tensor = tensor.float()
     if shape is not None and (
         tensor.ndim != len(shape) or any(n not in (None, m) for n, m in zip(shape, tensor.shape, strict=True))
     ):
         wanted = " x ".join("any" if n is None else str(n) for n in shape)
-        raise ValueError(f"{what} must have the shape {wanted}, one per label, not {tuple(tensor.shape)}")
+        hint = "; for one row, values[None]" if tensor.ndim == 1 and len(shape) == 2 else ""
+        raise ValueError(f"{what} must have the shape {wanted}, one per label, not {tuple(tensor.shape)}{hint}")
     if not bool(torch.isfinite(tensor).all()):
         raise ValueError(f"{what} hold nan or inf, which cannot be drawn")
     return tensor.numpy()
+
+
+def _stacked(values: Any) -> Tensor:
+    """Lists of anything as one tensor."""
+    return (
+        torch.stack([_stacked(row) for row in values]) if isinstance(values, list | tuple) else torch.as_tensor(values)
+    )

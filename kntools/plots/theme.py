@@ -13,6 +13,10 @@ from typing import Any, TypedDict, Unpack
 
 import plotly.graph_objects as go
 import plotly.io as pio
+from plotly.colors import sample_colorscale
+from plotly.exceptions import PlotlyError
+
+from kntools.models.names import check_name
 
 #: For groups, in this order.
 CATEGORIES = ("#0f7fc4", "#e08a00", "#0a9b73", "#c9629b", "#8d7ae6", "#d1541f", "#4fa8d8", "#9a8c1f")
@@ -97,7 +101,7 @@ pio.templates["kntools_dark"] = DARK
 
 
 class Look(TypedDict, total=False):
-    """What every figure takes: a title of your own, sizes in pixels, and for a heatmap any colour scale of plotly's."""
+    """What every figure takes: a title of your own, sizes in pixels, and any colour scale of plotly's."""
 
     title: str | None
     width: int | None
@@ -111,11 +115,16 @@ def framed(figure: go.Figure, heading: str, *, plot: int = 0, **look: Unpack[Loo
     Arguments:
         heading: the title, where `look` has none.
         plot: pixels between the margins, where `look` has no height; that of a heatmap depends on its rows.
+        look: `colorscale` colours the cells of a heatmap by their values; in another figure each group has one colour
+            of the scale.
+
+    Raises:
+        ValueError: an option that no figure has, or a scale that plotly does not know.
     """
+    for name in look:
+        check_name("option of a figure", name, list(Look.__annotations__))
     if look.get("colorscale") is not None:
-        if not any(trace.type == "heatmap" for trace in figure.data):
-            raise TypeError("colorscale= is for heatmaps; this figure has no colour scale")
-        figure.update_layout(coloraxis_colorscale=look["colorscale"])
+        _recolour(figure, look["colorscale"])
     title, width = look.get("title"), look.get("width") or _WIDTH
     lines = wrapped(heading if title is None else title, width // _TITLE_CHARACTER)
     names = [t.name for t in figure.data if t.name and t.showlegend is not False and t.type != "heatmap"]
@@ -138,6 +147,35 @@ def framed(figure: go.Figure, heading: str, *, plot: int = 0, **look: Unpack[Loo
     )
 
 
+def _recolour(figure: go.Figure, colorscale: Any) -> None:
+    if any(trace.type == "heatmap" for trace in figure.data):
+        figure.update_layout(coloraxis_colorscale=colorscale)
+        return
+    drawn = [t for t in figure.data if t.hoverinfo != "skip" or _is_band(t)]  # and not the lines that join dots
+    names = list(dict.fromkeys(trace.legendgroup or trace.name for trace in drawn))
+    colours = dict(zip(names, sampled(colorscale, len(names)), strict=True))
+    for trace in drawn:
+        colour = colours[trace.legendgroup or trace.name]
+        if _is_band(trace):
+            trace.fillcolor = colour
+        else:
+            trace.update({"line" if trace.type == "scatter" and trace.mode == "lines" else "marker": {"color": colour}})
+
+
+def _is_band(trace: Any) -> bool:
+    return trace.type == "scatter" and trace.fill == "toself"
+
+
+def sampled(colorscale: Any, count: int) -> list[str]:
+    """So many colours of a scale, from its first to its last; a single one from its middle."""
+    at = [i / (count - 1) for i in range(count)] if count > 1 else [0.5]
+    scale = [list(stop) for stop in go.layout.Coloraxis(colorscale=colorscale).colorscale]
+    try:
+        return sample_colorscale(scale, at)
+    except (TypeError, PlotlyError):
+        raise ValueError(f"colorscale={colorscale!r}; write its colours as '#rrggbb' or 'rgb(r, g, b)'") from None
+
+
 def _rows(names: list[str], width: int) -> int:
     """How many lines a legend takes: one where all names fit, else columns as wide as the longest name."""
     widths = [40 + _CHARACTER * len(name) for name in names]
@@ -153,8 +191,3 @@ def wrapped(text: str, width: int = 84) -> list[str]:
     """A title in lines of at most `width` characters, at most three of them."""
     lines = textwrap.wrap(text, width, break_long_words=False, break_on_hyphens=False)
     return lines if len(lines) <= 3 else [*lines[:2], f"{lines[2]} ..."]
-
-
-def short(value: float, sign: str = "") -> str:
-    """Two decimals, or one significant digit where that is less: `0.25`, `0.004`, `3e-05`; with `"+"`, `+0.25`."""
-    return f"{value:{sign}.2f}" if abs(value) >= 0.01 else f"{value:{sign if value else ''}.1g}"

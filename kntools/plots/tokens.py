@@ -10,7 +10,8 @@ import plotly.graph_objects as go
 
 from kntools.plots.heatmaps import heatmap
 from kntools.plots.scores import finite
-from kntools.plots.theme import MARK, Look, plain, short
+from kntools.plots.theme import MARK, Look, plain
+from kntools.results.display import number
 
 _KINDS = {"hidden": "Hidden state", "mlp": "MLP output", "attn": "Attention output"}
 _MOST = 40  # heads or neurons in one figure
@@ -62,7 +63,7 @@ def trace_panels(traces: Sequence[Any], *, scores: bool = False, **look: Unpack[
         for n, (name, trace) in enumerate(zip(names, traces, strict=True), start=1)
     }
     what = names[0] if len(names) == 1 else "Causal trace"
-    values = f"clean {short(first.clean)}, corrupted {short(first.corrupted)}"
+    values = f"clean {number(first.clean)}, corrupted {number(first.corrupted)}"
     title = f"{what}: {first.prompt.text} → {first.prompt.target.strip()} ({values})"
     metric = first.metric.replace("_", " ")
     unit = f"{metric} with the state restored" if scores else f"indirect effect ({metric})"

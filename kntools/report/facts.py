@@ -149,7 +149,7 @@ def facts(study: Study) -> Shown:
     result = paired_test(found.leading.double() - found.random.double().mean(1))
     passed = []
     if result["p"] < ALPHA and result["mean"] < 0:
-        change = within(result["mean"], result["low"], result["high"], 3)
+        change = within(result["mean"], result["low"], result["high"])
         passed = [
             f"Suppressing a fact's {found.top} leading neurons instead of {found.top} random ones changes the "
             f"probability of its answer by {change}"

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from kntools.report.page import Block, Chart, PageTable
 from kntools.report.study import Study
+from kntools.results.display import number
 from kntools.results.statistics import share_interval, t_quantile, t_test
 from kntools.results.table import Row
 from kntools.sites import Neuron
@@ -82,7 +83,7 @@ def table(name: str, frame: pd.DataFrame, part: str = "", **values: object) -> P
         shown["neurons"] = [", ".join(repr(Neuron(*pair)) for pair in pairs) for pairs in frame["neurons"]]
     csv, json = (f"tables/{_name(name, part)}.{kind}" for kind in ("csv", "json"))
     caption, folded = text["caption"].format(**values), len(frame) > _ROWS
-    return PageTable(shown, caption, csv=csv, json=json, digits=text.get("digits", 3), folded=folded)
+    return PageTable(shown, caption, csv=csv, json=json, folded=folded)
 
 
 def blocks(
@@ -117,9 +118,9 @@ def share(hits: int, of: int) -> str:
     return f"{hits} of {of} ({100 * hits / of:.0f} % [{100 * low:.0f}, {100 * high:.0f}])"
 
 
-def within(value: float, low: float, high: float, digits: int = 2) -> str:
-    """`0.41 [0.36, 0.46]`."""
-    return f"{value:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
+def within(value: float, low: float, high: float) -> str:
+    """`0.412 [0.363, 0.458]`."""
+    return f"{number(value)} [{number(low)}, {number(high)}]"
 
 
 def paired_test(differences: Float[Tensor, " item"]) -> Row:

@@ -32,6 +32,7 @@ from plotly.offline import get_plotlyjs
 
 from kntools import files
 from kntools.plots.theme import DARK, LIGHT
+from kntools.results.display import number
 from kntools.results.encoding import without_nan
 
 
@@ -100,7 +101,6 @@ class PageTable:
     caption: str
     csv: str = ""
     json: str = ""
-    digits: int = 3
     folded: bool = False  # behind a line to click on
 
     @property
@@ -121,7 +121,7 @@ class PageTable:
     @property
     def cells(self) -> list[list[tuple[str, bool]]]:
         rows = self.frame.itertuples(index=False, name=None)
-        return [[_cell(value, self.digits) for value in row] for row in rows]
+        return [[_cell(value) for value in row] for row in rows]
 
 
 Block = Text | Notes | Command | Links | Chart | PageTable
@@ -194,22 +194,15 @@ def _environment() -> Environment:
     return environment
 
 
-def _cell(value: Any, digits: int) -> tuple[str, bool]:
+def _cell(value: Any) -> tuple[str, bool]:
     """As text, and whether it is a number."""
     if isinstance(value, bool):
         return "yes" if value else "no", False
     if isinstance(value, float):
-        return _decimal(value, digits), True
+        return "" if math.isnan(value) else number(value), True
     if isinstance(value, int):
         return f"{value:,}", True
     return "" if value is None else str(value), False
-
-
-def _decimal(value: float, digits: int) -> str:
-    """In so many digits; what would look like 0 and is not, by its exponent."""
-    if math.isnan(value):
-        return ""
-    return f"{value:.1e}" if 0 < abs(value) < 0.5 * 10**-digits else f"{value:.{digits}f}"
 
 
 def _script_json(value: Any) -> Markup:

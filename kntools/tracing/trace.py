@@ -11,6 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from kntools.prompts import Prompt
+from kntools.results.display import excerpt, number
 from kntools.results.result import Result
 from kntools.tracing.token_roles import by_role, token_roles
 
@@ -107,10 +108,10 @@ class Trace(Result):
         what = "hidden states" if self.kind == "hidden" else f"{self.kind} output, {self.window} layers"
         cut = f", {self.sever} severed" if self.sever else ""
         other = self.corrupted_prompt
-        how = f"{len(self.per_sample)} samples of noise" if other is None else f"corrupted: {other.text!r}"
+        how = f"{len(self.per_sample)} samples of noise" if other is None else f"corrupted: {excerpt(other.text)!r}"
         return (
-            f"Trace of {what}{cut}: {self.prompt.text!r} -> {self.prompt.target!r}, {self.metric} {self.clean:.3g} "
-            f"clean, {self.corrupted:.3g} corrupted ({self.provenance['model']}, {how})"
+            f"Trace of {what}{cut}: {excerpt(self.prompt.text)!r} -> {self.prompt.target!r}, {self.metric} "
+            f"{number(self.clean)} clean, {number(self.corrupted)} corrupted ({self.provenance['model']}, {how})"
         )
 
     def preview(self) -> pd.DataFrame:

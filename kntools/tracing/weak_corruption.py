@@ -6,6 +6,8 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
+from kntools.results.display import number
+
 
 class WeakCorruption(UserWarning):
     """The corruption does not lower the answer."""
@@ -27,7 +29,7 @@ def warn_of_weak_corruption(
     A metric that need not be higher for a better answer (`rising=False`) is only looked at for no change at all.
     """
     weak = [
-        f"{text!r}: {before:.3g} -> {after:.3g}"
+        f"{text!r}: {number(before)} -> {number(after)}"
         for text, before, after in zip(texts, clean, corrupted, strict=True)
         if after == before or (rising and after > before)
     ]

@@ -173,6 +173,16 @@ def test_search_as_a_table(tiny: str) -> None:
     assert "with three or more" in result.stdout
 
 
+def test_search_lists_at_most_as_many_as_are_wanted(tiny: str) -> None:
+    """With one phrasing the coarse set is what is found, however many are in it."""
+    found = run_json("search", TARGET, TEXT, "--model", tiny, "--threshold", "0.01", "--most", "5")
+    att = kn.integrated_gradients(kn.load_model(tiny), kn.Prompt(TEXT, TARGET))
+    assert [n["neuron"] for n in found["neurons"]] == [repr(n) for n in att.top(5)]
+    assert found["found"] == int(kn.coarse_sets(att.scores, 0.01).sum()) > 5 and found["check"]["neurons"] == 5
+    text = run("search", TARGET, TEXT, "--model", tiny, "--threshold", "0.01", "--most", "5").stdout
+    assert f"{found['found']} neurons" in text
+
+
 def test_attribute_writes_a_page_a_table_and_the_scores(tiny: str, tmp_path: Path) -> None:
     out = tmp_path / "new" / "folder"
     found = run_json("attribute", TEXT, TARGET, "--model", tiny, "--top", "6", "--out", out)

@@ -206,7 +206,7 @@ def test_heatmap_cells_and_their_texts_are_the_changes() -> None:
     heatmap, texts = figure.data
     assert cells(heatmap) == pytest.approx(expected)
     assert {(y, x): t for y, x, t in zip(texts.y, texts.x, texts.text, strict=True)} == {
-        key: f"{value:+.2f}" for key, value in expected.items()
+        key: f"{value:+.3f}" for key, value in expected.items()
     }
 
 

@@ -179,7 +179,7 @@ def test_heatmap_says_every_value() -> None:
     changes = torch.tensor([[-0.25, 0.001], [0.5, 0.0]])
     heat, text = plots.heatmap(changes, rows=["r0", "r1"], columns=["c0", "c1"], say=True).data
     assert (heat.z == changes.double().numpy()).all()
-    assert list(text.text) == ["-0.25", "+0.001", "+0.50", "0"]
+    assert list(text.text) == ["-0.250", "+0.001", "+0.500", "0"]
     assert list(zip(text.y, text.x, strict=True)) == [("r0", "c0"), ("r0", "c1"), ("r1", "c0"), ("r1", "c1")]
 
 
@@ -256,7 +256,7 @@ def test_every_figure_takes_a_title_and_sizes(scores: torch.Tensor, draw: Any) -
     assert draw(scores, title="").layout.margin.t < draw(scores, title="one").layout.margin.t
 
 
-def test_every_heatmap_takes_a_colour_scale_and_nothing_else_does(scores: torch.Tensor) -> None:
+def test_every_figure_takes_a_colour_scale(scores: torch.Tensor) -> None:
     expected = [
         colour for _, colour in go.Figure(layout={"coloraxis": {"colorscale": "Viridis"}}).layout.coloraxis.colorscale
     ]
@@ -264,9 +264,21 @@ def test_every_heatmap_takes_a_colour_scale_and_nothing_else_does(scores: torch.
         found = draw(scores, colorscale="Viridis")
         assert [colour for _, colour in found.layout.coloraxis.colorscale] == expected
         assert all(trace.coloraxis == "coloraxis" for trace in found.data if trace.type == "heatmap")
-    for draw in OTHERS.values():
-        with pytest.raises(TypeError, match="colorscale"):
-            draw(scores, colorscale="Viridis")
+    for name, draw in OTHERS.items():
+        drawn = [t for t in draw(scores, colorscale="Greys").data if t.hoverinfo != "skip" and t.marker.color]
+        colours = {c for t in drawn for c in ([t.marker.color] if isinstance(t.marker.color, str) else t.marker.color)}
+        parts = [tuple(map(int, colour[4:-1].split(","))) for colour in colours]  # rgb(r, g, b)
+        assert all(len(set(part)) == 1 for part in parts), (name, colours)
+    line_colours = {line.line.color for line in OTHERS["line chart"](scores, colorscale="Greys").data if line.name}
+    assert line_colours == {"rgb(255, 255, 255)", "rgb(0, 0, 0)"}, "the ends of the scale"
+
+
+@pytest.mark.parametrize("draw", [HEATMAPS["table"], OTHERS["bars"], OTHERS["set"]])
+def test_an_option_that_no_figure_has_is_an_error(scores: torch.Tensor, draw: Any) -> None:
+    with pytest.raises((TypeError, ValueError), match="widht"):
+        draw(scores, widht=500)
+    with pytest.raises(ValueError, match="colorscale"):
+        draw(scores, colorscale="no such scale")
 
 
 @pytest.mark.parametrize("width", [500, 800, None])
@@ -327,6 +339,18 @@ def test_a_heatmap_of_any_table() -> None:
         plots.heatmap(values / 0)
     with pytest.raises(ValueError, match="any x any"):
         plots.heatmap(values[0])
+    with pytest.raises(ValueError, match="rows= has 1 labels, the values have 2 rows"):
+        plots.heatmap(values, rows=["this"])
+    with pytest.raises(ValueError, match="equally many numbers"):
+        plots.heatmap([[1.0, 2.0], [3.0]])
+
+
+@pytest.mark.parametrize("read", [torch.Tensor.tolist, list, torch.Tensor.numpy, lambda x: [list(row) for row in x]])
+def test_heatmaps_take_lists_and_arrays(read: Any) -> None:
+    values = torch.tensor([[0.5, -0.25, 1], [2, 3, 4]])
+    assert plots.heatmap(read(values)).data[0].z.tolist() == values.tolist()
+    assert plots.trace_heatmap(read(values)).data[0].z.tolist() == values.T.tolist()
+    assert plots.patch_heatmap(read(values), labels=["a", "b", "c"]).data[0].z.tolist() == values.T.tolist()
 
 
 def test_traces_and_patches_take_plain_tensors() -> None:
