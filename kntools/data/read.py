@@ -9,9 +9,9 @@ from __future__ import annotations
 import json
 import re
 from bisect import bisect
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, fields
-from functools import reduce
+from functools import cache, reduce
 from pathlib import Path
 from typing import Any, TypeVar, get_type_hints
 
@@ -60,19 +60,19 @@ class Row:
             raise ValueError(f"{self.where}: field {name!r} is {text!r}; expected one {{}} for the subject")
         return self
 
-    def record(self, kind: type[T], **names: str) -> T:
+    def record(self, kind: Callable[..., T], **names: str) -> T:
         """A dataclass of texts, integers and lists of texts; `names` are fields that are called otherwise here.
 
         ```python
         row.record(KnownFact, target="attribute")           # a name may lead into an object: "rewrite.target"
         ```
         """
-        hints, values = get_type_hints(kind), {}
-        for field in fields(kind):  # type: ignore[arg-type]  # every record is a dataclass
-            *parents, last = names.get(field.name, field.name).split(".")
+        values = {}
+        for name, type_ in _field_types(kind).items():
+            *parents, last = names.get(name, name).split(".")
             row = reduce(Row.child, parents, self)
-            read = {int: row.integer, tuple[str, ...]: row.texts}.get(hints[field.name], row.text)
-            values[field.name] = read(last)
+            read = {int: row.integer, tuple[str, ...]: row.texts}.get(type_, row.text)
+            values[name] = read(last)
         return kind(**values)
 
     def _problem(self, name: str, expected: str) -> ValueError:
@@ -80,6 +80,12 @@ class Row:
             return ValueError(f"{self.where}: field {name!r} must be {expected}, found {self.values[name]!r}")
         have = ", ".join(sorted(map(str, self.values))) or "none"
         return ValueError(f"{self.where}: field {name!r} is missing; expected {expected} (fields here: {have})")
+
+
+@cache
+def _field_types(kind: Any) -> dict[str, Any]:
+    hints = get_type_hints(kind)
+    return {field.name: hints[field.name] for field in fields(kind)}
 
 
 def json_lines(path: Path) -> list[Row]:
