@@ -2,8 +2,9 @@
 
     png FIGURE.html FIGURE.png         a picture of a page that plotly wrote
     run NOTEBOOK.ipynb ...             run notebooks, and keep every figure in them as a picture too
+    readme                             run the code of README.md, and draw its pictures
 
-Both need a Chromium browser; nothing is fetched.
+All need a Chromium browser; nothing is fetched.
 """
 
 from __future__ import annotations
@@ -109,6 +110,7 @@ def main() -> None:
     png.add_argument("--scale", type=float, default=1.5)
     run = commands.add_parser("run")
     run.add_argument("notebooks", type=Path, nargs="+")
+    commands.add_parser("readme")
     options = parser.parse_args()
     if browser.find() is None:
         sys.exit(browser.MISSING)
@@ -118,6 +120,10 @@ def main() -> None:
         figure = from_page(options.page.read_text("utf-8"))
         [png] = pictures([figure], width=options.width, scale=options.scale)
         options.image.write_bytes(png)
+    elif options.command == "readme":
+        from scripts import readme
+
+        readme.make()
     else:
         for path in options.notebooks:
             run_notebook(path)

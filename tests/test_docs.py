@@ -70,13 +70,14 @@ def test_a_message_that_is_not_there_is_found_out(templates: list[str]) -> None:
 
 @EVERY_PAGE
 def test_every_link_and_picture_is_there(page: Path) -> None:
-    targets = re.findall(r"\]\(([^)\s]+)\)", CODE.sub("", prose(read(page))))
+    text = CODE.sub("", prose(read(page)))
+    targets = re.findall(r"\]\(([^)\s]+)\)", text) + re.findall(r'<img src="([^"]+)"', text)
     inside = [t for t in targets if not t.startswith(("https://", "#"))]
     assert [t for t in inside if not (page.parent / t.split("#")[0]).is_file()] == []
 
 
 def test_every_picture_is_shown() -> None:
-    shown = {name for page in PAGES for name in re.findall(r"images/([\w-]+\.png)\)", read(page))}
+    shown = {name for page in PAGES for name in re.findall(r"images/([\w-]+\.png)[)\"]", read(page))}
     assert shown == {path.name for path in (ROOT / "docs/images").iterdir()}
 
 

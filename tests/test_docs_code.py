@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 import kntools as kn
 from tests import zoo
@@ -100,8 +101,16 @@ def test_the_first_steps_run(small: Path, capsys: pytest.CaptureFixture[str]) ->
 def test_the_readme_runs(small: Path) -> None:
     namespace = run(blocks(read(README), "python"))
     assert (small / "heatmap.html").is_file()
-    assert namespace["p"].shape == (4 * 20,)
     assert namespace["edit"].before < namespace["edit"].after
+    # Both columns ask the same: switching a neuron off has the same effect, and the scores agree.
+    scan, effects = namespace["scan"], namespace["effects"]
+    ours = {(n.layer, n.index): e for n, e in zip(scan.neurons, scan.effect[0].tolist(), strict=True)}
+    both = ours.keys() & effects.keys()
+    assert len(both) > 20
+    assert [ours[n] for n in both] == pytest.approx([effects[n] for n in both], abs=1e-5)
+    plain = torch.stack(namespace["scores"])
+    adaptive = kn.integrated_gradients(namespace["model"], namespace["prompt"]).scores[0]
+    assert torch.corrcoef(torch.stack([plain.flatten(), adaptive.flatten()]))[0, 1] > 0.99
 
 
 def test_both_begin_with_the_same_lines() -> None:
