@@ -3,7 +3,7 @@
 | | |
 | --- | --- |
 | models and prompts | `load_model`, `Prompt`, `encode`, `Encoded`, `set_options` |
-| attribution | `integrated_gradients`, `activation_x_gradient`, `activation`, `direct_logit_attribution` -> `Attribution` |
+| attribution | `integrated_gradients`, `activation_x_gradient`, `activation`, `direct_logit_attribution`, `log_probability_increase`, `query_neurons` -> `Attribution` |
 | knowledge neurons | `knowledge_neurons` -> `KnowledgeNeurons`; `coarse_sets`, `r1_squared`; `neuron_scan` -> `NeuronScan`; `neuron_card` -> `NeuronCard`; `faithfulness` -> `FaithfulnessCurve` |
 | patching | `activation_patch`, `attribution_patch`, `path_patch` -> `PatchGrid` |
 | tracing | `causal_trace` -> `Trace` |

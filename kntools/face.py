@@ -11,6 +11,7 @@ from kntools.attribution.knowledge_neurons import KnowledgeNeurons, coarse_sets,
 from kntools.attribution.neuron_card import neuron_card
 from kntools.attribution.neuron_card_result import NeuronCard
 from kntools.attribution.neuron_scan import NeuronScan, neuron_scan
+from kntools.attribution.value_neurons import log_probability_increase, query_neurons
 from kntools.editing.export import save_model
 from kntools.editing.fine_tuning import fine_tune
 from kntools.editing.joint_edit import JointEdit
@@ -95,6 +96,7 @@ __all__ = [
     "load",
     "load_model",
     "log_probability",
+    "log_probability_increase",
     "logit_difference",
     "mean_ablate_neurons",
     "memit",
@@ -104,6 +106,7 @@ __all__ = [
     "path_patch",
     "plots",
     "probability",
+    "query_neurons",
     "r1_squared",
     "resample_neurons",
     "rome",

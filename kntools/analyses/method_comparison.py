@@ -1,9 +1,10 @@
-"""Which way of choosing neurons is worth its cost? Adaptive and published rules of integration, and two baselines."""
+"""Which way of choosing neurons is worth its cost? Adaptive and published rules of integration, and what is cheaper."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import partial
 from itertools import combinations
 from pathlib import Path
@@ -11,18 +12,25 @@ from typing import Any
 
 import pandas as pd
 import torch
+from torch import Tensor
 
-from kntools.analyses.neuron_search import as_pairs, check_count, control, open_run
+from kntools.analyses.neuron_search import as_pairs, check_count, control, local_seed, open_run, shuffled_neurons
 from kntools.analyses.prompt_group import NamedPrompts, check_prompts, each_prompt, prompt_item
+from kntools.attribution.ablation import AblationName, replacements
 from kntools.attribution.attribution_result import Attribution
 from kntools.attribution.baselines import activation, activation_x_gradient
+from kntools.attribution.direct_logit import direct_logit_attribution
+from kntools.attribution.faithfulness import SHARES, faithfulness
+from kntools.attribution.faithfulness_curve import FaithfulnessCurve
 from kntools.attribution.integrated_gradients import integrated_gradients
+from kntools.attribution.value_neurons import log_probability_increase, query_neurons
 from kntools.engine.answers import answer_values
 from kntools.hooks.neurons import ablate_neurons
-from kntools.prompts import Prompt
+from kntools.models import neuron_layers
+from kntools.models.causality import is_masked
+from kntools.prompts import Prompt, encode_many
 from kntools.results.statistics import holm, mean_interval, t_test
 from kntools.results.table import Row, Table
-from kntools.sites import Neuron
 
 Selection = Callable[[Any, Prompt], Attribution]
 
@@ -33,31 +41,71 @@ METHODS: dict[str, Selection] = {
     "kn_thesis": partial(integrated_gradients, metric="probability", rule="kn_thesis", steps=20),
     "activation x gradient": partial(activation_x_gradient, metric="probability"),
     "activation": activation,
+    "direct logit attribution": partial(direct_logit_attribution, metric="logit"),
+    "log-probability increase": partial(log_probability_increase, metric="log_probability"),
+    "query neurons": partial(query_neurons, metric="log_probability"),
 }
+# These read the residual stream as if no layer followed: not of masked models, whose head is more than a matrix.
+_DIRECT = ("direct logit attribution", "log-probability increase", "query neurons")
 RANDOM = "random"
 
 
 class SelectionMethods(Table):
-    """One row per prompt and method: `source, text, target, method, before, after, drop, gradients, seconds, neurons`.
+    """One row per prompt and method: `source, text, target, method, before, after, drop, gradients, seconds, neurons,
+    ablated, kept, removed`.
 
     `drop` is the answer's probability minus that with the method's neurons set to 0: the more, the better they were
     chosen. `gradients` counts rows that were run backwards, which no machine changes; `seconds` is the wall clock.
-    The method `random` is the control: as many random neurons, of the layers that the first method chose.
+    `kept` and `removed` are the probability with each share of the neurons kept alone, and without it; `ablated` that
+    without any. The method `random` is the control: as many random neurons, of the layers that the first method chose.
     """
+
+    def curve(self, method: str) -> FaithfulnessCurve:
+        """Faithfulness of a method, each prompt's neurons ranked by its own scores; `random` keeps as many per layer.
+
+        Raises:
+            KeyError: another method.
+        """
+        found = self._by_method()
+        if method not in found:
+            raise KeyError(f"no method {method!r}; there are {', '.join(found)}")
+        own = found[method]
+
+        def values(name: str, rows: pd.DataFrame = own) -> Tensor:
+            return torch.tensor(rows[name].tolist())
+
+        return FaithfulnessCurve(
+            shares=tuple(self.details["shares"]),
+            counts=tuple(self.details["counts"]),
+            clean=values("before"),
+            ablated=values("ablated"),
+            kept=values("kept"),
+            removed=values("removed"),
+            at_random=values("kept", found[RANDOM])[:, None],
+            rule=method,
+            ablation=self.details["ablation"],
+            metric="probability",
+            prompts=tuple(Prompt(row["text"], row["target"]) for row in own.to_dict("records")),
+            provenance=self.provenance,
+        )
 
     def _by_method(self) -> dict[str, pd.DataFrame]:
         return {name: self.frame[self.frame["method"] == name] for name in (*self.details["methods"], RANDOM)}
 
     def summary(self) -> pd.DataFrame:
-        """Per method: mean drop with bootstrap interval, p of its difference from the first method (paired, Holm)."""
+        """Per method: mean drop, p of its difference from the first method (paired, Holm), CPR and CMD of `curve`; with
+        bootstrap intervals.
+        """
         found = self._by_method()
         drops = {name: torch.tensor(own["drop"].tolist(), dtype=torch.float64) for name, own in found.items()}
         first, *others = drops.values()
         rows = []
         for name, own in found.items():
-            interval = mean_interval(drops[name])
-            rows.append((name, len(own), *interval.values(), own["gradients"].mean(), own["seconds"].mean()))
-        columns = ["method", "n", "drop", "low", "high", "gradients", "seconds"]
+            curve, cost = self.curve(name), (own["gradients"].mean(), own["seconds"].mean())
+            areas = [x for at in ("cpr", "cmd") for x in (getattr(curve, at), *map(float, curve.interval(at)))]
+            rows.append((name, len(own), *mean_interval(drops[name]).values(), *areas, *cost))
+        columns = ["method", "n", "drop", "low", "high"]
+        columns += [f"{at}{end}" for at in ("cpr", "cmd") for end in ("", "_low", "_high")] + ["gradients", "seconds"]
         p_values = [t_test(first, drop)[1] if len(drop) > 1 else float("nan") for drop in others]
         return pd.DataFrame(rows, columns=columns).assign(p_holm=holm([float("nan"), *p_values]))
 
@@ -95,12 +143,14 @@ def selection_methods(
     model: Any,
     prompts: NamedPrompts,
     *,
-    methods: Mapping[str, Selection] = METHODS,
+    methods: Mapping[str, Selection] | None = None,
     count: int = 5,
+    ablation: AblationName = "zero",
     seed: int = 0,
     run: str | Path | None = None,
 ) -> SelectionMethods:
-    """Choose the `count` leading neurons by each method, suppress them, and see what the answer loses.
+    """Choose the `count` leading neurons by each method, suppress them, and see what the answer loses; and how much of
+    it the leading share of neurons carries alone (`kn.faithfulness`).
 
     ```python
     prompts = {"P36": kn.data.pararel("P36", limit=20, known_only=model).prompts(model)}
@@ -111,35 +161,56 @@ def selection_methods(
     Arguments:
         prompts: name -> prompts; all methods get the same ones.
         methods: name -> scoring function; the first is what the others are compared with. A run knows them by
-            name only.
+            name only. `None` is `METHODS`, of a masked model without those that read the residual stream directly.
         count: neurons per prompt, the same number for all methods.
+        ablation: of faithfulness: what replaces the neurons that are not kept; `"mean"` is that over all prompts.
         seed: of the random control.
     """
     check_prompts(prompts)
+    if methods is None:
+        methods = {name: method for name, method in METHODS.items() if name not in _DIRECT or not is_masked(model)}
     if not methods or RANDOM in methods:
         raise ValueError(f"methods {list(methods)}; give at least one, and none called 'random'")
     check_count(model, count)
-    folder = open_run(run, "selection methods", model, methods=list(methods), count=count, seed=seed)
+    every = list(dict.fromkeys(prompt for listed in prompts.values() for prompt in listed))
+    base = dict(zip(every, replacements(model, encode_many(model, every), ablation), strict=True))
+    written: Row = {"methods": list(methods), "count": count, "ablation": ablation, "seed": seed}
+    if ablation != "zero":
+        written["prompts"] = local_seed(*every)
+    folder = open_run(run, "selection methods", model, **written)
 
     def compare(prompt: Prompt) -> list[Row]:
         rows: list[Row] = []
-        chosen: list[tuple[Neuron, ...]] = []
+        scores: list[Attribution] = []
         for name, method in methods.items():
             start = time.perf_counter()
             att = method(model, prompt)
             rows.append({"method": name, "gradients": int(att.nodes.sum()), "seconds": time.perf_counter() - start})
-            chosen.append(att.top(count))
+            scores.append(att)
+        first, own_seed = scores[0], local_seed(seed, prompt_item(prompt))
+        chosen = [att.top(count) for att in scores]
         chosen.append(control(model, chosen[0], seed, prompt_item(prompt)))
+        scores.append(replace(first, scores=shuffled_neurons(first.scores, own_seed, first.widths)))
         rows.append({"method": RANDOM, "gradients": 0, "seconds": 0.0})
         before, *after = answer_values(model, prompt, [[], *map(ablate_neurons, chosen)])[:, 0].tolist()
-        return [
-            {**row, "before": before, "after": p, "drop": before - p, "neurons": as_pairs(neurons)}
-            for row, p, neurons in zip(rows, after, chosen, strict=True)
-        ]
+        for row, p, neurons, att in zip(rows, after, chosen, scores, strict=True):
+            row |= {"before": before, "after": p, "drop": before - p, "neurons": as_pairs(neurons)}
+            curve = faithfulness(model, prompt, att, ablation=base[prompt], metric="probability", draws=1)
+            kept, removed = (list(map(_rounded, part[0].tolist())) for part in (curve.kept, curve.removed))
+            # The last share is all neurons: the run as it is.
+            row |= {"ablated": _rounded(float(curve.ablated)), "kept": [*kept[:-1], before], "removed": removed}
+        return rows
 
     rows = [
         {"source": source, "text": prompt.text, "target": prompt.target, **row}
         for source, prompt, payload in each_prompt(folder, prompts, compare)
         for row in payload
     ]
-    return SelectionMethods.of(rows, folder.header, methods=list(methods), count=count)
+    counts = [round(share * sum(neuron_layers.widths(model))) for share in SHARES]
+    about = {"methods": list(methods), "count": count, "ablation": ablation, "shares": SHARES, "counts": counts}
+    return SelectionMethods.of(rows, folder.header, **about)
+
+
+def _rounded(value: float) -> float:
+    """As many digits as float32 has: runs are committed."""
+    return float(f"{value:.7g}")

@@ -13,12 +13,11 @@ from torch import Tensor
 from kntools.attribution.attribution_result import Attribution
 from kntools.attribution.attribution_run import attribute
 from kntools.attribution.integration_path import Line, Paths
+from kntools.attribution.layer_writes import final_states, layer_writes
 from kntools.engine.metric_choice import Metrics, has_contrast
-from kntools.engine.sweep import Intervention, Metric, apply_metric, run_rows
-from kntools.hooks.states import capture
-from kntools.models import adapter, neuron_layers, unembedding
+from kntools.engine.sweep import Metric, apply_metric
+from kntools.models import neuron_layers, unembedding
 from kntools.prompts import Prompts, encode_many
-from kntools.sites import ANSWER, hook_name
 
 
 def direct_logit_attribution(model: Any, prompts: Prompts, *, metric: Metrics = None) -> Attribution:
@@ -60,31 +59,19 @@ def direct_logit_attribution(model: Any, prompts: Prompts, *, metric: Metrics = 
 @torch.no_grad()
 def _lines(model: Any, paths: Paths, prompt: int, matrix: Float[Tensor, "d_model d_vocab"]) -> list[Line]:
     """The neurons of each layer, read by what the metric reads from the residual stream behind all norms."""
-    last = adapter.n_layers(model) - 1
-    norms = {layer: unembedding.norm_behind(model, layer) for layer in paths.layers}
-    # What a layer writes: behind its norm, if it has one.
-    sites = {n: neuron_layers.output_site(model, n) if norm is None else "mlp_out" for n, norm in norms.items()}
-    seen: dict[str, Tensor] = {}
-    watch = capture(["resid_post"], [last], seen, ANSWER)
-    watch += [hook for layer, site in sites.items() for hook in capture([site], [layer], seen, ANSWER)]
-    run_rows(paths.runner, [Intervention(watch, prompt=prompt)])
-    states = seen[hook_name("resid_post", last)][0]
+    layers = layer_writes(model, paths, prompt)
     directions = _coefficients(paths.metrics, prompt, paths.logits[prompt]) @ matrix.float().T
+    outside = unembedding.multipliers(model)[1]
     readers = [
-        unembedding.held_norm(model, model.ln_final, state).back(unembedding.multiplier(model) * direction)
-        for state, direction in zip(states, directions, strict=True)
+        unembedding.held_norm(model, model.ln_final, state).back(outside * direction)
+        for state, direction in zip(final_states(model, paths, prompt), directions, strict=True)
     ]
     lines = []
-    for layer, norm in norms.items():
-        weight, bias = adapter.w_out(model, layer).float(), adapter.b_out(model, layer)
-        constant = torch.zeros_like(weight[0]) if bias is None else bias.float()
-        written = seen[hook_name(sites[layer], layer)][0].float()
-        line = Line(prompt, layer, start=0.0, end=0.0)
-        for w, out, reader in zip(paths.activation(prompt, layer).float(), written, readers, strict=True):
-            before = (w @ weight + constant).to(states)
-            inner = reader if norm is None else unembedding.held_norm(model, norm, before).back(reader)
-            line.scores = line.scores + (w * (weight @ inner)).double().cpu()
-            line.end += float(out @ reader - constant @ inner)
+    for own in layers:
+        line = Line(prompt, own.layer, start=0.0, end=0.0)
+        for at, reader in enumerate(readers):
+            line.scores = line.scores + (own.neurons(at) @ reader).double().cpu()
+            line.end += float((own.added[at] - own.through(own.bias, at)) @ reader)
         lines.append(line)
     return lines
 

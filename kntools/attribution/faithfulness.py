@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from kntools.attribution.ablation import Ablation, ablation_name, replacements
 from kntools.attribution.attribution_result import Attribution, exists
-from kntools.attribution.baselines import activation
 from kntools.attribution.faithfulness_curve import FaithfulnessCurve
-from kntools.engine.inputs import bos_of, check_choice, check_count
+from kntools.engine.inputs import bos_of, check_count
 from kntools.engine.metric_choice import Metrics, choose_metrics
 from kntools.engine.sweep import Intervention, sweep
 from kntools.hooks.positioned import PositionedHook
@@ -22,8 +22,6 @@ from kntools.prompts import Encoded, Prompts, encode_many
 from kntools.results.provenance import provenance
 from kntools.sites import ANSWER, Hook, hook_name
 
-#: `"zero"`; `"mean"` over the prompts; `"resample"`: the activations of the next prompt.
-Ablation = Literal["zero", "mean", "resample"]
 SHARES = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
 _BLOCK = 64
 
@@ -58,7 +56,9 @@ def faithfulness(
         scores: neurons with the highest mean score over prompts lead. A tensor `[prompt layer neuron]` or
             `[layer neuron]` will do; give `scores.abs()` to rank by size.
         shares: from 0 to 1, at least two of them above 0; sorted in the result.
-        ablation: what replaces a neuron's activation: 0; its mean over `prompts`; or that of the next prompt.
+        ablation: what replaces a neuron's activation: 0 (`"zero"`); its `"mean"` over `prompts`; that of the next
+            prompt (`"resample"`); or activations `[layer neuron]` or `[prompt layer neuron]`, e.g. those of
+            `kn.activation(model, other_prompts)`.
         metric: as in `activation_patch`: a name or a function; `None` is the contrast where every prompt has a foil,
             else the probability of the answer.
         draws: how often random neurons are drawn, as many in each layer as lead there.
@@ -68,10 +68,9 @@ def faithfulness(
         `FaithfulnessCurve`, on the CPU.
 
     Raises:
-        ValueError: shares out of range; scores of another model; one prompt, or answers of several tokens, with an
-            ablation other than `"zero"`; prompts that ablating all neurons does not change.
+        ValueError: shares out of range; scores or activations of another model; one prompt, or answers of several
+            tokens, with `"mean"` or `"resample"`; prompts that ablating all neurons does not change.
     """
-    check_choice("ablation", ablation, ("zero", "mean", "resample"))
     check_count("draws", draws)
     shares = _checked(shares)
     encoded = encode_many(model, prompts)
@@ -82,7 +81,7 @@ def faithfulness(
     lead = torch.stack([_leading(ranking, count) for count in counts])
     generator = torch.Generator().manual_seed(seed)
     masks = torch.cat([lead, ~lead & exists(widths), *(_random(lead, widths, generator) for _ in range(draws))])
-    base = _base(model, encoded, ablation)
+    base = replacements(model, encoded, ablation)
     metrics, metric_name = choose_metrics(model, encoded, metric)
     none = torch.zeros_like(masks[:1])
     found = []
@@ -106,7 +105,7 @@ def faithfulness(
         removed=removed,
         at_random=torch.stack(random, 1),
         rule=scores.rule if isinstance(scores, Attribution) else "scores",
-        ablation=ablation,
+        ablation=ablation_name(ablation),
         metric=metric_name,
         prompts=tuple(e.prompt for e in encoded),
         provenance=provenance(model, prepend_bos=bos_of(encoded), draws=draws, seed=seed),
@@ -148,20 +147,6 @@ def _random(
         for share, count in enumerate(lead[:, layer].sum(1).tolist()):
             found[share, layer, order[:count]] = True
     return found
-
-
-def _base(model: Any, encoded: Sequence[Encoded], ablation: Ablation) -> Float[Tensor, "prompt layer neuron"]:
-    """What replaces activations, for each prompt."""
-    layers, widest = len(neuron_layers.widths(model)), max(neuron_layers.widths(model))
-    if ablation == "zero":
-        return torch.zeros(1, layers, widest).expand(len(encoded), -1, -1)
-    if len(encoded) < 2 or any(len(e.positions) > 1 for e in encoded):
-        raise ValueError(
-            f"ablation={ablation!r} takes activations of other prompts: give at least two, each with an answer of one "
-            "token (multi_token='first'), or ablation='zero'"
-        )
-    found = activation(model, encoded).scores
-    return found.mean(0, keepdim=True).expand_as(found) if ablation == "mean" else found.roll(-1, 0)
 
 
 def _values(

@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from kntools.attribution.ablation import Ablation, ablation_name, replacements
 from kntools.attribution.attribution_result import Attribution
 from kntools.engine.inputs import batches, bos_of, in_order
 from kntools.engine.metric_choice import Metrics, choose_metrics
@@ -34,7 +35,7 @@ _BLOCK = 64
 
 @dataclass(frozen=True, eq=False, repr=False)
 class NeuronScan(Result):
-    """The metric after scaling each of many neurons, one at a time.
+    """The metric after ablating (or scaling) each of many neurons, one at a time.
 
     ```python
     scan.values, scan.effect              # [prompt neuron]: with the neuron ablated; the same minus scan.clean
@@ -51,6 +52,7 @@ class NeuronScan(Result):
     metric: str
     prompts: tuple[Prompt, ...]
     provenance: dict[str, Any]
+    ablation: str = "zero"
 
     @property
     def effect(self) -> Float[Tensor, "prompt neuron"]:
@@ -99,8 +101,9 @@ class NeuronScan(Result):
         where = f"layer {layers[0]}" if len(layers) == 1 else f"{len(layers)} layers"
         first, count = self.prompts[0], len(self.prompts)
         what = f"{excerpt(first.text)!r} -> {first.target!r}" if count == 1 else f"{count} prompts"
+        how = f"scaled by {self.factor:g}" if self.ablation == "zero" else f"ablated by {self.ablation}"
         return (
-            f"Scan of {len(self.neurons):,} neurons of {where}, scaled by {self.factor:g}: {what} "
+            f"Scan of {len(self.neurons):,} neurons of {where}, {how}: {what} "
             f"({self.provenance['model']}, {self.metric} {number(float(self.clean.mean()))})"
         )
 
@@ -133,23 +136,30 @@ def neuron_scan(
     neurons: Iterable[NeuronLike] | None = None,
     *,
     layers: int | Iterable[int] | None = None,
+    ablation: Ablation = "zero",
     factor: float = 0.0,
     pos: Positions = ANSWER,
     metric: Metrics = None,
 ) -> NeuronScan:
-    """Scale each of many neurons alone and see what becomes of the answer: one sweep, a row per prompt and neuron.
+    """Ablate each of many neurons alone and see what becomes of the answer: one sweep, a row per prompt and neuron.
 
     ```python
     scan = kn.neuron_scan(model, prompt, att.top(200))         # those that attribution names
     scan = kn.neuron_scan(model, prompt, layers=20)            # every neuron of layer 20
     scan.agreement(att)
+    kn.neuron_scan(model, prompts, att.top(200), ablation="mean")
     ```
+
+    Neuron i gets `r_i + factor * (w_i - r_i)`, w its activation and r what the ablation puts in its place.
 
     Arguments:
         prompts: one or several.
         neurons: which: `Neuron`s, names such as `"L24.N1005"` or `(layer, index)` pairs.
         layers: all neurons of this layer or these layers instead.
-        factor: what each is multiplied by; 0 ablates.
+        ablation: what replaces an activation, as in `faithfulness`: 0 (`"zero"`); its `"mean"` over `prompts` at
+            their answers; that of the next prompt (`"resample"`); or activations `[layer neuron]` or
+            `[prompt layer neuron]`.
+        factor: 0 ablates, 1 changes nothing; with `"zero"` it is what each activation is multiplied by.
         pos: where; left out, at each prompt's own answer.
         metric: as in `integrated_gradients`: a name, or from logits `[row d_vocab]` to one value per row; `None` is the
             contrast where every prompt has a foil, else the probability of the answer.
@@ -158,22 +168,30 @@ def neuron_scan(
         `NeuronScan`, on the CPU.
 
     Raises:
-        ValueError: neither or both of `neurons` and `layers`; a layer without neurons; a metric of the wrong shape.
+        ValueError: neither or both of `neurons` and `layers`; a layer without neurons; a metric of the wrong shape;
+            `"mean"` or `"resample"` of a single prompt, of answers of several tokens, or with `pos`.
         IndexError: a layer or neuron that does not exist.
     """
     encoded, scanned = encode_many(model, prompts), _scanned(model, neurons, layers)
     blocks = _blocks(scanned, min(_BLOCK, options().max_rows or _BLOCK))
-    scaled = [(len(block), _scale_each(block, factor, pos)) for block in blocks]
     column = {n: i for i, n in enumerate(n for block in blocks for n in block)}
     columns = [column[n] for n in scanned]
     metrics, metric_name = choose_metrics(model, encoded, metric)
+    if pos is not ANSWER and isinstance(ablation, str) and ablation != "zero":
+        raise ValueError(f"ablation={ablation!r} takes activations at the answers: leave pos out, or use 'zero'")
+    base = replacements(model, encoded, ablation)
     about = provenance(model, prepend_bos=bos_of(encoded))
     groups, parts = batches(encoded), []
     with progress_bar(len(groups), "batch") as bar:
         for group in groups:
             part = [encoded[i] for i in group]
             runs = [
-                Intervention(hooks, prompt=p, rows=rows) for p in range(len(part)) for rows, hooks in [(1, ()), *scaled]
+                run
+                for p, i in enumerate(group)
+                for run in (
+                    Intervention((), prompt=p),
+                    *(Intervention(_replace_each(b, base[i], factor, pos), prompt=p, rows=len(b)) for b in blocks),
+                )
             ]
             found = sweep(model, part, runs, metric=[metrics[i] for i in group])
             each = found.float().cpu().view(len(part), -1)
@@ -186,6 +204,7 @@ def neuron_scan(
         metric=metric_name,
         prompts=tuple(e.prompt for e in encoded),
         provenance=about,
+        ablation=ablation_name(ablation),
     )
 
 
@@ -213,14 +232,17 @@ def _blocks(neurons: Sequence[Neuron], size: int) -> list[list[Neuron]]:
     return [same[i : i + size] for same in by_layer.values() for i in range(0, len(same), size)]
 
 
-def _scale_each(block: Sequence[Neuron], factor: float, pos: Positions) -> list[Hook]:
-    """Row r of the batch has `block[r]` scaled."""
-    indices = [n.index for n in block]
+def _replace_each(
+    block: Sequence[Neuron], base: Float[Tensor, "layer neuron"], factor: float, pos: Positions
+) -> list[Hook]:
+    """Row r of the batch has `block[r]` moved to its `base`."""
+    layer, indices, rows = block[0].layer, [n.index for n in block], range(len(block))
+    values = base[layer, indices][:, None]
 
     def edit(x: Tensor) -> Tensor:
-        factors = torch.ones(len(block), 1, x.shape[-1], device=x.device, dtype=x.dtype)
-        factors[range(len(block)), 0, indices] = factor
-        return x * factors
+        out, put = x.clone(), values.to(x)
+        out[rows, :, indices] = put + factor * (x[rows, :, indices] - put)
+        return out
 
-    name = hook_name("mlp.hook_post", block[0].layer)
-    return [(name, PositionedHook(pos, edit, f"scale one of {len(block)} neurons of {name} per row", name=name))]
+    name = hook_name("mlp.hook_post", layer)
+    return [(name, PositionedHook(pos, edit, f"replace one of {len(block)} neurons of {name} per row", name=name))]

@@ -13,8 +13,10 @@ from kntools import analyses
 from kntools.analyses.fig05_suppression_effect import Definition
 from kntools.analyses.fig08_reliability import EDITS
 from kntools.analyses.fig09_tracing_profile import TRACED, Traced
+from kntools.analyses.method_comparison import METHODS
 from kntools.analyses.neuron_search import Null
 from kntools.analyses.neuron_search import check_neurons as in_model
+from kntools.attribution.ablation import AblationName
 from kntools.cli.analysis import RunOptions, Search, check_sources, choose, result_output
 from kntools.cli.command import command
 from kntools.cli.options import Options
@@ -214,14 +216,23 @@ def reliability(
 
 
 @command
-def selection_methods(sources: Sources, options: RunOptions, limit: Limit = 20, count: Count = 5) -> Output:
-    """Ways to choose neurons, compared by what the answer loses without them.
+def selection_methods(
+    sources: Sources,
+    options: RunOptions,
+    limit: Limit = 20,
+    count: Count = 5,
+    method: Annotated[list[str] | None, typer.Option(help=f"{', '.join(METHODS)}; may be repeated (all).")] = None,
+    ablation: Annotated[AblationName, typer.Option(help="What replaces the neurons that are not kept.")] = "zero",
+) -> Output:
+    """Ways to choose neurons, compared by what the answer loses without them, and what it keeps with them alone.
 
     Example: kntools figure selection_methods P36 --limit 8 --out methods
     """
+    methods = {name: METHODS[name] for name in choose("method", method, tuple(METHODS))} if method else None
     model, _ = prepared(options, sources)
     prompts = analyses.known_prompts(model, sources, limit=limit, seed=options.seed)
-    found = analyses.selection_methods(model, prompts, count=count, seed=options.seed, run=options.kept)
+    how: dict[str, Any] = {"methods": methods, "count": count, "ablation": ablation, "seed": options.seed}
+    found = analyses.selection_methods(model, prompts, **how, run=options.kept)
     return result_output(found, options)
 
 

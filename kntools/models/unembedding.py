@@ -84,6 +84,10 @@ class HeldNorm:
     factor: Float[Tensor, " d_model"]  # gain / scale
     centred: bool
 
+    def forward(self, rows: Float[Tensor, "... d_model"]) -> Float[Tensor, "... d_model"]:
+        """What it makes of directions."""
+        return self.factor * (rows - rows.mean(-1, keepdim=True) if self.centred else rows)
+
     def back(self, functional: Float[Tensor, " d_model"]) -> Float[Tensor, " d_model"]:
         """What reads the norm's input as `functional` reads its output (the transpose)."""
         pulled = self.factor * functional
@@ -99,10 +103,10 @@ def held_norm(model: Any, norm: Any, state: Float[Tensor, " d_model"]) -> HeldNo
     return HeldNorm(g * ((out - zero) @ expected / (expected @ expected)), centred)
 
 
-def multiplier(model: Any) -> float:
-    """What an MLP's output is multiplied by on its way to the logits, apart from norms (Granite)."""
+def multipliers(model: Any) -> tuple[float, float]:
+    """What a block's output is multiplied by when it is added to the residual stream, and what logits are (Granite)."""
     inside, outside = (getattr(model.cfg, name, None) for name in ("residual_multiplier", "logits_scaling"))
-    return float(inside or 1.0) / float(outside or 1.0)
+    return float(inside or 1.0), 1.0 / float(outside or 1.0)
 
 
 def _probe(model: Any) -> Tensor:

@@ -135,8 +135,41 @@ def test_methods_agree_where_one_neuron_decides(tmp_path: Path) -> None:
     assert summary.loc["kn_thesis", "gradients"] == 20 * 4 and summary.loc["activation x gradient", "gradients"] == 4
     overlap = found.overlap().set_index(["one", "other"])["jaccard"]
     assert overlap[("adaptive", "activation")] == 1 and overlap[("adaptive", RANDOM)] == 0
+    f = found.curve("adaptive").values  # of 192 neurons, 0.001 and 0.002 are none
+    torch.testing.assert_close(f, torch.tensor([0.0, 0, *[1] * 8], dtype=torch.float64), atol=1e-4, rtol=0)
+    assert summary.loc[RANDOM, "cpr"] < 0.5 and set(summary.columns) >= {"cpr_low", "cpr_high", "cmd_low", "cmd_high"}
     path = found.save(tmp_path / "a.json")
     again = selection_methods(model, {"pairs": prompts}, count=1, run=tmp_path / "run")
     assert again.save(tmp_path / "b.json").read_bytes() == path.read_bytes(), "times too are those of the first run"
     assert kn.load(path).summary().equals(found.summary())
     assert [t.type for t in found.plot().data] == ["bar", "heatmap", "scatter"]
+
+
+@pytest.mark.parametrize("ablation", ["zero", "mean", "resample"])
+def test_faithfulness_of_methods_is_that_of_each_prompt_by_its_own_scores(ablation: Any) -> None:
+    model = zoo.tiny("llama")
+    prompts = [kn.Prompt(f"The capital of {c} is", f" {a}") for c, a in list(zoo.COUNTRIES.items())[:3]]
+    chosen = {"activation": kn.activation, "dla": kn.direct_logit_attribution}
+    found = selection_methods(model, {"a": prompts[:2], "b": prompts[2:]}, methods=chosen, count=2, ablation=ablation)
+    active = kn.activation(model, prompts).scores
+    base = {"zero": torch.zeros_like(active), "mean": active.mean(0).expand_as(active), "resample": active[[1, 2, 0]]}
+    size = active[0].numel()
+    for name, method in chosen.items():
+        curve = found.curve(name)
+        for number, prompt in enumerate(prompts):
+            order = method(model, prompt).scores[0].flatten().argsort(descending=True)
+            for column, share in enumerate(curve.shares):
+                out = order[round(share * size) :].tolist()
+                assert size - len(out) == curve.counts[column]
+                off = [kn.Neuron(*divmod(i, active.shape[2])) for i in out]
+                values = [float(base[ablation][number, n.layer, n.index]) for n in off]
+                p = kn.sweep(model, prompt, [kn.set_neurons(off, values) if off else []])[0].softmax(-1)
+                expected = float(p[kn.encode(model, prompt).target_ids[0]])
+                assert float(curve.kept[number, column]) == pytest.approx(expected, abs=2e-6)
+        f = (curve.kept.mean(0) - curve.ablated.mean()) / (curve.clean.mean() - curve.ablated.mean())
+        torch.testing.assert_close(curve.values, f.double(), atol=1e-5, rtol=1e-4)
+        row = found.summary().set_index("method").loc[name]
+        assert (row["cpr"], row["cmd"]) == (curve.cpr, curve.cmd) and row["cpr_low"] <= row["cpr"] <= row["cpr_high"]
+    assert found.curve(RANDOM).values[-1] == 1 and found.curve("dla").plot().data
+    with pytest.raises(KeyError, match="activation, dla, random"):
+        found.curve("adaptive")

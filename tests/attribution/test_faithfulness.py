@@ -17,18 +17,25 @@ PROMPTS = [
 SHARES = (0.0, 0.1, 0.5, 1.0)
 
 
-@pytest.mark.parametrize("ablation", ["zero", "mean", "resample"])
+@pytest.mark.parametrize("ablation", ["zero", "mean", "resample", "given"])
 def test_curve_is_that_of_a_plain_loop(ablation: str) -> None:
     model = tiny("llama")
     layers, width = model.cfg.n_layers, model.cfg.d_mlp
     scores = torch.randn(3, layers, width, generator=torch.Generator().manual_seed(1))
+    others = torch.linspace(-1, 1, layers * width).view(layers, width)
+    given = others if ablation == "given" else ablation
     with kn.set_options(max_rows=5):
-        curve = kn.faithfulness(model, PROMPTS, scores, shares=SHARES, ablation=ablation, metric="probability", draws=2)
+        curve = kn.faithfulness(model, PROMPTS, scores, shares=SHARES, ablation=given, metric="probability", draws=2)
     encoded = [kn.encode(model, p) for p in PROMPTS]
     names = [f"blocks.{n}.mlp.hook_post" for n in range(layers)]
     runs = [model.run_with_cache(e.tokens)[1] for e in encoded]
     own = torch.stack([torch.stack([cache[name][0, -1] for name in names]) for cache in runs]).detach()
-    base = {"zero": torch.zeros_like(own), "mean": own.mean(0).expand_as(own), "resample": own[[1, 2, 0]]}[ablation]
+    base = {
+        "zero": torch.zeros_like(own),
+        "mean": own.mean(0).expand_as(own),
+        "resample": own[[1, 2, 0]],
+        "given": others.expand_as(own),
+    }[ablation]
     order = scores.mean(0).flatten().argsort(descending=True)
 
     def probability(number: int, kept: torch.Tensor) -> float:

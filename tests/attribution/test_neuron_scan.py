@@ -71,6 +71,44 @@ def test_several_prompts_are_each_alone() -> None:
         together.agreement(kn.integrated_gradients(model, prompts[:2]))
 
 
+@pytest.mark.parametrize("name", ["llama", "gemma2", "bert"])
+@pytest.mark.parametrize("ablation", ["zero", "mean", "resample", "given"])
+def test_ablation_puts_other_activations_in_place(name: str, ablation: str) -> None:
+    """Prompts of several lengths, each neuron by itself, against a plain loop."""
+    model, neurons = zoo.tiny(name), [kn.Neuron(1, 7), kn.Neuron(0, 3), kn.Neuron(1, 40)]
+    cities = ("Canada", "Ottawa"), ("Japan", "Tokyo"), ("Cuba", "Havana")
+    asked = "Is {} near France? The capital is [MASK]." if name == "bert" else "The capital of {} is"
+    prompts = [kn.Prompt(asked.format(c), a if name == "bert" else f" {a}") for c, a in cities]
+    if name != "bert":
+        prompts.append(kn.Prompt("Is Japan near", " Cuba"))
+    encoded = [kn.encode(model, p) for p in prompts]
+    own = torch.stack(
+        [
+            torch.stack([cache[f"blocks.{n}.mlp.hook_post"][0, e.position] for n in range(model.cfg.n_layers)])
+            for e in encoded
+            for _, cache in [model.run_with_cache(e.tokens)]
+        ]
+    ).detach()
+    base = {
+        "zero": torch.zeros_like(own),
+        "mean": own.mean(0).expand_as(own),
+        "resample": torch.cat([own[1:], own[:1]]),
+        "given": torch.linspace(-1, 1, own[0].numel()).view(own[0].shape).expand_as(own),
+    }[ablation]
+    given = base[0] if ablation == "given" else ablation
+    scan = kn.neuron_scan(model, prompts, neurons, ablation=given, metric="probability")
+    half = kn.neuron_scan(model, prompts, neurons, ablation=given, factor=0.5, metric="probability")
+    for number, e in enumerate(encoded):
+        for column, n in enumerate(neurons):
+            for found, factor in ((scan, 0.0), (half, 0.5)):
+                there = float(own[number, n.layer, n.index])
+                value = float(base[number, n.layer, n.index]) * (1 - factor) + factor * there
+                hooks = kn.set_neurons([n], value, pos=e.position)
+                expected = one_by_one(model, e.tokens, [hooks], pos=e.position)[0, e.target_ids[0]]
+                assert float(found.values[number, column]) == pytest.approx(float(expected), rel=1e-3, abs=1e-6)
+    assert {"zero": "scaled by 0", "given": "given activations"}.get(ablation, f"by {ablation}") in repr(scan)
+
+
 def test_beside_attribution() -> None:
     """Of a layer whose neurons the answer depends on linearly, the score is what ablation takes away."""
     model = zoo.tiny("gpt2")
@@ -106,3 +144,8 @@ def test_errors_say_what_to_type() -> None:
         kn.neuron_scan(model, prompt, neurons=[(1, 48)])
     with pytest.raises(ValueError, match="one value per row"):
         kn.neuron_scan(model, prompt, layers=1, metric=lambda x: x)
+    for ablation in ("mean", "resample", torch.zeros(3, 3)):
+        with pytest.raises(ValueError, match="ablation"):
+            kn.neuron_scan(model, prompt, layers=1, ablation=ablation)
+    with pytest.raises(ValueError, match="leave pos out"):
+        kn.neuron_scan(model, [prompt, kn.Prompt("Is Japan near", " Cuba")], layers=1, ablation="mean", pos=2)

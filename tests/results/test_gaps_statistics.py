@@ -325,17 +325,21 @@ def test_shares_of_pairs_are_corrected_over_the_table() -> None:
 # --- ways to choose: paired tests, and overlaps ------------------------------------------------------
 
 
+CURVE = {"before": 1.0, "ablated": 0.0, "kept": [0.5, 1.0], "removed": [0.5, 0.0]}
+SHARES = {"shares": (0.1, 1.0), "counts": (3, 30), "ablation": "zero"}
+
+
 def chosen(neurons: dict[str, list[list[int]]], drops: dict[str, list[float]] | None = None) -> SelectionMethods:
     """`neurons[method][prompt]` are indices in layer 0."""
     rows = [
         {
             "method": method, "text": f"text {p}", "neurons": [[0, i] for i in indices], "gradients": 4, "seconds": 0.1,
-            "drop": 0.1 if drops is None else drops[method][p],
+            "drop": 0.1 if drops is None else drops[method][p], "target": " a", **CURVE,
         }
         for method, some in neurons.items() for p, indices in enumerate(some)
     ]  # fmt: skip
     methods = [m for m in neurons if m != RANDOM]
-    return SelectionMethods.of(rows, HEADER, methods=methods, count=3)
+    return SelectionMethods.of(rows, HEADER, methods=methods, count=3, **SHARES)
 
 
 def test_the_overlap_is_the_shared_part_of_the_union() -> None:

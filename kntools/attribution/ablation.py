@@ -1,0 +1,49 @@
+"""What takes the place of a neuron's activation when it is ablated: the same for scans and for faithfulness."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal, get_args
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from kntools.attribution.baselines import activation
+from kntools.engine.inputs import check_choice
+from kntools.models import neuron_layers
+from kntools.prompts import Encoded
+
+#: `"zero"`; `"mean"` over the prompts; `"resample"`: the activations of the next prompt.
+AblationName = Literal["zero", "mean", "resample"]
+#: A name; or activations, as those of `kn.activation(model, other_prompts).scores`: of each prompt, or for all of them.
+Ablation = AblationName | Float[Tensor, "... layer neuron"]
+
+
+def ablation_name(ablation: Ablation) -> str:
+    return ablation if isinstance(ablation, str) else "given activations"
+
+
+def replacements(model: Any, encoded: Sequence[Encoded], ablation: Ablation) -> Float[Tensor, "prompt layer neuron"]:
+    """What replaces the activations of all neurons, for each prompt.
+
+    Raises:
+        ValueError: an unknown name; activations of another shape; one prompt, or answers of several tokens, with an
+            ablation that takes activations of other prompts.
+    """
+    widths = neuron_layers.widths(model)
+    shape = len(encoded), len(widths), max(widths)
+    if isinstance(ablation, Tensor):
+        if ablation.shape not in (shape, shape[1:]):
+            raise ValueError(f"ablation is {tuple(ablation.shape)}; give activations {shape[1:]} or {shape}")
+        return ablation.detach().float().cpu().expand(shape)
+    check_choice("ablation", ablation, get_args(AblationName))
+    if ablation == "zero":
+        return torch.zeros(1, *shape[1:]).expand(shape)
+    if len(encoded) < 2 or any(len(e.positions) > 1 for e in encoded):
+        raise ValueError(
+            f"ablation={ablation!r} takes activations of other prompts: give at least two, each with an answer of one "
+            "token (multi_token='first'), or ablation='zero', or kn.activation(model, other_prompts).scores.mean(0)"
+        )
+    found = activation(model, encoded).scores
+    return found.mean(0, keepdim=True).expand(shape) if ablation == "mean" else found.roll(-1, 0)

@@ -1,0 +1,101 @@
+"""What the heads of a layer write at one position: the values of each token, entry by entry, and what reads them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from kntools.attribution.integration_path import Paths
+from kntools.attribution.layer_writes import watched
+from kntools.models import adapter, unembedding
+from kntools.sites import hook_name
+
+_SITES = ("resid_pre", "v", "pattern", "z")
+
+
+@dataclass(frozen=True)
+class AttentionValues:
+    """One layer. Heads that share values (grouped queries) have a copy each."""
+
+    layer: int
+    stream: Float[Tensor, "source d_model"]  # that enters the layer
+    at_answer: Float[Tensor, " d_model"]  # ... at the position that reads
+    parts: Float[Tensor, "source head d_head"]  # pattern times value
+    w_v: Float[Tensor, "head d_model d_head"]
+    w_o: Float[Tensor, "head d_head d_model"]
+    before: list[unembedding.HeldNorm]  # the norm that values read through, at each source
+    behind: unembedding.HeldNorm | None  # the norm of what attention writes (Gemma 2)
+    multiplier: float
+
+    @staticmethod
+    def of_prompt(model: Any, paths: Paths, prompt: int, at: int) -> Iterator[AttentionValues]:
+        """Every layer with attention.
+
+        Raises:
+            ValueError: attention that is not a weighted sum of `W_V` times the normalised stream.
+        """
+        layers = [layer for layer in range(adapter.n_layers(model)) if hook_name("v", layer) in model.hook_dict]
+        seen = watched(paths, prompt, [(site, layer) for layer in layers for site in _SITES], None)
+        for layer in layers:
+            block = model.blocks[layer]
+            stream, v, pattern, z = (seen[hook_name(site, layer)] for site in _SITES)
+            try:
+                weights = block.attn.W_V.detach().float(), block.attn.W_O.detach().float()
+                held = [unembedding.held_norm(model, block.ln1, x) for x in stream]
+            except (AttributeError, NotImplementedError):  # latent attention, or no norm in front
+                raise ValueError(_refusal(model, layer)) from None
+            v = v.float()
+            group = pattern.shape[0] // v.shape[1]
+            values = v.repeat_interleave(group, 1)
+            w_v = weights[0].repeat_interleave(len(values[0]) // len(weights[0]), 0)
+            parts = pattern[:, at].float().T[..., None] * values
+            read = torch.stack([norm.forward(x.float()) for norm, x in zip(held, stream, strict=True)])
+            read = torch.einsum("sm,hmd->shd", read, w_v)
+            # Biases are the same at every token: differences do not have them.
+            if not (_same(parts.sum(0), z[at].float()) and _same(read[1:] - read[0], values[1:] - values[0])):
+                raise ValueError(_refusal(model, layer))
+            bias = getattr(block.attn, "b_O", None)
+            whole = torch.einsum("hd,hdm->m", z[at].float(), weights[1]) + (0 if bias is None else bias.float())
+            behind = getattr(block, "ln1_post", None)
+            yield AttentionValues(
+                layer,
+                stream.float(),
+                stream[at].float(),
+                parts,
+                w_v,
+                weights[1],
+                held,
+                None if behind is None else unembedding.held_norm(model, behind, whole.to(stream)),
+                unembedding.multipliers(model)[0],
+            )
+
+    def heads(self) -> Float[Tensor, "source head d_model"]:
+        """What each head writes of each token."""
+        return self._through(torch.einsum("shd,hdm->shm", self.parts, self.w_o))
+
+    def entries(self, source: int, head: int) -> Float[Tensor, "d_head d_model"]:
+        """... and each entry of it."""
+        return self._through(self.parts[source, head][:, None] * self.w_o[head])
+
+    def key(self, source: int, head: int, entry: int) -> Float[Tensor, " d_model"]:
+        """What an entry reads of the stream at a token."""
+        return self.before[source].back(self.w_v[head, :, entry])
+
+    def _through(self, rows: Float[Tensor, "... d_model"]) -> Float[Tensor, "... d_model"]:
+        return self.multiplier * (rows if self.behind is None else self.behind.forward(rows))
+
+
+def _same(found: Tensor, expected: Tensor) -> bool:
+    return float((found - expected).norm()) <= 0.02 * float(expected.norm()) + 1e-6
+
+
+def _refusal(model: Any, layer: int) -> str:
+    return (
+        f"the attention of layer {layer} of {adapter.model_name(model)} is no weighted sum of W_V times the normalised "
+        "stream: query neurons are not defined there; use kn.log_probability_increase"
+    )

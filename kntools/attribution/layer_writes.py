@@ -1,0 +1,129 @@
+"""What the neurons of each layer add to the residual stream, and what a changed stream means for the answer."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from kntools.attribution.integration_path import Paths
+from kntools.engine.sweep import Intervention, run_rows
+from kntools.hooks.positioned import PositionedHook
+from kntools.hooks.states import capture
+from kntools.models import adapter, neuron_layers, unembedding
+from kntools.options import options
+from kntools.sites import ANSWER, Hook, Positions, hook_name
+
+#: The final norm of a changed state, or its scale in the run as it is.
+FinalNorm = Literal["live", "frozen"]
+_BLOCK = 64  # rows that share one hook
+
+
+@dataclass(frozen=True)
+class LayerWrites:
+    """One layer, at some positions of a prompt. A norm behind the MLP (Gemma 2) is held at its scale in the run."""
+
+    layer: int
+    activation: Float[Tensor, "pos neuron"]
+    weight: Float[Tensor, "neuron d_model"]
+    bias: Float[Tensor, " d_model"]
+    added: Float[Tensor, "pos d_model"]  # what the MLP adds to the residual stream
+    after: Float[Tensor, "pos d_model"]  # the residual stream behind the layer
+    norms: Sequence[unembedding.HeldNorm | None]  # at each position
+    multiplier: float  # of what a block adds
+
+    @property
+    def before(self) -> Float[Tensor, "pos d_model"]:
+        """The residual stream without what the MLP adds: after attention, also where both read the same input."""
+        return self.after - self.added
+
+    def through(self, rows: Float[Tensor, "... d_model"], at: int) -> Float[Tensor, "... d_model"]:
+        """What directions that `W_out` writes become in the residual stream."""
+        norm = self.norms[at]
+        return self.multiplier * (rows if norm is None else norm.forward(rows))
+
+    def neurons(self, at: int) -> Float[Tensor, "neuron d_model"]:
+        """What each neuron adds."""
+        return self.through(self.activation[at][:, None] * self.weight, at)
+
+
+@torch.no_grad()
+def layer_writes(model: Any, paths: Paths, prompt: int, pos: Positions = ANSWER) -> list[LayerWrites]:
+    """Every layer with neurons, at `pos` of a prompt."""
+    norms = {layer: unembedding.norm_behind(model, layer) for layer in paths.layers}
+    # What a layer writes: behind its norm, if it has one.
+    sites = {n: neuron_layers.output_site(model, n) if norm is None else "mlp_out" for n, norm in norms.items()}
+    watch = [(site, layer) for own, site in sites.items() for site, layer in (("resid_post", own), (site, own))]
+    seen = watched(paths, prompt, [*watch, *(("mlp.hook_post", layer) for layer in norms)], pos)
+    found = []
+    for layer, norm in norms.items():
+        weight, bias = adapter.w_out(model, layer).float(), adapter.b_out(model, layer)
+        constant = torch.zeros_like(weight[0]) if bias is None else bias.float()
+        raw = seen[hook_name("mlp.hook_post", layer)]
+        own = raw.float()
+        inner = (own @ weight + constant).to(raw)
+        held = [None if norm is None else unembedding.held_norm(model, norm, state) for state in inner]
+        inside = unembedding.multipliers(model)[0]
+        added = inside * seen[hook_name(sites[layer], layer)].float()
+        after = seen[hook_name("resid_post", layer)].float()
+        found.append(LayerWrites(layer, own, weight, constant, added, after, held, inside))
+    return found
+
+
+def final_states(model: Any, paths: Paths, prompt: int) -> Float[Tensor, "pos d_model"]:
+    """The residual stream before the final norm, at the answer, in the model's dtype."""
+    last = adapter.n_layers(model) - 1
+    return watched(paths, prompt, [("resid_post", last)], ANSWER)[hook_name("resid_post", last)]
+
+
+def watched(
+    paths: Paths, prompt: int, sites: Sequence[tuple[str, int]], pos: Positions
+) -> dict[str, Float[Tensor, "pos ..."]]:
+    """Activations of a prompt by hook name."""
+    seen: dict[str, Tensor] = {}
+    hooks: list[Hook] = [hook for site, layer in sites for hook in capture([site], [layer], seen, pos)]
+    run_rows(paths.runner, [Intervention(hooks, prompt=prompt)])
+    return {name: x[0] for name, x in seen.items()}
+
+
+class EndOfStream:
+    """The metric of a prompt with other states before the final norm."""
+
+    def __init__(self, model: Any, paths: Paths, prompt: int, final_norm: FinalNorm) -> None:
+        self.paths, self.prompt = paths, prompt
+        self.site = hook_name("resid_post", adapter.n_layers(model) - 1)
+        self.held: list[Hook] = []
+        if final_norm == "frozen":
+            name = "ln_final.hook_scale"
+            seen: dict[str, Tensor] = {}
+            keep = PositionedHook(ANSWER, lambda x: seen.update(scale=x.clone()), f"watch {name}")
+            run_rows(paths.runner, [Intervention([(name, keep)], prompt=prompt)])
+            self.held = [(name, PositionedHook(ANSWER, lambda x: seen["scale"].expand_as(x), f"hold {name}"))]
+
+    def increase(
+        self, state: Float[Tensor, "pos d_model"], moves: Float[Tensor, "move pos d_model"], pos: Positions
+    ) -> Float[Tensor, " move"]:
+        """m(state + move) - m(state), of each move."""
+
+        def run(part: Float[Tensor, "move pos d_model"]) -> Intervention:
+            put = PositionedHook(pos, lambda x: (state + part).to(x), f"put {self.site}", name=self.site)
+            return Intervention([(self.site, put), *self.held], prompt=self.prompt, rows=len(part))
+
+        parts = moves.split(min(_BLOCK, options().max_rows or _BLOCK))
+        runs = [run(part) for part in (torch.zeros_like(moves[:1]), *parts)]
+        with warnings.catch_warnings():
+            # A bridge says that a norm whose scale is held is computed from that scale: as it should be.
+            warnings.filterwarnings("ignore", category=UserWarning, module=r"transformer_lens\.")
+            values = torch.cat(run_rows(self.paths.runner, runs, self.paths.metrics)).double().cpu()
+        return values[1:] - values[0]
+
+    def increase_at(
+        self, at: int, state: Float[Tensor, " d_model"], moves: Float[Tensor, "... d_model"]
+    ) -> Float[Tensor, "..."]:
+        """The same at one position of the answer, for moves of any shape."""
+        return self.increase(state[None], moves.flatten(0, -2)[:, None], at).view(moves.shape[:-1])
