@@ -69,21 +69,21 @@ class SelectionMethods(Table):
         found = self._by_method()
         if method not in found:
             raise KeyError(f"no method {method!r}; there are {', '.join(found)}")
-        own = found[method]
+        own, about = found[method], self.details["faithfulness"]
 
         def values(name: str, rows: pd.DataFrame = own) -> Tensor:
             return torch.tensor(rows[name].tolist())
 
         return FaithfulnessCurve(
-            shares=tuple(self.details["shares"]),
-            counts=tuple(self.details["counts"]),
+            shares=tuple(about["shares"]),
+            counts=tuple(about["counts"]),
             clean=values("before"),
             ablated=values("ablated"),
             kept=values("kept"),
             removed=values("removed"),
             at_random=values("kept", found[RANDOM])[:, None],
             rule=method,
-            ablation=self.details["ablation"],
+            ablation=about["ablation"],
             metric="probability",
             prompts=tuple(Prompt(row["text"], row["target"]) for row in own.to_dict("records")),
             provenance=self.provenance,
@@ -207,8 +207,8 @@ def selection_methods(
         for row in payload
     ]
     counts = [round(share * sum(neuron_layers.widths(model))) for share in SHARES]
-    about = {"methods": list(methods), "count": count, "ablation": ablation, "shares": SHARES, "counts": counts}
-    return SelectionMethods.of(rows, folder.header, **about)
+    kept = {"shares": list(SHARES), "counts": counts, "ablation": ablation}
+    return SelectionMethods.of(rows, folder.header, methods=list(methods), count=count, faithfulness=kept)
 
 
 def _rounded(value: float) -> float:

@@ -138,7 +138,7 @@ def test_class_heatmap_cells_are_the_means_of_their_class_and_neuron() -> None:
 
 
 CURVE = {"before": 1.0, "ablated": 0.0, "kept": [0.5, 1.0], "removed": [0.5, 0.0]}
-SHARES = {"shares": (0.1, 1.0), "counts": (3, 30), "ablation": "zero"}
+KEPT = {"shares": [0.1, 1.0], "counts": [3, 30], "ablation": "zero"}
 
 
 def test_methods_and_their_overlaps_stand_beside_their_names() -> None:
@@ -149,7 +149,7 @@ def test_methods_and_their_overlaps_stand_beside_their_names() -> None:
          "drop": (0.3, 0.1, 0.4, 0.2)[n] + 0.02 * p + 0.01 * n * p, "target": " a", **CURVE}
         for n, (m, prompts) in enumerate(chosen.items()) for p, some in enumerate(prompts)
     ]  # fmt: skip
-    result = SelectionMethods.of(rows, HEADER, methods=list(chosen)[:-1], count=3, **SHARES)
+    result = SelectionMethods.of(rows, HEADER, methods=list(chosen)[:-1], count=3, faithfulness=KEPT)
     figure, summary = result.plot(), result.summary().set_index("method")
     found = bars(figure, "x")
     assert {m for _, m in found} == set(chosen)

@@ -326,7 +326,7 @@ def test_shares_of_pairs_are_corrected_over_the_table() -> None:
 
 
 CURVE = {"before": 1.0, "ablated": 0.0, "kept": [0.5, 1.0], "removed": [0.5, 0.0]}
-SHARES = {"shares": (0.1, 1.0), "counts": (3, 30), "ablation": "zero"}
+KEPT = {"shares": [0.1, 1.0], "counts": [3, 30], "ablation": "zero"}
 
 
 def chosen(neurons: dict[str, list[list[int]]], drops: dict[str, list[float]] | None = None) -> SelectionMethods:
@@ -339,7 +339,7 @@ def chosen(neurons: dict[str, list[list[int]]], drops: dict[str, list[float]] | 
         for method, some in neurons.items() for p, indices in enumerate(some)
     ]  # fmt: skip
     methods = [m for m in neurons if m != RANDOM]
-    return SelectionMethods.of(rows, HEADER, methods=methods, count=3, **SHARES)
+    return SelectionMethods.of(rows, HEADER, methods=methods, count=3, faithfulness=KEPT)
 
 
 def test_the_overlap_is_the_shared_part_of_the_union() -> None:
