@@ -26,7 +26,16 @@ interrupted, run it again to resume (the file of another run is a `ValueError`).
 """
 
 from kntools.analyses.edit_cases import Case, Question, make_cases
-from kntools.analyses.edit_methods import fine_tune_method, rome_method, values_method
+from kntools.analyses.edit_measures import Continuations
+from kntools.analyses.edit_methods import (
+    EDITORS,
+    Editor,
+    editors,
+    fine_tune_method,
+    joint_method,
+    rome_method,
+    values_method,
+)
 from kntools.analyses.edit_result import EditConsistency
 from kntools.analyses.fig01_attribution_profile import AttributionProfile, attribution_profile
 from kntools.analyses.fig02_pair_search import PairSearch, pair_search, pairs_of
@@ -44,7 +53,7 @@ from kntools.analyses.fig07_probability_shift import ProbabilityShift, probabili
 from kntools.analyses.fig08_reliability import Reliability, reliability
 from kntools.analyses.fig09_tracing_profile import traced_prompts, tracing_profile
 from kntools.analyses.fig10_edit_examples import EditExamples, edit_examples
-from kntools.analyses.fig11_edit_consistency import Continuations, edit_consistency
+from kntools.analyses.fig11_edit_consistency import edit_consistency
 from kntools.analyses.layer_choice import Proposal, propose_layer, sweep_layers
 from kntools.analyses.method_comparison import METHODS, SelectionMethods, selection_methods
 from kntools.analyses.neuron_search import PAPER, SearchSettings
@@ -53,6 +62,7 @@ from kntools.analyses.prompt_group import PromptGroup, by_answer, known_prompts,
 from kntools.analyses.words import FIGURE_5, noun_prompts
 
 __all__ = [
+    "EDITORS",
     "FIGURE_5",
     "METHODS",
     "PAPER",
@@ -62,6 +72,7 @@ __all__ = [
     "CooccurrenceBias",
     "EditConsistency",
     "EditExamples",
+    "Editor",
     "LayerDistribution",
     "Localisation",
     "PairSearch",
@@ -80,8 +91,10 @@ __all__ = [
     "count_beside",
     "edit_consistency",
     "edit_examples",
+    "editors",
     "effect_of",
     "fine_tune_method",
+    "joint_method",
     "known_prompts",
     "layer_distribution",
     "localisation",

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Literal
 
 from kntools import data
-from kntools.data import CounterFactRecord, ReducedRecord, SymmetricFact, SynonymFact
+from kntools.data import CounterFactRecord, ReducedRecord, SymmetricFact, SynonymFact, TwoHopFact
 from kntools.engine.answers import ask
 from kntools.models.causality import is_masked
-from kntools.prompts import Encoded, Prompt, encode_each
+from kntools.prompts import MASK, Encoded, Prompt, encode_each
 
 #: The data sets that edits are evaluated on.
-EditData = Literal["counterfact", "P36", "P1376", "P101"]
+EditData = Literal["counterfact", "P36", "P1376", "P101", "P27"]
 
 # Records that are asked at a time, until there are enough.
 _ASKED_TOGETHER = 512
@@ -60,6 +61,13 @@ QUESTIONS: dict[type, tuple[tuple[str, str, Literal["target", "foil"]], ...]] = 
         ("synonym new", "synonym", "foil"),
         ("synonym true", "synonym", "target"),
     ),
+    TwoHopFact: (
+        ("forward new", "fact", "foil"),
+        ("forward true", "fact", "target"),
+        ("two-hop new", "two_hop", "foil"),
+        ("two-hop true", "two_hop", "target"),
+        ("second hop", "second_hop", "target"),
+    ),
     CounterFactRecord: (
         ("rewrite new", "rewrite", "foil"),
         ("rewrite true", "rewrite", "target"),
@@ -101,6 +109,7 @@ def _case(record: Any, asked: dict[str, list[Prompt]]) -> Case:
         for prompt in asked.get(role, [])
     )
     edited = asked[QUESTIONS[type(record)][0][1]][0]
+    questions += tuple(_further(record, edited, asked))
     texts: Sequence[str | None] = ()
     if isinstance(record, CounterFactRecord | ReducedRecord):
         # A reduced record has one text that goes on.
@@ -112,8 +121,21 @@ def _case(record: Any, asked: dict[str, list[Prompt]]) -> Case:
     return Case(key, replace(edited, foil=None), str(edited.foil), questions, generation)
 
 
+def _further(record: Any, edited: Prompt, asked: dict[str, list[Prompt]]) -> Iterator[Question]:
+    """Of a causal model: neighbours behind the edited sentence (CounterFact+), and which country has a capital."""
+    if MASK in edited.text:
+        return
+    for near in asked.get("neighborhood", []):
+        text = f"{edited.text}{edited.foil}. {near.text}"
+        yield Question("neighborhood+ new", text, str(near.foil))
+        yield Question("neighborhood+ true", text, near.target)
+    if isinstance(record, SymmetricFact) and record.relation == "P36":
+        for which, capital in (("new", edited.foil), ("true", edited.target)):
+            yield Question(f"two-hop {which}", f"The country whose capital is{capital} is", f" {record.subject}")
+
+
 def make_cases(model: Any, what: EditData, limit: int, *, seed: int = 0, among: int | None = None) -> list[Case]:
-    """`limit` cases: `"counterfact"` records that the model knows, or facts of `"P36"`, `"P1376"`, `"P101"`.
+    """`limit` cases: `"counterfact"` records that the model knows, or facts of `"P36"`, `"P1376"`, `"P101"`, `"P27"`.
 
     CounterFact records with all fields come first, then reduced ones, which have one neighbour and no paraphrase. Of
     the facts, those that the model knows come first (the others are filled up with), so that both the raw and the
@@ -121,9 +143,10 @@ def make_cases(model: Any, what: EditData, limit: int, *, seed: int = 0, among: 
     """
     if what == "counterfact":
         return _known_counterfact(model, limit)
-    load: Callable[..., Any] = data.synonym_facts if what == "P101" else data.symmetric_facts
+    load: dict[str, Callable[..., Any]] = {"P101": data.synonym_facts, "P27": data.two_hop_facts}
+    facts = load.get(what, partial(data.symmetric_facts, what))(seed=seed, limit=among)
     first_of: dict[str, Case] = {}  # each subject once: "The capital of X is" has one answer to edit
-    for case in cases_of(model, load(what, seed=seed, limit=among)):
+    for case in cases_of(model, facts):
         first_of.setdefault(str(case.prompt.subject), case)
     judged = _known(model, list(first_of.values()))
     return [case for _, case in sorted(judged, key=lambda known: not known[0])[:limit]]

@@ -1,41 +1,98 @@
-"""Ways to edit a fact, under one signature: `(model, prompts, targets) -> edits`, each made on the unedited model."""
+"""Ways to edit facts, under one signature: `(model, prompts, targets) -> edits`, each made on the unedited model."""
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from kntools.attribution.integrated_gradients import integrated_gradients
 from kntools.editing.fine_tuning import fine_tune
+from kntools.editing.joint_editing import alpha_edit, emmet, memit
 from kntools.editing.rome import rome
-from kntools.editing.rome_settings import RomeSettings
+from kntools.editing.rome_settings import MEMIT, RomeSettings, layer_for
 from kntools.editing.second_moment import SecondMoment
 from kntools.editing.value_edits import edit_values
 from kntools.editing.weight_edits import WeightEdit
+from kntools.models.names import check_name
 from kntools.prompts import Prompt, encode_many
 
 Method = Callable[[Any, Sequence[Prompt], Sequence[str]], Sequence[WeightEdit]]
+#: C of one layer, or layer -> C.
+Moments = SecondMoment | Mapping[int, SecondMoment] | None
 
 
-def rome_method(layer: int, second_moment: SecondMoment | None = None, settings: RomeSettings | None = None) -> Method:
-    """Rank-one edits; what `kn.rome` warns of is left to the scores."""
+@dataclass(frozen=True)
+class Editor:
+    """A method, what a run writes down of it, and how it edits many facts at once."""
 
-    def edit(model: Any, prompts: Sequence[Prompt], targets: Sequence[str]) -> Sequence[WeightEdit]:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)
-            return rome(model, prompts, targets, layer=layer, second_moment=second_moment, settings=settings)
+    edit: Method
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    joint: Callable[[Any, Sequence[Prompt], Sequence[str]], WeightEdit] | None = None
 
-    return edit
+    def __call__(self, model: Any, prompts: Sequence[Prompt], targets: Sequence[str]) -> Sequence[WeightEdit]:
+        with _quiet():
+            return self.edit(model, prompts, targets)
+
+    def at_once(self, model: Any, prompts: Sequence[Prompt], targets: Sequence[str]) -> Sequence[WeightEdit]:
+        """Edits that hold all facts when they are applied together: a joint one, or one for each, which add up."""
+        with _quiet():
+            return self.edit(model, prompts, targets) if self.joint is None else [self.joint(model, prompts, targets)]
 
 
-def fine_tune_method(layer: int, **options: Any) -> Method:
+def settings_of(methods: Mapping[str, Method]) -> dict[str, Any]:
+    """What a run writes down: a function that is no `Editor` is known by its name only."""
+    return {name: dict(method.settings) if isinstance(method, Editor) else {} for name, method in methods.items()}
+
+
+def _quiet() -> Any:
+    """What edits warn of is left to the scores."""
+    return warnings.catch_warnings(action="ignore", category=UserWarning)
+
+
+def rome_method(layer: int, second_moment: SecondMoment | None = None, settings: RomeSettings | None = None) -> Editor:
+    """Rank-one edits."""
+    about = {"layer": layer, "C": second_moment and second_moment.title(), "search": settings and asdict(settings)}
+    return Editor(
+        lambda model, prompts, targets: rome(
+            model, prompts, targets, layer=layer, second_moment=second_moment, settings=settings
+        ),
+        about,
+    )
+
+
+def joint_method(
+    edit: Callable[..., WeightEdit],
+    layers: Sequence[int],
+    second_moments: Moments = None,
+    settings: RomeSettings | None = None,
+    **options: Any,
+) -> Editor:
+    """`kn.emmet`, `kn.memit` or `kn.alpha_edit`; alone each fact is a joint edit of one."""
+    options |= {"layers": list(layers), "second_moments": second_moments, "settings": settings}
+    each = second_moments.values() if isinstance(second_moments, Mapping) else [second_moments]
+    titles = [c.title() for c in each if c is not None]
+
+    def joint(model: Any, prompts: Sequence[Prompt], targets: Sequence[str]) -> WeightEdit:
+        return edit(model, list(prompts), list(targets), **options)
+
+    return Editor(
+        lambda model, prompts, targets: [joint(model, [p], [t]) for p, t in zip(prompts, targets, strict=True)],
+        {**options, "second_moments": titles, "settings": settings and asdict(settings)},
+        joint,
+    )
+
+
+def fine_tune_method(layer: int, **options: Any) -> Editor:
     """Constrained fine-tuning (FT-L); `options` are those of `kn.fine_tune`."""
-    return lambda model, prompts, targets: fine_tune(model, prompts, targets, layer=layer, **options)
+    return Editor(
+        lambda model, prompts, targets: fine_tune(model, prompts, targets, layer=layer, **options),
+        {"layer": layer, **options},
+    )
 
 
-def values_method(count: int = 5, amounts: tuple[float, float] = (1.0, 8.0)) -> Method:
+def values_method(count: int = 5, amounts: tuple[float, float] = (1.0, 8.0)) -> Editor:
     """Value slots of the `count` neurons with the highest attribution for the old answer (Dai et al. 2022).
 
     An answer of several tokens is attributed, and written, by its first one.
@@ -50,4 +107,61 @@ def values_method(count: int = 5, amounts: tuple[float, float] = (1.0, 8.0)) -> 
             edit_values(model, att.top(count, prompt=n), old[n], new[n], amounts=amounts) for n in range(len(first))
         ]
 
-    return edit
+    return Editor(edit, {"count": count, "amounts": list(amounts)})
+
+
+#: The editors that `editors` makes by name.
+EDITORS = ("rome", "rome published key", "emmet", "memit", "alpha_edit", "fine_tune", "edit_values")
+
+
+def editors(
+    model: Any,
+    names: Sequence[str] | None = None,
+    *,
+    layer: int | None = None,
+    second_moment: Moments = None,
+    settings: RomeSettings | None = None,
+    bound: float = 5e-4,
+) -> dict[str, Editor]:
+    """Editors of one layer by name, for `edit_consistency` and `forgetting_curve`.
+
+    ```python
+    editors(model, ["rome", "emmet", "fine_tune"], layer=5, second_moment=C)
+    ```
+
+    Arguments:
+        names: of `EDITORS`; `None`: all (without C, all but `alpha_edit`).
+        layer: `None`: `layer_for(model)`.
+        second_moment: C of that layer; layer -> C for `memit` and `alpha_edit` in all of these layers.
+        settings: of the search for values; `None`: `RomeSettings.for_model(model)`. `memit` and `alpha_edit` measure
+            and bound values as MEMIT does.
+        bound: the largest change of a weight by `fine_tune`.
+
+    Raises:
+        ValueError: an unknown name, `alpha_edit` without C, or no C for `layer`.
+    """
+    chosen, at = settings or RomeSettings.for_model(model), layer_for(model) if layer is None else layer
+    moments = {second_moment.layer: second_moment} if isinstance(second_moment, SecondMoment) else second_moment or {}
+    wanted = [name for name in EDITORS if moments or name != "alpha_edit"] if names is None else list(names)
+    for name in wanted:
+        check_name("editor", name, EDITORS)
+    if moments and at not in moments:
+        raise ValueError(
+            f"second_moment is of layer(s) {list(moments)}, the edit is in layer {at}; give C of that layer"
+        )
+    if "alpha_edit" in wanted and not moments:
+        raise ValueError(
+            f"alpha_edit needs C: second_moment=kn.second_moment(model, {at}, texts); or leave alpha_edit out"
+        )
+    c, spread = moments.get(at), sorted(moments) or [at]
+    wide = replace(chosen, clamp=MEMIT.clamp, scale=MEMIT.scale, key="consistent")
+    made = {
+        "rome": lambda: rome_method(at, c, chosen),
+        "rome published key": lambda: rome_method(at, c, replace(chosen, key="published")),
+        "emmet": lambda: joint_method(emmet, [at], c, replace(chosen, key="consistent")),
+        "memit": lambda: joint_method(memit, spread, moments or None, wide),
+        "alpha_edit": lambda: joint_method(alpha_edit, spread, moments, wide),
+        "fine_tune": lambda: fine_tune_method(at, limit=bound, lr=bound),
+        "edit_values": values_method,
+    }
+    return {name: made[name]() for name in wanted}

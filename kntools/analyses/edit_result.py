@@ -6,6 +6,7 @@ import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from operator import itemgetter
 from typing import Any
 
@@ -14,9 +15,10 @@ import torch
 
 from kntools.results.display import number
 from kntools.results.result import Result
-from kntools.results.statistics import mean_interval
+from kntools.results.statistics import mean_interval, share_interval
 
-#: What a model says to one case: `answers` is role -> list of `{"p", "first", "exact"}`; `entropy` may be None.
+#: What a model says to one case: `answers` is role -> list of `{"p", "first", "exact", "tokens"}`;
+#: `entropy`, `free`, `says`, `perplexity` and `kl` where they were measured.
 Payload = Mapping[str, Any]
 #: From the answers after the edit to a value, or None where the case has no such question.
 Score = Callable[[Payload], float | None]
@@ -41,22 +43,37 @@ def _prefers(role: str, better: str, worse: str, of: Callable[[float], float]) -
     return score
 
 
-_ASKED = {"efficacy": "rewrite", "paraphrase": "paraphrase", "neighborhood": "neighborhood"}
+def _reliability(after: Payload, field: str) -> float | None:
+    """Of the edited fact itself, whatever the data set calls it."""
+    roles = [role for role in ("forward new", "rewrite new") if role in after["answers"]]
+    return _answered(roles[0], itemgetter(field))(after) if roles else None
+
+
+_ASKED = {
+    "efficacy": "rewrite",
+    "paraphrase": "paraphrase",
+    "neighborhood": "neighborhood",
+    "neighborhood+": "neighborhood+",
+}
 _FOLLOWS = {
-    "reliability": "forward new",
     "symmetry": "reverse new",
     "old direction": "reverse old",
     "synonym": "synonym new",
+    "two-hop": "two-hop new",
 }
 
 #: Name of a score -> how it is made. A case without the questions that a score needs is left out of it.
 SCORES: dict[str, Score] = {
+    **{f"reliability, {field}": partial(_reliability, field=field) for field in ("exact", "first", "tokens", "p")},
+    "reliability, free": lambda after: after.get("free"),
     **{
-        f"{name}{magnitude}": _prefers(role, *(("true", "new") if name == "neighborhood" else ("new", "true")), of)
+        f"{name}{magnitude}": _prefers(role, *(("true", "new") if "neighborhood" in name else ("new", "true")), of)
         for name, role in _ASKED.items()
         for magnitude, of in (("", lambda difference: float(difference > 0)), (" magnitude", float))
     },
+    "neighborhood KL": lambda after: after.get("kl"),
     "generation entropy": lambda after: after.get("entropy"),
+    "perplexity": lambda after: after.get("perplexity"),
     **{
         f"{name}, {field}": _answered(role, itemgetter(field))
         for name, role in _FOLLOWS.items()
@@ -72,13 +89,29 @@ KNOWN = {
     "symmetry": ("forward true", "reverse old"),
     "old direction": ("forward true", "reverse old"),
     "synonym": ("forward true", "synonym true"),
+    "two-hop": ("forward true", "two-hop true", "second hop"),
 }
+
+#: Scores that are shares of questions answered in one way, each yes or no.
+SHARES = {s for s in SCORES if s in _ASKED or s.endswith((", exact", ", first", ", free", " gone"))}
+#: Scores in units of their own, which do not go on one axis with the others.
+_OTHER_UNITS = ("neighborhood KL", "generation entropy", "perplexity")
 
 
 def knew(before: Payload, score: str) -> bool:
     """Did the model know, before the edit, what a score is about? Scores of CounterFact are about facts it knows."""
     roles = KNOWN.get(score.removesuffix(" gone").partition(",")[0], ())
     return all(answer["exact"] for role in roles for answer in before["answers"].get(role, []))
+
+
+def share_of_cases(values: Sequence[float]) -> dict[str, float]:
+    """`mean`, `low`, `high` of one share per case: Wilson's interval, since a bootstrap of equal values has no width.
+
+    A case with several questions may count as a fraction: the interval holds those of both whole numbers of cases.
+    """
+    hits, n = sum(values), len(values)
+    low, high = share_interval(math.floor(hits + 1e-9), n)[0], share_interval(math.ceil(hits - 1e-9), n)[1]
+    return {"mean": hits / n, "low": low, "high": high}
 
 
 def generation_entropy(ids: Sequence[int]) -> float:
@@ -130,14 +163,15 @@ class EditConsistency(Result):
     def to_frame(self) -> pd.DataFrame:
         """One row per method, condition and score: `method, condition, score, n, value, low, high`.
 
-        `condition` is `all`, or `known`: only cases of which the model knew what the score is about. The interval
-        is a bootstrap over cases.
+        `condition` is `all`, or `known`: only cases of which the model knew what the score is about. The interval of
+        a share is Wilson's, of n cases; that of any other score is a bootstrap over cases.
         """
         conditions = ["all", *["known"] * any("forward true" in b["answers"] for b in self.before)]
         rows = []
         for method, condition, score in ((m, c, s) for m in self.methods for c in conditions for s in SCORES):
             if values := self.scores(method, score, known=condition == "known"):
-                rows.append((method, condition, score, len(values), *mean_interval(values).values()))
+                interval = share_of_cases(values) if score in SHARES else mean_interval(values)
+                rows.append((method, condition, score, len(values), *interval.values()))
         return pd.DataFrame(rows, columns=["method", "condition", "score", "n", "value", "low", "high"])
 
     def summary(self) -> pd.DataFrame:
@@ -155,8 +189,7 @@ class EditConsistency(Result):
         from kntools.plots.charts import bar_chart
 
         frame = self.to_frame()
-        # Bits do not go with shares: entropy has a table, not a bar.
-        chosen = frame[(frame["condition"] == condition) & (frame["score"] != "generation entropy")]
+        chosen = frame[(frame["condition"] == condition) & ~frame["score"].isin(_OTHER_UNITS)]
         if chosen.empty:
             raise ValueError(f"no condition {condition!r}; there are {sorted(set(frame['condition']))}")
         labels = {"score": "", "value": "score"}

@@ -4,19 +4,17 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from kntools.analyses.edit_cases import Case, EditData, make_cases
-from kntools.analyses.edit_methods import Method, fine_tune_method, rome_method, values_method
-from kntools.analyses.edit_result import EditConsistency, Payload, generation_entropy
+from torch import Tensor
+
+from kntools.analyses.edit_cases import Case
+from kntools.analyses.edit_measures import Continuations, measure, neighbour_logits
+from kntools.analyses.edit_methods import Method, Moments, editors, settings_of
+from kntools.analyses.edit_result import EditConsistency, Payload
 from kntools.analyses.neuron_search import open_run
-from kntools.editing.rome_settings import RomeSettings
-from kntools.editing.second_moment import SecondMoment
-from kntools.engine.answers import ask
-from kntools.engine.generation import Drawing, continue_tokens
-from kntools.prompts import text_tokens
 from kntools.results.fingerprint import fingerprint
 
 SAYS_IT = "the model says the new answer already"
@@ -26,68 +24,54 @@ class NoCaseLeft(ValueError):
     """The model says every new answer already, or no method can edit any case."""
 
 
-@dataclass(frozen=True)
-class Continuations:
-    """Texts that the model draws, whose entropy shows whether it repeats itself (Meng et al. 2022, GE)."""
-
-    cases: int = 0  # of so many first cases
-    tokens: int = 30
-    rows: int = 4  # texts per case
-    top_k: int = 5  # drawn among so many most probable tokens
-    seed: int = 0
-
-    def entropy(self, model: Any, text: str) -> float:
-        """The mean entropy of the continuations of a text."""
-        draw = Drawing(temperature=1.0, top_k=self.top_k, seed=self.seed)
-        drawn = continue_tokens(model, [text_tokens(model, text)] * self.rows, self.tokens, draw)
-        return sum(generation_entropy(ids.tolist()) for ids in drawn) / self.rows
-
-
 def edit_consistency(
     model: Any,
     cases: Sequence[Case],
-    methods: Mapping[str, Method],
+    methods: Mapping[str, Method] | Sequence[str] | None = None,
     *,
+    layer: int | None = None,
+    second_moment: Moments = None,
     continuations: Continuations | None = None,
     together: int = 8,
     run: str | Path | None = None,
-    settings: Mapping[str, Any] | None = None,
 ) -> EditConsistency:
     """Edit each case by each method, ask its questions, undo the edit (Niu et al. 2024, figure 11).
 
     ```python
     cases = make_cases(model, "counterfact", 100)
-    result = edit_consistency(model, cases, {"rome": rome_method(3, C), "fine-tuning": fine_tune_method(3)})
-    result.to_frame()
+    result = edit_consistency(model, cases, ["rome", "emmet", "fine_tune"], layer=3, second_moment=C)
+    result.to_frame(), result.plot()
     ```
 
     Arguments:
         cases: from `make_cases`. One whose new answer is what the model says already is left out, and counted; so is
             one that a method cannot edit (the run says why).
-        methods: name -> how to make edits; see `kntools.analyses.edit_methods`.
-        continuations: of which the entropy is measured; `None`: of none.
+        methods: names of `EDITORS` (`None`: all), made by `editors(model, methods, layer=..., second_moment=...)`; or
+            name -> a function `(model, prompts, targets) -> edits`, such as those of `editors`.
+        continuations: what the model writes and reads beside the questions; `None`: `Continuations()`.
         together: how many cases are edited in shared passes, each from the unedited model; one item of the run.
-        settings: what is worth writing down of the methods (layer, second moment): a run of other ones is refused, and
-            methods are functions, which cannot be compared themselves.
 
     Raises:
         ValueError: no cases, or none left (`NoCaseLeft`), or the file of another run.
         RuntimeError: in the end the weights are not what they were, bit by bit.
     """
+    if not isinstance(methods, Mapping):
+        methods = editors(model, methods, layer=layer, second_moment=second_moment)
+    elif layer is not None or second_moment is not None:
+        raise ValueError("layer and second_moment are for methods by name; give them to editors(model, names, ...)")
     if not cases or not methods or "before" in methods:
         raise ValueError("give at least one case and one method; 'before' is the name of the unedited model")
     clean = fingerprint(model, fresh=True)
     keys = [case.key for case in cases]
     if len(set(keys)) != len(keys):
         raise ValueError("two cases have the same key; give each case once")
-    drawn = continuations or Continuations()
-    written = {**(settings or {}), "methods": list(methods), "together": together, "continuations": asdict(drawn)}
+    how = continuations or Continuations()
+    written = {"methods": settings_of(methods), "together": together, "continuations": asdict(how)}
     folder = open_run(run, "edit consistency", model, **written)
-    continued = {case.key: case.generation for case in cases[: drawn.cases]}
+    drawn = {case.key for case in cases[: how.cases]}
 
-    def say(case: Case) -> Payload:
-        text = continued.get(case.key)
-        return {"answers": _answers(model, case), "entropy": None if text is None else drawn.entropy(model, text)}
+    def say(case: Case, original: list[Tensor] | None = None) -> Payload:
+        return measure(model, case, how, entropy=case.key in drawn, original=original)
 
     answered = folder.each(cases, key=lambda case: f"before/{case.key}", make=say, unit="case")
     before: dict[str, Payload] = dict(zip(keys, answered, strict=True))
@@ -121,7 +105,7 @@ def edit_consistency(
     )
 
 
-def _edit(model: Any, method: Method, cases: Sequence[Case], say: Callable[[Case], Payload]) -> list[Payload]:
+def _edit(model: Any, method: Method, cases: Sequence[Case], say: Callable[..., Payload]) -> list[Payload]:
     """What the model says to each case after its own edit, or the error of one that cannot be made."""
     try:
         edits = method(model, [case.prompt for case in cases], [case.target for case in cases])
@@ -132,48 +116,11 @@ def _edit(model: Any, method: Method, cases: Sequence[Case], say: Callable[[Case
         return [payload for case in cases for payload in _edit(model, method, [case], say)]
     payloads = []
     for case, edit in zip(cases, edits, strict=True):
+        original = neighbour_logits(model, case)
         with edit.applied(model):
-            payloads.append(say(case))
+            payloads.append(say(case, original))
     return payloads
-
-
-def _answers(model: Any, case: Case) -> dict[str, list[dict[str, Any]]]:
-    """How the model, as it is now, takes the answers of a case, by role."""
-    found: dict[str, list[dict[str, Any]]] = {}
-    answers = ask(model, [question.prompt for question in case.questions])
-    for question, answer in zip(case.questions, answers, strict=True):
-        taken = {"p": answer.probability, "first": answer.first, "exact": answer.exact}
-        found.setdefault(question.role, []).append(taken)
-    return found
 
 
 def _says_it(before: Payload) -> bool:
     return any(a["exact"] for role in ("rewrite new", "forward new") for a in before["answers"].get(role, []))
-
-
-def evaluate(
-    model: Any,
-    what: EditData,
-    *,
-    layer: int,
-    second_moment: SecondMoment | None = None,
-    settings: RomeSettings | None = None,
-    methods: Sequence[str] = ("rome", "fine-tuning", "values"),
-    limit: int = 100,
-    seed: int = 0,
-    **options: Any,
-) -> EditConsistency:
-    """One of the four data sets by name, with the methods by name; `options` are those of `edit_consistency`."""
-    chosen = settings or RomeSettings.for_model(model)
-    known: dict[str, Method] = {
-        "rome": rome_method(layer, second_moment, chosen),
-        "fine-tuning": fine_tune_method(layer),
-        "values": values_method(),
-    }
-    unknown = [name for name in methods if name not in known]
-    if unknown:
-        raise ValueError(f"unknown methods {unknown}; there are {list(known)}")
-    moment = second_moment and second_moment.title()
-    written = {"what": what, "layer": layer, "rome": asdict(chosen), "seed": seed, "second_moment": moment}
-    cases = make_cases(model, what, limit, seed=seed)
-    return edit_consistency(model, cases, {name: known[name] for name in methods}, settings=written, **options)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import harmonic_mean
 from typing import Any
@@ -103,8 +103,7 @@ def sweep_layers(
     """
     chosen, moments = settings or RomeSettings.for_model(model), dict(second_moments or {})
     methods = {str(layer): rome_method(layer, moments.get(layer), chosen) for layer in layers}
-    written = {"rome": asdict(chosen), "C": {str(n): c.title() for n, c in moments.items()}}
-    found = edit_consistency(model, cases, methods, run=run, settings=written)
+    found = edit_consistency(model, cases, methods, run=run)
     rows = []
     for layer in layers:
         scores = {name: found.value(str(layer), name) for name in _MEASURED}

@@ -23,6 +23,7 @@ from kntools.data.pararel_facts import RELATIONS, Fact, pararel
 from kntools.data.records import Loaded, PromptSet, Skipped, TokenizerOnly
 from kntools.data.symmetric import SymmetricFact, symmetric_facts
 from kntools.data.synonyms import SynonymFact, field_occupations, synonym_facts
+from kntools.data.two_hops import TwoHopFact, two_hop_facts
 
 __all__ = [
     "PARADIGMS",
@@ -40,6 +41,7 @@ __all__ = [
     "SymmetricFact",
     "SynonymFact",
     "TokenizerOnly",
+    "TwoHopFact",
     "agreement_frames",
     "blimp",
     "counterfact",
@@ -54,4 +56,5 @@ __all__ = [
     "pararel",
     "symmetric_facts",
     "synonym_facts",
+    "two_hop_facts",
 ]

@@ -32,6 +32,7 @@ class Answer:
     says: tuple[int, ...]  # the most probable token at each position of the answer
     first: bool  # the answer's first token is more probable than every other token
     exact: bool  # ... and so is each further one: what the model would say, token by token
+    right: float  # share of its tokens that are most probable under teacher forcing
     preferred: bool | None  # the target is more probable than the foil; None without a foil
 
 
@@ -90,6 +91,7 @@ def _answer(encoded: Encoded, logits: Float[Tensor, "piece d_vocab"]) -> Answer:
         says=tuple(logits.argmax(-1).tolist()),
         first=right[0],
         exact=all(right),
+        right=sum(right) / len(right),
         preferred=None if foil is None else bool(own[0, 0] > logits[0, foil[0]]),
     )
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import warnings
 from dataclasses import dataclass
 from functools import partial
@@ -21,7 +20,6 @@ from kntools.report.choices import NotPossible, each_possible
 from kntools.report.facts import one_line
 from kntools.report.figure import Shown, asset, blocks, share, within
 from kntools.report.study import Study
-from kntools.results.statistics import share_interval
 from kntools.results.table import Row
 
 _TOKENS = 10  # that each text goes on by
@@ -145,34 +143,25 @@ def _edited(study: Study, what: Any) -> analyses.EditConsistency:
     cases = study.choose(f"cases/{what}", analyses.Case, make)
     if not cases:
         raise NotPossible("there is no fact that this model can be asked both ways")
-    drawn = None if study.masked else analyses.Continuations(size.continuations, seed=study.seed)
-    settings = {"layer": study.layer, "second_moment": None if study.masked else study.second_moment.title()}
+    drawn = analyses.Continuations(0 if study.masked else size.continuations, seed=study.seed)
     run = study.run(f"edit_consistency_{what}")
     try:
-        return analyses.edit_consistency(model, cases, _methods(study), continuations=drawn, run=run, settings=settings)
+        return analyses.edit_consistency(model, cases, _methods(study), continuations=drawn, run=run)
     except NoCaseLeft as why:
         raise NotPossible(str(why)) from why
 
 
 def _methods(study: Study) -> dict[str, Method]:
     if study.masked:
-        return {"values": analyses.values_method()}
-    known = {
-        "rome": analyses.rome_method(study.layer, study.second_moment),
-        "fine-tuning": analyses.fine_tune_method(study.layer),
-    }
-    return {name: known[name] for name in study.size.methods}
+        return {"edit_values": analyses.values_method()}
+    made = analyses.editors(study.model, study.size.methods, layer=study.layer, second_moment=study.second_moment)
+    return {**made}
 
 
 def _shares(result: analyses.EditConsistency, what: str) -> list[Row]:
-    """The scores that are shown, with Wilson's interval: a bootstrap of two edits that agree has no width."""
-    rows = []
-    for row in result.to_frame().query("score in @SCORES[@what]").to_dict("records"):
-        # A score of several questions may be a fraction of an edit: the interval holds those of both whole numbers.
-        hits, n = row["value"] * row["n"], row["n"]
-        low, high = share_interval(math.floor(hits + 1e-9), n)[0], share_interval(math.ceil(hits - 1e-9), n)[1]
-        rows.append({"data": what, **row, "score": SCORES[what][row["score"]], "low": low, "high": high})
-    return rows
+    """The scores that are shown."""
+    rows = result.to_frame().query("score in @SCORES[@what]").to_dict("records")
+    return [{"data": what, **row, "score": SCORES[what][row["score"]]} for row in rows]
 
 
 def _how(study: Study) -> str:

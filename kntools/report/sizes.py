@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from kntools.analyses.edit_methods import EDITORS
 from kntools.tracing.restoration import Severed
 
 
@@ -44,7 +45,7 @@ class Size:
     moment: int = 50_000  # tokens for a second moment, at least; twice as many as a layer has neurons, if that is more
     edits: int = 100  # facts per data set
     among: int | None = None  # facts among which those are looked for that the model knows; `None`: all
-    methods: tuple[str, ...] = ("rome", "fine-tuning")
+    methods: tuple[str, ...] = EDITORS
     continuations: int = 20  # facts of which the entropy of generated text is measured
 
 

@@ -16,9 +16,10 @@ import torch
 
 import kntools as kn
 from kntools.analyses.edit_cases import Case, Question
+from kntools.analyses.edit_measures import Continuations
 from kntools.analyses.edit_methods import fine_tune_method, rome_method, values_method
 from kntools.analyses.edit_result import EditConsistency, generation_entropy
-from kntools.analyses.fig11_edit_consistency import SAYS_IT, Continuations, edit_consistency
+from kntools.analyses.fig11_edit_consistency import SAYS_IT, edit_consistency
 from kntools.editing.rome_settings import RomeSettings
 from kntools.engine.answers import ask
 from kntools.engine.generation import Drawing, continue_tokens
@@ -112,7 +113,7 @@ def test_scores_are_what_counting_by_hand_gives(tmp_path: Path) -> None:
 
 def payload(entropy: float | None = None, **answers: list[tuple[float, bool, bool]]) -> dict[str, Any]:
     said = {
-        role.replace("_", " "): [dict(zip(("p", "first", "exact"), a, strict=True)) for a in some]
+        role.replace("_", " "): [{**dict(zip(("p", "first", "exact"), a, strict=True)), "tokens": a[2]} for a in some]
         for role, some in answers.items()
     }
     return {"answers": said, "entropy": entropy}
@@ -187,13 +188,13 @@ def test_bad_input(tmp_path: Path) -> None:
         with pytest.raises(ValueError):
             edit_consistency(model, given["cases"], given["methods"])
     only = {"rome": METHODS["rome"]}
-    edit_consistency(model, cases(1), only, run=tmp_path / "run", settings={"layer": 1})
+    edit_consistency(model, cases(1), only, run=tmp_path / "run")
     for change in (
-        {"settings": {"layer": 2}},
+        {"methods": {"rome": rome_method(2, settings=RomeSettings(steps=3, templates=["{}"]))}},
         {"continuations": Continuations(cases=1)},
         {"methods": METHODS},
     ):
-        given = {"methods": only, "settings": {"layer": 1}, **change}
+        given = {"methods": only, **change}
         with pytest.raises(ValueError, match="another run"):
             edit_consistency(model, cases(1), run=tmp_path / "run", **given)
 

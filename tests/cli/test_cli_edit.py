@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 
 import kntools as kn
+from kntools import analyses
 from kntools.editing.rome_settings import RomeSettings
 from tests import zoo
 from tests.cli.test_cli import run, run_json, save_tiny
@@ -64,16 +65,16 @@ def test_the_edited_model_as_a_folder(tiny: str, tmp_path: Path) -> None:
 
 
 def test_evaluate_prints_what_the_library_says(tiny: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from kntools.analyses import fig11_edit_consistency as module
+    from kntools.cli import evaluate
     from tests.analyses.test_edit_consistency import cases
 
-    monkeypatch.setattr(module, "make_cases", lambda *args, **kwargs: cases(2))
-    words = ["counterfact", "--model", tiny, "--steps", "2", "--method", "rome", "--method", "values"]
+    monkeypatch.setattr(evaluate, "make_cases", lambda *args, **kwargs: cases(2))
+    words = ["counterfact", "--model", tiny, "--steps", "2", "--method", "rome", "--method", "edit_values"]
     out = ["--out", str(tmp_path / "out")]
     found = run_json("evaluate", *words, *out, "--layer", "2")
-    result = module.evaluate(
-        kn.load_model(tiny), "counterfact", layer=2, settings=RomeSettings(steps=2), methods=("rome", "values")
-    )
+    model = kn.load_model(tiny)
+    methods = analyses.editors(model, ["rome", "edit_values"], layer=2, settings=RomeSettings(steps=2))
+    result = analyses.edit_consistency(model, cases(2), methods)
     frame = result.to_frame()
     assert found["cases"] == list(result.cases) and len(found["scores"]) == len(frame)
     for ours, theirs in zip(found["scores"], frame.to_dict("records"), strict=True):

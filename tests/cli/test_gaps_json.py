@@ -214,10 +214,10 @@ def test_edit(tiny: str, tmp_path: Path) -> None:
 
 
 def test_evaluate(tiny: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from kntools.analyses import fig11_edit_consistency as edit_consistency
+    from kntools.cli import evaluate
     from tests.analyses.test_edit_consistency import cases
 
-    monkeypatch.setattr(edit_consistency, "make_cases", lambda *args, **kwargs: cases(2))
+    monkeypatch.setattr(evaluate, "make_cases", lambda *args, **kwargs: cases(2))
     words = ("evaluate", "counterfact", "--model", tiny, "--layer", "2", "--steps", "2", "--method", "rome")
     found = run_json(*words, "--out", str(tmp_path / "edits"))
     assert set(found) == RUN | {"command", "cases", "skipped", "scores", "files"}

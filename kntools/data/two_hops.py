@@ -1,0 +1,71 @@
+"""Facts from which another one follows by a second step: a citizen's country has a capital."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar, Unpack
+
+from kntools.data.filters import Filters, select
+from kntools.data.pararel_facts import pararel
+from kntools.data.patterns import fill
+from kntools.data.records import Candidate, Loaded, Skipped
+from kntools.data.sources import Source
+from kntools.data.symmetric import NO_NEW_TARGET, new_targets
+
+NO_CAPITAL = "no capital of this country"
+
+PATTERN = "[X] is a citizen of [Y]."
+BOTH_HOPS = "The capital of the country that [X] is a citizen of is [Y]."
+SECOND_HOP = "The capital of [X] is [Y]."
+
+
+@dataclass(frozen=True)
+class TwoHopFact:
+    """A person's country, the new country of an edit, and the capitals of the two.
+
+    As prompts: `fact` asks for the country (foil: the new one); `two_hop` asks for the capital of the person's country
+    (foil: that of the new one); `second_hop` asks for the capital of the new country, which an edit leaves alone. After
+    a successful edit the foils are the right answers.
+    """
+
+    subject: str
+    target: str
+    new_target: str
+    capital: str
+    new_capital: str
+    relation: str
+
+    known_role: ClassVar[str] = "fact"
+
+    def candidates(self, masked: bool) -> list[Candidate]:
+        return [
+            fill("fact", PATTERN, self.subject, self.target, masked, foil=self.new_target),
+            fill("two_hop", BOTH_HOPS, self.subject, self.capital, masked, foil=self.new_capital),
+            fill("second_hop", SECOND_HOP, self.new_target, self.new_capital, masked),
+        ]
+
+
+def two_hop_facts(*, path: str | Path | None = None, **filters: Unpack[Filters]) -> Loaded[TwoHopFact]:
+    """Countries of people (P27) with the capitals of these countries (P36), each with a new country.
+
+    ```python
+    facts = kn.data.two_hop_facts(limit=20)
+    facts.prompts(model, role="two_hop")     # "The capital of the country that Alan Turing is a citizen of is"
+    ```
+
+    Arguments:
+        path: as in `pararel`; the built-in sample lacks P27.
+        filters: `seed` also decides which new target a fact gets, whatever the other filters are.
+    """
+    facts = pararel("P27", path=path)
+    capitals = {fact.subject: fact.target for fact in pararel("P36", path=path)}
+    usable = [fact for fact in facts if fact.target in capitals]
+    donors = new_targets(usable, filters.get("seed"), lambda fact: capitals[fact.target])
+    records = [
+        TwoHopFact(fact.subject, fact.target, new.target, capitals[fact.target], capitals[new.target], "P27")
+        for fact, new in zip(usable, donors, strict=True)
+        if new is not None
+    ]
+    skipped = Skipped.of({NO_CAPITAL: len(facts) - len(usable), NO_NEW_TARGET: len(usable) - len(records)})
+    return select(records, Source(facts.source, facts.is_sample), skipped, **filters)
