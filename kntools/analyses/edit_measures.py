@@ -45,7 +45,7 @@ class Continuations:
     rows: int = 4  # texts per case
     top_k: int = 5  # drawn among so many most probable tokens
     seed: int = 0
-    answer: int = 16  # tokens in which the edited prompt is continued
+    answer: int = 16  # tokens in which the edited prompt is continued; 0: it is not
     unrelated: tuple[str, ...] = UNRELATED  # for the perplexity; (): none
 
     def entropy(self, model: Any, text: str) -> float:
@@ -78,11 +78,11 @@ def measure(
     found: dict[str, Any] = {"answers": answers, "entropy": None}
     if entropy and case.generation is not None:
         found["entropy"] = how.entropy(model, case.generation)
-    if not is_masked(model):
+    if not is_masked(model) and how.answer:
         found["says"] = generate(model, case.prompt, max_new_tokens=how.answer)
         found["free"] = float(says_only(found["says"], case.target, case.prompt.target))
-        if how.unrelated:
-            found["perplexity"] = how.perplexity(model)
+    if not is_masked(model) and how.unrelated:
+        found["perplexity"] = how.perplexity(model)
     if original:
         metrics: list[Metric] = [kl_divergence(logits) for logits in original]
         asked = _neighbours(case)

@@ -122,6 +122,7 @@ def editors(
     second_moment: Moments = None,
     settings: RomeSettings | None = None,
     bound: float = 5e-4,
+    threshold: float = 0.02,
 ) -> dict[str, Editor]:
     """Editors of one layer by name, for `edit_consistency` and `forgetting_curve`.
 
@@ -136,6 +137,7 @@ def editors(
         settings: of the search for values; `None`: `RomeSettings.for_model(model)`. `memit` and `alpha_edit` measure
             and bound values as MEMIT does.
         bound: the largest change of a weight by `fine_tune`.
+        threshold: of `alpha_edit`: eigenvalues of C below it count as null.
 
     Raises:
         ValueError: an unknown name, `alpha_edit` without C, or no C for `layer`.
@@ -160,7 +162,7 @@ def editors(
         "rome published key": lambda: rome_method(at, c, replace(chosen, key="published")),
         "emmet": lambda: joint_method(emmet, [at], c, replace(chosen, key="consistent")),
         "memit": lambda: joint_method(memit, spread, moments or None, wide),
-        "alpha_edit": lambda: joint_method(alpha_edit, spread, moments, wide),
+        "alpha_edit": lambda: joint_method(alpha_edit, spread, moments, wide, threshold=threshold),
         "fine_tune": lambda: fine_tune_method(at, limit=bound, lr=bound),
         "edit_values": values_method,
     }

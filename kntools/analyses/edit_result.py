@@ -114,6 +114,11 @@ def share_of_cases(values: Sequence[float]) -> dict[str, float]:
     return {"mean": hits / n, "low": low, "high": high}
 
 
+def interval_of(score: str, values: Sequence[float]) -> dict[str, float]:
+    """`mean`, `low`, `high` of a score, one value per case."""
+    return share_of_cases(values) if score in SHARES else mean_interval(values)
+
+
 def generation_entropy(ids: Sequence[int]) -> float:
     """Weighted mean of the entropies of 2-grams and 3-grams, in bits: low where a text repeats itself.
 
@@ -170,8 +175,7 @@ class EditConsistency(Result):
         rows = []
         for method, condition, score in ((m, c, s) for m in self.methods for c in conditions for s in SCORES):
             if values := self.scores(method, score, known=condition == "known"):
-                interval = share_of_cases(values) if score in SHARES else mean_interval(values)
-                rows.append((method, condition, score, len(values), *interval.values()))
+                rows.append((method, condition, score, len(values), *interval_of(score, values).values()))
         return pd.DataFrame(rows, columns=["method", "condition", "score", "n", "value", "low", "high"])
 
     def summary(self) -> pd.DataFrame:

@@ -95,7 +95,8 @@ def edit_consistency(
     # All methods are compared on the same cases.
     done = [case.key for case in kept if not any(case.key in keys for keys in failed.values())]
     if not done:
-        raise NoCaseLeft(f"no case is left: {skipped}")
+        errors = [f"{name}: {p['error']}" for name in methods for p in after[name].values() if "error" in p]
+        raise NoCaseLeft("; ".join([f"no case is left: {skipped}", *errors[:1]]))
     return EditConsistency(
         cases=tuple(done),
         before=tuple(before[key] for key in done),

@@ -117,7 +117,8 @@ def test_a_share_has_wilsons_interval() -> None:
 def test_all_editors_on_the_same_records(tmp_path: Path) -> None:
     model = zoo.fresh("llama")
     digest, c = zoo.bits(model), text_keys(model, 1)
-    how = editors(model, layer=1, second_moment=c, settings=FEW)
+    options: dict[str, Any] = {"layer": 1, "second_moment": c, "settings": FEW, "threshold": math.inf}
+    how = editors(model, **options)
     assert tuple(how) == EDITORS
     run = tmp_path / "run.jsonl"
     found = edit_consistency(model, cases(2), how, run=run)
@@ -132,7 +133,7 @@ def test_all_editors_on_the_same_records(tmp_path: Path) -> None:
     assert set(frame["score"]) >= {"reliability, free", "reliability, tokens", "neighborhood KL", "perplexity"}
     assert frame.groupby("method")["n"].max().nunique() == 1 and len(found.plot().data) == len(EDITORS) + 1
     for other in (
-        editors(model, layer=1, second_moment=c, settings=FEW, bound=1e-2),
+        editors(model, **options, bound=1e-2),
         {**how, "rome": METHODS["values"]},
     ):
         with pytest.raises(ValueError, match="another run"):

@@ -1,0 +1,168 @@
+"""How much of many edits is left: of so many made at once, and of so many made one after the other."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from kntools.analyses.edit_cases import Case
+from kntools.analyses.edit_measures import Continuations, measure
+from kntools.analyses.edit_methods import Editor, Method, Moments, editors, settings_of
+from kntools.analyses.edit_result import SCORES, Payload, interval_of
+from kntools.analyses.neuron_search import open_run
+from kntools.editing.weight_edits import WeightEdit
+from kntools.results.fingerprint import fingerprint
+from kntools.results.table import Row, Table
+
+ORDERS = ("at once", "in sequence")
+_SHOWN = ("reliability, exact", "reliability, free", "neighborhood", "perplexity")
+
+
+class ForgettingCurve(Table):
+    """One row per editor, order, number of edits and score: `editor, order, edits, failed, score, n, value, low, high`.
+
+    `failed` is the number of edits that could not be made; their facts are asked all the same. The editor `before` is
+    the unedited model, asked about the same facts.
+    """
+
+    def summary(self) -> pd.DataFrame:
+        """The leading scores, one column each."""
+        at = ["editor", "order", "edits", "failed"]
+        wide = self.frame.pivot(index=at, columns="score", values="value")
+        order = self.frame[at].drop_duplicates()
+        wide = wide.reindex(index=pd.MultiIndex.from_frame(order), columns=[s for s in _SHOWN if s in wide])
+        return wide.reset_index().rename_axis(columns=None)
+
+    def plot(self, *, score: str = "reliability, exact", **look: Any) -> Any:
+        """A line per editor over the number of edits, a panel per order, with intervals."""
+        from kntools.plots.charts import line_chart
+
+        chosen = self.frame[self.frame["score"] == score]
+        if chosen.empty:
+            raise ValueError(f"no score {score!r}; there are {sorted(set(self.frame['score']))}")
+        options = {"color": "editor", "facet_col": "order", "markers": True, "labels": {"value": score}}
+        figure = line_chart(chosen, "edits", "value", **{**options, "title": self.describe(), **look})
+        return figure.update_xaxes(type="log", dtick=1)
+
+    def describe(self) -> str:
+        return f"Forgetting of up to {self.frame['edits'].max()} edits ({self.provenance['model']})"
+
+
+def forgetting_curve(
+    model: Any,
+    cases: Sequence[Case],
+    methods: Mapping[str, Method] | Sequence[str] | None = None,
+    *,
+    counts: Sequence[int] = (1, 10, 50, 100),
+    layer: int | None = None,
+    second_moment: Moments = None,
+    continuations: Continuations | None = None,
+    run: str | Path | None = None,
+) -> ForgettingCurve:
+    """Edit the first 1, 10, 50 and 100 facts, at once and in sequence, and ask about all of them.
+
+    ```python
+    cases = make_cases(model, "counterfact", 100)
+    forgetting_curve(model, cases, ["rome", "emmet"], layer=5, second_moment=C).plot()
+    ```
+
+    At once, `emmet`, `memit` and `alpha_edit` solve all facts together; edits of the other editors are made on the
+    unedited model and add up. In sequence each edit is made on the model that the earlier ones have edited; joint
+    editors keep what it gives for the earlier keys.
+
+    Arguments:
+        cases: from `make_cases`; edited in this order.
+        methods, layer, second_moment, continuations: as in `edit_consistency`; the perplexity is of the whole state.
+        counts: at most as many as there are cases.
+        run: an item is one editor's sequence, or one count of edits at once.
+
+    Raises:
+        ValueError: counts that are not 1 to `len(cases)`, no editors, or the file of another run.
+        RuntimeError: in the end the weights are not what they were, bit by bit.
+    """
+    if not isinstance(methods, Mapping):
+        methods = editors(model, methods, layer=layer, second_moment=second_moment)
+    elif layer is not None or second_moment is not None:
+        raise ValueError("layer and second_moment are for methods by name; give them to editors(model, names, ...)")
+    sizes = sorted({int(count) for count in counts})
+    if not sizes or sizes[0] < 1 or sizes[-1] > len(cases) or not methods or "before" in methods:
+        raise ValueError(
+            f"counts={list(counts)} of {len(cases)} cases, methods {list(methods)}; give counts from 1 to the number of "
+            "cases, and at least one method ('before' is the unedited model)"
+        )
+    how, clean = continuations or Continuations(), fingerprint(model, fresh=True)
+    written = {"methods": settings_of(methods), "counts": sizes, "continuations": asdict(how)}
+    written["cases"] = [case.key for case in cases[: sizes[-1]]]
+    folder = open_run(run, "forgetting curve", model, **written)
+    each = replace(how, unrelated=())
+
+    def state(count: int, failed: int) -> Row:
+        """What the model says now to the first cases."""
+        answers = [measure(model, case, each) for case in cases[:count]]
+        return {"failed": failed, "answers": answers, "perplexity": how.perplexity(model) if how.unrelated else None}
+
+    def make(item: tuple[str, str, int]) -> dict[str, Row]:
+        name, order, count = item
+        if name == "before":
+            return {str(size): state(size, 0) for size in sizes}
+        with ExitStack() as applied:
+            if order == "at once":
+                edits, failed = _at_once(model, methods[name], cases[:count])
+                for edit in edits:
+                    applied.enter_context(edit.applied(model))
+                return {str(count): state(count, failed)}
+            found, failed = {}, 0
+            for n, case in enumerate(cases[:count], start=1):
+                try:
+                    for edit in methods[name](model, [case.prompt], [case.target]):
+                        applied.enter_context(edit.applied(model))
+                except (ValueError, FloatingPointError):
+                    failed += 1
+                if n in sizes:
+                    found[str(n)] = state(n, failed)
+            return found
+
+    items = [("before", "", sizes[-1])]
+    items += [(name, "at once", size) for name in methods for size in sizes]
+    items += [(name, "in sequence", sizes[-1]) for name in methods]
+    payloads = folder.each(items, key=lambda item: "/".join(map(str, item)), make=make, unit="run")
+    if fingerprint(model, fresh=True) != clean:
+        raise RuntimeError("the weights are not what they were before the evaluation; load the model anew")
+    rows: list[Row] = []
+    for (name, order, _), payload in zip(items, payloads, strict=True):
+        for size, found in payload.items():
+            for panel in [order] if order else ORDERS:
+                at = {"editor": name, "order": panel, "edits": int(size), "failed": found["failed"]}
+                rows += [{**at, **row} for row in _scores(found)]
+    return ForgettingCurve.of(rows, folder.header)
+
+
+def _at_once(model: Any, method: Method, cases: Sequence[Case]) -> tuple[list[WeightEdit], int]:
+    """Edits to be applied together, and how many facts they leave out because they cannot be edited."""
+    edit = method.at_once if isinstance(method, Editor) else method
+    try:
+        return [*edit(model, [case.prompt for case in cases], [case.target for case in cases])], 0
+    except (ValueError, FloatingPointError):
+        if len(cases) == 1 or (isinstance(method, Editor) and method.joint is not None):
+            return [], len(cases)
+    parts = [_at_once(model, method, [case]) for case in cases]
+    return [edit for edits, _ in parts for edit in edits], sum(failed for _, failed in parts)
+
+
+def _scores(found: Row) -> list[Row]:
+    payloads: list[Payload] = found["answers"]
+    rows = []
+    for score, of in SCORES.items():
+        values = [value for value in map(of, payloads) if value is not None]
+        if values:
+            mean, low, high = interval_of(score, values).values()
+            rows.append({"score": score, "n": len(values), "value": mean, "low": low, "high": high})
+    if found["perplexity"] is not None:
+        nan = float("nan")
+        rows.append({"score": "perplexity", "n": 1, "value": found["perplexity"], "low": nan, "high": nan})
+    return rows
