@@ -13,6 +13,7 @@
 | 9 | `tracing_profile` | `TracingProfile`: causal traces of many prompts |
 | 10 | `edit_examples` | `EditExamples`: what a model writes before and after an edit |
 | 11 | `edit_consistency` | `EditConsistency`: scores of edits on many facts |
+| | `forgetting_curve` | `ForgettingCurve`: what is left of many edits, at once and in sequence |
 | | `selection_methods` | `SelectionMethods`: ways to choose neurons |
 | | `propose_layer`, `sweep_layers` | `Proposal`, a table: which layer to edit |
 
@@ -54,6 +55,7 @@ from kntools.analyses.fig08_reliability import Reliability, reliability
 from kntools.analyses.fig09_tracing_profile import traced_prompts, tracing_profile
 from kntools.analyses.fig10_edit_examples import EditExamples, edit_examples
 from kntools.analyses.fig11_edit_consistency import edit_consistency
+from kntools.analyses.forgetting import ForgettingCurve, forgetting_curve
 from kntools.analyses.layer_choice import Proposal, propose_layer, sweep_layers
 from kntools.analyses.method_comparison import METHODS, SelectionMethods, selection_methods
 from kntools.analyses.neuron_search import PAPER, SearchSettings
@@ -73,6 +75,7 @@ __all__ = [
     "EditConsistency",
     "EditExamples",
     "Editor",
+    "ForgettingCurve",
     "LayerDistribution",
     "Localisation",
     "PairSearch",
@@ -94,6 +97,7 @@ __all__ = [
     "editors",
     "effect_of",
     "fine_tune_method",
+    "forgetting_curve",
     "joint_method",
     "known_prompts",
     "layer_distribution",

@@ -92,8 +92,8 @@ def forgetting_curve(
     sizes = sorted({int(count) for count in counts})
     if not sizes or sizes[0] < 1 or sizes[-1] > len(cases) or not methods or "before" in methods:
         raise ValueError(
-            f"counts={list(counts)} of {len(cases)} cases, methods {list(methods)}; give counts from 1 to the number of "
-            "cases, and at least one method ('before' is the unedited model)"
+            f"counts={list(counts)} of {len(cases)} cases, methods {list(methods)}; give counts from 1 to the number "
+            "of cases, and at least one method ('before' is the unedited model)"
         )
     how, clean = continuations or Continuations(), fingerprint(model, fresh=True)
     written = {"methods": settings_of(methods), "counts": sizes, "continuations": asdict(how)}

@@ -28,7 +28,11 @@ FIGURES = {
     "edit_examples": "edit:edit",
     "edit_consistency": "evaluate:evaluate",
 }
-OTHER_ANALYSES = {"selection_methods": "figure:selection_methods", "edit_layer": "edit_layer:edit_layer"}
+OTHER_ANALYSES = {
+    "selection_methods": "figure:selection_methods",
+    "edit_layer": "edit_layer:edit_layer",
+    "forgetting_curve": "evaluate:forgetting_curve",
+}
 
 _numbered = list(enumerate(FIGURES.items(), start=1))
 figures = typer.Typer(

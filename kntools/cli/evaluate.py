@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
+from kntools import analyses
 from kntools.analyses.edit_cases import EditData, make_cases
 from kntools.analyses.edit_measures import Continuations
-from kntools.analyses.edit_methods import EDITORS, editors
+from kntools.analyses.edit_methods import EDITORS, Editor, editors
 from kntools.analyses.fig11_edit_consistency import edit_consistency
 from kntools.cli.analysis import RunOptions, choose, result_output
 from kntools.cli.command import command
@@ -20,6 +21,16 @@ Methods = Annotated[
     typer.Option("--method", help=f"{', '.join(EDITORS)}; one or several (all; alpha_edit needs --second-moment)."),
 ]
 Bound = Annotated[float, typer.Option(help="The largest change of a weight by fine_tune.")]
+
+
+def editors_of(
+    method: list[str] | None, options: RunOptions, how: RomeOptions, bound: float
+) -> tuple[dict[str, Editor], Any]:
+    """The editors that were chosen, and the model; a wrong name is an error before the model is loaded."""
+    if method:
+        choose("method", method, EDITORS)
+    model = options.load()
+    return editors(model, method, **how.arguments(model), bound=bound), model
 
 
 @command
@@ -36,10 +47,27 @@ def evaluate(
 
     Example: kntools evaluate counterfact --method rome --method emmet --limit 20 --out edits
     """
-    if method:
-        choose("method", method, EDITORS)
-    model = options.load()
-    methods = editors(model, method, **how.arguments(model), bound=bound)
+    methods, model = editors_of(method, options, how, bound)
     cases, drawn = make_cases(model, what, limit, seed=options.seed), Continuations(generations, seed=options.seed)
     found = edit_consistency(model, cases, methods, continuations=drawn, run=options.kept)
     return result_output(found, options, tables={}, rows="scores", cases=list(found.cases), skipped=found.skipped)
+
+
+@command
+def forgetting_curve(
+    what: Annotated[EditData, typer.Argument(help="Where the facts are from.")],
+    options: RunOptions,
+    how: RomeOptions,
+    method: Methods = None,
+    edits: Annotated[list[int] | None, typer.Option(help="A number of edits; one or several (1, 10, 50, 100).")] = None,
+    bound: Bound = 5e-4,
+) -> Output:
+    """What is left of 1, 10, 50 and 100 edits, made at once and in sequence, by several editors.
+
+    Example: kntools figure forgetting_curve counterfact --method rome --method emmet --edits 10 --out forgotten
+    """
+    methods, model = editors_of(method, options, how, bound)
+    counts = edits or [1, 10, 50, 100]
+    cases = make_cases(model, what, max(counts), seed=options.seed)
+    found = analyses.forgetting_curve(model, cases, methods, counts=counts, run=options.kept)
+    return result_output(found, options, tables={"summary": found.summary()})

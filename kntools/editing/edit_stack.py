@@ -104,6 +104,11 @@ def applied_edits(model: Any) -> list[Edit]:
     return [application.edit for application in _stacks.get(model, [])]
 
 
+def fingerprints(model: Any) -> list[str]:
+    """Of the weights as they are now, and as they were before each of the edits that are applied."""
+    return [fingerprint(model), *(application.before for application in _stacks.get(model, []))]
+
+
 def find(edit: Edit, model: Any) -> Application:
     """The application of an edit that is on the stack.
 

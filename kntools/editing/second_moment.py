@@ -16,10 +16,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from kntools.editing.edit_stack import fingerprints
 from kntools.editing.moment_sums import Sums
 from kntools.engine.texts import Texts
 from kntools.models import adapter, neuron_layers
-from kntools.results.fingerprint import fingerprint
 from kntools.results.provenance import provenance
 from kntools.results.result import Result
 
@@ -123,7 +123,7 @@ class SecondMoment(Result):
         return cls.from_matrix(model, layer, total.double() / int(count), int(count), file=file.name)
 
     def check(self, model: Any, layer: int) -> None:
-        """Is it C of this layer of this model?
+        """Is it C of this layer of this model, as it is or as it was before edits that are applied now?
 
         Raises:
             ValueError: it was measured on another layer, or on other weights.
@@ -133,11 +133,11 @@ class SecondMoment(Result):
                 f"this second moment is that of layer {self.layer}, the edit is in layer {layer}; "
                 f"measure kn.second_moment(model, {layer}, texts)"
             )
-        found = fingerprint(model)
-        if found != self.provenance["fingerprint"]:
+        found = fingerprints(model)
+        if self.provenance["fingerprint"] not in found:
             raise ValueError(
                 f"this second moment was measured on other weights ({self.provenance['model']}, fingerprint "
-                f"{self.provenance['fingerprint']}) than those of this {adapter.model_name(model)} ({found})"
+                f"{self.provenance['fingerprint']}) than those of this {adapter.model_name(model)} ({found[0]})"
             )
 
     def solve(

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -245,7 +246,7 @@ def test_a_killed_run_goes_on_and_nothing_is_done_twice(tmp_path: Path) -> None:
             made.append(name)
             return METHODS[name](model, prompts, targets)
 
-        return method
+        return replace(METHODS[name], edit=method)
 
     again = edit_consistency(zoo.fresh("llama"), cases(6), {n: watched(n) for n in METHODS}, run=run, together=2)
     assert lines()[: len(there)] == there and len(lines()) == 1 + 6 + parts

@@ -147,7 +147,7 @@ def test_names_of_editors() -> None:
         editors(model, ["alpha_edit"], layer=1)
     with pytest.raises(ValueError, match=r"unknown editor 'rime'.*rome"):
         editors(model, ["rime"])
-    with pytest.raises(ValueError, match="give its C"):
+    with pytest.raises(ValueError, match="give C of that layer"):
         editors(model, ["rome"], layer=2, second_moment=text_keys(model, 1))
     with pytest.raises(ValueError, match="by name"):
         edit_consistency(model, cases(1), METHODS, layer=1)

@@ -211,6 +211,25 @@ def test_an_edit_of_the_edited_model_leaves_earlier_facts_alone() -> None:
     assert float((own.keys @ alone.changes[0].update).norm()) > 1e-3  # alone, it would have changed them
 
 
+def test_in_sequence_with_the_second_moment_of_the_unedited_model() -> None:
+    model = zoo.fresh("llama")
+    c = text_keys(model, 1)
+    first = kn.emmet(model, PROMPTS[0], TARGETS[0], layers=1, second_moments=c, settings=SHORT)
+    with first.applied(model):
+        second = kn.emmet(model, PROMPTS[1], TARGETS[1], layers=1, second_moments=c, settings=SHORT)
+        third = kn.rome(model, PROMPTS[2], TARGETS[2], layer=1, second_moment=c, settings=SHORT)
+        own, new = first.constraints[0], second.constraints[0]
+        update = second.changes[0].update.double()
+        torch.testing.assert_close(own.keys.double() @ update, torch.zeros_like(own.wanted).double(), atol=1e-4, rtol=0)
+        torch.testing.assert_close(new.keys.double() @ update, new.wanted.double(), atol=1e-4, rtol=1e-3)
+        across = torch.linalg.solve(c.matrix.double() + third.ridge * torch.eye(len(c.matrix)), third.key.double())
+        torch.testing.assert_close(third.left.double(), across / across.norm(), atol=1e-4, rtol=1e-3)
+    with torch.no_grad():
+        adapter.w_out(model, 0)[0, 0] += 1  # a change that is no edit
+    with pytest.raises(ValueError, match="other weights"):
+        kn.emmet(model, PROMPTS[1], TARGETS[1], layers=1, second_moments=c, settings=SHORT)
+
+
 def test_one_list_of_hooks_serves_many_prompts() -> None:
     model = zoo.fresh("llama")
     edit = kn.emmet(model, PROMPTS, TARGETS, layers=1, settings=SHORT)
