@@ -25,8 +25,10 @@ from kntools.analyses.fig08_reliability import reliability
 from kntools.analyses.fig09_tracing_profile import tracing_profile
 from kntools.analyses.fig10_edit_examples import edit_examples
 from kntools.analyses.fig11_edit_consistency import edit_consistency
+from kntools.analyses.forgetting import forgetting_curve
 from kntools.analyses.method_comparison import selection_methods
 from kntools.analyses.prompt_group import PromptGroup
+from kntools.analyses.tracing_and_editing import TracingAndEditing
 from kntools.cli.neuron_check import Check
 from kntools.data.records import Loaded, Skipped
 from kntools.editing.moment_sums import MomentSums
@@ -84,6 +86,12 @@ def gradients_of(m: Any) -> kn.RowGradients:
     return kn.sweep_gradients(m, kn.encode(m, PROMPT).tokens, [run], kn.probability(5))[0]
 
 
+def traced_and_edited(model: Any) -> Any:
+    facts = [(f"{EVIL}{n}", 0, 0.1 * n, 0.2 * n * n) for n in range(3)]
+    frame = pd.DataFrame(facts, columns=["fact", "layer", "effect", "success"])
+    return TracingAndEditing(frame, {"model": EVIL, "fingerprint": "", "settings": {}, "versions": {}})
+
+
 COUNTS = {word: {"plural": n + 10, "singular": 20 - n} for n, word in enumerate(("book", "books", "cat"))}
 RESULTS: dict[str, Callable[[Any], Any]] = {
     "Encoded": lambda m: kn.encode(m, PROMPT),
@@ -116,6 +124,8 @@ RESULTS: dict[str, Callable[[Any], Any]] = {
         m, kn.fine_tune(m, PROMPT, " cat", layer=1, steps=1), {EVIL: [PROMPT.text] * 20}, max_new_tokens=1
     ),
     "EditConsistency": lambda m: edit_consistency(m, [CASE], {METHOD: values_method(3)}),
+    "ForgettingCurve": lambda m: forgetting_curve(m, [CASE], {METHOD: values_method(3)}, counts=[1]),
+    "TracingAndEditing": traced_and_edited,
     "Loaded": lambda m: Loaded(tuple(GROUPS * 20), Skipped.of([EVIL]), EVIL),
     "PromptSet": lambda m: kn.data.PromptSet(tuple(PAIRS), tuple(PAIRS), ("",) * len(PAIRS), Skipped(), EVIL),
 }

@@ -14,6 +14,7 @@
 | 10 | `edit_examples` | `EditExamples`: what a model writes before and after an edit |
 | 11 | `edit_consistency` | `EditConsistency`: scores of edits on many facts |
 | | `forgetting_curve` | `ForgettingCurve`: what is left of many edits, at once and in sequence |
+| | `tracing_and_editing` | `TracingAndEditing`: does the trace of a layer say how well a fact is edited there? |
 | | `selection_methods` | `SelectionMethods`: ways to choose neurons |
 | | `propose_layer`, `sweep_layers` | `Proposal`, a table: which layer to edit |
 
@@ -61,6 +62,7 @@ from kntools.analyses.method_comparison import METHODS, SelectionMethods, select
 from kntools.analyses.neuron_search import PAPER, SearchSettings
 from kntools.analyses.profile_result import TracingProfile, two_sites
 from kntools.analyses.prompt_group import PromptGroup, by_answer, known_prompts, prompt_groups
+from kntools.analyses.tracing_and_editing import TracingAndEditing, tracing_and_editing
 from kntools.analyses.words import FIGURE_5, noun_prompts
 
 __all__ = [
@@ -87,6 +89,7 @@ __all__ = [
     "SearchSettings",
     "SelectionMethods",
     "SuppressionEffect",
+    "TracingAndEditing",
     "TracingProfile",
     "attribution_profile",
     "by_answer",
@@ -117,6 +120,7 @@ __all__ = [
     "suppression_effect",
     "sweep_layers",
     "traced_prompts",
+    "tracing_and_editing",
     "tracing_profile",
     "two_sites",
     "values_method",

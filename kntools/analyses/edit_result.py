@@ -49,6 +49,12 @@ def _reliability(after: Payload, field: str) -> float | None:
     return _answered(roles[0], itemgetter(field))(after) if roles else None
 
 
+def probability_of(payload: Payload) -> float:
+    """Of the new answer after the edited prompt."""
+    p = _reliability(payload, "p")
+    return math.nan if p is None else p
+
+
 _ASKED = {
     "efficacy": "rewrite",
     "paraphrase": "paraphrase",

@@ -32,6 +32,7 @@ OTHER_ANALYSES = {
     "selection_methods": "figure:selection_methods",
     "edit_layer": "edit_layer:edit_layer",
     "forgetting_curve": "evaluate:forgetting_curve",
+    "tracing_and_editing": "edit_layer:tracing_and_editing",
 }
 
 _numbered = list(enumerate(FIGURES.items(), start=1))

@@ -1,4 +1,4 @@
-"""`kntools figure edit_layer`: which layer to edit, by causal traces and by edits in each of several layers."""
+"""Which layer to edit, by causal traces and by edits in several layers; and what the one says of the other."""
 
 from __future__ import annotations
 
@@ -7,11 +7,16 @@ from typing import Annotated
 
 import typer
 
-from kntools import data
+from kntools import analyses, data
 from kntools.analyses import layer_choice
-from kntools.cli.analysis import RunOptions, write_tables
+from kntools.analyses.edit_cases import EditData, make_cases
+from kntools.cli.analysis import RunOptions, result_output, write_tables
 from kntools.cli.command import command
 from kntools.cli.output import Output, Sheet, records
+from kntools.models.neuron_layers import layers_of
+
+Tokens = Annotated[int, typer.Option(help="Tokens to measure second moments on; 0: C = I.")]
+Folder = Annotated[Path | None, typer.Option(help="Folder for second moments: C3.safetensors, ...")]
 
 
 @command
@@ -20,8 +25,8 @@ def edit_layer(
     layer: Annotated[list[int], typer.Option(help="A layer to edit; may be repeated.")],
     limit: Annotated[int, typer.Option(help="Facts to edit in every layer.")] = 12,
     traced: Annotated[int, typer.Option(help="Facts that the model knows, traced to propose a layer.")] = 10,
-    tokens: Annotated[int, typer.Option(help="Tokens to measure second moments on; 0: C = I.")] = 50_000,
-    moments: Annotated[Path | None, typer.Option(help="Folder for second moments: C3.safetensors, ...")] = None,
+    tokens: Tokens = 50_000,
+    moments: Folder = None,
 ) -> Output:
     """Which layer to edit: what traces propose, and what edits in several layers do.
 
@@ -37,3 +42,26 @@ def edit_layer(
     title = f"Edits by layer; causal traces of {proposal.prompts} facts propose layer {proposal.layer}"
     found = {"proposed": proposal.layer, "traced": proposal.prompts, "rows": records(table)}
     return Output(found, [Sheet(title, table)], lambda out: write_tables({"": table}, options))
+
+
+@command
+def tracing_and_editing(
+    what: Annotated[EditData, typer.Argument(help="Where the facts are from.")],
+    options: RunOptions,
+    limit: Annotated[int, typer.Option(help="Facts to trace, and to edit in every layer.")] = 40,
+    layer: Annotated[list[int] | None, typer.Option(help="A layer to edit; one or several (all).")] = None,
+    samples: Annotated[int, typer.Option(help="Samples of noise per trace.")] = 10,
+    tokens: Tokens = 50_000,
+    moments: Folder = None,
+) -> Output:
+    """Does the causal trace of a layer explain how well a fact is edited there, beyond the layer itself?
+
+    Example: kntools figure tracing_and_editing counterfact --limit 40 --moments moments --out traced
+    """
+    model = options.load()
+    layers = sorted(set(layer or layers_of(model, "mlp.hook_post")))
+    measured = layer_choice.measure(model, layers, tokens=tokens, seed=options.seed, folder=moments)
+    cases = make_cases(model, what, limit, seed=options.seed)
+    methods = {n: analyses.rome_method(n, measured.get(n)) for n in layers}
+    found = analyses.tracing_and_editing(model, cases, methods, samples=samples, seed=options.seed, run=options.kept)
+    return result_output(found, options)

@@ -34,6 +34,7 @@ TRACE = ("trace", TEXT, TARGET, "-s", "Canada", "--samples", "2", "--window", "2
 LOCALISE = ("--model", "tiny-bert", "--limit", "3", "--frames", "3")
 BERT = ("--model", "tiny-bert", "--limit", "2")
 NOUNS = ("sample_determiner_noun_agreement_2", "--neuron", "L3.N10", *BERT)
+TRACED = ("--model", "TINY", "--layer", "1", "--samples", "1", "--tokens", "0")
 # What is typed after `kntools figure NAME`, and the keys beside those of a run.
 FIGURES = {
     "attribution_profile": (("sample_determiner_noun_agreement_2", *BERT), {"rows"}),
@@ -46,6 +47,8 @@ FIGURES = {
     "reliability": (("sample_determiner_noun_agreement_2", *BERT, "--edit", "suppress"), {"summary"}),
     "selection_methods": (("sample_determiner_noun_agreement_2", *BERT), {"summary", "overlap"}),
     "tracing_profile": (("facts", "--model", "TINY", "--limit", "2", "--samples", "1", "--window", "1"), {"sites"}),
+    "forgetting_curve": (("P36", "--model", "TINY", "--edits", "1", "--method", "fine_tune"), {"summary"}),
+    "tracing_and_editing": (("P36", *TRACED), {"regression", "layers"}),
     "edit_layer": (("--model", "TINY", "--layer", "1", "--limit", "1", "--traced", "1", "--tokens", "0"), {"rows"}),
 }
 # Which figure makes the RESULT that these read.
@@ -273,6 +276,8 @@ def test_figures(name: str, tiny: str, tmp_path: Path, monkeypatch: pytest.Monke
     from kntools.analyses import layer_choice
     from tests.analyses.test_edit_consistency import cases
 
+    for command in ("evaluate", "edit_layer"):
+        monkeypatch.setattr(f"kntools.cli.{command}.make_cases", lambda *args, **kwargs: cases(3))
     monkeypatch.setattr(analyses, "noun_numbers", lambda: dict.fromkeys(("horses", "books", "cats"), "plural"))
     proposal = layer_choice.Proposal(1, torch.zeros(4), 1)
     monkeypatch.setattr(layer_choice, "propose_layer", lambda *args, **settings: proposal)
