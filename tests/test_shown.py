@@ -26,9 +26,9 @@ from kntools.analyses.fig09_tracing_profile import tracing_profile
 from kntools.analyses.fig10_edit_examples import edit_examples
 from kntools.analyses.fig11_edit_consistency import edit_consistency
 from kntools.analyses.forgetting import forgetting_curve
+from kntools.analyses.hase_regression import TracingAndEditing
 from kntools.analyses.method_comparison import selection_methods
 from kntools.analyses.prompt_group import PromptGroup
-from kntools.analyses.tracing_and_editing import TracingAndEditing
 from kntools.cli.neuron_check import Check
 from kntools.data.records import Loaded, Skipped
 from kntools.editing.moment_sums import MomentSums

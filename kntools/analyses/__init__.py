@@ -57,12 +57,12 @@ from kntools.analyses.fig09_tracing_profile import traced_prompts, tracing_profi
 from kntools.analyses.fig10_edit_examples import EditExamples, edit_examples
 from kntools.analyses.fig11_edit_consistency import edit_consistency
 from kntools.analyses.forgetting import ForgettingCurve, forgetting_curve
+from kntools.analyses.hase_regression import TracingAndEditing, tracing_and_editing
 from kntools.analyses.layer_choice import Proposal, propose_layer, sweep_layers
 from kntools.analyses.method_comparison import METHODS, SelectionMethods, selection_methods
 from kntools.analyses.neuron_search import PAPER, SearchSettings
 from kntools.analyses.profile_result import TracingProfile, two_sites
 from kntools.analyses.prompt_group import PromptGroup, by_answer, known_prompts, prompt_groups
-from kntools.analyses.tracing_and_editing import TracingAndEditing, tracing_and_editing
 from kntools.analyses.words import FIGURE_5, noun_prompts
 
 __all__ = [

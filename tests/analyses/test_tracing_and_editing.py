@@ -12,7 +12,7 @@ from torch import Tensor
 
 import kntools as kn
 from kntools.analyses import TracingAndEditing, rome_method, tracing_and_editing
-from kntools.analyses.tracing_and_editing import r_squared
+from kntools.analyses.hase_regression import r_squared
 from kntools.editing.rome_settings import RomeSettings
 from tests import zoo
 from tests.analyses.test_edit_consistency import cases
