@@ -69,7 +69,8 @@ def plant_answers(payload: Any, rng: random.Random, *, edited: bool) -> Any:
     for role, rows in payload["answers"].items():
         exact = edited or role not in ("forward new", "rewrite new")
         answers[role] = [
-            {"p": rng.random(), "first": rng.random() < 0.5, "exact": exact and rng.random() < 0.5} for _ in rows
+            {**row, "p": rng.random(), "first": rng.random() < 0.5, "exact": exact and rng.random() < 0.5}
+            for row in rows
         ]
     return {**payload, "answers": answers}
 

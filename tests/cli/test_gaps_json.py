@@ -206,6 +206,7 @@ def test_edit(tiny: str, tmp_path: Path) -> None:
         "key_cosine",
         "relative_norm",
         "warnings",
+        "saved_model",
         "loss",
         "examples",
         "files",

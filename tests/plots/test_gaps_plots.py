@@ -363,8 +363,11 @@ def test_edit_bars_are_the_scores_of_their_method() -> None:
         answers = [(role, 0.1 * i + shift) for i, role in enumerate(("forward new", "reverse new", "reverse old"))]
         return tuple(
             {
-                "answers": {role: [{"p": p + 0.02 * case, "first": case > 1, "exact": case > 0}] for role, p in answers}
-                | {"forward true": [{"p": 0.5, "first": True, "exact": case < 2}]}
+                "answers": {
+                    role: [{"p": p + 0.02 * case, "first": case > 1, "exact": case > 0, "tokens": case / 4}]
+                    for role, p in answers
+                }
+                | {"forward true": [{"p": 0.5, "first": True, "exact": case < 2, "tokens": 1.0}]}
             }
             for case in range(4)
         )
