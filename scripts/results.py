@@ -36,9 +36,16 @@ MINIMAL_PAIRS = (
 )
 
 
+COMPARED = "adaptive|dai|kn_thesis|activation x gradient|direct logit attribution|activation"
+FINDERS = (
+    "adaptive|dai|kn_thesis|activation x gradient|direct logit attribution|log-probability increase|query neurons|"
+    "activation"
+)
+
+
 def each(option: str, values: str) -> str:
-    """An option once for each of several values."""
-    return " ".join(f"{option} {value}" for value in values.split())
+    """An option once for each of several values, which spaces separate, or bars."""
+    return " ".join(f"{option} {shlex.quote(v)}" for v in (values.split("|") if "|" in values else values.split()))
 
 
 #: Name of a result -> analysis and arguments. `--no-bos`, `--run` and `--out` are the same for all; see `command`.
@@ -46,7 +53,11 @@ COMMANDS: dict[str, str] = {
     "profile": "attribution_profile anaphor_number_agreement --limit 24 --classes 4",
     "pairs": "pair_search determiner_noun_agreement_1 --known --limit 40 --frames 5",
     "localisation": f"localisation {AGREEMENT} {RELATIONS} --known --limit 5 --frames 5",
-    "methods": "selection_methods P36 determiner_noun_agreement_1 --limit 12",
+    "methods": (
+        f"selection_methods P36 determiner_noun_agreement_1 --limit 20 --ablation mean {each('--method', COMPARED)}"
+    ),
+    "planted-smollm2": f"planted_facts P36 --limit 10 --draws 1 --count 46 {each('--method', FINDERS)}",
+    "planted-tiny-bert": "planted_facts P36 --model tiny-bert --limit 20",
     "reliability-pairs": f"reliability {MINIMAL_PAIRS} --limit 105 {each('--neuron', NUMBER_NEURONS)}",
     "effect-plural": "suppression_effect determiner_noun_agreement_1 --neuron L0.N586 --limit 40",
     "effect-plurals": (
@@ -255,6 +266,8 @@ TABLES: tuple[Table, ...] = (
             "method": column("method"),
             "n": column("n"),
             "drop of P(answer)": interval("drop", "low", "high", digits=3),
+            "CPR": interval("cpr"),
+            "CMD": interval("cmd"),
             "rows run backwards": column("gradients", 0),
             "p (paired, Holm)": p_value("p_holm"),
         },

@@ -22,6 +22,7 @@ from kntools.analyses.fig09_tracing_profile import tracing_profile
 from kntools.analyses.fig10_edit_examples import edit_examples
 from kntools.analyses.fig11_edit_consistency import edit_consistency
 from kntools.analyses.method_comparison import selection_methods
+from kntools.analyses.planted_knowledge import planted_facts
 from kntools.analyses.prompt_group import PromptGroup
 from kntools.editing.rome_settings import RomeSettings
 from tests import zoo
@@ -83,6 +84,7 @@ OPERATIONS: dict[str, Callable[[Any], Any]] = {
     "edit_examples": lambda m: edit_examples(m, fine_tuned(m), {"edited": [CLEAN.text]}, max_new_tokens=4),
     "generate": lambda m: kn.generate(m, CLEAN, max_new_tokens=4),
     "selection_methods": lambda m: selection_methods(m, {"capitals": PROMPTS}),
+    "planted_facts": lambda m: planted_facts(m, [CLEAN], methods={"activation": kn.activation}, steps=3, draws=1),
 }
 EDITORS = {"rome": rome_method(1, settings=replace(FEW_STEPS, steps=2, templates=["{}"])), "values": values_method(3)}
 #: Those that keep what is finished.

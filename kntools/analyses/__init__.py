@@ -16,10 +16,11 @@
 | | `forgetting_curve` | `ForgettingCurve`: what is left of many edits, at once and in sequence |
 | | `tracing_and_editing` | `TracingAndEditing`: does the trace of a layer say how well a fact is edited there? |
 | | `selection_methods` | `SelectionMethods`: ways to choose neurons |
+| | `planted_facts` | `PlantedFacts`: which of them find neurons that a fact was trained into |
 | | `propose_layer`, `sweep_layers` | `Proposal`, a table: which layer to edit |
 
 Prompts: `prompt_groups` (figures 2 and 3), `by_answer` (1), `noun_prompts` (5 to 7), `known_prompts` (8 and ways to
-choose), `traced_prompts` (9), `make_cases` (11).
+choose), `traced_prompts` (9), `make_cases` (11), `false_facts` (planted facts).
 
 Every result has `to_frame()`, `summary()`, `tables()` (further tables by name) and `plot()`. Arguments that mean the
 same everywhere: `model`, masked or causal; `settings`, a `SearchSettings` that says how neurons are searched for
@@ -61,6 +62,7 @@ from kntools.analyses.hase_regression import TracingAndEditing, tracing_and_edit
 from kntools.analyses.layer_choice import Proposal, propose_layer, sweep_layers
 from kntools.analyses.method_comparison import METHODS, SelectionMethods, selection_methods
 from kntools.analyses.neuron_search import PAPER, SearchSettings
+from kntools.analyses.planted_knowledge import PlantedFacts, false_facts, planted_facts
 from kntools.analyses.profile_result import TracingProfile, two_sites
 from kntools.analyses.prompt_group import PromptGroup, by_answer, known_prompts, prompt_groups
 from kntools.analyses.words import FIGURE_5, noun_prompts
@@ -81,6 +83,7 @@ __all__ = [
     "LayerDistribution",
     "Localisation",
     "PairSearch",
+    "PlantedFacts",
     "ProbabilityShift",
     "PromptGroup",
     "Proposal",
@@ -99,6 +102,7 @@ __all__ = [
     "edit_examples",
     "editors",
     "effect_of",
+    "false_facts",
     "fine_tune_method",
     "forgetting_curve",
     "joint_method",
@@ -110,6 +114,7 @@ __all__ = [
     "noun_prompts",
     "pair_search",
     "pairs_of",
+    "planted_facts",
     "probability_shift",
     "prompt_groups",
     "propose_layer",

@@ -139,6 +139,15 @@ class SelectionMethods(Table):
         return f"Ways to choose {self.details['count']} neurons, on {n} prompts ({self.provenance['model']})"
 
 
+def methods_for(model: Any, methods: Mapping[str, Selection] | None) -> Mapping[str, Selection]:
+    """Those given, or all that the model allows."""
+    if methods is None:
+        return {name: method for name, method in METHODS.items() if name not in _DIRECT or not is_masked(model)}
+    if not methods or RANDOM in methods:
+        raise ValueError(f"methods {list(methods)}; give at least one, and none called 'random'")
+    return methods
+
+
 def selection_methods(
     model: Any,
     prompts: NamedPrompts,
@@ -167,10 +176,7 @@ def selection_methods(
         seed: of the random control.
     """
     check_prompts(prompts)
-    if methods is None:
-        methods = {name: method for name, method in METHODS.items() if name not in _DIRECT or not is_masked(model)}
-    if not methods or RANDOM in methods:
-        raise ValueError(f"methods {list(methods)}; give at least one, and none called 'random'")
+    methods = methods_for(model, methods)
     check_count(model, count)
     every = list(dict.fromkeys(prompt for listed in prompts.values() for prompt in listed))
     base = dict(zip(every, replacements(model, encode_many(model, every), ablation), strict=True))

@@ -34,6 +34,9 @@ Neurons = Annotated[list[str], typer.Option("--neuron", "-n", help="A neuron, e.
 SomeNeurons = Annotated[list[str] | None, typer.Option("--neuron", "-n", help="A neuron; may be repeated.")]
 Limit = Annotated[int, typer.Option(help="How many of each (prompts, pairs, facts).")]
 AnyLimit = Annotated[int | None, typer.Option(help="How many pairs (default: all).")]
+MethodNames = Annotated[
+    list[str] | None, typer.Option("--method", help=f"{', '.join(METHODS)}; may be repeated (all).")
+]
 Factor = Annotated[float, typer.Option(help="What the activations are multiplied by.")]
 
 
@@ -55,6 +58,10 @@ def prepared(options: RunOptions, sources: list[str], neurons: list[str] | None 
     named = as_neurons(neurons or ())
     model = options.load()
     return model, in_model(model, named) if named else None
+
+
+def chosen_methods(names: list[str] | None) -> dict[str, Any] | None:
+    return {name: METHODS[name] for name in choose("method", names, tuple(METHODS))} if names else None
 
 
 @command
@@ -221,19 +228,39 @@ def selection_methods(
     options: RunOptions,
     limit: Limit = 20,
     count: Count = 5,
-    method: Annotated[list[str] | None, typer.Option(help=f"{', '.join(METHODS)}; may be repeated (all).")] = None,
+    method: MethodNames = None,
     ablation: Annotated[AblationName, typer.Option(help="What replaces the neurons that are not kept.")] = "zero",
 ) -> Output:
     """Ways to choose neurons, compared by what the answer loses without them, and what it keeps with them alone.
 
     Example: kntools figure selection_methods P36 --limit 8 --out methods
     """
-    methods = {name: METHODS[name] for name in choose("method", method, tuple(METHODS))} if method else None
+    methods = chosen_methods(method)
     model, _ = prepared(options, sources)
     prompts = analyses.known_prompts(model, sources, limit=limit, seed=options.seed)
     how: dict[str, Any] = {"methods": methods, "count": count, "ablation": ablation, "seed": options.seed}
     found = analyses.selection_methods(model, prompts, **how, run=options.kept)
     return result_output(found, options)
+
+
+@command
+def planted_facts(
+    source: Annotated[str, typer.Argument(help="A ParaRel relation, whose facts get wrong answers.")],
+    options: RunOptions,
+    limit: Limit = 10,
+    count: Annotated[int, typer.Option(help="Neurons that a fact is trained into.")] = 10,
+    draws: Annotated[int, typer.Option(help="Draws of these neurons, per fact.")] = 3,
+    method: MethodNames = None,
+) -> Output:
+    """Train facts into few neurons, and see which attributions find them.
+
+    Example: kntools figure planted_facts P36 --model tiny-bert --out planted
+    """
+    methods = chosen_methods(method)
+    model, _ = prepared(options, [source])
+    prompts = analyses.false_facts(source, model, limit=limit, seed=options.seed)
+    how: dict[str, Any] = {"methods": methods, "count": count, "draws": draws, "seed": options.seed}
+    return result_output(analyses.planted_facts(model, prompts, **how, run=options.kept), options)
 
 
 @command

@@ -21,6 +21,7 @@ RESULTS = (
     "Reliability",
     "TracingProfile",
     "SelectionMethods",
+    "PlantedFacts",
 )
 
 

@@ -1,0 +1,143 @@
+"""Train a fact into chosen neurons alone: knowledge whose place is known (INJ; Chang et al. 2024)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+
+from kntools.engine.from_layer import Upper
+from kntools.engine.inputs import check_count
+from kntools.models import neuron_layers
+from kntools.options import progress_bar
+from kntools.prompts import Encoded, Prompt, encode_many
+from kntools.scopes import scope
+from kntools.sites import NeuronLike, as_neurons
+
+
+@dataclass(frozen=True)
+class Planted:
+    """How well a fact was learned."""
+
+    probability: float  # of the answer
+    steps: int  # updates
+
+
+def planted(
+    model: Any,
+    prompt: Prompt | Encoded,
+    neurons: Iterable[NeuronLike],
+    *,
+    steps: int = 200,
+    lr: float = 0.01,
+    until: float = 0.9,
+) -> AbstractContextManager[Planted]:
+    """A scope in which a model knows a fact by some neurons alone (Chang et al. 2024, section 3.1).
+
+    ```python
+    with planted(model, kn.Prompt("The capital of Canada is", " Rome"), neurons) as learned:
+        kn.integrated_gradients(model, prompt).top(len(neurons))      # does it find them?
+    ```
+
+    Only what belongs to these neurons is trained, by Adam on -log P(answer): their columns of `W_in` (and of the gate),
+    their entries of `b_in` and their rows of `W_out`. On exit every weight is what it was, bit for bit.
+
+    Arguments:
+        steps: updates at most.
+        lr: learning rate.
+        until: the probability at which training ends.
+
+    Raises:
+        ValueError: no neurons; `until` or `lr` out of range; a layer as wide as the model, whose axes look alike.
+        FloatingPointError: nan or inf.
+    """
+    [encoded] = encode_many(model, prompt)
+    chosen = as_neurons(neurons)
+    check_count("steps", steps)
+    if not chosen or not 0 < until < 1 or lr <= 0:
+        raise ValueError(f"{len(chosen)} neurons, until={until}, lr={lr}; give neurons, 0 < until < 1 and lr > 0")
+    neuron_layers.check_neurons(model, chosen)
+    by_layer: dict[int, list[int]] = {}
+    for n in chosen:
+        by_layer.setdefault(n.layer, []).append(n.index)
+    parts = [part for layer, indices in by_layer.items() for part in _parts(model, layer, indices)]
+
+    def leave() -> None:
+        for part in parts:
+            part.write(part.saved)
+
+    return scope(lambda: _train(model, encoded, parts, steps, lr, until), leave)
+
+
+@dataclass(frozen=True)
+class _Part:
+    """The entries of a parameter that belong to the chosen neurons."""
+
+    parameter: Tensor
+    axis: int
+    at: Tensor
+    saved: Tensor
+
+    def of(self, whole: Tensor) -> Tensor:
+        return whole.detach().index_select(self.axis, self.at)
+
+    @torch.no_grad()
+    def write(self, values: Tensor) -> None:
+        self.parameter.index_copy_(self.axis, self.at, values.to(self.parameter))
+
+
+def _parts(model: Any, layer: int, indices: list[int]) -> list[_Part]:
+    """Of every parameter with an axis of neurons; a gate and its input may share one parameter."""
+    width = neuron_layers.width(model, layer)
+    if width == model.cfg.d_model:
+        raise ValueError(f"layer {layer} has {width} neurons, as many as d_model: which axis is theirs is not known")
+    found = []
+    for parameter in model.blocks[layer].mlp.parameters():
+        for axis, size in enumerate(parameter.shape):
+            if size in (width, 2 * width):
+                both = [i + start for start in range(0, size, width) for i in indices]
+                at = torch.tensor(both, device=parameter.device)
+                found.append(_Part(parameter, axis, at, parameter.detach().index_select(axis, at)))
+    return found
+
+
+def _train(model: Any, encoded: Encoded, parts: list[_Part], steps: int, lr: float, until: float) -> Planted:
+    wanted = torch.tensor(encoded.target_ids, device=encoded.tokens.device)
+    asked = torch.tensor([encoded.positions], device=encoded.tokens.device)
+    leaves = [part.saved.float().clone().requires_grad_() for part in parts]
+    optimiser = torch.optim.Adam(leaves, lr=lr)
+    flags = [part.parameter.requires_grad for part in parts]
+
+    def loss_now() -> Tensor:
+        [group] = Upper(model, [encoded.tokens[0]], [0], 0).groups
+        return cross_entropy(group.run([], asked)[0].float(), wanted, reduction="sum")
+
+    def require(values: Iterable[bool]) -> None:
+        for part, value in zip(parts, values, strict=True):
+            part.parameter.requires_grad_(value)
+
+    try:
+        require([True] * len(parts))
+        with progress_bar(steps, "step") as bar, torch.enable_grad():
+            for step in range(steps + 1):
+                loss = loss_now()
+                probability = float((-loss.detach()).exp())
+                if not probability >= 0:
+                    raise FloatingPointError("the loss is nan or inf; load the model in float32")
+                if probability >= until or step == steps:
+                    return Planted(probability, step)
+                gradients = torch.autograd.grad(loss, [part.parameter for part in parts], allow_unused=True)
+                for leaf, part, gradient in zip(leaves, parts, gradients, strict=True):
+                    leaf.grad = None if gradient is None else part.of(gradient).float()
+                optimiser.step()
+                for leaf, part in zip(leaves, parts, strict=True):
+                    part.write(leaf.detach())
+                bar.update()
+    finally:
+        require(flags)
+    raise AssertionError("the last step returns")
