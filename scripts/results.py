@@ -145,6 +145,19 @@ def by_state(frame: pd.DataFrame) -> pd.DataFrame:
     return wide.sort_values("place")
 
 
+def by_size(frame: pd.DataFrame) -> pd.DataFrame:
+    """Of planted facts: a row per method and one for chance, a column per number of neurons."""
+    cell = interval("recall", "low", "high")
+    shown = frame.assign(shown=[cell(row) for row in frame.to_dict("records")], k=frame["k"].astype(str))
+    chance = shown.drop_duplicates("k").assign(
+        method="k/N", n="", shown=lambda rows: rows["chance"].map("{:.3f}".format)
+    )
+    both = pd.concat([shown, chance])
+    order = list(dict.fromkeys(both["method"]))
+    wide = both.pivot(index=["method", "n"], columns="k", values="shown").reset_index()
+    return wide.sort_values("method", key=lambda names: names.map(order.index))
+
+
 STATES = {"hidden": "hidden state", "mlp": "MLP output, 10 layers", "attn": "attention output, 10 layers"}
 CUT = {"": "", "mlp": ", MLPs severed", "attn": ", attention severed"}
 
@@ -271,6 +284,20 @@ TABLES: tuple[Table, ...] = (
             "rows run backwards": column("gradients", 0),
             "p (paired, Holm)": p_value("p_holm"),
         },
+    ),
+    *(
+        Table(
+            FINDINGS,
+            f"planted-{what}",
+            f"planted-{what}-recall.csv",
+            {
+                "method": column("method"),
+                "n": column("n"),
+                **{f"recall at {k}": column(str(k)) for k in sizes},
+            },
+            by_size,
+        )
+        for what, sizes in (("tiny-bert", (10, 20, 50)), ("smollm2", (46, 92, 230)))
     ),
     *(
         Table(

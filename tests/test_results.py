@@ -13,6 +13,7 @@ import torch
 import kntools as kn
 from kntools.analyses.edit_result import EditConsistency
 from kntools.analyses.profile_result import TracingProfile, two_sites
+from kntools.attribution.faithfulness import SHARES
 from kntools.results import run_store
 from kntools.results.run_file import RunFile
 from scripts.results import COMMANDS, RESULTS, ROOT, TABLES, TRACES, Table, command, items
@@ -74,6 +75,29 @@ def test_overturned_predictions_are_those_of_the_items(name: str) -> None:
         assert (row.n, row.share) == (len(some), pytest.approx(some["overturned"].mean()))
 
 
+def test_ways_to_choose_are_those_of_the_items() -> None:
+    payloads, summary = items("methods"), pd.read_csv(RESULTS / "methods-summary.csv").set_index("method")
+    assert len(payloads) >= 40 and set(summary["n"]) == {len(payloads)}
+    for method, row in summary.iterrows():
+        own = [r for payload in payloads.values() for r in payload if r["method"] == method]
+        assert row["drop"] == pytest.approx(sum(r["before"] - r["after"] for r in own) / len(own))
+        clean, none = (sum(r[name] for r in own) for name in ("before", "ablated"))
+        f = [(sum(r["kept"][k] for r in own) - none) / (clean - none) for k in range(len(own[0]["kept"]))]
+        at = torch.tensor(SHARES, dtype=torch.float64).log()
+        area = torch.trapezoid(torch.tensor(f, dtype=torch.float64), at) / (at[-1] - at[0])
+        assert row["cpr"] == pytest.approx(float(area), rel=1e-5) and row["cpr_low"] <= row["cpr"] <= row["cpr_high"]
+
+
+@pytest.mark.parametrize("what", ["tiny-bert", "smollm2"])
+def test_recall_of_planted_neurons_is_that_of_the_items(what: str) -> None:
+    every = [row for payload in items(f"planted-{what}").values() for row in payload]
+    table = pd.read_csv(RESULTS / f"planted-{what}-recall.csv")
+    for row in table.to_dict("records"):
+        ranks = [r["ranks"] for r in every if r["method"] == row["method"] and r["after"] >= 0.95]
+        found = [sum(rank <= row["k"] for rank in own) / len(own) for own in ranks]
+        assert (row["n"], row["recall"]) == (len(ranks), pytest.approx(sum(found) / len(found)))
+
+
 @pytest.mark.parametrize("what", ["counterfact", "P36", "P101"])
 def test_scores_of_edits_are_those_of_the_items(what: str) -> None:
     payloads = items(f"edit-{what}")
@@ -126,6 +150,6 @@ def test_runs_of_one_model_say_so() -> None:
     """The headers are what a command that is given again compares with."""
     headers = [RunFile(path).read()[0] for path in sorted((RESULTS / "runs").glob("*.jsonl"))]
     assert len(headers) == len(COMMANDS) - 1  # that of `profile` is large, and is not kept
-    assert {(h["model"], h["fingerprint"], h["format"]) for h in headers} == {
-        ("smollm2-135m", headers[0]["fingerprint"], run_store.FORMAT)
-    }
+    weights = {h["model"]: h["fingerprint"] for h in headers}
+    assert set(weights) == {"smollm2-135m", "tiny-bert"} and {h["format"] for h in headers} == {run_store.FORMAT}
+    assert all(h["fingerprint"] == weights[h["model"]] for h in headers)
