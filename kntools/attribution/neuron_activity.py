@@ -5,18 +5,24 @@ from __future__ import annotations
 import heapq
 from collections.abc import Sequence, Sized
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
-from kntools.engine.texts import Piece, Texts, chunks, neurons_in, passes, pieces, rows_of_texts, strings
+from kntools.engine.text_progress import TextProgress
+from kntools.engine.texts import Piece, Texts, chunks, neurons_in, passes, pieces, rows_of_texts
 from kntools.options import progress_bar
+from kntools.results.result import Result, load
 from kntools.sites import Neuron
 
-# Pieces that are read ahead, to find some of equal length.
+# Texts and their pieces that are read ahead, to find some of equal length.
 _AHEAD = 256
+# Tokens after which a file is written again.
+_EVERY = 50_000
 # Tokens whose activations are kept for the quantiles: all of them up to this number, then a random sample.
 _SAMPLE = 20_000
 # Tokens of a context before and after the one where the neuron is most active.
@@ -36,6 +42,26 @@ class Peak:
     activations: Tensor = field(compare=False)
 
 
+@dataclass(frozen=True, eq=False, repr=False)
+class ActivitySoFar(Result):
+    """What a file holds from which a killed run is resumed."""
+
+    tokens: int
+    total: Float[Tensor, " neuron"]
+    active: Int[Tensor, " neuron"]
+    keys: Float[Tensor, " token"]
+    kept: Float[Tensor, "token neuron"]
+    generator: Tensor
+    peaks: tuple[tuple[Peak, ...], ...]
+    texts: int
+    digest: str
+    provenance: dict[str, Any]
+
+    def to_frame(self) -> pd.DataFrame:
+        """One row: `tokens, texts`."""
+        return pd.DataFrame({"tokens": [self.tokens], "texts": [self.texts]})
+
+
 class Activity:
     """Moments, a sample and the leading contexts of each neuron."""
 
@@ -51,21 +77,44 @@ class Activity:
         for column, n in enumerate(neurons):
             self._columns.setdefault(n.layer, []).append(column)
 
-    def read(self, texts: Texts) -> None:
-        """Add texts. Pieces of equal length share a pass: nothing is filled up."""
+    def read(self, texts: Texts, path: Path | None, about: dict[str, Any]) -> None:
+        """Add texts. Pieces of equal length share a pass: nothing is filled up. `path` keeps what was read."""
         total = len(texts) if isinstance(texts, Sized) else 0
+        progress = TextProgress(path)
+        if path is not None and path.exists():
+            self._load(path, progress, about)
+        saved = self.tokens
         with progress_bar(total or 2, "text") as bar:
             if not total:
                 bar.total = None
-            for ahead in chunks(pieces(self.model, strings(texts)), max(rows_of_texts(), _AHEAD)):
-                for batch in passes(ahead):
-                    self._add(batch)
-                bar.update(ahead[-1].text + 1 - bar.n)
+            for new in progress.unread(texts, max(rows_of_texts(), _AHEAD)):
+                for ahead in chunks(pieces(self.model, new, first=progress.texts), _AHEAD):
+                    for batch in passes(ahead):
+                        self._add(batch)
+                progress.note(new)
+                bar.update(progress.texts - bar.n)
+                if path is not None and self.tokens - saved >= _EVERY:
+                    self._save(path, progress, about)
+                    saved = self.tokens
         if not self.tokens:
             raise ValueError("no text was given: texts is empty")
+        if path is not None and self.tokens > saved:
+            self._save(path, progress, about)
 
     def quantiles(self, at: Sequence[float]) -> Float[Tensor, "neuron quantile"]:
         return self._kept.quantile(torch.tensor(at), dim=0).T
+
+    def _save(self, path: Path, progress: TextProgress, about: dict[str, Any]) -> None:
+        peaks, drawn = tuple(map(tuple, self.peaks)), self._generator.get_state()
+        sums = self.tokens, self.total, self.active, self._keys, self._kept
+        ActivitySoFar(*sums, drawn, peaks, progress.texts, progress.digest, about).save(path)
+
+    def _load(self, path: Path, progress: TextProgress, about: dict[str, Any]) -> None:
+        saved = load(path, ActivitySoFar)
+        progress.resume(saved.provenance, about, saved.texts, saved.digest)
+        self.tokens, self.total, self.active = saved.tokens, saved.total, saved.active
+        self._keys, self._kept, self.peaks = saved.keys, saved.kept, list(map(list, saved.peaks))
+        self._generator.set_state(saved.generator)
 
     def _add(self, batch: Sequence[Piece]) -> None:
         wanted = {layer: [self.neurons[c].index for c in columns] for layer, columns in self._columns.items()}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Any, overload
 
 from kntools.attribution.baselines import activation
@@ -12,7 +13,7 @@ from kntools.attribution.neuron_activity import Activity
 from kntools.attribution.neuron_card_result import Activation, Context, InPrompt, NeuronCard
 from kntools.attribution.neuron_scan import neuron_scan
 from kntools.engine.inputs import check_count
-from kntools.engine.texts import Texts
+from kntools.engine.texts import Texts, check_context, special_tokens
 from kntools.models import neuron_layers, unembedding
 from kntools.models.tokenizers import tokenizer_of
 from kntools.prompts import Encoded, Prompt, encode_many
@@ -30,6 +31,7 @@ def neuron_card(
     *,
     prompt: Prompt | Encoded | None = None,
     k: int = 10,
+    run: str | Path | None = None,
 ) -> NeuronCard: ...
 @overload
 def neuron_card(
@@ -39,6 +41,7 @@ def neuron_card(
     *,
     prompt: Prompt | Encoded | None = None,
     k: int = 10,
+    run: str | Path | None = None,
 ) -> list[NeuronCard]: ...
 
 
@@ -49,6 +52,7 @@ def neuron_card(
     *,
     prompt: Prompt | Encoded | None = None,
     k: int = 10,
+    run: str | Path | None = None,
 ) -> NeuronCard | list[NeuronCard]:
     """What one neuron, or each of many, writes and reads.
 
@@ -73,6 +77,7 @@ def neuron_card(
             Read once, for all neurons; a text longer than the context (or 512 tokens) is cut into pieces.
         prompt: also say what each neuron does at the answer of this prompt.
         k: tokens on each side, and contexts.
+        run: a file (`.safetensors`) that keeps what was read of the texts: if interrupted, call again to resume.
 
     Returns:
         A `NeuronCard`, or a list of them in the order given. Activations of special tokens (BOS, [CLS]) do not count.
@@ -81,7 +86,8 @@ def neuron_card(
 
     Raises:
         IndexError: a neuron that does not exist.
-        ValueError: no neurons, no texts in `texts`, a layer without neurons.
+        ValueError: no neurons, no texts in `texts`, a layer without neurons; a `run` of other neurons, other weights or
+            other texts.
     """
     check_count("k", k)
     alone = _is_one(neurons)
@@ -91,7 +97,7 @@ def neuron_card(
     neuron_layers.check_neurons(model, chosen)
     about = provenance(model, k=k)
     values, note = _values(model, chosen, k)
-    keys = [((), None)] * len(chosen) if texts is None else _keys(model, chosen, texts, k)
+    keys = [((), None)] * len(chosen) if texts is None else _keys(model, chosen, texts, k, run)
     parts = [None] * len(chosen) if prompt is None else _in_prompt(model, chosen, prompt)
     cards = [
         NeuronCard(n, **value, note=note, contexts=contexts, activation=active, in_prompt=part, provenance=about)
@@ -137,10 +143,12 @@ def _words(model: Any, ids: Iterable[int]) -> tuple[str, ...]:
 
 
 def _keys(
-    model: Any, neurons: Sequence[Neuron], texts: Texts, k: int
+    model: Any, neurons: Sequence[Neuron], texts: Texts, k: int, run: str | Path | None
 ) -> list[tuple[tuple[Context, ...], Activation | None]]:
     activity = Activity(model, neurons, k)
-    activity.read(texts)
+    bos = bool(special_tokens(model)[0])
+    about = provenance(model, neurons=[repr(n) for n in neurons], k=k, context=check_context(model, None), special=bos)
+    activity.read(texts, None if run is None else Path(run), about)
     quantiles = activity.quantiles(_QUANTILES)
     found: list[tuple[tuple[Context, ...], Activation | None]] = []
     for number, heap in enumerate(activity.peaks):

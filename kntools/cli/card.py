@@ -29,6 +29,7 @@ def card(
     prompt: Annotated[str | None, typer.Option(help="Also say what each does at the answer of this text.")] = None,
     target: Annotated[str | None, typer.Option(help="The answer (default: the token that the model says).")] = None,
     texts: Annotated[Path | None, typer.Option(help="A file, one text per line: where each is most active.")] = None,
+    run: Annotated[Path | None, typer.Option(help="Keep what was read of the texts here, to resume.")] = None,
     k: Annotated[int, typer.Option("-k", min=1, help="Tokens on each side, and contexts.")] = 10,
 ) -> Output:
     """Say what neurons write, what switches them on, and what they do in a prompt.
@@ -42,7 +43,7 @@ def card(
         raise FileNotFoundError(f"no file {texts}; give one with a text per line")
     model = options.load()
     asked = None if prompt is None else Prompt(prompt, target or _answer(model, prompt), multi_token="first")
-    cards = neuron_card(model, named, texts, prompt=asked, k=k)
+    cards = neuron_card(model, named, texts, prompt=asked, k=k, run=run)
 
     def pages(out: Path) -> list[Path]:
         saved = [one.save(out / f"{one.neuron!r}.safetensors") for one in cards]

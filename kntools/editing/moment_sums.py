@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sized
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,16 +11,8 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from kntools.engine.texts import (
-    check_context,
-    chunks,
-    neurons_in,
-    passes,
-    pieces,
-    rows_of_texts,
-    special_tokens,
-    strings,
-)
+from kntools.engine.text_progress import TextProgress
+from kntools.engine.texts import check_context, neurons_in, passes, pieces, rows_of_texts, special_tokens
 from kntools.models import adapter, neuron_layers
 from kntools.models.causality import is_masked
 from kntools.options import progress_bar
@@ -54,7 +45,6 @@ class Sums:
         widths, device = {n: neuron_layers.width(model, n) for n in layers}, adapter.device_of(model)
         self.totals = {n: torch.zeros(width, width, dtype=dtype, device=device) for n, width in widths.items()}
         self.count = self.texts = 0
-        self.digest = ""  # of all texts read so far, in order
         self.settings = {
             "layers": layers,
             "context": self.context,
@@ -66,39 +56,32 @@ class Sums:
 
     def read(self, texts: Any, *, tokens: int | None, checkpoint: Path | None, every: int) -> None:
         """Add texts up, a few at a time, until there are `tokens`."""
+        progress = TextProgress(checkpoint)
         if checkpoint is not None and checkpoint.exists():
-            self._load(checkpoint)
-        skip, expected, saved = self.texts, self.digest, self.count
-        self.texts, self.digest = 0, ""
+            self._load(checkpoint, progress)
+        saved = self.count
         total, unit = (len(texts), "text") if isinstance(texts, Sized) and tokens is None else (tokens or 0, "token")
+
+        def save() -> None:
+            if checkpoint is not None:
+                totals = {str(n): total for n, total in self.totals.items()}
+                MomentSums(totals, self.count, progress.texts, progress.digest, self.about).save(checkpoint)
+
         with progress_bar(total, unit) as bar:
-            for chunk in chunks(strings(texts), rows_of_texts()):
-                again = chunk[: max(0, skip - self.texts)]  # read by an earlier call
-                self._note(again)
-                if again and self.texts == skip and self.digest != expected:
-                    raise ValueError(f"{checkpoint} was made of other texts; give the same ones, or another file")
-                new = chunk[len(again) :]
-                if not new:
-                    continue
+            for new in progress.unread(texts, rows_of_texts()):
                 if tokens is not None and self.count >= tokens:
                     break
-                self._note(new)
+                progress.note(new)
                 self._add(new)
-                bar.update((self.texts if unit == "text" else self.count) - bar.n)
-                if checkpoint is not None and self.count - saved >= every:
-                    self._save(checkpoint)
+                bar.update((progress.texts if unit == "text" else self.count) - bar.n)
+                if self.count - saved >= every:
+                    save()
                     saved = self.count
-        if self.texts < skip:
-            raise ValueError(f"{checkpoint} holds {skip} texts, but only {self.texts} were given; give the same ones")
         if self.count == 0:
             raise ValueError("no text was given: there is no second moment of nothing")
-        if checkpoint is not None and self.count > saved:
-            self._save(checkpoint)
-
-    def _note(self, texts: list[str]) -> None:
-        self.texts += len(texts)
-        for text in texts:
-            self.digest = hashlib.blake2b((self.digest + text).encode(), digest_size=16).hexdigest()
+        if self.count > saved:
+            save()
+        self.texts = progress.texts
 
     def _add(self, texts: list[str]) -> None:
         for batch in passes(pieces(self.model, texts, self.context)):
@@ -107,18 +90,9 @@ class Sums:
                 self.totals[layer] += (flat.T @ flat).to(self.totals[layer])
             self.count += sum(len(piece.ids) for piece in batch)
 
-    def _save(self, path: Path) -> None:
-        totals = {str(n): total for n, total in self.totals.items()}
-        MomentSums(totals, self.count, self.texts, self.digest, self.about).save(path)
-
-    def _load(self, path: Path) -> None:
+    def _load(self, path: Path, progress: TextProgress) -> None:
         saved = load(path, MomentSums)
-        for what in ("fingerprint", "settings"):
-            if saved.provenance[what] != self.about[what]:
-                raise ValueError(
-                    f"{path} is another measurement: its {what} is {saved.provenance[what]}, not {self.about[what]}; "
-                    "give another file"
-                )
+        progress.resume(saved.provenance, self.about, saved.texts, saved.digest)
         for layer, total in self.totals.items():
             total.copy_(saved.totals[str(layer)])
-        self.count, self.texts, self.digest = saved.count, saved.texts, saved.digest
+        self.count = saved.count

@@ -79,11 +79,11 @@ def check_context(model: Any, context: int | None) -> int:
     return chosen
 
 
-def pieces(model: Any, texts: Iterable[str], context: int | None = None) -> Iterator[Piece]:
-    """Each text cut to the context, with the special tokens that the model expects around it."""
+def pieces(model: Any, texts: Iterable[str], context: int | None = None, first: int = 0) -> Iterator[Piece]:
+    """Each text cut to the context, with the special tokens that the model expects around it; `first` is its number."""
     tokenizer, (before, after) = tokenizer_of(model), special_tokens(model)
     room = check_context(model, context) - len(before) - len(after)
-    for number, text in enumerate(texts):
+    for number, text in enumerate(texts, first):
         ids = list(tokenizer(text, add_special_tokens=False)["input_ids"])
         for start in range(0, len(ids), room):
             inside = ids[start : start + room]

@@ -1,7 +1,9 @@
 """Cards against plain computations: values through the norms, activations and contexts by brute force."""
 
 import warnings
+from collections.abc import Iterator
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +11,7 @@ import pytest
 import torch
 
 import kntools as kn
+from kntools.attribution import neuron_activity
 from tests.models.test_neuron_layers import native
 from tests.zoo import SENTENCES, tiny
 
@@ -54,7 +57,7 @@ def test_a_native_bridge_without_a_tokenizer() -> None:
 
 @pytest.mark.parametrize("name", ["gpt2", "gemma2", "bert"])
 def test_activations_and_contexts_are_those_of_plain_runs(name: str) -> None:
-    model, texts = tiny(name), [*SENTENCES, "", *(f"{s} {s}" for s in SENTENCES)]
+    model, texts = tiny(name), ["", *(f"{a} {b}" for a, b in product(SENTENCES, ["", *SENTENCES]))][:201]
     with kn.set_options(max_rows=3):
         cards = kn.neuron_card(model, NEURONS, texts, k=4)
     tokenizer, runs = model.tokenizer, []
@@ -94,6 +97,35 @@ def test_a_file_and_rows_give_the_cards_of_the_list(tmp_path: Path) -> None:
     path.write_text("\n".join(SENTENCES))
     assert kn.neuron_card(model, NEURONS, path, k=2) == expected
     assert kn.neuron_card(model, NEURONS, ({"text": s} for s in SENTENCES), k=2) == expected
+
+
+def test_an_interrupted_run_is_resumed_with_the_same_cards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(neuron_activity, "_AHEAD", 4)
+    monkeypatch.setattr(neuron_activity, "_EVERY", 1)
+    monkeypatch.setattr(neuron_activity, "_SAMPLE", 50)
+    model, run, read = tiny("gpt2"), tmp_path / "run.safetensors", []
+
+    def passed_on(texts: list[str], stop: int = 10**6) -> Iterator[str]:
+        for number, text in enumerate(texts):
+            if number == stop:
+                raise KeyboardInterrupt
+            yield text
+
+    add = neuron_activity.Activity._add
+    monkeypatch.setattr(neuron_activity.Activity, "_add", lambda self, batch: read.extend(batch) or add(self, batch))
+    with kn.set_options(max_rows=2):
+        expected = kn.neuron_card(model, NEURONS, SENTENCES, k=3)
+        for stop in (9, 14):
+            read.clear()
+            with pytest.raises(KeyboardInterrupt):
+                kn.neuron_card(model, NEURONS, passed_on(SENTENCES, stop), k=3, run=run)
+            assert {piece.text for piece in read} == ({*range(8)} if stop == 9 else {*range(8, 12)})
+        assert kn.neuron_card(model, NEURONS, passed_on(SENTENCES), k=3, run=run) == expected
+        read.clear()
+        assert kn.neuron_card(model, NEURONS, SENTENCES, k=3, run=run) == expected and not read
+        for neurons, texts in ((NEURONS[:2], SENTENCES), (NEURONS, SENTENCES[::-1]), (NEURONS, SENTENCES[:5])):
+            with pytest.raises(ValueError, match=r"another measurement|other texts|only 5 were given"):
+                kn.neuron_card(model, neurons, texts, k=3, run=run)
 
 
 @pytest.mark.parametrize("name", ["gpt2", "llama", "gemma2"])
