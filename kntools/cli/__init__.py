@@ -34,3 +34,46 @@ OTHER_ANALYSES = {
     "edit_layer": "edit_layer:edit_layer",
     "forgetting_curve": "evaluate:forgetting_curve",
     "tracing_and_editing": "edit_layer:tracing_and_editing",
+}
+
+_numbered = list(enumerate(FIGURES.items(), start=1))
+figures = typer.Typer(
+    cls=group_of(
+        {
+            **{name: LateCommand(name, place, prefix=f"{number}: ") for number, (name, place) in _numbered},
+            **{str(number): LateCommand(str(number), place, hidden=True) for number, (_, place) in _numbered},
+            **{name: LateCommand(name, place) for name, place in OTHER_ANALYSES.items()},
+        }
+    ),
+    no_args_is_help=True,
+)
+app = typer.Typer(
+    name="kntools",
+    cls=group_of({name: LateCommand(name, f"{name}:{name}") for name in COMMANDS}),
+    context_settings=HELP,
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+app.add_typer(figures, name="figure", help="Run one analysis of Niu et al. 2024, by number or by name.")
+
+
+def _print_version(wanted: bool) -> bool:
+    if wanted:
+        typer.echo(f"kntools {version('kntools')}")
+        raise typer.Exit
+    return wanted
+
+
+@app.callback()
+def main(
+    show_version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    """Knowledge-neuron research on any model that TransformerLens can load."""
+
+
+@figures.callback()
+def _figures() -> None:
+    """Run one analysis of Niu et al. 2024, by number or by name."""
