@@ -46,6 +46,7 @@ FIGURES = {
     "probability_shift": (NOUNS, {"rows"}),
     "reliability": (("sample_determiner_noun_agreement_2", *BERT, "--edit", "suppress"), {"summary"}),
     "selection_methods": (("sample_determiner_noun_agreement_2", *BERT), {"summary", "overlap"}),
+    "planted_facts": (("P36", *BERT, "--draws", "1"), {"summary", "recall"}),
     "tracing_profile": (("facts", "--model", "TINY", "--limit", "2", "--samples", "1", "--window", "1"), {"sites"}),
     "forgetting_curve": (("P36", "--model", "TINY", "--edits", "1", "--method", "fine_tune"), {"summary"}),
     "tracing_and_editing": (("P36", *TRACED), {"regression", "layers"}),
