@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import importlib.util
 import re
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import numpy as np
 import pytest
 from nbclient.exceptions import CellExecutionError
 
+from tests.conftest import ROOT
 from tests.notebooks import (
     PATHS,
     PLOTLY,
@@ -60,7 +62,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Any:
 
 def test_there_are_notebooks() -> None:
     assert set(NAMES) == {
-        "custom_intervention", "editing", "heatmaps", "own_model", "paper", "quickstart", "tracing",
+        "editing", "explore", "heatmaps", "own_model", "paper_edits", "paper_neurons", "steer", "tracing",
     }  # fmt: skip
 
 
@@ -88,19 +90,43 @@ def test_what_is_stored(path: Path) -> None:
     assert not [word for word in ("/home/", "/root/", "/work/", "/tmp/", "site-packages") if word in text]
 
 
+@pytest.mark.parametrize("path", PATHS, ids=lambda path: path.stem)
+def test_a_notebook_is_short_and_opens_in_colab(path: Path) -> None:
+    notebook = stored(path.stem)
+    assert len(notebook.cells) < 20
+    address = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]["urls"]["Repository"]
+    page = address.replace("https://github.com", "https://colab.research.google.com/github")
+    assert f"({page}/blob/main/examples/{path.name})" in notebook.cells[0].source
+    assert f"%pip install -q git+{address}\n" in code(notebook)[0].source
+
+
 @marked
-def test_quickstart_takes_a_sentence_and_switches_a_fact_off(run: Any) -> None:
-    notebook = run("quickstart")
-    [own] = [cell.source for cell in code(notebook) if "dentist" in cell.source]
-    assert len(own.splitlines()) == 1 and own.endswith("# <- your own"), "one line to change"
+def test_explore_goes_from_a_fact_to_a_card_to_steering(run: Any) -> None:
+    notebook = run("explore")
+    assert len(notebook.cells) < 15
     said = value_of(notebook, "probabilities.topk(5)")
-    assert next(iter(said)) == " dentist" and said[" dentist"] > 0.5
-    [scan, *_] = traces_of(notebook, "kn.neuron_scan")
-    assert numbers(scan["y"])[numbers(scan["x"]).argmax()] < -0.5, "the leading neuron carries the answer"
-    assert value_of(notebook, "scan.agreement")["spearman"] > 0.3
-    p = value_of(notebook, "kn.ablate_neurons(others)")
-    assert p["knowledge neurons off"] < p["untouched"] / 4 and p["knowledge neurons doubled"] > 1.5 * p["untouched"]
-    assert p["random neurons off"] == pytest.approx(p["untouched"], abs=0.02)
+    assert next(iter(said)) == " Ottawa"
+    assert "L24.N1005" in shown(notebook, "kn.neuron_card")["text/html"]
+    assert " capitals" in shown(notebook, "kn.neuron_card")["text/plain"]
+    p = value_of(notebook, "random_like(")
+    assert p["leading neuron off"] < p["untouched"] / 4 and p["five leading neurons off"] < 0.02
+    assert p["five leading neurons doubled"] > 1.5 * p["untouched"]
+    assert p["five random neurons off"] == pytest.approx(p["untouched"], abs=0.02)
+    texts = value_of(notebook, "kn.generate")
+    assert texts["untouched"].startswith(" Ottawa") and texts["steered"].startswith(" Paris")
+    assert "Ottawa" not in texts["leading neuron off"]
+
+
+@marked
+def test_steering_and_ablation_do_what_the_text_says(run: Any) -> None:
+    notebook = run("steer")
+    [cell] = [cell for cell in code(notebook) if "for scale in (-1, 0, 1)" in cell.source]
+    written = dict(re.findall(r"^ *(-?\d): (.*)$", "".join(o.text for o in cell.outputs), re.M))
+    assert "terrible" in written["-1"] and "amazing" in written["0"] and "amazing" in written["1"]
+    found = value_of(notebook, '"run_with_hooks": metric')
+    untouched, without_head, without_neurons, without_both = found["sweep"]
+    assert found["run_with_hooks"] == [pytest.approx(without_head, abs=1e-3)]
+    assert max(without_head, without_neurons) < untouched and without_both < min(without_head, without_neurons)
 
 
 @marked
@@ -173,7 +199,7 @@ def check_own_model(table: dict[str, dict[str, float]]) -> None:
 @marked
 def test_paper_neurons_of_a_rule(run: Any) -> None:
     """Figures 1 to 8, of tiny-bert: what the text says is what is drawn."""
-    notebook = run("paper")
+    notebook = run("paper_neurons")
     [profile] = traces_of(notebook, "profile.plot()")
     score = dict(zip(profile["y"], numbers(profile["z"]), strict=True))
     plural = np.minimum(score["these"], score["those"])
@@ -201,8 +227,8 @@ def test_paper_neurons_of_a_rule(run: Any) -> None:
     before, after = (numbers(trace["x"]) for trace in dots[:2])  # before plural nouns
     assert set((after / before).argsort()[-6:]) == set(before.argsort()[:6]), "the least probable words gain most"
 
-    agreement, capitals = (traces_of(notebook, f'reliability(model, {{"{name}"') for name in ("agreement", "capitals"))
-    assert not numbers(agreement[0]["y"]).any()
+    agreement, _, *capitals = traces_of(notebook, "analyses.reliability(")
+    assert not numbers(agreement["y"]).any()
     ours, random = map(bars, capitals)
     assert ours.pop("values") > 0.5 and not any(ours.values()) and not any(random.values())
 
@@ -210,7 +236,7 @@ def test_paper_neurons_of_a_rule(run: Any) -> None:
 @marked
 def test_paper_tracing_and_editing(run: Any) -> None:
     """Figures 9 to 11, of SmolLM2."""
-    notebook = run("paper")
+    notebook = run("paper_edits")
     for words in ("[fact]", "[verb]"):
         line = {trace["name"].split(" (")[0]: numbers(trace["y"]) for trace in traces_of(notebook, words)}
         subject, last = line["last subject token"], line["last token"]
@@ -245,8 +271,8 @@ def test_both_sites_can_be_read_off_five_plots(run: Any) -> None:
 
 @marked
 def test_five_lines_are_an_intervention(run: Any) -> None:
-    notebook = run("custom_intervention")
-    [definition] = [cell.source for cell in code(notebook) if cell.source.startswith("def ")]
+    notebook = run("steer")
+    [definition] = [cell.source for cell in code(notebook) if cell.source.startswith("def blur")]
     assert len([line for line in definition.splitlines() if line.strip()]) == 5
-    untouched, blurred = value_of(notebook, "for p in (untouched, blurred)")
-    assert untouched > 2 * blurred > 0
+    untouched, blurred, *_ = value_of(notebook, '"run_with_hooks": metric')["sweep"]
+    assert untouched - blurred > 2
