@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from operator import itemgetter
+from operator import itemgetter, methodcaller
 from typing import Any
 
 import pandas as pd
@@ -29,8 +29,13 @@ def _mean(values: Sequence[float]) -> float | None:
 
 
 def _answered(role: str, of: Callable[[Mapping[str, Any]], float]) -> Score:
-    """The mean over a role's questions, of what `of` takes from an answer."""
-    return lambda after: _mean([float(of(answer)) for answer in after["answers"].get(role, [])])
+    """The mean over a role's questions, of what `of` takes from an answer; None of what was not measured."""
+
+    def score(after: Payload) -> float | None:
+        values = [of(answer) for answer in after["answers"].get(role, [])]
+        return None if None in values else _mean([float(value) for value in values])
+
+    return score
 
 
 def _prefers(role: str, better: str, worse: str, of: Callable[[float], float]) -> Score:
@@ -46,7 +51,7 @@ def _prefers(role: str, better: str, worse: str, of: Callable[[float], float]) -
 def _reliability(after: Payload, field: str) -> float | None:
     """Of the edited fact itself, whatever the data set calls it."""
     roles = [role for role in ("forward new", "rewrite new") if role in after["answers"]]
-    return _answered(roles[0], itemgetter(field))(after) if roles else None
+    return _answered(roles[0], methodcaller("get", field))(after) if roles else None
 
 
 def probability_of(payload: Payload) -> float:

@@ -114,6 +114,7 @@ def test_search(tiny: str, tmp_path: Path) -> None:
         "largest_residual",
         "search",
         "share",
+        "found",
         "converged",
         "neurons",
         "check",
