@@ -66,7 +66,7 @@ COMMANDS: dict[str, str] = {
     "reliability-facts": f"reliability {KNOWN_RELATIONS} --limit 57",
     "edit-layers": f"edit_layer {each('--layer', '1 3 5 8 11')} --limit 8 --tokens 50000 --moments moments",
     "edit-counterfact": (
-        f"edit_consistency counterfact {EDITS} {each('--method', 'rome fine-tuning values')} --generations 20"
+        f"edit_consistency counterfact {EDITS} {each('--method', 'rome fine_tune edit_values')} --generations 20"
     ),
     "edit-P36": f"edit_consistency P36 {EDITS} --method rome",
     "edit-P101": f"edit_consistency P101 {EDITS} --method rome",
