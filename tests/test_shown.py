@@ -30,6 +30,7 @@ from kntools.analyses.hase_regression import TracingAndEditing
 from kntools.analyses.method_comparison import selection_methods
 from kntools.analyses.planted_knowledge import planted_facts
 from kntools.analyses.prompt_group import PromptGroup
+from kntools.attribution.neuron_activity import ActivitySoFar
 from kntools.cli.neuron_check import Check
 from kntools.data.records import Loaded, Skipped
 from kntools.editing.moment_sums import MomentSums
@@ -134,7 +135,18 @@ RESULTS: dict[str, Callable[[Any], Any]] = {
 #: Those that show no text of the user's.
 NUMBERS_ALONE = {"RowGradients", "KnowledgeNeurons"}
 #: What users give, bases, and a checkpoint.
-NO_RESULTS = {kn.Prompt, kn.Intervention, kn.Neuron, kn.set_options, Result, WeightEdit, Table, MomentSums, Check}
+NO_RESULTS = {
+    kn.Prompt,
+    kn.Intervention,
+    kn.Neuron,
+    kn.set_options,
+    Result,
+    WeightEdit,
+    Table,
+    MomentSums,
+    ActivitySoFar,
+    Check,
+}
 
 
 class Balanced(HTMLParser):
