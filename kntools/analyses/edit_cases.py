@@ -122,7 +122,8 @@ def _case(record: Any, asked: dict[str, list[Prompt]]) -> Case:
 
 
 def _further(record: Any, edited: Prompt, asked: dict[str, list[Prompt]]) -> Iterator[Question]:
-    """Of a causal model: neighbours behind the edited sentence (CounterFact+), and which country has a capital."""
+    """Questions for a causal model only: neighbours after the edited sentence (CounterFact+), and the country of a
+    capital (two hops)."""
     if MASK in edited.text:
         return
     for near in asked.get("neighborhood", []):

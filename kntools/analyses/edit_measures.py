@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,9 +16,9 @@ from kntools.engine.plan import Intervention
 from kntools.engine.sweep import Metric, sweep
 from kntools.metrics import kl_divergence, log_probability
 from kntools.models.causality import is_masked
-from kntools.prompts import Prompt, encode_many, text_tokens
+from kntools.prompts import Prompt, encode_many, occurrences, text_tokens
 
-#: Sentences about nothing that is edited; the drift of a model is what an edit does to their perplexity.
+#: Sentences unrelated to every edit. What an edit changes in their perplexity is the drift of the model.
 UNRELATED = (
     "The children walked slowly along the river because the evening was still warm.",
     "She opened the window and put the letter on the table next to the lamp.",
@@ -34,19 +33,19 @@ UNRELATED = (
 
 @dataclass(frozen=True)
 class Continuations:
-    """Texts that the model writes freely, and sentences that it reads.
+    """What is measured beside the questions: entropy, free answers and perplexity.
 
-    Draws of the first `cases` show by their entropy whether the model repeats itself (Meng et al. 2022, GE). Every
-    edited prompt is continued by the most probable tokens: that is what users see of an edit.
+    The entropy of sampled texts is low where the model repeats itself (Meng et al. 2022, GE). Every edited prompt is
+    also continued by the most probable tokens, which is what users see of an edit.
     """
 
-    cases: int = 0  # of so many first cases
-    tokens: int = 30
-    rows: int = 4  # texts per case
-    top_k: int = 5  # drawn among so many most probable tokens
+    cases: int = 0  # the entropy is measured on the first so many cases
+    tokens: int = 30  # per sampled text
+    rows: int = 4  # sampled texts per case
+    top_k: int = 5  # each token is sampled from so many most probable ones
     seed: int = 0
-    answer: int = 16  # tokens in which the edited prompt is continued; 0: it is not
-    unrelated: tuple[str, ...] = UNRELATED  # for the perplexity; (): none
+    answer: int = 16  # tokens by which the edited prompt is continued; 0 measures no free answer
+    unrelated: tuple[str, ...] = UNRELATED  # sentences of which the perplexity is measured; () measures none
 
     def entropy(self, model: Any, text: str) -> float:
         """The mean entropy of the continuations of a text."""
@@ -93,10 +92,9 @@ def measure(
 
 def says_only(text: str, new: str, old: str) -> bool:
     """Does a text begin with the new answer, as whole words, without coming back to the old one?"""
-    new, old = new.strip(), old.strip()
-    begins = re.match(re.escape(new) + r"(?!\w)", text.strip())
-    rest = text.strip()[len(new) :]
-    return begins is not None and re.search(rf"(?<!\w){re.escape(old)}(?!\w)", rest) is None
+    written = text.strip()
+    begins = [end for start, end in occurrences(written, new.strip()) if start == 0]
+    return bool(begins) and not occurrences(written[begins[0] :], old.strip())
 
 
 def neighbour_logits(model: Any, case: Case) -> list[torch.Tensor]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
@@ -17,6 +18,7 @@ from kntools.editing.value_edits import edit_values
 from kntools.editing.weight_edits import WeightEdit
 from kntools.models.names import check_name
 from kntools.prompts import Prompt, encode_many
+from kntools.results.fingerprint import fingerprint
 
 Method = Callable[[Any, Sequence[Prompt], Sequence[str]], Sequence[WeightEdit]]
 #: C of one layer, or layer -> C.
@@ -108,6 +110,38 @@ def values_method(count: int = 5, amounts: tuple[float, float] = (1.0, 8.0)) -> 
         ]
 
     return Editor(edit, {"count": count, "amounts": list(amounts)})
+
+
+def chosen_editors(
+    model: Any, methods: Mapping[str, Method] | Sequence[str] | None, layer: int | None, second_moment: Moments
+) -> Mapping[str, Method]:
+    """Methods by name, or as given.
+
+    Raises:
+        ValueError: none, one called `before`, or `layer` and `second_moment` beside functions.
+    """
+    if not isinstance(methods, Mapping):
+        methods = editors(model, methods, layer=layer, second_moment=second_moment)
+    elif layer is not None or second_moment is not None:
+        raise ValueError("layer and second_moment are for methods by name; give them to editors(model, names, ...)")
+    if not methods or "before" in methods:
+        raise ValueError(
+            f"methods {list(methods)}; give at least one, and none called 'before', which is the unedited model"
+        )
+    return methods
+
+
+@contextmanager
+def same_weights(model: Any) -> Iterator[None]:
+    """A block that may edit the model, and must leave it bit by bit as it was.
+
+    Raises:
+        RuntimeError: it has not.
+    """
+    clean = fingerprint(model, fresh=True)
+    yield
+    if fingerprint(model, fresh=True) != clean:
+        raise RuntimeError("the weights are not what they were before the evaluation; load the model anew")
 
 
 #: The editors that `editors` makes by name.

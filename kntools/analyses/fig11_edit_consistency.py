@@ -12,10 +12,9 @@ from torch import Tensor
 
 from kntools.analyses.edit_cases import Case
 from kntools.analyses.edit_measures import Continuations, measure, neighbour_logits
-from kntools.analyses.edit_methods import Method, Moments, editors, settings_of
+from kntools.analyses.edit_methods import Method, Moments, chosen_editors, same_weights, settings_of
 from kntools.analyses.edit_result import EditConsistency, Payload
 from kntools.analyses.neuron_search import open_run
-from kntools.results.fingerprint import fingerprint
 
 SAYS_IT = "the model says the new answer already"
 
@@ -55,18 +54,14 @@ def edit_consistency(
         ValueError: no cases, or none left (`NoCaseLeft`), or the file of another run.
         RuntimeError: in the end the weights are not what they were, bit by bit.
     """
-    if not isinstance(methods, Mapping):
-        methods = editors(model, methods, layer=layer, second_moment=second_moment)
-    elif layer is not None or second_moment is not None:
-        raise ValueError("layer and second_moment are for methods by name; give them to editors(model, names, ...)")
-    if not cases or not methods or "before" in methods:
-        raise ValueError("give at least one case and one method; 'before' is the name of the unedited model")
-    clean = fingerprint(model, fresh=True)
+    chosen = chosen_editors(model, methods, layer, second_moment)
+    if not cases:
+        raise ValueError("no cases were given; give those of make_cases(model, 'counterfact', 100)")
     keys = [case.key for case in cases]
     if len(set(keys)) != len(keys):
         raise ValueError("two cases have the same key; give each case once")
     how = continuations or Continuations()
-    written = {"methods": settings_of(methods), "together": together, "continuations": asdict(how)}
+    written = {"methods": settings_of(chosen), "together": together, "continuations": asdict(how)}
     folder = open_run(run, "edit consistency", model, **written)
     drawn = {case.key for case in cases[: how.cases]}
 
@@ -77,30 +72,29 @@ def edit_consistency(
     before: dict[str, Payload] = dict(zip(keys, answered, strict=True))
     kept = [case for case in cases if not _says_it(before[case.key])]
     # What is edited in shared passes is one item: its last bits may depend on the company.
-    parts = [(name, tuple(kept[i : i + together])) for i in range(0, len(kept), together) for name in methods]
-    found = folder.each(
-        parts,
-        key=lambda part: f"{part[0]}/{'/'.join(case.key for case in part[1])}",
-        make=lambda part: _edit(model, methods[part[0]], part[1], say),
-        unit="part",
-    )
-    after: dict[str, dict[str, Payload]] = {name: {} for name in methods}
+    parts = [(name, tuple(kept[i : i + together])) for i in range(0, len(kept), together) for name in chosen]
+    with same_weights(model):
+        found = folder.each(
+            parts,
+            key=lambda part: f"{part[0]}/{'/'.join(case.key for case in part[1])}",
+            make=lambda part: _edit(model, chosen[part[0]], part[1], say),
+            unit="part",
+        )
+    after: dict[str, dict[str, Payload]] = {name: {} for name in chosen}
     for (name, part), payloads in zip(parts, found, strict=True):
         after[name] |= {case.key: payload for case, payload in zip(part, payloads, strict=True)}
-    if fingerprint(model, fresh=True) != clean:
-        raise RuntimeError("the weights are not what they were before the evaluation; load the model anew")
-    failed = {name: {key for key, payload in after[name].items() if "error" in payload} for name in methods}
-    counts = {f"{name} cannot make this edit": len(failed[name]) for name in methods}
+    failed = {name: {key for key, payload in after[name].items() if "error" in payload} for name in chosen}
+    counts = {f"{name} cannot make this edit": len(failed[name]) for name in chosen}
     skipped = dict(+Counter({SAYS_IT: len(cases) - len(kept), **counts}))
     # All methods are compared on the same cases.
     done = [case.key for case in kept if not any(case.key in keys for keys in failed.values())]
     if not done:
-        errors = [f"{name}: {p['error']}" for name in methods for p in after[name].values() if "error" in p]
+        errors = [f"{name}: {p['error']}" for name in chosen for p in after[name].values() if "error" in p]
         raise NoCaseLeft("; ".join([f"no case is left: {skipped}", *errors[:1]]))
     return EditConsistency(
         cases=tuple(done),
         before=tuple(before[key] for key in done),
-        after={name: tuple(after[name][key] for key in done) for name in methods},
+        after={name: tuple(after[name][key] for key in done) for name in chosen},
         skipped=skipped,
         provenance=folder.header,
     )

@@ -12,11 +12,11 @@ import pandas as pd
 
 from kntools.analyses.edit_cases import Case
 from kntools.analyses.edit_measures import Continuations, measure
-from kntools.analyses.edit_methods import Editor, Method, Moments, editors, settings_of
+from kntools.analyses.edit_methods import Editor, Method, Moments, chosen_editors, same_weights, settings_of
 from kntools.analyses.edit_result import SCORES, Payload, interval_of
 from kntools.analyses.neuron_search import open_run
 from kntools.editing.weight_edits import WeightEdit
-from kntools.results.fingerprint import fingerprint
+from kntools.engine.inputs import check_count
 from kntools.results.table import Row, Table
 
 ORDERS = ("at once", "in sequence")
@@ -85,18 +85,12 @@ def forgetting_curve(
         ValueError: counts that are not 1 to `len(cases)`, no editors, or the file of another run.
         RuntimeError: in the end the weights are not what they were, bit by bit.
     """
-    if not isinstance(methods, Mapping):
-        methods = editors(model, methods, layer=layer, second_moment=second_moment)
-    elif layer is not None or second_moment is not None:
-        raise ValueError("layer and second_moment are for methods by name; give them to editors(model, names, ...)")
-    sizes = sorted({int(count) for count in counts})
-    if not sizes or sizes[0] < 1 or sizes[-1] > len(cases) or not methods or "before" in methods:
-        raise ValueError(
-            f"counts={list(counts)} of {len(cases)} cases, methods {list(methods)}; give counts from 1 to the number "
-            "of cases, and at least one method ('before' is the unedited model)"
-        )
-    how, clean = continuations or Continuations(), fingerprint(model, fresh=True)
-    written = {"methods": settings_of(methods), "counts": sizes, "continuations": asdict(how)}
+    chosen = chosen_editors(model, methods, layer, second_moment)
+    sizes = sorted({check_count("counts", count) for count in counts})
+    if not sizes or sizes[-1] > len(cases):
+        raise ValueError(f"counts={list(counts)} of {len(cases)} cases; give counts from 1 to the number of cases")
+    how = continuations or Continuations()
+    written = {"methods": settings_of(chosen), "counts": sizes, "continuations": asdict(how)}
     written["cases"] = [case.key for case in cases[: sizes[-1]]]
     folder = open_run(run, "forgetting curve", model, **written)
     each = replace(how, unrelated=())
@@ -112,14 +106,14 @@ def forgetting_curve(
             return {str(size): state(size, 0) for size in sizes}
         with ExitStack() as applied:
             if order == "at once":
-                edits, failed = _at_once(model, methods[name], cases[:count])
+                edits, failed = _at_once(model, chosen[name], cases[:count])
                 for edit in edits:
                     applied.enter_context(edit.applied(model))
                 return {str(count): state(count, failed)}
             found, failed = {}, 0
             for n, case in enumerate(cases[:count], start=1):
                 try:
-                    for edit in methods[name](model, [case.prompt], [case.target]):
+                    for edit in chosen[name](model, [case.prompt], [case.target]):
                         applied.enter_context(edit.applied(model))
                 except (ValueError, FloatingPointError):
                     failed += 1
@@ -128,11 +122,10 @@ def forgetting_curve(
             return found
 
     items = [("before", "", sizes[-1])]
-    items += [(name, "at once", size) for name in methods for size in sizes]
-    items += [(name, "in sequence", sizes[-1]) for name in methods]
-    payloads = folder.each(items, key=lambda item: "/".join(map(str, item)), make=make, unit="run")
-    if fingerprint(model, fresh=True) != clean:
-        raise RuntimeError("the weights are not what they were before the evaluation; load the model anew")
+    items += [(name, "at once", size) for name in chosen for size in sizes]
+    items += [(name, "in sequence", sizes[-1]) for name in chosen]
+    with same_weights(model):
+        payloads = folder.each(items, key=lambda item: "/".join(map(str, item)), make=make, unit="run")
     rows: list[Row] = []
     for (name, order, _), payload in zip(items, payloads, strict=True):
         for size, found in payload.items():

@@ -45,10 +45,11 @@ class AttentionValues:
             block = model.blocks[layer]
             stream, v, pattern, z = (seen[hook_name(site, layer)] for site in _SITES)
             try:
-                weights = block.attn.W_V.detach().float(), block.attn.W_O.detach().float()
-                held = [unembedding.held_norm(model, block.ln1, x) for x in stream]
-            except (AttributeError, NotImplementedError):  # latent attention, or no norm in front
+                norm, of_values, of_output = block.ln1, block.attn.W_V, block.attn.W_O
+            except (AttributeError, NotImplementedError):  # no norm in front, or latent attention
                 raise ValueError(_refusal(model, layer)) from None
+            weights = of_values.detach().float(), of_output.detach().float()
+            held = [unembedding.held_norm(model, norm, x) for x in stream]
             v = v.float()
             group = pattern.shape[0] // v.shape[1]
             values = v.repeat_interleave(group, 1)

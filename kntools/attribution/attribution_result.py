@@ -108,15 +108,14 @@ class Attribution(Result):
         """Differences of everything measured; scores still sum to the gap.
 
         Raises:
-            ValueError: other prompts, other layers, or scores in another unit.
+            ValueError: other prompts, another site, other layers, or scores in another unit.
         """
         if not isinstance(other, Attribution):
             return NotImplemented
         self._check_comparable(other)
-        if self.metric != other.metric:
-            raise ValueError(
-                f"scores in {self.metric} and in {other.metric} have no difference; a.plot_against(b) compares them"
-            )
+        for own, given in ((self.metric, other.metric), (self.site, other.site)):
+            if own != given:
+                raise ValueError(f"scores of {own} and of {given} have no difference; a.plot_against(b) compares them")
         if other.subtracted:
             raise ValueError("what is taken away is a difference itself; a - b - c takes both away")
         return replace(

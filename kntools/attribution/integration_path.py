@@ -25,7 +25,8 @@ from kntools.engine.sweep import Intervention, Metric, RowGradients, apply_metri
 from kntools.hooks.positioned import PositionedHook
 from kntools.hooks.states import capture, scale_site
 from kntools.metrics import probability
-from kntools.models.neuron_layers import layers_of
+from kntools.models import adapter
+from kntools.models.neuron_layers import is_of_neurons, layers_of
 from kntools.prompts import Encoded
 from kntools.sites import ANSWER, Hook, hook_name
 
@@ -75,13 +76,13 @@ class Paths:
     ) -> None:
         self.site, self.metrics, self.norms = site, metrics, norms
         self.layers = layers_of(model, site)
+        adapter.hook_point(model, hook_name(site, self.layers[0]))
+        if not is_of_neurons(site):
+            raise ValueError(f"site={site!r} has no neurons; use 'mlp.hook_post', or 'mlp.hook_pre'")
         [(_, inputs)] = make_inputs(model, encoded)
         self.runner = Runner(model, inputs)
         self.clean: list[dict[str, Tensor]] = [{} for _ in encoded]  # w by hook name, [1 pos neuron]; scales of norms
         self.logits = run_rows(self.runner, [Intervention(self._watch(w), prompt=p) for p, w in enumerate(self.clean)])
-        for w in self.clean[0].values():
-            if w.ndim != 3:
-                raise ValueError(f"site={site!r} is split into heads and has no neurons; use 'mlp.hook_post'")
         self.ends = torch.cat([apply_metric(metrics, p, row) for p, row in enumerate(self.logits)])  # m(1)
         self.probabilities = torch.cat(
             [apply_metric(probability(e.target_ids), 0, row) for e, row in zip(encoded, self.logits, strict=True)]

@@ -101,7 +101,8 @@ class NeuronScan(Result):
         where = f"layer {layers[0]}" if len(layers) == 1 else f"{len(layers)} layers"
         first, count = self.prompts[0], len(self.prompts)
         what = f"{excerpt(first.text)!r} -> {first.target!r}" if count == 1 else f"{count} prompts"
-        how = f"scaled by {self.factor:g}" if self.ablation == "zero" else f"ablated by {self.ablation}"
+        kept = f", factor {self.factor:g}" if self.factor else ""
+        how = f"scaled by {self.factor:g}" if self.ablation == "zero" else f"ablated by {self.ablation}{kept}"
         return (
             f"Scan of {len(self.neurons):,} neurons of {where}, {how}: {what} "
             f"({self.provenance['model']}, {self.metric} {number(float(self.clean.mean()))})"

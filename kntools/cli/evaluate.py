@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Annotated, Any
 
 import typer
@@ -14,40 +15,40 @@ from kntools.analyses.fig11_edit_consistency import edit_consistency
 from kntools.cli.analysis import RunOptions, choose, result_output
 from kntools.cli.command import command
 from kntools.cli.edit import RomeOptions
+from kntools.cli.options import method
 from kntools.cli.output import Output
 
-Methods = Annotated[
-    list[str] | None,
-    typer.Option("--method", help=f"{', '.join(EDITORS)}; one or several (all; alpha_edit needs --second-moment)."),
-]
-Bound = Annotated[float, typer.Option(help="The largest change of a weight by fine_tune.")]
 
+@dataclass(frozen=True, kw_only=True)
+class EditorOptions(RomeOptions):
+    """Which editors, and how they edit."""
 
-def editors_of(
-    method: list[str] | None, options: RunOptions, how: RomeOptions, bound: float
-) -> tuple[dict[str, Editor], Any]:
-    """The editors that were chosen, and the model; a wrong name is an error before the model is loaded."""
-    if method:
-        choose("method", method, EDITORS)
-    model = options.load()
-    return editors(model, method, **how.arguments(model), bound=bound), model
+    methods: Annotated[
+        list[str] | None,
+        method("--method", help=f"{', '.join(EDITORS)}; one or several (all; alpha_edit needs --second-moment)."),
+    ] = None
+    bound: Annotated[float, method(help="The largest change of a weight by fine_tune.")] = 5e-4
+
+    def load(self, options: RunOptions) -> tuple[Any, dict[str, Editor]]:
+        """The model, and the editors; a wrong name is an error before the model is loaded."""
+        choose("method", self.methods, EDITORS)
+        model = options.load()
+        return model, editors(model, self.methods, **self.arguments(model), bound=self.bound)
 
 
 @command
 def evaluate(
     what: Annotated[EditData, typer.Argument(help="P36, P1376: symmetric facts; P101: synonyms; P27: two hops.")],
     options: RunOptions,
-    how: RomeOptions,
-    method: Methods = None,
+    how: EditorOptions,
     limit: Annotated[int, typer.Option(help="Facts to edit.")] = 20,
     generations: Annotated[int, typer.Option(help="Facts of which the entropy of generated text is measured.")] = 0,
-    bound: Bound = 5e-4,
 ) -> Output:
     """Edit facts one by one by several editors, ask what follows from each, and undo it.
 
     Example: kntools evaluate counterfact --method rome --method emmet --limit 20 --out edits
     """
-    methods, model = editors_of(method, options, how, bound)
+    model, methods = how.load(options)
     cases, drawn = make_cases(model, what, limit, seed=options.seed), Continuations(generations, seed=options.seed)
     found = edit_consistency(model, cases, methods, continuations=drawn, run=options.kept)
     return result_output(found, options, tables={}, rows="scores", cases=list(found.cases), skipped=found.skipped)
@@ -57,16 +58,14 @@ def evaluate(
 def forgetting_curve(
     what: Annotated[EditData, typer.Argument(help="Where the facts are from.")],
     options: RunOptions,
-    how: RomeOptions,
-    method: Methods = None,
+    how: EditorOptions,
     edits: Annotated[list[int] | None, typer.Option(help="A number of edits; one or several (1, 10, 50, 100).")] = None,
-    bound: Bound = 5e-4,
 ) -> Output:
     """What is left of 1, 10, 50 and 100 edits, made at once and in sequence, by several editors.
 
     Example: kntools figure forgetting_curve counterfact --method rome --method emmet --edits 10 --out forgotten
     """
-    methods, model = editors_of(method, options, how, bound)
+    model, methods = how.load(options)
     counts = edits or [1, 10, 50, 100]
     cases = make_cases(model, what, max(counts), seed=options.seed)
     found = analyses.forgetting_curve(model, cases, methods, counts=counts, run=options.kept)

@@ -53,7 +53,8 @@ def planted(
         until: the probability at which training ends.
 
     Raises:
-        ValueError: no neurons; `until` or `lr` out of range; a layer as wide as the model, whose axes look alike.
+        ValueError: no neurons; `until` or `lr` out of range; a layer as wide as the model or half as wide, whose axes
+            look alike.
         FloatingPointError: nan or inf.
     """
     [encoded] = encode_many(model, prompt)
@@ -94,8 +95,11 @@ class _Part:
 def _parts(model: Any, layer: int, indices: list[int]) -> list[_Part]:
     """Of every parameter with an axis of neurons; a gate and its input may share one parameter."""
     width = neuron_layers.width(model, layer)
-    if width == model.cfg.d_model:
-        raise ValueError(f"layer {layer} has {width} neurons, as many as d_model: which axis is theirs is not known")
+    if model.cfg.d_model in (width, 2 * width):
+        raise ValueError(
+            f"layer {layer} has {width} neurons and d_model is {model.cfg.d_model}: which axis of a weight is that of "
+            "the neurons is not known; plant in layers of another width"
+        )
     found = []
     for parameter in model.blocks[layer].mlp.parameters():
         for axis, size in enumerate(parameter.shape):
@@ -124,7 +128,8 @@ def _train(model: Any, encoded: Encoded, parts: list[_Part], steps: int, lr: flo
     try:
         require([True] * len(parts))
         with progress_bar(steps, "step") as bar, torch.enable_grad():
-            for step in range(steps + 1):
+            step = 0
+            while True:
                 loss = loss_now()
                 probability = float((-loss.detach()).exp())
                 if not probability >= 0:
@@ -138,6 +143,6 @@ def _train(model: Any, encoded: Encoded, parts: list[_Part], steps: int, lr: flo
                 for leaf, part in zip(leaves, parts, strict=True):
                     part.write(leaf.detach())
                 bar.update()
+                step += 1
     finally:
         require(flags)
-    raise AssertionError("the last step returns")

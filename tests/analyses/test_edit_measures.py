@@ -99,6 +99,13 @@ def test_a_free_answer_begins_with_the_new_one_and_does_not_come_back(text: str,
     assert says_only(text, " Rome", " Ottawa") == expected
 
 
+@pytest.mark.parametrize(
+    ("text", "expected"), [("上海。", True), ("上海是中国", True), ("上海不是北京", False), ("北京", False)]
+)
+def test_a_free_answer_in_a_script_without_spaces(text: str, expected: bool) -> None:
+    assert says_only(text, "上海", "北京") == expected
+
+
 def test_a_share_has_wilsons_interval() -> None:
     found = share_of_cases([1.0] * 8 + [0.0] * 2)
     z, n, p = 1.959964, 10, 0.8

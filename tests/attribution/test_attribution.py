@@ -240,3 +240,10 @@ def test_a_site_without_neurons_is_an_error() -> None:
     for function in (kn.integrated_gradients, kn.activation_x_gradient, kn.activation):
         with pytest.raises(ValueError, match=r"no neurons; use 'mlp.hook_post'"):
             function(model, prompt, site="z")
+
+
+@pytest.mark.parametrize("site", ["resid_pre", "resid_post", "mlp_out", "attn_out", "z", "blocks.0.hook_resid_mid"])
+@pytest.mark.parametrize("attribute", [kn.integrated_gradients, kn.activation, kn.activation_x_gradient])
+def test_entries_of_other_sites_are_no_neurons(attribute: Any, site: str) -> None:
+    with pytest.raises((ValueError, KeyError), match=r"no neurons|unknown site|hook"):
+        attribute(zoo.tiny("llama"), kn.Prompt("The capital of Canada is", " Ottawa"), site=site)

@@ -61,6 +61,8 @@ def test_what_cannot_be_compared_is_refused(model: Any, pair: tuple[kn.Attributi
         a - kn.activation(model, PROMPTS)
     with pytest.raises(ValueError, match="a - b - c"):
         a - (a - b)
+    with pytest.raises(ValueError, match=r"mlp\.hook_post and of mlp\.hook_pre"):
+        a - kn.activation_x_gradient(model, PROMPTS, site="mlp.hook_pre", metric=a.metric)
     for other in (a.scores, 1, None):
         with pytest.raises(TypeError):
             a - other

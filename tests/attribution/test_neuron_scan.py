@@ -98,6 +98,12 @@ def test_ablation_puts_other_activations_in_place(name: str, ablation: str) -> N
     given = base[0] if ablation == "given" else ablation
     scan = kn.neuron_scan(model, prompts, neurons, ablation=given, metric="probability")
     half = kn.neuron_scan(model, prompts, neurons, ablation=given, factor=0.5, metric="probability")
+    by = (
+        "scaled by 0"
+        if ablation == "zero"
+        else f"ablated by {'given activations' if ablation == 'given' else ablation}"
+    )
+    assert f"{by}:" in repr(scan) and ("scaled by 0.5:" if ablation == "zero" else f"{by}, factor 0.5:") in repr(half)
     for number, e in enumerate(encoded):
         for column, n in enumerate(neurons):
             for found, factor in ((scan, 0.0), (half, 0.5)):

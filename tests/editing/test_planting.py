@@ -89,6 +89,14 @@ def test_the_model_is_restored_after_an_error_and_training_ends_in_time() -> Non
     assert all(torch.equal(p, before[key]) for key, p in weights(model).items())
 
 
+@pytest.mark.parametrize("width", [zoo.D_MODEL, zoo.D_MODEL // 2])
+def test_a_width_that_does_not_tell_the_axes_apart_is_refused(width: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(zoo.RECIPES["llama"].options, "intermediate_size", width)
+    model = zoo.fresh("llama")
+    with pytest.raises(ValueError, match="which axis"):
+        planted(model, CAPITAL, ["L0.N1"])
+
+
 def test_what_cannot_be() -> None:
     model = zoo.tiny("llama")
     for more in ({"neurons": []}, {"until": 1.0}, {"lr": 0.0}, {"steps": 0}):

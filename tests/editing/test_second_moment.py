@@ -11,6 +11,7 @@ import pytest
 import torch
 
 import kntools as kn
+from kntools.editing.second_moment import TOKENS_PER_NEURON
 from kntools.models import adapter
 from kntools.models.causality import is_masked
 from tests import zoo
@@ -210,3 +211,13 @@ def test_published_statistics(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="has 48 neurons"):
         np.savez(file, **{**content, "mom2.mom2": total[:9, :9]})
         kn.SecondMoment.from_npz(file, model, 1)
+
+
+@pytest.mark.parametrize(("per_neuron", "expected"), [(TOKENS_PER_NEURON, 0.19), (10, 0.39)])
+def test_how_far_off_keys_are_by_tokens_per_neuron(per_neuron: int, expected: float) -> None:
+    """Of independent normal keys with C = I: the numbers that docs/editing.md and the warning quote."""
+    generator, width = torch.Generator().manual_seed(0), 200
+    keys = torch.randn(per_neuron * width, width, generator=generator, dtype=torch.float64)
+    key = torch.randn(width, 50, generator=generator, dtype=torch.float64)
+    found = torch.linalg.solve(keys.T @ keys / len(keys), key)
+    assert float((found - key).norm() / key.norm()) == pytest.approx(expected, abs=0.01)
