@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from kntools.analyses.edit_cases import cases_of
 from kntools.analyses.edit_measures import UNRELATED, neighbour_logits, says_only
 from kntools.analyses.edit_result import share_of_cases
 from kntools.data import TwoHopFact
-from kntools.editing.rome_settings import RomeSettings
+from kntools.editing.rome_settings import MEMIT, RomeSettings
 from tests import zoo
 from tests.analyses.test_edit_consistency import METHODS, cases
 from tests.editing.test_rome import text_keys
@@ -161,6 +162,25 @@ def test_names_of_editors() -> None:
     by_name = edit_consistency(model, cases(1), ["fine_tune"], layer=1)
     by_hand = edit_consistency(model, cases(1), editors(model, ["fine_tune"], layer=1))
     assert by_name == by_hand
+
+
+def test_editors_by_name_are_the_functions_with_published_settings() -> None:
+    """memit and alpha_edit measure and bound values as MEMIT does, whatever ROME's settings are."""
+    model, c, case = zoo.tiny("llama"), text_keys(zoo.tiny("llama"), 1), cases(1)[0]
+    few = RomeSettings(steps=3, templates=["{}"], key="published")
+    found = editors(model, layer=1, second_moment=c, settings=few, threshold=10.0)
+    wide = replace(few, clamp=MEMIT.clamp, scale=MEMIT.scale, key="consistent")
+    asked = {"layers": [1], "second_moments": c}
+    by_hand = {
+        "rome": kn.rome(model, case.prompt, case.target, layer=1, second_moment=c, settings=few),
+        "emmet": kn.emmet(model, [case.prompt], [case.target], **asked, settings=replace(few, key="consistent")),
+        "memit": kn.memit(model, [case.prompt], [case.target], **asked, settings=wide),
+        "alpha_edit": kn.alpha_edit(model, [case.prompt], [case.target], **asked, settings=wide, threshold=10.0),
+    }
+    for name, expected in by_hand.items():
+        [edit] = found[name](model, [case.prompt], [case.target])
+        for ours, plain in zip(edit.changes, expected.changes, strict=True):
+            assert torch.equal(ours.update, plain.update), name
 
 
 # --- questions ---------------------------------------------------------------------------------------------

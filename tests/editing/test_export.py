@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -80,6 +81,10 @@ def test_an_embedding_that_is_tied_no_more(name: str, end: str, tmp_path: Path) 
     wrapped.weight = torch.nn.Parameter(wrapped.weight.detach() * 1.2 + 0.1)
     kn.save_model(model, tmp_path / "untied")
     torch.testing.assert_close(read_logits(tmp_path / "untied"), logits_of(model), atol=1e-4, rtol=1e-4)
+    ties = [
+        json.loads((tmp_path / kind / "config.json").read_text())["tie_word_embeddings"] for kind in ("tied", "untied")
+    ]
+    assert ties == [True, False], "other programs go by the config"
     sizes = [(tmp_path / kind / "model.safetensors").stat().st_size for kind in ("tied", "untied")]
     assert sizes[1] - sizes[0] >= 4 * wrapped.weight.numel()
 
