@@ -159,6 +159,7 @@ def facts(study: Study) -> Shown:
             passed,
             "loss of an answer beyond that without random neurons",
             f"paired t-test, n = {len(found.names)} facts",
+            [result["p"]],
         ),
         [*_control(found), *_scores(found), *_interventions(found)],
         {name: "the answer is not one token of this model" for name in found.missing},

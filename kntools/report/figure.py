@@ -5,8 +5,9 @@ The texts are in `assets/texts.toml`: figures, and by their names charts and tab
 
 from __future__ import annotations
 
+import math
 import tomllib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from importlib.resources import files
@@ -98,14 +99,17 @@ def _name(name: str, part: str) -> str:
     return f"{name}-{part}" if part else name
 
 
-def tested(passed: Sequence[str], nothing: str, test: str) -> str:
-    """A sentence of what passes a test, or `No ... passes the test in this sample`.
+def tested(passed: Sequence[str], nothing: str, test: str, p_values: Iterable[float]) -> str:
+    """A sentence of what passes a test, `No ... passes the test in this sample`, or that no test was possible.
 
     Arguments:
         passed: what passes, in words.
         nothing: what there is none of, where none passes.
         test: its name, with n.
+        p_values: of everything that was tested; nan where n was too small.
     """
+    if all(math.isnan(p) for p in p_values):
+        return f"No test was possible in this sample ({test})."
     claim = "; ".join(passed) or f"No {nothing} passes the test in this sample"
     return f"{claim[0].upper()}{claim[1:]} ({test}, p < {ALPHA:g})."
 

@@ -45,7 +45,7 @@ def pair_search(study: Study) -> Shown:
     nothing = f"neuron of a number (candidates: {', '.join(candidates) or 'none'})"
     test = f"Fisher's exact test per determiner, Holm-corrected, n = {len(found.rows)} pairs"
     content = blocks("figure-2", found.plot(), shares, tables={"pairs": found.to_frame()})
-    return Shown(tested(passed, nothing, test), content)
+    return Shown(tested(passed, nothing, test, shares["p_holm"]), content)
 
 
 def localisation(study: Study) -> Shown:
@@ -58,7 +58,8 @@ def localisation(study: Study) -> Shown:
         if row.p_holm < ALPHA
     ]
     units = f"{tests['paradigms'][0]} paradigms and {tests['relations'][0]} relations"
-    sentence = tested(passed, "difference between agreement and facts", f"Welch's test, Holm-corrected, n = {units}")
+    test = f"Welch's test, Holm-corrected, n = {units}"
+    sentence = tested(passed, "difference between agreement and facts", test, tests["p_holm"])
     tables = {"difference": tests, "groups": found.to_frame()}
     return Shown(sentence, blocks("figure-3", found.plot(), found.summary(), tables=tables), missing)
 
@@ -78,7 +79,8 @@ def layers(study: Study) -> Shown:
     counts = " and ".join(f"{n} {kind} groups" for kind, n in spread.details["groups"].items())
     nothing = "difference between the layers of agreement and of facts"
     content = blocks("figure-4", spread.plot(), spread.to_frame(), tables=tables)
-    return Shown(tested(passed, nothing, f"permutation test, n = {counts}"), content, missing)
+    p_values = [] if test is None else [test["p"]]
+    return Shown(tested(passed, nothing, f"permutation test, n = {counts}", p_values), content, missing)
 
 
 def overturned(study: Study) -> Shown:
@@ -94,7 +96,7 @@ def overturned(study: Study) -> Shown:
     ]
     counts = ", ".join(f"{n} of {source}" for source, n in summary.groupby("source", sort=False)["n"].first().items())
     nothing = "edit of leading neurons, against random ones,"
-    sentence = tested(passed, nothing, f"McNemar's exact test, Holm-corrected, n = {counts}")
+    sentence = tested(passed, nothing, f"McNemar's exact test, Holm-corrected, n = {counts}", summary["p_holm"])
     return Shown(sentence, blocks("figure-8", found.plot(), summary, tables={"prompts": found.to_frame()}), missing)
 
 
@@ -125,7 +127,7 @@ def tracing(study: Study) -> Shown:
         about: dict[str, Any] = {"part": what, "what": _words(what), "window": profile.window}
         content += blocks("figure-9", profile.plot(), profile.to_frame(), **about)
     content += blocks("figure-9", tables={"tests": tests, "prompts": effects})
-    sentence = tested(passed, nothing, f"t-test over prompts, Holm-corrected, n = {counts}")
+    sentence = tested(passed, nothing, f"t-test over prompts, Holm-corrected, n = {counts}", tests["p_holm"])
     return Shown(sentence, content, {_words(what): why for what, why in missing.items()})
 
 

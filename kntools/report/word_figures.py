@@ -29,7 +29,8 @@ def suppression(study: Study) -> Shown:
     content: list[Block] = []
     for number, effect in effects.items():
         content += blocks("figure-5", effect.plot(), effect.to_frame(), **_about(study, number))
-    sentence = tested(passed, nothing, f"paired t-test, Holm-corrected, n = {_prompts(study)}")
+    p_values = [row["p_corrected"] for effect in effects.values() for row in effect.rows]
+    sentence = tested(passed, nothing, f"paired t-test, Holm-corrected, n = {_prompts(study)}", p_values)
     return Shown(sentence, content, missing)
 
 
@@ -58,7 +59,7 @@ def bias(study: Study) -> Shown:
     how = f"permutation test, n = {len(neutral)} neutral words"
     tables = {"test": pd.DataFrame([{"n": len(neutral), "spearman": rho, "p": p}])}
     return Shown(
-        tested(passed, "correlation of effect and plural bias among neutral words", how),
+        tested(passed, "correlation of effect and plural bias among neutral words", how, [p]),
         blocks("figure-6", found.plot(), frame, tables=tables, neuron=study.candidate("plural"), source=source),
         {", ".join(rare): "they stand before too few nouns"} if rare else {},
     )

@@ -8,6 +8,7 @@ that it shows; the wording is free.
 from __future__ import annotations
 
 import html
+import math
 import random
 import re
 from collections.abc import Iterable, Iterator
@@ -20,6 +21,7 @@ import pytest
 
 import kntools as kn
 from kntools.report import FIGURES, QUICK, Study, build, choose
+from kntools.report.figure import tested as sentence_of
 from kntools.results.run_store import RunStore
 from tests import zoo
 from tests.figure_numbers import NUMBERS, TESTED
@@ -96,8 +98,23 @@ def test_nothing_is_claimed_where_there_is_nothing(tmp_path_factory: pytest.Temp
     with planted(signal=False):
         report = build(Study(model, SIZE, tmp_path_factory.mktemp("nothing")), choose(TESTED))
     sentences = {figure.key: shown.sentence for figure, shown in report.shown}
-    claims = {key: text for key, text in sentences.items() if not re.match(r"No .* passes the test", text)}
+    claims = {
+        key: text for key, text in sentences.items() if not re.match(r"No (.* passes the test|test was possible)", text)
+    }
     assert not claims
+
+
+@pytest.mark.parametrize(
+    ("passed", "p_values", "sentence"),
+    [
+        ([], [math.nan], "No test was possible in this sample (t-test, n = 1)."),
+        ([], [], "No test was possible in this sample (t-test, n = 1)."),
+        ([], [math.nan, 0.5], "No effect passes the test in this sample (t-test, n = 1, p < 0.05)."),
+        (["one does"], [math.nan, 0.01], "One does (t-test, n = 1, p < 0.05)."),
+    ],
+)
+def test_what_was_not_tested_did_not_fail_a_test(passed: list[str], p_values: list[float], sentence: str) -> None:
+    assert sentence_of(passed, "effect", "t-test, n = 1", p_values) == sentence
 
 
 def test_every_figure_names_its_test_or_says_that_it_has_none(bert: Made, llama: Made) -> None:
