@@ -39,6 +39,9 @@ def __getattr__(name: str) -> Any:
             return import_module(f"kntools.{name}")
         if name in import_module("kntools.face").__all__:
             return globals().setdefault(name, getattr(import_module("kntools.face"), name))
+        near = import_module("kntools.models.names").nearest(name, __getattr__("__all__"), 2)
+        if near:
+            raise AttributeError(f"module 'kntools' has no attribute {name!r}; did you mean {' or '.join(near)}?")
     raise AttributeError(f"module 'kntools' has no attribute {name!r}; dir(kntools) lists what there is")
 
 

@@ -7,12 +7,16 @@ pieces of one answer under teacher forcing). Softmax is always computed in float
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from operator import index
+from typing import SupportsIndex
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-Ids = int | Sequence[int]
+from kntools.arguments import shown, tensor
+
+Ids = SupportsIndex | Sequence[SupportsIndex]
 
 #: What metrics of these names are in.
 UNITS = {
@@ -31,7 +35,7 @@ def log_probability(ids: Ids) -> Callable[[Tensor], Float[Tensor, " row"]]:
     kn.log_probability(encoded.target_ids)(logits)
     ```
     """
-    wanted = (ids,) if isinstance(ids, int) else tuple(ids)
+    wanted = _token_ids(ids)
 
     def metric(logits: Tensor) -> Tensor:
         per_piece = _per_piece(logits, len(wanted))
@@ -62,7 +66,7 @@ def logit(ids: Ids) -> Callable[[Tensor], Float[Tensor, " row"]]:
     kntools.metrics.logit(encoded.target_ids)(logits)
     ```
     """
-    wanted = (ids,) if isinstance(ids, int) else tuple(ids)
+    wanted = _token_ids(ids)
 
     def metric(logits: Tensor) -> Tensor:
         per_piece = _per_piece(logits, len(wanted))
@@ -80,11 +84,12 @@ def logit_difference(target: int, foil: int) -> Callable[[Tensor], Float[Tensor,
     grid = kn.activation_patch(model, clean, corrupted, site="z", metric=kn.logit_difference(target, foil))
     ```
     """
+    [right], [wrong] = _token_ids([target]), _token_ids([foil])
 
     def metric(logits: Tensor) -> Tensor:
         per_piece = _per_piece(logits, 1)[:, 0]
-        _check_ids((target, foil), logits)
-        return per_piece[:, target] - per_piece[:, foil]
+        _check_ids((right, wrong), logits)
+        return per_piece[:, right] - per_piece[:, wrong]
 
     return metric
 
@@ -97,7 +102,7 @@ def kl_divergence(reference: Float[Tensor, " d_vocab"]) -> Callable[[Tensor], Fl
     moved = kn.sweep(model, tokens, hooks, metric=kn.kl_divergence(clean))
     ```
     """
-    base = _wide(reference).log_softmax(-1)
+    base = _wide(tensor("reference", reference, "[d_vocab]: logits of another run", finite=False)).log_softmax(-1)
 
     def metric(logits: Tensor) -> Tensor:
         ours = _per_piece(logits, 1)[:, 0].log_softmax(-1)
@@ -109,6 +114,18 @@ def kl_divergence(reference: Float[Tensor, " d_vocab"]) -> Callable[[Tensor], Fl
         return terms.sum(-1)
 
     return metric
+
+
+def _token_ids(ids: Ids) -> tuple[int, ...]:
+    """Ids of tokens, one or several: which they are of a text, only a model's tokenizer knows."""
+    listed = [ids] if isinstance(ids, SupportsIndex) else ids
+    try:
+        return tuple(index(number) for number in listed)
+    except TypeError:
+        raise TypeError(
+            f"{shown(ids)} is no token id; encoded = kn.encode(model, prompt) has those of an answer: "
+            "kn.probability(encoded.target_ids)"
+        ) from None
 
 
 def _wide(logits: Tensor) -> Tensor:

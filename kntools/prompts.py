@@ -11,7 +11,6 @@ import unicodedata
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from operator import index
 from typing import Any, Literal, get_args
 
 import pandas as pd
@@ -19,6 +18,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
+from kntools.arguments import shown, whole
 from kntools.models import adapter
 from kntools.models.causality import is_masked
 from kntools.models.tokenizers import tokenizer_of
@@ -29,6 +29,8 @@ from kntools.results.result import Result
 MASK = "[MASK]"
 
 MultiToken = Literal["error", "first", "sum"]
+
+_EXAMPLE = "write kn.Prompt(text, answer), e.g. kn.Prompt('1 + 1 =', ' 2')"
 
 
 @dataclass(frozen=True)
@@ -72,7 +74,7 @@ class Prompt:
         if self.multi_token not in get_args(MultiToken):
             raise ValueError(f"multi_token={self.multi_token!r} is unknown; use 'error', 'first' or 'sum'")
         if self.occurrence is not None:
-            object.__setattr__(self, "occurrence", index(self.occurrence))
+            object.__setattr__(self, "occurrence", whole("occurrence", self.occurrence))
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -176,13 +178,17 @@ def encode_many(model: Any, prompts: Prompts, *, prepend_bos: bool | None = None
     """
     listed = [prompts] if isinstance(prompts, Prompt | Encoded) else prompts
     if isinstance(listed, str) or not isinstance(listed, Iterable):
-        raise TypeError(f"{prompts!r} is no Prompt; write kn.Prompt(text, answer), e.g. kn.Prompt('1 + 1 =', ' 2')")
+        raise TypeError(
+            f"{shown(prompts)} is no Prompt; write kn.Prompt(text, answer), e.g. kn.Prompt('1 + 1 =', ' 2')"
+        )
     asked = list(listed)
     if not asked:
         raise ValueError("no prompts given; pass a Prompt, or a list with at least one")
     for prompt in asked:
         if not isinstance(prompt, Prompt | Encoded):
-            raise TypeError(f"{prompt!r} is no Prompt; write kn.Prompt(text, answer), e.g. kn.Prompt('1 + 1 =', ' 2')")
+            raise TypeError(
+                f"{shown(prompt)} is no Prompt; write kn.Prompt(text, answer), e.g. kn.Prompt('1 + 1 =', ' 2')"
+            )
     new = iter(encode_each(model, [p for p in asked if isinstance(p, Prompt)], prepend_bos=prepend_bos))
     out = []
     for prompt in asked:

@@ -14,6 +14,8 @@ from enum import Enum
 from operator import index
 from typing import Any, SupportsIndex
 
+from kntools.arguments import several, shown, whole
+
 #: A TransformerLens forward hook: the hook point's name and `fn(activation, hook=...)`.
 Hook = tuple[str, Callable[..., Any]]
 
@@ -51,7 +53,8 @@ SITES = {
 }
 
 _LAYER = re.compile(r"^blocks\.(\d+)\.")
-_NEURON = re.compile(r"^L(\d+)\.N(\d+)$")
+#: `L24.N1005`.
+NEURON_NAME = re.compile(r"^L(\d+)\.N(\d+)$")
 
 
 @dataclass(frozen=True, order=True)
@@ -69,17 +72,17 @@ class Neuron:
 
     def __post_init__(self) -> None:
         # Whole numbers of numpy and torch are taken, and kept as plain ones.
-        object.__setattr__(self, "layer", index(self.layer))
-        object.__setattr__(self, "index", index(self.index))
+        object.__setattr__(self, "layer", whole("layer", self.layer))
+        object.__setattr__(self, "index", whole("index", self.index))
         if self.layer < 0 or self.index < 0:
             raise ValueError(f"neuron (layer {self.layer}, index {self.index}) does not exist: both are counted from 0")
 
     @classmethod
     def parse(cls, text: str) -> Neuron:
         """Read what `repr` writes: `"L24.N1005"`."""
-        match = _NEURON.match(text.strip())
+        match = NEURON_NAME.match(text.strip()) if isinstance(text, str) else None
         if match is None:
-            raise ValueError(f"{text!r} names no neuron; write it as 'L24.N1005' (layer 24, neuron 1005)")
+            raise ValueError(f"{shown(text)} names no neuron; write it as 'L24.N1005' (layer 24, neuron 1005)")
         return cls(int(match[1]), int(match[2]))
 
     def __repr__(self) -> str:
@@ -100,25 +103,27 @@ def as_neuron(neuron: NeuronLike) -> Neuron:
     try:
         layer, number = map(index, neuron)
     except (TypeError, ValueError):
-        raise TypeError(f"{neuron!r} is no neuron; give (layer, index) such as (24, 1005), or 'L24.N1005'") from None
+        raise TypeError(
+            f"{shown(neuron)} is no neuron; give (layer, index) such as (24, 1005), or 'L24.N1005'"
+        ) from None
     return Neuron(layer, number)
 
 
 def as_neurons(neurons: NeuronsLike) -> tuple[Neuron, ...]:
     """Accept `Neuron`s, their names and `(layer, index)` pairs, one or many; drop repetitions, keep the order."""
     pair = isinstance(neurons, tuple) and len(neurons) == 2 and all(isinstance(n, SupportsIndex) for n in neurons)
-    listed = [neurons] if pair or isinstance(neurons, Neuron | str) else neurons
+    listed = [neurons] if pair or isinstance(neurons, Neuron | str) else several("neurons", neurons, "att.top(5)")
     return tuple(dict.fromkeys(as_neuron(n) for n in listed))  # type: ignore[arg-type] # a pair is refused by as_neuron
 
 
 def hook_name(site: str, layer: SupportsIndex) -> str:
     """The hook point's name of `site` in `layer`, e.g. `("z", 3)` -> `blocks.3.attn.hook_z`."""
     if not isinstance(site, str):
-        raise TypeError(f"site={site!r} is no site; the order is site, layer: hook_name('z', 3)")
+        raise TypeError(f"site={shown(site)} is no site; the order is site, layer, e.g. 'resid_post', 3")
     tail = SITES.get(site, site)
     if "hook_" not in tail:
         raise ValueError(f"unknown site {site!r}; use one of {', '.join(SITES)}, or a full name like 'mlp.hook_post'")
-    return f"blocks.{index(layer)}.{tail}"
+    return f"blocks.{whole('layer', layer)}.{tail}"
 
 
 def layer_of(name: str) -> int | None:
@@ -142,7 +147,8 @@ def resolve_positions(pos: Positions, length: int) -> tuple[int, ...]:
     if isinstance(pos, slice):
         wanted = tuple(range(*pos.indices(length)))
     else:
-        wanted = (index(pos),) if isinstance(pos, SupportsIndex) else tuple(map(index, pos))
+        listed = [pos] if isinstance(pos, SupportsIndex) else several("pos", pos, "[2, 3]; -1 is the last token")
+        wanted = tuple(whole("pos", p) for p in listed)
     if not wanted:
         raise ValueError(f"no position of {length} tokens is in {pos!r}; give at least one, or None for all")
     for p in wanted:

@@ -11,10 +11,11 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from kntools.arguments import whole
 from kntools.prompts import Prompt
 from kntools.results.display import excerpt
 from kntools.results.result import Result
-from kntools.sites import Neuron
+from kntools.sites import Neuron, NeuronLike, as_neuron
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
@@ -59,8 +60,9 @@ class Attribution(Result):
         """The `k` neurons with the highest score: of one prompt, or of the mean over prompts."""
         return leading(self._scores_of(prompt), k, self.widths)
 
-    def score_of(self, neuron: Neuron, *, prompt: int | None = None) -> float:
+    def score_of(self, neuron: NeuronLike, *, prompt: int | None = None) -> float:
         """Score of one neuron, for one prompt or the mean over prompts."""
+        neuron = as_neuron(neuron)
         if neuron.layer >= len(self.widths) or neuron.index >= self.widths[neuron.layer]:
             raise IndexError(f"neuron {neuron} does not exist: the layers have {self.widths} neurons")
         return float(self._scores_of(prompt)[neuron.layer, neuron.index])
@@ -72,6 +74,7 @@ class Attribution(Result):
             top: only the leading neurons of each prompt; `None` means all of them.
         """
         parts = []
+        top = None if top is None else whole("top", top, 0)
         for number, prompt in enumerate(self.prompts):
             scores = self.scores[number]
             order = _only_neurons(scores, self.widths).flatten().argsort(descending=True)[: sum(self.widths)][:top]
@@ -142,7 +145,7 @@ class Attribution(Result):
     def _scores_of(self, prompt: int | None) -> Float[Tensor, "layer neuron"]:
         if prompt is None:
             return self.scores.mean(0)
-        if not -len(self.prompts) <= prompt < len(self.prompts):
+        if not -len(self.prompts) <= whole("prompt", prompt) < len(self.prompts):
             raise IndexError(f"prompt {prompt} does not exist: there are {len(self.prompts)}")
         return self.scores[prompt]
 
@@ -175,7 +178,7 @@ class Attribution(Result):
 
 def leading(scores: Float[Tensor, "layer neuron"], k: int, widths: Sequence[int]) -> tuple[Neuron, ...]:
     """The `k` neurons with the highest score; layer l has `widths[l]` of them."""
-    if not 0 <= k <= sum(widths):
+    if not 0 <= whole("k", k) <= sum(widths):
         raise ValueError(f"k={k}; there are {sum(widths)} neurons")
     best = _only_neurons(scores, widths).flatten().topk(k).indices.tolist()
     return tuple(Neuron(*divmod(i, scores.shape[1])) for i in best)

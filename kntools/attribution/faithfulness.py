@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from kntools.arguments import real, several, tensor
 from kntools.attribution.ablation import Ablation, ablation_name, replacements
 from kntools.attribution.attribution_result import Attribution, exists
 from kntools.attribution.faithfulness_curve import FaithfulnessCurve
@@ -113,7 +114,7 @@ def faithfulness(
 
 
 def _checked(shares: Sequence[float]) -> tuple[float, ...]:
-    found = tuple(sorted({float(share) for share in shares}))
+    found = tuple(sorted({real("shares", share) for share in several("shares", shares, "(0.01, 0.1, 1)")}))
     if not found or not 0 <= found[0] <= found[-1] <= 1 or sum(share > 0 for share in found) < 2:
         raise ValueError(f"shares={tuple(shares)}; give at least two shares of all neurons above 0, none above 1")
     return found
@@ -121,7 +122,7 @@ def _checked(shares: Sequence[float]) -> tuple[float, ...]:
 
 def _ranking(scores: Attribution | Tensor, widths: Sequence[int]) -> Float[Tensor, "layer neuron"]:
     """Mean scores; -inf where there is no neuron."""
-    given = scores.scores if isinstance(scores, Attribution) else scores
+    given = scores.scores if isinstance(scores, Attribution) else tensor("scores", scores, "[layer neuron]")
     mean = given.detach().double().cpu().flatten(0, -3).mean(0) if given.ndim > 2 else given.detach().double().cpu()
     if mean.shape != (len(widths), max(widths)):
         raise ValueError(

@@ -6,6 +6,7 @@ import warnings
 from functools import partial
 from typing import Any, Literal
 
+from kntools.arguments import real
 from kntools.attribution.adaptive import SMALL_GAP, integrate_adaptively
 from kntools.attribution.attribution_result import Attribution
 from kntools.attribution.attribution_run import PostNorm, attribute
@@ -76,7 +77,7 @@ def integrated_gradients(
         FloatingPointError: activations that are nan or inf.
     """
     check_count("steps", steps)
-    if not 0 < tol < 1:
+    if not 0 < real("tol", tol) < 1:
         raise ValueError(f"tol={tol}; give the relative residual to allow per layer, between 0 and 1 (0.01)")
     adaptive = rule == "adaptive"
     score = partial(integrate_adaptively, tol=tol) if adaptive else partial(integrate, rule=fixed_rule(rule, steps))

@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 from fractions import Fraction
-from typing import Any
+from typing import Any, SupportsIndex
 
 import pandas as pd
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from kntools.arguments import real, several, tensor, whole
 from kntools.attribution.attribution_result import Attribution
 from kntools.results.result import Result
 from kntools.sites import Neuron
@@ -77,7 +78,7 @@ def knowledge_neurons(
     *,
     threshold: float = 0.2,
     share: float = 0.7,
-    target_count: tuple[int, int] = (2, 5),
+    target_count: int | tuple[int, int] = (2, 5),
     step: float = 0.05,
     negatives: Attribution | Float[Tensor, "other layer neuron"] | None = None,
 ) -> KnowledgeNeurons:
@@ -97,22 +98,23 @@ def knowledge_neurons(
 
     Arguments:
         att: an `Attribution`, or scores `[prompt layer neuron]`.
+        target_count: how many are wanted: at least and at most, or one number.
         negatives: scores of prompts with another answer; neurons that would be chosen for them at the same share
             are taken out (they carry the phrasing or the kind of answer, not this one).
 
     Raises:
         ValueError: `threshold`, `share`, `step` or `target_count` out of range; scores that are not finite.
     """
-    low, high = target_count
-    if not 0 < share <= 1:
+    low, high = _range(target_count)
+    if not 0 < real("share", share) <= 1:
         raise ValueError(f"share={share}; it is a share of the prompts: above 0, at most 1 (0.7)")
-    if not 0 < step <= 1:
+    if not 0 < real("step", step) <= 1:
         raise ValueError(f"step={step}; it must be above 0 and at most 1 (0.05)")
     if not 0 <= low <= high:
         raise ValueError(f"target_count={target_count}; give (least, most) with 0 <= least <= most, e.g. (2, 5)")
-    scores = _as_scores(att)
+    scores = as_scores(att)
     votes = coarse_sets(scores, threshold).sum(0)
-    against = None if negatives is None else coarse_sets(_as_scores(negatives), threshold)
+    against = None if negatives is None else coarse_sets(as_scores(negatives), threshold)
     if against is not None and against.shape[1:] != scores.shape[1:]:
         raise ValueError(f"negatives have {tuple(against.shape[1:])} neurons, the prompts {tuple(scores.shape[1:])}")
 
@@ -136,7 +138,7 @@ def knowledge_neurons(
         settings={
             "threshold": threshold,
             "share": share,
-            "target_count": list(target_count),
+            "target_count": [low, high],
             "step": step,
             "negatives": 0 if against is None else against.shape[0],
         },
@@ -145,19 +147,30 @@ def knowledge_neurons(
     )
 
 
-def coarse_sets(
-    scores: Float[Tensor, "prompt layer neuron"], threshold: float = 0.2
-) -> Bool[Tensor, "prompt layer neuron"]:
+def _range(target_count: Any) -> tuple[int, int]:
+    bounds = (
+        [target_count] * 2
+        if isinstance(target_count, SupportsIndex)
+        else several("target_count", target_count, "(2, 5): at least 2, at most 5")
+    )
+    if len(bounds) != 2:
+        raise ValueError(f"target_count={target_count}; give one number, or (least, most), e.g. (2, 5)")
+    low, high = (whole("target_count", bound) for bound in bounds)
+    return low, high
+
+
+def coarse_sets(scores: Scores, threshold: float = 0.2) -> Bool[Tensor, "prompt layer neuron"]:
     """Neurons with at least `threshold` times their own prompt's highest score (none if that is not positive).
 
     ```python
     kn.coarse_sets(att.scores).sum((1, 2))      # how many of each prompt
     ```
     """
-    if not 0 < threshold <= 1:
+    if not 0 < real("threshold", threshold) <= 1:
         raise ValueError(f"threshold={threshold}; it is a fraction of the highest score: above 0, at most 1 (0.2)")
-    highest = scores.amax(dim=(1, 2), keepdim=True)
-    return (scores >= threshold * highest) & (highest > 0)
+    values = as_scores(scores)
+    highest = values.amax(dim=(1, 2), keepdim=True)
+    return (values >= threshold * highest) & (highest > 0)
 
 
 def r1_squared(att: Scores, *, drop_zero: bool = False) -> float:
@@ -177,7 +190,7 @@ def r1_squared(att: Scores, *, drop_zero: bool = False) -> float:
     Raises:
         ValueError: fewer than two prompts, or an all-zero prompt and not `drop_zero`.
     """
-    rows = _as_scores(att).flatten(1).double()
+    rows = as_scores(att).flatten(1).double()
     norms = rows.norm(dim=1)
     zero = (norms == 0).nonzero().flatten().tolist()
     if zero and not drop_zero:
@@ -190,12 +203,12 @@ def r1_squared(att: Scores, *, drop_zero: bool = False) -> float:
     return float((torch.linalg.eigvalsh(gram)[-1] - 1) / (n - 1))
 
 
-def _as_scores(given: Scores) -> Float[Tensor, "prompt layer neuron"]:
-    scores = given.scores if isinstance(given, Attribution) else given
+def as_scores(given: Any) -> Float[Tensor, "prompt layer neuron"]:
+    """Scores of an `Attribution`, a tensor, an array or lists."""
+    scores = given.scores if isinstance(given, Attribution) else tensor("scores", given, "[prompt layer neuron]")
+    scores = scores if scores.is_floating_point() else scores.float()
     if scores.ndim != 3 or scores.shape[0] == 0:
         raise ValueError(f"scores must be [prompt layer neuron] with at least one prompt, not {tuple(scores.shape)}")
-    if not bool(torch.isfinite(scores).all()):
-        raise ValueError("the scores hold nan or inf")
     return scores
 
 

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, overload
 
+from kntools.arguments import shown
 from kntools.attribution.baselines import activation
 from kntools.attribution.direct_logit import direct_logit_attribution
 from kntools.attribution.integrated_gradients import integrated_gradients
@@ -98,6 +99,8 @@ def neuron_card(
     about = provenance(model, k=k)
     values, note = _values(model, chosen, k)
     keys = [((), None)] * len(chosen) if texts is None else _keys(model, chosen, texts, k, run)
+    if not isinstance(prompt, Prompt | Encoded | None):
+        raise TypeError(f"prompt={shown(prompt)}; give one kn.Prompt(text, answer)")
     parts = [None] * len(chosen) if prompt is None else _in_prompt(model, chosen, prompt)
     cards = [
         NeuronCard(n, **value, note=note, contexts=contexts, activation=active, in_prompt=part, provenance=about)

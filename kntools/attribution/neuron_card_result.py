@@ -149,7 +149,7 @@ class NeuronCard(Result):
         if self.in_prompt is not None:
             p = self.in_prompt.prompt
             parts.append(f"<p><b>In</b> {escape(p.text)} → {escape(p.target)}</p>")
-        parts += [_row(facts) for facts in self._facts().values()]
+        parts += [_rows(facts) for facts in self._facts().values()]
         if self.contexts:
             items = "".join(f"<li style='white-space:pre-wrap'>{_context(c)}</li>" for c in self.contexts)
             parts.append(f"<p><b>Most active in</b></p><ol>{items}</ol>")
@@ -170,12 +170,10 @@ def _shaded(text: str, value: float, strongest: float) -> str:
     return f"<span title='{number(value)}' style='background:rgba({colour},{strength:.2f})'>{escape(text)}</span>"
 
 
-def _row(facts: dict[str, float | int | None]) -> str:
-    names = "".join(f"<th style='text-align:right'>{escape(name)}</th>" for name in facts)
-    values = "".join(
-        f"<td style='text-align:right'>{'' if value is None else number(value)}</td>" for value in facts.values()
-    )
-    return f"<table><tr>{names}</tr><tr>{values}</tr></table>"
+def _rows(facts: dict[str, float | int | None]) -> str:
+    shown = {name: "" if value is None else number(value) for name, value in facts.items()}
+    cells = (f"<th align=left>{escape(name)}</th><td align=right>{value}</td>" for name, value in shown.items())
+    return f"<table>{''.join(f'<tr>{row}</tr>' for row in cells)}</table>"
 
 
 def cards_page(cards: Sequence[NeuronCard]) -> str:

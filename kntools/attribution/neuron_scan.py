@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from kntools.arguments import instance, several
 from kntools.attribution.ablation import Ablation, ablation_name, replacements
 from kntools.attribution.attribution_result import Attribution
 from kntools.engine.inputs import batches, bos_of, in_order
@@ -116,6 +117,7 @@ class NeuronScan(Result):
         return self.effect[prompt]
 
     def _scores(self, scores: Attribution) -> Float[Tensor, "prompt neuron"]:
+        instance("scores", scores, Attribution, "kn.integrated_gradients(model, prompts)")
         if scores.prompts != self.prompts:
             raise ValueError(
                 f"an attribution of other prompts cannot stand beside this scan: it is of "
@@ -215,7 +217,7 @@ def _scanned(
     if (layers is None) == (neurons is None):
         raise ValueError("give neurons=['L20.N7', ...], or layers=20 for all neurons of a layer; one of the two")
     if neurons is None:
-        wanted = dict.fromkeys([layers] if isinstance(layers, SupportsIndex) else layers or ())
+        wanted = dict.fromkeys([layers] if isinstance(layers, SupportsIndex) else several("layers", layers, "[3, 4]"))
         found = tuple(Neuron(layer, i) for layer in wanted for i in range(neuron_layers.width(model, layer)))
     else:
         found = as_neurons(neurons)

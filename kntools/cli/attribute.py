@@ -49,4 +49,4 @@ def attribute(
     sheet = Sheet(f"{text!r} -> {target!r}: probability {number(probability)}", leading, pages.notes(att))
     asked = {"prompt": {"text": text, "target": target}, "probability": probability}
     data = {**asked, "neurons": records(leading)}
-    return pages.attribution_output(options, att, neurons, check, [sheet], data, page)
+    return pages.attribution_output(options, model, att, neurons, check, [sheet], data, page)

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from kntools.attribution.attribution_result import Attribution
 from kntools.cli.neuron_check import Check
-from kntools.cli.options import Options
+from kntools.cli.options import ModelOptions, Options
 from kntools.cli.output import Output, Sheet
 from kntools.plots import neuron_heatmap
+from kntools.prompts import Prompt
+from kntools.report.cards import page_cards
 from kntools.report.page import Chart, Page, PageTable, Section
 from kntools.report.page import write as write_page
 from kntools.sites import Neuron
@@ -27,6 +30,8 @@ def page_output(
     sheets: Sequence[Sheet],
     data: Mapping[str, Any],
     page: Callable[[], tuple[str, str, Sequence[Section]]],
+    cards: Callable[[Sequence[Section]], Mapping[str, Any]] = lambda sections: {},
+    /,
     **results: Any,
 ) -> Output:
     """A command whose `--out` is a folder with a page, the tables that it names, and `NAME.safetensors` of each result.
@@ -34,6 +39,7 @@ def page_output(
     Arguments:
         made: the provenance of the results; the page says by which model and which command it was made.
         page: makes title, first sentence and sections; called if there is `--out`.
+        cards: makes what `Page` says of cards from its sections.
     """
     bos = {True: " (with BOS)", False: " (no BOS)"}.get(made["settings"].get("prepend_bos"), "")
     versions = ", ".join(f"{name} {version}" for name, version in made["versions"].items())
@@ -42,7 +48,8 @@ def page_output(
 
     def write(out: Path) -> list[Path]:
         title, lead, sections = page()
-        content = Page(title, sections, lead, source, [*facts, ("Command", f"`{options.line}`")])
+        lines = [*facts, ("Command", f"`{options.line}`")]
+        content = Page(title, sections, lead, source, lines, **cards(sections))
         tables = [
             block for section in sections for block in section.blocks if isinstance(block, PageTable) and block.csv
         ]
@@ -52,8 +59,16 @@ def page_output(
     return Output({**made, **data}, sheets, write)
 
 
+def card_command(options: ModelOptions, prompt: Prompt | None = None) -> str:
+    """What to type for the card of another {neuron}."""
+    words = ["--model", options.model, *{True: ["--bos"], False: ["--no-bos"], None: []}[options.bos]]
+    words += ["--prompt", prompt.text, "--target", prompt.target] if prompt else []
+    return f"kntools card {{neuron}} {shlex.join(words)}"
+
+
 def attribution_output(
-    options: Options,
+    options: ModelOptions,
+    model: Any,
     att: Attribution,
     neurons: Sequence[Neuron],
     check: Check | None,
@@ -62,7 +77,14 @@ def attribution_output(
     page: Callable[[], tuple[str, str, Sequence[Section]]],
     **results: Any,
 ) -> Output:
-    """The same for scores: how they were made, all of them as heatmaps, and what suppressing the `neurons` does."""
+    """The same for scores: how they were made, all of them as heatmaps, and what suppressing the `neurons` does.
+
+    The page has the cards of the leading neurons, in the first prompt.
+    """
+    prompt = att.prompts[0]
+
+    def cards(sections: Sequence[Section]) -> dict[str, Any]:
+        return {"cards": page_cards(model, sections, prompt), "card_command": card_command(options, prompt)}
 
     def with_heatmaps() -> tuple[str, str, Sequence[Section]]:
         title, lead, sections = page()
@@ -71,7 +93,8 @@ def attribution_output(
     checked = [Sheet("Checked by intervening", check.to_frame(), [check.describe()])] if check else []
     about = {"rule": att.rule, "largest_residual": float(att.residual.abs().max())}
     data = {**data, **about, "check": check.to_json() if check else None}
-    return page_output(options, att.provenance, [*sheets, *checked], data, with_heatmaps, attribution=att, **results)
+    sheets = [*sheets, *checked]
+    return page_output(options, att.provenance, sheets, data, with_heatmaps, cards, attribution=att, **results)
 
 
 def heatmaps(att: Attribution, marked: Sequence[Neuron], check: Check | None) -> list[Section]:

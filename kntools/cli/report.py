@@ -15,6 +15,7 @@ from kntools.cli.command import command
 from kntools.cli.group import say
 from kntools.cli.options import ModelOptions, output
 from kntools.cli.output import Output, Sheet
+from kntools.cli.pages import card_command
 from kntools.data.sources import SampleWarning
 from kntools.report import FULL, QUICK, Study, build, choose
 
@@ -49,7 +50,7 @@ def report(
         say(f"not at hand: {names}; the built-in sample stands in. Set KNTOOLS_DATA to the folder that holds them")
         warnings.simplefilter("ignore", SampleWarning)  # until the command ends
     line = re.sub(r" --figures[ =]\S+", "", options.line)
-    done = build(study, chosen, command=line, tell=lambda line: say(f"{line} ..."))
+    done = build(study, chosen, command=line, card_command=card_command(options), tell=lambda line: say(f"{line} ..."))
     rows = [{"figure": f.key, "analysis": f.name, "finding": s.sentence, "notes": s.remarks} for f, s in done.shown]
     return Output(
         {**study.header, "warning": study.size.warning, "figures": rows, "page": str(done.page), "note": done.note},

@@ -67,7 +67,7 @@ def search(
     chosen = {"search": kns.settings, "share": kns.share, "converged": kns.converged}
     chosen |= {"found": len(kns), "neurons": records(found)}
     data, sheets = {"prompts": records(asked), **chosen}, [Sheet("Prompts", asked), sheet]
-    return pages.attribution_output(options, att, listed, check, sheets, data, page, knowledge_neurons=kns)
+    return pages.attribution_output(options, model, att, listed, check, sheets, data, page, knowledge_neurons=kns)
 
 
 def _asked(target: str | None, texts: list[str], file: Path | None) -> list[tuple[str, str]]:

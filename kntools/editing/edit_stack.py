@@ -37,6 +37,7 @@ class Application:
     """
 
     def __init__(self, edit: Edit, model: Any) -> None:
+        adapter.check_model(model)
         self.edit, self.changes, self.stack = edit, edit.changes, _stacks.setdefault(model, [])
         if any(same(self.changes, other.changes) for other in self.stack):
             raise RuntimeError("this edit is applied already; undo it first, or leave its scope")

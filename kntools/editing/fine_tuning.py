@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from operator import index
 from typing import Any, SupportsIndex
 
 import torch
@@ -65,8 +64,9 @@ def fine_tune(
     check_count("steps", steps)
     if lr <= 0 or limit <= 0:
         raise ValueError(f"lr={lr}, limit={limit}; both must be above 0")
-    neuron_layers.width(model, index(layer))
-    tuned = [_tune(model, request, index(layer), steps, lr, limit, stop_loss) for request in requests]
+    number = adapter.check_layer(model, layer)
+    neuron_layers.width(model, number)
+    tuned = [_tune(model, request, number, steps, lr, limit, stop_loss) for request in requests]
     return tuned[0] if isinstance(targets, str) else tuned
 
 

@@ -6,13 +6,13 @@ import math
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from operator import index
 from typing import Any, SupportsIndex
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from kntools.arguments import instance, several
 from kntools.editing.changes import Change, as_hooks
 from kntools.editing.constraints import Constraints, joined
 from kntools.editing.edit_stack import applied_edits
@@ -20,7 +20,7 @@ from kntools.editing.joint_edit import JointEdit
 from kntools.editing.requests import EditRequest, make_requests
 from kntools.editing.rome_batch import Subjects
 from kntools.editing.rome_rows import EditRows, make_rows, new_targets
-from kntools.editing.rome_settings import RomeSettings, regularisation_for
+from kntools.editing.rome_settings import RomeSettings, chosen_settings, regularisation_for
 from kntools.editing.rome_value import Value, check_gradients, find_values
 from kntools.editing.second_moment import SecondMoment
 from kntools.engine.answers import answer_values
@@ -186,7 +186,8 @@ def _edit(
     settings: RomeSettings | None,
     weights: Mapping[str, float | None],
 ) -> JointEdit:
-    numbers, chosen = _layers(model, layers), settings or RomeSettings.for_model(model)
+    numbers = _layers(model, layers)
+    chosen = chosen_settings(model, settings)
     if chosen.key != "consistent":
         raise ValueError(f"key={chosen.key!r} is ROME's alone; {method.name} uses the mean key: key='consistent'")
     check_gradients(method.name)
@@ -273,7 +274,8 @@ def _inverse(c: SecondMoment | None, keys: Keys) -> Keys:
 
 
 def _layers(model: Any, layers: Layers) -> list[int]:
-    listed = [index(layers)] if isinstance(layers, SupportsIndex) else [index(n) for n in layers]
+    each = [layers] if isinstance(layers, SupportsIndex) else several("layers", layers, "[5, 6]")
+    listed = [adapter.check_layer(model, n) for n in each]
     if not listed:
         raise ValueError("no layers given; name one or several, e.g. layers=[5]")
     if len(set(listed)) < len(listed):
@@ -288,7 +290,8 @@ def _moments(model: Any, layers: Layers, given: SecondMoments) -> dict[int, Seco
     if given is None:
         return {}
     each = [given] if isinstance(given, SecondMoment) else given.values() if isinstance(given, Mapping) else given
-    listed = [*each]
+    example = "kn.second_moment(model, layers, texts)"
+    listed = [instance("second_moments", c, SecondMoment, example) for c in several("second_moments", each, example)]
     of = {c.layer: c for c in listed}
     if len(of) < len(listed):
         raise ValueError(f"second_moments has two C of one layer ({[c.layer for c in listed]}); give one of each")

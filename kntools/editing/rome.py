@@ -5,13 +5,13 @@ from __future__ import annotations
 import warnings
 from collections.abc import Sequence
 from dataclasses import asdict, replace
-from operator import index
 from typing import Any, SupportsIndex, overload
 
+from kntools.arguments import instance
 from kntools.editing.rank_one import RankOneEdit
 from kntools.editing.requests import make_requests
 from kntools.editing.rome_rows import EditRows, make_rows, new_targets
-from kntools.editing.rome_settings import Key, RomeSettings
+from kntools.editing.rome_settings import Key, RomeSettings, chosen_settings
 from kntools.editing.rome_value import Value, check_gradients, find_values
 from kntools.editing.second_moment import SecondMoment
 from kntools.engine.answers import answer_values
@@ -85,10 +85,12 @@ def rome(
         FloatingPointError: nan or inf in the optimisation.
         RuntimeError: within `torch.inference_mode()`.
     """
-    number, chosen = index(layer), settings or RomeSettings.for_model(model)
+    number = adapter.check_layer(model, layer)
+    chosen = chosen_settings(model, settings)
     requests = make_requests(model, prompts, targets, "rome")
     neuron_layers.width(model, number)
     if second_moment is not None:
+        instance("second_moment", second_moment, SecondMoment, "kn.second_moment(model, layer, texts)")
         second_moment.check(model, number)
     check_gradients("rome")
     rows = make_rows(model, requests, chosen)

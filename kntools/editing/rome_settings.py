@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import isfinite
-from operator import index
 from typing import Any, Literal, get_args
 
+from kntools.arguments import instance, whole
 from kntools.models import adapter
 from kntools.models.neuron_layers import layers_of
 
@@ -59,7 +59,7 @@ class RomeSettings:
 
     def __post_init__(self) -> None:
         for name in ("steps", "seed"):
-            object.__setattr__(self, name, index(getattr(self, name)))
+            object.__setattr__(self, name, whole(name, getattr(self, name)))
         for name in ("lr", "weight_decay", "clamp", "kl_weight", "stop_loss"):
             object.__setattr__(self, name, float(getattr(self, name)))
         if self.steps < 2:
@@ -82,6 +82,12 @@ class RomeSettings:
         """The published settings of this model (Meng et al. 2022; Llama-2: EasyEdit), or the defaults."""
         published = _PUBLISHED.get(_short_name(model))
         return cls() if published is None else published[1]
+
+
+def chosen_settings(model: Any, given: RomeSettings | None) -> RomeSettings:
+    if given is None:
+        return RomeSettings.for_model(model)
+    return instance("settings", given, RomeSettings, "RomeSettings(steps=25)")
 
 
 def layer_for(model: Any) -> int:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from operator import index
 from pathlib import Path
 from typing import Any, SupportsIndex
 from zipfile import BadZipFile
@@ -16,6 +15,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from kntools.arguments import several
 from kntools.editing.edit_stack import fingerprints
 from kntools.editing.moment_sums import Sums
 from kntools.engine.texts import Texts
@@ -259,7 +259,8 @@ def second_moment(
         IndexError: no such layer; a layer without neurons is a ValueError.
         FloatingPointError: keys that are nan or inf.
     """
-    wanted = [index(layer)] if isinstance(layer, SupportsIndex) else sorted(set(map(index, layer)))
+    each = [layer] if isinstance(layer, SupportsIndex) else several("layer", layer, "5, or [5, 6]")
+    wanted = sorted({adapter.check_layer(model, number) for number in each})
     if not wanted:
         raise ValueError("no layers given; name one, or several")
     for number in wanted:

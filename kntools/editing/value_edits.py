@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from kntools.arguments import whole
 from kntools.editing.changes import Change
 from kntools.editing.weight_edits import LayerEdit
 from kntools.models import adapter, neuron_layers
@@ -156,7 +157,7 @@ def _token(model: Any, answer: str | int) -> int:
                 f"the token that is meant, e.g. {ids[0]} for its first one"
             )
         return ids[0]
-    if not 0 <= answer < int(model.cfg.d_vocab):
+    if not 0 <= whole("the answer", answer) < int(model.cfg.d_vocab):
         raise IndexError(f"token id {answer} does not exist: the vocabulary has {model.cfg.d_vocab}")
     return answer
 

@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from kntools.arguments import real, several, whole
 from kntools.engine.plan import as_intervention
 from kntools.engine.starts import Starts, start_tokens
 from kntools.engine.writing import Choose, Writer
@@ -82,6 +83,8 @@ class Drawing:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "temperature", real("temperature", self.temperature))
+        object.__setattr__(self, "seed", whole("seed", self.seed))
         if not self.temperature >= 0 or (self.top_k is not None and self.top_k < 1):
             raise ValueError(
                 f"temperature={self.temperature}, top_k={self.top_k}; give a temperature of at least 0 and a top_k of "
@@ -201,7 +204,7 @@ class _Ends:
 
     def __init__(self, model: Any, stop: str | Sequence[str] | None) -> None:
         self.tokenizer = tokenizer_of(model) if stop else model.tokenizer
-        self.stops = () if stop is None else (stop,) if isinstance(stop, str) else tuple(stop)
+        self.stops = () if stop is None else (stop,) if isinstance(stop, str) else tuple(several("stop", stop, "'.'"))
         if not all(isinstance(s, str) and s for s in self.stops):
             raise ValueError(f"stop={stop!r}; give a string that is not empty, or several")
         self.tokens = set[int]() if self.tokenizer is None else _end_tokens(model)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from operator import index
 from typing import Any, SupportsIndex, cast
 
 import torch
 from jaxtyping import Int
 from torch import Tensor
 
+from kntools.arguments import shown, whole
 from kntools.models import adapter
 from kntools.models.causality import is_masked
 from kntools.prompts import Encoded, Prompts, by_length, encode_many
@@ -152,13 +152,7 @@ def bos_of(encoded: Sequence[Encoded]) -> bool | None:
 
 def check_count(name: str, value: Any) -> int:
     """A number of things: whole, and at least 1."""
-    try:
-        count = index(value)
-    except TypeError:
-        raise TypeError(f"{name}={value!r}; give a whole number, at least 1") from None
-    if count < 1:
-        raise ValueError(f"{name}={value}; give at least 1")
-    return count
+    return whole(name, value, 1)
 
 
 def check_window(size: Any, layers: int) -> int:
@@ -171,7 +165,7 @@ def check_window(size: Any, layers: int) -> int:
 
 def check_choice(name: str, value: Any, choices: Sequence[Any]) -> None:
     if value not in choices:
-        raise ValueError(f"{name}={value!r} is unknown; use {', '.join(map(repr, choices))}")
+        raise ValueError(f"{name}={shown(value)} is unknown; use {', '.join(map(repr, choices))}")
 
 
 def as_batch(model: Any, tokens: Tensor) -> Tensor:

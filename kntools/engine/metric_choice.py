@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Literal, get_args
 
 from kntools import metrics
+from kntools.arguments import several
 from kntools.engine.sweep import Metric, sweep
 from kntools.prompts import Encoded
 
@@ -39,7 +40,7 @@ def choose_metrics(model: Any, encoded: Sequence[Encoded], given: Metrics | str)
     if callable(given):
         name = getattr(given, "__name__", type(given).__name__)
         return [given] * len(encoded), name if name.isidentifier() else "metric"
-    each = list(given)
+    each = several("metric", given, "a name such as 'probability', a function of logits, or one per prompt")
     if len(each) != len(encoded) or not all(callable(m) for m in each):
         raise ValueError(
             f"{len(each)} metrics for {len(encoded)} prompts; give one function for all, or one per prompt"

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from kntools.arguments import several, shown, whole
 from kntools.engine.inputs import Inputs
 from kntools.hooks.positioned import PositionedHook, is_local
 from kntools.hooks.stateful import StatefulHook
@@ -88,32 +89,40 @@ class Pass:
 
 def as_interventions(given: Sequence[Any], prompts: int) -> list[Intervention]:
     """Check what is swept over so many prompts."""
-    if not given:
+    listed = several("interventions", given, "[hooks] for a single one, [[]] for the run as it is")
+    if not listed:
         raise ValueError("no interventions given; pass a list with at least one list of hooks ([] changes nothing)")
-    out = [as_intervention(inter, prompts) for inter in given]
+    out = [as_intervention(inter, prompts) for inter in listed]
     for number, inter in enumerate(out):
-        if not 0 <= inter.prompt < prompts:
+        whole(f"rows of intervention {number}", inter.rows, 1)
+        if not 0 <= whole("prompt", inter.prompt) < prompts:
             raise IndexError(f"intervention {number} starts from prompt {inter.prompt}; there are {prompts}")
-        if inter.rows < 1:
-            raise ValueError(f"intervention {number} has rows={inter.rows}; it needs at least 1")
     return out
 
 
 def as_intervention(given: Any, prompts: int) -> Intervention:
     if isinstance(given, Intervention):
+        _check_hooks(given.hooks)
+        for entry in given.wrt:
+            if not (isinstance(entry, tuple | list) and len(entry) == 2 and isinstance(entry[0], str)):
+                raise TypeError(f"wrt={shown(given.wrt)}; give pairs of hook name and position: [(name, -1)]")
         return given
     if prompts > 1:
         raise ValueError(
             f"{prompts} prompts are swept, and a list of hooks does not say which one it starts from; "
             "write kn.Intervention(hooks, prompt=n)"
         )
-    hooks = tuple(given)
-    if not all(isinstance(h, Sequence) and len(h) == 2 and isinstance(h[0], str) and callable(h[1]) for h in hooks):
+    return Intervention(_check_hooks(given))
+
+
+def _check_hooks(given: Any) -> tuple[Hook, ...]:
+    hooks = tuple(given) if isinstance(given, Iterable) else (given,)
+    if not all(isinstance(h, tuple | list) and len(h) == 2 and isinstance(h[0], str) and callable(h[1]) for h in hooks):
         raise TypeError(
-            f"an intervention is a list of hooks, pairs (name, function), but got {hooks!r}; a sweep takes a list of "
-            "interventions: write [hooks], not hooks, for a single one"
+            f"an intervention is a list of hooks, pairs (name, function), but got {shown(given)}; a sweep takes a list "
+            "of interventions: write [hooks], not hooks, for a single one"
         )
-    return Intervention(hooks)
+    return hooks
 
 
 def stage_of(name: str, layers: int) -> int:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from kntools.arguments import several, shown
 from kntools.prompts import Encoded, Prompt, PromptError, PromptLike, Prompts, encode
 
 #: The other prompts: with an answer of their own, or as text.
@@ -49,8 +50,13 @@ def encode_pairs(model: Any, clean: Prompts, corrupted: Corrupted) -> list[Pair]
         TypeError: a clean text without an answer.
         ValueError: not as many of both; prompts of other lengths, or whose answers stand elsewhere.
     """
-    left = [clean] if isinstance(clean, Prompt | Encoded | str) else list(clean)
-    right = [corrupted] if isinstance(corrupted, Prompt | Encoded | str) else list(corrupted)
+    left, right = (
+        [given] if isinstance(given, Prompt | Encoded | str) else several(name, given, "[kn.Prompt(text, answer)]")
+        for name, given in (("clean", clean), ("corrupted", corrupted))
+    )
+    for other in (*left, *right):
+        if not isinstance(other, Prompt | Encoded | str):
+            raise TypeError(f"{shown(other)} is no prompt; write kn.Prompt(text, answer)")
     for text in left:
         if isinstance(text, str):
             raise TypeError(

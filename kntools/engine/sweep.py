@@ -17,6 +17,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from kntools.arguments import several
 from kntools.engine.forward import PassOutput, Watched
 from kntools.engine.inputs import Inputs, PromptsOrTokens, make_inputs
 from kntools.engine.plan import Embedding, Intervention, as_interventions
@@ -98,6 +99,10 @@ def _in_groups(
 ) -> list[T]:
     """Run the interventions on the prompts of each length; what each gives, in order."""
     prompts = sum(len(numbers) for numbers, _ in groups)
+    if metric is not None and not callable(metric):
+        metric = several("metric", metric, "kn.probability(encoded.target_ids), or one per prompt")
+        if len(metric) != prompts or not all(map(callable, metric)):
+            raise ValueError(f"metric has {len(metric)} entries for {prompts} prompts; give one function per prompt")
     given = as_interventions(interventions, prompts)
     if embedding is not None and len(embedding) != prompts:
         raise ValueError(f"embedding hooks for {len(embedding)} prompts, but there are {prompts}")

@@ -9,10 +9,12 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from kntools.arguments import shown
 from kntools.models import adapter
 from kntools.models.causality import is_masked
 from kntools.models.tokenizers import tokenizer_of
@@ -54,8 +56,12 @@ def strings(texts: Texts) -> Iterator[str]:
         with texts.open(encoding="utf-8") as lines:
             yield from (line.strip() for line in lines if line.strip())
         return
+    if isinstance(texts, Tensor | np.ndarray) or not isinstance(texts, Iterable):
+        raise TypeError(f"texts={shown(texts)}; give a list of texts, rows with a 'text', or pathlib.Path(...)")
     for row in texts:
-        text = row if isinstance(row, str) else row["text"]
+        text = row["text"] if isinstance(row, Mapping) and "text" in row else row
+        if not isinstance(text, str):
+            raise TypeError(f"{shown(row)} is no text; give texts, or rows {{'text': ...}}")
         if text.strip():
             yield text
 

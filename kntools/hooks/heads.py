@@ -10,6 +10,7 @@ from typing import SupportsIndex
 import torch
 from torch import Tensor
 
+from kntools.arguments import real, several, shown
 from kntools.hooks.positioned import PositionedHook
 from kntools.sites import ANSWER, Hook, Positions, hook_name
 
@@ -44,7 +45,7 @@ def scale_heads(
         IndexError: when a hook runs, for a head or position that does not exist.
         ValueError: a site without heads; or as in `scale_neurons`.
     """
-    layers: dict[int, list[int]] = {}
+    scale, layers = real("factor", factor), dict[int, list[int]]()
     for layer, head in dict.fromkeys(map(_as_head, _listed(heads))):
         layers.setdefault(layer, []).append(head)
 
@@ -56,7 +57,7 @@ def scale_heads(
                 if x.ndim != 4 or head >= x.shape[2]:
                     raise IndexError(f"head {head} does not exist at {name}, whose shape is {tuple(x.shape)} here")
             at = torch.tensor(chosen, device=x.device)
-            return x.index_copy(2, at, x.index_select(2, at) * factor)
+            return x.index_copy(2, at, x.index_select(2, at) * scale)
 
         return name, PositionedHook(pos, edit, f"scale heads {chosen} of layer {layer} by {factor}", name=name)
 
@@ -82,7 +83,7 @@ def check_heads(name: str) -> str:
 
 def _listed(heads: HeadLike | Iterable[HeadLike]) -> Iterable[HeadLike]:
     pair = isinstance(heads, tuple) and len(heads) == 2 and all(isinstance(n, SupportsIndex) for n in heads)
-    return [heads] if pair or isinstance(heads, str) else heads  # type: ignore[list-item, return-value] # checked here
+    return [heads] if pair or isinstance(heads, str) else several("heads", heads, "[(5, 3), 'L6.H0']")  # type: ignore[list-item] # checked here
 
 
 def _as_head(head: HeadLike) -> tuple[int, int]:
@@ -90,7 +91,7 @@ def _as_head(head: HeadLike) -> tuple[int, int]:
     try:
         layer, number = map(index, (int(n) for n in named.groups()) if named else head)  # type: ignore[arg-type] # or not
     except (TypeError, ValueError):
-        raise TypeError(f"{head!r} is no head; give (layer, head) such as (5, 3), or 'L5.H3'") from None
+        raise TypeError(f"{shown(head)} is no head; give (layer, head) such as (5, 3), or 'L5.H3'") from None
     if layer < 0 or number < 0:
         raise ValueError(f"head (layer {layer}, head {number}) does not exist: both are counted from 0")
     return layer, number

@@ -13,15 +13,17 @@ logits = model.run_with_hooks(tokens, fwd_hooks=hooks)
 from __future__ import annotations
 
 from collections.abc import Sequence
-from operator import index
 from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from kntools.arguments import real, tensor, whole
 from kntools.hooks.positioned import PositionedHook
 from kntools.sites import ANSWER, Hook, Neuron, NeuronsLike, Positions, as_neurons, hook_name
+
+_MEAN = "[layer d_mlp]: kn.activation(model, others).scores.mean(0)"
 
 
 def scale_neurons(neurons: NeuronsLike, factor: float, *, pos: Positions = ANSWER) -> list[Hook]:
@@ -45,7 +47,8 @@ def scale_neurons(neurons: NeuronsLike, factor: float, *, pos: Positions = ANSWE
         ValueError: when a hook runs in a layer without neurons (a mixture of experts), or without `pos` where the
             answer's position is not known.
     """
-    return _on_neurons(neurons, pos, f"scale by {factor}", lambda x, _: x * factor)
+    scale = real("factor", factor)
+    return _on_neurons(neurons, pos, f"scale by {factor}", lambda x, _: x * scale)
 
 
 def ablate_neurons(neurons: NeuronsLike, *, pos: Positions = ANSWER) -> list[Hook]:
@@ -81,7 +84,7 @@ def set_neurons(
         ValueError: if there are not as many values as neurons.
     """
     wanted = as_neurons(neurons)
-    given = torch.as_tensor(values, dtype=torch.float64).flatten()
+    given = tensor("values", values, "[neuron], or one number").double().flatten()
     if given.numel() not in (1, len(wanted)):
         raise ValueError(f"{given.numel()} values for {len(wanted)} neurons; give one, or one per neuron")
     value_of = dict(zip(wanted, given.expand(len(wanted)).tolist(), strict=True))
@@ -105,7 +108,7 @@ def mean_ablate_neurons(
     Arguments:
         mean: mean activations of all neurons, e.g. those of `kn.activation` at the answers of other prompts.
     """
-    return _set_from(mean, as_neurons(neurons), pos)
+    return _set_from(tensor("mean", mean, _MEAN), as_neurons(neurons), pos)
 
 
 def resample_neurons(
@@ -127,13 +130,16 @@ def resample_neurons(
         activations: of all neurons in other prompts, e.g. those of `kn.activation` at their answers.
         seed: says which of the prompts. The global random state is not used.
     """
+    activations = tensor("activations", activations, "[prompt layer d_mlp]: kn.activation(model, others).scores")
     if activations.ndim != 3 or not len(activations):
         raise ValueError(f"activations must be [prompt layer d_mlp], not {tuple(activations.shape)}")
-    drawn = torch.randint(len(activations), (), generator=torch.Generator().manual_seed(index(seed)))
+    drawn = torch.randint(len(activations), (), generator=torch.Generator().manual_seed(whole("seed", seed)))
     return _set_from(activations[int(drawn)], as_neurons(neurons), pos)
 
 
 def _set_from(values: Float[Tensor, "layer d_mlp"], neurons: Sequence[Neuron], pos: Positions) -> list[Hook]:
+    if values.ndim != 2:
+        raise ValueError(f"mean is {tuple(values.shape)}; give {_MEAN}")
     for n in neurons:
         if n.layer >= values.shape[0] or n.index >= values.shape[1]:
             raise IndexError(f"no value for neuron {n}: there are {values.shape[0]} layers of {values.shape[1]}")

@@ -8,7 +8,7 @@ logits = model.run_with_hooks(tokens, fwd_hooks=hooks)
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, MutableMapping, Sequence
 from functools import wraps
 from typing import Any, ParamSpec, Protocol, SupportsIndex, runtime_checkable
 
@@ -16,6 +16,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from kntools.arguments import several, shown, tensor, whole
 from kntools.hooks.heads import check_heads
 from kntools.hooks.positioned import PositionedHook
 from kntools.sites import ANSWER, Hook, Positions, hook_name
@@ -60,8 +61,8 @@ def scale_site(
     ```
     """
 
-    name = hook_name(site, layer)
-    return [(name, PositionedHook(pos, lambda x: x * _per_row(x, factor, "factors"), f"scale {name}", name=name))]
+    name, factors = hook_name(site, layer), tensor("factor", factor, "[batch], or one number")
+    return [(name, PositionedHook(pos, lambda x: x * _per_row(x, factors, "factors"), f"scale {name}", name=name))]
 
 
 @_site_first
@@ -84,14 +85,15 @@ def add_vector(
     Raises:
         ValueError: when the hook runs, if the vector does not fit the site, or the scales do not fit the rows.
     """
-    name = hook_name(site, layer)
+    name, direction = hook_name(site, layer), tensor("vector", vector, "[d_model]")
+    scales = tensor("scale", scale, "[batch], or one number")
 
     def edit(x: Tensor) -> Tensor:
-        if vector.shape != x.shape[-1:]:
+        if direction.shape != x.shape[-1:]:
             raise ValueError(
-                f"a vector of {'x'.join(map(str, vector.shape))} does not fit {name}, which has width {x.shape[-1]}"
+                f"a vector of {'x'.join(map(str, direction.shape))} does not fit {name}, which has width {x.shape[-1]}"
             )
-        return x + _per_row(x, scale, "scales") * vector.to(x)
+        return x + _per_row(x, scales, "scales") * direction.to(x)
 
     return [(name, PositionedHook(pos, edit, f"add to {name}", name=name))]
 
@@ -121,6 +123,9 @@ def patch(
         neurons: only these entries of the last axis.
     """
     name = hook_name(site, layer)
+    if isinstance(cache, Tensor) or not hasattr(cache, "keys"):
+        raise TypeError(f"cache={shown(cache)}; give activations by name: _, cache = model.run_with_cache(tokens)")
+    heads, neurons = (_indices(what, given) for what, given in (("heads", heads), ("neurons", neurons)))
     if heads is not None and neurons is not None:
         raise ValueError("give heads or neurons, not both: they are entries of different axes")
     if heads is not None:
@@ -139,7 +144,10 @@ def patch(
 
 @_site_first
 def freeze(
-    sites: Iterable[str], layers: Iterable[SupportsIndex], cache: Activations, pos: Positions = None
+    sites: str | Iterable[str],
+    layers: SupportsIndex | Iterable[SupportsIndex],
+    cache: Activations,
+    pos: Positions = None,
 ) -> list[Hook]:
     """Hold sites at the values of another run in many layers: the severed paths of causal tracing.
 
@@ -147,8 +155,7 @@ def freeze(
     hooks = kn.freeze(["mlp_out"], range(8, 30), corrupted_cache)
     ```
     """
-    wanted = list(layers)
-    return [h for site in sites for layer in wanted for h in patch(site, layer, cache, pos)]
+    return [h for site, layer in _places(sites, layers) for h in patch(site, layer, cache, pos)]
 
 
 def corrupt(span: Positions, noise: Float[Tensor, "... span d_model"], *, hook: str = "hook_embed") -> list[Hook]:
@@ -164,25 +171,27 @@ def corrupt(span: Positions, noise: Float[Tensor, "... span d_model"], *, hook: 
         hook: where embeddings are. On bridges with a norm behind them (BERT, BLOOM) `hook_embed` is that norm's output
             and `embed.hook_out` the embedding; a HookedEncoder calls it `embed.hook_embed`.
     """
-    if not bool(torch.isfinite(noise).all()):
-        raise ValueError("the noise holds nan or inf")
+    added = tensor("noise", noise, "[span d_model] or [sample span d_model]")
 
     def edit(x: Tensor) -> Tensor:
-        if noise.ndim == 3:
-            _match_batch(x, noise, "noise samples")
-        if noise.ndim not in (2, 3) or noise.shape[-2:] != x.shape[-2:]:
+        if added.ndim == 3:
+            _match_batch(x, added, "noise samples")
+        if added.ndim not in (2, 3) or added.shape[-2:] != x.shape[-2:]:
             raise ValueError(
-                f"noise {tuple(noise.shape)} does not fit {x.shape[-2]} positions of width {x.shape[-1]}: "
+                f"noise {tuple(added.shape)} does not fit {x.shape[-2]} positions of width {x.shape[-1]}: "
                 "it must be [span d_model] or [sample span d_model]"
             )
-        return x + noise.to(x)
+        return x + added.to(x)
 
     return [(hook, PositionedHook(span, edit, f"corrupt {hook}"))]
 
 
 @_site_first
 def capture(
-    sites: Iterable[str], layers: Iterable[SupportsIndex], into: dict[str, Tensor], pos: Positions = None
+    sites: str | Iterable[str],
+    layers: SupportsIndex | Iterable[SupportsIndex],
+    into: dict[str, Tensor],
+    pos: Positions = None,
 ) -> list[Hook]:
     """Copy activations into the dict `into`, under their hook names; change nothing.
 
@@ -199,8 +208,9 @@ def capture(
 
         return PositionedHook(pos, edit, f"capture {name}", name=name, with_axis=True)
 
-    wanted = list(layers)
-    names = [hook_name(site, layer) for site in sites for layer in wanted]
+    if not isinstance(into, MutableMapping):
+        raise TypeError(f"into={shown(into)}; give a dict: seen = {{}}")
+    names = [hook_name(site, layer) for site, layer in _places(sites, layers)]
     return [(name, keep(name)) for name in names]
 
 
@@ -224,6 +234,21 @@ class _Paste:
         return value.clone()
 
 
+def _places(sites: str | Iterable[str], layers: SupportsIndex | Iterable[SupportsIndex]) -> list[tuple[str, int]]:
+    """Each site in each layer; of both, one or several."""
+    names = [sites] if isinstance(sites, str) else several("sites", sites, "['mlp_out', 'attn_out']")
+    numbers = [layers] if isinstance(layers, SupportsIndex) else several("layers", layers, "range(8, 30)")
+    return [(site, whole("layers", layer)) for site in names for layer in numbers]
+
+
+def _indices(what: str, given: Any) -> list[int] | None:
+    """Numbers of heads or neurons, one or several."""
+    if given is None:
+        return None
+    listed = [given] if isinstance(given, SupportsIndex) else several(what, given, "[0, 2]")
+    return [whole(what, number) for number in listed]
+
+
 def _only(x: Tensor, value: Tensor, axis: int, chosen: Sequence[int], name: str, what: str) -> Tensor:
     for i in chosen:
         if not 0 <= i < x.shape[axis]:
@@ -232,9 +257,9 @@ def _only(x: Tensor, value: Tensor, axis: int, chosen: Sequence[int], name: str,
     return x.index_copy(axis, at, value.index_select(axis, at))
 
 
-def _per_row(x: Tensor, given: float | Tensor, what: str) -> float | Tensor:
+def _per_row(x: Tensor, given: Tensor, what: str) -> float | Tensor:
     """A number for all rows, or one per row in a shape that multiplies `x`."""
-    if not isinstance(given, Tensor) or given.ndim == 0:
+    if given.ndim == 0:
         return float(given)
     _match_batch(x, given, what)
     return given.to(x).view(-1, *[1] * (x.ndim - 1))

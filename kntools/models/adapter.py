@@ -21,6 +21,7 @@ from transformer_lens.hook_points import HookPoint
 from transformer_lens.model_bridge import TransformerBridge
 from transformers import DynamicCache
 
+from kntools.arguments import whole
 from kntools.models.attachment import PointHook, with_hooks, without_hooks
 from kntools.models.names import nearest
 from kntools.models.prefix import BridgePrefix, HookedPrefix, Prefix, Rows
@@ -32,7 +33,17 @@ T = TypeVar("T")
 # --- what the model is ------------------------------------------------------------------------------
 
 
+def check_model(model: Any) -> None:
+    """An error for what is no model at all, or one of transformers."""
+    if not hasattr(model, "cfg"):
+        raise TypeError(
+            f"{type(model).__name__} is no TransformerLens model; the first argument is the model, as "
+            "kn.load_model('smollm2-135m') returns it (or kn.load_model(model) of one of transformers)"
+        )
+
+
 def model_name(model: Any) -> str:
+    check_model(model)
     return str(getattr(model.cfg, "model_name", None) or type(model).__name__)
 
 
@@ -42,6 +53,7 @@ def is_bridge(model: Any) -> bool:
 
 def declares_both_ways(model: Any) -> bool:
     """Is this the layout of an encoder? A name, which need not say how the model reads: ask `causality.is_causal`."""
+    check_model(model)
     # A bridge of transformer-lens 3.x says "causal" of every model; its architecture tells.
     masked = str(getattr(model.cfg, "architecture", "")).endswith("ForMaskedLM")
     return masked or getattr(model.cfg, "attention_dir", "causal") == "bidirectional"
@@ -58,6 +70,7 @@ def all_modules(model: Any) -> set[torch.nn.Module]:
 
 
 def n_layers(model: Any) -> int:
+    check_model(model)
     if getattr(model, "blocks", None) is None:
         raise ValueError(
             f"{model_name(model)} has no single stack of layers (model.blocks): it is an encoder-decoder, or runs its "
@@ -86,9 +99,11 @@ def b_out(model: Any, layer: int) -> Float[Tensor, " d_model"] | None:
     return getattr(model.blocks[layer].mlp, "b_out", None)
 
 
-def check_layer(model: Any, layer: int) -> None:
-    if not 0 <= layer < n_layers(model):
+def check_layer(model: Any, layer: Any) -> int:
+    """A layer that the model has."""
+    if not 0 <= (number := whole("layer", layer)) < n_layers(model):
         raise IndexError(f"layer {layer} does not exist: the model has layers 0 to {n_layers(model) - 1}")
+    return number
 
 
 # --- hook points ------------------------------------------------------------------------------------

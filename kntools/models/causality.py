@@ -22,6 +22,7 @@ def is_masked(model: Any) -> bool:
 
     Where the tokenizer is not known, reading both ways is enough: the answer need not be at the last token.
     """
+    adapter.check_model(model)
     tokenizer = model.tokenizer
     without = tokenizer is not None and getattr(tokenizer, "mask_token", None) is None
     return not without and not is_causal(model)

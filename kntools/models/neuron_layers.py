@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, SupportsIndex
 from weakref import WeakKeyDictionary
 
 import torch
@@ -59,12 +59,12 @@ def widths(model: Any) -> tuple[int, ...]:
     return found
 
 
-def width(model: Any, layer: int) -> int:
+def width(model: Any, layer: SupportsIndex) -> int:
     """How many neurons a layer has; an error that says why if it has none."""
-    adapter.check_layer(model, layer)
-    found = neurons_of(model)[layer].width
+    number = adapter.check_layer(model, layer)
+    found = neurons_of(model)[number].width
     if not found:
-        raise ValueError(_no_neurons(model, layer))
+        raise ValueError(_no_neurons(model, number))
     return found
 
 
@@ -75,6 +75,7 @@ def is_of_neurons(name: str) -> bool:
 
 def layers_of(model: Any, site: str) -> tuple[int, ...]:
     """The layers that have `site`: for neurons those with any; some layers of a hybrid model have no attention."""
+    hook_name(site, 0)  # anything else is an error
     if is_of_neurons(site):
         return tuple(layer for layer, count in enumerate(widths(model)) if count)
     names, layers = set(model.hook_dict), range(adapter.n_layers(model))

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from kntools.models import adapter
+
 
 def tokenizer_of(model: Any) -> Any:
     """The model's tokenizer.
@@ -11,6 +13,7 @@ def tokenizer_of(model: Any) -> Any:
     Raises:
         ValueError: it has none (bridges made by `boot_native` have none by themselves).
     """
+    adapter.check_model(model)
     if model.tokenizer is None:
         raise ValueError(
             "this model has no tokenizer, which texts and prompts need; set model.tokenizer to a Hugging Face "

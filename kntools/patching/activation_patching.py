@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import fields
 from functools import partial
 from typing import Any, get_args
 
@@ -117,6 +118,9 @@ def attribution_patch(
         "integrated": partial(integrated_cells, steps=check_count("steps", steps)),
         "atp_star": atp_star_cells,
     }
+    names = [field.name for field in fields(CellChoice)]
+    if unknown := sorted(cells.keys() - names):
+        raise TypeError(f"unknown argument {unknown[0]!r}; of cells there are {', '.join(names)}")
     choice = CellChoice(**cells)
     if method == "atp_star" and choice.window != 1:
         raise ValueError(f"method='atp_star' is of single layers, and window={choice.window}; use 'integrated'")

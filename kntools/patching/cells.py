@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, SupportsIndex
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from kntools.arguments import several
 from kntools.engine.inputs import check_window
 from kntools.engine.prompt_pairs import Pair
 from kntools.engine.sweep import sweep
@@ -93,7 +94,8 @@ def make_cells(model: Any, pairs: Sequence[Pair], choice: CellChoice) -> Cells:
     if choice.heads is not False and choice.neurons is not False:
         raise ValueError("heads and neurons are two kinds of columns; ask for one of them")
     count, having = adapter.n_layers(model), layers_of(model, choice.site)
-    layers = tuple(having if choice.layers is None else choice.layers)
+    asked = [choice.layers] if isinstance(choice.layers, SupportsIndex) else choice.layers
+    layers = tuple(having if asked is None else several("layers", asked, "range(4, 8)"))
     if not layers:
         raise ValueError("layers is empty; leave it out for all layers")
     size = check_window(choice.window, count)

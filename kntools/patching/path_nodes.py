@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from kntools.arguments import several
 from kntools.models import adapter, neuron_layers
 from kntools.patching.branches import attention_site, mlp_site
 from kntools.patching.cells import CellChoice
@@ -100,4 +101,4 @@ def receivers(model: Any, receiver: NodeLike | Sequence[NodeLike]) -> list[Node]
 
 
 def _listed(nodes: NodeLike | Sequence[NodeLike]) -> list[NodeLike]:
-    return [nodes] if isinstance(nodes, str | Neuron) else list(nodes)
+    return [nodes] if isinstance(nodes, str | Neuron) else several("sender and receiver", nodes, "'L9.H6' or 'logits'")

@@ -4,6 +4,7 @@ All take `title`, `width` and `height` (pixels), and heatmaps `colorscale` (any 
 (labels that do not fit, nan or inf, a prompt or neuron that does not exist) is a `ValueError` or `IndexError`.
 """
 
+from kntools.plots.card_view import with_cards
 from kntools.plots.charts import bar_chart, line_chart, scatter_chart
 from kntools.plots.comparison import score_scatter
 from kntools.plots.effects import against_random, role_lines, scan_scatter
@@ -29,4 +30,5 @@ __all__ = [
     "score_scatter",
     "trace_heatmap",
     "trace_panels",
+    "with_cards",
 ]

@@ -8,6 +8,7 @@ from typing import Any, Unpack
 import numpy as np
 import plotly.graph_objects as go
 
+from kntools.arguments import several
 from kntools.plots.heatmaps import heatmap
 from kntools.plots.scores import finite
 from kntools.plots.theme import MARK, Look, plain
@@ -52,8 +53,13 @@ def trace_panels(traces: Sequence[Any], *, scores: bool = False, **look: Unpack[
         traces: each a `Trace`.
         scores: as in `trace_heatmap`.
     """
+    traces = several("traces", traces, "[kn.causal_trace(model, prompt)]")
+    if not all(hasattr(trace, "per_sample") for trace in traces):
+        raise TypeError(
+            "traces are what kn.causal_trace returns; kn.plots.heatmap({name: effects}) draws plain tensors"
+        )
     if not traces:
-        raise ValueError("no traces to draw")
+        raise ValueError("no traces to draw; give what kn.causal_trace returns")
     first = traces[0]
     if any((trace.tokens, trace.metric) != (first.tokens, first.metric) for trace in traces):
         raise ValueError("traces side by side must be of one prompt and metric; draw others in figures of their own")

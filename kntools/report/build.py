@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from kntools.models import neuron_layers
+from kntools.plots.card_view import COMMAND
 from kntools.report import page, pictures
+from kntools.report.cards import page_cards
 from kntools.report.choices import NotPossible
 from kntools.report.figure import Figure, Shown
 from kntools.report.figures import FIGURES
@@ -29,7 +31,12 @@ class Report:
 
 
 def build(
-    study: Study, figures: Sequence[Figure], *, command: str = "", tell: Callable[[str], None] = lambda line: None
+    study: Study,
+    figures: Sequence[Figure],
+    *,
+    command: str = "",
+    card_command: str = COMMAND,
+    tell: Callable[[str], None] = lambda line: None,
 ) -> Report:
     """Make the figures and write `index.html`, `tables/` and, where they can be drawn, `figures/` into `study.out`.
 
@@ -41,6 +48,7 @@ def build(
 
     Arguments:
         command: what to type for all figures; `--figures` is added for those that are chosen.
+        card_command: what to type for the card of a {neuron} that the page does not hold.
         tell: called with a line before each figure.
     """
     shown = []
@@ -50,7 +58,9 @@ def build(
     out = Path(study.out)
     if not processes.is_main():
         return Report(tuple(shown), out / "index.html", (), "")
-    written = [page.write(out / "index.html", _page(study, shown, command))]
+    content = _page(study, shown, command)
+    cards = page_cards(study.model, content.sections)
+    written = [page.write(out / "index.html", replace(content, cards=cards, card_command=card_command))]
     blocks = [block for _, content in shown for block in content.blocks]
     written += [out / name for block in blocks if isinstance(block, page.PageTable) for name in block.files]
     drawn, note = pictures.write(out / "figures", [block for block in blocks if isinstance(block, page.Chart)])

@@ -31,6 +31,8 @@ from pandas.api.types import is_bool_dtype, is_numeric_dtype
 from plotly.offline import get_plotlyjs
 
 from kntools import files
+from kntools.attribution.neuron_card_result import NeuronCard
+from kntools.plots.card_view import COMMAND, asset, card_texts
 from kntools.plots.theme import DARK, LIGHT
 from kntools.results.display import number
 from kntools.results.encoding import without_nan
@@ -149,6 +151,8 @@ class Page:
     source: str = ""
     facts: Sequence[tuple[str, str]] = ()  # name and value, at the top
     warning: str = ""  # what the page is not
+    cards: Sequence[NeuronCard] = ()  # a click on one of these neurons in a figure opens its card
+    card_command: str = COMMAND  # what to type for the card of another {neuron}
 
 
 def write(path: str | Path, page: Page) -> Path:
@@ -176,7 +180,10 @@ def render(page: Page) -> str:
         if title not in slugs:
             raise ValueError(f"no section {title!r} to link to; there are {titles}")
     templates = {name: template.to_plotly_json() for name, template in {"light": LIGHT, "dark": DARK}.items()}
-    values = {"page": page, "slugs": slugs, "templates": _script_json(templates), "plotly": Markup(get_plotlyjs())}
+    cards = _script_json({"cards": card_texts(page.cards), "command": page.card_command})
+    values = {"page": page, "slugs": slugs, "templates": _script_json(templates), "cards": cards}
+    values |= {name: Markup(asset(f"cards.{kind}")) for name, kind in (("cards_js", "js"), ("cards_css", "css"))}
+    values |= {"plotly": Markup(get_plotlyjs())}
     return _environment().get_template("page.html").render(values)
 
 

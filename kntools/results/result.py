@@ -17,6 +17,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from kntools.arguments import shown
 from kntools.files import atomic, write
 from kntools.results import display, encoding
 from kntools.results.hub import SCHEME, Address
@@ -82,6 +83,8 @@ class Result(encoding.Registered):
         Raises:
             ValueError: a `.json` of a result with tensors.
         """
+        if not isinstance(path, str | Path) or Path(path).is_dir():
+            raise ValueError(f"{shown(path)} is no file; give a path such as 'result.safetensors'")
         path = Path(path)
         if path.suffix == ".csv":
             return write(path, self.to_frame().to_csv(index=False))
@@ -162,6 +165,8 @@ def load(path: str | Path, kind: type[Result] = Result) -> Any:
         FileNotFoundError: no such file; on the Hub also: not in the cache, and the Hub cannot be reached.
         ValueError: a file that is damaged, holds another kind of result or none, or was written by a newer kntools.
     """
+    if not isinstance(path, str | Path) or not isinstance(kind, type):
+        raise TypeError(f"load({shown(path)}, {shown(kind)}); give a path, and a class such as kn.Attribution")
     source, path = path, Path(path)
     if str(source).startswith(SCHEME):
         path = Address.parse(str(source)).download()

@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from kntools.arguments import real, whole
 from kntools.hooks.states import corrupt
 from kntools.models import adapter
 from kntools.prompts import Encoded, Prompts, encode_many
@@ -96,7 +97,7 @@ def make_noise(
         if not bool(torch.isfinite(noise).all()):
             raise ValueError("the noise holds nan or inf")
         return noise.detach().float().cpu()
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(whole("seed", seed))
     return _level(noise, like) * torch.randn(samples, *like.shape, generator=generator)
 
 
@@ -107,6 +108,6 @@ def _level(noise: str | float | int, like: Tensor) -> float:
         if not match:
             raise ValueError(f"noise={noise!r} is unknown; write '3sigma', a standard deviation, or give a tensor")
         return float(match.group(1)) * float(like.double().std())
-    if not 0 <= noise < float("inf"):
+    if not 0 <= (deviation := real("noise", noise)) < float("inf"):
         raise ValueError(f"noise={noise}; a standard deviation is at least 0")
-    return float(noise)
+    return deviation

@@ -1,4 +1,3 @@
-"use strict";
 (() => {
   const templates = JSON.parse(document.getElementById("templates").textContent);
   const root = document.documentElement;
@@ -93,6 +92,8 @@
   toggle.hidden = false;
 
   show();
+  const cards = JSON.parse(document.getElementById("cards").textContent);
+  for (const { div, spec } of plots) attachCards(div, spec.data, cards);
   system.addEventListener("change", show);
   narrow.addEventListener("change", draw);
   root.dataset.drawn = String(plots.length);
