@@ -6,14 +6,16 @@ These checks know no model; those that do stand in `kntools.models.adapter` and 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from math import inf, isfinite
 from operator import index
-from typing import Any, SupportsFloat, TypeVar
+from typing import Any, SupportsFloat, SupportsIndex, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
 T = TypeVar("T")
+Limit = float | int | None
 
 
 def shown(value: Any) -> str:
@@ -22,26 +24,55 @@ def shown(value: Any) -> str:
     return text if len(text) <= 80 and "\n" not in text else f"<{type(value).__name__}>"
 
 
-def whole(name: str, value: Any, least: int | None = None) -> int:
-    """A whole number, also one of numpy or torch."""
-    bound = "" if least is None else f", at least {least}"
+def whole(name: str, value: Any, least: int | None = None, most: int | None = None) -> int:
+    """A whole number, also one of numpy or torch, within limits that are themselves allowed."""
+    wanted = f"give a whole number{_range(least, most)}"
     try:
         number = index(value)
     except TypeError:
-        raise TypeError(f"{name}={shown(value)}; give a whole number{bound}") from None
-    if least is not None and number < least:
-        raise ValueError(f"{name}={number}; give at least {least}")
+        raise TypeError(f"{name}={shown(value)}; {wanted}") from None
+    if isinstance(value, bool):
+        raise TypeError(f"{name}={value}; {wanted}")
+    if (least is not None and number < least) or (most is not None and number > most):
+        raise ValueError(f"{name}={number}; {wanted}")
     return number
 
 
-def real(name: str, value: Any) -> float:
-    """A number; of which size, the caller says."""
-    if isinstance(value, str) or not isinstance(value, SupportsFloat):
-        raise TypeError(f"{name}={shown(value)}; give a number")
+def whole_numbers(name: str, values: Any, least: int | None = None, most: int | None = None) -> tuple[int, ...]:
+    """The same of one number or of several."""
+    if isinstance(values, SupportsIndex) and not getattr(values, "ndim", 0):  # arrays and tensors have it too
+        return (whole(name, values, least, most),)
+    return tuple(whole(name, value, least, most) for value in several(name, values, "[2, 3], or one whole number"))
+
+
+def decimal(
+    name: str,
+    value: Any,
+    least: Limit = None,
+    most: Limit = None,
+    *,
+    above: Limit = None,
+    below: Limit = None,
+) -> float:
+    """A finite number within limits: `least` and `most` are allowed themselves, `above` and `below` are not."""
+    wanted = f"give a number{_range(least, most, above, below)}"
+    if isinstance(value, bool | str) or not isinstance(value, SupportsFloat):
+        raise TypeError(f"{name}={shown(value)}; {wanted}")
     try:
-        return float(value)
+        number = float(value)
     except (TypeError, ValueError, RuntimeError):  # a tensor of several
-        raise TypeError(f"{name}={shown(value)}; give one number") from None
+        raise TypeError(f"{name}={shown(value)}; {wanted}") from None
+    low, high = (-inf if least is None else least), (inf if most is None else most)
+    inside = low <= number <= high and isfinite(number)
+    if not inside or (above is not None and number <= above) or (below is not None and number >= below):
+        raise ValueError(f"{name}={shown(value)}; {wanted}")
+    return number
+
+
+def _range(least: object, most: object, above: object = None, below: object = None) -> str:
+    limits = {"at least": least, "above": above, "at most": most, "below": below}
+    given = [f"{word} {limit}" for word, limit in limits.items() if limit is not None]
+    return f" {' and '.join(given)}" if given else ""
 
 
 def several(name: str, value: Any, example: str) -> list[Any]:

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import os
+import platform
 import shutil
+import stat
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from glob import escape
 from pathlib import Path
 from secrets import token_hex
+
+import psutil
 
 
 @contextmanager
@@ -19,20 +24,28 @@ def atomic(path: str | Path) -> Iterator[Path]:
         frame.to_csv(part)
     ```
 
-    After an error nothing is left, and what was there before stays. Parent folders are made. Permissions are those
-    that `open` gives. The name holds the process id, so that processes which write the same file do not meet.
+    After an error nothing is left, and what was there before stays; so does nothing of a process that was killed, after
+    the next call. Parent folders are made. Permissions are those that `open` gives, whatever wrote the file. The name
+    holds the process, so that those which write the same file do not meet.
+
+    Raises:
+        OSError: no file can be made there; before the block begins.
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f"{path.name}.part-{os.getpid()}-{token_hex(4)}")
+    begin = f"{path.name}.part-{platform.node()}-"
+    part = path.with_name(f"{begin}{os.getpid()}-{token_hex(4)}")
     try:
-        yield part
-        os.replace(part, path)
+        try:
+            permissions = _make_room(path, part, begin)
+            yield part
+            for file in part.rglob("*") if part.is_dir() else [part]:
+                if file.is_file():
+                    file.chmod(permissions)  # safetensors makes files that their owner alone may read
+            os.replace(part, path)
+        finally:
+            _remove(part)
     except BaseException:
-        if part.is_dir():
-            shutil.rmtree(part, ignore_errors=True)
-        else:
-            part.unlink(missing_ok=True)
+        _remove(part)  # an interrupt in the line above
         raise
 
 
@@ -41,3 +54,29 @@ def write(path: str | Path, content: str | bytes) -> Path:
     with atomic(path) as part:
         part.write_bytes(content.encode("utf-8") if isinstance(content, str) else content)
     return Path(path)
+
+
+def _make_room(path: Path, part: Path, begin: str) -> int:
+    """Make the parent folder and remove what killed processes have left; the permissions of a new file there."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        for old in path.parent.glob(f"{escape(begin)}*"):
+            process = old.name.removeprefix(begin).partition("-")[0]
+            if process.isdecimal() and not psutil.pid_exists(int(process)):
+                _remove(old)
+        part.touch()
+        permissions = stat.S_IMODE(part.stat().st_mode)
+    except OSError as error:
+        raise type(error)(
+            error.errno, f"{error.strerror}: {str(path)!r}; give a place that can be written to"
+        ) from None
+    _remove(part)
+    return permissions
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        with suppress(OSError):
+            path.unlink()

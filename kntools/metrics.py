@@ -7,16 +7,15 @@ pieces of one answer under teacher forcing). Softmax is always computed in float
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from operator import index
 from typing import SupportsIndex
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from kntools.arguments import shown, tensor
+from kntools.arguments import shown, tensor, whole_numbers
 
-Ids = SupportsIndex | Sequence[SupportsIndex]
+Ids = SupportsIndex | Sequence[SupportsIndex] | Tensor
 
 #: What metrics of these names are in.
 UNITS = {
@@ -76,20 +75,22 @@ def logit(ids: Ids) -> Callable[[Tensor], Float[Tensor, " row"]]:
     return metric
 
 
-def logit_difference(target: int, foil: int) -> Callable[[Tensor], Float[Tensor, " row"]]:
-    """Logit of `target` minus logit of `foil`, at one position.
+def logit_difference(target: Ids, foil: Ids) -> Callable[[Tensor], Float[Tensor, " row"]]:
+    """Logit of `target` minus logit of `foil`, at one position; each is one token.
 
     ```python
     [target], [foil] = encoded.target_ids, encoded.foil_ids
     grid = kn.activation_patch(model, clean, corrupted, site="z", metric=kn.logit_difference(target, foil))
     ```
     """
-    [right], [wrong] = _token_ids([target]), _token_ids([foil])
+    wanted = (*_token_ids(target), *_token_ids(foil))
+    if len(wanted) != 2:
+        raise ValueError(f"target={target!r}, foil={foil!r}; give one token id each")
 
     def metric(logits: Tensor) -> Tensor:
         per_piece = _per_piece(logits, 1)[:, 0]
-        _check_ids((right, wrong), logits)
-        return per_piece[:, right] - per_piece[:, wrong]
+        _check_ids(wanted, logits)
+        return per_piece[:, wanted[0]] - per_piece[:, wanted[1]]
 
     return metric
 
@@ -118,9 +119,8 @@ def kl_divergence(reference: Float[Tensor, " d_vocab"]) -> Callable[[Tensor], Fl
 
 def _token_ids(ids: Ids) -> tuple[int, ...]:
     """Ids of tokens, one or several: which they are of a text, only a model's tokenizer knows."""
-    listed = [ids] if isinstance(ids, SupportsIndex) else ids
     try:
-        return tuple(index(number) for number in listed)
+        return whole_numbers("ids", ids)
     except TypeError:
         raise TypeError(
             f"{shown(ids)} is no token id; encoded = kn.encode(model, prompt) has those of an answer: "

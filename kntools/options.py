@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, replace
-from operator import index
-from typing import Any, SupportsIndex
+from typing import Any
 
 from tqdm.auto import tqdm
 
+from kntools.arguments import whole
 from kntools.scopes import scope
 
 
@@ -23,11 +23,8 @@ class Options:
     def __post_init__(self) -> None:
         if not isinstance(self.progress, bool):
             raise TypeError(f"progress={self.progress!r}; give True or False")
-        if isinstance(self.max_rows, bool) or not (self.max_rows is None or isinstance(self.max_rows, SupportsIndex)):
-            raise TypeError(f"max_rows={self.max_rows!r}; give a whole number of rows, or None")
-        object.__setattr__(self, "max_rows", None if self.max_rows is None else index(self.max_rows))
-        if self.max_rows is not None and self.max_rows < 1:
-            raise ValueError(f"max_rows={self.max_rows}; give at least 1, or None to choose it from free memory")
+        if self.max_rows is not None:
+            object.__setattr__(self, "max_rows", whole("max_rows", self.max_rows, least=1))
 
 
 _options = Options()

@@ -11,10 +11,9 @@ import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from enum import Enum
-from operator import index
 from typing import Any, SupportsIndex
 
-from kntools.arguments import several, shown, whole
+from kntools.arguments import several, shown, whole, whole_numbers
 
 #: A TransformerLens forward hook: the hook point's name and `fn(activation, hook=...)`.
 Hook = tuple[str, Callable[..., Any]]
@@ -72,10 +71,8 @@ class Neuron:
 
     def __post_init__(self) -> None:
         # Whole numbers of numpy and torch are taken, and kept as plain ones.
-        object.__setattr__(self, "layer", whole("layer", self.layer))
-        object.__setattr__(self, "index", whole("index", self.index))
-        if self.layer < 0 or self.index < 0:
-            raise ValueError(f"neuron (layer {self.layer}, index {self.index}) does not exist: both are counted from 0")
+        for name in ("layer", "index"):
+            object.__setattr__(self, name, whole(name, getattr(self, name), least=0))
 
     @classmethod
     def parse(cls, text: str) -> Neuron:
@@ -101,12 +98,12 @@ def as_neuron(neuron: NeuronLike) -> Neuron:
     if isinstance(neuron, str):
         return Neuron.parse(neuron)
     try:
-        layer, number = map(index, neuron)
+        layer, number = neuron
     except (TypeError, ValueError):
         raise TypeError(
             f"{shown(neuron)} is no neuron; give (layer, index) such as (24, 1005), or 'L24.N1005'"
         ) from None
-    return Neuron(layer, number)
+    return Neuron(whole("layer", layer), whole("index", number))
 
 
 def as_neurons(neurons: NeuronsLike) -> tuple[Neuron, ...]:
@@ -144,11 +141,7 @@ def resolve_positions(pos: Positions, length: int) -> tuple[int, ...]:
         return tuple(range(length))
     if isinstance(pos, Answer):
         raise ValueError("the answer's position is not known here; give pos=, e.g. pos=-1 for the last token")
-    if isinstance(pos, slice):
-        wanted = tuple(range(*pos.indices(length)))
-    else:
-        listed = [pos] if isinstance(pos, SupportsIndex) else several("pos", pos, "[2, 3]; -1 is the last token")
-        wanted = tuple(whole("pos", p) for p in listed)
+    wanted = tuple(range(*pos.indices(length))) if isinstance(pos, slice) else whole_numbers("pos", pos)
     if not wanted:
         raise ValueError(f"no position of {length} tokens is in {pos!r}; give at least one, or None for all")
     for p in wanted:

@@ -12,7 +12,7 @@ import pytest
 PACKAGE = Path(__file__).resolve().parent.parent / "kntools"
 
 ORDER: list[set[str]] = [
-    {"arguments", "sites", "metrics", "options", "files", "scopes"},
+    {"sites", "metrics", "options", "files", "scopes", "arguments", "randomness"},
     {"models"},
     {"results"},
     {"prompts"},

@@ -89,7 +89,7 @@ CALLS: dict[str, tuple[Call, list[Any]]] = {
     "r1_squared": (lambda m, a, x: kn.r1_squared(x), SCORES),
     "target_count": (
         lambda m, a, x: kn.knowledge_neurons(a, target_count=x),
-        [(3,), (2.5, 5), "3", None, (1, 2, 3), (5, 2), -1],
+        [(), (2.5, 5), "3", None, (1, 2, 3), (5, 2), -1],
     ),
     "threshold": (lambda m, a, x: kn.knowledge_neurons(a, threshold=x), ["x", None, 2, 0]),
     "negatives": (lambda m, a, x: kn.knowledge_neurons(a, negatives=x), ["x", [], torch.zeros(2, 3)]),

@@ -9,6 +9,7 @@ from kntools import data
 from kntools.data.pairs import MinimalPair
 from kntools.data.records import Loaded, Skipped
 from kntools.data.sample import PARADIGMS as SAMPLES
+from kntools.randomness import python_random
 
 #: What stands before the determiner, between it and the noun, and behind: `Carl cured`, `old`, `.`
 Frame = tuple[str, str, str]
@@ -43,7 +44,7 @@ def pairs_in_frames(
     pairs = {f"{p.determiner.lower()} {p.noun}": p for p in reversed(parsed)}
     keys = sorted(pairs)
     if limit is not None and 4 * limit < len(keys):
-        keys = sorted(random.Random(seed).sample(keys, 4 * limit))
+        keys = sorted(python_random(seed).sample(keys, 4 * limit))
     found = {}
     for key in keys:
         own = pairs[key].frame

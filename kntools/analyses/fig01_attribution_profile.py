@@ -14,6 +14,7 @@ from torch import Tensor
 
 from kntools.analyses.neuron_search import ADAPTIVE, SearchSettings, open_run
 from kntools.analyses.prompt_group import NamedPrompts, PromptGroup, check_prompts, in_parts
+from kntools.arguments import whole
 from kntools.attribution.attribution_result import exists, leading
 from kntools.models import neuron_layers
 from kntools.results.result import Result
@@ -42,8 +43,7 @@ class AttributionProfile(Result):
 
     def leading(self, k: int = 3) -> tuple[Neuron, ...]:
         """For each class the `k` neurons with the highest mean score, without repetition."""
-        if k < 1:
-            raise ValueError(f"k={k}; give at least 1")
+        k = whole("k", k, least=1)
         widths = (~self.scores[0].isnan()).sum(-1).tolist()
         return tuple(dict.fromkeys(n for one in self.scores for n in leading(one, k, widths)))
 

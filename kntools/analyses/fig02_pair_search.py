@@ -12,6 +12,7 @@ import pandas as pd
 from kntools.analyses.fig03_localisation import Localisation
 from kntools.analyses.neuron_search import ADAPTIVE, SearchSettings, search_each
 from kntools.analyses.prompt_group import PromptGroup
+from kntools.arguments import whole
 from kntools.results.statistics import fisher, holm, share_interval
 from kntools.results.table import Row, Table
 from kntools.sites import Neuron, NeuronLike, as_neurons
@@ -29,7 +30,7 @@ class PairSearch(Table):
             raise ValueError(f"number={number!r}; it is 'singular' or 'plural'")
         here, there = (self._found(number=n) for n in (number, _other(number)))
         above = {n: _share(here, n) - _share(there, n) for n in set[Neuron]().union(*here)}
-        return tuple(n for n in sorted(above, key=lambda n: (-above[n], n)) if above[n] > 0)[:k]
+        return tuple(n for n in sorted(above, key=lambda n: (-above[n], n)) if above[n] > 0)[: whole("k", k, least=0)]
 
     def shares(self, neurons: Iterable[NeuronLike] | None = None) -> pd.DataFrame:
         """Per neuron and determiner, the share of pairs in which it is a knowledge neuron (figure 2).

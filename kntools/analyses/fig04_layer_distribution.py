@@ -9,7 +9,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from kntools import randomness
 from kntools.analyses.fig03_localisation import Localisation
+from kntools.arguments import whole
 from kntools.results.statistics import bootstrap_interval
 from kntools.results.table import Table
 from kntools.sites import NeuronLike, as_neurons
@@ -61,6 +63,7 @@ def layer_distribution(
             differences, 0 to 1) against the same with groups given to the kinds at random.
         seed: of permutations and intervals.
     """
+    n_layers, permutations = whole("n_layers", n_layers, least=1), whole("permutations", permutations, least=1)
     if isinstance(found, Localisation):
         provenance, given = found.provenance, {k: found.neurons(k) for k in ("linguistic", "factual")}
     else:
@@ -87,7 +90,7 @@ def layer_distribution(
 
 
 def _permutation(sides: list[Float[Tensor, "_group layer"]], permutations: int, seed: int) -> dict[str, Any]:
-    both, first, generator = torch.cat(sides), len(sides[0]), torch.Generator().manual_seed(seed)
+    both, first, generator = torch.cat(sides), len(sides[0]), randomness.generator(seed)
 
     def distance(groups: Tensor) -> float:
         return float((groups[:first].mean(0) - groups[first:].mean(0)).abs().sum() / 2)

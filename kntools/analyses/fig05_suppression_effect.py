@@ -14,6 +14,7 @@ from torch import Tensor
 from kntools.analyses.fig07_probability_shift import ProbabilityShift, probability_shift
 from kntools.analyses.prompt_group import NamedPrompts, check_prompts
 from kntools.analyses.words import FIGURE_5, Words
+from kntools.arguments import decimal
 from kntools.engine.inputs import check_choice
 from kntools.results.statistics import holm, statistic_interval, t_test
 from kntools.results.table import Row, Table
@@ -133,5 +134,4 @@ def _changed(of: Callable[[Tensor, Tensor], Tensor], before: Tensor, after: Tens
 
 def _check(change: str, alpha: float) -> None:
     check_choice("change", change, tuple(CHANGES))
-    if not 0 < alpha < 1:
-        raise ValueError(f"alpha={alpha}; it must be between 0 and 1 (0.05)")
+    decimal("alpha", alpha, above=0, below=1)

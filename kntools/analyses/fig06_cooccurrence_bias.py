@@ -15,6 +15,7 @@ import torch
 
 from kntools import data
 from kntools.analyses.fig05_suppression_effect import SuppressionEffect
+from kntools.arguments import whole
 from kntools.data.grouping import noun_number
 from kntools.results.statistics import pearson, spearman, statistic_interval
 from kntools.results.table import Table
@@ -79,8 +80,9 @@ def count_beside(
         between: so many other words may stand between (adjectives); the first known noun counts, punctuation ends it.
     """
     wanted = {w.lower() for w in words}
-    if between < 0 or not wanted or not nouns:
-        raise ValueError(f"between={between}; give 0 or more, and at least one word and one noun (see noun_numbers)")
+    between = whole("between", between, least=0)
+    if not wanted or not nouns:
+        raise ValueError("nothing to count; give at least one word and one noun (see noun_numbers)")
     counts = {word: Counter({"singular": 0, "plural": 0}) for word in sorted(wanted)}
     for text in texts:
         tokens = [t.lower() for t in _WORD.findall(text if isinstance(text, str) else str(text["text"]))]

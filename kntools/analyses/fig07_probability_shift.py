@@ -15,6 +15,7 @@ from torch import Tensor
 from kntools.analyses.neuron_search import as_pairs, check_neurons, open_run
 from kntools.analyses.prompt_group import NamedPrompts, check_prompts, in_parts
 from kntools.analyses.words import FIGURE_5, Words, check_words, checked_words, word_probabilities
+from kntools.arguments import decimal
 from kntools.hooks.neurons import scale_neurons
 from kntools.results.result import Result
 from kntools.results.statistics import mean_interval
@@ -104,7 +105,7 @@ def probability_shift(
         words: section -> words, or a list. In the place of an answer each must be one token.
         factor: what their activations are multiplied by at the answer position: 0 suppresses, 2 enhances.
     """
-    listed = checked_words(words)
+    listed, factor = checked_words(words), decimal("factor", factor)
     names = [word for _, word in listed]
     wanted = check_neurons(model, neurons)
     check_prompts(prompts)

@@ -14,6 +14,7 @@ from kntools import data
 from kntools.analyses.neuron_search import open_run
 from kntools.analyses.profile_result import TracingProfile
 from kntools.analyses.prompt_group import prompt_item
+from kntools.arguments import whole
 from kntools.models import adapter
 from kntools.prompts import Prompt
 from kntools.results.table import Row
@@ -66,6 +67,7 @@ def tracing_profile(
     Raises:
         ValueError: no prompts are left, or the file of another run; see also `causal_trace`.
     """
+    samples, seed = whole("samples", samples, least=1), whole("seed", seed)
     variants: list[tuple[Kind, Severed | None]] = [(kind, None) for kind in kinds]
     variants += [("hidden", cut) for cut in sever]
     if not variants:

@@ -15,8 +15,8 @@ from kntools.analyses.edit_measures import Continuations, measure
 from kntools.analyses.edit_methods import Editor, Method, Moments, chosen_editors, same_weights, settings_of
 from kntools.analyses.edit_result import SCORES, Payload, interval_of
 from kntools.analyses.neuron_search import open_run
+from kntools.arguments import whole
 from kntools.editing.weight_edits import WeightEdit
-from kntools.engine.inputs import check_count
 from kntools.results.table import Row, Table
 
 ORDERS = ("at once", "in sequence")
@@ -86,9 +86,9 @@ def forgetting_curve(
         RuntimeError: in the end the weights are not what they were, bit by bit.
     """
     chosen = chosen_editors(model, methods, layer, second_moment)
-    sizes = sorted({check_count("counts", count) for count in counts})
-    if not sizes or sizes[-1] > len(cases):
-        raise ValueError(f"counts={list(counts)} of {len(cases)} cases; give counts from 1 to the number of cases")
+    sizes = sorted({whole("counts", count, 1, len(cases)) for count in counts})
+    if not sizes:
+        raise ValueError("counts is empty; give numbers of edits, e.g. [1, 10, 100]")
     how = continuations or Continuations()
     written = {"methods": settings_of(chosen), "counts": sizes, "continuations": asdict(how)}
     written["cases"] = [case.key for case in cases[: sizes[-1]]]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import random
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -13,7 +12,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from kntools import randomness
 from kntools.analyses.prompt_group import PromptGroup
+from kntools.arguments import whole
 from kntools.attribution.attribution_result import Attribution, exists
 from kntools.attribution.integrated_gradients import integrated_gradients
 from kntools.attribution.knowledge_neurons import KnowledgeNeurons, Scores, knowledge_neurons, r1_squared
@@ -21,6 +22,8 @@ from kntools.attribution.quadrature import FixedRule
 from kntools.attribution.random_neurons import random_like
 from kntools.models import adapter, neuron_layers
 from kntools.prompts import Prompt
+from kntools.randomness import python_random
+from kntools.results.encoding import without_numpy
 from kntools.results.run_store import RunStore
 from kntools.results.table import Row
 from kntools.sites import Neuron, NeuronLike, as_neurons
@@ -77,13 +80,15 @@ PAPER = SearchSettings(rule="kn_thesis", steps=20)
 
 def open_run(run: str | Path | None, kind: str, model: Any, **settings: Any) -> RunStore:
     """A run that knows whether prompts begin with BOS."""
+    if "seed" in settings:
+        settings["seed"] = whole("seed", settings["seed"])
     bos = bool(getattr(model.cfg, "default_prepend_bos", True))
     return RunStore(run, kind=kind, model=model, settings={**settings, "prepend_bos": bos})
 
 
 def local_seed(*parts: object) -> int:
     """A seed for one item: the same in every process and every order."""
-    return int.from_bytes(hashlib.blake2b(repr(parts).encode(), digest_size=7).digest())
+    return int.from_bytes(hashlib.blake2b(repr(without_numpy(parts)).encode(), digest_size=7).digest())
 
 
 def search_each(
@@ -123,7 +128,7 @@ def shuffled_neurons(
     scores: Float[Tensor, "prompt layer neuron"], seed: int, widths: Sequence[int] | None = None
 ) -> Float[Tensor, "prompt layer neuron"]:
     """Every prompt keeps the scores of each of its layers, but on random neurons: the same marginal, no agreement."""
-    generator = torch.Generator().manual_seed(seed)
+    generator = randomness.generator(seed)
     order = torch.rand(scores.shape, generator=generator)
     if widths is not None:  # what is no neuron stays where it is, behind all that are
         order = order.masked_fill(~exists(widths), torch.inf)
@@ -132,7 +137,7 @@ def shuffled_neurons(
 
 def shuffled_answers(group: PromptGroup, pool: Sequence[str], seed: int) -> list[Prompt]:
     """The same texts, each with an answer drawn from all answers of the paradigm or relation."""
-    rng = random.Random(seed)
+    rng = python_random(seed)
     return [replace(p, target=rng.choice(pool), foil=None) for p in group.prompts]
 
 
@@ -152,14 +157,12 @@ def check_neurons(model: Any, neurons: Iterable[NeuronLike]) -> tuple[Neuron, ..
 
 def check_count(model: Any, count: int) -> None:
     """Can so many neurons be taken, and as many random ones of the same layers?"""
-    most = min(filter(None, neuron_layers.widths(model))) // 2
-    if not 1 <= count <= most:
-        raise ValueError(f"count={count}; give 1 to {most} (half a layer, for as many random ones beside)")
+    whole("count", count, 1, min(filter(None, neuron_layers.widths(model))) // 2)
 
 
 def control(model: Any, neurons: Sequence[Neuron], *seed: object) -> tuple[Neuron, ...]:
     """As many random neurons of the same layers."""
-    return random_like(neurons, neuron_layers.widths(model), torch.Generator().manual_seed(local_seed(*seed)))
+    return random_like(neurons, neuron_layers.widths(model), randomness.generator(local_seed(*seed)))
 
 
 def as_pairs(neurons: Iterable[Neuron]) -> list[list[int]]:

@@ -15,10 +15,10 @@ from kntools import data
 from kntools.analyses.method_comparison import RANDOM, Selection, methods_for
 from kntools.analyses.neuron_search import as_pairs, local_seed, open_run
 from kntools.analyses.prompt_group import prompt_item, sample
+from kntools.arguments import whole
 from kntools.attribution.attribution_result import Attribution, leading
 from kntools.editing.planting import planted
 from kntools.engine.answers import answer_values
-from kntools.engine.inputs import check_count
 from kntools.models import neuron_layers
 from kntools.prompts import Prompt
 from kntools.results.statistics import mean_interval
@@ -122,7 +122,7 @@ def planted_facts(
     chosen = methods_for(model, methods)
     if not prompts:
         raise ValueError("no prompts given; give facts that the model does not know, e.g. false_facts('P36', model)")
-    check_count("draws", draws)
+    draws = whole("draws", draws, least=1)
     widths = neuron_layers.widths(model)
     total = sum(widths)
     if not 1 <= count <= total // 2:

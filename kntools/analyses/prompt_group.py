@@ -12,12 +12,14 @@ from typing import Any, Literal, TypeVar
 
 from kntools import data
 from kntools.analyses.determiner_pairs import pairs_in_frames
+from kntools.arguments import whole
 from kntools.data.grouping import DETERMINER_NUMBER
 from kntools.data.pairs import MinimalPair
 from kntools.data.records import Loaded, PromptSet, Skipped
 from kntools.data.sample import PARADIGMS as SAMPLES
 from kntools.models.names import check_name
 from kntools.prompts import Prompt
+from kntools.randomness import python_random
 from kntools.results.run_store import RunStore
 
 GroupKind = Literal["linguistic", "factual"]
@@ -81,8 +83,8 @@ def prompt_groups(
     Raises:
         ValueError: an unknown name (the nearest are offered), or no group has `least` prompts.
     """
-    if frames < 1 or least < 1:
-        raise ValueError(f"frames={frames}, least={least}; both must be at least 1")
+    frames, least = whole("frames", frames, least=1), whole("least", least, least=1)
+    limit = None if limit is None else whole("limit", limit, least=0)
     known = model if known_only else None
     found: Iterable[_Group]
     records: Loaded[Any]
@@ -116,7 +118,7 @@ def prompt_groups(
         )
     chosen = enough
     if limit is not None and limit < len(enough):
-        chosen = sorted(random.Random(seed).sample(enough, limit), key=lambda group: group.key)
+        chosen = sorted(python_random(seed).sample(enough, limit), key=lambda group: group.key)
     reasons = {f"fewer than {least} prompts": len(groups) - len(enough), "over the limit": len(enough) - len(chosen)}
     return Loaded(tuple(chosen), skipped + asked.skipped + Skipped.of(reasons), name, records.is_sample)
 
@@ -141,7 +143,7 @@ def _by_answer(asked: PromptSet, most: int, seed: int, by: Callable[[Any], str |
     for record, prompt in zip(asked.records, asked.prompts, strict=True):
         key = by(record) if by else f"{prompt.target.strip()} / {(prompt.foil or '').strip()}"
         found.setdefault(key or "other", []).append(prompt)
-    rng = random.Random(seed)
+    rng = python_random(seed)
     for key, prompts in sorted(found.items()):
         drawn = sorted(rng.sample(range(len(prompts)), most)) if len(prompts) > most else range(len(prompts))
         yield key, [prompts[i] for i in drawn], {"answer": key}
@@ -156,7 +158,7 @@ def by_answer(
     for prompt in records.prompts(model):
         found.setdefault(prompt.target.strip(), []).append(prompt)
     order = sorted(found, key=lambda answer: (-len(found[answer]), answer))[:classes]
-    rng = random.Random(seed)
+    rng = python_random(seed)
     return {answer: sample(found[answer], limit, rng) for answer in order}
 
 

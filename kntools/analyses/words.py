@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -17,6 +16,7 @@ from kntools.analyses.prompt_group import is_relation, sample
 from kntools.engine.answers import answer_values
 from kntools.engine.sweep import Intervention, sweep
 from kntools.prompts import Encoded, Prompt, PromptError, by_length, encode_each
+from kntools.randomness import python_random
 from kntools.sites import Hook
 
 #: Section -> words.
@@ -77,7 +77,7 @@ def noun_prompts(
             f"{paradigm} asks this model for no determiner and no noun after one (skipped: {asked.skipped}); use "
             "determiner_noun_agreement_1 or _2"
         )
-    rng = random.Random(seed)
+    rng = python_random(seed)
     return {name: sample(listed, limit, rng) for name, listed in sorted(found.items())}
 
 

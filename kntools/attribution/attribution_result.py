@@ -73,8 +73,7 @@ class Attribution(Result):
         Arguments:
             top: only the leading neurons of each prompt; `None` means all of them.
         """
-        parts = []
-        top = None if top is None else whole("top", top, 0)
+        parts, top = [], None if top is None else whole("top", top, least=0)
         for number, prompt in enumerate(self.prompts):
             scores = self.scores[number]
             order = _only_neurons(scores, self.widths).flatten().argsort(descending=True)[: sum(self.widths)][:top]
@@ -145,9 +144,10 @@ class Attribution(Result):
     def _scores_of(self, prompt: int | None) -> Float[Tensor, "layer neuron"]:
         if prompt is None:
             return self.scores.mean(0)
-        if not -len(self.prompts) <= whole("prompt", prompt) < len(self.prompts):
+        number = whole("prompt", prompt)
+        if not -len(self.prompts) <= number < len(self.prompts):
             raise IndexError(f"prompt {prompt} does not exist: there are {len(self.prompts)}")
-        return self.scores[prompt]
+        return self.scores[number]
 
     def describe(self) -> str:
         n, layers = len(self.prompts), [str(layer) for layer, width in enumerate(self.widths) if width]
@@ -178,9 +178,10 @@ class Attribution(Result):
 
 def leading(scores: Float[Tensor, "layer neuron"], k: int, widths: Sequence[int]) -> tuple[Neuron, ...]:
     """The `k` neurons with the highest score; layer l has `widths[l]` of them."""
-    if not 0 <= whole("k", k) <= sum(widths):
-        raise ValueError(f"k={k}; there are {sum(widths)} neurons")
-    best = _only_neurons(scores, widths).flatten().topk(k).indices.tolist()
+    count = whole("k", k, least=0)
+    if count > sum(widths):
+        raise ValueError(f"k={count}; there are {sum(widths)} neurons")
+    best = _only_neurons(scores, widths).flatten().topk(count).indices.tolist()
     return tuple(Neuron(*divmod(i, scores.shape[1])) for i in best)
 
 

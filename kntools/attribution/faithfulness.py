@@ -9,11 +9,12 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from kntools.arguments import real, several, tensor
+from kntools import randomness
+from kntools.arguments import decimal, several, tensor, whole
 from kntools.attribution.ablation import Ablation, ablation_name, replacements
 from kntools.attribution.attribution_result import Attribution, exists
 from kntools.attribution.faithfulness_curve import FaithfulnessCurve
-from kntools.engine.inputs import bos_of, check_count
+from kntools.engine.inputs import bos_of
 from kntools.engine.metric_choice import Metrics, choose_metrics
 from kntools.engine.sweep import Intervention, sweep
 from kntools.hooks.positioned import PositionedHook
@@ -72,7 +73,7 @@ def faithfulness(
         ValueError: shares out of range; scores or activations of another model; one prompt, or answers of several
             tokens, with `"mean"` or `"resample"`; prompts that ablating all neurons does not change.
     """
-    check_count("draws", draws)
+    draws = whole("draws", draws, least=1)
     shares = _checked(shares)
     encoded = encode_many(model, prompts)
     widths = neuron_layers.widths(model)
@@ -80,7 +81,7 @@ def faithfulness(
     total = sum(widths)
     counts = tuple(round(share * total) for share in shares)
     lead = torch.stack([_leading(ranking, count) for count in counts])
-    generator = torch.Generator().manual_seed(seed)
+    generator = randomness.generator(seed)
     masks = torch.cat([lead, ~lead & exists(widths), *(_random(lead, widths, generator) for _ in range(draws))])
     base = replacements(model, encoded, ablation)
     metrics, metric_name = choose_metrics(model, encoded, metric)
@@ -114,9 +115,9 @@ def faithfulness(
 
 
 def _checked(shares: Sequence[float]) -> tuple[float, ...]:
-    found = tuple(sorted({real("shares", share) for share in several("shares", shares, "(0.01, 0.1, 1)")}))
-    if not found or not 0 <= found[0] <= found[-1] <= 1 or sum(share > 0 for share in found) < 2:
-        raise ValueError(f"shares={tuple(shares)}; give at least two shares of all neurons above 0, none above 1")
+    found = tuple(sorted({decimal("shares", share, 0, 1) for share in several("shares", shares, "(0.01, 0.1, 1)")}))
+    if sum(share > 0 for share in found) < 2:
+        raise ValueError(f"shares={tuple(shares)}; give at least two shares of all neurons above 0")
     return found
 
 

@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from kntools import randomness
 from kntools.prompts import Prompt
 from kntools.results.display import number
 from kntools.results.result import Result
@@ -90,7 +91,7 @@ class FaithfulnessCurve(Result):
         if name not in curves | areas:
             raise KeyError(f"no interval of {name!r}; there is one of {', '.join(curves | areas)}")
         of = curves.get(name, self.kept)
-        drawn = torch.randint(len(of), (_RESAMPLES, len(of)), generator=torch.Generator().manual_seed(seed))
+        drawn = torch.randint(len(of), (_RESAMPLES, len(of)), generator=randomness.generator(seed))
         found = self._faithfulness(of, drawn)
         if name in areas:
             found = self._area(areas[name](found))

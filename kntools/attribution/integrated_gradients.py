@@ -6,13 +6,12 @@ import warnings
 from functools import partial
 from typing import Any, Literal
 
-from kntools.arguments import real
+from kntools.arguments import decimal, whole
 from kntools.attribution.adaptive import SMALL_GAP, integrate_adaptively
 from kntools.attribution.attribution_result import Attribution
 from kntools.attribution.attribution_run import PostNorm, attribute
 from kntools.attribution.integration_path import integrate
 from kntools.attribution.quadrature import FixedRule, fixed_rule
-from kntools.engine.inputs import check_count
 from kntools.engine.metric_choice import Metrics
 from kntools.prompts import Prompts
 
@@ -76,9 +75,7 @@ def integrated_gradients(
             mixture of experts in every layer).
         FloatingPointError: activations that are nan or inf.
     """
-    check_count("steps", steps)
-    if not 0 < real("tol", tol) < 1:
-        raise ValueError(f"tol={tol}; give the relative residual to allow per layer, between 0 and 1 (0.01)")
+    steps, tol = whole("steps", steps, least=1), decimal("tol", tol, above=0, below=1)
     adaptive = rule == "adaptive"
     score = partial(integrate_adaptively, tol=tol) if adaptive else partial(integrate, rule=fixed_rule(rule, steps))
     nodes: dict[str, Any] = {"tol": tol, "steps": None} if adaptive else {"tol": None, "steps": steps}

@@ -5,14 +5,14 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 from fractions import Fraction
-from typing import Any, SupportsIndex
+from typing import Any
 
 import pandas as pd
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from kntools.arguments import real, several, tensor, whole
+from kntools.arguments import decimal, tensor, whole_numbers
 from kntools.attribution.attribution_result import Attribution
 from kntools.results.result import Result
 from kntools.sites import Neuron
@@ -105,14 +105,11 @@ def knowledge_neurons(
     Raises:
         ValueError: `threshold`, `share`, `step` or `target_count` out of range; scores that are not finite.
     """
-    low, high = _range(target_count)
-    if not 0 < real("share", share) <= 1:
-        raise ValueError(f"share={share}; it is a share of the prompts: above 0, at most 1 (0.7)")
-    if not 0 < real("step", step) <= 1:
-        raise ValueError(f"step={step}; it must be above 0 and at most 1 (0.05)")
-    if not 0 <= low <= high:
-        raise ValueError(f"target_count={target_count}; give (least, most) with 0 <= least <= most, e.g. (2, 5)")
-    scores = as_scores(att)
+    share, step = (decimal(name, x, above=0, most=1) for name, x in (("share", share), ("step", step)))
+    bounds = whole_numbers("target_count", target_count, least=0)
+    if not 1 <= len(bounds) <= 2 or bounds[0] > bounds[-1]:
+        raise ValueError(f"target_count={target_count}; give one number, or (least, most), e.g. (2, 5)")
+    low, high, scores = bounds[0], bounds[-1], as_scores(att)
     votes = coarse_sets(scores, threshold).sum(0)
     against = None if negatives is None else coarse_sets(as_scores(negatives), threshold)
     if against is not None and against.shape[1:] != scores.shape[1:]:
@@ -147,18 +144,6 @@ def knowledge_neurons(
     )
 
 
-def _range(target_count: Any) -> tuple[int, int]:
-    bounds = (
-        [target_count] * 2
-        if isinstance(target_count, SupportsIndex)
-        else several("target_count", target_count, "(2, 5): at least 2, at most 5")
-    )
-    if len(bounds) != 2:
-        raise ValueError(f"target_count={target_count}; give one number, or (least, most), e.g. (2, 5)")
-    low, high = (whole("target_count", bound) for bound in bounds)
-    return low, high
-
-
 def coarse_sets(scores: Scores, threshold: float = 0.2) -> Bool[Tensor, "prompt layer neuron"]:
     """Neurons with at least `threshold` times their own prompt's highest score (none if that is not positive).
 
@@ -166,9 +151,7 @@ def coarse_sets(scores: Scores, threshold: float = 0.2) -> Bool[Tensor, "prompt 
     kn.coarse_sets(att.scores).sum((1, 2))      # how many of each prompt
     ```
     """
-    if not 0 < real("threshold", threshold) <= 1:
-        raise ValueError(f"threshold={threshold}; it is a fraction of the highest score: above 0, at most 1 (0.2)")
-    values = as_scores(scores)
+    threshold, values = decimal("threshold", threshold, above=0, most=1), as_scores(scores)
     highest = values.amax(dim=(1, 2), keepdim=True)
     return (values >= threshold * highest) & (highest > 0)
 

@@ -13,6 +13,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from kntools import randomness
 from kntools.engine.text_progress import TextProgress
 from kntools.engine.texts import Piece, Texts, chunks, neurons_in, passes, pieces, rows_of_texts
 from kntools.options import progress_bar
@@ -71,7 +72,7 @@ class Activity:
         self.total = torch.zeros(len(neurons), dtype=torch.float64)
         self.active = torch.zeros(len(neurons), dtype=torch.long)
         self.peaks: list[list[Peak]] = [[] for _ in neurons]
-        self._generator = torch.Generator().manual_seed(0)
+        self._generator = randomness.generator(0)
         self._keys, self._kept = torch.empty(0), torch.empty(0, len(neurons))
         self._columns: dict[int, list[int]] = {}
         for column, n in enumerate(neurons):

@@ -6,14 +6,13 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, overload
 
-from kntools.arguments import shown
+from kntools.arguments import shown, whole
 from kntools.attribution.baselines import activation
 from kntools.attribution.direct_logit import direct_logit_attribution
 from kntools.attribution.integrated_gradients import integrated_gradients
 from kntools.attribution.neuron_activity import Activity
 from kntools.attribution.neuron_card_result import Activation, Context, InPrompt, NeuronCard
 from kntools.attribution.neuron_scan import neuron_scan
-from kntools.engine.inputs import check_count
 from kntools.engine.texts import Texts, check_context, special_tokens
 from kntools.models import neuron_layers, unembedding
 from kntools.models.tokenizers import tokenizer_of
@@ -90,7 +89,7 @@ def neuron_card(
         ValueError: no neurons, no texts in `texts`, a layer without neurons; a `run` of other neurons, other weights or
             other texts.
     """
-    check_count("k", k)
+    k = whole("k", k, least=1)
     alone = _is_one(neurons)
     chosen = (as_neuron(neurons),) if alone else as_neurons(neurons)  # type: ignore[arg-type] # one, as was asked
     if not chosen:

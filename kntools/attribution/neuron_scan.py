@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, SupportsIndex
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from kntools.arguments import instance, several
+from kntools.arguments import decimal, instance, whole, whole_numbers
 from kntools.attribution.ablation import Ablation, ablation_name, replacements
 from kntools.attribution.attribution_result import Attribution
 from kntools.engine.inputs import batches, bos_of, in_order
@@ -61,8 +61,7 @@ class NeuronScan(Result):
 
     def top(self, k: int = 10, *, prompt: int | None = None) -> tuple[Neuron, ...]:
         """The `k` neurons with the largest |effect|, the largest first: of one prompt, or of the mean over prompts."""
-        if not 0 <= k <= len(self.neurons):
-            raise ValueError(f"k={k}; there are {len(self.neurons)} neurons")
+        k = whole("k", k, 0, len(self.neurons))
         order = self._effect_of(prompt).abs().argsort(descending=True, stable=True)[:k].tolist()
         return tuple(self.neurons[i] for i in order)
 
@@ -112,9 +111,10 @@ class NeuronScan(Result):
     def _effect_of(self, prompt: int | None) -> Float[Tensor, " neuron"]:
         if prompt is None:
             return self.effect.mean(0)
-        if not -len(self.prompts) <= prompt < len(self.prompts):
+        number = whole("prompt", prompt)
+        if not -len(self.prompts) <= number < len(self.prompts):
             raise IndexError(f"prompt {prompt} does not exist: there are {len(self.prompts)}")
-        return self.effect[prompt]
+        return self.effect[number]
 
     def _scores(self, scores: Attribution) -> Float[Tensor, "prompt neuron"]:
         instance("scores", scores, Attribution, "kn.integrated_gradients(model, prompts)")
@@ -176,6 +176,7 @@ def neuron_scan(
         IndexError: a layer or neuron that does not exist.
     """
     encoded, scanned = encode_many(model, prompts), _scanned(model, neurons, layers)
+    factor = decimal("factor", factor)
     blocks = _blocks(scanned, min(_BLOCK, options().max_rows or _BLOCK))
     column = {n: i for i, n in enumerate(n for block in blocks for n in block)}
     columns = [column[n] for n in scanned]
@@ -217,7 +218,7 @@ def _scanned(
     if (layers is None) == (neurons is None):
         raise ValueError("give neurons=['L20.N7', ...], or layers=20 for all neurons of a layer; one of the two")
     if neurons is None:
-        wanted = dict.fromkeys([layers] if isinstance(layers, SupportsIndex) else several("layers", layers, "[3, 4]"))
+        wanted = dict.fromkeys(whole_numbers("layers", layers))
         found = tuple(Neuron(layer, i) for layer in wanted for i in range(neuron_layers.width(model, layer)))
     else:
         found = as_neurons(neurons)

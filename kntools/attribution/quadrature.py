@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Float
 from numpy.polynomial import legendre, polynomial
 
-from kntools.engine.inputs import check_count
+from kntools.arguments import whole
 
 #: Published rules with a fixed number of nodes, for `integrated_gradients(rule=...)`.
 FixedRule = Literal["midpoint", "gauss_legendre", "dai", "kn_thesis"]
@@ -38,7 +38,7 @@ def fixed_rule(name: str, steps: int) -> Rule:
     | `dai` | k / n, k = 0..n-1: left sums | code of Dai et al. 2022 |
     | `kn_thesis` | linspace(0, 1, n), weights 1/n | code of Niu et al. 2024 and of EleutherAI |
     """
-    check_count("steps", steps)
+    steps = whole("steps", steps, least=1)
     even = np.full(steps, 1.0 / steps)
     if name == "midpoint":
         return Rule((np.arange(steps) + 0.5) / steps, even)

@@ -7,12 +7,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from kntools.arguments import whole
 from kntools.attribution.attention_values import AttentionValues
 from kntools.attribution.attribution_result import Attribution
 from kntools.attribution.attribution_run import attribute
 from kntools.attribution.integration_path import Line, Paths
 from kntools.attribution.layer_writes import EndOfStream, FinalNorm, layer_writes
-from kntools.engine.inputs import check_choice, check_count
+from kntools.engine.inputs import check_choice
 from kntools.engine.metric_choice import Metrics
 from kntools.models import unembedding
 from kntools.prompts import Prompts
@@ -97,8 +98,7 @@ def query_neurons(
     """
     unembedding.unembedding(model)
     check_choice("final_norm", final_norm, ("live", "frozen"))
-    check_count("heads", heads)
-    check_count("entries", entries)
+    heads, entries = whole("heads", heads, least=1), whole("entries", entries, least=1)
 
     def score(paths: Paths) -> list[Line]:
         lines = []

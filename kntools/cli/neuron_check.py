@@ -7,8 +7,8 @@ from dataclasses import asdict, dataclass
 from typing import Annotated, Any
 
 import pandas as pd
-import torch
 
+from kntools import randomness
 from kntools.attribution.attribution_result import Attribution
 from kntools.attribution.random_neurons import random_like
 from kntools.cli.options import method
@@ -57,7 +57,7 @@ def check_neurons(model: Any, att: Attribution, neurons: Sequence[Neuron], draws
     """Suppress and enhance the neurons, and suppress random ones of the same layers."""
     if draws == 0 or not neurons:
         return None
-    generator = torch.Generator().manual_seed(seed)
+    generator = randomness.generator(seed)
     others = [random_like(neurons, att.widths, generator) for _ in range(draws)]
     edits = [[], ablate_neurons(neurons), enhance_neurons(neurons), *map(ablate_neurons, others)]
     untouched, suppressed, enhanced, *random = answer_values(model, att.prompts, edits).mean(1).tolist()

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import random
 from collections import Counter
 from collections.abc import Collection, Sequence
 from typing import Any, TypedDict, TypeVar, Unpack
 
+from kntools.arguments import whole
 from kntools.data.knowledge import known_records
 from kntools.data.records import Loaded, Skipped
 from kntools.data.sources import Source
+from kntools.randomness import python_random
 
 Record = TypeVar("Record")
 
@@ -50,12 +51,12 @@ def select(
             f"unknown argument {', '.join(sorted(unknown))}; the filters are {', '.join(Filters.__annotations__)}"
         )
     limit, seed, model = filters.get("limit"), filters.get("seed"), filters.get("known_only")
-    if limit is not None and limit < 0:
-        raise ValueError(f"limit={limit} is negative; give the number of records wanted, or None for all")
+    if limit is not None:
+        limit = whole("limit", limit, least=0)
 
     order = list(range(len(records)))
     if seed is not None:
-        random.Random(seed).shuffle(order)
+        python_random(seed).shuffle(order)
     left_out: Counter[str] = Counter()
     target = filters.get("target")
     if target is not None:

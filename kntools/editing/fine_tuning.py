@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
+from kntools.arguments import decimal, whole
 from kntools.editing.changes import Change
 from kntools.editing.requests import EditRequest, make_requests
 from kntools.editing.weight_edits import LayerEdit
 from kntools.engine.from_layer import Upper
-from kntools.engine.inputs import check_count
 from kntools.models import adapter, neuron_layers
 from kntools.options import progress_bar
 from kntools.prompts import Prompts
@@ -61,9 +61,8 @@ def fine_tune(
         FloatingPointError: nan or inf.
     """
     requests = make_requests(model, prompts, targets, "fine_tune")
-    check_count("steps", steps)
-    if lr <= 0 or limit <= 0:
-        raise ValueError(f"lr={lr}, limit={limit}; both must be above 0")
+    steps, stop_loss = whole("steps", steps, least=1), decimal("stop_loss", stop_loss)
+    lr, limit = decimal("lr", lr, above=0), decimal("limit", limit, above=0)
     number = adapter.check_layer(model, layer)
     neuron_layers.width(model, number)
     tuned = [_tune(model, request, number, steps, lr, limit, stop_loss) for request in requests]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -12,7 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from kntools.arguments import instance, several
+from kntools.arguments import decimal, instance, several, whole_numbers
 from kntools.editing.changes import Change, as_hooks
 from kntools.editing.constraints import Constraints, joined
 from kntools.editing.edit_stack import applied_edits
@@ -126,7 +125,7 @@ def memit(
         IndexError: no such layer.
     """
     moments = _moments(model, layers, second_moments)
-    weight = regularisation_for(model) if regularisation is None else _positive("regularisation", regularisation)
+    weight = regularisation_for(model) if regularisation is None else decimal("regularisation", regularisation, above=0)
     method = _Method(
         "memit",
         lambda layer, keys: _inverse(moments.get(layer), keys),
@@ -171,7 +170,7 @@ def alpha_edit(
     if second_moments is None:
         raise ValueError("alpha_edit needs second_moments; measure kn.second_moment(model, layers, texts)")
     moments, limit = _moments(model, layers, second_moments), float(threshold)
-    ridge = _positive("regularisation", regularisation)
+    ridge = decimal("regularisation", regularisation, above=0)
     method = _Method("alpha_edit", lambda layer, keys: moments[layer].project(keys, limit), lambda _: ridge)
     return _edit(model, prompts, targets, method, layers, moments, settings, {"threshold": limit, "l2": ridge})
 
@@ -274,8 +273,7 @@ def _inverse(c: SecondMoment | None, keys: Keys) -> Keys:
 
 
 def _layers(model: Any, layers: Layers) -> list[int]:
-    each = [layers] if isinstance(layers, SupportsIndex) else several("layers", layers, "[5, 6]")
-    listed = [adapter.check_layer(model, n) for n in each]
+    listed = [adapter.check_layer(model, n) for n in whole_numbers("layers", layers)]
     if not listed:
         raise ValueError("no layers given; name one or several, e.g. layers=[5]")
     if len(set(listed)) < len(listed):
@@ -325,10 +323,3 @@ def _check_facts(model: Any, facts: Sequence[EditRequest], layers: Sequence[int]
                 f"{len(facts)} edits (and {held} that are applied) need as many neurons; layer {layer} has {width}: "
                 f"give kn.{name} fewer at a time"
             )
-
-
-def _positive(name: str, value: float) -> float:
-    number = float(value)
-    if not (number > 0 and math.isfinite(number)):
-        raise ValueError(f"{name}={value!r}; it must be a number above 0")
-    return number

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
+from kntools.arguments import decimal, whole
 from kntools.engine.from_layer import Upper
-from kntools.engine.inputs import check_count
 from kntools.models import neuron_layers
 from kntools.options import progress_bar
 from kntools.prompts import Encoded, Prompt, encode_many
@@ -59,9 +59,10 @@ def planted(
     """
     [encoded] = encode_many(model, prompt)
     chosen = as_neurons(neurons)
-    check_count("steps", steps)
-    if not chosen or not 0 < until < 1 or lr <= 0:
-        raise ValueError(f"{len(chosen)} neurons, until={until}, lr={lr}; give neurons, 0 < until < 1 and lr > 0")
+    steps, lr = whole("steps", steps, least=1), decimal("lr", lr, above=0)
+    until = decimal("until", until, above=0, below=1)
+    if not chosen:
+        raise ValueError("no neurons given; give those that shall hold the fact, e.g. ['L2.N7', 'L3.N1']")
     neuron_layers.check_neurons(model, chosen)
     by_layer: dict[int, list[int]] = {}
     for n in chosen:

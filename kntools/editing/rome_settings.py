@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import isfinite
 from typing import Any, Literal, get_args
 
-from kntools.arguments import instance, whole
+from kntools.arguments import decimal, instance, whole
 from kntools.models import adapter
 from kntools.models.neuron_layers import layers_of
 
@@ -58,18 +57,15 @@ class RomeSettings:
     seed: int = 0  # of templates that the model writes
 
     def __post_init__(self) -> None:
-        for name in ("steps", "seed"):
-            object.__setattr__(self, name, whole(name, getattr(self, name)))
-        for name in ("lr", "weight_decay", "clamp", "kl_weight", "stop_loss"):
-            object.__setattr__(self, name, float(getattr(self, name)))
-        if self.steps < 2:
-            raise ValueError(f"steps={self.steps}; the last step only measures, so at least 2 are needed (20)")
-        if not (self.lr > 0 and self.clamp > 0 and isfinite(self.lr)):
-            raise ValueError(f"lr={self.lr}, clamp={self.clamp}; both must be above 0 (0.5, 4)")
-        if not (self.weight_decay >= 0 and self.kl_weight >= 0):
-            raise ValueError(
-                f"weight_decay={self.weight_decay}, kl_weight={self.kl_weight}; weights of a loss are at least 0"
-            )
+        checked = {
+            "steps": whole("steps", self.steps, least=2),
+            "seed": whole("seed", self.seed),
+            "stop_loss": decimal("stop_loss", self.stop_loss),
+            **{name: decimal(name, getattr(self, name), above=0) for name in ("lr", "clamp")},
+            **{name: decimal(name, getattr(self, name), least=0) for name in ("weight_decay", "kl_weight")},
+        }
+        for name, value in checked.items():
+            object.__setattr__(self, name, value)
         if self.key not in get_args(Key):
             raise ValueError(f"key={self.key!r} is unknown; use 'consistent' (the mean key throughout) or 'published'")
         if self.scale not in get_args(Scale):
@@ -135,10 +131,8 @@ def _short_name(model: Any) -> str:
 
 
 def _checked(templates: Sequence[str] | int) -> tuple[str, ...] | int:
-    if isinstance(templates, int):
-        if templates < 1:
-            raise ValueError(f"templates={templates}; the model must write at least one")
-        return templates
+    if not isinstance(templates, Sequence):
+        return whole("templates", templates, least=1)
     if isinstance(templates, str) or not templates:
         raise ValueError("templates must be a list of strings with one {} each, e.g. ['{}', 'It is well known. {}']")
     for template in templates:

@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from kntools.arguments import several
+from kntools.arguments import whole, whole_numbers
 from kntools.editing.edit_stack import fingerprints
 from kntools.editing.moment_sums import Sums
 from kntools.engine.texts import Texts
@@ -79,6 +79,7 @@ class SecondMoment(Result):
             ValueError: a matrix of another shape, not symmetric, with negative or no finite entries on its diagonal.
             IndexError: no such layer.
         """
+        layer, count = whole("layer", layer), whole("count", count, least=1)
         width, c = neuron_layers.width(model, layer), torch.as_tensor(matrix).detach().cpu()
         if c.shape != (width, width):
             raise ValueError(f"the matrix is {tuple(c.shape)}; layer {layer} has {width} neurons: {(width, width)}")
@@ -87,13 +88,10 @@ class SecondMoment(Result):
         asymmetry = float((c - c.T).abs().max())
         if asymmetry > 1e-3 * float(c.abs().max()):
             raise ValueError(f"the matrix is not symmetric (by up to {asymmetry:.2g}), so it is no second moment")
-        if float(c.diagonal().min()) < 0 or count < 1:
-            raise ValueError(
-                f"count={count}, smallest diagonal entry {float(c.diagonal().min()):.2g}; a mean of squares over at "
-                "least one token cannot be negative"
-            )
+        if (lowest := float(c.diagonal().min())) < 0:
+            raise ValueError(f"the smallest diagonal entry is {lowest:.2g}; a mean of squares cannot be negative")
         made = provenance(model, source="matrix", **settings)
-        return cls(((c + c.T) / 2).float(), int(count), None, layer, made)
+        return cls(((c + c.T) / 2).float(), count, None, layer, made)
 
     @classmethod
     def from_npz(cls, path: str | Path, model: Any, layer: int) -> SecondMoment:
@@ -259,14 +257,12 @@ def second_moment(
         IndexError: no such layer; a layer without neurons is a ValueError.
         FloatingPointError: keys that are nan or inf.
     """
-    each = [layer] if isinstance(layer, SupportsIndex) else several("layer", layer, "5, or [5, 6]")
-    wanted = sorted({adapter.check_layer(model, number) for number in each})
+    wanted = sorted({adapter.check_layer(model, number) for number in whole_numbers("layer", layer)})
     if not wanted:
         raise ValueError("no layers given; name one, or several")
     for number in wanted:
         neuron_layers.width(model, number)
-    if every < 1 or (tokens is not None and tokens < 1):
-        raise ValueError(f"every={every}, tokens={tokens}; both must be at least 1")
+    every, tokens = whole("every", every, least=1), None if tokens is None else whole("tokens", tokens, least=1)
     if dtype not in (torch.float32, torch.float64):
         raise ValueError(f"dtype={dtype}; sums need torch.float32 or torch.float64")
     sums = Sums(model, wanted, context=context, dtype=dtype)

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from kntools.arguments import whole
+from kntools.arguments import decimal, whole
 from kntools.editing.changes import Change
 from kntools.editing.weight_edits import LayerEdit
 from kntools.models import adapter, neuron_layers
@@ -53,9 +53,10 @@ def edit_values(
         IndexError: a neuron that does not exist.
     """
     before, after = (_token(model, answer) for answer in (old, new))
-    wanted, changes = rewritten(model, neurons, before, after, amounts)
+    weak, strong = (decimal("amounts", amount) for amount in amounts)
+    wanted, changes = rewritten(model, neurons, before, after, (weak, strong))
     label = f"values of {len(wanted)} neurons: {_spelled(model, before)} -> {_spelled(model, after)}"
-    return _edit(model, wanted, changes, label, method="edit_values", old=before, new=after, amounts=list(amounts))
+    return _edit(model, wanted, changes, label, method="edit_values", old=before, new=after, amounts=[weak, strong])
 
 
 def erase_values(model: Any, neurons: Iterable[NeuronLike]) -> LayerEdit:
@@ -114,8 +115,7 @@ def relation_neurons(
     Returns:
         The neurons, the most frequent ones first (then by layer and index).
     """
-    if count < 1 or not 0 <= most_shared <= 1:
-        raise ValueError(f"count={count}, most_shared={most_shared}; at least 1, and between 0 and 1")
+    count, most_shared = whole("count", count, least=1), decimal("most_shared", most_shared, 0, 1)
     of_relation, of_others = (Counter(n for fact in of for n in as_neurons(fact)) for of in (facts, unrelated))
     common = {n for n, times in of_others.items() if times > most_shared * len(unrelated)}
     kept = [(-times, n) for n, times in of_relation.items() if n not in common]

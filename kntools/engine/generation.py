@@ -10,7 +10,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from kntools.arguments import real, several, whole
+from kntools import randomness
+from kntools.arguments import decimal, several, whole
 from kntools.engine.plan import as_intervention
 from kntools.engine.starts import Starts, start_tokens
 from kntools.engine.writing import Choose, Writer
@@ -83,19 +84,16 @@ class Drawing:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "temperature", real("temperature", self.temperature))
-        object.__setattr__(self, "seed", whole("seed", self.seed))
-        if not self.temperature >= 0 or (self.top_k is not None and self.top_k < 1):
-            raise ValueError(
-                f"temperature={self.temperature}, top_k={self.top_k}; give a temperature of at least 0 and a top_k of "
-                "at least 1"
-            )
+        decimal("temperature", self.temperature, least=0)
+        whole("seed", self.seed)
+        if self.top_k is not None:
+            whole("top_k", self.top_k, least=1)
 
     def chooser(self, rows: Sequence[int]) -> Choose:
         """For these rows, whatever others there are."""
         if self.temperature == 0:
             return lambda logits: logits.argmax(-1)
-        generators = [torch.Generator().manual_seed(self.seed + n) for n in rows]
+        generators = [randomness.generator(self.seed + n) for n in rows]
 
         def choose(logits: Tensor) -> Tensor:
             rows = zip(logits.split(1), generators, strict=True)
@@ -154,8 +152,8 @@ def sample_texts(
     Raises:
         ValueError: no start and no BOS token; see also `generate`.
     """
-    if temperature == 0:
-        raise ValueError("temperature=0 writes the same text again and again; give one above 0")
+    decimal("temperature", temperature, above=0)  # at 0 it is the same text again and again
+    tokens, rows, length = whole("tokens", tokens), whole("rows", rows, least=1), whole("length", length, least=1)
     tokenizer = tokenizer_of(model)
     bos = tokenizer.bos_token_id
     ids = [] if bos is None else [bos]
@@ -163,7 +161,7 @@ def sample_texts(
     if not ids:
         raise ValueError("this tokenizer has no BOS token to start from; give start=, e.g. start='The'")
     begun = torch.tensor([ids], device=adapter.device_of(model)).expand(rows, -1)
-    draw, generator = Drawing(temperature, top_k), torch.Generator().manual_seed(seed)
+    draw, generator = Drawing(temperature, top_k), randomness.generator(seed)
     writer = Writer(model, list(begun), length)
     together = [[n] for n in range(rows)] if writer.alone else [list(range(rows))]
     done, ends = 0, {tokenizer.eos_token_id, tokenizer.bos_token_id}
@@ -184,8 +182,7 @@ def sample_templates(model: Any, count: int, *, seed: int, length: int = 8) -> t
     kn.rome(model, prompt, " Rome", layer=8, settings=RomeSettings(templates=10, seed=0))
     ```
     """
-    if count < 1:
-        raise ValueError(f"templates={count}; at least one is needed")
+    count = whole("templates", count, least=1)
     found: list[str] = []
     for text in sample_texts(model, 1_000_000, seed=seed, start="The", length=length, top_k=20):
         if len(found) == count - 1:

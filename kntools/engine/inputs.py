@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from kntools.arguments import shown, whole
+from kntools.arguments import shown
 from kntools.models import adapter
 from kntools.models.causality import is_masked
 from kntools.prompts import Encoded, Prompts, by_length, encode_many
@@ -148,19 +148,6 @@ def bos_of(encoded: Sequence[Encoded]) -> bool | None:
     """Whether prompts begin with a BOS token; `None` if only some of them do."""
     found = {e.prepend_bos for e in encoded}
     return found.pop() if len(found) == 1 else None
-
-
-def check_count(name: str, value: Any) -> int:
-    """A number of things: whole, and at least 1."""
-    return whole(name, value, 1)
-
-
-def check_window(size: Any, layers: int) -> int:
-    """How many layers are taken together."""
-    count = check_count("window", size)
-    if count > layers:
-        raise ValueError(f"window={size}; this model has {layers} layers: give 1 to {layers}")
-    return count
 
 
 def check_choice(name: str, value: Any, choices: Sequence[Any]) -> None:

@@ -56,6 +56,10 @@ class Intervention:
     rows: int = 1
     wrt: Sequence[tuple[str, Positions]] = ()
 
+    def __post_init__(self) -> None:
+        for name, least in (("prompt", None), ("rows", 1)):
+            object.__setattr__(self, name, whole(name, getattr(self, name), least))
+
     def names(self) -> list[str]:
         return [name for name, _ in self.hooks] + [name for name, _ in self.wrt]
 

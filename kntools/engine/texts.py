@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from kntools.arguments import shown
+from kntools.arguments import shown, whole
 from kntools.models import adapter
 from kntools.models.causality import is_masked
 from kntools.models.tokenizers import tokenizer_of
@@ -78,7 +78,7 @@ def special_tokens(model: Any) -> tuple[list[int], list[int]]:
 def check_context(model: Any, context: int | None) -> int:
     """How many tokens a piece may have; `None` is the model's context, at most 512."""
     limit, (before, after) = adapter.context_length(model), special_tokens(model)
-    chosen = min(limit, _LONGEST) if context is None else context
+    chosen = min(limit, _LONGEST) if context is None else whole("context", context)
     least = max(2, 1 + len(before) + len(after))
     if not least <= chosen <= limit:
         raise ValueError(f"context={context}; it must be between {least} and the model's {limit}")

@@ -11,8 +11,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from kntools.arguments import whole
 from kntools.engine.capability import PROBE_ERRORS, capability, close, probe_text
-from kntools.engine.inputs import check_count
 from kntools.engine.memory import is_out_of_memory
 from kntools.engine.plain import noting
 from kntools.hooks.positioned import PositionedHook, is_local
@@ -42,7 +42,7 @@ class Writer:
                 "a masked model does not continue texts; ask what stands at its mask: kn.sweep(model, prompt, [[]])"
             )
         longest, limit = max(rows, key=len), adapter.context_length(model)
-        length = len(longest) + check_count("max_new_tokens", count)
+        length = len(longest) + whole("max_new_tokens", count, least=1)
         if length > limit:
             raise ValueError(f"{len(longest)} tokens and {count} more; the model's context holds {limit}")
         self.model, self.rows, self.count, self.hooks = model, rows, count, hooks

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from operator import index
-from typing import SupportsIndex
+from typing import Any, SupportsIndex
 
 import torch
 from torch import Tensor
 
-from kntools.arguments import real, several, shown
+from kntools.arguments import decimal, several, shown, whole
 from kntools.hooks.positioned import PositionedHook
 from kntools.sites import ANSWER, Hook, Positions, hook_name
 
@@ -45,7 +44,7 @@ def scale_heads(
         IndexError: when a hook runs, for a head or position that does not exist.
         ValueError: a site without heads; or as in `scale_neurons`.
     """
-    scale, layers = real("factor", factor), dict[int, list[int]]()
+    factor, layers = decimal("factor", factor), dict[int, list[int]]()
     for layer, head in dict.fromkeys(map(_as_head, _listed(heads))):
         layers.setdefault(layer, []).append(head)
 
@@ -57,9 +56,9 @@ def scale_heads(
                 if x.ndim != 4 or head >= x.shape[2]:
                     raise IndexError(f"head {head} does not exist at {name}, whose shape is {tuple(x.shape)} here")
             at = torch.tensor(chosen, device=x.device)
-            return x.index_copy(2, at, x.index_select(2, at) * scale)
+            return x.index_copy(2, at, x.index_select(2, at) * factor)
 
-        return name, PositionedHook(pos, edit, f"scale heads {chosen} of layer {layer} by {factor}", name=name)
+        return name, PositionedHook(pos, edit, f"scale heads {chosen} of layer {layer} by {factor:g}", name=name)
 
     return [on_layer(layer, chosen) for layer, chosen in layers.items()]
 
@@ -88,10 +87,9 @@ def _listed(heads: HeadLike | Iterable[HeadLike]) -> Iterable[HeadLike]:
 
 def _as_head(head: HeadLike) -> tuple[int, int]:
     named = _HEAD.match(head.strip()) if isinstance(head, str) else None
+    pair: Any = map(int, named.groups()) if named else None if isinstance(head, str) else head
     try:
-        layer, number = map(index, (int(n) for n in named.groups()) if named else head)  # type: ignore[arg-type] # or not
+        layer, number = pair
     except (TypeError, ValueError):
         raise TypeError(f"{shown(head)} is no head; give (layer, head) such as (5, 3), or 'L5.H3'") from None
-    if layer < 0 or number < 0:
-        raise ValueError(f"head (layer {layer}, head {number}) does not exist: both are counted from 0")
-    return layer, number
+    return whole("layer", layer, least=0), whole("head", number, least=0)

@@ -19,7 +19,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from kntools.arguments import real, tensor, whole
+from kntools import randomness
+from kntools.arguments import decimal, tensor
 from kntools.hooks.positioned import PositionedHook
 from kntools.sites import ANSWER, Hook, Neuron, NeuronsLike, Positions, as_neurons, hook_name
 
@@ -47,8 +48,8 @@ def scale_neurons(neurons: NeuronsLike, factor: float, *, pos: Positions = ANSWE
         ValueError: when a hook runs in a layer without neurons (a mixture of experts), or without `pos` where the
             answer's position is not known.
     """
-    scale = real("factor", factor)
-    return _on_neurons(neurons, pos, f"scale by {factor}", lambda x, _: x * scale)
+    factor = decimal("factor", factor)
+    return _on_neurons(neurons, pos, f"scale by {factor:g}", lambda x, _: x * factor)
 
 
 def ablate_neurons(neurons: NeuronsLike, *, pos: Positions = ANSWER) -> list[Hook]:
@@ -133,7 +134,7 @@ def resample_neurons(
     activations = tensor("activations", activations, "[prompt layer d_mlp]: kn.activation(model, others).scores")
     if activations.ndim != 3 or not len(activations):
         raise ValueError(f"activations must be [prompt layer d_mlp], not {tuple(activations.shape)}")
-    drawn = torch.randint(len(activations), (), generator=torch.Generator().manual_seed(whole("seed", seed)))
+    drawn = torch.randint(len(activations), (), generator=randomness.generator(seed))
     return _set_from(activations[int(drawn)], as_neurons(neurons), pos)
 
 

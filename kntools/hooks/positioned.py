@@ -12,9 +12,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from kntools.arguments import whole_numbers
 from kntools.models import adapter, neuron_layers
 from kntools.models.causality import is_masked
-from kntools.sites import ANSWER, SITES, Positions, resolve_positions
+from kntools.sites import ANSWER, SITES, Answer, Positions, resolve_positions
 
 # Attention scores and patterns are [batch head query key]: their position is the query's.
 QUERY_AXIS = ("hook_pattern", "hook_attn_scores")
@@ -50,6 +51,8 @@ class PositionedHook:
         whole: Tensor | None = None,
         with_axis: bool = False,
     ):
+        if not isinstance(pos, slice | Answer | None):
+            whole_numbers("pos", pos)
         self.pos, self.edit, self.label, self.name, self.whole = pos, edit, label, name, whole
         self.with_axis = with_axis
         # How many tokens are left out, and of how many; see `moved`.

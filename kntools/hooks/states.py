@@ -16,7 +16,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from kntools.arguments import several, shown, tensor, whole
+from kntools.arguments import several, shown, tensor, whole_numbers
 from kntools.hooks.heads import check_heads
 from kntools.hooks.positioned import PositionedHook
 from kntools.sites import ANSWER, Hook, Positions, hook_name
@@ -125,7 +125,10 @@ def patch(
     name = hook_name(site, layer)
     if isinstance(cache, Tensor) or not hasattr(cache, "keys"):
         raise TypeError(f"cache={shown(cache)}; give activations by name: _, cache = model.run_with_cache(tokens)")
-    heads, neurons = (_indices(what, given) for what, given in (("heads", heads), ("neurons", neurons)))
+    heads, neurons = (
+        None if given is None else whole_numbers(what, given)
+        for what, given in (("heads", heads), ("neurons", neurons))
+    )
     if heads is not None and neurons is not None:
         raise ValueError("give heads or neurons, not both: they are entries of different axes")
     if heads is not None:
@@ -237,16 +240,8 @@ class _Paste:
 def _places(sites: str | Iterable[str], layers: SupportsIndex | Iterable[SupportsIndex]) -> list[tuple[str, int]]:
     """Each site in each layer; of both, one or several."""
     names = [sites] if isinstance(sites, str) else several("sites", sites, "['mlp_out', 'attn_out']")
-    numbers = [layers] if isinstance(layers, SupportsIndex) else several("layers", layers, "range(8, 30)")
-    return [(site, whole("layers", layer)) for site in names for layer in numbers]
-
-
-def _indices(what: str, given: Any) -> list[int] | None:
-    """Numbers of heads or neurons, one or several."""
-    if given is None:
-        return None
-    listed = [given] if isinstance(given, SupportsIndex) else several(what, given, "[0, 2]")
-    return [whole(what, number) for number in listed]
+    numbers = whole_numbers("layers", layers)
+    return [(site, layer) for site in names for layer in numbers]
 
 
 def _only(x: Tensor, value: Tensor, axis: int, chosen: Sequence[int], name: str, what: str) -> Tensor:

@@ -7,7 +7,8 @@ from dataclasses import fields
 from functools import partial
 from typing import Any, get_args
 
-from kntools.engine.inputs import check_choice, check_count
+from kntools.arguments import whole
+from kntools.engine.inputs import check_choice
 from kntools.engine.metric_choice import Metrics
 from kntools.engine.prompt_pairs import Corrupted, encode_pairs
 from kntools.patching.atp_star import atp_star_cells
@@ -115,7 +116,7 @@ def attribution_patch(
     check_choice("method", method, get_args(Method))
     ways: dict[str, Compute] = {
         "gradient": gradient_cells,
-        "integrated": partial(integrated_cells, steps=check_count("steps", steps)),
+        "integrated": partial(integrated_cells, steps=whole("steps", steps, least=1)),
         "atp_star": atp_star_cells,
     }
     names = [field.name for field in fields(CellChoice)]

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, SupportsIndex
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from kntools.arguments import several
-from kntools.engine.inputs import check_window
+from kntools.arguments import whole, whole_numbers
 from kntools.engine.prompt_pairs import Pair
 from kntools.engine.sweep import sweep
 from kntools.hooks.positioned import position_axis
@@ -94,11 +93,10 @@ def make_cells(model: Any, pairs: Sequence[Pair], choice: CellChoice) -> Cells:
     if choice.heads is not False and choice.neurons is not False:
         raise ValueError("heads and neurons are two kinds of columns; ask for one of them")
     count, having = adapter.n_layers(model), layers_of(model, choice.site)
-    asked = [choice.layers] if isinstance(choice.layers, SupportsIndex) else choice.layers
-    layers = tuple(having if asked is None else several("layers", asked, "range(4, 8)"))
+    layers = tuple(having) if choice.layers is None else whole_numbers("layers", choice.layers)
     if not layers:
         raise ValueError("layers is empty; leave it out for all layers")
-    size = check_window(choice.window, count)
+    size = whole("window", choice.window, 1, count)
     for layer in layers:
         adapter.check_layer(model, layer)
         adapter.hook_point(model, hook_name(choice.site, layer))
@@ -139,7 +137,7 @@ def _columns(
 
 
 def _chosen(asked: bool | Sequence[int], count: int, what: str) -> tuple[int, ...]:
-    wanted = tuple(range(count)) if isinstance(asked, bool) else tuple(asked)
+    wanted = tuple(range(count)) if isinstance(asked, bool) else whole_numbers(f"{what}s", asked)
     for i in wanted:
         if not 0 <= i < count:
             raise IndexError(f"{what} {i} does not exist: there are {count}")

@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from kntools.arguments import whole
 from kntools.prompts import Prompt
 from kntools.results.display import number
 from kntools.results.result import Result
@@ -109,8 +110,7 @@ class PatchGrid(Result):
 
     def top(self, k: int = 10) -> tuple[tuple[int, int], ...]:
         """The `k` cells `(layer, column)` with the largest |effect|, the largest first."""
-        if not 0 <= k <= self.effect.numel():
-            raise ValueError(f"k={k}; there are {self.effect.numel()} cells")
+        k = whole("k", k, 0, self.effect.numel())
         order = self.effect.abs().flatten().argsort(descending=True, stable=True)[:k].tolist()
         return tuple((self.layers[i // len(self.columns)], self.columns[i % len(self.columns)]) for i in order)
 

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
+from kntools.arguments import decimal, whole
 from kntools.plots.charts import bar_chart
 from kntools.plots.heatmaps import heatmap
 from kntools.plots.scores import read_neurons, read_scores, score_title
@@ -49,10 +50,7 @@ def neuron_heatmap(
     Returns:
         A figure. Hovering shows the neuron of a cell, its score, and its rank among all neurons.
     """
-    if columns < 1:
-        raise ValueError(f"columns={columns}; a heatmap has at least 1")
-    if power <= 0:
-        raise ValueError(f"power={power}; it must be above 0 (0.5: small scores stay visible; 1: linear)")
+    columns, power = whole("columns", columns, least=1), decimal("power", power, above=0)
     given = read_scores(att, prompt)
     layers, width = given.chosen.shape
     marked = list(dict.fromkeys([] if mark is None else read_neurons(mark)))
@@ -123,8 +121,7 @@ def neuron_bars(given: Any, k: int = 20, *, prompt: int | None = None, **look: U
         k: how many at most, by score.
         prompt: whose scores; `None` is the mean over prompts, with the single prompts as dots.
     """
-    if k < 1:
-        raise ValueError(f"k={k}; show at least 1 neuron")
+    k = whole("k", k, least=1)
     if hasattr(given, "counts"):
         frame = pd.DataFrame({"neuron": list(map(repr, given.neurons)), "score": given.scores})[:k]
         frame["note"] = [f"in the coarse sets of {c} of {given.prompts} prompts" for c in given.counts[:k]]

@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from kntools import plots
+from kntools import plots, randomness
 from kntools.analyses import SearchSettings
 from kntools.analyses.neuron_search import as_pairs, local_seed, open_run
 from kntools.attribution.attribution_result import Attribution
@@ -125,7 +125,7 @@ def _effects(
     study: Study, prompts: dict[str, tuple[Prompt, ...]], name: str, top: Sequence[Neuron], own: Sequence[Neuron]
 ) -> Row:
     """What becomes of all answers without (and with twice) this fact's neurons, and of its own without other ones."""
-    model, generator = study.model, torch.Generator().manual_seed(local_seed(study.seed, name))
+    model, generator = study.model, randomness.generator(local_seed(study.seed, name))
     others = [random_like(top, neuron_layers.widths(model), generator) for _ in range(study.size.draws)]
     edits: list[list[Hook]] = [[], ablate_neurons(own), enhance_neurons(own)] if own else [[], [], []]
     values = answer_values(model, [prompt for listed in prompts.values() for prompt in listed], edits)

@@ -137,6 +137,17 @@ def class_of(kind: str) -> Any:
     return _classes[kind]
 
 
+def without_numpy(value: Any) -> Any:
+    """Numbers of numpy as Python's, `layer=np.int64(8)`, also within tuples, lists and dictionaries."""
+    if isinstance(value, np.generic):
+        return value.item()
+    if type(value) in (tuple, list):
+        return type(value)(map(without_numpy, value))
+    if type(value) is dict:
+        return {key: without_numpy(item) for key, item in value.items()}
+    return value
+
+
 def without_nan(value: Any) -> Any:
     """For other programs: JSON has no word for nan and infinity; they become `null`."""
     if isinstance(value, Mapping):

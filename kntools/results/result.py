@@ -10,7 +10,6 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, TypeVar, overload
 
-import numpy as np
 import pandas as pd
 import torch
 from safetensors import safe_open
@@ -50,9 +49,7 @@ class Result(encoding.Registered):
 
     def __post_init__(self) -> None:
         for field in fields(self):
-            value = getattr(self, field.name)
-            if isinstance(value, np.generic):  # layer=np.int64(8)
-                object.__setattr__(self, field.name, value.item())
+            object.__setattr__(self, field.name, encoding.without_numpy(getattr(self, field.name)))
 
     def describe(self) -> str:
         """One line that says what it is."""
@@ -191,7 +188,7 @@ def load(path: str | Path, kind: type[Result] = Result) -> Any:
         raise ValueError(f"{source} is damaged: its checksum is not that of its content; save the result again")
     try:
         found = encoding.decode(about["result"], Any, tensors)
-    except (LookupError, TypeError, ValueError) as error:
+    except Exception as error:  # of classes that have changed
         raise ValueError(f"{source} cannot be read by this version of kntools: {error}") from error
     if not isinstance(found, kind):
         raise ValueError(f"{source} holds {type(found).__name__}, not {kind.__name__}; give another file")

@@ -22,8 +22,8 @@ class RunFile:
     header, items = file.read()         # items: from key to payload
     ```
 
-    A line that was not finished (the process was killed, the disk was full) is not read, and cut off by the next
-    `append`.
+    Each line ends in its checksum. One that was not finished (the process was killed, the disk was full) is not read,
+    and cut off by the next `append`.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -41,6 +41,7 @@ class RunFile:
         """Begin the file. The header appears whole or not at all."""
         line = _line(header)
         write(self.path, line)
+        self.tensors.unlink(missing_ok=True)  # of a run whose file was deleted
         self._ends[self.path] = self._sizes[self.path] = len(line)
 
     def read(self) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -79,6 +80,11 @@ class RunFile:
         line = _line(item)
         self._append(self.path, line)
         return decode(json.loads(line)["payload"], Any, tensors)
+
+    def check_writable(self) -> None:
+        """An error if nothing can be added."""
+        if self.exists():
+            self.path.open("ab").close()
 
     def remove(self) -> None:
         """Delete both files."""
@@ -119,15 +125,23 @@ class RunFile:
 
 
 def _line(content: dict[str, Any]) -> bytes:
-    return json.dumps(content, ensure_ascii=False).encode() + b"\n"
+    return json.dumps({**content, "checksum": _checksum(content)}, ensure_ascii=False).encode() + b"\n"
 
 
 def _parsed(line: bytes) -> dict[str, Any] | None:
+    """What `_line` was given, or `None`. Runs from before there were checksums have none."""
     try:
         found = json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
-    return found if isinstance(found, dict) else None
+    if not isinstance(found, dict):
+        return None
+    expected = found.pop("checksum", None)
+    return found if expected in (None, _checksum(found)) else None
+
+
+def _checksum(content: dict[str, Any]) -> str:
+    return checksum(json.dumps(content), {})
 
 
 def _size(path: Path) -> int:

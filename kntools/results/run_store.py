@@ -94,15 +94,22 @@ class RunStore:
 
         Raises:
             RuntimeError: another process failed; its error is in the text.
+            OSError: the file cannot be written to; before the first item is made.
         """
         names = [key(item) for item in items]
         todo = {name: item for name, item in zip(names, items, strict=True) if name not in self}
+        if todo and self._file is not None:
+            self._file.check_writable()
         made: dict[str, Any] = {}
         failure: Exception | None = None
         with progress_bar(len(todo), unit) as bar:
             for name in processes.share(list(todo)):
                 try:
                     self.put(name, make(todo[name]))
+                except KeyboardInterrupt as error:
+                    if self.path is not None:
+                        error.add_note(f"finished items are kept in {self.path}; make the same call to resume")
+                    raise
                 except Exception as error:
                     if processes.count() == 1:
                         raise

@@ -15,6 +15,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from kntools import randomness
+from kntools.arguments import decimal, whole
+
 
 class Interval(NamedTuple):
     """Lower and upper ends, of the shape of one item."""
@@ -46,15 +49,13 @@ def bootstrap_interval(
     """
     if values.shape[0] == 0:
         raise ValueError("no items: there is no mean to give an interval for")
-    if not 0 < confidence < 1:
-        raise ValueError(f"confidence={confidence}; it must be between 0 and 1 (0.95)")
-    if resamples < 1:
-        raise ValueError(f"resamples={resamples}; it must be at least 1 (2000)")
+    confidence = decimal("confidence", confidence, above=0, below=1)
+    resamples = whole("resamples", resamples, least=1)
     # Not scipy's: one matrix product gives the means of all resamples of all entries, with those that are nan left out.
     n = values.shape[0]
     flat = values.detach().double().cpu().reshape(n, -1)
     present = ~flat.isnan()
-    drawn = torch.randint(n, (resamples, n), generator=torch.Generator().manual_seed(seed))
+    drawn = torch.randint(n, (resamples, n), generator=randomness.generator(seed))
     times = torch.zeros(resamples, n, dtype=torch.double).scatter_add_(1, drawn, torch.ones(drawn.shape).double())
     # 0 / 0 is nan: a resample that holds no item with this entry says nothing.
     means = (times @ flat.nan_to_num()) / (times @ present.double())
@@ -76,7 +77,7 @@ def statistic_interval(
     statistic: Callable[[Tensor], Tensor], items: int, *, resamples: int, seed: int
 ) -> tuple[float, float]:
     """95 % percentile bootstrap of what is no mean: `statistic` takes items drawn anew, `[sample item]`."""
-    drawn = torch.randint(items, (resamples, items), generator=torch.Generator().manual_seed(seed))
+    drawn = torch.randint(items, (resamples, items), generator=randomness.generator(seed))
     low, high = statistic(drawn).double().nanquantile(torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
     return low, high
 

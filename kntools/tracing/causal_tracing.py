@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from kntools.engine.inputs import check_count
+from kntools.arguments import whole
 from kntools.engine.metric_choice import RISING, Metrics, choose_metrics
 from kntools.engine.prompt_pairs import Corrupted, encode_pairs
 from kntools.engine.sweep import Intervention, Metric, sweep
@@ -90,7 +90,7 @@ def causal_trace(  # type: ignore[misc] # the signatures above only tell one tra
             zero, a corrupted prompt of other length, an unknown kind or metric.
         FloatingPointError: activations that are nan or inf.
     """
-    check_count("samples", samples)
+    samples, seed = whole("samples", samples, least=1), whole("seed", seed)
     restoration = make_restoration(model, kind, window, sever, sever_at)
     if corrupted is None:
         encoded = encode_many(model, prompts)

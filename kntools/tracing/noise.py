@@ -10,7 +10,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from kntools.arguments import real, whole
+from kntools import randomness
+from kntools.arguments import decimal
 from kntools.hooks.states import corrupt
 from kntools.models import adapter
 from kntools.prompts import Encoded, Prompts, encode_many
@@ -97,7 +98,7 @@ def make_noise(
         if not bool(torch.isfinite(noise).all()):
             raise ValueError("the noise holds nan or inf")
         return noise.detach().float().cpu()
-    generator = torch.Generator().manual_seed(whole("seed", seed))
+    generator = randomness.generator(seed)
     return _level(noise, like) * torch.randn(samples, *like.shape, generator=generator)
 
 
@@ -108,6 +109,4 @@ def _level(noise: str | float | int, like: Tensor) -> float:
         if not match:
             raise ValueError(f"noise={noise!r} is unknown; write '3sigma', a standard deviation, or give a tensor")
         return float(match.group(1)) * float(like.double().std())
-    if not 0 <= (deviation := real("noise", noise)) < float("inf"):
-        raise ValueError(f"noise={noise}; a standard deviation is at least 0")
-    return deviation
+    return decimal("noise", noise, least=0)

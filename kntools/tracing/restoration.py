@@ -7,7 +7,8 @@ from typing import Any, Literal, get_args
 
 from torch import Tensor
 
-from kntools.engine.inputs import check_choice, check_window
+from kntools.arguments import whole
+from kntools.engine.inputs import check_choice
 from kntools.hooks.states import freeze, patch
 from kntools.models import adapter
 from kntools.models.attachment import has_hooks
@@ -85,5 +86,5 @@ def make_restoration(
     check_choice("sever", sever, (None, *get_args(Severed)))
     check_choice("sever_at", sever_at, get_args(SeverAt))
     layers = adapter.n_layers(model)
-    size = 1 if kind == "hidden" else check_window(min(WINDOW, layers) if window is None else window, layers)
+    size = 1 if kind == "hidden" else whole("window", min(WINDOW, layers) if window is None else window, 1, layers)
     return Restoration(model, kind, size, sever, sever_at, has_hooks(model))

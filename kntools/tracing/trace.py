@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from kntools.arguments import whole
 from kntools.prompts import Prompt
 from kntools.results.display import excerpt, number
 from kntools.results.result import Result
@@ -77,8 +78,7 @@ class Trace(Result):
 
     def top(self, k: int = 5) -> tuple[tuple[int, int], ...]:
         """The `k` states `(layer, token)` with the largest effect."""
-        if not 0 <= k <= self.effect.numel():
-            raise ValueError(f"k={k}; there are {self.effect.numel()} states")
+        k = whole("k", k, 0, self.effect.numel())
         order = self.effect.flatten().argsort(descending=True, stable=True)[:k].tolist()
         return tuple((i // len(self.tokens), i % len(self.tokens)) for i in order)
 

@@ -163,10 +163,10 @@ def test_bad_input_says_what_to_type() -> None:
     prompt = prompts_for("llama")[0]
     cases: list[tuple[type[Exception], str, dict[str, Any]]] = [
         (ValueError, "'adaptive', 'midpoint'", {"rule": "simpson"}),
-        (ValueError, "steps=0; give at least 1", {"rule": "midpoint", "steps": 0}),
+        (ValueError, "steps=0; give a whole number at least 1", {"rule": "midpoint", "steps": 0}),
         (TypeError, "steps=2.5; give a whole number", {"rule": "midpoint", "steps": 2.5}),
-        (ValueError, "between 0 and 1", {"tol": 0.0}),
-        (ValueError, "between 0 and 1", {"tol": float("nan")}),
+        (ValueError, "above 0 and below 1", {"tol": 0.0}),
+        (ValueError, "above 0 and below 1", {"tol": float("nan")}),
         (ValueError, "unknown site", {"site": "neurons"}),
         (KeyError, "does not exist", {"site": "mlp.hook_nothing"}),
     ]

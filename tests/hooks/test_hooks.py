@@ -196,7 +196,7 @@ def test_heads_that_do_not_exist() -> None:
         ([(1, 4)], IndexError, "head 4 does not exist"),
         ([(9, 0)], KeyError, "does not exist on this model"),
         (["L1"], TypeError, "'L5.H3'"),
-        ([(-1, 0)], ValueError, "counted from 0"),
+        ([(-1, 0)], ValueError, "layer=-1"),
     ):
         with pytest.raises(error, match=said):
             kn.sweep(model, tokens_for(model), [kn.ablate_heads(heads)])  # type: ignore[arg-type] # wrong on purpose

@@ -184,12 +184,6 @@ def test_what_cannot_be_written_is_refused_before_the_work(bad: Any) -> None:
         provenance(zoo.tiny("llama"), key=bad)
 
 
-def test_layers_may_be_numbers_of_numpy() -> None:
-    m = zoo.tiny("llama")
-    c = kn.second_moment(m, np.int64(1), zoo.SENTENCES * 2)
-    assert c == kn.second_moment(m, 1, zoo.SENTENCES * 2)
-
-
 # --- files that are damaged, foreign or of other versions ---------------------------------------------------
 
 

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 import kntools as kn
-from kntools.results import run_file
+from kntools.results import encoding, run_file
 from kntools.results.run_file import RunFile
 from kntools.results.run_store import RunStore
 from tests import zoo
@@ -191,6 +191,7 @@ def test_other_weights_and_formats_are_refused(tmp_path: Path) -> None:
     store(tmp_path / "run")
     path = tmp_path / "run.jsonl"
     header = json.loads(path.read_text())
+    del header["checksum"]
     for change, said in (({"fingerprint": "0" * 16}, "its fingerprint is"), ({"format": 99}, "holds no run that this")):
         path.write_text(json.dumps({**header, **change}) + "\n")
         with pytest.raises(ValueError, match=said):
@@ -222,6 +223,55 @@ def test_foreign_and_damaged_files(tmp_path: Path) -> None:
             store(tmp_path / "run")
     path.write_bytes(header + lines[0] + lines[2])  # as the message says
     assert store(tmp_path / "run").keys() == ["one", "three"]
+
+
+def test_a_file_that_was_deleted_is_begun_anew(tmp_path: Path) -> None:
+    store(tmp_path / "run").put("one", {"x": scores()})
+    (tmp_path / "run.jsonl").unlink()
+    store(tmp_path / "run").put("two", {"x": scores(2)})
+    assert torch.equal(store(tmp_path / "run").get("two")["x"], scores(2))
+
+
+def test_no_flipped_bit_is_read_as_another_value(tmp_path: Path) -> None:
+    run = store(tmp_path / "run")
+    for key, payload in (("one", {"p": 0.123456789, "text": "Zürich"}), ("two", {"x": scores()}), ("three", [1, 2])):
+        run.put(key, payload)
+    for path in (tmp_path / "run.jsonl", tmp_path / "run.tensors"):
+        content = path.read_bytes()
+        for at in range(0, len(content), 5):
+            path.write_bytes(content[:at] + bytes([content[at] ^ (1 << at % 7)]) + content[at + 1 :])
+            try:
+                found = store(tmp_path / "run")
+            except ValueError:
+                continue
+            for key in found.keys():  # noqa: SIM118 - a method of its own
+                assert encoding.same(found.get(key), run.get(key))
+        path.write_bytes(content)
+    assert store(tmp_path / "run").keys() == run.keys()
+
+
+def test_a_run_that_cannot_be_written_or_is_interrupted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(OSError, match=r"/proc/nowhere/run\.jsonl.*give a place that can be written to"):
+        store(Path("/proc/nowhere/run"))
+    run, made = store(tmp_path / "run"), list[str]()
+
+    def refuse(self: Path, *args: Any) -> Any:
+        raise PermissionError(13, "Permission denied", str(self))
+
+    with monkeypatch.context() as patch, pytest.raises(PermissionError):
+        patch.setattr(Path, "open", refuse)  # somebody else's file: root may write to all
+        run.each(["a"], key=str, make=lambda item: made.append(item))
+    assert not made, "the error came after the work"
+
+    def stop(item: str) -> int:
+        if item == "b":
+            raise KeyboardInterrupt
+        return 1
+
+    with pytest.raises(KeyboardInterrupt) as caught:
+        run.each(["a", "b"], key=str, make=stop)
+    assert caught.value.__notes__ == [f"finished items are kept in {run.path}; make the same call to resume"]
+    assert store(tmp_path / "run").keys() == ["a"]
 
 
 def test_parts_of_processes_that_were_killed_are_merged(tmp_path: Path) -> None:

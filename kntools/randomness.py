@@ -1,0 +1,20 @@
+"""Random numbers from a seed of the caller's. The global random state is never used."""
+
+from __future__ import annotations
+
+from random import Random
+from typing import SupportsIndex
+
+import torch
+
+from kntools.arguments import whole
+
+
+def generator(seed: SupportsIndex) -> torch.Generator:
+    """A generator of its own, on the CPU."""
+    return torch.Generator().manual_seed(whole("seed", seed))
+
+
+def python_random(seed: SupportsIndex) -> Random:
+    """The same for what is no tensor: sampling and shuffling lists."""
+    return Random(whole("seed", seed))
