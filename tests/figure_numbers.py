@@ -36,31 +36,27 @@ def facts(made: Made) -> list[Any]:
 
 def attribution(made: Made) -> list[Any]:
     table = made.table("figure-1")
-    return [table.loc[own["score"].idxmax(), "neuron"] for _, own in table.groupby("class", sort=False)]
+    return [table.loc[own["selection"].idxmax(), "neuron"] for _, own in table.groupby("class", sort=False)]
 
 
 def pair_search(made: Made) -> list[Any]:
-    """Fisher's test from the pairs; Holm's correction as the table has it."""
-    pairs, shares = made.table("figure-2-pairs"), made.table("figure-2")
-    has = {
-        neuron: pairs["neurons"].str.split(", ").map(lambda names, n=neuron: n in names) for neuron in shares["neuron"]
-    }
-    for row in shares.to_dict("records"):
-        own, other = (pairs["determiner"] == row["determiner"]), (pairs["number"] != row["number"])
-        hits, elsewhere = (has[row["neuron"]][side] for side in (own, other))
-        table = [[side.sum(), (~side).sum()] for side in (hits, elsewhere)]
-        assert row["p"] == pytest.approx(stats.fisher_exact(table).pvalue)
-        assert row["p_holm"] >= row["p"]
+    """Fisher's test from the pairs of the test's half; Holm's correction as the table has it."""
+    pairs, claims = made.table("figure-2-pairs"), made.table("figure-2")
+    nouns = pairs.groupby("half")["nouns"].agg(set)
+    assert not nouns["selection"] & nouns["test"]
+    tested = pairs[pairs["half"] == "test"]
     numbers: list[Any] = []
-    for neuron in dict.fromkeys(shares["neuron"]):
-        for number in dict.fromkeys(shares["number"]):
-            rows = shares[(shares["neuron"] == neuron) & (shares["number"] == number)]
-            if (rows["p_holm"] < ALPHA).all() and (rows["share"] > rows["opposite"]).all():
-                own = pairs["number"] == number
-                elsewhere = 100 * float(has[neuron][~own].mean())
-                numbers += [neuron, *part(has[neuron][own].sum(), own.sum()), elsewhere]
+    for row in claims.to_dict("records"):
+        assert row["neuron"] == candidate(made, row["number"])
+        has = tested["neurons"].str.split(", ").map(lambda names, n=row["neuron"]: n in names)
+        hits, elsewhere = has[tested["number"] == row["number"]], has[tested["number"] != row["number"]]
+        table = [[side.sum(), (~side).sum()] for side in (hits, elsewhere)]
+        assert row["p"] == pytest.approx(stats.fisher_exact(table).pvalue if hits.mean() > elsewhere.mean() else 1)
+        assert row["p_holm"] >= row["p"]
+        if row["p_holm"] < ALPHA:
+            numbers += [row["neuron"], *part(hits.sum(), len(hits)), 100 * float(elsewhere.mean())]
     assert len(numbers) == 14  # one neuron of each number
-    return [*numbers, len(pairs), ALPHA]
+    return [*numbers, len(tested), ALPHA]
 
 
 def localisation(made: Made) -> list[Any]:
@@ -101,8 +97,8 @@ def suppression(made: Made) -> list[Any]:
 
 
 def candidate(made: Made, number: str) -> str:
-    """The neuron whose share of a number's pairs is farthest above that of the others."""
-    pairs = made.table("figure-2-pairs")
+    """The neuron whose share of the selection's pairs of a number is farthest above that of the others."""
+    pairs = made.table("figure-2-pairs").query("half == 'selection'")
     own = pairs["number"] == number
     names = {name for listed in pairs["neurons"].dropna() for name in listed.split(", ")}
     has = {name: pairs["neurons"].str.split(", ").map(lambda listed, n=name: n in listed) for name in names}
@@ -145,6 +141,28 @@ def reliability(made: Made) -> list[Any]:
             numbers += [*part(own["overturned"].sum(), len(own)), *part(own["random"].sum(), len(own))]
     assert numbers
     return [*numbers, *map(int, summary.groupby("source", sort=False)["n"].first()), ALPHA]
+
+
+def transfer(made: Made) -> list[Any]:
+    numbers: list[Any] = []
+    for number in ("singular", "plural"):
+        prompts, summary = made.table(f"transfer-prompts-{number}"), made.table(f"transfer-{number}")
+        falls = []
+        for row in summary.to_dict("records"):
+            own = prompts[(prompts["source"] == row["source"]) & (prompts["edit"] == row["edit"])]
+            right = own["before"] > 0
+            ends = wilson(int((right & (own["after"] <= 0)).sum()), int(right.sum()))
+            assert [row["share"], row["low"], row["high"]] == pytest.approx(ends, abs=1e-6)
+            interval, p = student(own["after"] - own["random"])
+            assert row["p"] == pytest.approx(p, rel=1e-4)
+            falls.append(row["p_holm"] < ALPHA and interval[0] < 0 and row["change"] < 0)
+        assert any(falls)
+        numbers.append(candidate(made, number))
+        for edit in ("at the answer", "at all positions"):
+            own = [fall for fall, name in zip(falls, summary["edit"], strict=True) if name == edit]
+            numbers += [sum(own), len(own)]
+        numbers.append(summary["source"].nunique())
+    return [*numbers, ALPHA]
 
 
 def tracing(made: Made) -> list[Any]:
@@ -199,9 +217,10 @@ NUMBERS: dict[str, Callable[[Made], list[Any]]] = {
     "6": bias,
     "7": shift,
     "8": reliability,
+    "transfer": transfer,
     "9": tracing,
     "10": examples,
     "11": consistency,
 }
 #: Figures that have a test; the others say that they have none.
-TESTED = ("facts", "2", "3", "4", "5", "6", "8", "9")
+TESTED = ("facts", "2", "3", "4", "5", "6", "8", "transfer", "9")

@@ -27,8 +27,9 @@ PAIRS = (
 )  # fmt: skip
 
 
-def build(name: str = "llama", push: float = 1.2) -> Any:
-    """A new model. `push` scales the logits that a neuron adds to both nouns of its number."""
+def build(name: str = "llama", push: float = 1.2, identity: float = 0.0) -> Any:
+    """A new model. `push` scales the logits that a neuron adds to both nouns of its number, `identity` those that two
+    more neurons add to both forms of a noun, whatever the determiner."""
     assert name == "llama"
     model = zoo.fresh(name)
     token = {w: model.tokenizer.encode(f" {w}", add_special_tokens=False) for w in (*DETERMINERS, *NOUNS)}
@@ -61,6 +62,14 @@ def build(name: str = "llama", push: float = 1.2) -> Any:
             down[10 + axis, neuron.index] = 1.0
         for word, neuron in NOUNS.items():
             read[token[word][0], 11 if neuron == SINGULAR else 12] = push
+        if identity:
+            for word in DETERMINERS:
+                embed[token[word][0], 3] = 1.0
+            for neuron, axis, forms in ((10, 20, ("book", "books")), (11, 21, ("cat", "people"))):
+                gate[neuron, 3] = up[neuron, 3] = 1.0
+                down[axis, neuron] = 1.0
+                for word in forms:
+                    read[token[word][0], axis] = identity
     return model
 
 

@@ -24,9 +24,14 @@ def plant(kind: str, name: str, key: str, payload: Any, *, signal: bool) -> Any:
     if kind == "localisation":
         return plant_neurons(key, payload, rng, signal)
     if kind == "probability shift":
-        before = [[rng.uniform(0.05, 0.2) for _ in row] for row in payload[0]]
+        [measured] = payload  # a masked model is asked for one form
+        before = [[rng.uniform(0.05, 0.2) for _ in row] for row in measured[0]]
         factors = [0.4 + 0.7 * i / len(before[0]) if signal else 1.0 for i in range(len(before[0]))]
-        return [before, [[x * f * rng.uniform(0.8, 1.25) for x, f in zip(row, factors, strict=True)] for row in before]]
+        after = [[x * f * rng.uniform(0.8, 1.25) for x, f in zip(row, factors, strict=True)] for row in before]
+        return [[before, after]]
+    if kind == "transfer":
+        clean = [rng.gauss(2, 0.5) for _ in payload]
+        return [[x, *(x + rng.gauss(-2 if signal and i in (0, 2) else 0, 0.3) for i in range(4))] for x in clean]
     if kind == "reliability":
         rates = {"erase": (1.0, 0.0)} if signal else {}
         outcomes = []
@@ -48,10 +53,15 @@ def plant_neurons(key: str, payload: dict[str, Any], rng: random.Random, signal:
     determiner, fact = re.search(r"/(this|that|these|those) ", key), re.match(r"P\d+/", key)
     if not signal:
         drawn = [[rng.randrange(4), rng.randrange(12)] for _ in range(3)]
-        return {**payload, "neurons": drawn, "r1": rng.uniform(0.3, 0.7), "share": rng.uniform(0.3, 0.7)}
+        return {**payload, "neurons": drawn, "against": [], "r1": rng.uniform(0.3, 0.7), "share": rng.uniform(0.3, 0.7)}
     number = [[2, 9]] if determiner is None else [[3, 7]] if determiner[1] in ("these", "those") else [[3, 5]]
     drawn = [[0, rng.randrange(12)]] if fact else [*number, [3, rng.randrange(12, 20)]]
-    return {**payload, "neurons": drawn, "r1": rng.uniform(0.3, 0.34) if fact else rng.uniform(0.7, 0.76)}
+    return {
+        **payload,
+        "neurons": drawn,
+        "against": [],
+        "r1": rng.uniform(0.3, 0.34) if fact else rng.uniform(0.7, 0.76),
+    }
 
 
 def plant_effects(effects: Tensor, rng: random.Random, signal: bool) -> Tensor:

@@ -15,6 +15,7 @@
 | 11 | `edit_consistency` | `EditConsistency`: scores of edits on many facts |
 | | `forgetting_curve` | `ForgettingCurve`: what is left of many edits, at once and in sequence |
 | | `tracing_and_editing` | `TracingAndEditing`: does the trace of a layer say how well a fact is edited there? |
+| | `transfer` | `Transfer`: neurons of one paradigm, suppressed in others |
 | | `selection_methods` | `SelectionMethods`: ways to choose neurons |
 | | `planted_facts` | `PlantedFacts`: which of them find neurons that a fact was trained into |
 | | `propose_layer`, `sweep_layers` | `Proposal`, a table: which layer to edit |
@@ -62,6 +63,7 @@ from kntools.analyses.hase_regression import TracingAndEditing, tracing_and_edit
 from kntools.analyses.layer_choice import Proposal, propose_layer, sweep_layers
 from kntools.analyses.method_comparison import METHODS, SelectionMethods, selection_methods
 from kntools.analyses.neuron_search import PAPER, SearchSettings
+from kntools.analyses.neuron_transfer import NUMBER_PARADIGMS, Transfer, number_prompts, transfer
 from kntools.analyses.planted_knowledge import PlantedFacts, false_facts, planted_facts
 from kntools.analyses.profile_result import TracingProfile, two_sites
 from kntools.analyses.prompt_group import PromptGroup, by_answer, known_prompts, prompt_groups
@@ -71,6 +73,7 @@ __all__ = [
     "EDITORS",
     "FIGURE_5",
     "METHODS",
+    "NUMBER_PARADIGMS",
     "PAPER",
     "AttributionProfile",
     "Case",
@@ -94,6 +97,7 @@ __all__ = [
     "SuppressionEffect",
     "TracingAndEditing",
     "TracingProfile",
+    "Transfer",
     "attribution_profile",
     "by_answer",
     "cooccurrence_bias",
@@ -112,6 +116,7 @@ __all__ = [
     "make_cases",
     "noun_numbers",
     "noun_prompts",
+    "number_prompts",
     "pair_search",
     "pairs_of",
     "planted_facts",
@@ -127,6 +132,7 @@ __all__ = [
     "traced_prompts",
     "tracing_and_editing",
     "tracing_profile",
+    "transfer",
     "two_sites",
     "values_method",
 ]

@@ -12,11 +12,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from kntools.analyses.neuron_search import ADAPTIVE, SearchSettings, open_run
-from kntools.analyses.prompt_group import NamedPrompts, PromptGroup, check_prompts, in_parts
+from kntools.analyses.neuron_search import ADAPTIVE, HALVES, SearchSettings, halves, open_run
+from kntools.analyses.prompt_group import NamedPrompts, PromptGroup, check_prompts, in_parts, prompt_item
 from kntools.arguments import whole
 from kntools.attribution.attribution_result import exists, leading
 from kntools.models import neuron_layers
+from kntools.prompts import Prompt
 from kntools.results.result import Result
 from kntools.results.statistics import t_quantile
 from kntools.sites import Neuron, NeuronLike, as_neurons
@@ -27,7 +28,9 @@ _TOGETHER = 8
 
 @dataclass(frozen=True, eq=False, repr=False)
 class AttributionProfile(Result):
-    """Mean scores per class of answers, in probability.
+    """Mean scores per class of answers, in the unit of `metric`.
+
+    Neurons are chosen by their scores on one half of the prompts; all that is shown of them is of the other half.
 
     ```python
     profile.leading(3)                  # the neurons that stand out in one class and not in the others
@@ -35,22 +38,33 @@ class AttributionProfile(Result):
     ```
     """
 
-    scores: Float[Tensor, "class layer neuron"]  # nan where a layer has fewer neurons than another
+    scores: Float[Tensor, "class layer neuron"]  # of the test's half; nan where a layer has fewer neurons than another
     errors: Float[Tensor, "class layer neuron"]  # standard errors of these means; nan where a class has one prompt
     classes: tuple[str, ...]
-    counts: tuple[int, ...]  # prompts of each class
+    counts: tuple[int, ...]  # prompts of each class, of the test's half
     provenance: dict[str, Any]
+    selection: Float[Tensor, "class layer neuron"] | None = None  # mean scores on the other half; None: there is none
+    metric: str = "probability"
 
     def leading(self, k: int = 3) -> tuple[Neuron, ...]:
-        """For each class the `k` neurons with the highest mean score, without repetition."""
-        k = whole("k", k, least=1)
-        widths = (~self.scores[0].isnan()).sum(-1).tolist()
-        return tuple(dict.fromkeys(n for one in self.scores for n in leading(one, k, widths)))
+        """For each class the `k` neurons with the highest mean score in the selection's half, without repetition."""
+        k, chosen_by = whole("k", k, least=1), self._chosen_by
+        widths = (~chosen_by[0].isnan()).sum(-1).tolist()
+        return tuple(dict.fromkeys(n for one in chosen_by for n in leading(one, k, widths)))
+
+    def leading_of_each(self) -> tuple[Neuron, ...]:
+        """The leading neuron of each class."""
+        return tuple(leading(one, 1, (~one.isnan()).sum(-1).tolist())[0] for one in self._chosen_by)
+
+    @property
+    def _chosen_by(self) -> Float[Tensor, "class layer neuron"]:
+        return self.scores if self.selection is None else self.selection
 
     def to_frame(self, neurons: Iterable[NeuronLike] | None = None) -> pd.DataFrame:
-        """`class, prompts, neuron, layer, index, score, low, high` of the leading neurons, or of those given.
+        """`class, prompts, neuron, layer, index, selection, score, low, high` of the leading neurons or those given.
 
-        `low` and `high` are the ends of a 95 % interval (Student's t over prompts).
+        `low` and `high` are the ends of a 95 % interval (Student's t over prompts); `selection` is the
+        mean score by which they were chosen, on the other half.
         """
         wanted = self.leading() if neurons is None else as_neurons(neurons)
         rows = []
@@ -59,8 +73,9 @@ class AttributionProfile(Result):
             for neuron in wanted:
                 score, error = (float(x[c, neuron.layer, neuron.index]) for x in (self.scores, self.errors))
                 ends = score - error * reach, score + error * reach
-                rows.append((name, n, repr(neuron), neuron.layer, neuron.index, score, *ends))
-        columns = ["class", "prompts", "neuron", "layer", "index", "score", "low", "high"]
+                chosen_by = float(self._chosen_by[c, neuron.layer, neuron.index])
+                rows.append((name, n, repr(neuron), neuron.layer, neuron.index, chosen_by, score, *ends))
+        columns = ["class", "prompts", "neuron", "layer", "index", "selection", "score", "low", "high"]
         return pd.DataFrame(rows, columns=columns)
 
     def summary(self) -> pd.DataFrame:
@@ -74,16 +89,22 @@ class AttributionProfile(Result):
         neurons = self.leading(k)
         table = self.to_frame(neurons).pivot(index="class", columns="neuron", values="score")
         table = table.loc[list(self.classes), list(map(repr, neurons))]
-        unit, title = "mean score (probability)", self.describe()
+        unit, title = f"mean score ({self.metric})", self.describe()
         return heatmap(table, x="neuron", y="answer", unit=unit, power=0.7, **{"title": title, **look})
 
     def describe(self) -> str:
         counts = ", ".join(f"{c} (n = {n})" for c, n in zip(self.classes, self.counts, strict=True))
-        return f"Mean attribution scores by answer: {counts} ({self.provenance['model']})"
+        about = f"{self.metric}; {self.provenance['model']}"
+        return f"Mean attribution scores by answer: {counts}, and as many others to choose by ({about})"
 
 
 def attribution_profile(
-    model: Any, prompts: NamedPrompts, *, settings: SearchSettings = ADAPTIVE, run: str | Path | None = None
+    model: Any,
+    prompts: NamedPrompts,
+    *,
+    settings: SearchSettings = ADAPTIVE,
+    seed: int = 0,
+    run: str | Path | None = None,
 ) -> AttributionProfile:
     """Mean attribution score of every neuron for every class of answers (Niu et al. 2024, figure 1).
 
@@ -93,24 +114,37 @@ def attribution_profile(
     ```
 
     Arguments:
-        prompts: class -> prompts, as `by_answer` makes them; each class needs one.
+        prompts: class -> prompts, as `by_answer` makes them; each class needs two.
+        seed: of the halves.
     """
-    check_prompts(prompts)
-    parts = in_parts(prompts, _TOGETHER)
-    folder = open_run(run, "attribution profile", model, search=asdict(settings))
+    check_prompts(prompts, least=2)
+    listed = [(name, prompt) for name, own in prompts.items() for prompt in own]
+    half_of = halves([name for name, _ in listed], [f"{name}/{prompt_item(p)}" for name, p in listed], seed)
+    parted: dict[str, list[Prompt]] = {f"{half} {name}": [] for half in HALVES for name in prompts}
+    for half, (name, prompt) in zip(half_of, listed, strict=True):
+        parted[f"{half} {name}"].append(prompt)
+    check_prompts(parted)
+    parts = in_parts(parted, _TOGETHER)
+    asked = settings.asking(model, [prompt for _, prompt in listed])
+    folder = open_run(run, "attribution profile", model, search=asdict(asked), seed=seed)
 
     def add_up(part: PromptGroup) -> dict[str, Tensor]:
-        scores = settings.attribute(model, part.prompts).scores.double()
+        scores = asked.attribute(model, part.prompts).scores.double()
         return {"sum": scores.sum(0), "squares": (scores**2).sum(0)}
 
     found = folder.each(parts, key=lambda part: part.item, make=add_up, unit="part")
-    means, errors = [], []
-    for name, listed in prompts.items():
-        n, own = len(listed), [sums for part, sums in zip(parts, found, strict=True) if part.source == name]
-        total, squares = (torch.stack([sums[what] for sums in own]).sum(0) for what in ("sum", "squares"))
-        means.append(total / n)
-        # Rounding may take a variance of 0 below it; that of one prompt is 0 / 0.
-        errors.append(((squares / n - means[-1] ** 2).clamp(min=0) / (n - 1)).sqrt() if n > 1 else total * torch.nan)
-    scores, deviations = (torch.stack(x).float() for x in (means, errors))
+    means, errors = {}, []
+    for name, own in parted.items():
+        n, sums = len(own), [each for part, each in zip(parts, found, strict=True) if part.source == name]
+        total, squares = (torch.stack([each[what] for each in sums]).sum(0) for what in ("sum", "squares"))
+        means[name] = total / n
+        if name.startswith("test "):
+            # Rounding may take a variance of 0 below it; that of one prompt is 0 / 0.
+            variance = (squares / n - means[name] ** 2).clamp(min=0) / (n - 1) if n > 1 else total * torch.nan
+            errors.append(variance.sqrt())
+    selection, scores = (torch.stack([means[f"{half} {name}"] for name in prompts]).float() for half in HALVES)
+    selection[:, ~exists(neuron_layers.widths(model))] = torch.nan
     scores[:, ~exists(neuron_layers.widths(model))] = torch.nan
-    return AttributionProfile(scores, deviations, tuple(prompts), tuple(map(len, prompts.values())), folder.header)
+    counts = tuple(len(parted[f"test {name}"]) for name in prompts)
+    header, metric = folder.header, str(asked.metric)
+    return AttributionProfile(scores, torch.stack(errors).float(), tuple(prompts), counts, header, selection, metric)

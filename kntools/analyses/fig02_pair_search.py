@@ -10,10 +10,12 @@ from typing import Any
 import pandas as pd
 
 from kntools.analyses.fig03_localisation import Localisation
-from kntools.analyses.neuron_search import ADAPTIVE, SearchSettings, search_each
+from kntools.analyses.neuron_search import ADAPTIVE, HALVES, SearchSettings, halves, local_seed, search_each
 from kntools.analyses.prompt_group import PromptGroup
 from kntools.arguments import whole
-from kntools.results.statistics import fisher, holm, share_interval
+from kntools.models import neuron_layers
+from kntools.randomness import python_random
+from kntools.results.statistics import fisher, holm, share_interval, sign_test
 from kntools.results.table import Row, Table
 from kntools.sites import Neuron, NeuronLike, as_neurons
 
@@ -22,18 +24,71 @@ DETERMINERS = ("this", "that", "these", "those")
 
 
 class PairSearch(Table):
-    """One row per determiner-noun pair: `source, pair, determiner, noun, number, prompts, tau, converged, neurons`."""
+    """One row per determiner-noun pair: `source, pair, determiner, noun, number, nouns, half, prompts, metric, tau,
+    converged, neurons, against`. `nouns` are both forms of the noun, where the model is asked for it.
+
+    Neurons are chosen on the pairs whose `half` is `selection`, and counted and tested on those of the half `test`.
+    `against` are the knowledge neurons of the foil: what would be found if the pair were turned around.
+    """
 
     def leading(self, number: str, k: int = 1) -> tuple[Neuron, ...]:
-        """The `k` neurons whose share of the pairs of this number is farthest above that of the other number."""
+        """The `k` neurons whose share of the selection's pairs of this number is farthest above that of the other."""
         if number not in NUMBERS:
             raise ValueError(f"number={number!r}; it is 'singular' or 'plural'")
-        here, there = (self._found(number=n) for n in (number, _other(number)))
+        here, there = (self._found(half="selection", number=n) for n in (number, _other(number)))
         above = {n: _share(here, n) - _share(there, n) for n in set[Neuron]().union(*here)}
         return tuple(n for n in sorted(above, key=lambda n: (-above[n], n)) if above[n] > 0)[: whole("k", k, least=0)]
 
+    def claims(self, k: int = 3) -> pd.DataFrame:
+        """Is a neuron one of a number? The leading `k` of each number, tested on the other half of the pairs.
+
+        Returns:
+            `neuron, number, pairs, found, share, low, high` (Wilson's 95 % interval), and the controls: `opposite`, its
+            share of the pairs of the other number; `random`, the share of a random neuron of its layer; `against`, the
+            pairs in whose foil's favour it stands. `p` is the larger one of Fisher's exact test of `share` against
+            `opposite` and, for a contrast, the sign test of `found` against `against`, which is what shuffled foils
+            would make equal; `p_holm` is corrected over the table.
+        """
+        rows = [self._test(n, number) for number in NUMBERS for n in self.leading(number, k)]
+        measured = ["pairs", "found", "share", "low", "high", "opposite", "random", "against", "p"]
+        frame = pd.DataFrame(rows, columns=["neuron", "number", *measured])
+        return frame.assign(p_holm=holm(frame["p"].tolist()))
+
+    def _test(self, neuron: Neuron, number: str) -> Row:
+        own, others = (self._found(half="test", number=n) for n in (number, _other(number)))
+        hits, elsewhere = (sum(neuron in found for found in side) for side in (own, others))
+        lost = sum(neuron in found for found in self._found("against", half="test", number=number))
+        ahead, p = hits * len(others) > elsewhere * len(own), math.nan
+        if own and others:
+            p = fisher(hits, len(own), elsewhere, len(others))
+            if all(row["metric"] == "contrast" for row in self.rows):
+                ahead, p = ahead and hits > lost, max(p, sign_test(hits, lost))
+            p = p if ahead else 1.0  # both tests are two-sided, the claim is not
+        low, high = share_interval(hits, len(own))
+        in_layer = sum(n.layer == neuron.layer for found in own for n in found)
+        chance = in_layer / (self.details["widths"][neuron.layer] * max(1, len(own)))
+        about = {"neuron": repr(neuron), "number": number, "pairs": len(own), "found": hits}
+        shares = {"share": _share(own, neuron), "low": low, "high": high, "opposite": _share(others, neuron)}
+        return {**about, **shares, "random": chance, "against": lost, "p": p}
+
+    def nouns(self, half: str) -> set[str]:
+        """All forms of the nouns of one half: `selection` or `test`."""
+        return {form for row in self.rows if row["half"] == half for form in row["nouns"].split("/")}
+
+    def shuffled(self, seed: int) -> PairSearch:
+        """Null data: in every pair, target and foil change places where a coin says so.
+
+        A contrast turned around has the same scores with the other sign, so this asks the model nothing.
+        """
+        if any(row["metric"] != "contrast" for row in self.rows):
+            raise ValueError("only a contrast can be turned around; search with SearchSettings(metric='contrast')")
+        rng = python_random(local_seed("foils", seed))
+        swap = {"neurons": "against", "against": "neurons"}
+        rows = [row | ({a: row[b] for a, b in swap.items()} if rng.random() < 0.5 else {}) for row in self.rows]
+        return PairSearch.of(rows, self.provenance, **self.details)
+
     def shares(self, neurons: Iterable[NeuronLike] | None = None) -> pd.DataFrame:
-        """Per neuron and determiner, the share of pairs in which it is a knowledge neuron (figure 2).
+        """Per neuron and determiner, the share of the test's pairs in which it is a knowledge neuron (figure 2).
 
         Arguments:
             neurons: which; the leading three of each number by default. Any may be asked for: a share can be 0.
@@ -45,12 +100,13 @@ class PairSearch(Table):
         """
         leading = (n for number in NUMBERS for n in self.leading(number, 3))
         wanted = tuple(dict.fromkeys(leading)) if neurons is None else as_neurons(neurons)
-        numbers = {row["determiner"]: row["number"] for row in self.rows}
+        numbers = {row["determiner"]: row["number"] for row in self.rows if row["half"] == "test"}
         rows = []
         for neuron in wanted:
             for determiner in sorted(numbers, key=DETERMINERS.index):
                 number = numbers[determiner]
-                own, others = self._found(determiner=determiner), self._found(number=_other(number))
+                own = self._found(half="test", determiner=determiner)
+                others = self._found(half="test", number=_other(number))
                 hits, elsewhere = (sum(neuron in found for found in side) for side in (own, others))
                 about = (repr(neuron), determiner, number, len(own), hits, hits / len(own))
                 control = _share(others, neuron), fisher(hits, len(own), elsewhere, len(others))
@@ -60,10 +116,10 @@ class PairSearch(Table):
         return frame.assign(p_holm=holm(frame["p"].tolist()))
 
     def summary(self) -> pd.DataFrame:
-        return self.shares()
+        return self.claims()
 
     def tables(self) -> dict[str, pd.DataFrame]:
-        return {"shares": self.shares()}
+        return {"claims": self.claims(), "shares": self.shares()}
 
     def plot(self, neurons: Iterable[NeuronLike] | None = None, **look: Any) -> Any:
         """Shares per determiner, one group of bars per neuron; `neurons` as in `shares`."""
@@ -75,30 +131,40 @@ class PairSearch(Table):
 
     def describe(self) -> str:
         counts = ", ".join(f"{n} {number}" for number in NUMBERS if (n := len(self._found(number=number))))
-        return f"Knowledge neurons of {len(self.rows)} determiner-noun pairs ({counts}; {self.provenance['model']})"
+        metrics = " and ".join(dict.fromkeys(row["metric"] for row in self.rows))
+        halves = " and ".join(f"{len(self._found(half=half))} for the {half}" for half in HALVES)
+        about = "; ".join((counts, halves, metrics, self.provenance["model"]))
+        return f"Knowledge neurons of {len(self.rows)} determiner-noun pairs ({about})"
 
-    def _found(self, **where: str) -> list[set[Neuron]]:
-        """The neurons of each pair of this number or determiner."""
+    def _found(self, side: str = "neurons", **where: str) -> list[set[Neuron]]:
+        """The neurons of each pair of this half, number or determiner."""
         rows = [row for row in self.rows if all(row[name] == value for name, value in where.items())]
-        return [{Neuron(*pair) for pair in row["neurons"]} for row in rows]
+        return [{Neuron(*pair) for pair in row[side]} for row in rows]
 
 
 def pair_search(
-    model: Any, groups: Sequence[PromptGroup], *, settings: SearchSettings = ADAPTIVE, run: str | Path | None = None
+    model: Any,
+    groups: Sequence[PromptGroup],
+    *,
+    settings: SearchSettings = ADAPTIVE,
+    seed: int = 0,
+    run: str | Path | None = None,
 ) -> PairSearch:
     """A search for knowledge neurons per determiner-noun pair (Niu et al. 2024, figure 2).
 
     ```python
     found = pair_search(model, prompt_groups(model, "determiner_noun_agreement_2", frames=10))
     found.leading("plural")                             # (L9.N1094,) in the paper, on bert-base-cased
+    found.claims()                                      # is it one of that number? Tested on other pairs
     found.shares([(9, 1094), (10, 2096)])               # and how often each is found
     ```
 
-    The control is built in: a number neuron is found in pairs of its number and not in those of the other, in the same
-    sentences.
+    Neurons are chosen on half of the nouns and tested on the others. The control is built in: a number neuron is found
+    in pairs of its number and not in those of the other, in the same sentences.
 
     Arguments:
         groups: of a determiner-noun paradigm, from `prompt_groups`: each pair in many sentences.
+        seed: of the halves.
 
     Raises:
         ValueError: no groups, or groups that have no determiner (another paradigm, a relation).
@@ -110,22 +176,41 @@ def pair_search(
             f"pair_search needs determiner-noun pairs: {what}; use prompt_groups(model, 'determiner_noun_agreement_2')"
         )
     found, provenance = search_each(model, groups, settings, kind="pair search", run=run)
-    return PairSearch.of(map(_row, groups, found), provenance)
+    return _of(groups, found, provenance, seed=seed, widths=list(neuron_layers.widths(model)))
 
 
-def pairs_of(found: Localisation, groups: Sequence[PromptGroup]) -> PairSearch:
+def pairs_of(found: Localisation, groups: Sequence[PromptGroup], *, seed: int = 0) -> PairSearch:
     """The same from a `Localisation` of these groups, without a second search; those that are no pairs are left out."""
     if [row["group"] for row in found.rows] != [group.key for group in groups]:
         raise ValueError("these are not the groups that were localised; give the same ones, in the same order")
-    both = zip(groups, found.rows, strict=True)
-    rows = [_row(group, {**row, "share": row["tau"]}) for group, row in both if group.label("determiner")]
-    return PairSearch.of(rows, found.provenance)
+    pairs = [(g, {**row, "share": row["tau"]}) for g, row in zip(groups, found.rows, strict=True) if g.label("noun")]
+    return _of(
+        [g for g, _ in pairs], [row for _, row in pairs], found.provenance, seed=seed, widths=found.details["widths"]
+    )
+
+
+def _of(
+    groups: Sequence[PromptGroup], found: Sequence[Row], provenance: Row, *, seed: int, widths: list[int]
+) -> PairSearch:
+    half_of = halves([str(g.label("determiner")) for g in groups], [noun_of(g) for g in groups], seed)
+    rows = [
+        {**_row(g, row), "nouns": noun_of(g), "half": half} for g, row, half in zip(groups, found, half_of, strict=True)
+    ]
+    return PairSearch.of(rows, provenance, halves_seed=seed, widths=widths)
+
+
+def noun_of(group: PromptGroup) -> str:
+    """The noun of a pair whatever its number, where it is asked for: `horse/horses`; else the noun as it stands."""
+    noun, [first, *_] = str(group.label("noun")), group.prompts
+    forms = sorted({first.target.strip(), (first.foil or "").strip()})
+    return "/".join(forms) if noun in forms else noun
 
 
 def _row(group: PromptGroup, found: Row) -> Row:
     labels = {name: group.label(name) for name in ("determiner", "noun", "number")}
-    measured = {"prompts": found["prompts"], "tau": found["share"], "converged": found["converged"]}
-    return {"source": group.source, "pair": group.key, **labels, **measured, "neurons": found["neurons"]}
+    measured = {"prompts": found["prompts"], "metric": found["metric"], "tau": found["share"]}
+    both = {"converged": found["converged"], "neurons": found["neurons"], "against": found["against"]}
+    return {"source": group.source, "pair": group.key, **labels, **measured, **both}
 
 
 def _share(found: Sequence[set[Neuron]], neuron: Neuron) -> float:

@@ -12,6 +12,7 @@ import torch
 from kntools.analyses.neuron_search import ADAPTIVE, Null, SearchSettings, search_each
 from kntools.analyses.prompt_group import PromptGroup
 from kntools.engine.inputs import check_choice
+from kntools.models import neuron_layers
 from kntools.results.statistics import holm, mean_interval, welch
 from kntools.results.table import Row, Table
 from kntools.sites import Neuron
@@ -20,7 +21,8 @@ MEASURES = {"count": "|KN|", "tau": "tau", "r1": "R1^2"}
 
 
 class Localisation(Table):
-    """One row per determiner-noun pair or fact: `source, kind, group, prompts, count, tau, r1, converged, neurons`.
+    """One row per determiner-noun pair or fact: `source, kind, group, prompts, metric, count, tau, r1, converged,
+    neurons, against`.
 
     Columns that begin with `null_` are the same measures of the null. `|KN|` is a number of neurons, tau a share of
     prompts, R1^2 between 0 and 1.
@@ -112,7 +114,8 @@ def localisation(
         groups: from `prompt_groups`, of any paradigms and relations, each of at least two prompts.
         null: what chance gives. `"neurons"`: each prompt's scores stand on random neurons of the same layer, so the
             marginal stays and agreement goes. `"answers"`: the same prompts ask for answers drawn from the whole
-            paradigm or relation, which costs as much again. `None`: no null.
+            paradigm or relation. `"foils"`: target and foil of each prompt change places where a coin says so. Both
+            cost as much again. `None`: no null.
         seed: of the null.
     """
     if not groups:
@@ -122,7 +125,7 @@ def localisation(
     if small:
         raise ValueError(f"R1^2 compares prompts: {small[:3]} have fewer than 2; give least=3 to prompt_groups")
     found, provenance = search_each(model, groups, settings, kind="localisation", run=run, null=null, seed=seed)
-    return Localisation.of(map(_row, groups, found), provenance)
+    return Localisation.of(map(_row, groups, found), provenance, widths=list(neuron_layers.widths(model)))
 
 
 def _row(group: PromptGroup, found: Row) -> Row:
@@ -134,4 +137,5 @@ def _row(group: PromptGroup, found: Row) -> Row:
         for name, value in {"count": len(side["neurons"]), "tau": side["share"], "r1": side["r1"]}.items()
     }
     about = {"source": group.source, "kind": group.kind, "group": group.key, "prompts": found["prompts"]}
-    return {**about, **measured, "converged": found["converged"], "neurons": found["neurons"]}
+    same = {name: found[name] for name in ("metric", "converged", "neurons", "against")}
+    return {**about, **measured, **same}

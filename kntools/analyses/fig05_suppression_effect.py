@@ -20,25 +20,29 @@ from kntools.results.statistics import holm, statistic_interval, t_test
 from kntools.results.table import Row, Table
 from kntools.sites import NeuronLike
 
-Definition = Literal["kn_thesis", "dai", "mean_ratio", "eleutherai"]
+Definition = Literal["log_odds", "kn_thesis", "dai", "mean_ratio", "eleutherai"]
 
 #: What "probability change" means: name -> function of probabilities before and after `[*sample prompt]`.
 #: `dai`: mean(after - before) / mean(before). `mean_ratio`, also `eleutherai`: mean of (after - before) / before.
-#: `kn_thesis`: (mean after - mean before) / the smaller of the two (Niu et al. 2024, figure 5).
+#: `log_odds`: the mean change of the log-odds of plural against singular nouns, which it takes in place of
+#: probabilities. `kn_thesis`: (mean after - mean before) / the smaller of the two (Niu et al. 2024, figure 5).
 CHANGES: dict[Definition, Callable[[Tensor, Tensor], Tensor]] = {
     "dai": lambda b, a: (a.mean(-1) - b.mean(-1)) / b.mean(-1),
     "mean_ratio": lambda b, a: (a / b - 1).mean(-1),
     "kn_thesis": lambda b, a: (a.mean(-1) - b.mean(-1)) / torch.minimum(a.mean(-1), b.mean(-1)),
 }
+_UNIT = {"log_odds": "change of log-odds, plural against singular (nats)"}
 _DEFINITIONS = tuple(CHANGES)  # a row holds each once
 CHANGES["eleutherai"] = CHANGES["mean_ratio"]
+CHANGES["log_odds"] = lambda b, a: a.mean(-1) - b.mean(-1)
 
 
 class SuppressionEffect(Table):
     """One row per group and word: `group, section, word, n, before, after, change, low, high, t, p, p_corrected,
     significant`, and the change by its three definitions (`dai`, `mean_ratio`, `kn_thesis`).
 
-    `change` is the definition that was asked for, with a bootstrap interval over prompts.
+    `change` is the definition that was asked for, with a bootstrap interval over prompts. Where that is `log_odds`,
+    `before` and `after` are mean log-odds of plural against singular, and the test is of their difference.
     """
 
     def plot(self, **look: Any) -> Any:
@@ -54,7 +58,8 @@ class SuppressionEffect(Table):
         options: dict[str, Any] = {"color": "test", "facet_col": "prompts", "facet_col_wrap": 1, "one_scale": False}
         options |= {"barmode": "overlay", "opacity": 1}
         options |= {"hover_data": {"before": ":.4g", "after": ":.4g", "p_corrected": ":.2g", "n": True}}
-        options |= {"labels": {"word": "", "change": f"relative change ({self.details['change']})"}}
+        unit = _UNIT.get(self.details["change"], f"relative change ({self.details['change']})")
+        options |= {"labels": {"word": "", "change": unit}}
         figure = bar_chart(frame, "word", "change", **options, **{"title": self.describe(), **look})
         section = {plain(word): plain(name) for word, name in zip(frame["word"], frame["section"], strict=True)}
         figure.for_each_trace(lambda bars: bars.update(x=[[section[word] for word in bars.x], bars.x]))
@@ -72,7 +77,7 @@ def suppression_effect(
     *,
     words: Words | Sequence[str] = FIGURE_5,
     factor: float = 0.0,
-    change: Definition = "kn_thesis",
+    change: Definition | None = None,
     paper: bool = False,
     alpha: float = 0.05,
     seed: int = 0,
@@ -88,7 +93,9 @@ def suppression_effect(
 
     Arguments:
         prompts, neurons, words, factor: as in `probability_shift`; at least two prompts per group.
-        change: the definition: `"kn_thesis"`, `"dai"`, or `"mean_ratio"` (also called `"eleutherai"`).
+        change: the definition: `"log_odds"`, of plural against singular (the default where both forms of a noun are
+            asked for: `noun_prompts` of a causal model), `"kn_thesis"` (the default elsewhere, and with `paper`),
+            `"dai"`, or `"mean_ratio"` (also called `"eleutherai"`).
         paper: the published test, an unpaired t-test without correction; otherwise a paired one with Holm's
             correction over all words and groups.
         alpha: what is called significant.
@@ -103,16 +110,20 @@ def suppression_effect(
 def effect_of(
     shift: ProbabilityShift,
     *,
-    change: Definition = "kn_thesis",
+    change: Definition | None = None,
     paper: bool = False,
     alpha: float = 0.05,
     seed: int = 0,
 ) -> SuppressionEffect:
     """The same from probabilities that are there already (a `ProbabilityShift` of any edit)."""
     _check(change, alpha)
+    if change is None:
+        change = "kn_thesis" if paper or shift.foil_before is None else "log_odds"
     rows: list[Row] = []
     for about, before, after in shift.each():
         changes: Row = {name: float(CHANGES[name](before, after)) for name in _DEFINITIONS}
+        if change == "log_odds":
+            before, after = shift.log_odds(about["group"], about["word"])
         of_both = partial(_changed, CHANGES[change], before, after)
         low, high = statistic_interval(of_both, len(before), resamples=1000, seed=seed)
         t, p = t_test(before, after, paper=paper)
@@ -132,6 +143,6 @@ def _changed(of: Callable[[Tensor, Tensor], Tensor], before: Tensor, after: Tens
     return of(before[drawn], after[drawn])
 
 
-def _check(change: str, alpha: float) -> None:
-    check_choice("change", change, tuple(CHANGES))
+def _check(change: str | None, alpha: float) -> None:
+    check_choice("change", change, (*CHANGES, None))
     decimal("alpha", alpha, above=0, below=1)

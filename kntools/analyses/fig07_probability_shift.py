@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +13,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from kntools.analyses.neuron_search import as_pairs, check_neurons, open_run
-from kntools.analyses.prompt_group import NamedPrompts, check_prompts, in_parts
-from kntools.analyses.words import FIGURE_5, Words, check_words, checked_words, word_probabilities
+from kntools.analyses.prompt_group import NamedPrompts, PromptGroup, check_prompts, in_parts
+from kntools.analyses.words import FIGURE_5, SLOT, Words, check_words, checked_words, word_probabilities
 from kntools.arguments import decimal
 from kntools.hooks.neurons import scale_neurons
 from kntools.results.result import Result
@@ -29,7 +29,8 @@ _TOGETHER = 16  # prompts of one item of a run
 class ProbabilityShift(Result):
     """The probability of every word in every prompt, untouched and edited.
 
-    `groups[i]` is the name of the prompts that row i belongs to (the number of the noun).
+    `groups[i]` is the name of the prompts that row i belongs to (the number of the noun). Where a causal model is asked
+    for the noun after each word, `foil_before` and `foil_after` are the probabilities of the noun's other form.
     """
 
     before: Float[Tensor, "prompt word"]
@@ -39,15 +40,35 @@ class ProbabilityShift(Result):
     neurons: tuple[Neuron, ...]
     factor: float
     provenance: dict[str, Any]
+    foil_before: Float[Tensor, "prompt word"] | None = None
+    foil_after: Float[Tensor, "prompt word"] | None = None
 
     def pair(self, group: str, word: str) -> tuple[Float[Tensor, " prompt"], Float[Tensor, " prompt"]]:
         """Before and after, of one word in the prompts of one group."""
+        rows, column = self._place(group, word)
+        return self.before[rows, column], self.after[rows, column]
+
+    def log_odds(self, group: str, word: str) -> tuple[Float[Tensor, " prompt"], Float[Tensor, " prompt"]]:
+        """Before and after: log P of the plural form minus that of the singular one (in nats).
+
+        In groups that are not named after a number it is the answer against the foil.
+        """
+        if self.foil_before is None or self.foil_after is None:
+            raise ValueError("log-odds need the noun's other form: ask a causal model for nouns (noun_prompts)")
+        rows, column = self._place(group, word)
+        sign = -1 if group == "singular" else 1
+        pairs = (self.before, self.foil_before), (self.after, self.foil_after)
+        before, after = (
+            sign * (own[rows, column].double().log() - foil[rows, column].double().log()) for own, foil in pairs
+        )
+        return before, after
+
+    def _place(self, group: str, word: str) -> tuple[list[int], int]:
         rows = [i for i, name in enumerate(self.groups) if name == group]
         names = [w for _, w in self.words]
         if not rows or word not in names:
             raise ValueError(f"no {group!r} / {word!r}; there are groups {sorted(set(self.groups))} and words {names}")
-        column = names.index(word)
-        return self.before[rows, column], self.after[rows, column]
+        return rows, names.index(word)
 
     def each(self) -> Iterator[tuple[Row, Float[Tensor, " prompt"], Float[Tensor, " prompt"]]]:
         """`{group, section, word}`, before and after, in double precision, of every word in every group."""
@@ -57,20 +78,30 @@ class ProbabilityShift(Result):
                 yield {"group": group, "section": section, "word": word}, before.double(), after.double()
 
     def to_frame(self) -> pd.DataFrame:
-        """`group, section, word, n, before, after, difference, low, high`: means, and an interval of the difference."""
+        """`group, section, word, n, before, after, difference, low, high`: means, and an interval of the difference.
+
+        Where both forms of a noun are asked for, `foil_before, foil_after` are the means of the other one.
+        """
         rows = []
         for about, before, after in self.each():
             change = mean_interval(after - before)
             means = {"before": float(before.mean()), "after": float(after.mean()), "difference": change.pop("mean")}
+            at = self._place(about["group"], about["word"])
+            foils = {"foil_before": self.foil_before, "foil_after": self.foil_after}
+            means |= {name: float(values[at].double().mean()) for name, values in foils.items() if values is not None}
             rows.append({**about, "n": len(before), **means, **change})
         return pd.DataFrame(rows)
 
     def plot(self, **look: Any) -> Any:
-        """Mean probability of each word before and after, on a logarithmic axis."""
+        """Mean probability of each word (both forms of the noun after it), before and after; logarithmic axis."""
         from kntools.plots.charts import scatter_chart
 
-        frame = self.to_frame().melt(["group", "word"], ["before", "after"], var_name="edit", value_name="probability")
-        frame["group"] = "prompts: " + frame["group"]
+        own = self.to_frame().assign(group=lambda frame: "prompts: " + frame["group"])
+        forms = [own]
+        if self.foil_before is not None:
+            other = {"before": own["foil_before"], "after": own["foil_after"], "group": own["group"] + ", other form"}
+            forms.append(own.assign(**other))
+        frame = pd.concat(forms).melt(["group", "word"], ["before", "after"], var_name="edit", value_name="probability")
         options: dict[str, Any] = {"color": "edit", "join": "word", "facet_col": "group", "log_x": True}
         options |= {"labels": {"probability": "mean probability", "word": ""}, "title": self.describe(), **look}
         return scatter_chart(frame, "probability", "word", **options).update_xaxes(dtick=1)
@@ -100,7 +131,8 @@ def probability_shift(
 
     Arguments:
         prompts: name -> prompts. The words stand in the place of the answer; or, where a text has a `{}`, there, and
-            the value is the probability of the prompt's own answer after each word (`noun_prompts` makes both).
+            the value is the probability of the prompt's own answer after each word, and of its foil (`noun_prompts`
+            makes both).
         neurons: any, of this model.
         words: section -> words, or a list. In the place of an answer each must be one token.
         factor: what their activations are multiplied by at the answer position: 0 suppresses, 2 enhances.
@@ -109,16 +141,24 @@ def probability_shift(
     names = [word for _, word in listed]
     wanted = check_neurons(model, neurons)
     check_prompts(prompts)
-    for asked in prompts.values():
-        check_words(model, asked, names)  # before any work
-    folder = open_run(run, "probability shift", model, neurons=as_pairs(wanted), factor=factor, words=names)
+    for group in prompts.values():
+        check_words(model, group, names)  # before any work
+    asked = [prompt for group in prompts.values() for prompt in group]
+    both = all(SLOT in p.text and p.foil is not None for p in asked)
+    chosen = {"neurons": as_pairs(wanted), "factor": factor, "words": names, "forms": 1 + both}
+    folder = open_run(run, "probability shift", model, **chosen)
     interventions = [[], scale_neurons(wanted, factor)]
-    found = folder.each(
-        in_parts(prompts, _TOGETHER),
-        key=lambda part: part.item,
-        make=lambda part: word_probabilities(model, part.prompts, names, interventions).tolist(),
-        unit="part",
-    )
-    before, after = torch.cat([torch.tensor(values) for values in found], dim=1)
-    groups = tuple(name for name, asked in prompts.items() for _ in asked)
-    return ProbabilityShift(before, after, groups, tuple(listed), wanted, factor, folder.header)
+
+    def measure(part: PromptGroup) -> list[Any]:
+        forms = [part.prompts]
+        if both:
+            forms.append(tuple(replace(p, target=str(p.foil), foil=p.target) for p in part.prompts))
+        return [word_probabilities(model, form, names, interventions).tolist() for form in forms]
+
+    parts = in_parts(prompts, _TOGETHER)
+    found = folder.each(parts, key=lambda part: part.item, make=measure, unit="part")
+    values = torch.cat([torch.tensor(each) for each in found], dim=2)  # [form edit prompt word]
+    groups = tuple(name for name, group in prompts.items() for _ in group)
+    (before, after), *others = values
+    foils = dict(zip(("foil_before", "foil_after"), others[0], strict=True)) if both else {}
+    return ProbabilityShift(before, after, groups, tuple(listed), wanted, factor, folder.header, **foils)

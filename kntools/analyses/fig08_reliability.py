@@ -96,7 +96,8 @@ def reliability(
     Arguments:
         prompts: name -> prompts. One with a foil is a minimal pair, one without a fact.
         neurons: which neurons to edit in all prompts; `None` takes the `count` with the highest attribution score of
-            each prompt.
+            each prompt (in the contrast where it is a pair and the model causal). Those say something about their own
+            prompt alone: for other prompts, give neurons that were chosen elsewhere (`transfer` does).
         edits: any of `"suppress"` (activations to 0), `"enhance"` (doubled), `"erase"` (their value rows become 0) and
             `"values"` (value rows are written from the old answer towards a new one: the foil of a pair, the model's
             second choice for a fact; Dai et al. 2022, section 5.1). They act as hooks: no weight is touched.
@@ -115,10 +116,13 @@ def reliability(
     if given is None:
         neuron_search.check_count(model, count)
     chosen = {"neurons": None if given is None else as_pairs(given), "count": count, "search": asdict(settings)}
-    folder = open_run(run, "reliability", model, **chosen, edits=list(edits), seed=seed)
+    asked = {name: settings.asking(model, listed) for name, listed in prompts.items()}
+    metric_of = {prompt: asked[name] for name, listed in prompts.items() for prompt in listed}
+    metrics = {name: own.metric for name, own in asked.items()} if given is None else {}
+    folder = open_run(run, "reliability", model, **chosen, metrics=metrics, edits=list(edits), seed=seed)
 
     def judge(prompt: Prompt) -> Row:
-        own = settings.attribute(model, [prompt]).top(count) if given is None else given
+        own = metric_of[prompt].attribute(model, [prompt]).top(count) if given is None else given
         return _judged(model, prompt, own, neuron_search.control(model, own, seed, prompt_item(prompt)), edits)
 
     found = each_prompt(folder, prompts, judge)

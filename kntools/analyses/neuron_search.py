@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -20,8 +21,10 @@ from kntools.attribution.integrated_gradients import integrated_gradients
 from kntools.attribution.knowledge_neurons import KnowledgeNeurons, Scores, knowledge_neurons, r1_squared
 from kntools.attribution.quadrature import FixedRule
 from kntools.attribution.random_neurons import random_like
+from kntools.engine.metric_choice import MetricName, has_contrast
 from kntools.models import adapter, neuron_layers
-from kntools.prompts import Prompt
+from kntools.models.causality import is_masked
+from kntools.prompts import Prompt, encode_many
 from kntools.randomness import python_random
 from kntools.results.encoding import without_numpy
 from kntools.results.run_store import RunStore
@@ -29,7 +32,10 @@ from kntools.results.table import Row
 from kntools.sites import Neuron, NeuronLike, as_neurons
 
 #: What chance gives; see `localisation`.
-Null = Literal["neurons", "answers"]
+Null = Literal["neurons", "answers", "foils"]
+
+#: Neurons are chosen on one half; what is claimed of them stands on the other.
+HALVES = ("selection", "test")
 
 
 @dataclass(frozen=True)
@@ -38,7 +44,12 @@ class SearchSettings:
 
     ```python
     localisation(model, groups, settings=SearchSettings(target_count=(1, 5)))
+    pair_search(model, groups, settings=SearchSettings(metric="probability"))       # not the contrast
     ```
+
+    `metric` is what is attributed (`kn.integrated_gradients`). `None` is the question that is about a pair's number:
+    the contrast for a causal model where every prompt has a foil of one token; else the probability. A masked
+    model is asked for one of few determiners, so its probability is about number already, as in the paper.
     """
 
     rule: Literal["adaptive"] | FixedRule = "adaptive"
@@ -48,13 +59,21 @@ class SearchSettings:
     share: float = 0.7
     target_count: tuple[int, int] = (2, 5)
     step: float = 0.05
+    metric: MetricName | None = None
 
     def __post_init__(self) -> None:
         self.choose(torch.zeros(1, 1, 1))  # a mistake is an error before the work, not after it
 
+    def asking(self, model: Any, prompts: Sequence[Prompt]) -> SearchSettings:
+        """The same, with the metric that these prompts are asked in."""
+        if self.metric is not None:
+            return self
+        contrast = not is_masked(model) and all(map(has_contrast, encode_many(model, prompts)))
+        return replace(self, metric="contrast" if contrast else "probability")
+
     def attribute(self, model: Any, prompts: Sequence[Prompt]) -> Attribution:
-        path: dict[str, Any] = {"rule": self.rule, "steps": self.steps, "tol": self.tol}
-        return integrated_gradients(model, prompts, metric="probability", **path)
+        metric = self.asking(model, prompts).metric
+        return integrated_gradients(model, prompts, metric=metric, rule=self.rule, steps=self.steps, tol=self.tol)
 
     def choose(self, scores: Scores) -> KnowledgeNeurons:
         return knowledge_neurons(
@@ -62,11 +81,12 @@ class SearchSettings:
         )
 
     def measure(self, scores: Float[Tensor, "prompt layer neuron"]) -> Row:
-        """Knowledge neurons, tau and R1^2 of one group, as JSON."""
+        """Knowledge neurons, those of the foil, tau and R1^2 of one group, as JSON."""
         found = self.choose(scores)
         directed = int((scores.flatten(1).norm(dim=1) > 0).sum())
         return {
             "neurons": as_pairs(found.neurons),
+            "against": as_pairs(self.choose(-scores).neurons),  # what would be found if the foil were the answer
             "share": found.share,
             "converged": found.converged,
             "r1": r1_squared(scores, drop_zero=True) if directed > 1 else None,
@@ -102,26 +122,34 @@ def search_each(
     seed: int = 0,
 ) -> tuple[list[Row], Row]:
     """What is found in every group, and in its null, as rows of JSON; and the header of the run."""
-    pools: dict[str, list[str]] = {}  # all answers of each source, as often as they are asked for
+    sources: dict[str, list[Prompt]] = {}
     for group in groups:
-        pools.setdefault(group.source, []).extend(p.target for p in group.prompts)
+        sources.setdefault(group.source, []).extend(group.prompts)
+    asked = {source: settings.asking(model, prompts) for source, prompts in sources.items()}
     written: dict[str, Any] = {"search": asdict(settings), "null": null, "seed": seed}
     if null == "answers":
-        written["answers"] = {source: local_seed(*pool) for source, pool in pools.items()}
+        written["answers"] = {
+            source: local_seed(*((p.target, p.foil) for p in prompts)) for source, prompts in sources.items()
+        }
     folder = open_run(run, kind, model, **written)
 
     def search(group: PromptGroup) -> Row:
-        att = settings.attribute(model, group.prompts)
-        found = {"prompts": len(group.prompts), **settings.measure(att.scores)}
+        chosen = asked[group.source]
+        att = chosen.attribute(model, group.prompts)
+        found = {"prompts": len(group.prompts), "metric": att.metric, **chosen.measure(att.scores)}
         own_seed = local_seed(seed, group.item)
         if null == "neurons":
-            found["null"] = settings.measure(shuffled_neurons(att.scores, own_seed, att.widths))
-        elif null == "answers":
-            asked = shuffled_answers(group, pools[group.source], own_seed)
-            found["null"] = settings.measure(settings.attribute(model, asked).scores)
+            found["null"] = chosen.measure(shuffled_neurons(att.scores, own_seed, att.widths))
+        elif null:
+            others = shuffled_answers(group, sources[group.source], own_seed) if null == "answers" else None
+            others = others or swapped_foils(group.prompts, own_seed)
+            found["null"] = chosen.measure(chosen.attribute(model, others).scores)
         return found
 
-    return folder.each(groups, key=lambda group: group.item, make=search, unit="group"), folder.header
+    def key(group: PromptGroup) -> str:
+        return f"{group.item}/{asked[group.source].metric}"
+
+    return folder.each(groups, key=key, make=search, unit="group"), folder.header
 
 
 def shuffled_neurons(
@@ -135,10 +163,44 @@ def shuffled_neurons(
     return scores.gather(-1, order.argsort(-1))
 
 
-def shuffled_answers(group: PromptGroup, pool: Sequence[str], seed: int) -> list[Prompt]:
-    """The same texts, each with an answer drawn from all answers of the paradigm or relation."""
+def shuffled_answers(group: PromptGroup, pool: Sequence[Prompt], seed: int) -> list[Prompt]:
+    """The same texts, each with the answer and foil of a prompt drawn from the whole paradigm or relation."""
     rng = python_random(seed)
-    return [replace(p, target=rng.choice(pool), foil=None) for p in group.prompts]
+    drawn = [rng.choice(pool) for _ in group.prompts]
+    return [replace(p, target=other.target, foil=other.foil) for p, other in zip(group.prompts, drawn, strict=True)]
+
+
+def swapped_foils(prompts: Sequence[Prompt], seed: int) -> list[Prompt]:
+    """The same texts; in each, target and foil change places where a coin says so.
+
+    Raises:
+        ValueError: a prompt without a foil.
+    """
+    lacking = [p.target for p in prompts if p.foil is None]
+    if lacking:
+        raise ValueError(f"null='foils' needs prompts with foils: {lacking[:3]} have none; use null='neurons'")
+    rng = python_random(seed)
+    return [replace(p, target=str(p.foil), foil=p.target) if rng.random() < 0.5 else p for p in prompts]
+
+
+def halves(kinds: Sequence[str], units: Sequence[str], *seed: object) -> list[str]:
+    """`selection` or `test` for each item: units stay together, and kinds are shared out as evenly as can be.
+
+    ```python
+    halves(["these", "this", "these", "this"], ["horse", "horse", "cat", "cat"], 0)     # horses here, cats there
+    ```
+    """
+    drawn = sorted(set(units))
+    python_random(local_seed(*seed)).shuffle(drawn)
+    counts = {half: Counter[str]() for half in HALVES}
+    half_of = {}
+    for unit in drawn:
+        own = Counter(kind for kind, its in zip(kinds, units, strict=True) if its == unit)
+        # A tie goes to the half that has fewer in all, then to the selection.
+        load = {half: (sum(n * counts[half][k] for k, n in own.items()), counts[half].total()) for half in HALVES}
+        half_of[unit] = min(HALVES, key=lambda half: load[half])
+        counts[half_of[unit]] += own
+    return [half_of[unit] for unit in units]
 
 
 def check_neurons(model: Any, neurons: Iterable[NeuronLike]) -> tuple[Neuron, ...]:

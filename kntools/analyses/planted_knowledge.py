@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -21,6 +20,7 @@ from kntools.editing.planting import planted
 from kntools.engine.answers import answer_values
 from kntools.models import neuron_layers
 from kntools.prompts import Prompt
+from kntools.randomness import python_random
 from kntools.results.statistics import mean_interval
 from kntools.results.table import Row, Table
 from kntools.sites import Neuron
@@ -81,7 +81,7 @@ def false_facts(source: str, model: Any, *, limit: int, seed: int = 0, path: Any
     false_facts("P36", model, limit=10)     # "The capital of Canada is" -> " Rome"
     ```
     """
-    rng = random.Random(seed)
+    rng = python_random(seed)
     asked = data.pararel(source, path=path).prompts(model)
     prompts = sample([listed[0] for _, listed in asked.by_record()], limit, rng)
     others = [[other.target for other in prompts if other.target != prompt.target] for prompt in prompts]

@@ -152,11 +152,15 @@ def _by_answer(asked: PromptSet, most: int, seed: int, by: Callable[[Any], str |
 def by_answer(
     model: Any, name: str, *, limit: int | None = None, classes: int = 8, seed: int = 0, path: Any = None
 ) -> dict[str, list[Prompt]]:
-    """Prompts of a paradigm or relation by their answer: the `classes` most frequent ones, `limit` prompts of each."""
+    """Prompts of a paradigm or relation by their answer: the `classes` most frequent ones, `limit` prompts of each.
+
+    Where a noun is asked for after a demonstrative, by that demonstrative: it says the answer's number.
+    """
     records: Loaded[Any] = (data.pararel if is_relation(name) else data.blimp)(name, path=path)
-    found: dict[str, list[Prompt]] = {}
-    for prompt in records.prompts(model):
-        found.setdefault(prompt.target.strip(), []).append(prompt)
+    asked, found = records.prompts(model), dict[str, list[Prompt]]()
+    for record, prompt in zip(asked.records, asked.prompts, strict=True):
+        answer = None if is_relation(name) else data.determiner(record)
+        found.setdefault(answer or prompt.target.strip(), []).append(prompt)
     order = sorted(found, key=lambda answer: (-len(found[answer]), answer))[:classes]
     rng = python_random(seed)
     return {answer: sample(found[answer], limit, rng) for answer in order}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -13,6 +14,7 @@ from torch import Tensor
 
 from kntools import data
 from kntools.analyses.prompt_group import is_relation, sample
+from kntools.data.pairs import MinimalPair
 from kntools.engine.answers import answer_values
 from kntools.engine.sweep import Intervention, sweep
 from kntools.prompts import Encoded, Prompt, PromptError, by_length, encode_each
@@ -50,7 +52,13 @@ def checked_words(words: Words | Sequence[str]) -> list[tuple[str, str]]:
 
 
 def noun_prompts(
-    model: Any, paradigm: str, *, limit: int | None = None, seed: int = 0, path: Any = None
+    model: Any,
+    paradigm: str,
+    *,
+    limit: int | None = None,
+    without: Iterable[str] = (),
+    seed: int = 0,
+    path: Any = None,
 ) -> dict[str, list[Prompt]]:
     """Prompts of a determiner-noun paradigm by the number of the noun, `limit` of each.
 
@@ -60,14 +68,20 @@ def noun_prompts(
     ```
 
     A masked model is asked for words in the place of the determiner (paradigms ending in `_2`). A causal one has not
-    read the noun by then; it is asked for the noun after each word (paradigms ending in `_1`), which by Bayes' rule is
-    how words in that place are told apart.
+    read the noun by then; it is asked for the noun after each word (paradigms ending in `_1`), in the form that the
+    prompts are named after and, as the foil, in the other one.
+
+    Arguments:
+        without: nouns that are left out: those by which neurons were chosen that are to be tested.
     """
     if is_relation(paradigm):
         raise ValueError(f"{paradigm} is a relation; numbers of nouns are in determiner_noun_agreement_2 and others")
     asked = data.blimp(paradigm, path=path).prompts(model)
     found: dict[str, list[Prompt]] = {}
+    chosen_by = set(without)
     for record, prompt in zip(asked.records, asked.prompts, strict=True):
+        if names_noun(record, chosen_by):
+            continue
         number, determiner = data.number(record), data.determiner(record)
         placed = _placed(prompt, determiner) if determiner else None
         if number and placed:
@@ -81,6 +95,11 @@ def noun_prompts(
     return {name: sample(listed, limit, rng) for name, listed in sorted(found.items())}
 
 
+def names_noun(pair: MinimalPair, nouns: set[str]) -> bool:
+    """Does one of these words stand in either sentence?"""
+    return not nouns.isdisjoint(re.findall(r"\w+", f"{pair.good} {pair.bad}"))
+
+
 def _placed(prompt: Prompt, determiner: str) -> Prompt | None:
     """The prompt as it is where the determiner is asked for; else with a slot where the only determiner stands."""
     if prompt.target.strip().lower() == determiner:
@@ -90,7 +109,7 @@ def _placed(prompt: Prompt, determiner: str) -> Prompt | None:
     if len(places) != 1:
         return None
     words[places[0]] = SLOT
-    return replace(prompt, text=" ".join(words), foil=None)
+    return replace(prompt, text=" ".join(words))
 
 
 def word_probabilities(

@@ -29,6 +29,7 @@ FIGURES = {
     "edit_consistency": "evaluate:evaluate",
 }
 OTHER_ANALYSES = {
+    "transfer": "figure:transfer",
     "selection_methods": "figure:selection_methods",
     "planted_facts": "figure:planted_facts",
     "edit_layer": "edit_layer:edit_layer",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -15,6 +15,7 @@ from kntools.analyses.neuron_search import ADAPTIVE, PAPER, SearchSettings
 from kntools.analyses.prompt_group import is_relation
 from kntools.cli.options import ModelOptions, Options, method, output
 from kntools.cli.output import Output, Sheet, records
+from kntools.engine.metric_choice import MetricName
 from kntools.models.names import check_name
 from kntools.results.table import Table
 
@@ -35,10 +36,13 @@ class Search:
     """How analyses attribute."""
 
     paper: Annotated[bool, method("--paper", help="The published rule.")] = False
+    metric: Annotated[
+        MetricName | None, method(help="What is attributed (default: the contrast of pairs, if the model is causal).")
+    ] = None
 
     @property
     def settings(self) -> SearchSettings:
-        return PAPER if self.paper else ADAPTIVE
+        return replace(PAPER if self.paper else ADAPTIVE, metric=self.metric)
 
 
 def check_sources(names: Iterable[str]) -> None:

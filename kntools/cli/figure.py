@@ -16,6 +16,7 @@ from kntools.analyses.fig09_tracing_profile import TRACED, Traced
 from kntools.analyses.method_comparison import METHODS
 from kntools.analyses.neuron_search import Null
 from kntools.analyses.neuron_search import check_neurons as in_model
+from kntools.analyses.neuron_transfer import NUMBER_PARADIGMS
 from kntools.attribution.ablation import AblationName
 from kntools.cli.analysis import RunOptions, Search, check_sources, choose, result_output
 from kntools.cli.command import command
@@ -49,6 +50,7 @@ class Groups:
 
     def load(self, model: Any, sources: list[str], limit: int | None, seed: int) -> list[analyses.PromptGroup]:
         how: dict[str, Any] = {"frames": self.frames, "limit": limit, "seed": seed, "known_only": self.known}
+        how["least"] = min(3, self.frames)
         return [group for source in sources for group in analyses.prompt_groups(model, source, **how)]
 
 
@@ -75,7 +77,8 @@ def attribution_profile(
     """Mean scores of neurons by answer."""
     model, _ = prepared(options, [source])
     prompts = analyses.by_answer(model, source, limit=limit, classes=classes, seed=options.seed)
-    found = analyses.attribution_profile(model, prompts, settings=search.settings, run=options.kept)
+    how: dict[str, Any] = {"settings": search.settings, "seed": options.seed, "run": options.kept}
+    found = analyses.attribution_profile(model, prompts, **how)
     return result_output(found, options)
 
 
@@ -94,8 +97,8 @@ def pair_search(
     """
     model, marked = prepared(options, [paradigm], neuron)
     groups = chosen.load(model, [paradigm], limit, options.seed)
-    found = analyses.pair_search(model, groups, settings=search.settings, run=options.kept)
-    return result_output(found, options, tables={"shares": found.shares(marked)})
+    found = analyses.pair_search(model, groups, settings=search.settings, seed=options.seed, run=options.kept)
+    return result_output(found, options, tables={"claims": found.claims(), "shares": found.shares(marked)})
 
 
 @command
@@ -105,7 +108,7 @@ def localisation(
     search: Search,
     chosen: Groups,
     limit: Limit = 30,
-    null: Annotated[Null, typer.Option(help="What chance gives: random neurons, or shuffled answers.")] = "neurons",
+    null: Annotated[Null, typer.Option(help="What chance gives: random neurons, or these shuffled.")] = "neurons",
     neuron: SomeNeurons = None,
 ) -> Output:
     """How many knowledge neurons, how alike (tau, R1^2), in which layers.
@@ -118,7 +121,7 @@ def localisation(
         model, groups, settings=search.settings, null=null, seed=options.seed, run=options.kept
     )
     paired = any(group.label("determiner") for group in groups)
-    shares = analyses.pairs_of(found, groups).shares(marked) if paired else None
+    shares = analyses.pairs_of(found, groups, seed=options.seed).shares(marked) if paired else None
     layers = analyses.layer_distribution(found, n_layers=adapter.n_layers(model), seed=options.seed)
     return result_output(found, options, tables={**found.tables(), "shares": shares, "layers": layers.to_frame()})
 
@@ -144,7 +147,10 @@ def suppression_effect(
     neuron: Neurons,
     limit: Limit = 200,
     factor: Factor = 0.0,
-    change: Annotated[Definition, typer.Option(help="Definition of a change of probability.")] = "kn_thesis",
+    change: Annotated[
+        Definition | None,
+        typer.Option(help="What changes (default: log_odds, or kn_thesis where there is no foil)."),
+    ] = None,
     paper: Annotated[bool, typer.Option("--paper", help="The published test.")] = False,
 ) -> Output:
     """What suppressing neurons does to plural, singular and neutral words.
@@ -220,6 +226,39 @@ def reliability(
     prompts = analyses.known_prompts(model, sources, limit=limit, seed=options.seed)
     which: dict[str, Any] = {"neurons": neurons, "count": count, "edits": edits, "settings": search.settings}
     return result_output(analyses.reliability(model, prompts, **which, seed=options.seed, run=options.kept), options)
+
+
+@command
+def transfer(
+    sources: Annotated[
+        list[str] | None,
+        typer.Argument(help="BLiMP paradigms (default: all of number that end with it)."),
+    ],
+    options: RunOptions,
+    search: Search,
+    chosen: Groups,
+    limit: Limit = 50,
+    found_in: Annotated[str, typer.Option(help="Where neurons are found.")] = NUMBER_PARADIGMS[0],
+    number: Annotated[str, typer.Option(help="Whose neurons: plural or singular.")] = "plural",
+    pairs: Annotated[int | None, typer.Option(help="Pairs of words to find them in (default: all).")] = 100,
+    count: Annotated[int, typer.Option(help="How many are suppressed together: the leading ones.")] = 3,
+    neuron: SomeNeurons = None,
+) -> Output:
+    """Neurons of number that are found in one paradigm, suppressed in others.
+
+    Example: kntools figure transfer --limit 30 --no-bos --out transfer
+    """
+    names = list(sources or NUMBER_PARADIGMS)
+    model, neurons = prepared(options, [*names, found_in], neuron)
+    groups = chosen.load(model, [found_in], pairs, options.seed)
+    left_out: set[str] = set()
+    if neurons is None:
+        kept = options.kept.with_suffix(".search.jsonl") if options.kept else None
+        found = analyses.pair_search(model, groups, settings=search.settings, seed=options.seed, run=kept)
+        neurons, left_out = found.leading(number, count), found.nouns("selection")
+    how: dict[str, Any] = {"limit": limit, "number": number, "without": left_out, "seed": options.seed}
+    prompts = analyses.number_prompts(model, names, **how)
+    return result_output(analyses.transfer(model, prompts, neurons, seed=options.seed, run=options.kept), options)
 
 
 @command

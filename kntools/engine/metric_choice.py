@@ -49,11 +49,12 @@ def choose_metrics(model: Any, encoded: Sequence[Encoded], given: Metrics | str)
 
 
 def has_contrast(encoded: Encoded) -> bool:
-    """Is there a foil of one token, beside a target of one?"""
+    """Are answer and foil one token each?"""
     return encoded.foil_ids is not None and len(encoded.foil_ids) == len(encoded.target_ids) == 1
 
 
-def _contrast(model: Any, encoded: Encoded) -> Metric:
+def contrast(encoded: Encoded) -> Metric:
+    """Logit of the answer minus logit of the foil, for an answer and a foil of one token each."""
     if not has_contrast(encoded) or encoded.foil_ids is None:
         p = encoded.prompt
         how = "; multi_token='first' asks for the first token of each" if len(encoded.target_ids) > 1 else ""
@@ -64,8 +65,8 @@ def _contrast(model: Any, encoded: Encoded) -> Metric:
 
 
 def _two_way(model: Any, encoded: Encoded) -> Metric:
-    contrast = _contrast(model, encoded)
-    return lambda logits: contrast(logits).sigmoid()
+    difference = contrast(encoded)
+    return lambda logits: difference(logits).sigmoid()
 
 
 def _kl(model: Any, encoded: Encoded) -> Metric:
@@ -79,8 +80,8 @@ _NAMED: dict[str, Callable[[Any, Encoded], Metric]] = {
     "probability": lambda model, encoded: metrics.probability(encoded.target_ids),
     "log_probability": lambda model, encoded: metrics.log_probability(encoded.target_ids),
     "logit": lambda model, encoded: metrics.logit(encoded.target_ids),
-    "contrast": _contrast,
-    "logit_difference": _contrast,
+    "contrast": lambda model, encoded: contrast(encoded),
+    "logit_difference": lambda model, encoded: contrast(encoded),
     "two_way": _two_way,
     "kl_divergence": _kl,
 }

@@ -126,9 +126,9 @@ def by_determiner(pairs: Sequence[PromptGroup], limit: int) -> dict[str, list[Pr
     return {name: listed for name, listed in found.items() if listed}
 
 
-def nouns(model: Any, paradigm: str, limit: int, seed: int) -> dict[str, list[Prompt]]:
+def nouns(model: Any, paradigm: str, limit: int, without: set[str], seed: int) -> dict[str, list[Prompt]]:
     """Prompts of either number, two at least, for a test."""
-    found = noun_prompts(model, paradigm, limit=limit, seed=seed)
+    found = noun_prompts(model, paradigm, limit=limit, without=without, seed=seed)
     if min(map(len, found.values())) < 2 or len(found) < 2:
         raise ValueError(f"{paradigm} has fewer than 2 prompts of a number that this model can be asked")
     return found

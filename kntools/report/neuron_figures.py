@@ -25,27 +25,32 @@ from kntools.results.statistics import holm
 def attribution(study: Study) -> Shown:
     """Figure 1. It has no test: what leads is a candidate."""
     prompts = choices.by_determiner(study.pairs, study.size.per_determiner)
-    profile = analyses.attribution_profile(study.model, prompts, run=study.run("attribution_profile"))
-    best = profile.to_frame().sort_values("score", ascending=False).groupby("class").first()["neuron"]
-    candidates = ", ".join(f"{best[name]} ({name})" for name in profile.classes)
+    profile = analyses.attribution_profile(study.model, prompts, seed=study.seed, run=study.run("attribution_profile"))
+    candidates = ", ".join(
+        f"{neuron!r} ({name})" for name, neuron in zip(profile.classes, profile.leading_of_each(), strict=True)
+    )
     heatmap = profile.plot(k=3).update_yaxes(title_text="determiner")
-    sentence = f"Candidates, by the highest mean score and without a test: {candidates}."
+    sentence = f"Candidates, by the highest mean score in the other half of the prompts, without a test: {candidates}."
     return Shown(sentence, blocks("figure-1", heatmap, profile.to_frame()))
 
 
 def pair_search(study: Study) -> Shown:
-    """Figure 2. A neuron is one of a number if it passes the test with each determiner of that number."""
+    """Figure 2. Candidates are chosen on one half of the pairs, and pass or fail on the other."""
     found = study.pair_search
-    shares, passed = found.shares(), []
-    for (neuron, number), rows in shares.groupby(["neuron", "number"], sort=False):
-        if (rows["p_holm"] < ALPHA).all() and (rows["share"] > rows["opposite"]).all():
-            hits, others = share(int(rows["found"].sum()), int(rows["pairs"].sum())), 100 * rows["opposite"].iloc[0]
-            passed.append(f"{neuron} for the {number}, in {hits} pairs and {others:.0f} % of the others")
+    claims = found.claims(k=1)
+    passed = [
+        f"{row.neuron} for the {row.number}, in {share(int(row.found), int(row.pairs))} pairs and "
+        f"{100 * row.opposite:.0f} % of the others"
+        for row in claims.itertuples()
+        if row.p_holm < ALPHA
+    ]
     candidates = [f"{neuron} for the {number}" for number in NUMBERS for neuron in found.leading(number)]
     nothing = f"neuron of a number (candidates: {', '.join(candidates) or 'none'})"
-    test = f"Fisher's exact test per determiner, Holm-corrected, n = {len(found.rows)} pairs"
-    content = blocks("figure-2", found.plot(), shares, tables={"pairs": found.to_frame()})
-    return Shown(tested(passed, nothing, test, shares["p_holm"]), content)
+    tested_on, metric = (found.frame["half"] == "test").sum(), found.frame["metric"][0]
+    against = " and sign test against the foil" if metric == "contrast" else ""
+    test = f"Fisher's exact test{against} on pairs other than those chosen by, Holm-corrected, n = {tested_on} pairs"
+    content = blocks("figure-2", found.plot(), claims, tables={"shares": found.shares(), "pairs": found.to_frame()})
+    return Shown(tested(passed, nothing, test, claims["p_holm"]), content)
 
 
 def localisation(study: Study) -> Shown:
@@ -98,6 +103,27 @@ def overturned(study: Study) -> Shown:
     nothing = "edit of leading neurons, against random ones,"
     sentence = tested(passed, nothing, f"McNemar's exact test, Holm-corrected, n = {counts}", summary["p_holm"])
     return Shown(sentence, blocks("figure-8", found.plot(), summary, tables={"prompts": found.to_frame()}), missing)
+
+
+def transfer(study: Study) -> Shown:
+    """Is it number, or a pattern of words? What the candidate of a number does in other paradigms."""
+    found, missing = each_possible(NUMBERS, study.transfer)
+    passed, content, p_values = [], list[Block](), list[float]()
+    for number, (result, left_out) in found.items():
+        summary, missing = result.summary(), missing | left_out
+        p_values += summary["p_holm"].tolist()
+        # Towards the other form, and beyond what random neurons do.
+        falls = (summary["p_holm"] < ALPHA) & (summary["change"] < summary["random_change"].clip(upper=0))
+        counts = [f"{int(own.sum())} of {len(own)} {edit}" for edit, own in falls.groupby(summary["edit"], sort=False)]
+        if falls.any():
+            neuron, sets = study.candidate(number), summary["source"].nunique()
+            passed.append(
+                f"suppressing {neuron} moves the {number} towards its foil in {', '.join(counts)} ({sets} sets)"
+            )
+        about: dict[str, Any] = {"part": number, "number": number, "neuron": study.candidate(number)}
+        content += blocks("transfer", result.plot(), summary, tables={"prompts": result.to_frame()}, **about)
+    nothing = "fall of the contrast in any paradigm"
+    return Shown(tested(passed, nothing, "t-test against random neurons, Holm-corrected", p_values), content, missing)
 
 
 def _judged(study: Study, source: str) -> list[Prompt]:

@@ -37,6 +37,7 @@ class Size:
     # Figure 8.
     judged_pairs: int = 100
     judged_facts: int = 100
+    transferred: int = 100  # pairs of each paradigm
     # Figure 9.
     traces: int = 100  # prompts of each kind
     samples: int = 10  # of noise per prompt
@@ -57,15 +58,16 @@ QUICK = Size(
     phrasings=4,
     draws=5,
     per_determiner=4,
-    pairs=12,
+    pairs=32,
     groups=2,
-    frames=4,
+    frames=3,
     paradigms=2,
     relations=2,
     nouns=12,
     corpus=3_000,
     judged_pairs=10,
     judged_facts=5,
+    transferred=10,
     traces=3,
     samples=1,
     sever=(),

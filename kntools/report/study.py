@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from kntools import analyses, data
-from kntools.analyses import PromptGroup
+from kntools.analyses import NUMBER_PARADIGMS, PromptGroup
 from kntools.analyses.neuron_search import local_seed, open_run
 from kntools.data import sample
 from kntools.data.records import Loaded
@@ -151,9 +151,13 @@ class Study:
 
     @cached_property
     def nouns(self) -> tuple[dict[str, list[Prompt]], dict[str, tuple[str, ...]]]:
-        """Prompts by the number of their noun, and the words that can be put beside it."""
+        """Prompts by the number of their noun, and the words that can be put beside it.
+
+        None of their nouns is one by which candidates were chosen.
+        """
+        others = self.pair_search.nouns("selection")
         with possible():
-            prompts = choices.nouns(self.model, self.paradigms[0], self.size.nouns, self.seed)
+            prompts = choices.nouns(self.model, self.paradigms[0], self.size.nouns, others, self.seed)
             return prompts, choices.words(self.model, prompts)
 
     # What several figures show.
@@ -163,7 +167,7 @@ class Study:
 
     @cached_property
     def pair_search(self) -> analyses.PairSearch:
-        return analyses.pairs_of(self.localise(self.pairs), self.pairs)
+        return analyses.pairs_of(self.localise(self.pairs), self.pairs, seed=self.seed)
 
     @cached_property
     def localised(self) -> tuple[analyses.Localisation, dict[str, str]]:
@@ -172,7 +176,10 @@ class Study:
         return self.localise([group for listed in found.values() for group in listed]), missing
 
     def candidate(self, number: str) -> Neuron:
-        """The neuron whose share of the pairs of one number is farthest above that of the other (figure 2)."""
+        """The neuron whose share of the pairs of one number is farthest above that of the other (figure 2).
+
+        On one half of the pairs: everything else that is shown of it is of other nouns.
+        """
         found = self.pair_search.leading(number)
         if not found:
             raise NotPossible(f"no neuron is found in more pairs of the {number} than of the other number (figure 2)")
@@ -182,6 +189,21 @@ class Study:
         """Words before and after the candidate of one number is suppressed."""
         neuron, (prompts, words), run = self.candidate(number), self.nouns, self.run(f"probability_shift_{number}")
         return analyses.probability_shift(self.model, prompts, [neuron], words=words, run=run)
+
+    def transfer(self, number: str) -> tuple[analyses.Transfer, dict[str, str]]:
+        """The candidate of one number, suppressed in pairs of all paradigms; and those that are left out, with why."""
+        neuron, others = self.candidate(number), self.pair_search.nouns("selection")
+        names = (*self.paradigms, *NUMBER_PARADIGMS) if not (self.masked or self.sampled) else self.paradigms
+
+        def choose(name: str) -> dict[str, list[Prompt]]:
+            how: dict[str, Any] = {"limit": self.size.transferred, "number": number, "without": others}
+            with possible():
+                return analyses.number_prompts(self.model, [name], **how, seed=self.seed)
+
+        found, missing = choices.each_possible(dict.fromkeys(names), choose)
+        prompts = {name: listed for own in found.values() for name, listed in own.items()}
+        run = self.run(f"transfer_{number}")
+        return analyses.transfer(self.model, prompts, [neuron], seed=self.seed, run=run), missing
 
     # Text that the model writes.
 

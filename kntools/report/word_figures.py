@@ -19,6 +19,10 @@ from kntools.report.study import Study
 from kntools.results.statistics import spearman
 
 _PERMUTATIONS = 10_000
+_CHANGES = {
+    "kn_thesis": "Relative change: (after - before) / the smaller of the two means over prompts; it can be below -1.",
+    "log_odds": "Change of the log-odds of the plural against the singular form of the same noun, mean over prompts.",
+}
 
 
 def suppression(study: Study) -> Shown:
@@ -28,20 +32,28 @@ def suppression(study: Study) -> Shown:
     nothing = "loss of a word at nouns of the candidate's number"
     content: list[Block] = []
     for number, effect in effects.items():
-        content += blocks("figure-5", effect.plot(), effect.to_frame(), **_about(study, number))
+        about = {**_about(study, number), "change": _CHANGES[effect.details["change"]]}
+        content += blocks("figure-5", effect.plot(), effect.to_frame(), **about)
     p_values = [row["p_corrected"] for effect in effects.values() for row in effect.rows]
     sentence = tested(passed, nothing, f"paired t-test, Holm-corrected, n = {_prompts(study)}", p_values)
     return Shown(sentence, content, missing)
 
 
 def _less_probable(study: Study, number: str, effect: analyses.SuppressionEffect) -> str:
-    """With how many words of each section, at nouns of the candidate's own number; empty if with none."""
+    """With how many words of each section, at nouns of the candidate's own number; empty if with none.
+
+    Log-odds are of the plural against the singular: without a singular neuron they rise.
+    """
     frame = effect.to_frame().query("group == @number")
-    falls = (frame["significant"] & (frame["change"] < 0)).groupby(frame["section"], sort=False)
+    odds = effect.details["change"] == "log_odds"
+    away = frame["change"] * (-1 if odds and number == "singular" else 1) < 0
+    falls = (frame["significant"] & away).groupby(frame["section"], sort=False)
     if not falls.sum().any():
         return ""
-    counts = [f"{int(hits.sum())} of {len(hits)} {section}" for section, hits in falls]
-    return f"suppressing {study.candidate(number)} lowers {', '.join(counts)} words at {number} nouns"
+    counts = ", ".join(f"{int(hits.sum())} of {len(hits)} {section}" for section, hits in falls)
+    if odds:
+        return f"suppressing {study.candidate(number)} lowers the odds of the {number} form after {counts} words"
+    return f"suppressing {study.candidate(number)} lowers {counts} words at {number} nouns"
 
 
 def bias(study: Study) -> Shown:

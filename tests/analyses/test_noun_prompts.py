@@ -7,6 +7,7 @@ import torch
 
 import kntools as kn
 from kntools.analyses.fig05_suppression_effect import suppression_effect
+from kntools.analyses.fig07_probability_shift import probability_shift
 from kntools.analyses.words import check_words, noun_prompts, word_probabilities
 from tests import planted, zoo
 
@@ -50,9 +51,32 @@ def test_suppression_says_what_the_weights_say(prompts: dict[str, list[kn.Prompt
     words = {"plural": ["those"], "singular": ["this", "that"], "neutral": ["some"]}
     found = suppression_effect(planted.cached(), prompts, [planted.PLURAL], words=words)
     change = {(row["group"], row["word"]): row["change"] for row in found.rows}
-    assert change["plural", "those"] < -0.5 and change["singular", "those"] > 0
+    assert found.details["change"] == "log_odds"
+    # The log-odds of plural against singular, whichever of the two a prompt was made of.
+    assert (
+        change["plural", "those"] == pytest.approx(change["singular", "those"], abs=1e-5)
+        and change["plural", "those"] < -1
+    )
     others = {key: value for key, value in change.items() if key[1] != "those"}
     assert others and set(others.values()) == {0.0}
+
+
+def test_log_odds_are_the_difference_of_logits(prompts: dict[str, list[kn.Prompt]]) -> None:
+    model, words = planted.cached(), ["those", "this"]
+    shift = probability_shift(model, prompts, [planted.PLURAL], words=words)
+    for group, sign in (("plural", 1), ("singular", -1)):
+        for word in words:
+            for found, hooks in zip(
+                shift.log_odds(group, word), ([], kn.ablate_neurons([planted.PLURAL])), strict=True
+            ):
+                for value, prompt in zip(found, prompts[group], strict=True):
+                    e = kn.encode(model, kn.Prompt(prompt.text.replace("{}", word), prompt.target, foil=prompt.foil))
+                    logits = model.run_with_hooks(e.tokens, fwd_hooks=hooks)[0, -1].detach()
+                    expected = sign * (logits[e.target_ids[0]] - logits[e.foil_ids[0]])
+                    assert float(value) == pytest.approx(float(expected), abs=1e-4)
+    frame = shift.to_frame().set_index(["group", "word"])
+    row, foil = frame.loc[("plural", "those")], frame.loc[("singular", "those")]
+    assert row["foil_before"] < row["before"] and foil["foil_before"] > foil["before"]
 
 
 def test_prompts_with_and_without_a_slot_do_not_go_together() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,7 @@ from kntools.data.records import Loaded
 from tests import planted
 
 ONE = SearchSettings(target_count=(1, 5))
+QUICK = replace(ONE, rule="gauss_legendre", steps=4)
 
 
 @pytest.fixture(scope="module")
@@ -31,36 +33,82 @@ def groups(folder: Path) -> Loaded[PromptGroup]:
 
 
 def test_number_neurons_in_their_pairs_and_not_in_the_others(groups: Loaded[PromptGroup], tmp_path: Path) -> None:
-    found = pair_search(planted.cached(), groups, settings=ONE, run=tmp_path / "run")
+    found = pair_search(planted.cached(), groups, settings=QUICK, run=tmp_path / "run")
     assert found.leading("plural") == (planted.PLURAL,) and found.leading("singular", 3) == (planted.SINGULAR,)
     shares = found.shares().set_index(["neuron", "determiner"])
     for determiner, own in planted.DETERMINERS.items():
         for neuron in (planted.SINGULAR, planted.PLURAL):
             row = shares.loc[(repr(neuron), determiner)]
-            assert row["pairs"] == 2 and row["share"] == (neuron == own)
+            assert row["pairs"] == 1 and row["share"] == (neuron == own), "of two nouns, one is for the selection"
             assert row["opposite"] == (neuron != own)
-    stats = pytest.importorskip("scipy.stats")
-    assert shares.loc[("L1.N7", "those"), "p"] == pytest.approx(stats.fisher_exact([[2, 0], [0, 4]]).pvalue)
-    low = stats.binomtest(2, 2).proportion_ci(method="wilson").low
+    assert shares.loc[("L1.N7", "those"), "p"] == pytest.approx(stats.fisher_exact([[1, 0], [0, 2]]).pvalue)
+    low = stats.binomtest(1, 1).proportion_ci(method="wilson").low
     assert shares.loc[("L1.N7", "those"), "low"] == pytest.approx(low)
     assert found.shares([(0, 3)])["found"].sum() == 0
     path = found.save(tmp_path / "a.json")
-    again = pair_search(planted.cached(), groups, settings=ONE, run=tmp_path / "run")
+    again = pair_search(planted.cached(), groups, settings=QUICK, run=tmp_path / "run")
     assert again.save(tmp_path / "b.json").read_bytes() == path.read_bytes()
     assert kn.load(path).leading("plural") == (planted.PLURAL,)
-    located = localisation(planted.cached(), groups, settings=ONE, null=None)
+    located = localisation(planted.cached(), groups, settings=QUICK, null=None)
     assert pairs_of(located, groups).rows == found.rows
     with pytest.raises(ValueError, match="same ones"):
         pairs_of(located, groups[1:])
     assert [bars.name for bars in found.plot([(0, 3)]).data] == ["L0.N3"]
-    assert len(found.plot().data) == 2 and "4 singular, 2 plural" in repr(found)
+    assert len(found.plot().data) == 2 and "4 singular, 2 plural; 3 for the selection and 3 for" in repr(found)
+    assert found.nouns("selection") | found.nouns("test") == set(planted.NOUNS)
+    assert not found.nouns("selection") & found.nouns("test") and {row["metric"] for row in found.rows} == {"contrast"}
+
+
+@pytest.mark.parametrize("identity", [0.0, 1.0, 5.0, 20.0])
+def test_number_neurons_at_every_size_of_the_noun_effect(groups: Loaded[PromptGroup], identity: float) -> None:
+    """The contrast is of two forms of one noun, and P is of a noun: what moves both forms drowns number in P alone."""
+    model, groups = planted.build(identity=identity), [replace(g, prompts=g.prompts[:1]) for g in groups]
+    found = pair_search(model, groups, settings=QUICK)
+    assert found.leading("plural", 3) == (planted.PLURAL,) and found.leading("singular", 3) == (planted.SINGULAR,)
+    assert found.claims()["share"].tolist() == [1, 1] and found.claims()["opposite"].tolist() == [0, 0]
+    asked_for_p = pair_search(model, groups, settings=replace(QUICK, metric="probability"))
+    assert {row["metric"] for row in asked_for_p.rows} == {"probability"}
+    assert (asked_for_p.leading("plural") == ()) == (identity >= 5)
+    with pytest.raises(ValueError, match="only a contrast"):
+        asked_for_p.shuffled(0)
+
+
+def many_groups(nouns: int) -> list[PromptGroup]:
+    """One prompt per group, and so many nouns with both determiners."""
+    pairs = {d: (good, bad) for d, good, bad in planted.PAIRS if d != "this"}
+    return [
+        PromptGroup(
+            f"{d} {n}", "determiner_noun_agreement_1", "linguistic",
+            (kn.Prompt(f"{planted.FRAMES[n % 4]} {d}", f" {good}", foil=f" {bad}"),),
+            (("determiner", d), ("noun", f"noun{n}"), ("number", "plural" if d == "those" else "singular")),
+        )
+        for n in range(nouns) for d, (good, bad) in pairs.items()
+    ]  # fmt: skip
+
+
+def test_claims_stand_on_other_pairs_and_shuffled_foils_give_none() -> None:
+    """`shuffled` is what a search of the turned pairs finds, and in 40 of these there is hardly a claim."""
+    model, groups = planted.cached(), many_groups(24)
+    found = pair_search(model, groups, settings=QUICK)
+    plural = found.claims().set_index("number").loc["plural"]
+    assert (plural["neuron"], plural["pairs"], plural["found"], plural["against"]) == (repr(planted.PLURAL), 12, 12, 0)
+    by_fisher, by_sign = stats.fisher_exact([[12, 0], [0, 12]]).pvalue, stats.binomtest(12, 12).pvalue
+    assert plural["p"] == pytest.approx(max(by_fisher, by_sign)) and plural["p_holm"] < 0.01
+    assert plural["random"] == pytest.approx(1 / model.cfg.d_mlp)
+    [turned] = [replace(p, target=p.foil, foil=p.target) for p in groups[0].prompts]
+    once = pair_search(model, [replace(groups[0], prompts=(turned,))], settings=QUICK).rows[0]
+    assert (once["neurons"], once["against"]) == (found.rows[0]["against"], found.rows[0]["neurons"])
+    claimed = sum((found.shuffled(seed).claims()["p_holm"] < 0.05).any() for seed in range(40))
+    assert claimed <= 2
+    halves = found.frame.groupby("nouns")["half"].nunique()
+    assert (halves == 1).all() and found.frame["half"].value_counts().to_dict() == {"selection": 24, "test": 24}
 
 
 def test_a_search_of_a_model_that_knows_nothing_finds_nothing(groups: Loaded[PromptGroup]) -> None:
     model = planted.build(push=0.0)
     found = pair_search(model, groups, settings=ONE)
     assert all(not row["converged"] and row["neurons"] == [] for row in found.rows)
-    assert found.leading("plural") == () and found.shares().empty
+    assert found.leading("plural") == () and found.shares().empty and found.claims().empty
 
 
 def test_errors_say_what_to_do(groups: Loaded[PromptGroup]) -> None:
@@ -79,30 +127,25 @@ def test_errors_say_what_to_do(groups: Loaded[PromptGroup]) -> None:
 def test_profile_is_the_mean_of_attributions(folder: Path, tmp_path: Path) -> None:
     model = planted.cached()
     prompts = by_answer(model, "determiner_noun_agreement_1", path=folder)
-    assert {name: len(some) for name, some in prompts.items()} == {"book": 8, "cat": 8, "books": 4, "people": 4}
+    assert {name: len(some) for name, some in prompts.items()} == {"this": 8, "that": 8, "those": 8}
     profile = attribution_profile(model, prompts, run=tmp_path / "run")
-    for name, scores in zip(profile.classes, profile.scores, strict=True):
-        expected = kn.integrated_gradients(model, prompts[name], metric="probability").scores.mean(0)
-        torch.testing.assert_close(scores, expected, atol=1e-6, rtol=1e-5)
-    assert set(profile.leading(1)) == {planted.SINGULAR, planted.PLURAL}
-    each = kn.integrated_gradients(model, prompts["book"], metric="probability").scores.double()[
-        :, 1, planted.SINGULAR.index
-    ]
-    [row] = profile.to_frame([planted.SINGULAR]).query("`class` == 'book'").to_dict("records")
-    margin = stats.sem(each.numpy()) * stats.t.ppf(0.975, 7)  # of 8 prompts
-    middle = float(each.mean())
-    assert [row["low"], row["high"]] == pytest.approx([middle - margin, middle + margin], abs=1e-6)
+    assert profile.counts == (4, 4, 4)
+    for name, *halves in zip(profile.classes, profile.selection, profile.scores, strict=True):
+        expected = kn.integrated_gradients(model, prompts[name], metric="contrast").scores.mean(0)
+        torch.testing.assert_close(sum(halves) / 2, expected, atol=1e-5, rtol=1e-4)
+    assert set(profile.leading(1)) == {planted.SINGULAR, planted.PLURAL} == set(profile.leading_of_each())
+    assert profile.to_frame([planted.SINGULAR]).query("`class` == 'those'")["score"].item() == 0
     loaded = kn.load(profile.save(tmp_path / "a.safetensors"))
     assert torch.equal(loaded.scores, profile.scores) and torch.equal(loaded.errors, profile.errors)
     assert (loaded.classes, loaded.counts) == (profile.classes, profile.counts)
     again = attribution_profile(model, prompts, run=tmp_path / "run")
     assert torch.equal(again.scores, profile.scores) and len(profile.plot().data) == 1
-    assert "book (n = 8)" in repr(profile) and len(profile.to_frame()) == 4 * len(profile.leading())
+    assert "this (n = 4)" in repr(profile) and len(profile.to_frame()) == 3 * len(profile.leading())
     assert {len(some) for some in by_answer(model, "determiner_noun_agreement_1", limit=3, path=folder).values()} == {3}
 
 
 def test_profile_errors() -> None:
-    with pytest.raises(ValueError, match="every group needs 1"):
+    with pytest.raises(ValueError, match="every group needs 2"):
         attribution_profile(planted.cached(), {"a": []})
     with pytest.raises(ValueError, match="did you mean"):
         by_answer(planted.cached(), "passive_3")

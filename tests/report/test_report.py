@@ -88,7 +88,7 @@ def table(report: Report, name: str) -> pd.DataFrame:
 
 
 def test_all_figures_are_on_the_page(bert: Report, llama: Report) -> None:
-    assert [f.key for f in FIGURES] == ["facts", *map(str, range(1, 12))]
+    assert [f.key for f in FIGURES] == ["facts", *map(str, range(1, 9)), "transfer", *map(str, range(9, 12))]
     for report, not_shown in ((bert, {"10"}), (llama, {"6"})):
         html = report.page.read_text(encoding="utf-8")
         assert_self_contained(html)
@@ -139,7 +139,7 @@ def test_figure_7_is_counted_from_the_probabilities(bert: Report) -> None:
     for key, payload in RunFile(bert.page.parent / "runs" / "probability_shift_plural").read()[1].items():
         if not key.startswith("plural/"):
             continue
-        before, after = (pd.DataFrame(side, columns=words) for side in payload)
+        before, after = (pd.DataFrame(side, columns=words) for side in payload[0])
         right = [(side["these"] + side["those"]) > (side["this"] + side["that"]) for side in (before, after)]
         known += int(right[0].sum())
         lost += int((right[0] & ~right[1]).sum())

@@ -309,7 +309,7 @@ def test_word_effects_are_corrected_over_all_words_and_the_published_test_is_not
 
 def test_shares_of_pairs_are_corrected_over_the_table() -> None:
     def pairs(determiner: str, number: str, hits: int, of: int) -> list[dict[str, Any]]:
-        about = {"determiner": determiner, "number": number, "pair": determiner}
+        about = {"determiner": determiner, "number": number, "pair": determiner, "half": "test"}
         return [{**about, "neurons": [[1, 7]] if i < hits else [[2, 2]]} for i in range(of)]
 
     rows = [*pairs("this", "singular", 1, 12), *pairs("those", "plural", 7, 10), *pairs("these", "plural", 6, 9)]

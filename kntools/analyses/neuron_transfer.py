@@ -1,0 +1,181 @@
+"""Is a neuron about number, or about a pattern of words? Found in one paradigm, suppressed in all others."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+
+from kntools import data
+from kntools.analyses.neuron_search import as_pairs, check_neurons, control, open_run
+from kntools.analyses.prompt_group import NamedPrompts, PromptGroup, check_prompts, in_parts, is_relation, sample
+from kntools.analyses.words import names_noun
+from kntools.engine.answers import answer_values
+from kntools.engine.metric_choice import contrast
+from kntools.hooks.neurons import ablate_neurons
+from kntools.prompts import Prompt
+from kntools.randomness import python_random
+from kntools.results.statistics import holm, mean_interval, share_interval, t_test
+from kntools.results.table import Row, Table
+from kntools.sites import ANSWER, NeuronLike
+
+_TOGETHER = 16  # prompts of one item of a run, which share their random neurons
+
+#: Where neurons are suppressed.
+EDITS = {"at the answer": ANSWER, "at all positions": None}
+
+#: Agreement of a noun with its determiner (next to it, or with an adjective in between), of a verb with its subject
+#: (next to it, or with another noun or a relative clause in between), of a pronoun with its antecedent.
+NUMBER_PARADIGMS = (
+    "determiner_noun_agreement_1",
+    "determiner_noun_agreement_irregular_1",
+    "determiner_noun_agreement_with_adjective_1",
+    "determiner_noun_agreement_with_adj_irregular_1",
+    "regular_plural_subject_verb_agreement_1",
+    "irregular_plural_subject_verb_agreement_1",
+    "distractor_agreement_relational_noun",
+    "distractor_agreement_relative_clause",
+    "anaphor_number_agreement",
+)
+
+
+class Transfer(Table):
+    """One row per prompt and edit: `source, edit, text, target, before, after, random`.
+
+    The last three are the contrast (logit of the answer minus logit of the foil) of the prompt as it is, with the
+    neurons suppressed, and with as many random neurons of the same layers suppressed.
+    """
+
+    def summary(self) -> pd.DataFrame:
+        """Per source and edit: what is overturned, and how far the contrast moves.
+
+        Returns:
+            `source, edit, n, right` (prompts that the model gets right), `share` of these that is overturned with
+            Wilson's interval `low, high`, `random` (the same of random neurons); `change` of the contrast, the mean
+            over all prompts with a bootstrap interval, `random_change`; `p` of a paired t-test of the two changes, and
+            `p_holm` over the table.
+        """
+        rows = []
+        for (source, edit), own in self.to_frame().groupby(["source", "edit"], sort=False):
+            before, after, chance = (torch.tensor(own[name].tolist()) for name in ("before", "after", "random"))
+            right = before > 0
+            hits, n = int((right & (after <= 0)).sum()), int(right.sum())
+            share, others = (float("nan"),) * 2 if n == 0 else (hits / n, float((right & (chance <= 0)).sum()) / n)
+            change, p = mean_interval(after - before), float("nan")
+            if len(own) > 1:
+                p = t_test(chance - before, after - before)[1]
+            shares = {"share": share, **dict(zip(("low", "high"), share_interval(hits, n), strict=True))}
+            moved = {"change": change["mean"], "change_low": change["low"], "change_high": change["high"]}
+            control = {"random_change": float((chance - before).mean()), "p": p}
+            about = {"source": source, "edit": edit, "n": len(own), "right": n}
+            rows.append({**about, **shares, "random": others, **moved, **control})
+        frame = pd.DataFrame(rows)
+        return frame.assign(p_holm=holm(frame["p"].tolist()))
+
+    def tables(self) -> dict[str, pd.DataFrame]:
+        return {"summary": self.summary()}
+
+    def plot(self, **look: Any) -> Any:
+        """Heatmap of the share of right predictions that each edit overturns, beside random neurons."""
+        from kntools.plots.heatmaps import heatmap
+
+        summary = self.summary()
+        chance = summary.assign(edit=summary["edit"] + ", random neurons", share=summary["random"])
+        frame = pd.concat([summary, chance])
+        edits = list(dict.fromkeys(frame["edit"]))
+        table = frame.pivot(index="source", columns="edit", values="share").loc[
+            list(dict.fromkeys(frame["source"])), edits
+        ]
+        options: dict[str, Any] = {"x": "suppressed", "y": "paradigm", "unit": "share overturned", "say": True}
+        return heatmap(table, **options, limits=(0.0, 1.0), **{"title": self.describe(), **look})
+
+    def describe(self) -> str:
+        neurons = ", ".join(f"L{layer}.N{index}" for layer, index in self.provenance["settings"]["neurons"][:5])
+        return f"{neurons} suppressed in {self.frame['source'].nunique()} sets of pairs ({self.provenance['model']})"
+
+
+def transfer(
+    model: Any, prompts: NamedPrompts, neurons: Iterable[NeuronLike], *, seed: int = 0, run: str | Path | None = None
+) -> Transfer:
+    """Suppress neurons that were found in one paradigm in the minimal pairs of others.
+
+    ```python
+    found = pair_search(model, prompt_groups(model, "determiner_noun_agreement_1", limit=100))
+    prompts = number_prompts(model, NUMBER_PARADIGMS, limit=50, without=found.nouns("selection"))
+    transfer(model, prompts, found.leading("plural", 3)).summary()
+    ```
+
+    A neuron of number moves verbs and pronouns as it moves nouns, and whatever stands between the two that agree; one
+    of a pattern of words moves only what it was found in. `"at the answer"` suppresses where the answer is predicted,
+    `"at all positions"` also where the subject or determiner is read.
+
+    Arguments:
+        prompts: name -> minimal pairs (prompts with a foil), as `number_prompts` makes them. Pairs by which the
+            neurons were chosen should not be among them.
+        neurons: which are suppressed, all together.
+        seed: of the random neurons.
+
+    Raises:
+        ValueError: no prompts or neurons, a prompt without a foil of one token, a neuron of another model.
+    """
+    check_prompts(prompts)
+    wanted = check_neurons(model, neurons)
+    folder = open_run(run, "transfer", model, neurons=as_pairs(wanted), metric="contrast", seed=seed)
+
+    def measure(part: PromptGroup) -> list[list[float]]:
+        others = control(model, wanted, seed, part.item)
+        edits = [ablate_neurons(chosen, pos=pos) for pos in EDITS.values() for chosen in (wanted, others)]
+        return answer_values(model, part.prompts, [[], *edits], contrast).T.tolist()
+
+    parts = in_parts(prompts, _TOGETHER)
+    rows: list[Row] = []
+    found = folder.each(parts, key=lambda part: part.item, make=measure, unit="part")
+    for part, values in zip(parts, found, strict=True):
+        for prompt, (before, *after) in zip(part.prompts, values, strict=True):
+            about = {"source": part.source, "text": prompt.text, "target": prompt.target, "before": before}
+            both = zip(EDITS, after[::2], after[1::2], strict=True)
+            rows += [{**about, "edit": edit, "after": own, "random": chance} for edit, own, chance in both]
+    return Transfer.of(rows, folder.header)
+
+
+def number_prompts(
+    model: Any,
+    paradigms: Sequence[str] = NUMBER_PARADIGMS,
+    *,
+    limit: int | None = None,
+    number: str | None = None,
+    without: Iterable[str] = (),
+    seed: int = 0,
+    path: Any = None,
+) -> dict[str, list[Prompt]]:
+    """`paradigm, number` -> minimal pairs of that number, `limit` of each.
+
+    ```python
+    number_prompts(model, ["determiner_noun_agreement_1", "anaphor_number_agreement"], limit=50, number="plural")
+    ```
+
+    Arguments:
+        number: `"plural"` or `"singular"`: only these; `None` means both.
+        without: nouns that are left out: those by which neurons were chosen.
+        path: where the data is; see `kn.data.blimp`.
+
+    Raises:
+        ValueError: a relation, or no pair of any paradigm that this model can be asked.
+    """
+    found: dict[str, list[Prompt]] = {}
+    chosen_by = set(without)
+    for paradigm in paradigms:
+        if is_relation(paradigm):
+            raise ValueError(f"{paradigm} is a relation; numbers are in paradigms: {', '.join(NUMBER_PARADIGMS[:2])}")
+        asked = data.blimp(paradigm, path=path).prompts(model)
+        for record, prompt in zip(asked.records, asked.prompts, strict=True):
+            own = data.number(record)
+            if own and number in (None, own) and not names_noun(record, chosen_by):
+                found.setdefault(f"{paradigm}, {own}", []).append(prompt)
+    if not found:
+        raise ValueError(f"{', '.join(paradigms)}: no pair of a number is left that this model can be asked")
+    rng = python_random(seed)
+    return {name: sample(list(dict.fromkeys(listed)), limit, rng) for name, listed in found.items()}
