@@ -28,6 +28,7 @@ from kntools.analyses.fig11_edit_consistency import edit_consistency
 from kntools.analyses.forgetting import forgetting_curve
 from kntools.analyses.hase_regression import TracingAndEditing
 from kntools.analyses.method_comparison import selection_methods
+from kntools.analyses.neuron_transfer import transfer
 from kntools.analyses.planted_knowledge import planted_facts
 from kntools.analyses.prompt_group import PromptGroup
 from kntools.attribution.neuron_activity import ActivitySoFar
@@ -122,6 +123,7 @@ RESULTS: dict[str, Callable[[Any], Any]] = {
     "LayerDistribution": lambda m: layer_distribution({EVIL: [[planted.SINGULAR]], "b": [[(0, 1)]]}, n_layers=4),
     "Reliability": lambda m: reliability(m, {EVIL: PAIRS}, edits=["suppress"], correct_only=False),
     "SelectionMethods": lambda m: selection_methods(m, {EVIL: PAIRS[:2]}, methods={EVIL: kn.activation}),
+    "Transfer": lambda m: transfer(m, {EVIL: PAIRS}, [planted.SINGULAR]),
     "PlantedFacts": lambda m: planted_facts(m, [PROMPT], methods={EVIL: kn.activation}, until=0.01, draws=1),
     "EditExamples": lambda m: edit_examples(
         m, kn.fine_tune(m, PROMPT, " cat", layer=1, steps=1), {EVIL: [PROMPT.text] * 20}, max_new_tokens=1

@@ -38,13 +38,14 @@ TRACED = ("--model", "TINY", "--layer", "1", "--samples", "1", "--tokens", "0")
 # What is typed after `kntools figure NAME`, and the keys beside those of a run.
 FIGURES = {
     "attribution_profile": (("sample_determiner_noun_agreement_2", *BERT), {"rows"}),
-    "pair_search": (NOUNS, {"shares"}),
+    "pair_search": (NOUNS, {"claims", "shares"}),
     "localisation": (("sample_subject_verb_agreement", *BERT), {"summary", "difference", "shares", "layers"}),
     "layer_distribution": (("RESULT", "--layers", "4"), {"rows"}),
     "suppression_effect": (NOUNS, {"rows"}),
     "cooccurrence_bias": (("RESULT", "TEXT", "--section", "plural", "--least", "1"), {"rows"}),
     "probability_shift": (NOUNS, {"rows"}),
     "reliability": (("sample_determiner_noun_agreement_2", *BERT, "--edit", "suppress"), {"summary"}),
+    "transfer": (("sample_determiner_noun_agreement_2", "--neuron", "L3.N10", *BERT), {"summary"}),
     "selection_methods": (("sample_determiner_noun_agreement_2", *BERT), {"summary", "overlap"}),
     "planted_facts": (("P36", *BERT, "--draws", "1"), {"summary", "recall"}),
     "tracing_profile": (("facts", "--model", "TINY", "--limit", "2", "--samples", "1", "--window", "1"), {"sites"}),
@@ -234,7 +235,7 @@ def test_evaluate(tiny: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 def test_localisation(tmp_path: Path) -> None:
     found = run_json("figure", "3", "sample_determiner_noun_agreement_2", *LOCALISE, "--out", str(tmp_path / "found"))
-    assert set(found) == RUN | {"command", "summary", "difference", "shares", "layers", "files"}
+    assert set(found) == RUN | {"command", "summary", "difference", "shares", "layers", "widths", "files"}
     assert found["command"] == "localisation"
     measured = {f"{name}{end}" for name in ("count", "tau", "r1") for end in ("", "_low", "_high")}
     nulls = {f"null_{name}" for name in ("count", "tau", "r1")}
@@ -270,7 +271,7 @@ def test_localisation(tmp_path: Path) -> None:
 
 def test_localisation_without_determiners_has_no_shares() -> None:
     found = run_json("figure", "localisation", "sample_subject_verb_agreement", *LOCALISE)
-    assert set(found) == RUN | {"command", "summary", "difference", "shares", "layers", "files"}
+    assert set(found) == RUN | {"command", "summary", "difference", "shares", "layers", "widths", "files"}
     assert found["shares"] is None and found["files"] == []
 
 
