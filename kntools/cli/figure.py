@@ -232,8 +232,9 @@ def reliability(
 def transfer(
     sources: Annotated[
         list[str] | None,
-        typer.Argument(help="BLiMP paradigms (default: all of number that end with it)."),
-    ],
+        typer.Argument(help="BLiMP paradigms (default: nine of number)."),
+    ] = None,
+    *,
     options: RunOptions,
     search: Search,
     chosen: Groups,
