@@ -27,7 +27,7 @@ AGREEMENT = (
     "irregular_plural_subject_verb_agreement_1 anaphor_number_agreement"
 )
 RELATIONS = "P36 P1376 P101 P407 P178 P176 P159 P131"
-NUMBER_NEURONS = "L29.N1413 L29.N709 L0.N97 L0.N586 L19.N1044 L26.N891"  # the leading ones of `pairs`
+NUMBER_NEURONS = "L29.N1413 L29.N709 L0.N97 L0.N586 L19.N1044 L26.N891"  # leading ones of an earlier search, by P
 KNOWN_RELATIONS = "P36 P407 P178 P101"
 EDITS = "--layer 5 --second-moment moments/C5.safetensors --limit 100"
 MINIMAL_PAIRS = (
@@ -51,17 +51,19 @@ def each(option: str, values: str) -> str:
 #: Name of a result -> analysis and arguments. `--no-bos`, `--run` and `--out` are the same for all; see `command`.
 COMMANDS: dict[str, str] = {
     "profile": "attribution_profile anaphor_number_agreement --limit 24 --classes 4",
-    "pairs": "pair_search determiner_noun_agreement_1 --known --limit 40 --frames 5",
-    "localisation": f"localisation {AGREEMENT} {RELATIONS} --known --limit 5 --frames 5",
+    "pairs": "pair_search determiner_noun_agreement_1 --limit 128 --frames 1",
+    "pairs-probability": "pair_search determiner_noun_agreement_1 --limit 128 --frames 1 --metric probability",
+    "transfer-plurals": "transfer --pairs 128 --frames 1 --count 3 --limit 50",
+    "localisation": f"localisation {AGREEMENT} {RELATIONS} --known --limit 5 --frames 5 --metric probability",
     "methods": (
         f"selection_methods P36 determiner_noun_agreement_1 --limit 20 --ablation mean {each('--method', COMPARED)}"
     ),
     "planted-smollm2": f"planted_facts P36 --limit 10 --draws 1 --count 46 {each('--method', FINDERS)}",
     "planted-tiny-bert": "planted_facts P36 --model tiny-bert --limit 20",
     "reliability-pairs": f"reliability {MINIMAL_PAIRS} --limit 105 {each('--neuron', NUMBER_NEURONS)}",
-    "effect-plural": "suppression_effect determiner_noun_agreement_1 --neuron L0.N586 --limit 40",
+    "effect-plural": "suppression_effect determiner_noun_agreement_1 --neuron L19.N1044 --limit 40",
     "effect-plurals": (
-        f"suppression_effect determiner_noun_agreement_1 {each('--neuron', 'L0.N586 L19.N1044 L26.N891')} --limit 40"
+        f"suppression_effect determiner_noun_agreement_1 {each('--neuron', 'L19.N1044 L0.N1293 L0.N586')} --limit 40"
     ),
     "reliability-facts": f"reliability {KNOWN_RELATIONS} --limit 57",
     "edit-layers": f"edit_layer {each('--layer', '1 3 5 8 11')} --limit 8 --tokens 50000 --moments moments",
@@ -170,17 +172,34 @@ def before_plurals(frame: pd.DataFrame) -> pd.DataFrame:
 FINDINGS, EVALUATION, TRACING = "docs/findings.md", "docs/evaluation.md", "docs/tracing.md"
 
 TABLES: tuple[Table, ...] = (
+    *(
+        Table(
+            FINDINGS,
+            marker,
+            f"{marker}-claims.csv",
+            {
+                "neuron": column("neuron"),
+                "number": column("number"),
+                "found in": share("share", "low", "high"),
+                "pairs": lambda row: f"{row['found']} of {row['pairs']}",
+                "other number": lambda row: f"{row['opposite']:.1%}".replace("%", " %"),
+                "for the foil": column("against"),
+                "p (Holm)": p_value("p_holm"),
+            },
+        )
+        for marker in ("pairs", "pairs-probability")
+    ),
     Table(
         FINDINGS,
-        "pair-shares",
-        "pairs-shares.csv",
+        "transfer-plurals",
+        "transfer-plurals-summary.csv",
         {
-            "neuron": column("neuron"),
-            "determiner": column("determiner"),
-            "number": column("number"),
-            "pairs": column("pairs"),
-            "found in": share("share", "low", "high"),
-            "other number": lambda row: f"{row['opposite']:.1%}".replace("%", " %"),
+            "plural pairs": lambda row: f"`{row['source'].split(',')[0]}`",
+            "suppressed": column("edit"),
+            "n": column("right"),
+            "overturned": share("share", "low", "high"),
+            "random": lambda row: f"{row['random']:.1%}".replace("%", " %"),
+            "change of the contrast": interval("change", "change_low", "change_high"),
             "p (Holm)": p_value("p_holm"),
         },
     ),
@@ -236,7 +255,7 @@ TABLES: tuple[Table, ...] = (
                 "section": column("section"),
                 "modifier": column("word"),
                 "n": column("n"),
-                "P(plural noun)": lambda row: f"{row['before']:.4f} -> {row['after']:.4f}",
+                "log-odds of the plural": lambda row: f"{row['before']:.2f} -> {row['after']:.2f}",
                 "change": interval("change", "low", "high"),
                 "p (Holm)": p_value("p_corrected"),
             },

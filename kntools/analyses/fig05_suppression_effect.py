@@ -31,7 +31,7 @@ CHANGES: dict[Definition, Callable[[Tensor, Tensor], Tensor]] = {
     "mean_ratio": lambda b, a: (a / b - 1).mean(-1),
     "kn_thesis": lambda b, a: (a.mean(-1) - b.mean(-1)) / torch.minimum(a.mean(-1), b.mean(-1)),
 }
-_UNIT = {"log_odds": "change of log-odds, plural against singular (nats)"}
+_UNIT = {"log_odds": "change of plural log-odds (nats)"}
 _DEFINITIONS = tuple(CHANGES)  # a row holds each once
 CHANGES["eleutherai"] = CHANGES["mean_ratio"]
 CHANGES["log_odds"] = lambda b, a: a.mean(-1) - b.mean(-1)

@@ -155,7 +155,7 @@ def suppression_effect(
 ) -> Output:
     """What suppressing neurons does to plural, singular and neutral words.
 
-    Example: kntools figure 5 determiner_noun_agreement_1 --neuron L0.N586 --no-bos --out effect
+    Example: kntools figure 5 determiner_noun_agreement_1 --neuron L19.N1044 --no-bos --out effect
     """
     model, neurons = prepared(options, [paradigm], neuron)
     prompts = analyses.noun_prompts(model, paradigm, limit=limit, seed=options.seed)
@@ -200,7 +200,7 @@ def probability_shift(
 ) -> Output:
     """Word probabilities before and after suppressing neurons.
 
-    Example: kntools figure 7 determiner_noun_agreement_1 --neuron L0.N586 --no-bos --out shift
+    Example: kntools figure 7 determiner_noun_agreement_1 --neuron L19.N1044 --no-bos --out shift
     """
     model, neurons = prepared(options, [paradigm], neuron)
     prompts = analyses.noun_prompts(model, paradigm, limit=limit, seed=options.seed)
