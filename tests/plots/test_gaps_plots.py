@@ -312,7 +312,8 @@ def test_layer_bars_are_the_shares_of_their_kind_and_layer() -> None:
 def test_pair_shares_are_those_of_their_neuron_and_determiner() -> None:
     hits = {("this", "singular"): (4, 9), ("those", "plural"): (7, 8), ("these", "plural"): (2, 5)}
     rows = [
-        {"half": "test", "determiner": d, "number": number, "neurons": [[1, 7]] if i < k else [[2, 2]] if i % 2 else []}
+        {"half": "test", "metric": "probability", "determiner": d, "number": number,
+         "neurons": [[1, 7]] if i < k else [[2, 2]] if i % 2 else []}
         for (d, number), (k, n) in hits.items() for i in range(n)
     ]  # fmt: skip
     result = PairSearch.of(rows, HEADER)
@@ -329,7 +330,7 @@ def test_pair_shares_are_those_of_their_neuron_and_determiner() -> None:
 
 def test_pairs_without_a_neuron_are_an_empty_figure() -> None:
     rows = [
-        {"half": half, "determiner": d, "number": n, "neurons": []}
+        {"half": half, "metric": "probability", "determiner": d, "number": n, "neurons": []}
         for half in ("selection", "test")
         for d, n in (("this", "singular"), ("those", "plural"))
     ]
