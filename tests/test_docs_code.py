@@ -126,7 +126,7 @@ def test_the_gallery_runs(small: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def migration(section: str) -> list[str]:
     """Blocks and the middle column of the tables, in the order of the page."""
     found = []
-    for part in re.split(r"^(?=```python|\| you wrote)", section, flags=re.M):
+    for part in re.split(r"^(?=```python|\| before)", section, flags=re.M):
         if part.startswith("```"):
             found += blocks(part, "python")
         else:
