@@ -11,7 +11,7 @@ from kntools.results.table import Table
 
 
 class EditExamples(Table):
-    """One row per text: `group, text, before, after`, continued by the model as it was and by the edited one."""
+    """One row per text: `group, text, before, after`, continued by the unedited and by the edited model."""
 
     def describe(self) -> str:
         return str(self.details["edit"])

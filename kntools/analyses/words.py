@@ -74,8 +74,8 @@ def noun_prompts(
             found.setdefault(number, []).append(placed)
     if not found:
         raise ValueError(
-            f"{paradigm} asks this model for no determiner and no noun after one (skipped: {asked.skipped}); use "
-            "determiner_noun_agreement_1 or _2"
+            f"{paradigm} has no prompts for this model: no determiner, and no noun after one (skipped: "
+            f"{asked.skipped}); use determiner_noun_agreement_1 or _2"
         )
     rng = python_random(seed)
     return {name: sample(listed, limit, rng) for name, listed in sorted(found.items())}

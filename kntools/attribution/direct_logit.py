@@ -21,7 +21,7 @@ from kntools.prompts import Prompts, encode_many
 
 
 def direct_logit_attribution(model: Any, prompts: Prompts, *, metric: Metrics = None) -> Attribution:
-    """`w_i (W_out[i] . gain * u_y) / scale`: what neurons write straight to the logit of the answer.
+    """`w_i (W_out[i] . gain * u_y) / scale`: the direct contribution of neurons to the logit of the answer.
 
     ```python
     att = kn.direct_logit_attribution(model, kn.Prompt("The capital of Canada is", " Ottawa", foil=" Rome"))

@@ -64,7 +64,7 @@ class InPrompt:
 
 @dataclass(frozen=True, eq=False, repr=False)
 class NeuronCard(Result):
-    """What `neuron_card` returns of each neuron.
+    """A neuron: promoted tokens, contexts, and its effect in a prompt.
 
     ```python
     card.promoted, card.suppressed        # ((" Ottawa", 1.31), ...): dot product of value and unembedding

@@ -23,7 +23,7 @@ from kntools.sites import ANSWER
 def log_probability_increase(
     model: Any, prompts: Prompts, *, metric: Metrics = "log_probability", final_norm: FinalNorm = "live"
 ) -> Attribution:
-    """`log p(y | h + v_i) - log p(y | h)`: what each neuron alone adds (Yu & Ananiadou 2024, section 3.2).
+    """`log p(y | h + v_i) - log p(y | h)`: the contribution of each neuron alone (Yu & Ananiadou 2024, section 3.2).
 
     ```python
     att = kn.log_probability_increase(model, kn.Prompt("The capital of Canada is", " Ottawa"))

@@ -34,7 +34,7 @@ class KnownFact:
 
 
 def known_facts(*, path: str | Path | None = None, **filters: Unpack[Filters]) -> Loaded[KnownFact]:
-    """The 1,209 facts of ROME's `known_1000.json`, known to GPT-2 XL and not necessarily to your model.
+    """The 1,209 facts of ROME's `known_1000.json`, which GPT-2 XL answers correctly.
 
     ```python
     facts = kn.data.known_facts(limit=100, known_only=model)

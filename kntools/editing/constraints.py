@@ -55,7 +55,7 @@ class Constraints:
         first, second = divmod(int(apart.argmax()), len(cosine))
         raise ValueError(
             f"the keys of {self.labels[first]} and {self.labels[second]} are the same in layer {self.layer} (cosine "
-            f"{float(cosine[first, second]):.6f}), so that they cannot be given two values; leave one of them out, or "
+            f"{float(cosine[first, second]):.6f}), and cannot have two values; leave one of them out, or "
             "use kn.memit, which weighs them"
         )
 

@@ -78,7 +78,7 @@ class Sums:
                     save()
                     saved = self.count
         if self.count == 0:
-            raise ValueError("no text was given: there is no second moment of nothing")
+            raise ValueError("no text was given; give at least one text")
         if self.count > saved:
             save()
         self.texts = progress.texts

@@ -40,7 +40,7 @@ def find_values(model: Any, edits: Sequence[EditRows], layer: int, settings: Rom
     v0 = batch.outputs[batch.bare]
     [size] = [x[batch.bare].norm(dim=1) for x in batch.states or [batch.outputs]]
     if not bool(size.all()):
-        raise ValueError(f"the MLP of layer {layer} gives nothing at a subject (|v0| = 0); edit another layer")
+        raise ValueError(f"the MLP of layer {layer} has zero output at a subject (|v0| = 0); edit another layer")
     delta = torch.zeros_like(v0, requires_grad=True)
     optimiser = torch.optim.Adam([delta], lr=settings.lr)
     curves: list[list[Step]] = [[] for _ in edits]

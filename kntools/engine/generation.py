@@ -31,7 +31,7 @@ def generate(
     stop: str | Sequence[str] | None = None,
     top_k: int | None = None,
 ) -> Any:
-    """What the model goes on to write, under hooks if any are given.
+    """Generate text, with hooks if given.
 
     ```python
     kn.generate(model, "The capital of Canada is")                              # the most probable tokens, as text

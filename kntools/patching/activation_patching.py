@@ -86,7 +86,7 @@ def attribution_patch(
     noising: bool = False,
     **cells: Any,
 ) -> PatchGrid:
-    """Estimate the grid of `activation_patch` from gradients: few passes, whatever the number of cells.
+    """Estimate the grid of `activation_patch` from gradients: few passes for any number of cells.
 
     ```python
     fast = kn.attribution_patch(model, clean, corrupted, site="z", heads=True)

@@ -160,7 +160,7 @@ class RunStore:
             self._file.remove()
         for _, text in parts:
             if text is not None:
-                raise RuntimeError(f"{text}; what is finished is kept: give the same command to resume") from failure
+                raise RuntimeError(f"{text}; finished items are saved: give the same command to resume") from failure
 
     def _compare(self, found: dict[str, Any], path: Path) -> None:
         """Is the run in the file this one?"""
