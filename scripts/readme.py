@@ -53,8 +53,8 @@ def figures() -> tuple[dict[str, Any], Any]:
 def thumbnail(figure: dict[str, Any]) -> dict[str, Any]:
     """Readable at 200 pixels: small letters, no title, no axis titles, no colour bar."""
     layout = figure["layout"]
-    layout |= {"height": SMALL[1], "title": None, "font": {"size": 8}, "margin": {"l": 74, "r": 4, "t": 4, "b": 20}}
-    layout["legend"] = {"x": 1, "xanchor": "right", "y": 1, "yanchor": "top", "title": None}
+    layout |= {"height": SMALL[1], "title": None, "font": {"size": 8}, "margin": {"l": 74, "r": 4, "t": 16, "b": 20}}
+    layout["legend"] = {"orientation": "h", "x": 1, "xanchor": "right", "y": 1, "yanchor": "bottom", "title": None}
     for axis in (name for name in layout if re.match("[xy]axis", name)):
         layout[axis] |= {"title": None, "automargin": False, "tickfont": {"size": 8}}
     for trace in figure["data"]:

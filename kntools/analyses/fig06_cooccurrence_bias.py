@@ -1,4 +1,4 @@
-"""Figure 6: does an effect follow how often a word stands with plural nouns?"""
+"""Figure 6: correlation of an effect with co-occurrences of words and plural nouns."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class CooccurrenceBias(Table):
     """
 
     def plot(self, **look: Any) -> Any:
-        """A dot per word: the effect of the edit against how often the word stands with plural nouns."""
+        """A dot per word: the effect of the edit against the co-occurrence of the word with plural nouns."""
         from kntools.plots.charts import scatter_chart
 
         change = f"relative change of probability ({self.details.get('change', '?')})"

@@ -32,7 +32,7 @@ def edit_examples(
 
     Arguments:
         edit: applied and undone.
-        texts: group -> texts; each ends where the model goes on.
+        texts: group -> texts that the model continues.
         max_new_tokens: how many to write.
     """
     asked = [(group, text) for group, listed in texts.items() for text in listed]

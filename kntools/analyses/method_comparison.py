@@ -158,8 +158,8 @@ def selection_methods(
     seed: int = 0,
     run: str | Path | None = None,
 ) -> SelectionMethods:
-    """Suppress the `count` leading neurons of each method, and measure the drop of the answer's probability; also measure
-    how much of the answer the leading share of neurons carries alone (`kn.faithfulness`).
+    """Suppress the `count` leading neurons of each method and measure the drop of the answer's probability, and the
+    faithfulness of the leading share of neurons alone (`kn.faithfulness`).
 
     ```python
     prompts = {"P36": kn.data.pararel("P36", limit=20, known_only=model).prompts(model)}

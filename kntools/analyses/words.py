@@ -108,7 +108,7 @@ def word_probabilities(
         interventions: lists of hooks. Those without `pos` act at the answer.
 
     Raises:
-        ValueError: nothing to ask; a word that is not one token where the answer stands; only some prompts with a slot.
+        ValueError: no prompts; a word that is not one token at the answer's place; only some prompts with a slot.
     """
     if not prompts or not words or not interventions:
         raise ValueError(

@@ -1,4 +1,4 @@
-"""`kntools card`: what does this neuron do?"""
+"""`kntools card`: tokens, contexts and effects of neurons."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`kntools edit`: change one fact, and see what the model writes before and after, there and elsewhere."""
+"""`kntools edit`: change one fact, and compare generated texts before and after."""
 
 from __future__ import annotations
 

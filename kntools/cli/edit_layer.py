@@ -1,4 +1,4 @@
-"""Which layer to edit, by causal traces and by edits in several layers; and what the one says of the other."""
+"""Which layer to edit, by causal traces and by edits in several layers, and their correlation."""
 
 from __future__ import annotations
 

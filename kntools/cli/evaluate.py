@@ -1,4 +1,4 @@
-"""`kntools evaluate`: edits of many facts, and what they did to other questions."""
+"""`kntools evaluate`: edits of many facts, and their effects on other questions."""
 
 from __future__ import annotations
 

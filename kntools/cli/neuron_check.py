@@ -1,4 +1,4 @@
-"""Do the neurons that were found matter? The answer's probability without them, with twice of them, and by chance."""
+"""A test of neurons: the answer's probability with them ablated, doubled, and with random ones ablated."""
 
 from __future__ import annotations
 

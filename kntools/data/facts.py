@@ -17,7 +17,7 @@ from kntools.data.records import Candidate, Loaded
 class KnownFact:
     """One fact. `prompt` ends where `target` begins.
 
-    `prediction` is how GPT-2 XL goes on from the filled template.
+    `prediction` is GPT-2 XL's continuation of the filled template.
     """
 
     known_id: int

@@ -38,7 +38,7 @@ class Skipped:
 
     @classmethod
     def of(cls, reasons: Iterable[str] | Mapping[str, int]) -> Skipped:
-        """Count reasons. The most frequent comes first, ties by name, so that the order means nothing."""
+        """Count reasons. The most frequent comes first, ties by name."""
         kept = [(reason, n) for reason, n in Counter(reasons).items() if n]
         return cls(tuple(sorted(kept, key=lambda item: (-item[1], item[0]))))
 
@@ -116,7 +116,7 @@ class Loaded(Counted[Record]):
     records: tuple[Record, ...]
     skipped: Skipped
     source: str
-    is_sample: bool = False  # the built-in sample, which stands in for a data set that is not there
+    is_sample: bool = False  # the built-in sample, used because the data set was not found
 
     @property
     def kept(self) -> tuple[Record, ...]:

@@ -17,7 +17,7 @@ SAME_KEY = 1e-6
 class Constraints:
     """What an edit wants of one layer: `keys[n] @ W_out` changes by `wanted[n]`.
 
-    `directions` are `C^-1 k` (or `P k`): the update is made of outer products with them, so that it leaves other keys
+    `directions` are `C^-1 k` (or `P k`): the update consists of outer products with them, which leaves other keys
     alone as far as C knows them.
     """
 

@@ -1,4 +1,4 @@
-"""Sums of k k^T over a stream of texts, kept in a file from which a killed run goes on."""
+"""Sums of k k^T over a stream of texts, saved in a file that an interrupted run resumes from."""
 
 from __future__ import annotations
 

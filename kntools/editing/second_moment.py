@@ -247,7 +247,7 @@ def second_moment(
         context: longer texts are cut into pieces of so many tokens; `None` is the model's context, at most 512.
         dtype: of the sums. Each pass is summed in float32 at least.
         checkpoint: a file that the sums are written to every `every` tokens. Called again with the same texts, the
-            function goes on from there, and ends with the same numbers.
+            function resumes there, with the same result.
 
     Returns:
         `SecondMoment`, or one per layer. Forward passes end at the highest layer asked for.

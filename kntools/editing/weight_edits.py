@@ -93,7 +93,7 @@ class WeightEdit(Result):
     def __add__(self, other: WeightEdit) -> LayerEdit:
         """Both edits as one: of different layers, or of different rows (neurons) of one layer.
 
-        Edits that give their keys exact values in the same layer (`kn.rome`, `kn.emmet`) are solved anew, so that both
+        Edits that give their keys exact values in the same layer (`kn.rome`, `kn.emmet`) are solved again; both
         hold (EMMET's equality).
 
         Raises:

@@ -56,7 +56,7 @@ def sweep(
 
     Row *i* is `model.run_with_hooks(tokens, fwd_hooks=interventions[i])[0, pos]`, for any hooks. Hooks of your own
     may do anything to their activation `[1 pos ...]`; hooks of `kntools.hooks` also say where they
-    act, so that earlier tokens need not be run again.
+    act; earlier tokens are not run again.
 
     Arguments:
         prompts: a `Prompt`, an `Encoded` or token ids; or several, of any lengths (then give

@@ -1,4 +1,4 @@
-"""The finished items of a long run, so that an interrupted run can be resumed.
+"""The finished items of a long run, from which an interrupted run resumes.
 
 ```python
 store = RunStore("runs/edits", kind="edit consistency", model=model, settings={"layer": 3})

@@ -39,7 +39,7 @@ def bootstrap_interval(
         values: one entry per item. Entries that are nan are left out (an item need not have all of them).
         confidence: of the interval, between 0 and 1.
         resamples: how often the items are drawn anew, with replacement.
-        seed: of a generator of its own.
+        seed: of a local generator.
 
     Returns:
         `(low, high)`; nan where fewer than two items have a value.
