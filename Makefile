@@ -42,7 +42,7 @@ pytest: $(STAMP)
 	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest $(PARALLEL)
 
 docs: $(STAMP)
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 test-legacy: $(LEGACY_STAMP)
 	HF_HUB_OFFLINE=1 $(LEGACY_BIN)/python -m pytest -m legacy

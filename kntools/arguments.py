@@ -1,6 +1,6 @@
 """Arguments are checked where they are read: what was given, what is possible, what to type.
 
-These checks know no model; those that do stand in `kntools.models.adapter` and `kntools.engine.inputs`.
+Checks that need a model are in `kntools.models.adapter` and `kntools.engine.inputs`.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The names that `import kntools as kn` offers, each from the module that it stands in."""
+"""The public names of `import kntools as kn`, each with its module."""
 
 from kntools import __version__, analyses, data, plots
 from kntools.attribution.attribution_result import Attribution

@@ -28,7 +28,7 @@ UNITS = {
 
 
 def log_probability(ids: Ids) -> Callable[[Tensor], Float[Tensor, " row"]]:
-    """Log-probability of an answer; the pieces of a longer one add up.
+    """Log-probability of an answer; of several tokens, the sum.
 
     ```python
     kn.log_probability(encoded.target_ids)(logits)
@@ -48,7 +48,7 @@ def log_probability(ids: Ids) -> Callable[[Tensor], Float[Tensor, " row"]]:
 
 
 def probability(ids: Ids) -> Callable[[Tensor], Float[Tensor, " row"]]:
-    """Probability of an answer; of a longer one, the product over its pieces.
+    """Probability of an answer; of several tokens, the product.
 
     ```python
     p = kn.sweep(model, tokens, hooks, metric=kn.probability(answer_id))
@@ -123,7 +123,7 @@ def _token_ids(ids: Ids) -> tuple[int, ...]:
         return whole_numbers("ids", ids)
     except TypeError:
         raise TypeError(
-            f"{shown(ids)} is no token id; encoded = kn.encode(model, prompt) has those of an answer: "
+            f"{shown(ids)} is not a token id; encoded = kn.encode(model, prompt) has those of an answer: "
             "kn.probability(encoded.target_ids)"
         ) from None
 

@@ -37,7 +37,7 @@ def options() -> Options:
 
 
 class set_options(ExitStack):
-    """Set options for the rest of the session, or for the length of a `with` block.
+    """Set options for the session, or for a `with` block.
 
     ```python
     kn.set_options(progress=False)

@@ -35,7 +35,7 @@ _EXAMPLE = "write kn.Prompt(text, answer), e.g. kn.Prompt('1 + 1 =', ' 2')"
 
 @dataclass(frozen=True)
 class Prompt:
-    """A text, the answer it asks for, and (optionally) its subject and a wrong answer to compare with.
+    """A text, its answer, and (optionally) its subject and a wrong answer for comparison.
 
     ```python
     Prompt("The capital of Canada is", " Ottawa", subject="Canada", foil=" Rome")   # causal model
@@ -43,13 +43,13 @@ class Prompt:
     ```
 
     Arguments:
-        text: the words before the answer; for a masked model the sentence, with `[MASK]` where the answer stands.
+        text: the words before the answer; for a masked model the sentence, with `[MASK]` in place of the answer.
         target: the answer, as it is written in its place: with a leading space where a word follows a word.
         subject: what the prompt is about, as the text writes it.
         foil: a wrong answer, written like the target.
         multi_token: an answer of several tokens is an `"error"`; `"first"` asks for its first token alone; `"sum"`
-            appends the answer's own tokens (teacher forcing), so that their log-probabilities add up.
-        occurrence: which of its places is meant, if the subject stands in the text more than once (0, 1, ... or -1).
+            appends the answer's own tokens (teacher forcing) and sums their log-probabilities.
+        occurrence: which occurrence to use, if the subject occurs more than once (0, 1, ... or -1).
     """
 
     text: str
@@ -65,7 +65,7 @@ class Prompt:
             if value is None and name in ("subject", "foil"):
                 continue
             if not isinstance(value, str):
-                raise TypeError(f"{name}={value!r} is no text; write kn.Prompt('The capital of ...', ' Ottawa')")
+                raise TypeError(f"{name}={value!r} is not a text; write kn.Prompt('The capital of ...', ' Ottawa')")
             if not value.strip():
                 raise ValueError(f"the {name} of Prompt({self.text!r}, {self.target!r}) is empty; write it out")
             lone = next((i for i, c in enumerate(value) if 0xD800 <= ord(c) <= 0xDFFF), None)
@@ -79,7 +79,7 @@ class Prompt:
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Encoded(Result):
-    """A tokenised prompt. Read `tokens`, run them, and look at the logits of `positions`.
+    """A tokenised prompt. Run `tokens` and read the logits at `positions`.
 
     ```python
     e = kn.encode(model, prompt)
@@ -145,7 +145,7 @@ class PromptError(ValueError):
 
 
 def encode(model: Any, prompt: PromptLike, *, prepend_bos: bool | None = None) -> Encoded:
-    """Tokenise `prompt` for `model`. What is `Encoded` already is returned as it is.
+    """Tokenise `prompt` for `model`. An `Encoded` is returned unchanged.
 
     ```python
     e = kn.encode(model, Prompt("The capital of Canada is", " Ottawa", subject="Canada"))
@@ -179,7 +179,7 @@ def encode_many(model: Any, prompts: Prompts, *, prepend_bos: bool | None = None
     listed = [prompts] if isinstance(prompts, Prompt | Encoded) else prompts
     if isinstance(listed, str) or not isinstance(listed, Iterable):
         raise TypeError(
-            f"{shown(prompts)} is no Prompt; write kn.Prompt(text, answer), e.g. kn.Prompt('1 + 1 =', ' 2')"
+            f"{shown(prompts)} is not a Prompt; write kn.Prompt(text, answer), e.g. kn.Prompt('1 + 1 =', ' 2')"
         )
     asked = list(listed)
     if not asked:
@@ -187,7 +187,7 @@ def encode_many(model: Any, prompts: Prompts, *, prepend_bos: bool | None = None
     for prompt in asked:
         if not isinstance(prompt, Prompt | Encoded):
             raise TypeError(
-                f"{shown(prompt)} is no Prompt; write kn.Prompt(text, answer), e.g. kn.Prompt('1 + 1 =', ' 2')"
+                f"{shown(prompt)} is not a Prompt; write kn.Prompt(text, answer), e.g. kn.Prompt('1 + 1 =', ' 2')"
             )
     new = iter(encode_each(model, [p for p in asked if isinstance(p, Prompt)], prepend_bos=prepend_bos))
     out = []

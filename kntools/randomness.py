@@ -11,7 +11,7 @@ from kntools.arguments import whole
 
 
 def generator(seed: SupportsIndex) -> torch.Generator:
-    """A generator of its own, on the CPU."""
+    """A local generator on the CPU."""
     return torch.Generator().manual_seed(whole("seed", seed))
 
 

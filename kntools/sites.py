@@ -101,7 +101,7 @@ def as_neuron(neuron: NeuronLike) -> Neuron:
         layer, number = neuron
     except (TypeError, ValueError):
         raise TypeError(
-            f"{shown(neuron)} is no neuron; give (layer, index) such as (24, 1005), or 'L24.N1005'"
+            f"{shown(neuron)} is not a neuron; give (layer, index) such as (24, 1005), or 'L24.N1005'"
         ) from None
     return Neuron(whole("layer", layer), whole("index", number))
 
@@ -116,7 +116,7 @@ def as_neurons(neurons: NeuronsLike) -> tuple[Neuron, ...]:
 def hook_name(site: str, layer: SupportsIndex) -> str:
     """The hook point's name of `site` in `layer`, e.g. `("z", 3)` -> `blocks.3.attn.hook_z`."""
     if not isinstance(site, str):
-        raise TypeError(f"site={shown(site)} is no site; the order is site, layer, e.g. 'resid_post', 3")
+        raise TypeError(f"site={shown(site)} is not a site; the order is site, layer, e.g. 'resid_post', 3")
     tail = SITES.get(site, site)
     if "hook_" not in tail:
         raise ValueError(f"unknown site {site!r}; use one of {', '.join(SITES)}, or a full name like 'mlp.hook_post'")

@@ -3,6 +3,7 @@
     png FIGURE.html FIGURE.png         a picture of a page that plotly wrote
     run NOTEBOOK.ipynb ...             run notebooks, and keep every figure in them as a picture too
     readme                             run the code of README.md, and draw its pictures
+    gallery                            run the code of docs/gallery.md, and draw its pictures
 
 All need a Chromium browser; nothing is fetched.
 """
@@ -11,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import base64
+import importlib
 import json
 import os
 import re
@@ -111,6 +113,7 @@ def main() -> None:
     run = commands.add_parser("run")
     run.add_argument("notebooks", type=Path, nargs="+")
     commands.add_parser("readme")
+    commands.add_parser("gallery")
     options = parser.parse_args()
     if browser.find() is None:
         sys.exit(browser.MISSING)
@@ -120,10 +123,8 @@ def main() -> None:
         figure = from_page(options.page.read_text("utf-8"))
         [png] = pictures([figure], width=options.width, scale=options.scale)
         options.image.write_bytes(png)
-    elif options.command == "readme":
-        from scripts import readme
-
-        readme.make()
+    elif options.command in ("readme", "gallery"):
+        importlib.import_module(f"scripts.{options.command}").make()
     else:
         for path in options.notebooks:
             run_notebook(path)

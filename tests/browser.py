@@ -45,11 +45,11 @@ def find() -> str | None:
     return next((path for name in NAMES if (path := shutil.which(name))), None)
 
 
-def visit(page: Path, profile: Path, *, width: int = 1280, dark: bool = False) -> Visit:
+def visit(page: Path, profile: Path, *, width: int = 1280, dark: bool = False, query: str = "") -> Visit:
     """Load `page` from disk, in a system with a light or a dark theme; `profile` is a new, empty folder."""
     profile.mkdir(parents=True)
     frame = profile / "frame.html"
-    frame.write_text(FRAME.format(page=page.resolve().as_uri(), width=width, height=HEIGHT, wait=WAIT), "utf-8")
+    frame.write_text(FRAME.format(page=page.resolve().as_uri() + query, width=width, height=HEIGHT, wait=WAIT), "utf-8")
     command = [
         str(find()),
         "--headless",

@@ -79,6 +79,17 @@ def test_every_link_and_picture_is_there(page: Path) -> None:
 def test_every_picture_is_shown() -> None:
     shown = {name for page in PAGES for name in re.findall(r"images/([\w-]+\.png)[)\"]", read(page))}
     assert shown == {path.name for path in (ROOT / "docs/images").iterdir()}
+    assert max(path.stat().st_size for path in (ROOT / "docs/images").glob("gallery-*.png")) < 60_000
+
+
+def test_llms_txt_links_every_page() -> None:
+    """The convention of llmstxt.org: a title, a summary, sections of described links."""
+    lines = read(ROOT / "docs/llms.txt").splitlines()
+    assert lines[0] == "# kntools" and lines[2].startswith("> ")
+    links = [re.fullmatch(r"- \[[^]]+\]\(([\w-]+)\.html\): .+", line) for line in lines if line.startswith("- ")]
+    names = [link[1] for link in links if link]
+    assert len(links) == len(names) and len(set(names)) == len(names)
+    assert {*names, "index"} == {path.stem for path in (ROOT / "docs").glob("*.md")}
 
 
 # --- commands ---------------------------------------------------------------------------------------

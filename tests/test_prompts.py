@@ -333,8 +333,8 @@ def test_by_length_groups_in_order() -> None:
 def test_what_is_no_prompt_is_told_so() -> None:
     model = zoo.tiny("gpt2")
     for wrong in (("The capital of Canada is", " Ottawa"), "The capital of Canada is", 7, [CAPITAL, "is"]):
-        with pytest.raises(TypeError, match=r"is no Prompt; write kn\.Prompt\(text, answer\)"):
+        with pytest.raises(TypeError, match=r"is not a Prompt; write kn\.Prompt\(text, answer\)"):
             inspect.unwrap(encode_many)(model, wrong)
     made = SimpleNamespace(text="The", target=3, subject=None, foil=None, multi_token="error", occurrence=None)
-    with pytest.raises(TypeError, match="target=3 is no text"):
+    with pytest.raises(TypeError, match="target=3 is not a text"):
         inspect.unwrap(kn.Prompt.__post_init__)(made)

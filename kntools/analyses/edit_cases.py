@@ -35,7 +35,7 @@ class Question:
 
 @dataclass(frozen=True)
 class Case:
-    """One edit, and what is asked before and after it."""
+    """One edit, and the questions before and after it."""
 
     key: str
     prompt: Prompt  # with the old answer and the subject

@@ -33,7 +33,7 @@ UNRELATED = (
 
 @dataclass(frozen=True)
 class Continuations:
-    """What is measured beside the questions: entropy, free answers and perplexity.
+    """Measures of generated text: entropy, free answers and perplexity.
 
     The entropy of sampled texts is low where the model repeats itself (Meng et al. 2022, GE). Every edited prompt is
     also continued by the most probable tokens, which is what users see of an edit.

@@ -27,7 +27,7 @@ Moments = SecondMoment | Mapping[int, SecondMoment] | None
 
 @dataclass(frozen=True)
 class Editor:
-    """A method, what a run writes down of it, and how it edits many facts at once."""
+    """An editing method, its settings, and how it edits many facts at once."""
 
     edit: Method
     settings: Mapping[str, Any] = field(default_factory=dict)
@@ -38,7 +38,7 @@ class Editor:
             return self.edit(model, prompts, targets)
 
     def at_once(self, model: Any, prompts: Sequence[Prompt], targets: Sequence[str]) -> Sequence[WeightEdit]:
-        """Edits that hold all facts when they are applied together: a joint one, or one for each, which add up."""
+        """Edits of all facts together: one joint edit, or one per fact."""
         with _quiet():
             return self.edit(model, prompts, targets) if self.joint is None else [self.joint(model, prompts, targets)]
 
@@ -141,7 +141,7 @@ def same_weights(model: Any) -> Iterator[None]:
     clean = fingerprint(model, fresh=True)
     yield
     if fingerprint(model, fresh=True) != clean:
-        raise RuntimeError("the weights are not what they were before the evaluation; load the model anew")
+        raise RuntimeError("the weights are not what they were before the evaluation; load the model again")
 
 
 #: The editors that `editors` makes by name.

@@ -161,7 +161,7 @@ class EditConsistency(Result):
 
     @property
     def methods(self) -> list[str]:
-        """`"before"`, which is the unedited model, and the methods."""
+        """`"before"` (the unedited model) and the methods."""
         return ["before", *self.after]
 
     def scores(self, method: str, score: str, *, known: bool = False) -> list[float]:

@@ -180,7 +180,7 @@ def pair_search(
 
 
 def pairs_of(found: Localisation, groups: Sequence[PromptGroup], *, seed: int = 0) -> PairSearch:
-    """The same from a `Localisation` of these groups, without a second search; those that are no pairs are left out."""
+    """A `PairSearch` from the pairs of a `Localisation`, without a second search."""
     if [row["group"] for row in found.rows] != [group.key for group in groups]:
         raise ValueError("these are not the groups that were localised; give the same ones, in the same order")
     pairs = [(g, {**row, "share": row["tau"]}) for g, row in zip(groups, found.rows, strict=True) if g.label("noun")]

@@ -48,7 +48,7 @@ def layer_distribution(
     permutations: int = 2000,
     seed: int = 0,
 ) -> LayerDistribution:
-    """Where knowledge neurons lie (Niu et al. 2024, figure 4), and whether two kinds differ.
+    """Layers of knowledge neurons (Niu et al. 2024, figure 4), and a test of two kinds.
 
     ```python
     layer_distribution(localisation(model, groups), n_layers=model.cfg.n_layers).plot()

@@ -115,7 +115,7 @@ def effect_of(
     alpha: float = 0.05,
     seed: int = 0,
 ) -> SuppressionEffect:
-    """The same from probabilities that are there already (a `ProbabilityShift` of any edit)."""
+    """`suppression_effect` from existing probabilities (a `ProbabilityShift` of any edit)."""
     _check(change, alpha)
     if change is None:
         change = "kn_thesis" if paper or shift.foil_before is None else "log_odds"

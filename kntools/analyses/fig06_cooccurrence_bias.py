@@ -1,4 +1,4 @@
-"""Figure 6: does an effect follow how often a word stands with plural nouns?"""
+"""Figure 6: correlation of an effect with co-occurrences of words and plural nouns."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class CooccurrenceBias(Table):
     """
 
     def plot(self, **look: Any) -> Any:
-        """A dot per word: the effect of the edit against how often the word stands with plural nouns."""
+        """A dot per word: the effect of the edit against the co-occurrence of the word with plural nouns."""
         from kntools.plots.charts import scatter_chart
 
         change = f"relative change of probability ({self.details.get('change', '?')})"
@@ -66,7 +66,7 @@ def noun_numbers(paradigms: Iterable[str] = (), *, path: Any = None) -> dict[str
 def count_beside(
     texts: Iterable[str | Mapping[str, Any]], words: Iterable[str], nouns: Mapping[str, str], *, between: int = 1
 ) -> dict[str, Counter[str]]:
-    """How often each word stands before a singular and before a plural noun.
+    """How often each word occurs before a singular and before a plural noun.
 
     ```python
     count_beside(["Carl saw these old horses."], ["these"], {"horse": "singular", "horses": "plural"})
@@ -104,7 +104,7 @@ def cooccurrence_bias(
     resamples: int = 2000,
     seed: int = 0,
 ) -> CooccurrenceBias:
-    """Correlate the effect of an edit with what words stand beside (Niu et al. 2024, figure 6).
+    """Correlate the effect of an edit with co-occurrences of words (Niu et al. 2024, figure 6).
 
     ```python
     counts = count_beside(corpus, words, noun_numbers())
@@ -136,7 +136,7 @@ def cooccurrence_bias(
         rows.append({**about, "bias": math.log((plural + 0.5) / (singular + 0.5)), "effect": row["change"]})
     if len(rows) < 3:
         raise ValueError(
-            f"{len(rows)} words are left, a correlation needs 3: {rare} stand beside fewer than {least} nouns; "
+            f"{len(rows)} words remain, a correlation needs 3: {rare} occur beside fewer than {least} nouns; "
             "give more text, more sections or a lower least"
         )
     x, y = (torch.tensor([float(row[name]) for row in rows], dtype=torch.float64) for name in ("bias", "effect"))

@@ -85,7 +85,7 @@ def reliability(
     seed: int = 0,
     run: str | Path | None = None,
 ) -> Reliability:
-    """The share of categorical predictions that neuron edits overturn (Niu et al. 2024, figure 8).
+    """The share of categorical predictions that neuron edits change (Niu et al. 2024, figure 8).
 
     ```python
     prompts = {"P36": kn.data.pararel("P36", limit=200, known_only=model).prompts(model)}
@@ -111,7 +111,7 @@ def reliability(
     check_prompts(prompts)
     summed = [prompt.target for listed in prompts.values() for prompt in listed if prompt.multi_token == "sum"]
     if summed:
-        raise ValueError(f"a prediction is one token, but {summed[0]!r} is asked for whole; use multi_token='first'")
+        raise ValueError(f"a prediction is one token, but {summed[0]!r} has several tokens; use multi_token='first'")
     given = None if neurons is None else neuron_search.check_neurons(model, neurons)
     if given is None:
         neuron_search.check_count(model, count)

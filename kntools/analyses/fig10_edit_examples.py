@@ -11,7 +11,7 @@ from kntools.results.table import Table
 
 
 class EditExamples(Table):
-    """One row per text: `group, text, before, after`, continued by the model as it was and by the edited one."""
+    """One row per text: `group, text, before, after`, continued by the unedited and by the edited model."""
 
     def describe(self) -> str:
         return str(self.details["edit"])
@@ -32,7 +32,7 @@ def edit_examples(
 
     Arguments:
         edit: applied and undone.
-        texts: group -> texts; each ends where the model goes on.
+        texts: group -> texts that the model continues.
         max_new_tokens: how many to write.
     """
     asked = [(group, text) for group, listed in texts.items() for text in listed]

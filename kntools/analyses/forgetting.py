@@ -64,7 +64,7 @@ def forgetting_curve(
     continuations: Continuations | None = None,
     run: str | Path | None = None,
 ) -> ForgettingCurve:
-    """Edit the first 1, 10, 50 and 100 facts, at once and in sequence, and ask about all of them.
+    """Edit the first 1, 10, 50 and 100 facts, at once and in sequence, and score all of them.
 
     ```python
     cases = make_cases(model, "counterfact", 100)

@@ -45,7 +45,7 @@ class Proposal:
 def propose_layer(
     model: Any, prompts: Sequence[Prompt], *, window: int | None = None, samples: int = 3, seed: int = 0
 ) -> Proposal:
-    """The layer around which restored MLPs at the subject's last token bring most of the answer back.
+    """The layer around which restored MLPs at the subject's last token restore most of the answer.
 
     ```python
     propose_layer(model, facts).layer
@@ -60,7 +60,7 @@ def propose_layer(
         samples: of noise per prompt; prompt i draws them with `seed + i`.
     """
     if not prompts:
-        raise ValueError("no prompts given; traces of at least one fact that the model knows are needed")
+        raise ValueError("no prompts given; give at least one fact that the model answers correctly")
     size = max(1, min(10, adapter.n_layers(model) // 3)) if window is None else window
     last, traces = ROLES.index("last subject token"), []
     with progress_bar(len(prompts), "prompt") as bar:
@@ -86,7 +86,7 @@ def sweep_layers(
     settings: RomeSettings | None = None,
     run: str | Path | None = None,
 ) -> pd.DataFrame:
-    """Edit the same facts in each of several layers, and measure what changes and what should not have.
+    """Edit the same facts in each of several layers, and measure efficacy and locality.
 
     ```python
     sweep_layers(model, make_cases(model, "counterfact", 20), [2, 4, 8], second_moments=C)

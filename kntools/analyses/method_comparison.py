@@ -122,7 +122,7 @@ class SelectionMethods(Table):
         return {"summary": self.summary(), "overlap": self.overlap()}
 
     def plot(self, **look: Any) -> Any:
-        """Left: what the answer loses when a method's neurons are suppressed. Right: which neurons methods share."""
+        """Left: drop of the answer's probability without a method's neurons. Right: overlap of the methods."""
         from kntools.plots.charts import bar_chart, beside
         from kntools.plots.heatmaps import heatmap
 
@@ -158,8 +158,8 @@ def selection_methods(
     seed: int = 0,
     run: str | Path | None = None,
 ) -> SelectionMethods:
-    """Choose the `count` leading neurons by each method, suppress them, and see what the answer loses; and how much of
-    it the leading share of neurons carries alone (`kn.faithfulness`).
+    """Suppress the `count` leading neurons of each method and measure the drop of the answer's probability, and the
+    faithfulness of the leading share of neurons alone (`kn.faithfulness`).
 
     ```python
     prompts = {"P36": kn.data.pararel("P36", limit=20, known_only=model).prompts(model)}

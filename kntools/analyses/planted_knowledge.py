@@ -103,7 +103,7 @@ def planted_facts(
     seed: int = 0,
     run: str | Path | None = None,
 ) -> PlantedFacts:
-    """Train each fact into `count` random neurons, and ask every method for its leading neurons.
+    """Train each fact into `count` random neurons, and compare the leading neurons of every method.
 
     ```python
     found = planted_facts(model, false_facts("P36", model, limit=10))
@@ -121,7 +121,7 @@ def planted_facts(
     """
     chosen = methods_for(model, methods)
     if not prompts:
-        raise ValueError("no prompts given; give facts that the model does not know, e.g. false_facts('P36', model)")
+        raise ValueError("no prompts given; give facts that the model does not answer, e.g. false_facts('P36', model)")
     draws = whole("draws", draws, least=1)
     widths = neuron_layers.widths(model)
     total = sum(widths)

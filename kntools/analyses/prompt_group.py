@@ -113,7 +113,7 @@ def prompt_groups(
     if not enough:
         most = max((len(group.prompts) for group in groups), default=0)
         raise ValueError(
-            f"{name}: no group has {least} prompts that this model can be asked (the largest has {most}; skipped: "
+            f"{name}: no group has {least} prompts that fit this model (the largest has {most}; skipped: "
             f"{skipped + asked.skipped}); give a lower least, more frames, or by=kn.data.number"
         )
     chosen = enough

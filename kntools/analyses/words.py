@@ -88,8 +88,8 @@ def noun_prompts(
             found.setdefault(number, []).append(placed)
     if not found:
         raise ValueError(
-            f"{paradigm} asks this model for no determiner and no noun after one (skipped: {asked.skipped}); use "
-            "determiner_noun_agreement_1 or _2"
+            f"{paradigm} has no prompts for this model: no determiner, and no noun after one (skipped: "
+            f"{asked.skipped}); use determiner_noun_agreement_1 or _2"
         )
     rng = python_random(seed)
     return {name: sample(listed, limit, rng) for name, listed in sorted(found.items())}
@@ -127,7 +127,7 @@ def word_probabilities(
         interventions: lists of hooks. Those without `pos` act at the answer.
 
     Raises:
-        ValueError: nothing to ask; a word that is not one token where the answer stands; only some prompts with a slot.
+        ValueError: no prompts; a word that is not one token at the answer's place; only some prompts with a slot.
     """
     if not prompts or not words or not interventions:
         raise ValueError(

@@ -119,7 +119,7 @@ class Attribution(Result):
             if own != given:
                 raise ValueError(f"scores of {own} and of {given} have no difference; a.plot_against(b) compares them")
         if other.subtracted:
-            raise ValueError("what is taken away is a difference itself; a - b - c takes both away")
+            raise ValueError("the right side is itself a difference; write a - b - c")
         return replace(
             self,
             scores=self.scores - other.scores,

@@ -22,7 +22,7 @@ def activation_x_gradient(
     metric: Metrics = None,
     post_norm: PostNorm = "frozen",
 ) -> Attribution:
-    """`w_i * dm/dw_i`: integrated gradients with a single node at g = 1. Cheap, and not complete.
+    """`w_i * dm/dw_i`: integrated gradients with a single node at g = 1. Cheap, but not complete.
 
     ```python
     att = kn.activation_x_gradient(model, prompt)      # one forward and one backward pass per prompt

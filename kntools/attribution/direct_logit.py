@@ -21,7 +21,7 @@ from kntools.prompts import Prompts, encode_many
 
 
 def direct_logit_attribution(model: Any, prompts: Prompts, *, metric: Metrics = None) -> Attribution:
-    """`w_i (W_out[i] . gain * u_y) / scale`: what neurons write straight to the logit of the answer.
+    """`w_i (W_out[i] . gain * u_y) / scale`: the direct contribution of neurons to the logit of the answer.
 
     ```python
     att = kn.direct_logit_attribution(model, kn.Prompt("The capital of Canada is", " Ottawa", foil=" Rome"))
@@ -39,7 +39,7 @@ def direct_logit_attribution(model: Any, prompts: Prompts, *, metric: Metrics = 
             (`multi_token="sum"`) the logits of all add up. A cap of the logits (Gemma 2) comes after what is read here.
 
     Returns:
-        `Attribution`; `gap` is the direct contribution of the layer without its bias, so that `residual` is rounding.
+        `Attribution`; `gap` is the direct contribution of the layer without its bias; `residual` is rounding error.
 
     Raises:
         ValueError: a metric that is not linear; a masked model, whose head is not linear either.

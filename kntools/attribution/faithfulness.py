@@ -50,7 +50,7 @@ def faithfulness(
 
         f(k) = (m(the leading k kept, the rest ablated) - m(all ablated)) / (m(none ablated) - m(all ablated)),
 
-    of the means over prompts, so that f(all) = 1 and f(none) = 0. Neurons are ablated at the positions of the answer,
+    of the means over prompts: f(all) = 1 and f(none) = 0. Neurons are ablated at the positions of the answer,
     where attribution has its scores, in all layers at once.
 
     Arguments:

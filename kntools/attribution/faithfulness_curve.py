@@ -24,7 +24,7 @@ _RESAMPLES = 2000
 
 @dataclass(frozen=True, eq=False, repr=False)
 class FaithfulnessCurve(Result):
-    """What `faithfulness` returns: the metric of each prompt with a share of the neurons kept, and curves made of it.
+    """Result of `faithfulness`: the metric of each prompt with a share of the neurons kept, and its curves.
 
     ```python
     curve.shares, curve.values, curve.random      # [share]: f, and f of random neurons of the same layers
@@ -64,7 +64,7 @@ class FaithfulnessCurve(Result):
 
     @property
     def cpr(self) -> float:
-        """Area under f over the logarithm of the share, as a mean: 1 where every share keeps everything."""
+        """Area under f over the logarithm of the share, divided by its range: 1 is best."""
         return float(self._area(self.values))
 
     @property
@@ -110,7 +110,7 @@ class FaithfulnessCurve(Result):
         return pd.concat(parts, ignore_index=True)
 
     def plot(self, **options: Any) -> Figure:
-        """f over the share of neurons: `kntools.plots.line_chart`. A share of 0 has no place on the axis."""
+        """f over the share of neurons: `kntools.plots.line_chart`. A share of 0 is not drawn."""
         from kntools.plots import line_chart
 
         frame = self.to_frame().query("share > 0")

@@ -43,7 +43,7 @@ def integrated_gradients(
 
         a_i = w_i * integral_0^1 dm(g w)/dw_i dg,      m(w) = m(y | x, the layer's activations are w),
 
-    so that the scores of a layer sum to m(w) - m(0) (completeness; Sundararajan et al. 2017, proposition 1). For an
+    and the scores of a layer sum to m(w) - m(0) (completeness; Sundararajan et al. 2017, proposition 1). For an
     answer of several tokens (`Prompt(..., multi_token="sum")`) the probability is that of all of them under teacher
     forcing, and a neuron's score is summed over the positions that predict them.
 

@@ -22,7 +22,7 @@ Scores = Attribution | Float[Tensor, "prompt layer neuron"]
 
 @dataclass(frozen=True, eq=False, repr=False)
 class KnowledgeNeurons(Result):
-    """The neurons that carry one fact or rule over several phrasings, and how they were chosen.
+    """Neurons that carry one fact or rule over several phrasings, and the settings of their selection.
 
     ```python
     kns = kn.knowledge_neurons(att)
@@ -157,7 +157,7 @@ def coarse_sets(scores: Scores, threshold: float = 0.2) -> Bool[Tensor, "prompt 
 
 
 def r1_squared(att: Scores, *, drop_zero: bool = False) -> float:
-    """How alike the score vectors of n prompts are: 1 for the same direction, 0 for orthogonal ones.
+    """Similarity of the score vectors of n prompts: 1 for the same direction, 0 for orthogonal ones.
 
     ```python
     kn.r1_squared(att)      # Niu et al. 2024, section 3.3

@@ -54,7 +54,7 @@ def neuron_card(
     k: int = 10,
     run: str | Path | None = None,
 ) -> NeuronCard | list[NeuronCard]:
-    """What one neuron, or each of many, writes and reads.
+    """Tokens that neurons promote and suppress, contexts of high activation, and effects in a prompt.
 
     ```python
     card = kn.neuron_card(model, "L24.N1005", texts, prompt=kn.Prompt("The capital of Canada is", " Ottawa"))

@@ -64,7 +64,7 @@ class InPrompt:
 
 @dataclass(frozen=True, eq=False, repr=False)
 class NeuronCard(Result):
-    """What `neuron_card` returns of each neuron.
+    """A neuron: promoted tokens, contexts, and its effect in a prompt.
 
     ```python
     card.promoted, card.suppressed        # ((" Ottawa", 1.31), ...): dot product of value and unembedding
@@ -177,7 +177,7 @@ def _rows(facts: dict[str, float | int | None]) -> str:
 
 
 def cards_page(cards: Sequence[NeuronCard]) -> str:
-    """A page of its own with all cards, in light and dark."""
+    """A page with all cards, in light and dark."""
     style = "<style>:root{color-scheme:light dark}body{max-width:60rem;margin:2rem auto;padding:0 1rem}</style>"
     body = "<hr>".join(card._repr_html_() for card in cards)
     return f"<!doctype html><meta charset='utf-8'><title>Neurons</title>{style}{body}\n"

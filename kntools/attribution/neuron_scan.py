@@ -82,7 +82,7 @@ class NeuronScan(Result):
         return frame
 
     def agreement(self, scores: Attribution) -> dict[str, float]:
-        """Correlation of attribution scores with what ablation takes away (-effect), over all neurons and prompts.
+        """Correlation of attribution scores with -effect, over all neurons and prompts.
 
         Raises:
             ValueError: an attribution of other prompts.
@@ -120,7 +120,7 @@ class NeuronScan(Result):
         instance("scores", scores, Attribution, "kn.integrated_gradients(model, prompts)")
         if scores.prompts != self.prompts:
             raise ValueError(
-                f"an attribution of other prompts cannot stand beside this scan: it is of "
+                f"the attribution is of other prompts than this scan: it is of "
                 f"{[p.text for p in scores.prompts]}, the scan of {[p.text for p in self.prompts]}"
             )
         layers, indices = torch.tensor([(n.layer, n.index) for n in self.neurons]).T
@@ -144,7 +144,7 @@ def neuron_scan(
     pos: Positions = ANSWER,
     metric: Metrics = None,
 ) -> NeuronScan:
-    """Ablate each of many neurons alone and see what becomes of the answer: one sweep, a row per prompt and neuron.
+    """Ablate each of many neurons alone and measure the answer: one sweep, a row per prompt and neuron.
 
     ```python
     scan = kn.neuron_scan(model, prompt, att.top(200))         # those that attribution names

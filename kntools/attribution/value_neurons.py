@@ -23,7 +23,7 @@ from kntools.sites import ANSWER
 def log_probability_increase(
     model: Any, prompts: Prompts, *, metric: Metrics = "log_probability", final_norm: FinalNorm = "live"
 ) -> Attribution:
-    """`log p(y | h + v_i) - log p(y | h)`: what each neuron alone adds (Yu & Ananiadou 2024, section 3.2).
+    """`log p(y | h + v_i) - log p(y | h)`: the contribution of each neuron alone (Yu & Ananiadou 2024, section 3.2).
 
     ```python
     att = kn.log_probability_increase(model, kn.Prompt("The capital of Canada is", " Ottawa"))
@@ -79,7 +79,7 @@ def query_neurons(
 
     Entry d of a head that reads token s writes `c = pattern_s v_sd W_O[d]` at the answer. Its importance is
     `log p(y | h + c) - log p(y | h)`, h the residual stream that enters the layer. It reads the stream x_s along
-    `k = gain W_V[:, d]`, so that neuron i of a layer below has the share `(w_i W_out[i] . k) / (x_s . k)` in it. A
+    `k = gain W_V[:, d]`; neuron i of a layer below has the share `(w_i W_out[i] . k) / (x_s . k)` in it. A
     score is the sum of importance times share over the leading entries, at all tokens.
 
     Arguments:

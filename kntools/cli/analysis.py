@@ -24,7 +24,7 @@ from kntools.results.table import Table
 class RunOptions(ModelOptions):
     """Of analyses that run a model for long."""
 
-    run: Annotated[Path | None, output(help="Keep finished items here (default: OUT.run.jsonl).")] = None
+    run: Annotated[Path | None, output(help="Save finished items here, to resume (default: OUT.run.jsonl).")] = None
 
     @property
     def kept(self) -> Path | None:
@@ -35,9 +35,9 @@ class RunOptions(ModelOptions):
 class Search:
     """How analyses attribute."""
 
-    paper: Annotated[bool, method("--paper", help="The published rule.")] = False
+    paper: Annotated[bool, method("--paper", help="Use the published rule.")] = False
     metric: Annotated[
-        MetricName | None, method(help="What is attributed (default: the contrast of pairs, if the model is causal).")
+        MetricName | None, method(help="Metric to attribute (default: the contrast of pairs, if the model is causal).")
     ] = None
 
     @property

@@ -24,7 +24,7 @@ def attribute(
     options: ModelOptions,
     integral: Integral,
     multi_token: MultiToken = "error",
-    top: Annotated[int, typer.Option(min=1, help="How many leading neurons to show and to check.")] = 10,
+    top: Annotated[int, typer.Option(min=1, help="Number of leading neurons to show and to test.")] = 10,
     draws: Draws = 10,
 ) -> Output:
     """Attribute an answer to the neurons of a model.

@@ -1,4 +1,4 @@
-"""`kntools card`: what does this neuron do?"""
+"""`kntools card`: tokens, contexts and effects of neurons."""
 
 from __future__ import annotations
 
@@ -26,13 +26,17 @@ _TRIED = 100
 def card(
     neurons: Annotated[list[str], typer.Argument(help="Names such as L24.N1005.")],
     options: ModelOptions,
-    prompt: Annotated[str | None, typer.Option(help="Also say what each does at the answer of this text.")] = None,
-    target: Annotated[str | None, typer.Option(help="The answer (default: the token that the model says).")] = None,
-    texts: Annotated[Path | None, typer.Option(help="A file, one text per line: where each is most active.")] = None,
-    run: Annotated[Path | None, typer.Option(help="Keep what was read of the texts here, to resume.")] = None,
-    k: Annotated[int, typer.Option("-k", min=1, help="Tokens on each side, and contexts.")] = 10,
+    prompt: Annotated[str | None, typer.Option(help="Also show the effect on the answer of this text.")] = None,
+    target: Annotated[str | None, typer.Option(help="The answer (default: the most probable token).")] = None,
+    texts: Annotated[
+        Path | None, typer.Option(help="A file with one text per line: contexts of high activation.")
+    ] = None,
+    run: Annotated[Path | None, typer.Option(help="Save progress over the texts here, to resume.")] = None,
+    k: Annotated[
+        int, typer.Option("-k", min=1, help="Number of promoted and suppressed tokens, and of contexts.")
+    ] = 10,
 ) -> Output:
-    """Say what neurons write, what switches them on, and what they do in a prompt.
+    """Show the tokens that neurons promote, their contexts, and their effect in a prompt.
 
     Example: kntools card L24.N1005 --prompt "The capital of Canada is" --texts texts.txt
     """

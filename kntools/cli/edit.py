@@ -1,4 +1,4 @@
-"""`kntools edit`: change one fact, and see what the model writes before and after, there and elsewhere."""
+"""`kntools edit`: change one fact, and compare generated texts before and after."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ Texts = Annotated[list[str] | None, typer.Option(help="A text to continue; may b
 
 @dataclass(frozen=True, kw_only=True)
 class RomeOptions:
-    """How a rank-one edit is made."""
+    """How a rank-one edit is computed."""
 
     layer: Annotated[int | None, method(help="Layer to edit (default: published, or a sixth of the depth).")] = None
     second_moment: Annotated[str | None, method(help="C of that layer: a file or hf:// address (default: C = I).")] = (
         None
     )
-    key: Annotated[Key, method(help="The mean key throughout, or the released code's mixture.")] = "consistent"
+    key: Annotated[Key, method(help="One mean key, or the two keys of the released code.")] = "consistent"
     steps: Annotated[int | None, method(help="Steps of the value optimisation (default: published).")] = None
 
     def arguments(self, model: Any) -> dict[str, Any]:
@@ -57,16 +57,17 @@ def edit(
     subject: Subject,
     options: ModelOptions,
     how: RomeOptions,
-    old: Annotated[str | None, typer.Option(help="The old answer (default: what the model says).")] = None,
+    old: Annotated[str | None, typer.Option(help="The old answer (default: the most probable token).")] = None,
     symmetric: Texts = None,
     synonym: Texts = None,
     unrelated: Texts = None,
-    tokens: Annotated[int, typer.Option(help="Tokens to write.")] = 12,
+    tokens: Annotated[int, typer.Option(help="Tokens to generate.")] = 12,
     save: Annotated[
-        Path | None, typer.Option("--save-model", help="A new folder for the edited model, as transformers reads it.")
+        Path | None,
+        typer.Option("--save-model", help="Save the edited model to this new folder, in the format of transformers."),
     ] = None,
 ) -> Output:
-    """Edit a fact by a rank-one change of one layer (ROME), and show what it did.
+    """Edit a fact by a rank-one change of one layer (ROME), and show answers before and after.
 
     Example: kntools edit "The capital of Canada is" " Rome" --subject Canada --symmetric "Rome is the capital of"
     """

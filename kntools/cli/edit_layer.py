@@ -1,4 +1,4 @@
-"""Which layer to edit, by causal traces and by edits in several layers; and what the one says of the other."""
+"""Which layer to edit, by causal traces and by edits in several layers, and their correlation."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ def edit_layer(
     options: RunOptions,
     layer: Annotated[list[int], typer.Option(help="A layer to edit; may be repeated.")],
     limit: Annotated[int, typer.Option(help="Facts to edit in every layer.")] = 12,
-    traced: Annotated[int, typer.Option(help="Facts that the model knows, traced to propose a layer.")] = 10,
+    traced: Annotated[int, typer.Option(help="Known facts to trace for the proposal of a layer.")] = 10,
     tokens: Tokens = 50_000,
     moments: Folder = None,
 ) -> Output:
-    """Which layer to edit: what traces propose, and what edits in several layers do.
+    """Choose the layer to edit: by causal traces, and by edits in several layers.
 
     Example: kntools figure edit_layer --layer 1 --layer 3 --layer 5 --moments moments --out layers
     """
@@ -46,7 +46,7 @@ def edit_layer(
 
 @command
 def tracing_and_editing(
-    what: Annotated[EditData, typer.Argument(help="Where the facts are from.")],
+    what: Annotated[EditData, typer.Argument(help="Data set of the facts.")],
     options: RunOptions,
     limit: Annotated[int, typer.Option(help="Facts to trace, and to edit in every layer.")] = 40,
     layer: Annotated[list[int] | None, typer.Option(help="A layer to edit; one or several (all).")] = None,

@@ -1,4 +1,4 @@
-"""`kntools evaluate`: edits of many facts, and what they did to other questions."""
+"""`kntools evaluate`: edits of many facts, and their effects on other questions."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class EditorOptions(RomeOptions):
         list[str] | None,
         method("--method", help=f"{', '.join(EDITORS)}; one or several (all; alpha_edit needs --second-moment)."),
     ] = None
-    bound: Annotated[float, method(help="The largest change of a weight by fine_tune.")] = 5e-4
+    bound: Annotated[float, method(help="Largest change of a weight by fine_tune.")] = 5e-4
 
     def load(self, options: RunOptions) -> tuple[Any, dict[str, Editor]]:
         """The model, and the editors; a wrong name is an error before the model is loaded."""
@@ -42,9 +42,9 @@ def evaluate(
     options: RunOptions,
     how: EditorOptions,
     limit: Annotated[int, typer.Option(help="Facts to edit.")] = 20,
-    generations: Annotated[int, typer.Option(help="Facts of which the entropy of generated text is measured.")] = 0,
+    generations: Annotated[int, typer.Option(help="Number of facts for the entropy of generated text.")] = 0,
 ) -> Output:
-    """Edit facts one by one by several editors, ask what follows from each, and undo it.
+    """Edit facts one by one with several editors and score the answers after each edit.
 
     Example: kntools evaluate counterfact --method rome --method emmet --limit 20 --out edits
     """
@@ -56,12 +56,12 @@ def evaluate(
 
 @command
 def forgetting_curve(
-    what: Annotated[EditData, typer.Argument(help="Where the facts are from.")],
+    what: Annotated[EditData, typer.Argument(help="Data set of the facts.")],
     options: RunOptions,
     how: EditorOptions,
     edits: Annotated[list[int] | None, typer.Option(help="A number of edits; one or several (1, 10, 50, 100).")] = None,
 ) -> Output:
-    """What is left of 1, 10, 50 and 100 edits, made at once and in sequence, by several editors.
+    """Success of 1, 10, 50 and 100 edits, made at once and in sequence, by several editors.
 
     Example: kntools figure forgetting_curve counterfact --method rome --method emmet --edits 10 --out forgotten
     """

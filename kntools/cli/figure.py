@@ -33,12 +33,12 @@ Paradigm = Annotated[str, typer.Argument(help="A BLiMP paradigm of determiners a
 Count = Annotated[int, typer.Option(help="Neurons per prompt: those with its highest scores.")]
 Neurons = Annotated[list[str], typer.Option("--neuron", "-n", help="A neuron, e.g. L9.N1094; may be repeated.")]
 SomeNeurons = Annotated[list[str] | None, typer.Option("--neuron", "-n", help="A neuron; may be repeated.")]
-Limit = Annotated[int, typer.Option(help="How many of each (prompts, pairs, facts).")]
-AnyLimit = Annotated[int | None, typer.Option(help="How many pairs (default: all).")]
+Limit = Annotated[int, typer.Option(help="Number of prompts, pairs or facts of each source.")]
+AnyLimit = Annotated[int | None, typer.Option(help="Number of pairs (default: all).")]
 MethodNames = Annotated[
     list[str] | None, typer.Option("--method", help=f"{', '.join(METHODS)}; may be repeated (all).")
 ]
-Factor = Annotated[float, typer.Option(help="What the activations are multiplied by.")]
+Factor = Annotated[float, typer.Option(help="Factor of the activations.")]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,7 +46,9 @@ class Groups:
     """Which groups of prompts are searched."""
 
     frames: Annotated[int, typer.Option(help="Sentences per pair of words.")] = 10
-    known: Annotated[bool, typer.Option("--known", help="Only pairs and facts that the model gets right.")] = False
+    known: Annotated[bool, typer.Option("--known", help="Only pairs and facts that the model answers correctly.")] = (
+        False
+    )
 
     def load(self, model: Any, sources: list[str], limit: int | None, seed: int) -> list[analyses.PromptGroup]:
         how: dict[str, Any] = {"frames": self.frames, "limit": limit, "seed": seed, "known_only": self.known}
@@ -91,7 +93,7 @@ def pair_search(
     limit: AnyLimit = None,
     neuron: SomeNeurons = None,
 ) -> Output:
-    """In which determiner-noun pairs a neuron is a knowledge neuron.
+    """Determiner-noun pairs in which each neuron is a knowledge neuron.
 
     Example: kntools figure 2 determiner_noun_agreement_2 --model bert-base-cased --paper --neuron L9.N1094
     """
@@ -108,10 +110,10 @@ def localisation(
     search: Search,
     chosen: Groups,
     limit: Limit = 30,
-    null: Annotated[Null, typer.Option(help="What chance gives: random neurons, or these shuffled.")] = "neurons",
+    null: Annotated[Null, typer.Option(help="Null: random neurons, shuffled answers, or shuffled foils.")] = "neurons",
     neuron: SomeNeurons = None,
 ) -> Output:
-    """How many knowledge neurons, how alike (tau, R1^2), in which layers.
+    """Number, agreement (tau, R1^2) and layers of knowledge neurons.
 
     Example: kntools figure localisation determiner_noun_agreement_2 P36 P101 --limit 20 --out localised
     """
@@ -132,7 +134,7 @@ def layer_distribution(
     options: Options,
     layers: Annotated[int, typer.Option(min=1, help="Layers of the model.")],
 ) -> Output:
-    """In which layers knowledge neurons lie.
+    """Layers of knowledge neurons.
 
     Example: kntools figure 4 localised.json --layers 30 --out layers
     """
@@ -149,11 +151,11 @@ def suppression_effect(
     factor: Factor = 0.0,
     change: Annotated[
         Definition | None,
-        typer.Option(help="What changes (default: log_odds, or kn_thesis where there is no foil)."),
+        typer.Option(help="Definition of the change (default: log_odds; kn_thesis where there is no foil)."),
     ] = None,
-    paper: Annotated[bool, typer.Option("--paper", help="The published test.")] = False,
+    paper: Annotated[bool, typer.Option("--paper", help="Use the published test.")] = False,
 ) -> Output:
-    """What suppressing neurons does to plural, singular and neutral words.
+    """Effect of suppressing neurons on plural, singular and neutral words.
 
     Example: kntools figure 5 determiner_noun_agreement_1 --neuron L19.N1044 --no-bos --out effect
     """
@@ -173,13 +175,13 @@ def cooccurrence_bias(
         list[Path] | None, typer.Argument(help="Text files, one sentence a line, or .jsonl with one row a line.")
     ] = None,
     field: Annotated[str, typer.Option(help="Field of the rows of a .jsonl file that holds the text.")] = "text",
-    written: Annotated[int, typer.Option(help="Count in so many tokens that the model writes, too.")] = 0,
+    written: Annotated[int, typer.Option(help="Also count in this many tokens sampled from the model.")] = 0,
     group: Annotated[str, typer.Option(help="Number of the nouns in the prompts.")] = "plural",
     section: Annotated[list[str] | None, typer.Option(help="Words of the effect; may be repeated (neutral).")] = None,
-    least: Annotated[int, typer.Option(help="Fewest nouns beside a word.")] = 10,
-    between: Annotated[int, typer.Option(help="Words that may stand between a word and its noun.")] = 1,
+    least: Annotated[int, typer.Option(help="Least number of nouns beside a word.")] = 10,
+    between: Annotated[int, typer.Option(help="Words allowed between a word and its noun.")] = 1,
 ) -> Output:
-    """Does the effect of figure 5 follow how often words stand with plural nouns?
+    """Correlate the effect of figure 5 with how often words occur with plural nouns.
 
     Example: kntools figure 6 effect.json corpus.txt --out bias
     """
@@ -217,7 +219,7 @@ def reliability(
     neuron: SomeNeurons = None,
     edit: Annotated[list[str] | None, typer.Option(help=f"{', '.join(EDITS)}; may be repeated (all).")] = None,
 ) -> Output:
-    """Predictions that edits of neurons overturn: of those with the highest scores, or of those given.
+    """Predictions changed by editing neurons: the leading ones, or given ones.
 
     Example: kntools figure 8 P36 determiner_noun_agreement_1 --edit suppress --out reliability
     """
@@ -269,9 +271,9 @@ def selection_methods(
     limit: Limit = 20,
     count: Count = 5,
     method: MethodNames = None,
-    ablation: Annotated[AblationName, typer.Option(help="What replaces the neurons that are not kept.")] = "zero",
+    ablation: Annotated[AblationName, typer.Option(help="Replacement of ablated neurons.")] = "zero",
 ) -> Output:
-    """Ways to choose neurons, compared by what the answer loses without them, and what it keeps with them alone.
+    """Compare methods of selecting neurons, by ablating the neurons and by keeping only them.
 
     Example: kntools figure selection_methods P36 --limit 8 --out methods
     """
@@ -285,14 +287,14 @@ def selection_methods(
 
 @command
 def planted_facts(
-    source: Annotated[str, typer.Argument(help="A ParaRel relation, whose facts get wrong answers.")],
+    source: Annotated[str, typer.Argument(help="A ParaRel relation; its facts are trained with wrong answers.")],
     options: RunOptions,
     limit: Limit = 10,
-    count: Annotated[int, typer.Option(help="Neurons that a fact is trained into.")] = 10,
+    count: Annotated[int, typer.Option(help="Neurons per trained fact.")] = 10,
     draws: Annotated[int, typer.Option(help="Draws of these neurons, per fact.")] = 3,
     method: MethodNames = None,
 ) -> Output:
-    """Train facts into few neurons, and see which attributions find them.
+    """Train facts into few neurons, and compare which attribution methods find them.
 
     Example: kntools figure planted_facts P36 --model tiny-bert --out planted
     """
@@ -305,7 +307,7 @@ def planted_facts(
 
 @command
 def tracing_profile(
-    what: Annotated[Traced, typer.Argument(help="Which prompts are traced.")],
+    what: Annotated[Traced, typer.Argument(help="Prompts to trace.")],
     options: RunOptions,
     limit: Limit = 100,
     samples: Annotated[int, typer.Option(help="Samples of noise per prompt.")] = 10,

@@ -1,4 +1,4 @@
-"""Do the neurons that were found matter? The answer's probability without them, with twice of them, and by chance."""
+"""A test of neurons: the answer's probability with them ablated, doubled, and with random ones ablated."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from kntools.engine.answers import answer_values
 from kntools.hooks.neurons import ablate_neurons, enhance_neurons
 from kntools.sites import Neuron
 
-Draws = Annotated[int, method(min=0, help="Draws of random neurons to compare with; 0: no check.")]
+Draws = Annotated[int, method(min=0, help="Draws of random neurons for comparison; 0: no test.")]
 
 
 @dataclass(frozen=True)

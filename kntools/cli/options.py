@@ -1,4 +1,4 @@
-"""Options that commands share, each written down once: fields of the dataclasses that commands take."""
+"""Options of several commands, as fields of the dataclasses that commands take."""
 
 from __future__ import annotations
 
@@ -20,25 +20,27 @@ from kntools.results import processes
 method, output, running = (partial(typer.Option, rich_help_panel=name) for name in ("Method", "Output", "Running"))
 
 Text = Annotated[str, typer.Argument(help="The words before the answer, or with one [MASK] for a masked model.")]
-Target = Annotated[str, typer.Argument(help="The answer as it is written in its place, e.g. ' Ottawa'.")]
-Subject = Annotated[str, typer.Option("--subject", "-s", help="What the fact is about, as the text writes it.")]
-MultiToken = Annotated[prompts.MultiToken, method(help="An answer of several tokens: refuse, ask its first, or all.")]
+Target = Annotated[str, typer.Argument(help="The answer exactly as in the text, e.g. ' Ottawa'.")]
+Subject = Annotated[str, typer.Option("--subject", "-s", help="The subject of the fact, as in the text.")]
+MultiToken = Annotated[
+    prompts.MultiToken, method(help="An answer of several tokens: refuse it, use its first token, or all.")
+]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
     """What every command takes."""
 
-    seed: Annotated[int, method(help="Of all that is drawn at random.")] = 0
-    out: Annotated[Path | None, output("--out", "-o", help="Where to write a page, results and tables.")] = None
-    as_json: Annotated[bool, output("--json", help="Print JSON and nothing else to stdout.")] = False
+    seed: Annotated[int, method(help="Seed of all random draws.")] = 0
+    out: Annotated[Path | None, output("--out", "-o", help="Write a page, results and tables here.")] = None
+    as_json: Annotated[bool, output("--json", help="Print only JSON to stdout.")] = False
     debug: Annotated[bool, running("--debug", help="Show the traceback of an error.")] = False
     command: str = ""  # the name of the command
-    line: str = ""  # what to type to do the same again
+    line: str = ""  # the command that repeats it
 
     @property
     def kept(self) -> Path | None:
-        """Where finished items are kept, so that the command can be resumed."""
+        """Where finished items are saved; rerun the command to resume."""
         return None
 
 
@@ -49,14 +51,16 @@ class ModelOptions(Options):
     model: Annotated[str, typer.Option("--model", "-m", help="A name, a folder, a GGUF file or a Hugging Face id.")] = (
         "smollm2-135m"
     )
-    bos: Annotated[bool | None, method("--bos/--no-bos", help="Begin with BOS (default: as the model does).")] = None
+    bos: Annotated[
+        bool | None, method("--bos/--no-bos", help="Prepend BOS, or not (default: the model's setting).")
+    ] = None
     device: Annotated[str | None, running(help="auto, cpu, cuda, mps (default: auto).")] = None
     dtype: Annotated[str | None, running(help="float32 (default), bfloat16, float16.")] = None
-    hooked: Annotated[bool, running("--hooked", help="As HookedTransformer or HookedEncoder (TL 3).")] = False
+    hooked: Annotated[bool, running("--hooked", help="Load as HookedTransformer or HookedEncoder (TL 3).")] = False
     max_rows: Annotated[int | None, running(help="Rows per forward pass (default: from free memory).")] = None
 
     def load(self) -> Any:
-        """The model, on the device of this process, with a line on stderr while it takes its time."""
+        """The model, on the device of this process, with a progress line on stderr."""
         device = processes.device() if self.device in (None, "auto") else self.device
         with Console(stderr=True).status(f"Loading {self.model} ..."):
             try:
@@ -64,16 +68,16 @@ class ModelOptions(Options):
             except (RuntimeError, AssertionError) as error:  # what torch raises for a device that is not there
                 if self.device is None:
                     raise
-                raise ValueError(f"--device {device} cannot be used ({error}); leave it out, or give cpu") from error
+                raise ValueError(f"--device {device} cannot be used ({error}); omit it, or give cpu") from error
 
 
 @dataclass(frozen=True, kw_only=True)
 class Integral:
-    """How the integral of attribution is done."""
+    """How the integral of attribution is computed."""
 
     rule: Annotated[Literal["adaptive", FixedRule], method(help="Rule of integration.")] = "adaptive"
     steps: Annotated[int, method(help="Nodes of a fixed rule (all but adaptive).")] = 20
-    tol: Annotated[float, method(help="Relative residual per layer that adaptive allows.")] = 0.01
+    tol: Annotated[float, method(help="Relative residual allowed per layer (adaptive).")] = 0.01
 
     @property
     def settings(self) -> SearchSettings:
@@ -84,11 +88,11 @@ class Integral:
 class Choice(Integral):
     """... and how knowledge neurons are chosen from scores; see `knowledge_neurons`."""
 
-    threshold: Annotated[float, method(help="Coarse set: this share of a prompt's highest score.")] = 0.2
-    share: Annotated[float, method(help="Share of the prompts in which a neuron must be, at first.")] = 0.7
+    threshold: Annotated[float, method(help="Coarse set: neurons with this share of a prompt's highest score.")] = 0.2
+    share: Annotated[float, method(help="Initial share of the prompts that must select a neuron.")] = 0.7
     least: Annotated[int, method(help="Fewest neurons wanted.")] = 2
     most: Annotated[int, method(help="Most neurons wanted.")] = 5
-    step: Annotated[float, method(help="By how much the share moves.")] = 0.05
+    step: Annotated[float, method(help="Step by which the share changes.")] = 0.05
 
     @property
     def settings(self) -> SearchSettings:

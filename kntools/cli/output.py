@@ -1,4 +1,4 @@
-"""What a command found, and the one way in which it reaches the terminal, JSON and files."""
+"""The result of a command, and its output to the terminal, JSON and files."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Sheet:
 
 @dataclass(frozen=True)
 class Output:
-    """What a command found."""
+    """The result of a command."""
 
     data: Mapping[str, Any]  # of the JSON object; "command" and "files" are added
     sheets: Sequence[Sheet]

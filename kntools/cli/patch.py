@@ -1,4 +1,4 @@
-"""`kntools patch`: where does the activation of one prompt change the answer of another?"""
+"""`kntools patch`: patch activations of one prompt into the run of another."""
 
 from __future__ import annotations
 
@@ -31,16 +31,16 @@ def patch(
     text: Annotated[str | None, typer.Argument(help="The clean prompt, up to the answer (or with one [MASK]).")] = None,
     target: Annotated[str | None, typer.Argument(help="Its answer, e.g. ' Ottawa'.")] = None,
     corrupted: Annotated[str | None, typer.Argument(help="The other prompt, of as many tokens.")] = None,
-    file: Annotated[Path | None, typer.Option("--file", "-f", help=f"Several pairs, one a line: {_LINE}.")] = None,
+    file: Annotated[Path | None, typer.Option("--file", "-f", help=f"Several pairs, one per line: {_LINE}.")] = None,
     foil: Annotated[str | None, typer.Option(help="The wrong answer, for the contrast.")] = None,
     site: Annotated[str, typer.Option(help="resid_pre, resid_mid, attn_out, mlp_out, z, q, k, v, ...")] = "resid_pre",
     metric: Annotated[MetricName | None, typer.Option(help="Default: contrast with a foil, else probability.")] = None,
     heads: Annotated[bool, typer.Option("--heads", help="One column per head, not per position.")] = False,
-    noising: Annotated[bool, typer.Option("--noising", help="Corrupted activations into the clean run.")] = False,
+    noising: Annotated[bool, typer.Option("--noising", help="Patch corrupted activations into the clean run.")] = False,
     method: Annotated[Literal["activation", Method], typer.Option(help="Exact, or an estimate.")] = "activation",
     window: Annotated[int, typer.Option(help="Layers patched together.")] = 1,
     multi_token: MultiToken = "error",
-    top: Annotated[int, typer.Option(min=1, help="How many cells to show.")] = 10,
+    top: Annotated[int, typer.Option(min=1, help="Number of cells to show.")] = 10,
 ) -> Output:
     """Patch activations of one prompt into another, in every layer and position (or head).
 

@@ -24,7 +24,7 @@ from kntools.report import FULL, QUICK, Study, build, choose
 class ReportOptions(ModelOptions):
     """Of a report, which needs a folder."""
 
-    out: Annotated[Path, output("--out", "-o", help="Folder of the page and of all that is finished.")] = (
+    out: Annotated[Path, output("--out", "-o", help="Folder of the page and of finished items.")] = (
         field()  # without it the default would be that of `ModelOptions`
     )
 
@@ -36,7 +36,9 @@ class ReportOptions(ModelOptions):
 @command
 def report(
     options: ReportOptions,
-    quick: Annotated[bool, typer.Option("--quick", help="Minutes for a small model, with wide intervals.")] = False,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="Few prompts: minutes for a small model, wide intervals.")
+    ] = False,
     figures: Annotated[list[str] | None, typer.Option(help="facts, a number or a name; may be repeated (all).")] = None,
 ) -> Output:
     """Run all analyses on a model, and write one page that opens offline.

@@ -1,4 +1,4 @@
-"""`kntools search`: which neurons carry this fact, whatever the phrasing?"""
+"""`kntools search`: which neurons carry this fact in all its phrasings?"""
 
 from __future__ import annotations
 

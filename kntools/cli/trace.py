@@ -1,4 +1,4 @@
-"""`kntools trace`: which states bring the answer back after its subject was corrupted?"""
+"""`kntools trace`: which states restore the answer after its subject was corrupted?"""
 
 from __future__ import annotations
 
@@ -27,14 +27,18 @@ def trace(
     target: Target,
     subject: Subject,
     options: ModelOptions,
-    kind: Annotated[Literal[Kind, "all"], typer.Option(help="What to restore; all: side by side.")] = "hidden",
+    kind: Annotated[
+        Literal[Kind, "all"], typer.Option(help="States to restore; all: the three side by side.")
+    ] = "hidden",
     window: Annotated[int | None, typer.Option(help="Layers restored together for mlp, attn (default: 10).")] = None,
     noise: Annotated[str, typer.Option(help="3sigma, or a standard deviation.")] = "3sigma",
-    corrupted: Annotated[str | None, typer.Option(help="Instead of noise: a text of as many tokens.")] = None,
+    corrupted: Annotated[str | None, typer.Option(help="A text of as many tokens, instead of noise.")] = None,
     samples: Annotated[int, typer.Option(help="Samples of noise.")] = 10,
-    metric: Annotated[MetricName, typer.Option(help="What is read of the answer.")] = "probability",
+    metric: Annotated[MetricName, typer.Option(help="Metric of the answer.")] = "probability",
     foil: Annotated[str | None, typer.Option(help="The wrong answer, for contrast and two_way.")] = None,
-    sever: Annotated[Severed | None, typer.Option(help="Hold these outputs at their corrupted values above.")] = None,
+    sever: Annotated[
+        Severed | None, typer.Option(help="Fix these outputs of higher layers at their corrupted values.")
+    ] = None,
     multi_token: MultiToken = "error",
 ) -> Output:
     """Trace an answer through the states of a model (causal tracing).

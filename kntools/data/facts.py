@@ -17,7 +17,7 @@ from kntools.data.records import Candidate, Loaded
 class KnownFact:
     """One fact. `prompt` ends where `target` begins.
 
-    `prediction` is how GPT-2 XL goes on from the filled template.
+    `prediction` is GPT-2 XL's continuation of the filled template.
     """
 
     known_id: int
@@ -34,7 +34,7 @@ class KnownFact:
 
 
 def known_facts(*, path: str | Path | None = None, **filters: Unpack[Filters]) -> Loaded[KnownFact]:
-    """The 1,209 facts of ROME's `known_1000.json`, known to GPT-2 XL and not necessarily to your model.
+    """The 1,209 facts of ROME's `known_1000.json`, which GPT-2 XL answers correctly.
 
     ```python
     facts = kn.data.known_facts(limit=100, known_only=model)

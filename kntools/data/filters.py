@@ -20,7 +20,7 @@ NOTHING = Skipped()
 
 
 class Filters(TypedDict, total=False):
-    """What every loader accepts besides its own arguments.
+    """Arguments of every loader.
 
     limit: at most so many records, the first ones of the data or, with `seed`, a random sample of it.
     seed: which sample. With the same seed a smaller sample is part of a larger one. No global state is read

@@ -18,7 +18,7 @@ _CHUNK = 256
 
 
 def known(model: Any, prompts: PromptSet | Sequence[Prompt], *, two_way: bool | None = None) -> list[bool]:
-    """For each prompt, whether the model answers it right.
+    """For each prompt, whether the model answers correctly.
 
     ```python
     facts = kn.data.pararel("P36").prompts(model)

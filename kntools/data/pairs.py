@@ -18,7 +18,7 @@ ROLE = "pair"
 
 @dataclass(frozen=True)
 class MinimalPair:
-    """Two sentences, `good` acceptable and `bad` not, with BLiMP's names for what tells them apart.
+    """Two sentences, `good` acceptable and `bad` not, with BLiMP's names of their difference.
 
     As a prompt its target is the token of `good` and its foil the token of `bad` at the one place where they
     differ. A masked model sees both sides of it, a causal one what comes before.
@@ -60,7 +60,7 @@ class MinimalPair:
 
 def _align(tokenizer: Any, masked: bool, pairs: Sequence[MinimalPair]) -> list[Candidate]:
     if not getattr(tokenizer, "is_fast", False):
-        raise ValueError("minimal pairs need a fast tokenizer (use_fast=True) to know where a token stands")
+        raise ValueError("minimal pairs need a fast tokenizer (use_fast=True) for the places of tokens")
     if not pairs:
         return []
     found = []

@@ -55,7 +55,7 @@ def pararel(relation: str, *, path: str | Path | None = None, **filters: Unpack[
         path: a data folder or its `pararel` folder (with `patterns/` and `facts/`), or `"sample"`.
     """
     if relation in _WITHOUT_PATTERNS:
-        raise ValueError(f"ParaRel has facts of {relation} but no patterns to ask for them; choose another relation")
+        raise ValueError(f"ParaRel has facts of {relation} but no patterns; choose another relation")
     check_name("ParaRel relation", relation, RELATIONS)
     wanted = sources.Wanted(
         name=f"ParaRel {relation}",

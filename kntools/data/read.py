@@ -1,6 +1,6 @@
-"""Read data files so that a bad record is an error with its file and line, never a gap.
+"""Read data files. A bad record is an error with its file and line.
 
-Every reader returns `Row`s. A row knows where it stands, and its fields are taken out by type:
+Every reader returns `Row`s. A row has its file and line, and its fields are read by type:
 `row.text("subject")` is a string, or a `ValueError` that begins with `file.jsonl:12:`.
 """
 

@@ -38,7 +38,7 @@ class Skipped:
 
     @classmethod
     def of(cls, reasons: Iterable[str] | Mapping[str, int]) -> Skipped:
-        """Count reasons. The most frequent comes first, ties by name, so that the order means nothing."""
+        """Count reasons. The most frequent comes first, ties by name."""
         kept = [(reason, n) for reason, n in Counter(reasons).items() if n]
         return cls(tuple(sorted(kept, key=lambda item: (-item[1], item[0]))))
 
@@ -116,7 +116,7 @@ class Loaded(Counted[Record]):
     records: tuple[Record, ...]
     skipped: Skipped
     source: str
-    is_sample: bool = False  # the built-in sample, which stands in for a data set that is not there
+    is_sample: bool = False  # the built-in sample, used because the data set was not found
 
     @property
     def kept(self) -> tuple[Record, ...]:
@@ -128,7 +128,7 @@ class Loaded(Counted[Record]):
         return replace(self, records=kept, skipped=self.skipped + Skipped.of({reason: len(self) - len(kept)}))
 
     def prompts(self, model: Any, *, role: str | None = None, multi_token: MultiToken = "error") -> PromptSet:
-        """The records as prompts for `model`, masked or causal, with a count of what it cannot be asked.
+        """The records as prompts for `model`, masked or causal, with counts of skipped questions.
 
         ```python
         prompts = kn.data.blimp("determiner_noun_agreement_1").prompts(model)
@@ -166,7 +166,7 @@ class Loaded(Counted[Record]):
 
 @dataclass(frozen=True)
 class PromptSet(Counted[Prompt]):
-    """Prompts that a given model can be asked. Iterate, index or slice it like a tuple of `Prompt`s.
+    """Prompts for one model. Iterate, index or slice it like a tuple of `Prompt`s.
 
     `records[i]` is what `prompts[i]` was made from and `roles[i]` which of its questions it is.
     `len(prompts) + prompts.skipped.total` is the number of questions that the records hold.
@@ -211,7 +211,7 @@ class PromptSet(Counted[Prompt]):
 
 @dataclass(frozen=True)
 class TokenizerOnly:
-    """Enough of a model to make prompts, for counting what a tokenizer can use without having the weights.
+    """A tokenizer in place of a model, to make and count prompts without weights.
 
     ```python
     kn.data.blimp("passive_1").prompts(TokenizerOnly(AutoTokenizer.from_pretrained("gpt2"))).skipped

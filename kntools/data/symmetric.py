@@ -55,7 +55,7 @@ class SymmetricFact:
 def symmetric_facts(
     relation: str, *, path: str | Path | None = None, **filters: Unpack[Filters]
 ) -> Loaded[SymmetricFact]:
-    """Facts of a relation that can be asked both ways, each with a new target from the same relation.
+    """Facts of a relation with a reverse question, each with a new target from the same relation.
 
     ```python
     facts = kn.data.symmetric_facts("P36", limit=20)

@@ -54,7 +54,7 @@ def synonym_facts(
     synonyms: str | Path | None = None,
     **filters: Unpack[Filters],
 ) -> Loaded[SynonymFact]:
-    """Facts with a second way to say them, each with a new target whose occupation is another one.
+    """Facts with a synonymous question, each with a new target of another occupation.
 
     ```python
     facts = kn.data.synonym_facts("P101", limit=20)
@@ -93,6 +93,6 @@ def field_occupations(path: str | Path | None = None) -> dict[str, str]:
     for row in table(file, ("field", "occupation")):
         field = row.text("field")
         if field in found:
-            raise ValueError(f"{row.where}: the field {field!r} stands in the table twice")
+            raise ValueError(f"{row.where}: the field {field!r} is in the table twice")
         found[field] = row.text("occupation")
     return found

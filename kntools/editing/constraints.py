@@ -17,7 +17,7 @@ SAME_KEY = 1e-6
 class Constraints:
     """What an edit wants of one layer: `keys[n] @ W_out` changes by `wanted[n]`.
 
-    `directions` are `C^-1 k` (or `P k`): the update is made of outer products with them, so that it leaves other keys
+    `directions` are `C^-1 k` (or `P k`): the update consists of outer products with them, which leaves other keys
     alone as far as C knows them.
     """
 
@@ -55,7 +55,7 @@ class Constraints:
         first, second = divmod(int(apart.argmax()), len(cosine))
         raise ValueError(
             f"the keys of {self.labels[first]} and {self.labels[second]} are the same in layer {self.layer} (cosine "
-            f"{float(cosine[first, second]):.6f}), so that they cannot be given two values; leave one of them out, or "
+            f"{float(cosine[first, second]):.6f}), and cannot have two values; leave one of them out, or "
             "use kn.memit, which weighs them"
         )
 

@@ -93,7 +93,7 @@ class Application:
         if made_on not in [other.before for other in (self, *self.stack)]:
             raise ValueError(
                 f"this edit was made on other weights ({self.edit.provenance['model']}, fingerprint {made_on}) than "
-                f"those of this {adapter.model_name(model)} ({self.before}); make it anew on this model"
+                f"those of this {adapter.model_name(model)} ({self.before}); compute it again on this model"
             )
 
 

@@ -24,7 +24,7 @@ _HALF_PRECISION = 3e-2
 
 
 def save_model(model: Any, folder: str | Path) -> Path:
-    """Write a model as it is now, with the edits that are applied, as a Hugging Face folder.
+    """Save a model, with its applied edits, as a Hugging Face folder.
 
     ```python
     with edit.applied(model):
@@ -111,7 +111,7 @@ def _check(model: Any, model_class: type[PreTrainedModel], folder: Path) -> None
         raise ValueError(
             f"{model_class.__name__} does not compute what {name} computes"
             + (", whose weights were folded by enable_compatibility_mode()" if folded else "")
-            + "; load the model anew without changes to its architecture"
+            + "; load the model again without changes to its architecture"
             + (" (or with enable_compatibility_mode(no_processing=True))" if folded else "")
             + ", apply the edit and save that, or save the edit itself (edit.save)"
         )

@@ -49,7 +49,7 @@ class JointEdit(WeightEdit):
         return tuple(float(c.update.norm()) / norm for c, norm in zip(self.changes, self.weight_norms, strict=True))
 
     def warnings(self) -> list[str]:
-        """What says that this edit will hurt, or has not taken; empty if nothing does."""
+        """Signs that the edit failed or changes other answers; empty if there are none."""
         found = []
         if not self.provenance["settings"]["second_moments"]:
             found.append(unprotected([c.layer for c in self.changes], len(self.changes[0].update)))

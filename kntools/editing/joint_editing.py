@@ -55,7 +55,7 @@ def emmet(
     second_moments: SecondMoments = None,
     settings: RomeSettings | None = None,
 ) -> JointEdit:
-    """Edit many facts together, so that every key is given its value exactly (Gupta et al. 2024).
+    """Edit many facts together; every key gets its value exactly (Gupta et al. 2024).
 
     ```python
     edit = kn.emmet(model, prompts, targets, layers=[5], second_moments=C)
@@ -145,7 +145,7 @@ def alpha_edit(
     regularisation: float = 10.0,
     settings: RomeSettings | None = None,
 ) -> JointEdit:
-    """Edit many facts together in the null space of what the layer has read so far (Fang et al. 2025, AlphaEdit).
+    """Edit many facts together in the null space of the layer's keys (Fang et al. 2025, AlphaEdit).
 
     ```python
     edit = kn.alpha_edit(model, prompts, targets, layers=[5], second_moments=C)
@@ -263,7 +263,7 @@ def _start(model: Any, subjects: Subjects, layers: Sequence[int]) -> Float[Tenso
     if float((moved - probe).norm(dim=1).max()) > 0.01 * float(probe.norm()):
         raise ValueError(
             f"in this model the output of W_out is normalised or multiplied before it is added to the residual stream "
-            f"(layer {last}), so that layers cannot share an edit; give one layer: layers=[{last}]"
+            f"(layer {last}), and layers cannot share an edit; give one layer: layers=[{last}]"
         )
     return start
 

@@ -1,4 +1,4 @@
-"""Sums of k k^T over a stream of texts, kept in a file from which a killed run goes on."""
+"""Sums of k k^T over a stream of texts, saved in a file that an interrupted run resumes from."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ class Sums:
                     save()
                     saved = self.count
         if self.count == 0:
-            raise ValueError("no text was given: there is no second moment of nothing")
+            raise ValueError("no text was given; give at least one text")
         if self.count > saved:
             save()
         self.texts = progress.texts

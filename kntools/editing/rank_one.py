@@ -98,7 +98,7 @@ class RankOneEdit(WeightEdit):
         return self.ridge is not None
 
     def warnings(self) -> list[str]:
-        """What says that this edit will hurt, or has not taken; empty if nothing does."""
+        """Signs that the edit failed or changes other answers; empty if there are none."""
         found = [] if self.uses_second_moment else [unprotected([self.layer], len(self.left))]
         if self.key_cosine < LOW_COSINE:
             found.append(
@@ -123,7 +123,7 @@ class RankOneEdit(WeightEdit):
         return pd.DataFrame([{"step": n, **asdict(step)} for n, step in enumerate(self.steps)])
 
     def plot(self, **look: Any) -> Figure:
-        """The loss per step, and the three terms that it is the sum of."""
+        """The loss per step, and its three terms."""
         from kntools.plots.charts import line_chart
 
         terms = {"loss": "loss", "target": "-log P(target)", "kl": "KL", "decay": "weight decay"}

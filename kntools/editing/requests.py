@@ -60,9 +60,9 @@ def make_requests(model: Any, prompts: Prompts, targets: str | Sequence[str], ed
 
 def _request(prompt: PromptLike, target: str) -> EditRequest:
     if not isinstance(prompt, Prompt | Encoded):
-        raise TypeError(f"{prompt!r} is no Prompt; write kn.Prompt(text, answer, subject=...)")
+        raise TypeError(f"{prompt!r} is not a Prompt; write kn.Prompt(text, answer, subject=...)")
     if not isinstance(target, str):
-        raise TypeError(f"target={target!r} is no text; write the new answer as it follows the prompt, e.g. ' Rome'")
+        raise TypeError(f"target={target!r} is not a text; write the new answer as it follows the prompt, e.g. ' Rome'")
     if not target.strip():
         raise ValueError(f"the target of {prompt!r} is empty; write the new answer as it follows the text")
     asked, bos = (prompt.prompt, prompt.prepend_bos) if isinstance(prompt, Encoded) else (prompt, None)

@@ -49,7 +49,7 @@ def rome(
     second_moment: SecondMoment | None = None,
     settings: RomeSettings | None = None,
 ) -> RankOneEdit | list[RankOneEdit]:
-    """Make the model say `targets` after `prompts`, each by a rank-one change of one layer's `W_out`.
+    """Edit the answers of `prompts` to `targets`, each by a rank-one change of one layer's `W_out`.
 
     ```python
     prompt = kn.Prompt("The capital of Canada is", " Ottawa", subject="Canada")

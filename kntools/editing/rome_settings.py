@@ -139,5 +139,5 @@ def _checked(templates: Sequence[str] | int) -> tuple[str, ...] | int:
         if template.count("{}") != 1:
             raise ValueError(f"the template {template!r} has {template.count('{}')} places {{}}; it needs exactly one")
         if not template.endswith("{}"):
-            raise ValueError(f"the template {template!r} goes on after its {{}}; the answer must follow the prompt")
+            raise ValueError(f"the template {template!r} continues after its {{}}; the answer must follow the prompt")
     return tuple(templates)

@@ -1,4 +1,4 @@
-"""The value of a rank-one edit: what the MLP should give at the subject so that the model says the target."""
+"""The value of a rank-one edit: the MLP output at the subject that makes the target probable."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Value:
 
 
 def find_values(model: Any, edits: Sequence[EditRows], layer: int, settings: RomeSettings) -> list[Value]:
-    """Adam on equation 4 of Meng et al. 2022; all edits in the same passes, each with a `delta` of its own.
+    """Adam on equation 4 of Meng et al. 2022; all edits in the same passes, each with its own `delta`.
 
     N steps are N forward passes and N - 1 updates. An edit that stops early is left as it is.
 
@@ -40,7 +40,7 @@ def find_values(model: Any, edits: Sequence[EditRows], layer: int, settings: Rom
     v0 = batch.outputs[batch.bare]
     [size] = [x[batch.bare].norm(dim=1) for x in batch.states or [batch.outputs]]
     if not bool(size.all()):
-        raise ValueError(f"the MLP of layer {layer} gives nothing at a subject (|v0| = 0); edit another layer")
+        raise ValueError(f"the MLP of layer {layer} has zero output at a subject (|v0| = 0); edit another layer")
     delta = torch.zeros_like(v0, requires_grad=True)
     optimiser = torch.optim.Adam([delta], lr=settings.lr)
     curves: list[list[Step]] = [[] for _ in edits]

@@ -35,8 +35,8 @@ def unprotected(layers: Sequence[int], width: int) -> str:
     """What an edit without C costs, and what to type."""
     argument, which = ("second_moment", layers[0]) if len(layers) == 1 else ("second_moments", [*layers])
     return (
-        f"the outputs for other keys are not protected (no second moment: C = I), so that more of what the model says "
-        f"about other subjects changes. Measure it once: from kntools.engine.generation import sample_texts; "
+        f"the outputs for other keys are not protected (no second moment: C = I), and more answers about "
+        f"other subjects change. Measure it once: from kntools.engine.generation import sample_texts; "
         f"C = kn.second_moment(model, {which}, sample_texts(model, {TOKENS_PER_NEURON * width:_})), and give "
         f"{argument}=C; {TOKENS_PER_NEURON} tokens per neuron are recommended"
     )
@@ -44,7 +44,7 @@ def unprotected(layers: Sequence[int], width: int) -> str:
 
 @dataclass(frozen=True, eq=False, repr=False)
 class SecondMoment(Result):
-    """C of one layer, and on what it was measured.
+    """C of one layer, with the texts and weights it was measured on.
 
     ```python
     C = kn.second_moment(model, 8, sample_texts(model, 50_000, seed=0))
@@ -87,7 +87,7 @@ class SecondMoment(Result):
             raise ValueError("the matrix holds nan or inf")
         asymmetry = float((c - c.T).abs().max())
         if asymmetry > 1e-3 * float(c.abs().max()):
-            raise ValueError(f"the matrix is not symmetric (by up to {asymmetry:.2g}), so it is no second moment")
+            raise ValueError(f"the matrix is not symmetric (by up to {asymmetry:.2g}), so it is not a second moment")
         if (lowest := float(c.diagonal().min())) < 0:
             raise ValueError(f"the smallest diagonal entry is {lowest:.2g}; a mean of squares cannot be negative")
         made = provenance(model, source="matrix", **settings)
@@ -121,7 +121,7 @@ class SecondMoment(Result):
         return cls.from_matrix(model, layer, total.double() / int(count), int(count), file=file.name)
 
     def check(self, model: Any, layer: int) -> None:
-        """Is it C of this layer of this model, as it is or as it was before edits that are applied now?
+        """Check that it is C of this layer of this model, with or without the edits applied now.
 
         Raises:
             ValueError: it was measured on another layer, or on other weights.
@@ -148,7 +148,7 @@ class SecondMoment(Result):
         """
         c = self.matrix.double()
         if not bool(torch.isfinite(c).all()):
-            raise ValueError("this second moment holds nan or inf; measure it anew, with the model in float32")
+            raise ValueError("this second moment holds nan or inf; measure it again, with the model in float32")
         width = c.shape[0]
         added = ridge * float(c.diagonal().median())
         tokens = f"it was measured on {self.count:,} tokens, and there are {width:,} neurons"
@@ -231,7 +231,7 @@ def second_moment(
     checkpoint: str | Path | None = None,
     every: int = 10_000,
 ) -> Any:
-    """C = E[k k^T] of the inputs of `W_out`, over all tokens of many texts, BOS included where the model has one.
+    """C = E[k k^T] of the inputs of `W_out`, over all tokens of many texts, including BOS.
 
     ```python
     C = kn.second_moment(model, 8, sample_texts(model, 50_000, seed=0))
@@ -247,7 +247,7 @@ def second_moment(
         context: longer texts are cut into pieces of so many tokens; `None` is the model's context, at most 512.
         dtype: of the sums. Each pass is summed in float32 at least.
         checkpoint: a file that the sums are written to every `every` tokens. Called again with the same texts, the
-            function goes on from there, and ends with the same numbers.
+            function resumes there, with the same result.
 
     Returns:
         `SecondMoment`, or one per layer. Forward passes end at the highest layer asked for.

@@ -60,7 +60,7 @@ def edit_values(
 
 
 def erase_values(model: Any, neurons: Iterable[NeuronLike]) -> LayerEdit:
-    """Erase what some neurons write: their value rows become zero (Dai et al. 2022, section 5.2, erasing relations).
+    """Erase the output of some neurons: set their value rows to zero (Dai et al. 2022, section 5.2, erasing relations).
 
     ```python
     edit = kn.erase_values(model, relation_neurons(of_the_relation, unrelated))

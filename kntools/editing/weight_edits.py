@@ -27,7 +27,7 @@ from kntools.sites import Hook
 
 
 class WeightEdit(Result):
-    """A change of the `W_out` of some layers, made for certain weights and applicable to those alone.
+    """A change of the `W_out` of some layers, bound to the weights it was computed on.
 
     ```python
     with edit.applied(model): ...     # bit for bit restored on exit, also after an exception
@@ -68,11 +68,11 @@ class WeightEdit(Result):
         return scope(enter, leave)
 
     def apply(self, model: Any) -> None:
-        """Edit `model` until `undo`. Raises what `applied` raises; then the weights are untouched."""
+        """Edit `model` until `undo`. Raises as `applied` does; the weights are then unchanged."""
         Application(self, model).apply(model)
 
     def undo(self, model: Any) -> None:
-        """Put back the weights as they were before `apply`: the saved copy, not a subtraction.
+        """Restore the weights from before `apply`: the saved copy, not a subtraction.
 
         Raises:
             RuntimeError: the edit is not applied, or another one was applied after it.
@@ -80,7 +80,7 @@ class WeightEdit(Result):
         find(self, model).undo(model)
 
     def hooks(self, model: Any) -> list[Hook]:
-        """The edit as hooks, which leave the weights alone: `kn.sweep(model, tokens, [edit.hooks(model)])`.
+        """The edit as hooks, without a change of weights: `kn.sweep(model, tokens, [edit.hooks(model)])`.
 
         What the changed rows of `W_out` would add is added to the output of the MLP, at every position.
         """
@@ -93,7 +93,7 @@ class WeightEdit(Result):
     def __add__(self, other: WeightEdit) -> LayerEdit:
         """Both edits as one: of different layers, or of different rows (neurons) of one layer.
 
-        Edits that give their keys exact values in the same layer (`kn.rome`, `kn.emmet`) are solved anew, so that both
+        Edits that give their keys exact values in the same layer (`kn.rome`, `kn.emmet`) are solved again; both
         hold (EMMET's equality).
 
         Raises:
@@ -126,7 +126,7 @@ class WeightEdit(Result):
         return change.rows is None and torch.allclose(own.solve(), change.update, rtol=1e-3, atol=1e-7)
 
     def title(self) -> str:
-        """One line that says what it is."""
+        """A description in one line."""
         return f"edit of layers {list(self.layers)}"
 
 

@@ -1,4 +1,4 @@
-"""What a model answers: the one place that asks for the probability of an answer, whether it is known, what is said."""
+"""Answers of a model: probabilities, whether an answer is known, and the most probable answer."""
 
 from __future__ import annotations
 

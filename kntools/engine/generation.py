@@ -1,4 +1,4 @@
-"""Text that the model itself writes, drawn by generators of its own."""
+"""Text sampled from the model, with local generators."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def generate(
     stop: str | Sequence[str] | None = None,
     top_k: int | None = None,
 ) -> Any:
-    """What the model goes on to write, under hooks if any are given.
+    """Generate text, with hooks if given.
 
     ```python
     kn.generate(model, "The capital of Canada is")                              # the most probable tokens, as text
@@ -52,7 +52,7 @@ def generate(
         hooks: TransformerLens hooks for every prompt.
         max_new_tokens: how many tokens to write at most.
         temperature: 0 takes the most probable token each time; above 0 divides the logits, and tokens are drawn.
-        seed: prompt n draws with a generator of its own, seeded with `seed + n`.
+        seed: prompt n uses its own generator, seeded with `seed + n`.
         stop: the text ends before the first of these strings, as it does before the model's own end token.
         top_k: draw among so many of the most probable tokens only.
 
@@ -143,8 +143,8 @@ def sample_texts(
 
     Arguments:
         tokens: how many to draw; the last texts are not cut, so it becomes a few more.
-        seed: of a generator of its own. Text n is the same whatever `tokens` is.
-        start: each text goes on from these words, and holds them; `None` starts from the beginning-of-sequence token.
+        seed: of a local generator. Text n does not depend on `tokens`.
+        start: each text begins with these words; `None` starts from the beginning-of-sequence token.
         length: tokens per text; one that the model ends sooner is shorter.
         rows: texts that are written at the same time. Another number gives other texts.
         temperature, top_k: as in `generate`; the temperature must be above 0.

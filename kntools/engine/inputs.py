@@ -189,5 +189,5 @@ def _asked(pos: Positions | Sequence[Positions], tokens: Tensor) -> list[tuple[i
     else:
         per_prompt = [resolve_positions(cast(Positions, pos), length)] * tokens.shape[0]
     if len({len(p) for p in per_prompt}) != 1 or not per_prompt[0]:
-        raise ValueError("every prompt must ask for the same number of positions, at least one")
+        raise ValueError("every prompt must have the same number of positions, at least one")
     return per_prompt

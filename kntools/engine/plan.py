@@ -34,7 +34,7 @@ PASS_OVERHEAD = 64
 
 @dataclass(frozen=True)
 class Intervention:
-    """Hooks, and where they act: one entry of a sweep.
+    """Hooks and their prompt: one row of a sweep.
 
     ```python
     runs = [kn.Intervention(kn.ablate_neurons([(3, 7)]), prompt=n) for n in range(len(tokens))]
@@ -113,7 +113,7 @@ def as_intervention(given: Any, prompts: int) -> Intervention:
         return given
     if prompts > 1:
         raise ValueError(
-            f"{prompts} prompts are swept, and a list of hooks does not say which one it starts from; "
+            f"{prompts} prompts are swept, and a list of hooks does not name its prompt; "
             "write kn.Intervention(hooks, prompt=n)"
         )
     return Intervention(_check_hooks(given))
@@ -165,7 +165,7 @@ def with_embedding(inter: Intervention, embedding: Embedding | None) -> Interven
 def _start(inter: Intervention, length: int, asked: Sequence[int]) -> int:
     first = min(asked)
     for name, fn in inter.hooks:
-        # A hook that does not say where it acts may look anywhere: nothing can be left out.
+        # A hook that has no position may look anywhere: nothing can be left out.
         if not (isinstance(fn, PositionedHook) and is_local(name, fn)):
             return 0
         first = min(first, *fn.positions(length))

@@ -56,12 +56,12 @@ def encode_pairs(model: Any, clean: Prompts, corrupted: Corrupted) -> list[Pair]
     )
     for other in (*left, *right):
         if not isinstance(other, Prompt | Encoded | str):
-            raise TypeError(f"{shown(other)} is no prompt; write kn.Prompt(text, answer)")
+            raise TypeError(f"{shown(other)} is not a prompt; write kn.Prompt(text, answer)")
     for text in left:
         if isinstance(text, str):
             raise TypeError(
                 f"the clean prompt {text!r} has no answer; write kn.Prompt({text!r}, ' ...'). The corrupted one may be "
-                "a text: it is asked for the same answer"
+                "a text: it has the same answer"
             )
     if len(left) != len(right) or not left:
         raise ValueError(f"{len(left)} clean and {len(right)} corrupted prompts; give as many of each, at least one")
@@ -84,7 +84,7 @@ def _pair(model: Any, clean: PromptLike, corrupted: PromptLike | str) -> Pair:
         )
     if a.positions != b.positions or a.target_ids != b.target_ids:
         raise ValueError(
-            f"the answer stands at position {a.positions} of the clean prompt and at {b.positions} of the corrupted "
+            f"the answer is at position {a.positions} of the clean prompt and at {b.positions} of the corrupted "
             f"one; it must be the same:\n  clean     {list(a.str_tokens)}\n  corrupted {list(b.str_tokens)}"
         )
     if a.prompt.foil is None and isinstance(other, Prompt) and other.target != a.prompt.target:

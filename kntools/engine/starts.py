@@ -59,7 +59,7 @@ def _tokens(model: Any, start: Any) -> Int[Tensor, " pos"]:
 def _chat_tokens(model: Any, messages: Sequence[Any]) -> list[int]:
     """A chat by the tokenizer's template; a last message of the assistant is continued, else it answers."""
     if not messages or not all(isinstance(m, Mapping) and {"role", "content"} <= m.keys() for m in messages):
-        raise TypeError(f"{messages!r} is no chat; write {_EXAMPLE}, or a list of such lists")
+        raise TypeError(f"{messages!r} is not a chat; write {_EXAMPLE}, or a list of such lists")
     tokenizer = tokenizer_of(model)
     if tokenizer.chat_template is None:
         raise ValueError(

@@ -56,7 +56,7 @@ def sweep(
 
     Row *i* is `model.run_with_hooks(tokens, fwd_hooks=interventions[i])[0, pos]`, for any hooks. Hooks of your own
     may do anything to their activation `[1 pos ...]`; hooks of `kntools.hooks` also say where they
-    act, so that earlier tokens need not be run again.
+    act; earlier tokens are not run again.
 
     Arguments:
         prompts: a `Prompt`, an `Encoded` or token ids; or several, of any lengths (then give
@@ -155,7 +155,7 @@ class Derivative(Result):
 
 @dataclass(frozen=True, eq=False, repr=False)
 class RowGradients(Result):
-    """What `sweep_gradients` returns for one intervention.
+    """Gradients of one intervention of `sweep_gradients`.
 
     ```python
     [g] = kn.sweep_gradients(model, prompt, [kn.Intervention((), wrt=[(name, -1)])], kn.probability(answer_id))
@@ -171,7 +171,7 @@ class RowGradients(Result):
         return f"RowGradients of the values {values}"
 
     def to_frame(self) -> pd.DataFrame:
-        """One row per hook point: `by`, and what `Derivative` says."""
+        """One row per hook point: `by`, and the columns of `Derivative.to_frame`."""
         parts = [derivative.to_frame().assign(by=name) for name, derivative in self.wrt.items()]
         return pd.concat(parts, ignore_index=True).set_index("by").reset_index() if parts else pd.DataFrame()
 

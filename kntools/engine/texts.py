@@ -61,7 +61,7 @@ def strings(texts: Texts) -> Iterator[str]:
     for row in texts:
         text = row["text"] if isinstance(row, Mapping) and "text" in row else row
         if not isinstance(text, str):
-            raise TypeError(f"{shown(row)} is no text; give texts, or rows {{'text': ...}}")
+            raise TypeError(f"{shown(row)} is not a text; give texts, or rows {{'text': ...}}")
         if text.strip():
             yield text
 

@@ -24,7 +24,7 @@ _HEAD = re.compile(r"^L(\d+)\.?H(\d+)$")
 def scale_heads(
     heads: HeadLike | Iterable[HeadLike], factor: float, *, site: str = "z", pos: Positions = ANSWER
 ) -> list[Hook]:
-    """Multiply what each head gives by `factor` at `pos`.
+    """Multiply the output of each head by `factor` at `pos`.
 
     ```python
     hooks = kn.scale_heads([(5, 3), "L6.H0"], 0.5)
@@ -64,7 +64,7 @@ def scale_heads(
 
 
 def ablate_heads(heads: HeadLike | Iterable[HeadLike], *, site: str = "z", pos: Positions = ANSWER) -> list[Hook]:
-    """Set what heads give to zero at `pos`. See `scale_heads`.
+    """Set the outputs of heads to zero at `pos`. See `scale_heads`.
 
     ```python
     kn.generate(model, prompt, hooks=kn.ablate_heads([(5, 3)], pos=None))
@@ -91,5 +91,5 @@ def _as_head(head: HeadLike) -> tuple[int, int]:
     try:
         layer, number = pair
     except (TypeError, ValueError):
-        raise TypeError(f"{shown(head)} is no head; give (layer, head) such as (5, 3), or 'L5.H3'") from None
+        raise TypeError(f"{shown(head)} is not a head; give (layer, head) such as (5, 3), or 'L5.H3'") from None
     return whole("layer", layer, least=0), whole("head", number, least=0)

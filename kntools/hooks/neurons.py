@@ -119,7 +119,7 @@ def resample_neurons(
     seed: int = 0,
     pos: Positions = ANSWER,
 ) -> list[Hook]:
-    """Replace activations by those in another prompt, drawn at random; all neurons get them from the same one.
+    """Replace activations by those of one other prompt, drawn at random for all neurons together.
 
     ```python
     others = kn.activation(model, other_prompts).scores

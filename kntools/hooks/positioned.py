@@ -86,7 +86,7 @@ class PositionedHook:
         if masked or rows > 1:
             why = "a masked model answers at its mask" if masked else f"{rows} rows are run, which may be padded"
             raise ValueError(
-                f"{self!r} does not say where it acts, and {why}: give pos= (-1 is the last token of every row), or "
+                f"{self!r} has no position, and {why}: give pos= (-1 is the last token of every row), or "
                 "run it with kn.sweep(model, prompt, [hooks])"
             )
         return -1

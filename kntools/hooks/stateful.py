@@ -17,7 +17,7 @@ class StatefulHook:
     add = StatefulHook(lambda x, seen: x + seen["x"], seen)
     ```
 
-    Rows of a sweep are run side by side: every row gets functions with a state of its own, so that the same list may be
+    Rows of a sweep are run side by side: every row gets functions with their own state; the same list may be
     given to several rows.
     """
 

@@ -74,7 +74,7 @@ def add_vector(
     *,
     scale: float | Float[Tensor, " batch"] = 1.0,
 ) -> list[Hook]:
-    """Add `scale * vector` to a site at `pos` (steering), or to each row of the batch with a scale of its own.
+    """Add `scale * vector` to a site at `pos` (steering), or a scale per row of the batch.
 
     ```python
     hooks = kn.add_vector("resid_post", 6, direction, pos=-1, scale=4.0)
@@ -152,7 +152,7 @@ def freeze(
     cache: Activations,
     pos: Positions = None,
 ) -> list[Hook]:
-    """Hold sites at the values of another run in many layers: the severed paths of causal tracing.
+    """Fix sites at the values of another run in many layers, as in severed causal traces.
 
     ```python
     hooks = kn.freeze(["mlp_out"], range(8, 30), corrupted_cache)

@@ -32,10 +32,10 @@ def check_architecture(name: str, config: Mapping[str, Any]) -> None:
             "such as 'gpt2' or 'bert-base-cased'"
         )
     if architecture in AUDIO_ARCHITECTURES | VISION_ARCHITECTURES:
-        raise ValueError(f"{name!r} ({architecture}) is no language model; load one, such as 'gpt2'")
+        raise ValueError(f"{name!r} ({architecture}) is not a language model; load one, such as 'gpt2'")
     if listed and architecture not in SUPPORTED_ARCHITECTURES and not architecture.endswith(_MORE_HEADS):
         raise ValueError(
-            f"TransformerLens does not know the architecture {architecture!r} of {name!r}; the nearest that it knows "
+            f"TransformerLens does not know the architecture {architecture!r} of {name!r}; the nearest supported "
             f"is {_nearest(architecture)!r}"
         )
 

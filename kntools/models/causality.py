@@ -1,4 +1,4 @@
-"""Which way a model reads, asked of the model: does a later token change what stands at an earlier position?"""
+"""Causality, measured on the model: does a later token change an earlier position?"""
 
 from __future__ import annotations
 

@@ -103,7 +103,9 @@ def _bridge(source: Source, device: str, dtype: torch.dtype) -> Any:
 def _dtype(given: str | torch.dtype | None) -> torch.dtype:
     found = torch.float32 if given is None else getattr(torch, given, None) if isinstance(given, str) else given
     if not isinstance(found, torch.dtype) or not found.is_floating_point:
-        raise ValueError(f"dtype={given!r} is no floating-point type; use torch.float32, torch.bfloat16 or their names")
+        raise ValueError(
+            f"dtype={given!r} is not a floating-point type; use torch.float32, torch.bfloat16 or their names"
+        )
     return found
 
 
@@ -113,4 +115,4 @@ def _device(given: str | torch.device | None) -> str:
     try:
         return str(torch.device(given))
     except RuntimeError as error:
-        raise ValueError(f"device={given!r} is no device; use 'auto', 'cpu', 'cuda', 'cuda:1' or 'mps'") from error
+        raise ValueError(f"device={given!r} is not a device; use 'auto', 'cpu', 'cuda', 'cuda:1' or 'mps'") from error

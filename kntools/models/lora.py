@@ -16,7 +16,7 @@ def base_of(folder: Path) -> str:
     base = json.loads((folder / ADAPTER).read_text(encoding="utf-8")).get("base_model_name_or_path")
     if not base:
         raise ValueError(
-            f"the LoRA folder {str(folder)!r} does not say what it was trained on; write the folder or id of that "
+            f"the LoRA folder {str(folder)!r} does not name its base model; write the folder or id of that "
             f"model into {ADAPTER} as base_model_name_or_path"
         )
     return str(base)
@@ -36,7 +36,7 @@ def merge_folder(model: Any, folder: Path) -> Any:
     if not hasattr(adapted.base_model, "merge_and_unload"):
         kind = adapted.peft_config["default"].peft_type
         raise ValueError(
-            f"{str(folder)!r} is an adapter of kind {kind}, which is no change of weights; use a LoRA folder"
+            f"{str(folder)!r} is an adapter of kind {kind}, which is not a change of weights; use a LoRA folder"
         )
     return adapted.merge_and_unload()
 

@@ -44,7 +44,7 @@ def _from_wheels(name: str, wheels: Sequence[str], install: str) -> Path:
         if len(found) != 1:
             raise ModuleNotFoundError(
                 f"the installed wheel {wheel} holds {len(found)} GGUF files instead of one; "
-                f"install the version that kntools knows with: {install}",
+                f"install the supported version with: {install}",
                 name=package,
             )
         parts += found
@@ -56,7 +56,7 @@ def tiny_bert() -> Path:
     folder = Path(__file__).parent / "tiny-bert"
     if not (folder / "config.json").is_file():
         raise ValueError(
-            "this copy of kntools lacks the files of 'tiny-bert' (kntools/models/tiny-bert); install it anew"
+            "this copy of kntools lacks the files of 'tiny-bert' (kntools/models/tiny-bert); install it again"
         )
     return folder
 

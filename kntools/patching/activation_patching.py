@@ -86,7 +86,7 @@ def attribution_patch(
     noising: bool = False,
     **cells: Any,
 ) -> PatchGrid:
-    """Estimate the grid of `activation_patch` from gradients: few passes, whatever the number of cells.
+    """Estimate the grid of `activation_patch` from gradients: few passes for any number of cells.
 
     ```python
     fast = kn.attribution_patch(model, clean, corrupted, site="z", heads=True)
@@ -101,7 +101,7 @@ def attribution_patch(
             `"integrated"` averages it along the straight line between both runs, all positions of a layer together:
             a layer sums to what patching it whole does, up to `PatchGrid.residual`; `steps` passes per layer.
             `"atp_star"` (Kramar et al. 2024) computes the softmax anew for patched queries and keys, and averages the
-            size of the estimate over backward passes that each leave out one layer, so that paths do not cancel; the
+            size of the estimate over backward passes that each omit one layer (paths do not cancel); the
             sign is that of the sum. One pass per layer, and no window.
         steps: Gauss-Legendre nodes of `"integrated"`.
         metric, noising: as in `activation_patch`.

@@ -91,7 +91,7 @@ def make_cells(model: Any, pairs: Sequence[Pair], choice: CellChoice) -> Cells:
         KeyError, IndexError: a site, layer, position, head or neuron that does not exist.
     """
     if choice.heads is not False and choice.neurons is not False:
-        raise ValueError("heads and neurons are two kinds of columns; ask for one of them")
+        raise ValueError("heads and neurons are two kinds of columns; choose one")
     count, having = adapter.n_layers(model), layers_of(model, choice.site)
     layers = tuple(having) if choice.layers is None else whole_numbers("layers", choice.layers)
     if not layers:

@@ -75,7 +75,7 @@ class PatchGrid(Result):
 
     @property
     def normalized(self) -> Float[Tensor, "layer column"]:
-        """Where the metric lies between the corrupted prompt (0) and the clean one (1), of the means over pairs."""
+        """The metric on a scale from the corrupted prompt (0) to the clean one (1), of the means over pairs."""
         gap = self.clean - self.corrupted
         if gap == 0:
             raise ValueError("the metric is the same for both prompts: there is nothing to normalise by; use .effect")
@@ -86,7 +86,7 @@ class PatchGrid(Result):
         return bootstrap_interval(self.effect_per_pair, confidence=confidence, resamples=resamples, seed=seed)
 
     def agreement(self, other: PatchGrid) -> dict[str, float]:
-        """How close another grid's effects are, e.g. an attribution grid's to the exact ones.
+        """Agreement with another grid's effects, e.g. of an attribution grid with the exact ones.
 
         Returns:
             `pearson` and `spearman` correlation over all cells of all pairs, and `largest_difference` in units of

@@ -91,7 +91,7 @@ def senders(model: Any, sender: NodeLike | Sequence[NodeLike], positions: Positi
 
 
 def receivers(model: Any, receiver: NodeLike | Sequence[NodeLike]) -> list[Node]:
-    """The receivers, of which the logits are none at all: nothing stands behind them."""
+    """The receivers, without the logits, which are last."""
     listed = _listed(receiver)
     if listed == [LOGITS]:
         return []

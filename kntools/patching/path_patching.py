@@ -1,4 +1,4 @@
-"""Path patching: what one part of a model tells another directly, and what becomes of the answer by that."""
+"""Path patching: the effect of the direct path from one part of a model to another on the answer."""
 
 from __future__ import annotations
 
@@ -43,13 +43,13 @@ def path_patch(
     ```python
     clean = kn.Prompt("The capital of Canada is", " Ottawa", foil=" Paris")
     grid = kn.path_patch(model, clean, "The capital of France is", sender="head", receiver="logits")
-    grid.values                     # [layer head]: the metric with what that head tells the logits directly
+    grid.values                     # [layer head]: the metric with the direct path from that head to the logits patched
     kn.path_patch(model, clean, "The capital of France is", sender="mlp", receiver=["L3.H1.q", "L3.H2.q"])
     ```
 
     The sender takes its activation from the other run. All attention and MLPs above it are held as they are in the run
     that is patched: the residual stream alone carries the change to the receivers. What these read then is put into
-    that run, which goes on from there. Norms on the way see the change.
+    that run, which continues from there. Norms on the path are recomputed.
 
     Arguments:
         clean, corrupted, metric, noising: as in `activation_patch`. By default clean activations are put into the

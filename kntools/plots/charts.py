@@ -90,7 +90,7 @@ def scatter_chart(frame: pd.DataFrame, x: str, y: str, *, join: str = "", **opti
         frame: a row per dot.
         x, y: columns.
         join: a column: a thin line joins the dots that have the same value, e.g. before and after.
-        options: of `plotly.express.scatter`, as in `bar_chart`; `text` is a column with what stands beside the dots.
+        options: of `plotly.express.scatter`, as in `bar_chart`; `text` is a column of labels beside the dots.
     """
     height = 24 + 22 * max(3, frame[y].nunique()) if _is_text(frame, y) else _PANEL
     figure, look = _drawn(px.scatter, frame, x, y, height, **options)

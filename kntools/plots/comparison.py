@@ -59,7 +59,7 @@ def score_scatter(
 
 
 def _sources(att: Any, other: Any) -> tuple[str, str]:
-    """What tells two attributions apart: the rule, or else the model, or else which of them it is."""
+    """The difference between two attributions: the rule, else the model, else their order."""
     for read in (lambda one: one.rule, lambda one: one.provenance["model"]):
         if hasattr(att, "rule") and hasattr(other, "rule") and read(att) != read(other):
             return read(att), read(other)

@@ -42,7 +42,7 @@ def neuron_heatmap(
         columns: how many, at most.
         mode: what a column is. `"leading"`: a neuron index, of those with the highest |score| in any layer (as in Niu
             et al. 2024, figure 1). `"ranked"`: a place within the layer, the highest |score| on the left. `"bins"`:
-            neurons of neighbouring index, of which the highest |score| is shown with its sign, so that no neuron of
+            neurons of neighbouring index, of which the highest |score| is shown with its sign; no neuron of
             the model is left out.
         mark: neurons to frame, e.g. `KnowledgeNeurons`; in mode `"leading"` each gets a column.
         power: the colour's strength is `(|score| / highest |score|) ** power`; 1 is linear.

@@ -93,7 +93,7 @@ def _name(trace: Any) -> str:
 def patch_heatmap(
     grid: Any, *, labels: Sequence[str] | None = None, normalized: bool = False, **look: Unpack[Look]
 ) -> go.Figure:
-    """What each patch changed, in units of the metric: layers across; positions, heads or neurons down.
+    """Effect of each patch, in units of the metric: layers across; positions, heads or neurons down.
 
     ```python
     kn.plots.patch_heatmap(kn.activation_patch(model, clean, corrupted))

@@ -130,7 +130,7 @@ def nouns(model: Any, paradigm: str, limit: int, without: set[str], seed: int) -
     """Prompts of either number, two at least, for a test."""
     found = noun_prompts(model, paradigm, limit=limit, without=without, seed=seed)
     if min(map(len, found.values())) < 2 or len(found) < 2:
-        raise ValueError(f"{paradigm} has fewer than 2 prompts of a number that this model can be asked")
+        raise ValueError(f"{paradigm} has fewer than 2 prompts of a number that fit this model")
     return found
 
 

@@ -133,7 +133,7 @@ def class_of(kind: str) -> Any:
     if kind not in _classes:
         import_module("kntools.face")  # with all results of kntools; any of them may have been saved
     if kind not in _classes:
-        raise LookupError(f"{kind!r} is no result of this version of kntools; import the module that defines it")
+        raise LookupError(f"{kind!r} is not a result of this version of kntools; import the module that defines it")
     return _classes[kind]
 
 

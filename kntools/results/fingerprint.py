@@ -38,7 +38,7 @@ def fingerprint(model: Any, *, fresh: bool = False) -> str:
     if absent := [name for name, parameter in parameters.items() if parameter.is_meta]:
         raise ValueError(
             f"{len(absent)} of {len(parameters)} weights of this model are not in memory (offloaded to disk, e.g. "
-            f"{absent[0]}), and what kntools measures must say of which weights it is; load the model without "
+            f"{absent[0]}), and results record a fingerprint of the weights; load the model without "
             "device_map, perhaps with dtype='bfloat16'. kn.sweep and kn.generate work as it is"
         )
     states = {name: _state(parameter) for name, parameter in parameters.items()}

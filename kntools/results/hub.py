@@ -40,7 +40,7 @@ class Address:
         found = _FORM.fullmatch(text)
         if found is None or ".." in found["file"].split("/"):
             raise ValueError(
-                f"{text!r} is no file on the Hub; write hf://user/repo/file or hf://user/repo@revision/file"
+                f"{text!r} is not a file on the Hub; write hf://user/repo/file or hf://user/repo@revision/file"
             )
         revision = None if found["revision"] is None else unquote(found["revision"])
         return cls(found["repo"], found["file"], revision, "dataset" if found["type"] else "model")
@@ -61,7 +61,7 @@ class Address:
         try:
             path = hf_hub_download(self.repo, self.file, revision=self.revision, repo_type=self.type)
         except HFValidationError as error:
-            raise ValueError(f"{self}: {self.repo!r} is no valid repository; write hf://user/repo/file") from error
+            raise ValueError(f"{self}: {self.repo!r} is not a valid repository; write hf://user/repo/file") from error
         except LocalEntryNotFoundError as error:
             why = "HF_HUB_OFFLINE is set" if constants.HF_HUB_OFFLINE else "the Hub cannot be reached"
             raise FileNotFoundError(f"{self} is not in the cache ({constants.HF_HUB_CACHE}), and {why}") from error
@@ -70,7 +70,7 @@ class Address:
         except EntryNotFoundError as error:
             raise FileNotFoundError(f"{self}: {self.repo} has no file {self.file!r}") from error
         except GatedRepoError as error:
-            raise FileNotFoundError(f"{self}: access to {self.repo} must be asked for on its page") from error
+            raise FileNotFoundError(f"{self}: access to {self.repo} must be requested on its page") from error
         except RepositoryNotFoundError as error:
             hint = "check the name; a private one needs a token (hf auth login)"
             raise FileNotFoundError(f"{self}: the Hub has no repository {self.repo}; {hint}") from error

@@ -28,7 +28,7 @@ R = TypeVar("R", bound="Result")
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Result(encoding.Registered):
-    """The base of all results. A subclass is a dataclass, and says what it is and what its table holds.
+    """The base of all results. A subclass is a dataclass that defines `describe` and `to_frame`.
 
     ```python
     @dataclass(frozen=True, eq=False, repr=False)
@@ -52,15 +52,15 @@ class Result(encoding.Registered):
             object.__setattr__(self, field.name, encoding.without_numpy(getattr(self, field.name)))
 
     def describe(self) -> str:
-        """One line that says what it is."""
+        """A description in one line."""
         return type(self).__name__
 
     def to_frame(self) -> pd.DataFrame:
-        """A tidy table of pandas."""
+        """A tidy pandas table."""
         raise NotImplementedError
 
     def summary(self) -> pd.DataFrame:
-        """The table that a reader wants first."""
+        """The main table, in short form."""
         return self.to_frame()
 
     def tables(self) -> dict[str, pd.DataFrame]:
@@ -72,7 +72,7 @@ class Result(encoding.Registered):
         return self.summary()
 
     def save(self, path: str | Path) -> Path:
-        """Write one file, which `kn.load(path)` reads: safetensors, with JSON for what is no tensor.
+        """Write one file for `kn.load(path)`: safetensors, with JSON for everything that is not a tensor.
 
         Without tensors it may be called `.json`. `.csv` holds the table of `to_frame` alone. Equal results give equal
         bytes.
@@ -81,7 +81,7 @@ class Result(encoding.Registered):
             ValueError: a `.json` of a result with tensors.
         """
         if not isinstance(path, str | Path) or Path(path).is_dir():
-            raise ValueError(f"{shown(path)} is no file; give a path such as 'result.safetensors'")
+            raise ValueError(f"{shown(path)} is not a file; give a path such as 'result.safetensors'")
         path = Path(path)
         if path.suffix == ".csv":
             return write(path, self.to_frame().to_csv(index=False))

@@ -54,9 +54,7 @@ class RunFile:
         *lines, unfinished = raw.split(b"\n")
         header = _parsed(lines[0]) if lines else None
         if header is None or "kind" not in header or "format" not in header:
-            raise ValueError(
-                f"{self.path} does not begin with the header of a run; name a new run, or delete the file to begin anew"
-            )
+            raise ValueError(f"{self.path} does not begin with the header of a run; name a new run, or delete the file")
         items: dict[str, Any] = {}
         end = 0
         for number, line in enumerate(lines[1:], start=2):

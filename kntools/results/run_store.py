@@ -1,4 +1,4 @@
-"""The finished items of a long run, so that an interrupted run can be resumed.
+"""The finished items of a long run, from which an interrupted run resumes.
 
 ```python
 store = RunStore("runs/edits", kind="edit consistency", model=model, settings={"layer": 3})
@@ -160,7 +160,7 @@ class RunStore:
             self._file.remove()
         for _, text in parts:
             if text is not None:
-                raise RuntimeError(f"{text}; what is finished is kept: give the same command to resume") from failure
+                raise RuntimeError(f"{text}; finished items are saved: give the same command to resume") from failure
 
     def _compare(self, found: dict[str, Any], path: Path) -> None:
         """Is the run in the file this one?"""

@@ -39,7 +39,7 @@ def bootstrap_interval(
         values: one entry per item. Entries that are nan are left out (an item need not have all of them).
         confidence: of the interval, between 0 and 1.
         resamples: how often the items are drawn anew, with replacement.
-        seed: of a generator of its own.
+        seed: of a local generator.
 
     Returns:
         `(low, high)`; nan where fewer than two items have a value.
@@ -48,7 +48,7 @@ def bootstrap_interval(
         ValueError: no items, or an argument out of range.
     """
     if values.shape[0] == 0:
-        raise ValueError("no items: there is no mean to give an interval for")
+        raise ValueError("no items; give at least one")
     confidence = decimal("confidence", confidence, above=0, below=1)
     resamples = whole("resamples", resamples, least=1)
     # Not scipy's: one matrix product gives the means of all resamples of all entries, with those that are nan left out.

@@ -79,8 +79,8 @@ def subject_embeddings(model: Any, encoded: Encoded) -> SubjectEmbeddings:
         scale = float((own * seen).sum() / (own * own).sum()) if own.shape == seen.shape else 0.0
         if not torch.allclose(scale * own, seen, rtol=1e-2, atol=1e-3 * float(seen.abs().max())) or not scale:
             raise ValueError(
-                f"{hook} of {adapter.model_name(model)} is no multiple of what its token embedding gives: there is no "
-                "place for noise; give causal_trace(..., corrupted=...), another prompt"
+                f"{hook} of {adapter.model_name(model)} is not a multiple of the output of its token embedding: "
+                "there is no place for noise; give causal_trace(..., corrupted=...), another prompt"
             )
     return SubjectEmbeddings(own[list(positions)].float(), hook, scale, positions)
 

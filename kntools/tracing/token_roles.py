@@ -1,4 +1,4 @@
-"""What part each token plays in a prompt about a subject, so that prompts of different lengths can be averaged."""
+"""The role of each token in a prompt about a subject, for averages over prompts of different lengths."""
 
 from __future__ import annotations
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Trace(Result):
-    """How far the answer comes back when one state of the clean run is put back into corrupted runs.
+    """How much of the answer returns when one state of the clean run is restored in corrupted runs.
 
     ```python
     trace.scores            # [layer token]: the metric with that state restored, mean over samples
@@ -60,7 +60,7 @@ class Trace(Result):
 
     @property
     def effect(self) -> Float[Tensor, "layer token"]:
-        """Indirect effect; of a severed trace, the part that does not pass through what was severed."""
+        """Indirect effect; of a severed trace, the part that does not pass through the severed modules."""
         return (self.per_sample - self.corrupted_per_sample[:, None, None]).mean(0)
 
     @property

@@ -37,7 +37,7 @@ def warn_of_weak_corruption(
         warnings.warn(
             f"the corruption does not lower the answer in {len(weak)} of {len(texts)} traces: there is nothing to "
             f"restore ({'; '.join(weak[:3])}{'; ...' if len(weak) > 3 else ''}). Use stronger noise, prompts whose "
-            "answer the model knows, or another occurrence of a subject that stands in its prompt twice",
+            "answer that is probable, or another occurrence of a subject that occurs twice",
             WeakCorruption,
             stacklevel=3,
         )

@@ -15,9 +15,9 @@ Cells = Mapping[str, Mapping[str, Mapping[str, Any]]]
 
 _HEAD = """# Architectures
 
-Each row is a tiny model with random weights, of a family that TransformerLens {version} knows; each column is a
+Each row is a tiny model with random weights, of a family that TransformerLens {version} supports; each column is a
 primitive of kntools. Every cell was run and compared with a plain loop that uses no code of kntools: `run_with_hooks`
-and torch's module hooks, one intervention at a time. This command makes the page, and can be interrupted:
+and torch's module hooks, one intervention at a time. This command makes the page. If interrupted, rerun it to resume:
 
 ```
 python -m scripts.architectures
@@ -25,7 +25,7 @@ python -m scripts.architectures
 
 - A number is the **largest difference** from the plain loop: in probability, or relative to values above 1. Up to
   {tolerance:g} is right.
-- **refused** is a clear error, raised on purpose: the model has no neurons there, for example.
+- **refused** is a deliberate, clear error: for example, the model has no neurons there.
   [Their texts](#errors) are below.
 - **gap** is a [known gap](#known-gaps), with its reason.
 
@@ -57,7 +57,7 @@ def page(cells: Cells, version: str, tolerance: float) -> str:
         tables.markdown(
             ["configuration", "primitive", "reason"], [[g.configuration, g.primitive, g.reason] for g in GAPS]
         ),
-        "## Not in the table\n\nArchitectures that TransformerLens names, and why no tiny one is built here.\n",
+        "## Not in the table\n\nArchitectures without a configuration in the table, and the reason.\n",
         tables.markdown(["architectures", "reason"], _left_out()),
     ]
     return "\n".join(parts)

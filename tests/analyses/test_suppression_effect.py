@@ -191,7 +191,7 @@ def test_correlation_is_that_of_bias_and_effect(tmp_path: Path) -> None:
     x, y = (torch.tensor([r[k] for r in found.rows]) for k in ("bias", "effect"))
     assert found.details["correlation"]["spearman"] == pytest.approx(spearman(x, y))
     assert kn.load(found.save(tmp_path / "a.json")).rows == found.rows and len(found.plot().data) == 1
-    with pytest.raises(ValueError, match="2 words are left"):
+    with pytest.raises(ValueError, match="2 words remain"):
         cooccurrence_bias(effect, counts, sections=None, least=25)
     with pytest.raises(ValueError, match="there are"):
         cooccurrence_bias(effect, counts, sections=["neutral"])

@@ -223,7 +223,7 @@ def test_a_masked_model(tmp_path: Path) -> None:
         (["attribute", TEXT, TARGET, "--model", "TINY", "--top", "0"], "--top"),
         (["attribute", TEXT, TARGET, "--model", "TINY", "--draws", "-1"], "--draws"),
         (["attribute", "Canada " * 100 + "is", TARGET, "--model", "TINY"], "context holds"),
-        (["attribute", TEXT, TARGET, "--model", "TINY", "--device", "abacus"], "device='abacus' is no device"),
+        (["attribute", TEXT, TARGET, "--model", "TINY", "--device", "abacus"], "device='abacus' is not a device"),
         (["attribute", TEXT, TARGET, "--model", "TINY", "--dtype", "int8"], "dtype='int8'"),
         (["attribute", TEXT, TARGET, "--model", "TINY", "--max-rows", "0"], "max_rows=0"),
         (["attribute", TEXT, TARGET, "--model", "TINY", "--rule", "simpson"], "'gauss_legendre'"),

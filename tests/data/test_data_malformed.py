@@ -228,7 +228,7 @@ def test_a_bad_counterfact_record(path: tuple[str, ...], value: Any, message: st
         ("field\toccupation\n", r": no rows after the first line"),
         ("field\toccupation\nphysics physicist\n", r":2: 1 columns; expected"),
         ("field\toccupation\nphysics\t\n", r":2: field 'occupation' must be a string that is not blank"),
-        ("field\toccupation\na\tb\na\tc\n", r":3: the field 'a' stands in the table twice"),
+        ("field\toccupation\na\tb\na\tc\n", r":3: the field 'a' is in the table twice"),
     ],
 )
 def test_a_bad_table(content: str, message: str, tmp_path: Path) -> None:

@@ -138,7 +138,7 @@ def test_bad_masks_and_lengths() -> None:
             kn.sweep(model, tokens, two, **options)
     with pytest.raises(ValueError, match="leave it out"):
         kn.sweep(model, PROMPTS[0], [[]], attention_mask=torch.ones(1, 6))
-    with pytest.raises(ValueError, match="does not say which one"):
+    with pytest.raises(ValueError, match="does not name its prompt"):
         kn.sweep(model, tokens, [[]], pos=-1)
     with pytest.raises(IndexError, match="starts from prompt 4"):
         kn.sweep(model, PROMPTS, [kn.Intervention((), prompt=4)])

@@ -92,9 +92,9 @@ def test_dtype_and_device() -> None:
     expected = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     for model in (kn.load_model(given, tokenizer=words, device="auto"), kn.load_model("tiny-bert", device="auto")):
         assert {p.device.type for p in model.parameters()} == {expected}
-    with pytest.raises(ValueError, match="device='gpu' is no device; use 'auto', 'cpu', 'cuda'"):
+    with pytest.raises(ValueError, match="device='gpu' is not a device; use 'auto', 'cpu', 'cuda'"):
         kn.load_model("tiny-bert", device="gpu")
-    with pytest.raises(ValueError, match="dtype='int8' is no floating-point type"):
+    with pytest.raises(ValueError, match="dtype='int8' is not a floating-point type"):
         kn.load_model(given, tokenizer=words, dtype="int8")
 
 
@@ -184,12 +184,12 @@ def test_lora_folders_that_cannot_be_merged(tmp_path: Path, monkeypatch: pytest.
     with torch.random.fork_rng(devices=[]):
         tuned = peft.get_peft_model(transformers.AutoModelForCausalLM.from_pretrained(base), prompts)
         tuned.save_pretrained(tmp_path / "prompts")
-    with pytest.raises(ValueError, match="PROMPT_TUNING, which is no change of weights"):
+    with pytest.raises(ValueError, match="PROMPT_TUNING, which is not a change of weights"):
         kn.load_model(tmp_path / "prompts", device="cpu")
     file = tmp_path / "prompts" / "adapter_config.json"
     for name, message in (
         ("no-such/base", "unknown model 'no-such/base'"),
-        (None, "does not say what it was trained on"),
+        (None, "does not name its base model"),
     ):
         file.write_text(json.dumps({**json.loads(file.read_text()), "base_model_name_or_path": name}))
         with pytest.raises(ValueError, match=message):
@@ -325,7 +325,7 @@ def test_a_model_in_memory_without_a_head_for_words() -> None:
 
 def test_models_of_images_and_of_unknown_code(tmp_path: Path) -> None:
     for config, message in (
-        ({"architectures": ["ViTForImageClassification"], "model_type": "vit"}, "is no language model"),
+        ({"architectures": ["ViTForImageClassification"], "model_type": "vit"}, "is not a language model"),
         ({"architectures": ["OpenELMForCausalLM"], "model_type": "openelm"}, "trust_remote_code=True"),
         ({"architectures": ["LlamaForCausalLM"]}, "does not know the model type None"),
     ):

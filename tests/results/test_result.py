@@ -222,7 +222,7 @@ def test_a_file_of_something_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 def test_a_kind_or_a_field_that_this_version_does_not_know(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = odd().save(tmp_path / "odd.safetensors")
     monkeypatch.delitem(encoding._classes, "Odd")
-    with pytest.raises(ValueError, match="'Odd' is no result of this version"):
+    with pytest.raises(ValueError, match="'Odd' is not a result of this version"):
         kn.load(path)
     monkeypatch.setitem(encoding._classes, "Odd", kn.Trace)
     with pytest.raises(ValueError, match="cannot be read by this version"):

@@ -143,5 +143,5 @@ def test_noise_needs_a_place(monkeypatch: pytest.MonkeyPatch) -> None:
         return x, x.tanh()
 
     monkeypatch.setattr(adapter, "embedding_outputs", other)
-    with pytest.raises(ValueError, match="no multiple of what its token embedding gives"):
+    with pytest.raises(ValueError, match="not a multiple of the output of its token embedding"):
         kn.causal_trace(zoo.tiny("llama"), fact("llama"))

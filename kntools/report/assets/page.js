@@ -91,6 +91,12 @@
   }
   toggle.hidden = false;
 
+  // What does not fit scrolls in its own box, and says so.
+  const sizes = new ResizeObserver((entries) => requestAnimationFrame(() => {
+    for (const { target } of entries) target.toggleAttribute("data-wide", target.scrollWidth > target.clientWidth);
+  }));
+  for (const box of document.querySelectorAll(".scroll")) sizes.observe(box);
+
   show();
   const cards = JSON.parse(document.getElementById("cards").textContent);
   for (const { div, spec } of plots) attachCards(div, spec.data, cards);
