@@ -124,7 +124,7 @@ def _askable(study: Study) -> tuple[dict[str, tuple[Prompt, ...]], list[str]]:
 def _effects(
     study: Study, prompts: dict[str, tuple[Prompt, ...]], name: str, top: Sequence[Neuron], own: Sequence[Neuron]
 ) -> Row:
-    """Probabilities of all answers without (and with doubled) neurons of this fact, and of its answer without random neurons."""
+    """Probabilities of all answers without, and with doubled, neurons of this fact; of its own also without others."""
     model, generator = study.model, randomness.generator(local_seed(study.seed, name))
     others = [random_like(top, neuron_layers.widths(model), generator) for _ in range(study.size.draws)]
     edits: list[list[Hook]] = [[], ablate_neurons(own), enhance_neurons(own)] if own else [[], [], []]
