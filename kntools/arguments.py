@@ -70,6 +70,8 @@ def decimal(
 
 
 def _range(least: object, most: object, above: object = None, below: object = None) -> str:
+    if least is not None and most is not None:
+        return f" from {least} to {most}"
     limits = {"at least": least, "above": above, "at most": most, "below": below}
     given = [f"{word} {limit}" for word, limit in limits.items() if limit is not None]
     return f" {' and '.join(given)}" if given else ""

@@ -93,7 +93,7 @@ def test_patch_reads_several_pairs_from_a_file(tiny: str, tmp_path: Path) -> Non
     [
         (["trace", TEXT, TARGET, "-s", "Japan"], "not in the text"),
         (["trace", TEXT, TARGET, "-s", "Canada", "--noise", "much"], "3sigma"),
-        (["trace", TEXT, TARGET, "-s", "Canada", "--kind", "mlp", "--window", "9"], "give 1 to 4"),
+        (["trace", TEXT, TARGET, "-s", "Canada", "--kind", "mlp", "--window", "9"], "from 1 to 4"),
         (["patch", TEXT, TARGET, "The capital of lazy dog is"], "token"),
         (["patch", TEXT, TARGET, "The capital of France is", "--site", "residual"], "unknown site"),
         (["patch", TEXT, TARGET, "The capital of France is", "--metric", "contrast"], "needs a foil"),

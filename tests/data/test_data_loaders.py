@@ -110,7 +110,7 @@ def test_target(target: Any) -> None:
 
 
 def test_wrong_filters() -> None:
-    with pytest.raises(ValueError, match=r"limit=-1 is negative"):
+    with pytest.raises(ValueError, match=r"limit=-1; give a whole number at least 0"):
         data.pararel("P36", path="sample", limit=-1)
     with pytest.raises(TypeError, match=r"unknown argument limits; the filters are limit, seed"):
         data.pararel("P36", path="sample", limits=3)  # type: ignore[call-arg]

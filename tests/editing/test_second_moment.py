@@ -151,7 +151,7 @@ def test_bad_input() -> None:
         (IndexError, "layers 0 to 3", lambda: kn.second_moment(model, 4, TEXTS)),
         (ValueError, "context=1000", lambda: kn.second_moment(model, 1, TEXTS, context=1000)),
         (ValueError, "float32 or", lambda: kn.second_moment(model, 1, TEXTS, dtype=torch.float16)),
-        (ValueError, "both must be", lambda: kn.second_moment(model, 1, TEXTS, every=0)),
+        (ValueError, "every=0; give a whole number at least 1", lambda: kn.second_moment(model, 1, TEXTS, every=0)),
     ):
         with pytest.raises(error, match=said):
             call()
@@ -182,7 +182,7 @@ def test_a_matrix_from_elsewhere(tmp_path: Path) -> None:
         (ValueError, "not symmetric", lambda: kn.SecondMoment.from_matrix(model, 1, good + good.triu(1), 9)),
         (ValueError, "nan or inf", lambda: kn.SecondMoment.from_matrix(model, 1, good * torch.inf, 9)),
         (ValueError, "cannot be negative", lambda: kn.SecondMoment.from_matrix(model, 1, -good, 9)),
-        (ValueError, "at least one token", lambda: kn.SecondMoment.from_matrix(model, 1, good, 0)),
+        (ValueError, "count=0; give a whole number at least 1", lambda: kn.SecondMoment.from_matrix(model, 1, good, 0)),
         (IndexError, "layers 0 to 3", lambda: kn.SecondMoment.from_matrix(model, 4, good, 9)),
     ):
         with pytest.raises(error, match=said):

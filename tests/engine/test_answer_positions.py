@@ -147,7 +147,7 @@ def test_a_captured_activation_is_the_answers() -> None:
 
 def test_reprs_say_where() -> None:
     [(_, hook)] = kn.ablate_neurons([(1, 2)])
-    assert repr(hook) == "<scale by 0.0 [L1.N2] at the answer>" and repr(ANSWER) == "ANSWER"
+    assert repr(hook) == "<scale by 0 [L1.N2] at the answer>" and repr(ANSWER) == "ANSWER"
     outside: Any = zoo.tiny("gpt2").blocks[1].mlp.hook_post
     with pytest.raises(RuntimeError, match="outside of a model's forward pass; give it pos="):
         hook(torch.zeros(1, 2, 48), hook=outside)

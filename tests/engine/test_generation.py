@@ -272,7 +272,7 @@ def test_bad_input() -> None:
         ("context holds", lambda: kn.generate(model, tokens, max_new_tokens=100)),
         ("max_new_tokens=0", lambda: kn.generate(model, tokens, max_new_tokens=0)),
         ("at least 0", lambda: kn.generate(model, tokens, temperature=-1.0)),
-        ("top_k of at least", lambda: kn.generate(model, tokens, top_k=0)),
+        ("top_k=0", lambda: kn.generate(model, tokens, top_k=0)),
         ("no prompts", lambda: kn.generate(model, [])),
         ("padding tokens", lambda: kn.generate(model, torch.tensor([[0, 0, 5], [0, 7, 5]]))),
         ("padding tokens", lambda: kn.generate(model, torch.tensor([[5, 0], [7, 5]]))),

@@ -287,7 +287,7 @@ def test_bad_input_is_told() -> None:
     for window in (0, 5):
         with pytest.raises(ValueError, match=f"window={window}"):
             trace(kind="mlp", window=window)
-    with pytest.raises(ValueError, match="give 1 to 4"):
+    with pytest.raises(ValueError, match="from 1 to 4"):
         trace(kind="mlp", window=10)
     usual = {"kind": "hidden", "window": None, "sever": None, "sever_at": "restored"}
     for option, choices in (("kind", "'hidden', 'mlp', 'attn'"), ("sever", "None, 'mlp'"), ("sever_at", "'restored'")):
