@@ -7,7 +7,6 @@ makes of the text with the answer in its place, minus what it makes of the text.
 
 from __future__ import annotations
 
-import unicodedata
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -24,6 +23,7 @@ from kntools.models.causality import is_masked
 from kntools.models.tokenizers import tokenizer_of
 from kntools.results.display import excerpt
 from kntools.results.result import Result
+from kntools.word_borders import is_glued, occurrences
 
 #: How a mask is written in every text, whatever the tokenizer calls it.
 MASK = "[MASK]"
@@ -269,7 +269,7 @@ class _Encoder:
                 return PromptError(
                     Reason.SPACE, f"the text ends in a space, which belongs to the answer; write {text!r}, {answer!r}"
                 )
-            if _is_glued(text, answer):
+            if is_glued(text, answer):
                 return PromptError(
                     Reason.GLUED,
                     f"the {name} {answer!r} would continue the word {text.split()[-1]!r} of the text; "
@@ -405,42 +405,6 @@ def _ranges_by_prefix(tokenizer: Any, text: str, ids: list[int]) -> list[tuple[i
     if tokenizer.decode(ids) != text:
         raise ValueError(f"this slow tokenizer does not spell {text!r} back; load it with use_fast=True")
     return list(zip([0, *ends[:-1]], ends, strict=True))
-
-
-# --- words ------------------------------------------------------------------------------------------------
-
-#: Scripts that write words without spaces between them (as the names of their characters begin).
-_UNSPACED = ("CJK", "HIRAGANA", "KATAKANA", "BOPOMOFO", "THAI", "LAO", "KHMER", "MYANMAR", "TIBETAN", "YI", "JAVANESE")
-
-
-def _in_word(character: str, kinds: str = "LMN") -> bool:
-    """A letter, a mark on one (or a vowel sign) or a digit, of a script that puts spaces between words."""
-    if unicodedata.category(character)[0] not in kinds:
-        return False
-    return not unicodedata.name(character, "").startswith(_UNSPACED)
-
-
-def _is_glued(text: str, answer: str) -> bool:
-    """Would the answer continue the last word of the text? A number may be continued, and a word may follow one."""
-    return _in_word(text[-1], "LM") and _in_word(answer[0])
-
-
-def occurrences(text: str, subject: str) -> list[tuple[int, int]]:
-    """Where `subject` stands in `text` as words of its own (start, end), in composed or decomposed characters."""
-    for form in dict.fromkeys((subject, *(unicodedata.normalize(f, subject) for f in ("NFC", "NFD")))):
-        found: list[tuple[int, int]] = []
-        start = text.find(form)
-        while start >= 0:
-            end = start + len(form)
-            cut = (start > 0 and _in_word(text[start - 1]) and _in_word(text[start])) or (
-                end < len(text) and _in_word(text[end - 1]) and _in_word(text[end])
-            )
-            if not cut:
-                found.append((start, end))
-            start = text.find(form, start + 1)
-        if found:
-            return found
-    return []
 
 
 def _subject_tokens(prompt: Prompt, text: str, ranges: Sequence[tuple[int, int]]) -> range:
