@@ -119,6 +119,6 @@ def probability_shift(
         make=lambda part: word_probabilities(model, part.prompts, names, interventions).tolist(),
         unit="part",
     )
-    before, after = torch.cat([torch.tensor(values) for values in found], dim=1)
+    before, after = torch.cat([torch.tensor(values, dtype=torch.float32) for values in found], dim=1)
     groups = tuple(name for name, asked in prompts.items() for _ in asked)
     return ProbabilityShift(before, after, groups, tuple(listed), wanted, factor, folder.header)
