@@ -17,7 +17,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from kntools.arguments import shown, whole
+from kntools.arguments import shown, whole, whole_text
 from kntools.models import adapter
 from kntools.models.causality import is_masked
 from kntools.models.tokenizers import tokenizer_of
@@ -68,9 +68,7 @@ class Prompt:
                 raise TypeError(f"{name}={value!r} is no text; write kn.Prompt('The capital of ...', ' Ottawa')")
             if not value.strip():
                 raise ValueError(f"the {name} of Prompt({self.text!r}, {self.target!r}) is empty; write it out")
-            lone = next((i for i, c in enumerate(value) if 0xD800 <= ord(c) <= 0xDFFF), None)
-            if lone is not None:
-                raise ValueError(f"character {lone} of {name} is half of a surrogate pair, which no text can hold")
+            whole_text(name, value)
         if self.multi_token not in get_args(MultiToken):
             raise ValueError(f"multi_token={self.multi_token!r} is unknown; use 'error', 'first' or 'sum'")
         if self.occurrence is not None:
@@ -127,6 +125,7 @@ class Reason(StrEnum):
     SPACE = "the space stands before the answer's place"
     GLUED = "the answer is glued to the word before it"
     MELTS = "answer melts into the text"
+    UNSEEN = "nothing of it is left in the tokens"
     ANSWER_PIECES = "answer is not one token"
     FOIL_PIECES = "foil is not one token"
     SAME = "answer and foil are the same tokens"
@@ -316,6 +315,8 @@ class _Encoder:
         if self.bos and ids[:1] != [self.tokenizer.bos_token_id]:
             ids, first = [self.tokenizer.bos_token_id, *ids], first + 1
             subject = None if subject is None else range(subject.start + 1, subject.stop + 1)
+        if first < 0:
+            raise PromptError(Reason.UNSEEN, f"nothing of the text {prompt.text!r} is left: this tokenizer drops it")
         if len(ids) > self.limit:
             raise PromptError(
                 Reason.TOO_LONG,
@@ -339,8 +340,10 @@ class _Encoder:
         after = ids[place + 1 :] if self.masked else []
         end = len(filled) - len(after)
         found = tuple(filled[place:end])
-        if not found or filled[:place] != ids[:place] or filled[end:] != after:
+        if filled[:place] != ids[:place] or filled[end:] != after:
             raise PromptError(Reason.MELTS, self._melting(prompt, answer, name))
+        if not "".join(map(self._piece, found)).strip():
+            raise PromptError(Reason.UNSEEN, f"nothing of the {name} {answer!r} is left: this tokenizer drops it")
         if self._unknown() in found:
             raise PromptError(Reason.UNKNOWN_WORD, f"{name} {answer!r} is not in the model's vocabulary")
         if len(found) == 1 or (prompt.multi_token == "sum" and not self.masked):

@@ -55,7 +55,7 @@ def panels(model: Any) -> list[list[Any]]:
         kn.scale_neurons("L1.N5", 0.3),
         kn.enhance_neurons("L1.N5"),
         kn.scale_heads("L1.H1", 0.5),
-        kn.scale_site("z", 1, torch.linspace(0, 1, 3)),
+        kn.scale_site("z", 1, 0.5),
         kn.set_neurons("L1.N5", 1.5),
         kn.mean_ablate_neurons("L1.N5", clean.mean(0)),
         kn.resample_neurons("L1.N5", clean),
