@@ -77,6 +77,17 @@ def _range(least: object, most: object, above: object = None, below: object = No
     return f" {' and '.join(given)}" if given else ""
 
 
+def whole_text(name: str, value: str) -> str:
+    """A text without half of a surrogate pair, which no tokenizer and no file can hold."""
+    lone = next((i for i, c in enumerate(value) if 0xD800 <= ord(c) <= 0xDFFF), None)
+    if lone is not None:
+        raise ValueError(
+            f"character {lone} of {name} is half of a surrogate pair, which no text can hold; leave it out, or read "
+            "the text with errors='replace'"
+        )
+    return value
+
+
 def several(name: str, value: Any, example: str) -> list[Any]:
     """The entries of a list, a range or anything else that can be gone through, but a text."""
     if isinstance(value, str) or not isinstance(value, Iterable):

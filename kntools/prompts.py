@@ -7,7 +7,6 @@ makes of the text with the answer in its place, minus what it makes of the text.
 
 from __future__ import annotations
 
-import unicodedata
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -18,12 +17,13 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from kntools.arguments import shown, whole
+from kntools.arguments import shown, whole, whole_text
 from kntools.models import adapter
 from kntools.models.causality import is_masked
 from kntools.models.tokenizers import tokenizer_of
 from kntools.results.display import excerpt
 from kntools.results.result import Result
+from kntools.word_borders import is_glued, occurrences
 
 #: How a mask is written in every text, whatever the tokenizer calls it.
 MASK = "[MASK]"
@@ -68,9 +68,7 @@ class Prompt:
                 raise TypeError(f"{name}={value!r} is not a text; write kn.Prompt('The capital of ...', ' Ottawa')")
             if not value.strip():
                 raise ValueError(f"the {name} of Prompt({self.text!r}, {self.target!r}) is empty; write it out")
-            lone = next((i for i, c in enumerate(value) if 0xD800 <= ord(c) <= 0xDFFF), None)
-            if lone is not None:
-                raise ValueError(f"character {lone} of {name} is half of a surrogate pair, which no text can hold")
+            whole_text(name, value)
         if self.multi_token not in get_args(MultiToken):
             raise ValueError(f"multi_token={self.multi_token!r} is unknown; use 'error', 'first' or 'sum'")
         if self.occurrence is not None:
@@ -127,6 +125,7 @@ class Reason(StrEnum):
     SPACE = "the space stands before the answer's place"
     GLUED = "the answer is glued to the word before it"
     MELTS = "answer melts into the text"
+    UNSEEN = "nothing of it is left in the tokens"
     ANSWER_PIECES = "answer is not one token"
     FOIL_PIECES = "foil is not one token"
     SAME = "answer and foil are the same tokens"
@@ -269,7 +268,7 @@ class _Encoder:
                 return PromptError(
                     Reason.SPACE, f"the text ends in a space, which belongs to the answer; write {text!r}, {answer!r}"
                 )
-            if _is_glued(text, answer):
+            if is_glued(text, answer):
                 return PromptError(
                     Reason.GLUED,
                     f"the {name} {answer!r} would continue the word {text.split()[-1]!r} of the text; "
@@ -316,6 +315,8 @@ class _Encoder:
         if self.bos and ids[:1] != [self.tokenizer.bos_token_id]:
             ids, first = [self.tokenizer.bos_token_id, *ids], first + 1
             subject = None if subject is None else range(subject.start + 1, subject.stop + 1)
+        if first < 0:
+            raise PromptError(Reason.UNSEEN, f"nothing of the text {prompt.text!r} is left: this tokenizer drops it")
         if len(ids) > self.limit:
             raise PromptError(
                 Reason.TOO_LONG,
@@ -339,8 +340,10 @@ class _Encoder:
         after = ids[place + 1 :] if self.masked else []
         end = len(filled) - len(after)
         found = tuple(filled[place:end])
-        if not found or filled[:place] != ids[:place] or filled[end:] != after:
+        if filled[:place] != ids[:place] or filled[end:] != after:
             raise PromptError(Reason.MELTS, self._melting(prompt, answer, name))
+        if not "".join(map(self._piece, found)).strip():
+            raise PromptError(Reason.UNSEEN, f"nothing of the {name} {answer!r} is left: this tokenizer drops it")
         if self._unknown() in found:
             raise PromptError(Reason.UNKNOWN_WORD, f"{name} {answer!r} is not in the model's vocabulary")
         if len(found) == 1 or (prompt.multi_token == "sum" and not self.masked):
@@ -405,42 +408,6 @@ def _ranges_by_prefix(tokenizer: Any, text: str, ids: list[int]) -> list[tuple[i
     if tokenizer.decode(ids) != text:
         raise ValueError(f"this slow tokenizer does not spell {text!r} back; load it with use_fast=True")
     return list(zip([0, *ends[:-1]], ends, strict=True))
-
-
-# --- words ------------------------------------------------------------------------------------------------
-
-#: Scripts that write words without spaces between them (as the names of their characters begin).
-_UNSPACED = ("CJK", "HIRAGANA", "KATAKANA", "BOPOMOFO", "THAI", "LAO", "KHMER", "MYANMAR", "TIBETAN", "YI", "JAVANESE")
-
-
-def _in_word(character: str, kinds: str = "LMN") -> bool:
-    """A letter, a mark on one (or a vowel sign) or a digit, of a script that puts spaces between words."""
-    if unicodedata.category(character)[0] not in kinds:
-        return False
-    return not unicodedata.name(character, "").startswith(_UNSPACED)
-
-
-def _is_glued(text: str, answer: str) -> bool:
-    """Would the answer continue the last word of the text? A number may be continued, and a word may follow one."""
-    return _in_word(text[-1], "LM") and _in_word(answer[0])
-
-
-def occurrences(text: str, subject: str) -> list[tuple[int, int]]:
-    """Where `subject` stands in `text` as words of its own (start, end), in composed or decomposed characters."""
-    for form in dict.fromkeys((subject, *(unicodedata.normalize(f, subject) for f in ("NFC", "NFD")))):
-        found: list[tuple[int, int]] = []
-        start = text.find(form)
-        while start >= 0:
-            end = start + len(form)
-            cut = (start > 0 and _in_word(text[start - 1]) and _in_word(text[start])) or (
-                end < len(text) and _in_word(text[end - 1]) and _in_word(text[end])
-            )
-            if not cut:
-                found.append((start, end))
-            start = text.find(form, start + 1)
-        if found:
-            return found
-    return []
 
 
 def _subject_tokens(prompt: Prompt, text: str, ranges: Sequence[tuple[int, int]]) -> range:

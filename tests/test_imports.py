@@ -12,7 +12,7 @@ import pytest
 PACKAGE = Path(__file__).resolve().parent.parent / "kntools"
 
 ORDER: list[set[str]] = [
-    {"sites", "metrics", "options", "files", "scopes", "arguments", "randomness"},
+    {"sites", "metrics", "options", "files", "scopes", "arguments", "randomness", "word_borders"},
     {"models"},
     {"results"},
     {"prompts"},

@@ -16,7 +16,8 @@ from kntools.engine.plan import Intervention
 from kntools.engine.sweep import Metric, sweep
 from kntools.metrics import kl_divergence, log_probability
 from kntools.models.causality import is_masked
-from kntools.prompts import Prompt, encode_many, occurrences, text_tokens
+from kntools.prompts import Prompt, encode_many, text_tokens
+from kntools.word_borders import occurrences
 
 #: Sentences unrelated to every edit. What an edit changes in their perplexity is the drift of the model.
 UNRELATED = (

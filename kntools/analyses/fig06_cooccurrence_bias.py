@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import math
-import re
+import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
+import regex
 import torch
 
 from kntools import data
@@ -20,7 +21,8 @@ from kntools.data.grouping import noun_number
 from kntools.results.statistics import pearson, spearman, statistic_interval
 from kntools.results.table import Table
 
-_WORD = re.compile(r"[^\W_]+(?:['-][^\W_]+)*|[.!?;:,]")
+_LETTERS = r"[\w\p{Join_Control}--_]+"  # with their marks; digits too
+_WORD = regex.compile(rf"{_LETTERS}(?:['-]{_LETTERS})*|[.!?;:,]", regex.V1)
 
 
 class CooccurrenceBias(Table):
@@ -85,7 +87,8 @@ def count_beside(
         raise ValueError("nothing to count; give at least one word and one noun (see noun_numbers)")
     counts = {word: Counter({"singular": 0, "plural": 0}) for word in sorted(wanted)}
     for text in texts:
-        tokens = [t.lower() for t in _WORD.findall(text if isinstance(text, str) else str(text["text"]))]
+        composed = unicodedata.normalize("NFC", text if isinstance(text, str) else str(text["text"])).lower()
+        tokens = _WORD.findall(composed)
         for i, token in enumerate(tokens):
             if token in wanted:
                 phrase = takewhile(lambda word: word[0].isalnum(), tokens[i + 1 : i + 2 + between])

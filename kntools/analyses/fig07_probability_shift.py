@@ -157,7 +157,7 @@ def probability_shift(
 
     parts = in_parts(prompts, _TOGETHER)
     found = folder.each(parts, key=lambda part: part.item, make=measure, unit="part")
-    values = torch.cat([torch.tensor(each) for each in found], dim=2)  # [form edit prompt word]
+    values = torch.cat([torch.tensor(each, dtype=torch.float32) for each in found], dim=2)  # [form edit prompt word]
     groups = tuple(name for name, group in prompts.items() for _ in group)
     (before, after), *others = values
     foils = dict(zip(("foil_before", "foil_after"), others[0], strict=True)) if both else {}

@@ -98,8 +98,8 @@ def tracing_profile(
     warn_of_weak_corruption([prompt.text for prompt in asked], clean, corrupted)
     return TracingProfile(
         effects=torch.stack([payload["effects"] for payload in found], dim=1),
-        clean=torch.tensor(clean),
-        corrupted=torch.tensor(corrupted),
+        clean=torch.tensor(clean, dtype=torch.float32),
+        corrupted=torch.tensor(corrupted, dtype=torch.float32),
         variants=tuple(variants),
         prompts=tuple(asked),
         window=together,

@@ -72,7 +72,7 @@ class SelectionMethods(Table):
         own, about = found[method], self.details["faithfulness"]
 
         def values(name: str, rows: pd.DataFrame = own) -> Tensor:
-            return torch.tensor(rows[name].tolist())
+            return torch.tensor(rows[name].tolist(), dtype=torch.float32)
 
         return FaithfulnessCurve(
             shares=tuple(about["shares"]),

@@ -157,7 +157,7 @@ def shuffled_neurons(
 ) -> Float[Tensor, "prompt layer neuron"]:
     """Every prompt keeps the scores of each of its layers, but on random neurons: the same marginal, no agreement."""
     generator = randomness.generator(seed)
-    order = torch.rand(scores.shape, generator=generator)
+    order = torch.rand(scores.shape, generator=generator, dtype=torch.float32)
     if widths is not None:  # what is no neuron stays where it is, behind all that are
         order = order.masked_fill(~exists(widths), torch.inf)
     return scores.gather(-1, order.argsort(-1))

@@ -129,7 +129,7 @@ def planted_facts(
         raise ValueError(f"count={count}; give 1 to {total // 2} neurons to train a fact into")
     training: dict[str, Any] = {"steps": steps, "lr": lr, "until": until}
     folder = open_run(run, "planted facts", model, methods=list(chosen), count=count, seed=seed, **training)
-    every = leading(torch.zeros(len(widths), max(widths)), total, widths)
+    every = leading(torch.zeros(len(widths), max(widths), dtype=torch.float32), total, widths)
 
     def plant(item: tuple[Prompt, int]) -> list[Row]:
         prompt, draw = item

@@ -143,7 +143,7 @@ def word_probabilities(
     encoded = _with_words(model, prompts, words)
     ids = torch.tensor([e.target_ids[0] for e in encoded]).view(len(prompts), len(words))
     texts = encoded[:: len(words)]
-    found = torch.empty(len(interventions), len(prompts), len(words))
+    found = torch.empty(len(interventions), len(prompts), len(words), dtype=torch.float32)
     for group in by_length(texts):
         runs = [Intervention(tuple(hooks), prompt=n) for hooks in interventions for n in range(len(group))]
         logits = sweep(model, [texts[i] for i in group], runs).float().cpu()

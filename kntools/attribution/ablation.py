@@ -39,7 +39,7 @@ def replacements(model: Any, encoded: Sequence[Encoded], ablation: Ablation) -> 
         return ablation.detach().float().cpu().expand(shape)
     check_choice("ablation", ablation, get_args(AblationName))
     if ablation == "zero":
-        return torch.zeros(1, *shape[1:]).expand(shape)
+        return torch.zeros(1, *shape[1:], dtype=torch.float32).expand(shape)
     if len(encoded) < 2 or any(len(e.positions) > 1 for e in encoded):
         raise ValueError(
             f"ablation={ablation!r} takes activations of other prompts: give at least two, each with an answer of one "

@@ -80,8 +80,8 @@ def _coefficients(metrics: Sequence[Metric], prompt: int, logits: Tensor) -> Flo
     """What the metric multiplies each logit by: its gradient, which must be the same at two places."""
 
     def gradient(place: Tensor) -> Tensor:
-        at = place.detach().float().clone().requires_grad_()
-        with torch.enable_grad():
+        with torch.inference_mode(False), torch.enable_grad():
+            at = place.detach().float().clone().requires_grad_()
             [found] = torch.autograd.grad(apply_metric(metrics, prompt, at).sum(), at)
         return found.reshape(-1, place.shape[-1])
 

@@ -73,7 +73,7 @@ class Activity:
         self.active = torch.zeros(len(neurons), dtype=torch.long)
         self.peaks: list[list[Peak]] = [[] for _ in neurons]
         self._generator = randomness.generator(0)
-        self._keys, self._kept = torch.empty(0), torch.empty(0, len(neurons))
+        self._keys, self._kept = torch.empty(0, dtype=torch.float32), torch.empty(0, len(neurons), dtype=torch.float32)
         self._columns: dict[int, list[int]] = {}
         for column, n in enumerate(neurons):
             self._columns.setdefault(n.layer, []).append(column)
@@ -103,7 +103,7 @@ class Activity:
             self._save(path, progress, about)
 
     def quantiles(self, at: Sequence[float]) -> Float[Tensor, "neuron quantile"]:
-        return self._kept.quantile(torch.tensor(at), dim=0).T
+        return self._kept.quantile(torch.tensor(at, dtype=torch.float32), dim=0).T
 
     def _save(self, path: Path, progress: TextProgress, about: dict[str, Any]) -> None:
         peaks, drawn = tuple(map(tuple, self.peaks)), self._generator.get_state()
@@ -119,7 +119,7 @@ class Activity:
 
     def _add(self, batch: Sequence[Piece]) -> None:
         wanted = {layer: [self.neurons[c].index for c in columns] for layer, columns in self._columns.items()}
-        found = torch.empty(len(batch), len(batch[0].ids), len(self.neurons))
+        found = torch.empty(len(batch), len(batch[0].ids), len(self.neurons), dtype=torch.float32)
         for layer, x in neurons_in(self.model, batch, wanted).items():
             found[..., self._columns[layer]] = x.cpu()
         found = found[:, batch[0].own]
@@ -146,7 +146,7 @@ class Activity:
 
     def _sample(self, flat: Float[Tensor, "token neuron"]) -> None:
         """Every token draws a number; those with the highest ones are kept."""
-        keys = torch.cat([self._keys, torch.rand(len(flat), generator=self._generator)])
+        keys = torch.cat([self._keys, torch.rand(len(flat), generator=self._generator, dtype=torch.float32)])
         kept = torch.cat([self._kept, flat])
         if len(keys) > _SAMPLE:
             keys, chosen = keys.topk(_SAMPLE)

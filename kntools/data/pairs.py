@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 
 from kntools.data.records import Candidate
 from kntools.prompts import MASK, Prompt
+from kntools.word_borders import occurrences
 
 IDENTICAL = "identical pair"
 SEVERAL_DIFFER = "multi-token difference"
@@ -129,8 +130,8 @@ def _word_span(sentence: str, span: tuple[int, int]) -> tuple[int, int]:
 
 def _whole(sentence: str, start: int, end: int) -> bool:
     """Does the token begin and end where a word does? An apostrophe ends one: `doesn` of `doesn't` counts."""
-    before, after = sentence[start - 1 : start], sentence[end : end + 1]
-    return start < end and not before.isalnum() and not after.isalnum()
+    token = sentence[start:end]
+    return token[:1].isalnum() and (start, end) in occurrences(sentence, token)
 
 
 def _bare(word: str) -> str:

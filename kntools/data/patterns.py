@@ -11,7 +11,8 @@ from __future__ import annotations
 import re
 
 from kntools.data.records import Candidate
-from kntools.prompts import MASK, Prompt, occurrences
+from kntools.prompts import MASK, Prompt
+from kntools.word_borders import occurrences
 
 SUBJECT, ANSWER = "[X]", "[Y]"
 

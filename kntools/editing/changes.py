@@ -46,10 +46,11 @@ class Change:
     def write(self, model: Any, values: Float[Tensor, "row d_model"]) -> None:
         """Overwrite the rows."""
         w = adapter.w_out(model, self.layer).detach()
-        if self.rows is None:
-            w.copy_(values)
-        else:
-            w[self.rows.to(w.device)] = values.to(w.device)
+        with torch.inference_mode(w.is_inference()):  # weights made there can be written there alone
+            if self.rows is None:
+                w.copy_(values)
+            else:
+                w[self.rows.to(w.device)] = values.to(w.device)
 
     def add(self, model: Any) -> None:
         """Add the update to the rows, in float32: a model in half precision is rounded once, not twice."""

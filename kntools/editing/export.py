@@ -16,7 +16,7 @@ from kntools.models import adapter
 from kntools.models.attachment import without_hooks
 from kntools.models.hf_folder import write_folder
 from kntools.models.hooked_export import huggingface_form
-from kntools.models.quiet import leaving_no_trace
+from kntools.models.quiet import without_trace
 
 # How far logits of the folder may be off, relative to the largest: rounding.
 _TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-6}
@@ -50,15 +50,19 @@ def save_model(model: Any, folder: str | Path) -> Path:
     target = new_folder(folder)
     if any(parameter.is_meta for parameter in model.parameters()):
         raise ValueError("weights of this model are not in memory (offloaded); load it without device_map")
-    with torch.no_grad(), leaving_no_trace(), atomic(target) as part:
-        model_class, config, weights = _form(model)
-        write_folder(part, model_class, config, weights, _tokenizer(model))
-        generation = getattr(getattr(model, "original_model", None), "generation_config", None)
-        if generation is not None:  # which tokens end a text
-            generation.save_pretrained(part)
-        _check(model, model_class, part)
-        if target.exists():
-            target.rmdir()
+
+    def save() -> None:
+        with torch.no_grad(), atomic(target) as part:
+            model_class, config, weights = _form(model)
+            write_folder(part, model_class, config, weights, _tokenizer(model))
+            generation = getattr(getattr(model, "original_model", None), "generation_config", None)
+            if generation is not None:  # which tokens end a text
+                generation.save_pretrained(part)
+            _check(model, model_class, part)
+            if target.exists():
+                target.rmdir()
+
+    without_trace(save)
     return Path(folder)
 
 

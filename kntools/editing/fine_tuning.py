@@ -15,6 +15,7 @@ from kntools.editing.requests import EditRequest, make_requests
 from kntools.editing.weight_edits import LayerEdit
 from kntools.engine.from_layer import Upper
 from kntools.models import adapter, neuron_layers
+from kntools.models.gradients import with_gradients
 from kntools.options import progress_bar
 from kntools.prompts import Prompts
 from kntools.results.display import excerpt
@@ -99,7 +100,7 @@ def _tune(
                 update.detach().clamp_(-limit, limit)  # the same memory
         return update.detach().cpu()
 
-    update = adapter.with_gradients(model, descend)
+    update = with_gradients(model, descend)
     return LayerEdit(
         (Change(layer, update),),
         f"fine-tuned: {excerpt(request.prompt.text)!r} -> {request.target!r} in L{layer}",

@@ -20,10 +20,11 @@ from kntools.editing.requests import EditRequest, make_requests
 from kntools.editing.rome_batch import Subjects
 from kntools.editing.rome_rows import EditRows, make_rows, new_targets
 from kntools.editing.rome_settings import RomeSettings, chosen_settings, regularisation_for
-from kntools.editing.rome_value import Value, check_gradients, find_values
+from kntools.editing.rome_value import Value, find_values
 from kntools.editing.second_moment import SecondMoment
 from kntools.engine.answers import answer_values
 from kntools.models import adapter, neuron_layers
+from kntools.models.gradients import with_gradients
 from kntools.prompts import Prompts
 from kntools.results.provenance import provenance
 from kntools.sites import hook_name
@@ -189,14 +190,13 @@ def _edit(
     chosen = chosen_settings(model, settings)
     if chosen.key != "consistent":
         raise ValueError(f"key={chosen.key!r} is ROME's alone; {method.name} uses the mean key: key='consistent'")
-    check_gradients(method.name)
     requests = make_requests(model, prompts, targets, method.name)
     _check_facts(model, requests, numbers, method.name)
     rows = make_rows(model, requests, chosen)
     before = new_targets(model, rows)
     used = {"second_moments": {str(n): c.title() for n, c in moments.items()}, "prepend_bos": rows[0].bare.prepend_bos}
     about = provenance(model, **asdict(chosen), **used, **weights)
-    values = adapter.with_gradients(model, lambda: find_values(model, rows, numbers[-1], chosen))
+    values = with_gradients(model, lambda: find_values(model, rows, numbers[-1], chosen))
     constraints, ridges, changes = _solved(model, rows, values, numbers, method)
     edit = JointEdit(
         method=method.name,
@@ -253,7 +253,7 @@ def _start(model: Any, subjects: Subjects, layers: Sequence[int]) -> Float[Tenso
     """The residual stream behind the last layer; what an MLP gives must be added to it as it is."""
     last = layers[-1]
     start = subjects.bare("resid_post", last, [])
-    probe = torch.linspace(-1, 1, start.shape[1]) * float(start.norm(dim=1).mean()) / 10
+    probe = torch.linspace(-1, 1, start.shape[1], dtype=torch.float32) * float(start.norm(dim=1).mean()) / 10
 
     def add(x: Tensor, hook: Any) -> Tensor:
         return x + probe.to(x)

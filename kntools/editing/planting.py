@@ -14,6 +14,7 @@ from torch.nn.functional import cross_entropy
 from kntools.arguments import decimal, whole
 from kntools.engine.from_layer import Upper
 from kntools.models import neuron_layers
+from kntools.models.gradients import check_gradients
 from kntools.options import progress_bar
 from kntools.prompts import Encoded, Prompt, encode_many
 from kntools.scopes import scope
@@ -57,6 +58,7 @@ def planted(
             look alike.
         FloatingPointError: nan or inf.
     """
+    check_gradients(model)
     [encoded] = encode_many(model, prompt)
     chosen = as_neurons(neurons)
     steps, lr = whole("steps", steps, least=1), decimal("lr", lr, above=0)

@@ -12,10 +12,11 @@ from kntools.editing.rank_one import RankOneEdit
 from kntools.editing.requests import make_requests
 from kntools.editing.rome_rows import EditRows, make_rows, new_targets
 from kntools.editing.rome_settings import Key, RomeSettings, chosen_settings
-from kntools.editing.rome_value import Value, check_gradients, find_values
+from kntools.editing.rome_value import Value, find_values
 from kntools.editing.second_moment import SecondMoment
 from kntools.engine.answers import answer_values
 from kntools.models import adapter, neuron_layers
+from kntools.models.gradients import with_gradients
 from kntools.prompts import PromptLike, Prompts
 from kntools.results.provenance import provenance
 
@@ -92,12 +93,11 @@ def rome(
     if second_moment is not None:
         instance("second_moment", second_moment, SecondMoment, "kn.second_moment(model, layer, texts)")
         second_moment.check(model, number)
-    check_gradients("rome")
     rows = make_rows(model, requests, chosen)
     before = new_targets(model, rows)
     used = {"second_moment": second_moment and second_moment.title(), "prepend_bos": rows[0].bare.prepend_bos}
     about = provenance(model, **asdict(chosen), **used)
-    values = adapter.with_gradients(model, lambda: find_values(model, rows, number, chosen))
+    values = with_gradients(model, lambda: find_values(model, rows, number, chosen))
     edits = []
     for request, own, value, p in zip(requests, rows, values, before, strict=True):
         edit = RankOneEdit(

@@ -14,7 +14,8 @@ from kntools.editing.requests import EditRequest
 from kntools.editing.rome_settings import TEMPLATES, RomeSettings
 from kntools.engine.answers import ask
 from kntools.engine.generation import sample_templates
-from kntools.prompts import Encoded, encode, occurrences
+from kntools.prompts import Encoded, encode
+from kntools.word_borders import occurrences
 
 #: The essence of the subject, which the edit is to leave alone (Meng et al. 2022, section 3.1).
 ESSENCE = "{} is a"

@@ -66,12 +66,6 @@ def find_values(model: Any, edits: Sequence[EditRows], layer: int, settings: Rom
     return [Value(found[n], batch.keys[own[n]], tuple(curve)) for n, curve in enumerate(curves)]
 
 
-def check_gradients(editor: str) -> None:
-    """Can gradients be had here?"""
-    if torch.is_inference_mode_enabled():
-        raise RuntimeError(f"{editor} needs gradients, and torch.inference_mode() has none; call it outside")
-
-
 def _loss(
     batch: RowBatch,
     delta: Float[Tensor, "edit d_model"],

@@ -11,7 +11,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from kntools import randomness
-from kntools.arguments import decimal, several, whole
+from kntools.arguments import decimal, several, whole, whole_text
 from kntools.engine.plan import as_intervention
 from kntools.engine.starts import Starts, start_tokens
 from kntools.engine.writing import Choose, Writer
@@ -204,6 +204,7 @@ class _Ends:
         self.stops = () if stop is None else (stop,) if isinstance(stop, str) else tuple(several("stop", stop, "'.'"))
         if not all(isinstance(s, str) and s for s in self.stops):
             raise ValueError(f"stop={stop!r}; give a string that is not empty, or several")
+        self.stops = tuple(whole_text("stop", s) for s in self.stops)
         self.tokens = set[int]() if self.tokenizer is None else _end_tokens(model)
 
     def ended(self, new: Int[Tensor, "row new"]) -> bool:

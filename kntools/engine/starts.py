@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
+from kntools.arguments import whole_text
 from kntools.engine.inputs import as_batch, check_padding
 from kntools.models.tokenizers import tokenizer_of
 from kntools.prompts import Encoded, Prompt, text_tokens
@@ -60,6 +61,8 @@ def _chat_tokens(model: Any, messages: Sequence[Any]) -> list[int]:
     """A chat by the tokenizer's template; a last message of the assistant is continued, else it answers."""
     if not messages or not all(isinstance(m, Mapping) and {"role", "content"} <= m.keys() for m in messages):
         raise TypeError(f"{messages!r} is not a chat; write {_EXAMPLE}, or a list of such lists")
+    for content in (m["content"] for m in messages if isinstance(m["content"], str)):
+        whole_text("a message", content)
     tokenizer = tokenizer_of(model)
     if tokenizer.chat_template is None:
         raise ValueError(

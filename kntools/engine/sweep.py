@@ -22,7 +22,7 @@ from kntools.engine.forward import PassOutput, Watched
 from kntools.engine.inputs import Inputs, PromptsOrTokens, make_inputs
 from kntools.engine.plan import Embedding, Intervention, as_interventions
 from kntools.engine.runner import Runner
-from kntools.models import adapter
+from kntools.models.gradients import with_gradients
 from kntools.options import progress_bar
 from kntools.results.display import number
 from kntools.results.result import Result
@@ -219,10 +219,8 @@ def run_gradients(
         values = {n: apply_metric(metric, interventions[n].prompt, rows) for n, rows in logits.items()}
         return _differentiate(values, result.watched)
 
-    if torch.is_inference_mode_enabled():
-        raise RuntimeError("torch.inference_mode() has no gradients, not even inside; use torch.no_grad() around this")
     passes = runner.run(interventions, finish, gradients=True)
-    return adapter.with_gradients(runner.model, lambda: _collect(passes, len(interventions)))
+    return with_gradients(runner.model, lambda: _collect(passes, len(interventions)))
 
 
 def _logits(result: PassOutput, runner: Runner) -> dict[int, Tensor]:

@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from kntools.arguments import shown, whole
+from kntools.arguments import shown, whole, whole_text
 from kntools.models import adapter
 from kntools.models.causality import is_masked
 from kntools.models.tokenizers import tokenizer_of
@@ -53,16 +53,19 @@ def strings(texts: Texts) -> Iterator[str]:
     if isinstance(texts, str):
         raise ValueError("texts is one string; give a list of texts, or pathlib.Path(...) for a file")
     if isinstance(texts, Path):
-        with texts.open(encoding="utf-8") as lines:
-            yield from (line.strip() for line in lines if line.strip())
+        try:
+            with texts.open(encoding="utf-8") as lines:
+                yield from (line.strip() for line in lines if line.strip())
+        except UnicodeDecodeError as error:
+            raise ValueError(f"{texts} is not in UTF-8 ({error}); write it anew in UTF-8") from error
         return
     if isinstance(texts, Tensor | np.ndarray) or not isinstance(texts, Iterable):
         raise TypeError(f"texts={shown(texts)}; give a list of texts, rows with a 'text', or pathlib.Path(...)")
-    for row in texts:
+    for number, row in enumerate(texts):
         text = row["text"] if isinstance(row, Mapping) and "text" in row else row
         if not isinstance(text, str):
             raise TypeError(f"{shown(row)} is not a text; give texts, or rows {{'text': ...}}")
-        if text.strip():
+        if whole_text(f"text {number}", text).strip():
             yield text
 
 

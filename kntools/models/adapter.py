@@ -8,7 +8,7 @@ writable `W_out`.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from types import FrameType
 from typing import Any, TypeVar
@@ -26,7 +26,6 @@ from kntools.models.attachment import PointHook, with_hooks, without_hooks
 from kntools.models.names import nearest
 from kntools.models.prefix import BridgePrefix, HookedPrefix, Prefix, Rows
 from kntools.models.rotary import forget_lengths
-from kntools.scopes import between
 
 T = TypeVar("T")
 
@@ -188,18 +187,6 @@ def running_model() -> Any:
 
 
 # --- running ----------------------------------------------------------------------------------------
-
-
-@torch.enable_grad()
-def with_gradients(model: Any, compute: Callable[[], T]) -> T:
-    """What `compute` gives with gradients of activations. Parameters are left out of them for a while."""
-    trainable = [p for p in model.parameters() if p.requires_grad]
-
-    def require(on: bool) -> None:
-        for p in trainable:
-            p.requires_grad_(on)
-
-    return between(lambda: require(False), compute, lambda: require(True))
 
 
 def run(

@@ -9,7 +9,7 @@ from transformer_lens.utilities.devices import get_device
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from kntools.models.hooked import load_hooked
-from kntools.models.quiet import leaving_no_trace
+from kntools.models.quiet import without_trace
 from kntools.models.sources import Source, find_source
 
 
@@ -72,15 +72,21 @@ def load_model(
     own = next(source.parameters(), None) if isinstance(source, torch.nn.Module) else None
     stored = _dtype(own.dtype if own is not None and dtype is None else dtype)
     on = _device(own.device if own is not None and device is None else device)
-    with leaving_no_trace(), find_source(source, tokenizer, stored) as found:
-        model = load_hooked(found, on, stored) if hooked else _bridge(found, on, stored)
+
+    def load() -> Any:
+        with find_source(source, tokenizer, stored) as found:
+            model = load_hooked(found, on, stored) if hooked else _bridge(found, on, stored)
         if isinstance(tokenizer, PreTrainedTokenizerBase):
             model.tokenizer.name_or_path = tokenizer.name_or_path
-    # Results record the name that was asked for, not the folder where the files lie.
-    model.cfg.model_name = found.name
+        # Results record the name that was asked for, not the folder where the files lie.
+        model.cfg.model_name = found.name
+        return model
+
+    model = without_trace(load)
     if prepend_bos is not None:
         if prepend_bos and model.tokenizer.bos_token_id is None:
-            raise ValueError(f"prepend_bos=True, but the tokenizer of {found.name!r} has no BOS token; leave it out")
+            name = model.cfg.model_name
+            raise ValueError(f"prepend_bos=True, but the tokenizer of {name!r} has no BOS token; leave it out")
         model.cfg.default_prepend_bos = prepend_bos
     return model.eval()
 

@@ -1,34 +1,59 @@
 """Loaders of models, kept from changing anything global and from printing."""
 
-import contextlib
 import io
 import os
+import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable
+from typing import TypeVar
 
 import torch
+from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars
 from transformers.utils import logging as hf_logging
+
+from kntools.scopes import between
+
+T = TypeVar("T")
 
 # TransformerLens calls pip for torchvision, in whatever version, where a model of images and text lacks it.
 _NO_PIP = {"PIP_NO_INDEX": "1", "UV_OFFLINE": "1"}
 
 
-@contextlib.contextmanager
-def leaving_no_trace() -> Iterator[None]:
-    """Silence the loaders here alone, and give back random state, default dtype, log settings and environment."""
+def without_trace(call: Callable[[], T]) -> T:
+    """What `call` returns, with the loaders silent. Random state, modes, warnings, log settings and environment stay.
+
+    Tensors are made outside of `torch.inference_mode()`, where a model could never be differentiated.
+    """
     verbosity, bars = hf_logging.get_verbosity(), hf_logging.is_progress_bar_enabled()
-    default_dtype, environment = torch.get_default_dtype(), {name: os.environ.get(name) for name in _NO_PIP}
-    with torch.random.fork_rng(devices=[]), warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+    no_hub_bars = are_progress_bars_disabled()
+    default_dtype, device = torch.get_default_dtype(), torch.get_default_device()
+    gradients, random_state = torch.is_grad_enabled(), torch.random.get_rng_state()
+    environment, filters, stdout = {name: os.environ.get(name) for name in _NO_PIP}, warnings.filters, sys.stdout
+
+    def enter() -> None:
+        warnings.filters = filters[:]
         warnings.simplefilter("ignore")
+        sys.stdout = io.StringIO()
         hf_logging.set_verbosity_error()
         hf_logging.disable_progress_bar()
         os.environ |= _NO_PIP
-        try:
-            yield
-        finally:
-            for name, value in environment.items():
-                os.environ.pop(name) if value is None else os.environ.update({name: value})
-            torch.set_default_dtype(default_dtype)
-            hf_logging.set_verbosity(verbosity)
-            if bars:
-                hf_logging.enable_progress_bar()
+
+    def leave() -> None:
+        for name, value in environment.items():
+            os.environ.pop(name, None) if value is None else os.environ.update({name: value})
+        if torch.get_default_device() != device:  # the end of `with torch.device("meta")` was not reached
+            torch.device(device).__exit__(None, None, None)
+        torch.set_default_dtype(default_dtype)
+        torch.set_grad_enabled(gradients)
+        torch.random.set_rng_state(random_state)
+        hf_logging.set_verbosity(verbosity)
+        if bars:
+            hf_logging.enable_progress_bar()
+        if no_hub_bars:
+            disable_progress_bars()
+        sys.stdout = stdout
+        if warnings.filters is not filters:
+            warnings.resetwarnings()  # or what was not shown here would count as shown
+            warnings.filters = filters
+
+    return between(enter, torch.inference_mode(False)(call), leave)

@@ -37,8 +37,8 @@ def atp_star_cells(batch: Batch, sources: States) -> tuple[Float[Tensor, " pair"
         changes = [[shift(model, name, a, b)[None] for a, b in pairs] for name in read]
     # The only layer of a model leaves nothing to average over.
     dropped: list[int | None] = [*range(layers)] if layers > 1 else [None]
-    total = torch.zeros(len(batch.pairs), len(cells.layers), len(cells.columns))
-    size, counted = total.clone(), torch.zeros(len(cells.layers), 1)
+    total = torch.zeros(len(batch.pairs), len(cells.layers), len(cells.columns), dtype=torch.float32)
+    size, counted = total.clone(), total.new_zeros(len(cells.layers), 1)
     for drop in dropped:
         hooks = [] if drop is None else [_no_gradient(site, drop) for site in branches[drop]]
         runs = [Intervention(hooks, prompt=p, wrt=[(name, None) for name in read]) for p in range(len(batch.pairs))]

@@ -91,8 +91,8 @@ def _estimate(
 ) -> tuple[Float[Tensor, "pair layer column"], Float[Tensor, "pair layer"]]:
     """What the rows say that each cell changes, and all of its layer."""
     cells, pairs = batch.cells, len(batch.pairs)
-    effects = torch.zeros(pairs, len(cells.windows), len(cells.columns))
-    whole = torch.zeros(pairs, len(cells.windows))
+    effects = torch.zeros(pairs, len(cells.windows), len(cells.columns), dtype=torch.float32)
+    whole = torch.zeros(pairs, len(cells.windows), dtype=torch.float32)
     for part in (rows[first : first + ROWS] for first in range(0, len(rows), ROWS)):
         runs = [
             Intervention(row.hooks, prompt=row.pair, wrt=[(hook_name(cells.site, n), None) for n in row.layers(cells)])

@@ -100,7 +100,7 @@ def fact_effects(study: Study) -> FactEffects:
         says=tuple(tuple(row["says"]) for row in rows),
         top=top,
         missing=tuple(missing),
-        **{what: torch.tensor([row[what] for row in rows]) for what in measured},
+        **{what: torch.tensor([row[what] for row in rows], dtype=torch.float32) for what in measured},
     )
 
 

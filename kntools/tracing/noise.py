@@ -99,7 +99,7 @@ def make_noise(
             raise ValueError("the noise holds nan or inf")
         return noise.detach().float().cpu()
     generator = randomness.generator(seed)
-    return _level(noise, like) * torch.randn(samples, *like.shape, generator=generator)
+    return _level(noise, like) * torch.randn(samples, *like.shape, generator=generator, dtype=torch.float32)
 
 
 def _level(noise: str | float | int, like: Tensor) -> float:

@@ -51,5 +51,5 @@ def by_role(values: Float[Tensor, "layer token"], roles: tuple[str, ...]) -> Flo
     rows = []
     for role in ROLES:
         at = [i for i, r in enumerate(roles) if r == role]
-        rows.append(values[:, at].mean(1) if at else torch.full(values.shape[:1], torch.nan))
+        rows.append(values[:, at].mean(1) if at else values.new_full(values.shape[:1], torch.nan))
     return torch.stack(rows)

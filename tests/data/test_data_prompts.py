@@ -17,7 +17,8 @@ from kntools.data.patterns import before_answer, fill
 from kntools.data.read import json_lines
 from kntools.data.records import Loaded, Skipped
 from kntools.data.sample import PARADIGMS, file
-from kntools.prompts import MASK, occurrences
+from kntools.prompts import MASK
+from kntools.word_borders import occurrences
 from tests import data_tokenizers
 
 

@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM, AutoModelForMaskedLM, AutoTokeniz
 import kntools as kn
 from kntools.editing import export
 from kntools.models import adapter
-from kntools.models.quiet import leaving_no_trace
+from kntools.models.quiet import without_trace
 from tests import zoo
 
 TOKENS = torch.randint(5, 200, (2, 11), generator=torch.Generator().manual_seed(1))
@@ -33,8 +33,9 @@ MIXED = [
 
 def read_logits(folder: Path, masked: bool = False, **options: Any) -> torch.Tensor:
     auto = AutoModelForMaskedLM if masked else AutoModelForCausalLM
-    with torch.no_grad(), leaving_no_trace():
-        return auto.from_pretrained(folder, attn_implementation="eager", **options).eval()(TOKENS).logits
+    model = without_trace(lambda: auto.from_pretrained(folder, attn_implementation="eager", **options).eval())
+    with torch.no_grad():
+        return model(TOKENS).logits
 
 
 def logits_of(model: Any) -> torch.Tensor:

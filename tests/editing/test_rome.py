@@ -17,6 +17,7 @@ import kntools as kn
 from kntools.editing.rome_rows import ESSENCE
 from kntools.editing.rome_settings import TEMPLATES, RomeSettings, layer_for
 from kntools.models import adapter
+from kntools.models.gradients import with_gradients
 from kntools.sites import hook_name
 from tests import zoo
 
@@ -120,9 +121,7 @@ class Plain:
 def test_the_value_is_that_of_the_plain_loop_at_every_step(name: str, target: str, templates: Any, bos: Any) -> None:
     model, steps = zoo.tiny(name), 6
     edit = rome(model, kn.encode(model, PROMPT, prepend_bos=bos), target, templates=templates, steps=steps)
-    delta, curve, mean, own = adapter.with_gradients(
-        model, lambda: Plain(model, PROMPT, target, 1, templates, bos).run(steps)
-    )
+    delta, curve, mean, own = with_gradients(model, lambda: Plain(model, PROMPT, target, 1, templates, bos).run(steps))
     assert len(edit.steps) == len(curve) == steps
     for ours, (log_p, loss) in zip(edit.steps, curve, strict=True):
         assert ours.log_probability == pytest.approx(log_p, abs=1e-4)
@@ -185,7 +184,7 @@ def test_a_model_with_hooks_of_the_users_gives_the_plain_loop_too() -> None:
     model = zoo.fresh("llama")
     model.hook_dict["blocks.0.hook_resid_post"].add_hook(lambda x, hook: x * 0.7, is_permanent=True)
     edit = rome(model, layer=2, templates=FEW, steps=4)
-    _, curve, _, _ = adapter.with_gradients(model, lambda: Plain(model, PROMPT, TARGET, 2, FEW, None).run(4))
+    _, curve, _, _ = with_gradients(model, lambda: Plain(model, PROMPT, TARGET, 2, FEW, None).run(4))
     assert [s.log_probability for s in edit.steps] == pytest.approx([c[0] for c in curve], abs=1e-4)
 
 

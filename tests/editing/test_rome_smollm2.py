@@ -15,7 +15,7 @@ from kntools.editing.changes import Change
 from kntools.editing.rome_settings import TEMPLATES, RomeSettings
 from kntools.editing.weight_edits import LayerEdit
 from kntools.engine.answers import ask
-from kntools.models import adapter
+from kntools.models.gradients import with_gradients
 from tests import zoo
 from tests.editing.test_rome import Plain
 
@@ -50,7 +50,7 @@ def test_the_first_steps_are_those_of_the_plain_loop(smollm2: Any) -> None:
     few = TEMPLATES[:4]
     bare = kn.encode(smollm2, PROMPT, prepend_bos=False)
     edit = kn.rome(smollm2, bare, " Rome", layer=5, settings=RomeSettings(templates=few, steps=3))
-    _, curve, _, _ = adapter.with_gradients(smollm2, lambda: Plain(smollm2, PROMPT, " Rome", 5, few, False).run(3))
+    _, curve, _, _ = with_gradients(smollm2, lambda: Plain(smollm2, PROMPT, " Rome", 5, few, False).run(3))
     ours, theirs = [s.log_probability for s in edit.steps], [c[0] for c in curve]
     assert ours[0] == pytest.approx(theirs[0], abs=1e-4)
     # Adam's first update is the sign of the gradient times lr. Where an entry is nothing but rounding, the order of a
