@@ -140,7 +140,10 @@ def logits(model: Any) -> torch.Tensor:
         return model(torch.tensor([[5, 6, 7]]))
 
 
-@pytest.mark.parametrize("name", SOURCES)
+SLOW = {"memory", "lora", "masked"}
+
+
+@pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.slow] if n in SLOW else []) for n in SOURCES])
 @pytest.mark.usefixtures("own_temporary_folder")
 def test_an_interrupted_load_leaves_nothing_behind(name: str, folder: Path) -> None:
     def run() -> Any:
