@@ -5,10 +5,12 @@ import os
 import sys
 import warnings
 from collections.abc import Callable
-from typing import TypeVar
+from types import FunctionType
+from typing import Any, TypeVar
 
 import torch
 from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars
+from transformers import PreTrainedModel
 from transformers.utils import logging as hf_logging
 
 from kntools.scopes import between
@@ -29,6 +31,8 @@ def without_trace(call: Callable[[], T]) -> T:
     default_dtype, device = torch.get_default_dtype(), torch.get_default_device()
     gradients, random_state = torch.is_grad_enabled(), torch.random.get_rng_state()
     environment, filters, stdout = {name: os.environ.get(name) for name in _NO_PIP}, warnings.filters, sys.stdout
+
+    own = _functions()
 
     def enter() -> None:
         warnings.filters = filters[:]
@@ -51,9 +55,23 @@ def without_trace(call: Callable[[], T]) -> T:
             hf_logging.enable_progress_bar()
         if no_hub_bars:
             disable_progress_bars()
+        for (owner, name), function in own.items():
+            if vars(owner).get(name) is not function:
+                setattr(owner, name, function)
         sys.stdout = stdout
         if warnings.filters is not filters:
             warnings.resetwarnings()  # or what was not shown here would count as shown
             warnings.filters = filters
 
     return between(enter, torch.inference_mode(False)(call), leave)
+
+
+def _functions() -> dict[tuple[Any, str], Any]:
+    """What transformers replaces while it loads: functions of torch's modules, and methods of its own base class."""
+    modules = [module for name, module in sys.modules.items() if name.startswith(("torch.nn.init", "torch.nn.modules"))]
+    return {(torch, "linspace"): torch.linspace} | {
+        (owner, name): value
+        for owner in (PreTrainedModel, *modules)
+        for name, value in vars(owner).items()
+        if isinstance(value, FunctionType)
+    }

@@ -61,7 +61,10 @@ def everything() -> dict[str, Any]:
         "functions": {
             (where.__name__, name): id(value)
             for where in (
+                torch,
                 torch.nn.init,
+                torch.nn.modules.linear,
+                torch.nn.modules.normalization,
                 transformers.PreTrainedModel,
                 transformers.modeling_utils,
                 transformers.PreTrainedTokenizerBase,
@@ -71,7 +74,7 @@ def everything() -> dict[str, Any]:
                 torch.Tensor,
             )
             for name, value in vars(where).items()
-            if inspect.isfunction(value) or isinstance(value, classmethod | staticmethod)
+            if name == "linspace" or inspect.isfunction(value) or isinstance(value, classmethod | staticmethod)
         },
         "temporary": sorted(os.listdir(tempfile.gettempdir())),
     }
@@ -137,7 +140,10 @@ def logits(model: Any) -> torch.Tensor:
         return model(torch.tensor([[5, 6, 7]]))
 
 
-@pytest.mark.parametrize("name", SOURCES)
+SLOW = {"memory", "lora", "masked"}
+
+
+@pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.slow] if n in SLOW else []) for n in SOURCES])
 @pytest.mark.usefixtures("own_temporary_folder")
 def test_an_interrupted_load_leaves_nothing_behind(name: str, folder: Path) -> None:
     def run() -> Any:
@@ -153,6 +159,22 @@ def test_an_interrupted_load_leaves_nothing_behind(name: str, folder: Path) -> N
     assert struck > 40
     assert torch.equal(logits(run()), expected)
     assert everything() == before
+
+
+@pytest.mark.usefixtures("own_temporary_folder")
+def test_functions_that_transformers_replaces_come_back(folder: Path) -> None:
+    def run() -> Any:
+        try:
+            return SOURCES["folder"](folder)
+        except UnboundLocalError as error:  # its cleanup reads what was not set yet
+            raise KeyboardInterrupt from error
+
+    run()
+    before, struck = everything(), 0
+    for code, line in interrupted_runs({str(inspect.getsourcefile(transformers.initialization))}, run):
+        assert everything() == before, f"{code.co_name}, line {line}"
+        struck += 1
+    assert struck > 20
 
 
 @pytest.mark.usefixtures("own_temporary_folder")
