@@ -148,7 +148,7 @@ def pairs(number: str, count: int, found: dict[Neuron, int]) -> list[dict[str, A
     """Rows of so many pairs; each neuron is found in the first so many of them."""
     return [
         {
-            "determiner": "this" if number == "singular" else "these", "number": number,
+            "determiner": "this" if number == "singular" else "these", "number": number, "half": "selection",
             "neurons": [[n.layer, n.index] for n, times in found.items() if i < times],
         }
         for i in range(count)

@@ -136,7 +136,7 @@ def test_analyses_of_layers_of_different_width() -> None:
     shuffled = shuffled_neurons(att.scores, 0, att.widths)
     assert not shuffled[:, 1, 20:].any() and not torch.equal(shuffled, att.scores)
     torch.testing.assert_close(shuffled.sort(-1).values, att.scores.sort(-1).values, atol=0, rtol=0)
-    profile = attribution_profile(model_of("ragged"), {"Ottawa": PROMPTS[:1]}, settings=ADAPTIVE)
+    profile = attribution_profile(model_of("ragged"), {"Ottawa": PROMPTS}, settings=ADAPTIVE)
     assert set(profile.leading(164)) == neurons_of("ragged")
     with pytest.raises(ValueError, match="there are 164"):
         profile.leading(165)

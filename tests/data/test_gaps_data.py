@@ -367,7 +367,8 @@ def everything_drawn(seed: int = 5) -> dict[str, Any]:
         for a, some in by_answer(masked, "sample_determiner_noun_agreement_2", limit=3, seed=seed).items()
     }
     group = groups["sample_determiner_noun_agreement_2"][0]
-    shuffled = neuron_search.shuffled_answers(group, ["a", "b", "c", "d"], neuron_search.local_seed(seed, group.item))
+    pool = [kn.Prompt("x", letter) for letter in "abcd"]
+    shuffled = neuron_search.shuffled_answers(group, pool, neuron_search.local_seed(seed, group.item))
     found["shuffled"] = [p.target for p in shuffled]
     prompt = kn.Prompt("The capital of Canada is", " Ottawa", subject="Canada")
     asked = {"facts": [prompt, kn.Prompt("The capital of Japan is", " Tokyo")]}
