@@ -183,11 +183,14 @@ TABLES: tuple[Table, ...] = (
                 "found in": share("share", "low", "high"),
                 "pairs": lambda row: f"{row['found']} of {row['pairs']}",
                 "other number": lambda row: f"{row['opposite']:.1%}".replace("%", " %"),
-                "for the foil": column("against"),
+                **foils,
                 "p (Holm)": p_value("p_holm"),
             },
         )
-        for marker in ("pairs", "pairs-probability")
+        for marker, foils in (
+            ("pairs", {"for the foil": lambda row: f"{row['against']:.0f}"}),
+            ("pairs-probability", {}),
+        )
     ),
     Table(
         FINDINGS,

@@ -59,6 +59,27 @@ def test_searches_are_those_of_the_items(name: str) -> None:
             assert row["null_r1"] == payload["null"]["r1"]
 
 
+@pytest.mark.parametrize("name", ["pairs", "pairs-probability"])
+def test_claims_are_those_of_the_pairs(name: str) -> None:
+    table = pd.read_csv(RESULTS / f"{name}-claims.csv")
+    pd.testing.assert_frame_equal(kn.load(RESULTS / f"{name}.json").claims(), table, check_dtype=False)
+    assert table["against"].isna().all() == (name == "pairs-probability")
+
+
+def test_transfer_is_that_of_the_items() -> None:
+    found = kn.load(RESULTS / "transfer-plurals.json")
+    summary = pd.read_csv(RESULTS / "transfer-plurals-summary.csv")
+    pd.testing.assert_frame_equal(found.summary(), summary, check_exact=False, rtol=1e-6)
+    before, *after = (
+        [payload[k] for values in items("transfer-plurals").values() for payload in values] for k in range(5)
+    )
+    table = pd.DataFrame(found.rows)
+    for k, edit in enumerate(("at the answer", "at all positions")):
+        own = table[table["edit"] == edit]
+        assert sorted(own["before"]) == sorted(before)
+        assert sorted(own["after"]) == sorted(after[2 * k]) and sorted(own["random"]) == sorted(after[2 * k + 1])
+
+
 @pytest.mark.parametrize("name", ["reliability-pairs", "reliability-facts"])
 def test_overturned_predictions_are_those_of_the_items(name: str) -> None:
     payloads = items(name)

@@ -94,8 +94,7 @@ class AttributionProfile(Result):
 
     def describe(self) -> str:
         counts = ", ".join(f"{c} (n = {n})" for c, n in zip(self.classes, self.counts, strict=True))
-        about = f"{self.metric}; {self.provenance['model']}"
-        return f"Mean attribution scores by answer: {counts}, and as many others to choose by ({about})"
+        return f"Mean attribution scores by answer: {counts} ({self.metric}; {self.provenance['model']})"
 
 
 def attribution_profile(

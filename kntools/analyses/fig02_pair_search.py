@@ -28,7 +28,7 @@ class PairSearch(Table):
     converged, neurons, against`. `nouns` are both forms of the noun, where the model is asked for it.
 
     Neurons are chosen on the pairs whose `half` is `selection`, and counted and tested on those of the half `test`.
-    `against` are the knowledge neurons of the foil: what would be found if the pair were turned around.
+    `against` are the knowledge neurons of the negative scores. Of a contrast, these are the foil's.
     """
 
     def leading(self, number: str, k: int = 1) -> tuple[Neuron, ...]:
@@ -47,7 +47,7 @@ class PairSearch(Table):
             share of the pairs of the other number; `random`, the share of a random neuron of its layer; `against`, the
             pairs in whose foil's favour it stands. `p` is the larger one of Fisher's exact test of `share` against
             `opposite` and, for a contrast, the sign test of `found` against `against`, which is what shuffled foils
-            would make equal; `p_holm` is corrected over the table.
+            would make equal; `p_holm` is corrected over the table. `against` is nan where a pair has no contrast.
         """
         rows = [self._test(n, number) for number in NUMBERS for n in self.leading(number, k)]
         measured = ["pairs", "found", "share", "low", "high", "opposite", "random", "against", "p"]
@@ -57,12 +57,13 @@ class PairSearch(Table):
     def _test(self, neuron: Neuron, number: str) -> Row:
         own, others = (self._found(half="test", number=n) for n in (number, _other(number)))
         hits, elsewhere = (sum(neuron in found for found in side) for side in (own, others))
-        lost = sum(neuron in found for found in self._found("against", half="test", number=number))
-        ahead, p = hits * len(others) > elsewhere * len(own), math.nan
+        ahead, p, lost = hits * len(others) > elsewhere * len(own), math.nan, math.nan
+        if all(row["metric"] == "contrast" for row in self.rows):
+            lost = sum(neuron in found for found in self._found("against", half="test", number=number))
         if own and others:
             p = fisher(hits, len(own), elsewhere, len(others))
-            if all(row["metric"] == "contrast" for row in self.rows):
-                ahead, p = ahead and hits > lost, max(p, sign_test(hits, lost))
+            if not math.isnan(lost):
+                ahead, p = ahead and hits > lost, max(p, sign_test(hits, int(lost)))
             p = p if ahead else 1.0  # both tests are two-sided, the claim is not
         low, high = share_interval(hits, len(own))
         in_layer = sum(n.layer == neuron.layer for found in own for n in found)

@@ -10,17 +10,19 @@ import pandas as pd
 import torch
 
 from kntools import data
+from kntools.analyses.fig02_pair_search import NUMBERS
 from kntools.analyses.neuron_search import as_pairs, check_neurons, control, open_run
 from kntools.analyses.prompt_group import NamedPrompts, PromptGroup, check_prompts, in_parts, is_relation, sample
 from kntools.analyses.words import names_noun
 from kntools.engine.answers import answer_values
+from kntools.engine.inputs import check_choice
 from kntools.engine.metric_choice import contrast
 from kntools.hooks.neurons import ablate_neurons
 from kntools.prompts import Prompt
 from kntools.randomness import python_random
 from kntools.results.statistics import holm, mean_interval, share_interval, t_test
 from kntools.results.table import Row, Table
-from kntools.sites import ANSWER, NeuronLike
+from kntools.sites import ANSWER, Neuron, NeuronLike
 
 _TOGETHER = 16  # prompts of one item of a run, which share their random neurons
 
@@ -60,7 +62,9 @@ class Transfer(Table):
         """
         rows = []
         for (source, edit), own in self.to_frame().groupby(["source", "edit"], sort=False):
-            before, after, chance = (torch.tensor(own[name].tolist()) for name in ("before", "after", "random"))
+            before, after, chance = (
+                torch.tensor(own[name].tolist(), dtype=torch.float32) for name in ("before", "after", "random")
+            )
             right = before > 0
             hits, n = int((right & (after <= 0)).sum()), int(right.sum())
             share, others = (float("nan"),) * 2 if n == 0 else (hits / n, float((right & (chance <= 0)).sum()) / n)
@@ -69,9 +73,9 @@ class Transfer(Table):
                 p = t_test(chance - before, after - before)[1]
             shares = {"share": share, **dict(zip(("low", "high"), share_interval(hits, n), strict=True))}
             moved = {"change": change["mean"], "change_low": change["low"], "change_high": change["high"]}
-            control = {"random_change": float((chance - before).mean()), "p": p}
+            against = {"random_change": float((chance - before).mean()), "p": p}
             about = {"source": source, "edit": edit, "n": len(own), "right": n}
-            rows.append({**about, **shares, "random": others, **moved, **control})
+            rows.append({**about, **shares, "random": others, **moved, **against})
         frame = pd.DataFrame(rows)
         return frame.assign(p_holm=holm(frame["p"].tolist()))
 
@@ -93,7 +97,8 @@ class Transfer(Table):
         return heatmap(table, **options, limits=(0.0, 1.0), **{"title": self.describe(), **look})
 
     def describe(self) -> str:
-        neurons = ", ".join(f"L{layer}.N{index}" for layer, index in self.provenance["settings"]["neurons"][:5])
+        every = [repr(Neuron(*pair)) for pair in self.provenance["settings"]["neurons"]]
+        neurons = ", ".join(every) if len(every) <= 5 else f"{', '.join(every[:4])} and {len(every) - 4} more neurons"
         return f"{neurons} suppressed in {self.frame['source'].nunique()} sets of pairs ({self.provenance['model']})"
 
 
@@ -165,6 +170,8 @@ def number_prompts(
     Raises:
         ValueError: a relation, or no pair of any paradigm that this model can be asked.
     """
+    if number is not None:
+        check_choice("number", number, NUMBERS)
     found: dict[str, list[Prompt]] = {}
     chosen_by = set(without)
     for paradigm in paradigms:

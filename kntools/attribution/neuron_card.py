@@ -95,11 +95,11 @@ def neuron_card(
     if not chosen:
         raise ValueError("no neurons given; give 'L24.N1005', or a list such as att.top(20)")
     neuron_layers.check_neurons(model, chosen)
+    if not isinstance(prompt, Prompt | Encoded | None):
+        raise TypeError(f"prompt={shown(prompt)}; give one kn.Prompt(text, answer)")
     about = provenance(model, k=k)
     values, note = _values(model, chosen, k)
     keys = [((), None)] * len(chosen) if texts is None else _keys(model, chosen, texts, k, run)
-    if not isinstance(prompt, Prompt | Encoded | None):
-        raise TypeError(f"prompt={shown(prompt)}; give one kn.Prompt(text, answer)")
     parts = [None] * len(chosen) if prompt is None else _in_prompt(model, chosen, prompt)
     cards = [
         NeuronCard(n, **value, note=note, contexts=contexts, activation=active, in_prompt=part, provenance=about)

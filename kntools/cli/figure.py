@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
-from typing import Annotated, Any, get_args
+from typing import Annotated, Any, Literal, get_args
 
 import typer
 
@@ -39,6 +39,7 @@ MethodNames = Annotated[
     list[str] | None, typer.Option("--method", help=f"{', '.join(METHODS)}; may be repeated (all).")
 ]
 Factor = Annotated[float, typer.Option(help="Factor of the activations.")]
+Number = Literal["singular", "plural"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -241,10 +242,10 @@ def transfer(
     search: Search,
     chosen: Groups,
     limit: Limit = 50,
-    found_in: Annotated[str, typer.Option(help="Where neurons are found.")] = NUMBER_PARADIGMS[0],
-    number: Annotated[str, typer.Option(help="Whose neurons: plural or singular.")] = "plural",
+    found_in: Annotated[str, typer.Option(help="Paradigm to find neurons in.")] = NUMBER_PARADIGMS[0],
+    number: Annotated[Number, typer.Option(help="Number of the neurons and of the pairs.")] = "plural",
     pairs: Annotated[int | None, typer.Option(help="Pairs of words to find them in (default: all).")] = 100,
-    count: Annotated[int, typer.Option(help="How many are suppressed together: the leading ones.")] = 3,
+    count: Annotated[int, typer.Option(min=1, help="Number of leading neurons to suppress together.")] = 3,
     neuron: SomeNeurons = None,
 ) -> Output:
     """Neurons of number that are found in one paradigm, suppressed in others.
@@ -253,9 +254,9 @@ def transfer(
     """
     names = list(sources or NUMBER_PARADIGMS)
     model, neurons = prepared(options, [*names, found_in], neuron)
-    groups = chosen.load(model, [found_in], pairs, options.seed)
     left_out: set[str] = set()
     if neurons is None:
+        groups = chosen.load(model, [found_in], pairs, options.seed)
         kept = options.kept.with_suffix(".search.jsonl") if options.kept else None
         found = analyses.pair_search(model, groups, settings=search.settings, seed=options.seed, run=kept)
         neurons, left_out = found.leading(number, count), found.nouns("selection")

@@ -55,7 +55,17 @@ def test_what_is_asked(folder: Path) -> None:
     assert all(p.target == " books" for p in left[f"{paradigm}, plural"])
     with pytest.raises(ValueError, match="no pair of a number is left"):
         number_prompts(model, [paradigm], without={"cat", "book"}, path=folder)
+    with pytest.raises(ValueError, match="'dual' is unknown; use 'singular', 'plural'"):
+        number_prompts(model, [paradigm], number="dual", path=folder)
     with pytest.raises(ValueError, match="is a relation"):
         number_prompts(model, ["P36"])
     with pytest.raises(ValueError, match="needs a foil"):
         transfer(model, {"a": [kn.Prompt("The dog and", " book")]}, [planted.PLURAL])
+
+
+def test_a_title_says_how_many_neurons_are_suppressed(folder: Path) -> None:
+    model = planted.cached()
+    prompts = number_prompts(model, ["determiner_noun_agreement_1"], limit=2, path=folder)
+    five, six = (transfer(model, prompts, [(1, i) for i in range(n)]).describe() for n in (5, 6))
+    assert five.startswith("L1.N0, L1.N1, L1.N2, L1.N3, L1.N4 suppressed")
+    assert six.startswith("L1.N0, L1.N1, L1.N2, L1.N3 and 2 more neurons suppressed")

@@ -1,5 +1,6 @@
 """Cards against plain computations: values through the norms, activations and contexts by brute force."""
 
+import inspect
 import warnings
 from collections.abc import Iterator
 from dataclasses import replace
@@ -191,3 +192,12 @@ def test_what_cannot_be() -> None:
     for neurons, texts in (([], None), ("L0.N1", []), ("L0.N1", "one text")):
         with pytest.raises(ValueError):
             kn.neuron_card(model, neurons, texts)
+
+
+def test_a_wrong_prompt_is_an_error_before_texts_are_read() -> None:
+    def texts() -> Iterator[str]:
+        raise AssertionError("read")
+        yield ""
+
+    with pytest.raises(TypeError, match=r"give one kn\.Prompt"):
+        inspect.unwrap(kn.neuron_card)(tiny("llama"), (1, 3), texts(), prompt=7)
