@@ -161,7 +161,6 @@ def transfer(made: Made) -> list[Any]:
         for edit in ("at the answer", "at all positions"):
             own = [fall for fall, name in zip(falls, summary["edit"], strict=True) if name == edit]
             numbers += [sum(own), len(own)]
-        numbers.append(summary["source"].nunique())
     return [*numbers, ALPHA]
 
 

@@ -31,10 +31,14 @@ CHANGES: dict[Definition, Callable[[Tensor, Tensor], Tensor]] = {
     "mean_ratio": lambda b, a: (a / b - 1).mean(-1),
     "kn_thesis": lambda b, a: (a.mean(-1) - b.mean(-1)) / torch.minimum(a.mean(-1), b.mean(-1)),
 }
-_UNIT = {"log_odds": "change of plural log-odds (nats)"}
 _DEFINITIONS = tuple(CHANGES)  # a row holds each once
 CHANGES["eleutherai"] = CHANGES["mean_ratio"]
 CHANGES["log_odds"] = lambda b, a: a.mean(-1) - b.mean(-1)
+
+
+def unit_of(change: str) -> str:
+    """What an effect by this definition is measured in, for the axis of a figure."""
+    return "change of plural log-odds (nats)" if change == "log_odds" else f"relative change ({change})"
 
 
 class SuppressionEffect(Table):
@@ -58,8 +62,7 @@ class SuppressionEffect(Table):
         options: dict[str, Any] = {"color": "test", "facet_col": "prompts", "facet_col_wrap": 1, "one_scale": False}
         options |= {"barmode": "overlay", "opacity": 1}
         options |= {"hover_data": {"before": ":.4g", "after": ":.4g", "p_corrected": ":.2g", "n": True}}
-        unit = _UNIT.get(self.details["change"], f"relative change ({self.details['change']})")
-        options |= {"labels": {"word": "", "change": unit}}
+        options |= {"labels": {"word": "", "change": unit_of(self.details["change"])}}
         figure = bar_chart(frame, "word", "change", **options, **{"title": self.describe(), **look})
         section = {plain(word): plain(name) for word, name in zip(frame["word"], frame["section"], strict=True)}
         figure.for_each_trace(lambda bars: bars.update(x=[[section[word] for word in bars.x], bars.x]))

@@ -15,7 +15,7 @@ import regex
 import torch
 
 from kntools import data
-from kntools.analyses.fig05_suppression_effect import SuppressionEffect
+from kntools.analyses.fig05_suppression_effect import SuppressionEffect, unit_of
 from kntools.arguments import whole
 from kntools.data.grouping import noun_number
 from kntools.results.statistics import pearson, spearman, statistic_interval
@@ -36,8 +36,7 @@ class CooccurrenceBias(Table):
         """A dot per word: the effect of the edit against the co-occurrence of the word with plural nouns."""
         from kntools.plots.charts import scatter_chart
 
-        change = f"relative change of probability ({self.details.get('change', '?')})"
-        labels = {"bias": "log odds of a plural noun beside the word", "effect": change}
+        labels = {"bias": "log odds of a plural noun beside the word", "effect": unit_of(self.details["change"])}
         options: dict[str, Any] = {"color": "section", "text": "word", "hover_data": ["plural", "singular"]}
         options |= {"labels": labels, "title": self.describe(), **look}
         figure = scatter_chart(self.to_frame(), "bias", "effect", **options)

@@ -103,6 +103,7 @@ class ProbabilityShift(Result):
             forms.append(own.assign(**other))
         frame = pd.concat(forms).melt(["group", "word"], ["before", "after"], var_name="edit", value_name="probability")
         options: dict[str, Any] = {"color": "edit", "join": "word", "facet_col": "group", "log_x": True}
+        options["facet_col_wrap"] = len(set(self.groups))  # the other forms below
         options |= {"labels": {"probability": "mean probability", "word": ""}, "title": self.describe(), **look}
         return scatter_chart(frame, "probability", "word", **options).update_xaxes(dtick=1)
 

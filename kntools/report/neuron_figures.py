@@ -114,11 +114,12 @@ def transfer(study: Study) -> Shown:
         p_values += summary["p_holm"].tolist()
         # Towards the other form, and beyond what random neurons do.
         falls = (summary["p_holm"] < ALPHA) & (summary["change"] < summary["random_change"].clip(upper=0))
-        counts = [f"{int(own.sum())} of {len(own)} {edit}" for edit, own in falls.groupby(summary["edit"], sort=False)]
+        counts = [
+            f"{int(own.sum())} of {len(own)} sets {edit}" for edit, own in falls.groupby(summary["edit"], sort=False)
+        ]
         if falls.any():
-            neuron, sets = study.candidate(number), summary["source"].nunique()
             passed.append(
-                f"suppressing {neuron} moves the {number} towards its foil in {', '.join(counts)} ({sets} sets)"
+                f"suppressing {study.candidate(number)} lowers the contrast of {number} pairs in {', '.join(counts)}"
             )
         about: dict[str, Any] = {"part": number, "number": number, "neuron": study.candidate(number)}
         content += blocks("transfer", result.plot(), summary, tables={"prompts": result.to_frame()}, **about)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -429,6 +430,10 @@ def test_shift_dots_are_the_means_before_and_after_of_their_word() -> None:
         lines = {t.y[0]: tuple(t.x) for t in shift.plot().data if t.xaxis == axis and t.mode == "lines"}
         assert lines == {word: plain(row[["before", "after"]]) for word, row in frame.loc[group].iterrows()}
     assert [a.text for a in shift.plot().layout.annotations] == ["prompts: x", "prompts: y"]
+    both = replace(shift, foil_before=after, foil_after=before).plot()
+    panels = {a.text: (round(a.x, 2), round(a.y, 2)) for a in both.layout.annotations}
+    assert panels["prompts: x"][0] == panels["prompts: x, other form"][0] < panels["prompts: y"][0]
+    assert panels["prompts: x"][1] == panels["prompts: y"][1] > panels["prompts: x, other form"][1]
 
 
 def test_bias_dots_are_those_of_their_word_and_section() -> None:
@@ -438,9 +443,12 @@ def test_bias_dots_are_those_of_their_word_and_section() -> None:
         for i, (w, s) in enumerate((("the", "n"), ("these", "p"), ("any", "n"), ("this", "s")))
     ]  # fmt: skip
     correlation = {"n": 4, "spearman": 0.0, "low": 0.0, "high": 0.0, "pearson": 0.0}
+    units = {"log_odds": "change of plural log-odds (nats)", "dai": "relative change (dai)"}
+    figures = {c: CooccurrenceBias.of(rows, HEADER, correlation=correlation, change=c).plot() for c in units}
+    assert {c: figure.layout.yaxis.title.text for c, figure in figures.items()} == units
     found = {
         (trace.name, word): (x, y, *hover)
-        for trace in CooccurrenceBias.of(rows, HEADER, correlation=correlation).plot().data
+        for trace in figures["dai"].data
         for word, x, y, hover in zip(trace.text, trace.x, trace.y, trace.customdata, strict=True)
     }
     assert found == {
