@@ -37,7 +37,7 @@ def pairs_in_frames(
 ) -> tuple[dict[str, list[MinimalPair]], Skipped]:
     """`these horses` -> minimal pairs of it in its own sentence and in `frames - 1` others, and what was left out.
 
-    Of many pairs a sample of four times the `limit` is made, for a model can be asked only for some of them.
+    Of many pairs a sample of four times the `limit` is made: a model can be asked only for some of them.
     """
     parsed = [phrase for phrase in map(_parsed, loaded) if phrase is not None]
     sentences = sorted({p.frame for p in parsed})

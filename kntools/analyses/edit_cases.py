@@ -8,7 +8,7 @@ from functools import partial
 from typing import Any, Literal
 
 from kntools import data
-from kntools.data import CounterFactRecord, ReducedRecord, SymmetricFact, SynonymFact, TwoHopFact
+from kntools.data import CounterFactRecord, ReducedRecord, SymmetricFact
 from kntools.engine.answers import ask
 from kntools.models.causality import is_masked
 from kntools.prompts import MASK, Encoded, Prompt, encode_each
@@ -18,6 +18,7 @@ EditData = Literal["counterfact", "P36", "P1376", "P101", "P27"]
 
 # Records that are asked at a time, until there are enough.
 _ASKED_TOGETHER = 512
+_COUNTERFACT = CounterFactRecord | ReducedRecord
 
 
 @dataclass(frozen=True)
@@ -44,81 +45,63 @@ class Case:
     generation: str | None = None  # a text to be continued
 
 
-#: Kind of record -> its questions: their roles, the role of the prompt that asks, and which of its two answers is asked
-#: for. The first one is the edit: from target to foil. Of a symmetric fact s -> t that becomes s -> t', t' should then
-#: lead to s (`reverse new`) and t no longer (`reverse old`); where a field changes, the occupation should follow.
-QUESTIONS: dict[type, tuple[tuple[str, str, Literal["target", "foil"]], ...]] = {
-    SymmetricFact: (
-        ("forward new", "forward", "foil"),
-        ("forward true", "forward", "target"),
-        ("reverse new", "reverse_new", "target"),
-        ("reverse new before", "reverse_new", "foil"),
-        ("reverse old", "reverse_old", "target"),
-    ),
-    SynonymFact: (
-        ("forward new", "fact", "foil"),
-        ("forward true", "fact", "target"),
-        ("synonym new", "synonym", "foil"),
-        ("synonym true", "synonym", "target"),
-    ),
-    TwoHopFact: (
-        ("forward new", "fact", "foil"),
-        ("forward true", "fact", "target"),
-        ("two-hop new", "two_hop", "foil"),
-        ("two-hop true", "two_hop", "target"),
-        ("second hop", "second_hop", "target"),
-    ),
-    CounterFactRecord: (
-        ("rewrite new", "rewrite", "foil"),
-        ("rewrite true", "rewrite", "target"),
-        ("paraphrase new", "paraphrase", "foil"),
-        ("paraphrase true", "paraphrase", "target"),
-        ("neighborhood new", "neighborhood", "foil"),
-        ("neighborhood true", "neighborhood", "target"),
-    ),
+_Side = Literal["target", "foil"]
+#: Role of a prompt -> its questions: their roles, and which of the prompt's two answers is asked for. An edit goes from
+#: target to foil. Of a symmetric fact s -> t that becomes s -> t', t' should then lead to s (`reverse new`) and t no
+#: longer (`reverse old`); where a field changes, the occupation should follow.
+QUESTIONS: dict[str, tuple[tuple[str, _Side], ...]] = {
+    role: ((f"{name} new", "foil"), (f"{name} true", "target"))
+    for role, name in {
+        **{role: role for role in ("forward", "synonym", "rewrite", "paraphrase", "neighborhood")},
+        "fact": "forward",
+        "two_hop": "two-hop",
+    }.items()
 }
-QUESTIONS[ReducedRecord] = QUESTIONS[CounterFactRecord]
+QUESTIONS |= {
+    "reverse_new": (("reverse new", "target"), ("reverse new before", "foil")),
+    "reverse_old": (("reverse old", "target"),),
+    "second_hop": (("second hop", "target"),),
+}
 
 
 def cases_of(model: Any, records: Iterable[Any]) -> list[Case]:
-    """Cases from records of one of `QUESTIONS`; only those that the model can be asked.
+    """Cases from records of CounterFact, or of facts with consequences; only those that the model can be asked.
 
     A masked model can be asked for answers of one token alone.
     """
-    listed = list(records)
-    found = [(n, c) for n, record in enumerate(listed) for c in record.candidates(is_masked(model))]
+    listed, masked = list(records), is_masked(model)
+    found = [(n, c) for n, record in enumerate(listed) for c in record.candidates(masked) if c.role in QUESTIONS]
     prompts = [(n, c.role, c.prompt) for n, c in found if c.prompt is not None]
-    encoded = encode_each(model, [replace(prompt, multi_token="sum") for _, _, prompt in prompts])
+    encoded = encode_each(model, [replace(prompt, multi_token="sum") for *_, prompt in prompts])
     asked: list[dict[str, list[Prompt]]] = [{} for _ in listed]
     for (n, role, prompt), e in zip(prompts, encoded, strict=True):
         if isinstance(e, Encoded):
             asked[n].setdefault(role, []).append(prompt)
-    return [_case(record, by_role) for record, by_role in zip(listed, asked, strict=True) if _complete(record, by_role)]
-
-
-def _complete(record: Any, asked: dict[str, list[Prompt]]) -> bool:
-    """CounterFact's records need not have paraphrases and neighbours."""
-    roles = [role for _, role, _ in QUESTIONS[type(record)]]
-    return asked.keys() >= set(roles[:1] if isinstance(record, CounterFactRecord | ReducedRecord) else roles)
+    needed = [{record.known_role} for record in listed]
+    for n, c in found:
+        if not isinstance(listed[n], _COUNTERFACT):  # whose records need not have paraphrases and neighbours
+            needed[n].add(c.role)
+    each = zip(listed, asked, needed, strict=True)
+    return [_case(record, by_role) for record, by_role, roles in each if by_role.keys() >= roles]
 
 
 def _case(record: Any, asked: dict[str, list[Prompt]]) -> Case:
-    questions = tuple(
+    questions = [
         Question(name, prompt.text, str(getattr(prompt, side)))
-        for name, role, side in QUESTIONS[type(record)]
-        for prompt in asked.get(role, [])
-    )
-    edited = asked[QUESTIONS[type(record)][0][1]][0]
-    questions += tuple(_further(record, edited, asked))
+        for role, prompts in asked.items()
+        for name, side in QUESTIONS[role]
+        for prompt in prompts
+    ]
+    edited = asked[record.known_role][0]
+    questions += _further(record, edited, asked)
     texts: Sequence[str | None] = ()
-    if isinstance(record, CounterFactRecord | ReducedRecord):
+    key = f"{getattr(record, 'relation', '')} {record.subject} {record.target}"
+    if isinstance(record, _COUNTERFACT):
         # A reduced record has one text that goes on.
         texts = record.generation_prompts if isinstance(record, CounterFactRecord) else [record.rephrase_prompt]
         key = f"counterfact {record.case_id}"
-    else:
-        key = f"{record.relation} {record.subject} {record.target}"
     generation = next((text.rstrip() for text in texts if text is not None), None)
-    return Case(key, replace(edited, foil=None), str(edited.foil), questions, generation)
+    return Case(key, replace(edited, foil=None), str(edited.foil), tuple(questions), generation)
 
 
 def _further(record: Any, edited: Prompt, asked: dict[str, list[Prompt]]) -> Iterator[Question]:
@@ -139,8 +122,7 @@ def make_cases(model: Any, what: EditData, limit: int, *, seed: int = 0, among: 
     """`limit` cases: `"counterfact"` records that the model knows, or facts of `"P36"`, `"P1376"`, `"P101"`, `"P27"`.
 
     CounterFact records with all fields come first, then reduced ones, which have one neighbour and no paraphrase. Of
-    the facts, those that the model knows come first (the others are filled up with), so that both the raw and the
-    conditioned scores have as many as there are; they are looked for among so many facts (a sample), or all.
+    facts, those that the model knows come first, then others up to `limit`; they are looked for in a sample of `among`.
     """
     if what == "counterfact":
         return _known_counterfact(model, limit)

@@ -36,8 +36,8 @@ UNRELATED = (
 class Continuations:
     """Measures of generated text: entropy, free answers and perplexity.
 
-    The entropy of sampled texts is low where the model repeats itself (Meng et al. 2022, GE). Every edited prompt is
-    also continued by the most probable tokens, which is what users see of an edit.
+    The entropy is low where a model repeats itself (Meng et al. 2022, GE). Every edited prompt is also continued by the
+    most probable tokens, which is what users see of an edit.
     """
 
     cases: int = 0  # the entropy is measured on the first so many cases

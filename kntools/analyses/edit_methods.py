@@ -95,10 +95,7 @@ def fine_tune_method(layer: int, **options: Any) -> Editor:
 
 
 def values_method(count: int = 5, amounts: tuple[float, float] = (1.0, 8.0)) -> Editor:
-    """Value slots of the `count` neurons with the highest attribution for the old answer (Dai et al. 2022).
-
-    An answer of several tokens is attributed, and written, by its first one.
-    """
+    """Value slots of the `count` neurons with the highest attribution for the first token of the old answer."""
 
     def edit(model: Any, prompts: Sequence[Prompt], targets: Sequence[str]) -> Sequence[WeightEdit]:
         first = [replace(prompt, subject=None, foil=None, multi_token="first") for prompt in prompts]
@@ -115,11 +112,7 @@ def values_method(count: int = 5, amounts: tuple[float, float] = (1.0, 8.0)) -> 
 def chosen_editors(
     model: Any, methods: Mapping[str, Method] | Sequence[str] | None, layer: int | None, second_moment: Moments
 ) -> Mapping[str, Method]:
-    """Methods by name, or as given.
-
-    Raises:
-        ValueError: none, one called `before`, or `layer` and `second_moment` beside functions.
-    """
+    """Methods by name, or as given."""
     if not isinstance(methods, Mapping):
         methods = editors(model, methods, layer=layer, second_moment=second_moment)
     elif layer is not None or second_moment is not None:
@@ -133,11 +126,7 @@ def chosen_editors(
 
 @contextmanager
 def same_weights(model: Any) -> Iterator[None]:
-    """A block that may edit the model, and must leave it bit by bit as it was.
-
-    Raises:
-        RuntimeError: it has not.
-    """
+    """A block that may edit the model, and must leave it bit by bit as it was."""
     clean = fingerprint(model, fresh=True)
     yield
     if fingerprint(model, fresh=True) != clean:

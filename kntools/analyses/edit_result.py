@@ -131,10 +131,7 @@ def interval_of(score: str, values: Sequence[float]) -> dict[str, float]:
 
 
 def generation_entropy(ids: Sequence[int]) -> float:
-    """Weighted mean of the entropies of 2-grams and 3-grams, in bits: low where a text repeats itself.
-
-    2/3 of the bigrams' entropy plus 4/3 of the trigrams', halved, as in the released code of Meng et al. 2022 (GE).
-    """
+    """Entropy of 2-grams and 3-grams in bits, weighted 2/3 and 4/3 and halved (GE in the code of Meng et al. 2022)."""
     total = 0.0
     for n, weight in ((2, 2 / 3), (3, 4 / 3)):
         counts = Counter(tuple(ids[i : i + n]) for i in range(len(ids) - n + 1))
@@ -144,14 +141,7 @@ def generation_entropy(ids: Sequence[int]) -> float:
 
 @dataclass(frozen=True, eq=False, repr=False)
 class EditConsistency(Result):
-    """Answers before and after edits of many cases, by several methods.
-
-    ```python
-    result.to_frame()        # method, condition, score, n, value, low, high
-    result.value("rome", "efficacy")
-    result.plot()
-    ```
-    """
+    """Answers before and after edits of many cases, by several methods: `before`, and `after` by method."""
 
     cases: tuple[str, ...]
     before: tuple[Payload, ...]

@@ -31,11 +31,6 @@ class AttributionProfile(Result):
     """Mean scores per class of answers, in the unit of `metric`.
 
     Neurons are chosen by their scores on one half of the prompts; all that is shown of them is of the other half.
-
-    ```python
-    profile.leading(3)                  # the neurons that stand out in one class and not in the others
-    profile.to_frame(neurons)           # their mean score in every class
-    ```
     """
 
     scores: Float[Tensor, "class layer neuron"]  # of the test's half; nan where a layer has fewer neurons than another
@@ -63,8 +58,7 @@ class AttributionProfile(Result):
     def to_frame(self, neurons: Iterable[NeuronLike] | None = None) -> pd.DataFrame:
         """`class, prompts, neuron, layer, index, selection, score, low, high` of the leading neurons or those given.
 
-        `low` and `high` are the ends of a 95 % interval (Student's t over prompts); `selection` is the
-        mean score by which they were chosen, on the other half.
+        `low` and `high` are Student's 95 % interval over prompts; `selection` is the mean score on the other half.
         """
         wanted = self.leading() if neurons is None else as_neurons(neurons)
         rows = []
@@ -109,7 +103,7 @@ def attribution_profile(
 
     ```python
     profile = attribution_profile(model, by_answer(model, "determiner_noun_agreement_2", limit=200))
-    profile.plot()
+    profile.leading(3), profile.to_frame(), profile.plot()
     ```
 
     Arguments:

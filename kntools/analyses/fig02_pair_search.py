@@ -27,8 +27,8 @@ class PairSearch(Table):
     """One row per determiner-noun pair: `source, pair, determiner, noun, number, nouns, half, prompts, metric, tau,
     converged, neurons, against`. `nouns` are both forms of the noun, where the model is asked for it.
 
-    Neurons are chosen on the pairs whose `half` is `selection`, and counted and tested on those of the half `test`.
-    `against` are the knowledge neurons of the negative scores. Of a contrast, these are the foil's.
+    Neurons are chosen on the pairs whose `half` is `selection`, and tested on those of the half `test`. `against` are
+    the knowledge neurons of the negative scores: of a contrast, the foil's.
     """
 
     def leading(self, number: str, k: int = 1) -> tuple[Neuron, ...]:
@@ -77,10 +77,7 @@ class PairSearch(Table):
         return {form for row in self.rows if row["half"] == half for form in row["nouns"].split("/")}
 
     def shuffled(self, seed: int) -> PairSearch:
-        """Null data: in every pair, target and foil change places where a coin says so.
-
-        A contrast turned around has the same scores with the other sign, so this asks the model nothing.
-        """
+        """Null data: in every pair, target and foil change places where a coin says so. This asks the model nothing."""
         if any(row["metric"] != "contrast" for row in self.rows):
             raise ValueError("only a contrast can be turned around; search with SearchSettings(metric='contrast')")
         rng = python_random(local_seed("foils", seed))
@@ -91,13 +88,10 @@ class PairSearch(Table):
     def shares(self, neurons: Iterable[NeuronLike] | None = None) -> pd.DataFrame:
         """Per neuron and determiner, the share of the test's pairs in which it is a knowledge neuron (figure 2).
 
-        Arguments:
-            neurons: which; the leading three of each number by default. Any may be asked for: a share can be 0.
-
         Returns:
-            `neuron, determiner, number, pairs, found, share, low, high` (Wilson's 95 % interval), and the control:
-            `opposite`, the neuron's share of all pairs of the other number, with Fisher's test of the difference
-            (`p`, and `p_holm` over the table).
+            `neuron, determiner, number, pairs, found, share, low, high` (Wilson's 95 % interval) of these neurons, or
+            of the leading three of each number; and the control: `opposite`, the share of all pairs of the other
+            number, with Fisher's test of the difference (`p`, and `p_holm` over the table).
         """
         leading = (n for number in NUMBERS for n in self.leading(number, 3))
         wanted = tuple(dict.fromkeys(leading)) if neurons is None else as_neurons(neurons)
@@ -160,8 +154,7 @@ def pair_search(
     found.shares([(9, 1094), (10, 2096)])               # and how often each is found
     ```
 
-    Neurons are chosen on half of the nouns and tested on the others. The control is built in: a number neuron is found
-    in pairs of its number and not in those of the other, in the same sentences.
+    Neurons are chosen on half of the nouns and tested on the others.
 
     Arguments:
         groups: of a determiner-noun paradigm, from `prompt_groups`: each pair in many sentences.

@@ -24,13 +24,11 @@ class Localisation(Table):
     """One row per determiner-noun pair or fact: `source, kind, group, prompts, metric, count, tau, r1, converged,
     neurons, against`.
 
-    Columns that begin with `null_` are the same measures of the null. `|KN|` is a number of neurons, tau a share of
-    prompts, R1^2 between 0 and 1.
+    `count` is |KN|, tau a share of prompts, R1^2 between 0 and 1; columns named `null_...` are those of the null.
     """
 
     def summary(self, *, seed: int = 0) -> pd.DataFrame:
-        """One row per paradigm or relation: means over its groups, bootstrap intervals, and the null's means.
-
+        """One row per paradigm or relation: means over its groups, bootstrap intervals, and the null's means;
         `above_null` is the share of groups whose R1^2 is above that of their null.
         """
         rows = []
@@ -50,8 +48,7 @@ class Localisation(Table):
     def difference(self) -> pd.DataFrame:
         """Factual minus linguistic, per measure: Welch's test over the means of their sets, with Holm's correction.
 
-        Paradigms and relations are what would be drawn anew, so they are the units, not the pairs and facts in them:
-        with fewer than two of a kind there is no test (p is nan).
+        Paradigms and relations are the units; with fewer than two of a kind there is no test (p is nan).
         """
         means = self.summary()
         sides = [means[means["kind"] == kind] for kind in ("linguistic", "factual")]
@@ -112,10 +109,9 @@ def localisation(
 
     Arguments:
         groups: from `prompt_groups`, of any paradigms and relations, each of at least two prompts.
-        null: what chance gives. `"neurons"`: each prompt's scores stand on random neurons of the same layer, so the
-            marginal stays and agreement goes. `"answers"`: the same prompts ask for answers drawn from the whole
-            paradigm or relation. `"foils"`: target and foil of each prompt change places where a coin says so. Both
-            cost as much again. `None`: no null.
+        null: what chance gives. `"neurons"`: the scores of each prompt and layer stand on random neurons. `"answers"`:
+            the same prompts ask for answers drawn from the whole paradigm or relation. `"foils"`: target and foil of
+            each prompt change places where a coin says so. Both cost as much again. `None`: no null.
         seed: of the null.
     """
     if not groups:
@@ -129,13 +125,9 @@ def localisation(
 
 
 def _row(group: PromptGroup, found: Row) -> Row:
-    sides = {"": found, "null_": found.get("null", {})}
-    measured = {
-        f"{prefix}{name}": value
-        for prefix, side in sides.items()
-        if side
-        for name, value in {"count": len(side["neurons"]), "tau": side["share"], "r1": side["r1"]}.items()
-    }
-    about = {"source": group.source, "kind": group.kind, "group": group.key, "prompts": found["prompts"]}
-    same = {name: found[name] for name in ("metric", "converged", "neurons", "against")}
-    return {**about, **measured, **same}
+    row = {"source": group.source, "kind": group.kind, "group": group.key, "prompts": found["prompts"]}
+    for prefix, side in {"": found, "null_": found.get("null")}.items():
+        if side:
+            measured = {"count": len(side["neurons"]), "tau": side["share"], "r1": side["r1"]}
+            row |= {f"{prefix}{name}": value for name, value in measured.items()}
+    return row | {name: found[name] for name in ("metric", "converged", "neurons", "against")}

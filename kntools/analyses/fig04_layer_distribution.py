@@ -21,7 +21,7 @@ class LayerDistribution(Table):
     """One row per kind and layer: `kind, layer, neurons, share, low, high`.
 
     `share` is the mean over groups of the share of a group's neurons that lie in the layer, with a bootstrap interval
-    over groups: a fact with five neurons counts no more than one with two. `details` has a `test` of two kinds.
+    over groups. `details` has a `test` of two kinds.
     """
 
     def plot(self, **look: Any) -> Any:
@@ -56,11 +56,10 @@ def layer_distribution(
     ```
 
     Arguments:
-        found: a `Localisation`, or for each kind the neurons of every group. Groups without neurons are left out; the
-            neurons of one group are never taken apart, for they are found together.
+        found: a `Localisation`, or for each kind the neurons of every group. Groups without neurons are left out.
         n_layers: of the model; a neuron beyond them is an error.
-        permutations: of a test of two kinds: the distance between their shares (half the sum of absolute
-            differences, 0 to 1) against the same with groups given to the kinds at random.
+        permutations: of a test of two kinds: half the sum of absolute differences of their shares (0 to 1), against the
+            same with groups given to the kinds at random.
         seed: of permutations and intervals.
     """
     n_layers, permutations = whole("n_layers", n_layers, least=1), whole("permutations", permutations, least=1)

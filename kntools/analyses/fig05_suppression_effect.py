@@ -45,8 +45,8 @@ class SuppressionEffect(Table):
     """One row per group and word: `group, section, word, n, before, after, change, low, high, t, p, p_corrected,
     significant`, and the change by its three definitions (`dai`, `mean_ratio`, `kn_thesis`).
 
-    `change` is the definition that was asked for, with a bootstrap interval over prompts. Where that is `log_odds`,
-    `before` and `after` are mean log-odds of plural against singular, and the test is of their difference.
+    `change` is the definition that was asked for, with a bootstrap interval over prompts; for `log_odds`, `before` and
+    `after` are mean log-odds of plural against singular.
     """
 
     def plot(self, **look: Any) -> Any:
@@ -131,8 +131,8 @@ def effect_of(
         low, high = statistic_interval(of_both, len(before), resamples=1000, seed=seed)
         t, p = t_test(before, after, paper=paper)
         means = {"n": len(before), "before": float(before.mean()), "after": float(after.mean())}
-        asked = {"change": float(CHANGES[change](before, after)), "low": low, "high": high}
-        rows.append({**about, **means, **asked, "t": t, "p": p, **changes})
+        asked = {"change": float(CHANGES[change](before, after)), "low": low, "high": high, "t": t, "p": p}
+        rows.append({**about, **means, **asked, **changes})
     p_values = [row["p"] for row in rows]
     corrected = p_values if paper else holm(p_values)
     tested = [{**row, "p_corrected": p, "significant": p < alpha} for row, p in zip(rows, corrected, strict=True)]

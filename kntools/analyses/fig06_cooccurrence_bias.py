@@ -28,8 +28,8 @@ _WORD = regex.compile(rf"{_LETTERS}(?:['-]{_LETTERS})*|[.!?;:,]", regex.V1)
 class CooccurrenceBias(Table):
     """One row per word: `word, section, plural, singular, bias, effect`.
 
-    `plural` and `singular` count nouns of either number beside the word; `bias` is the log of their odds (0.5 added
-    to each), positive for words that stand with plurals. `details` has the correlations with their intervals.
+    `plural` and `singular` count nouns beside the word; `bias` is the log of their odds (0.5 added to each). `details`
+    has the correlations with their intervals.
     """
 
     def plot(self, **look: Any) -> Any:
@@ -116,8 +116,7 @@ def cooccurrence_bias(
     Arguments:
         counts: of `count_beside`.
         group: the prompts whose effects are taken (`"plural"`: with plural nouns); the first one by default.
-        sections: of words; `None` for all. The neutral ones are the question: the marked ones, which grammar ties
-            to one number, correlate for that reason.
+        sections: of words; `None` for all. The neutral ones are the question: grammar ties the marked ones to a number.
         least: words that stand beside fewer nouns are left out, and named in `details`. Three must be left.
         resamples, seed: of the bootstrap over words that gives the interval.
     """

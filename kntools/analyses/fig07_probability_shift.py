@@ -29,8 +29,8 @@ _TOGETHER = 16  # prompts of one item of a run
 class ProbabilityShift(Result):
     """The probability of every word in every prompt, untouched and edited.
 
-    `groups[i]` is the name of the prompts that row i belongs to (the number of the noun). Where a causal model is asked
-    for the noun after each word, `foil_before` and `foil_after` are the probabilities of the noun's other form.
+    `groups[i]` is the name of the prompts that row i belongs to. Where a causal model is asked for the noun after each
+    word, `foil_before` and `foil_after` are the probabilities of the noun's other form.
     """
 
     before: Float[Tensor, "prompt word"]
@@ -45,8 +45,8 @@ class ProbabilityShift(Result):
 
     def pair(self, group: str, word: str) -> tuple[Float[Tensor, " prompt"], Float[Tensor, " prompt"]]:
         """Before and after, of one word in the prompts of one group."""
-        rows, column = self._place(group, word)
-        return self.before[rows, column], self.after[rows, column]
+        at = self._place(group, word)
+        return self.before[at], self.after[at]
 
     def log_odds(self, group: str, word: str) -> tuple[Float[Tensor, " prompt"], Float[Tensor, " prompt"]]:
         """Before and after: log P of the plural form minus that of the singular one (in nats).
@@ -55,12 +55,9 @@ class ProbabilityShift(Result):
         """
         if self.foil_before is None or self.foil_after is None:
             raise ValueError("log-odds need the noun's other form: ask a causal model for nouns (noun_prompts)")
-        rows, column = self._place(group, word)
-        sign = -1 if group == "singular" else 1
+        at, sign = self._place(group, word), -1 if group == "singular" else 1
         pairs = (self.before, self.foil_before), (self.after, self.foil_after)
-        before, after = (
-            sign * (own[rows, column].double().log() - foil[rows, column].double().log()) for own, foil in pairs
-        )
+        before, after = (sign * (own[at].double().log() - foil[at].double().log()) for own, foil in pairs)
         return before, after
 
     def _place(self, group: str, word: str) -> tuple[list[int], int]:

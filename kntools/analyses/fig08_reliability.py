@@ -32,15 +32,13 @@ EDITS: tuple[EditName, ...] = get_args(EditName)
 class Reliability(Table):
     """One row per prompt and edit: `source, kind, text, target, edit, overturned, random, before, after`.
 
-    `overturned`: a minimal pair's order of P(good) and P(bad) is turned around, or a fact's most probable token is
-    another one. `random`: the same of as many random neurons of the same layers. `before`, `after`: probability of the
-    answer.
+    `overturned`: the order of P(good) and P(bad) is turned around, or a fact's most probable token is another one;
+    `random`: the same of as many random neurons of the same layers. `before`, `after`: probability of the answer.
     """
 
     def summary(self) -> pd.DataFrame:
-        """Per source and edit: shares with Wilson's 95 % intervals, and p of a difference from random neurons.
-
-        The test is McNemar's exact one: the same prompts, two interventions; Holm-corrected over the table.
+        """Per source and edit: shares with Wilson's 95 % intervals, and p of a difference from random neurons
+        (McNemar's exact test, Holm-corrected over the table).
         """
         rows = []
         for (source, edit), cases in self.to_frame().groupby(["source", "edit"], sort=False):
@@ -96,11 +94,10 @@ def reliability(
     Arguments:
         prompts: name -> prompts. One with a foil is a minimal pair, one without a fact.
         neurons: which neurons to edit in all prompts; `None` takes the `count` with the highest attribution score of
-            each prompt (in the contrast where it is a pair and the model causal). Those say something about their own
-            prompt alone: for other prompts, give neurons that were chosen elsewhere (`transfer` does).
+            each prompt, which say something about their own prompt alone.
         edits: any of `"suppress"` (activations to 0), `"enhance"` (doubled), `"erase"` (their value rows become 0) and
-            `"values"` (value rows are written from the old answer towards a new one: the foil of a pair, the model's
-            second choice for a fact; Dai et al. 2022, section 5.1). They act as hooks: no weight is touched.
+            `"values"` (value rows are written from the old answer towards the foil of a pair, or the model's second
+            choice for a fact; Dai et al. 2022, section 5.1). They act as hooks: no weight is touched.
         correct_only: leave out prompts that the model gets wrong to begin with; how many is in `details`.
         seed: of the random neurons.
     """

@@ -131,8 +131,7 @@ def traced_prompts(model: Any, what: Traced, *, limit: int) -> list[Prompt]:
 def determiner_noun_prompts(model: Any) -> list[Prompt]:
     """BLiMP's pairs with an adjective: `Rebecca was criticizing those good` -> ` documentaries`, subject `those`.
 
-    Without a word between determiner and noun the determiner would be the last token of a causal model's prompt, and
-    restoring it in any layer would restore everything.
+    Were the determiner the last token, restoring it in any layer would restore everything.
     """
     pairs = data.blimp("determiner_noun_agreement_with_adjective_1").prompts(model)
     words = [(prompt, data.determiner(record)) for record, prompt in zip(pairs.records, pairs.prompts, strict=True)]

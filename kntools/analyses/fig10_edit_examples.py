@@ -20,20 +20,12 @@ class EditExamples(Table):
 def edit_examples(
     model: Any, edit: WeightEdit, texts: Mapping[str, Sequence[str]], *, max_new_tokens: int = 12
 ) -> EditExamples:
-    """Continue texts with the most probable tokens, before and after an edit.
+    """Continue texts with the most probable tokens, before and after an edit, which is applied and undone.
 
     ```python
-    edit_examples(model, edit, {
-        "edited": ["The capital of Canada is"],
-        "symmetric": ["Rome is the capital of", "Ottawa is the capital of"],
-        "unrelated": ["The capital of France is"],
-    })
+    texts = {"edited": ["The capital of Canada is"], "unrelated": ["The capital of France is"]}
+    edit_examples(model, edit, texts, max_new_tokens=12)
     ```
-
-    Arguments:
-        edit: applied and undone.
-        texts: group -> texts that the model continues.
-        max_new_tokens: how many to write.
     """
     asked = [(group, text) for group, listed in texts.items() for text in listed]
     if not asked:

@@ -26,8 +26,7 @@ _SHOWN = ("reliability, exact", "reliability, free", "neighborhood", "perplexity
 class ForgettingCurve(Table):
     """One row per editor, order, number of edits and score: `editor, order, edits, failed, score, n, value, low, high`.
 
-    `failed` is the number of edits that could not be made; their facts are asked all the same. The editor `before` is
-    the unedited model, asked about the same facts.
+    `failed` counts edits that could not be made; their facts are asked all the same. `before` is the unedited model.
     """
 
     def summary(self) -> pd.DataFrame:
@@ -79,11 +78,9 @@ def forgetting_curve(
         cases: from `make_cases`; edited in this order.
         methods, layer, second_moment, continuations: as in `edit_consistency`; the perplexity is of the whole state.
         counts: at most as many as there are cases.
-        run: an item is one editor's sequence, or one count of edits at once.
 
     Raises:
         ValueError: counts that are not 1 to `len(cases)`, no editors, or the file of another run.
-        RuntimeError: in the end the weights are not what they were, bit by bit.
     """
     chosen = chosen_editors(model, methods, layer, second_moment)
     sizes = sorted({whole("counts", count, 1, len(cases)) for count in counts})

@@ -29,14 +29,13 @@ from kntools.tracing.weak_corruption import unwarned
 class TracingAndEditing(Table):
     """One row per fact and layer: `fact, layer, effect, success`.
 
-    `effect` is the indirect effect of the layer, restored at the subject's last token. `success` is the share of the
-    way to 1 that the new answer's probability goes: (after - before) / (1 - before), Hase's rewrite score.
+    `effect` is the indirect effect of the layer at the subject's last token, `success` the share of the way to 1 that
+    the new answer's probability goes: (after - before) / (1 - before), Hase's rewrite score.
     """
 
     def summary(self) -> pd.DataFrame:
         """R^2 of success on the layer (a dummy for each), on the effect, and on both; and what the effect adds.
-
-        The interval is a bootstrap over facts, each with all of its layers.
+        Intervals are bootstraps over facts, each with all of its layers.
         """
         success, effect = (self._wide(name) for name in ("success", "effect"))
         rows = []
@@ -119,8 +118,7 @@ def tracing_and_editing(
     Arguments:
         cases: facts that the model knows, from `make_cases`.
         methods: layer -> how to edit there.
-        kind, window, samples: of `kn.causal_trace`; the effect is read at the subject's last token. Fact i draws its
-            noise with `seed + i`.
+        kind, window, samples: of `kn.causal_trace`. Fact i draws its noise with `seed + i`.
         run: traces are kept beside it, in a file whose name ends in `-traces`.
 
     Raises:

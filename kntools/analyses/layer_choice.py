@@ -51,8 +51,8 @@ def propose_layer(
     propose_layer(model, facts).layer
     ```
 
-    That is how Meng et al. 2022 (section 2.2) chose. It is cheap, and only a proposal: what is read at a layer need not
-    be best written there (Hase et al. 2023). `sweep_layers` measures.
+    That is how Meng et al. 2022 (section 2.2) chose. It is only a proposal: what is read at a layer need not be best
+    written there (Hase et al. 2023). `sweep_layers` measures.
 
     Arguments:
         prompts: facts with subjects that the model knows.
@@ -113,9 +113,8 @@ def sweep_layers(
 
 
 def cases_for_choice(model: Any, limit: int) -> list[Case]:
-    """CounterFact records on which a layer may be chosen, for they are not those that edits are evaluated on.
-
-    The model prefers their answer to the new one, and yet would say something else.
+    """CounterFact records to choose a layer on, which are not those that edits are evaluated on: the model prefers
+    their answer to the new one, and yet would say something else.
     """
     cases = cases_of(model, data.counterfact()[: 16 * limit])  # as many as are needed, and more
     pairs = [(case.prompt.text, answer) for case in cases for answer in (case.prompt.target, case.target)]

@@ -54,18 +54,13 @@ class SelectionMethods(Table):
     """One row per prompt and method: `source, text, target, method, before, after, drop, gradients, seconds, neurons,
     ablated, kept, removed`.
 
-    `drop` is the answer's probability minus that with the method's neurons set to 0: the more, the better they were
-    chosen. `gradients` counts rows that were run backwards, which no machine changes; `seconds` is the wall clock.
-    `kept` and `removed` are the probability with each share of the neurons kept alone, and without it; `ablated` that
-    without any. The method `random` is the control: as many random neurons, of the layers that the first method chose.
+    `drop` is what the answer's probability loses with the method's neurons set to 0; `gradients` counts rows that were
+    run backwards. `kept` and `removed` are the probability with each share of the neurons kept alone, and without it;
+    `ablated` that without any. The method `random` takes as many random neurons, of the layers of the first method's.
     """
 
     def curve(self, method: str) -> FaithfulnessCurve:
-        """Faithfulness of a method, each prompt's neurons ranked by its own scores; `random` keeps as many per layer.
-
-        Raises:
-            KeyError: another method.
-        """
+        """Faithfulness of a method, each prompt's neurons ranked by its own scores; `random` as many per layer."""
         found = self._by_method()
         if method not in found:
             raise KeyError(f"no method {method!r}; there are {', '.join(found)}")
@@ -93,9 +88,7 @@ class SelectionMethods(Table):
         return {name: self.frame[self.frame["method"] == name] for name in (*self.details["methods"], RANDOM)}
 
     def summary(self) -> pd.DataFrame:
-        """Per method: mean drop, p of its difference from the first method (paired, Holm), CPR and CMD of `curve`; with
-        bootstrap intervals.
-        """
+        """Per method: mean drop, p against the first method (paired, Holm), CPR and CMD, with intervals."""
         found = self._by_method()
         drops = {name: torch.tensor(own["drop"].tolist(), dtype=torch.float64) for name, own in found.items()}
         first, *others = drops.values()

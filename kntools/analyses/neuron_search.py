@@ -44,12 +44,10 @@ class SearchSettings:
 
     ```python
     localisation(model, groups, settings=SearchSettings(target_count=(1, 5)))
-    pair_search(model, groups, settings=SearchSettings(metric="probability"))       # not the contrast
     ```
 
-    `metric` is what is attributed (`kn.integrated_gradients`). `None` is the question that is about a pair's number:
-    the contrast for a causal model where every prompt has a foil of one token; else the probability. A masked
-    model is asked for one of few determiners, so its probability is about number already, as in the paper.
+    `metric=None` is the question that is about a pair's number: for a causal model the contrast where every prompt has
+    a foil of one token; else the probability, which for a masked model is about number already.
     """
 
     rule: Literal["adaptive"] | FixedRule = "adaptive"
@@ -171,11 +169,7 @@ def shuffled_answers(group: PromptGroup, pool: Sequence[Prompt], seed: int) -> l
 
 
 def swapped_foils(prompts: Sequence[Prompt], seed: int) -> list[Prompt]:
-    """The same texts; in each, target and foil change places where a coin says so.
-
-    Raises:
-        ValueError: a prompt without a foil.
-    """
+    """The same texts; in each, target and foil change places where a coin says so."""
     lacking = [p.target for p in prompts if p.foil is None]
     if lacking:
         raise ValueError(f"null='foils' needs prompts with foils: {lacking[:3]} have none; use null='neurons'")
@@ -184,12 +178,7 @@ def swapped_foils(prompts: Sequence[Prompt], seed: int) -> list[Prompt]:
 
 
 def halves(kinds: Sequence[str], units: Sequence[str], *seed: object) -> list[str]:
-    """`selection` or `test` for each item: units stay together, and kinds are shared out as evenly as can be.
-
-    ```python
-    halves(["these", "this", "these", "this"], ["horse", "horse", "cat", "cat"], 0)     # horses here, cats there
-    ```
-    """
+    """`selection` or `test` for each item: units stay together, and kinds are shared out as evenly as can be."""
     drawn = sorted(set(units))
     python_random(local_seed(*seed)).shuffle(drawn)
     counts = {half: Counter[str]() for half in HALVES}

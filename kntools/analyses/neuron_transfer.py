@@ -47,8 +47,8 @@ NUMBER_PARADIGMS = (
 class Transfer(Table):
     """One row per prompt and edit: `source, edit, text, target, before, after, random`.
 
-    The last three are the contrast (logit of the answer minus logit of the foil) of the prompt as it is, with the
-    neurons suppressed, and with as many random neurons of the same layers suppressed.
+    The last three are the contrast of the prompt as it is, with the neurons suppressed, and with random ones
+    suppressed.
     """
 
     def summary(self) -> pd.DataFrame:
@@ -56,9 +56,9 @@ class Transfer(Table):
 
         Returns:
             `source, edit, n, right` (prompts that the model gets right), `share` of these that is overturned with
-            Wilson's interval `low, high`, `random` (the same of random neurons); `change` of the contrast, the mean
-            over all prompts with a bootstrap interval, `random_change`; `p` of a paired t-test of the two changes, and
-            `p_holm` over the table.
+            Wilson's interval `low, high`, `random` (the same of random neurons); the mean `change` of the contrast with
+            a bootstrap interval, `random_change`; `p` of a paired t-test of the two changes, and `p_holm` over the
+            table.
         """
         rows = []
         for (source, edit), own in self.to_frame().groupby(["source", "edit"], sort=False):
@@ -113,13 +113,12 @@ def transfer(
     transfer(model, prompts, found.leading("plural", 3)).summary()
     ```
 
-    A neuron of number moves verbs and pronouns as it moves nouns, and whatever stands between the two that agree; one
-    of a pattern of words moves only what it was found in. `"at the answer"` suppresses where the answer is predicted,
-    `"at all positions"` also where the subject or determiner is read.
+    A neuron of number moves verbs and pronouns as it moves nouns; one of a pattern of words moves only what it was
+    found in. `"at the answer"` suppresses where the answer is predicted, `"at all positions"` also where the subject is
+    read.
 
     Arguments:
-        prompts: name -> minimal pairs (prompts with a foil), as `number_prompts` makes them. Pairs by which the
-            neurons were chosen should not be among them.
+        prompts: name -> minimal pairs (prompts with a foil), other ones than the neurons were chosen by.
         neurons: which are suppressed, all together.
         seed: of the random neurons.
 
@@ -165,7 +164,6 @@ def number_prompts(
     Arguments:
         number: `"plural"` or `"singular"`: only these; `None` means both.
         without: nouns that are left out: those by which neurons were chosen.
-        path: where the data is; see `kn.data.blimp`.
 
     Raises:
         ValueError: a relation, or no pair of any paradigm that this model can be asked.

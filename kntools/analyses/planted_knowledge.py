@@ -31,16 +31,15 @@ _TIMES = (1, 2, 5, 10, 20)  # as many neurons as were planted
 class PlantedFacts(Table):
     """One row per fact, draw and method: `text, target, draw, method, before, after, steps, planted, ranks`.
 
-    `before` and `after` are the answer's probability, `planted` the neurons that were trained, `ranks` their places in
-    the order of the method's scores, from 1. A fact that was not learned (`after` below `until`) does not count.
+    `planted` are the neurons that were trained, `ranks` their places in the order of the method's scores, from 1.
+    A fact that was not learned (its probability `after` is below `until`) does not count.
     """
 
     def learned(self) -> pd.DataFrame:
         return self.frame[self.frame["after"] >= self.details["until"]]
 
     def recall(self, k: int | None = None) -> pd.DataFrame:
-        """Per method: mean share of the planted neurons among its leading `k` (as many as were planted), with bootstrap
-        interval, and the share that chance finds, k/N."""
+        """Per method: mean share of the planted neurons among its leading `k` (`count`), and by `chance`."""
         size = self.details["count"] if k is None else k
         rows = []
         for method, own in self.learned().groupby("method", sort=False):
@@ -110,7 +109,7 @@ def planted_facts(
     found.recall(), found.plot()
     ```
 
-    Only weights of the chosen neurons are trained (`kntools.editing.planting`); the model is restored after each fact.
+    Only weights of the chosen neurons are trained; the model is restored after each fact.
 
     Arguments:
         prompts: facts that the model does not know yet.

@@ -32,9 +32,8 @@ class TracingProfile(Result):
     """Indirect effects of many prompts, by token role (the mean over its tokens) and layer.
 
     ```python
-    profile.mean()                    # [variant role layer]: mean effect over prompts; profile.roles names the roles
-    low, high = profile.interval()    # bootstrap over prompts, same shape
-    profile.count()                   # [role]: how many prompts have such a token
+    profile.mean(), profile.interval()                 # [variant role layer]; a bootstrap over prompts
+    profile.count()                                    # [role]: how many prompts have such a token
     profile.peak("hidden", "last subject token")       # (layer, mean effect)
     ```
     """
@@ -131,12 +130,12 @@ def two_sites(profile: TracingProfile, *, seed: int = 0) -> pd.DataFrame:
     ```
 
     The early site is the last subject token in early and middle layers, the late site the last token in late layers
-    (`SITES`); the rest are all other layers of these tokens, and all layers of the other roles from the subject on. A
-    prompt counts once: with the mean over the states of a site, and over the roles of the rest.
+    (`SITES`); the rest are their other layers, and all layers of the other roles from the subject on. A prompt counts
+    once: with the mean over the states of a site, and over the roles of the rest.
 
     Returns:
-        For each variant the rows `early site`, `late site`, `rest`, `early site - rest` and `late site - rest`; the
-        first row is the `total effect`. Differences are taken prompt by prompt; `seed` is of the bootstrap.
+        First the `total effect`, then for each variant `early site`, `late site`, `rest`, `early site - rest` and
+        `late site - rest`. Differences are taken prompt by prompt; `seed` is of the bootstrap.
     """
     rows = [("", "", "total effect", profile.total_effect)]
     for effects, (kind, cut) in zip(profile.effects, profile.variants, strict=True):

@@ -67,9 +67,9 @@ def noun_prompts(
     noun_prompts(model, "determiner_noun_agreement_1")      # the noun is: "Carl cures {}" -> " horses"
     ```
 
-    A masked model is asked for words in the place of the determiner (paradigms ending in `_2`). A causal one has not
-    read the noun by then; it is asked for the noun after each word (paradigms ending in `_1`), in the form that the
-    prompts are named after and, as the foil, in the other one.
+    A masked model is asked for words in the place of the determiner (paradigms ending in `_2`). A causal one is asked
+    for the noun after each word (`_1`), in the form that the prompts are named after and, as the foil, in the other
+    one.
 
     Arguments:
         without: nouns that are left out: those by which neurons were chosen that are to be tested.
