@@ -12,7 +12,7 @@ import torch
 
 import kntools as kn
 from kntools.analyses.edit_result import EditConsistency
-from kntools.analyses.profile_result import TracingProfile, two_sites
+from kntools.analyses.fig09_tracing_profile import TracingProfile, two_sites
 from kntools.attribution.faithfulness import SHARES
 from kntools.results import run_store
 from kntools.results.run_file import RunFile

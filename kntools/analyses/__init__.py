@@ -55,7 +55,7 @@ from kntools.analyses.fig06_cooccurrence_bias import (
 )
 from kntools.analyses.fig07_probability_shift import ProbabilityShift, probability_shift
 from kntools.analyses.fig08_reliability import Reliability, reliability
-from kntools.analyses.fig09_tracing_profile import traced_prompts, tracing_profile
+from kntools.analyses.fig09_tracing_profile import TracingProfile, traced_prompts, tracing_profile, two_sites
 from kntools.analyses.fig10_edit_examples import EditExamples, edit_examples
 from kntools.analyses.fig11_edit_consistency import edit_consistency
 from kntools.analyses.forgetting import ForgettingCurve, forgetting_curve
@@ -65,7 +65,6 @@ from kntools.analyses.method_comparison import METHODS, SelectionMethods, select
 from kntools.analyses.neuron_search import PAPER, SearchSettings
 from kntools.analyses.neuron_transfer import NUMBER_PARADIGMS, Transfer, number_prompts, transfer
 from kntools.analyses.planted_knowledge import PlantedFacts, false_facts, planted_facts
-from kntools.analyses.profile_result import TracingProfile, two_sites
 from kntools.analyses.prompt_group import PromptGroup, by_answer, known_prompts, prompt_groups
 from kntools.analyses.words import FIGURE_5, noun_prompts
 

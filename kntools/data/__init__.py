@@ -15,9 +15,8 @@ from kntools.data.agreement import Frame, agreement_frames
 from kntools.data.blimp_pairs import PARADIGMS, blimp
 from kntools.data.counterfact_records import CounterFactRecord, ReducedRecord, counterfact, counterfact_reduced
 from kntools.data.facts import KnownFact, known_facts
-from kntools.data.filters import Filters
+from kntools.data.filters import Filters, known
 from kntools.data.grouping import determiner, gender, group, number
-from kntools.data.knowledge import known
 from kntools.data.pairs import MinimalPair
 from kntools.data.pararel_facts import RELATIONS, Fact, pararel
 from kntools.data.records import Loaded, PromptSet, Skipped, TokenizerOnly

@@ -53,48 +53,29 @@ class MinimalPair:
     def aligned(tokenizer: Any, masked: bool, pairs: Sequence[MinimalPair]) -> list[Candidate]:
         """One candidate per pair: a prompt if the sentences differ in one whole-word token in place.
 
-        The candidate carries the token ids found here, for `to_prompts` to check that the prompt's text gives
-        the same ones again.
+        The candidate carries the token ids found here: the prompt's text must give the same ones again.
         """
-        return _align(tokenizer, masked, pairs)
+        if not getattr(tokenizer, "is_fast", False):
+            raise ValueError("minimal pairs need a fast tokenizer (use_fast=True) for the places of tokens")
+        mask = tokenizer.mask_token_id if masked else None
+        goods = _encode(tokenizer, [pair.good for pair in pairs])
+        bads = _encode(tokenizer, [pair.bad for pair in pairs])
+        return [_candidate(*each, mask) for each in zip(pairs, goods, bads, strict=True)]
 
 
-def _align(tokenizer: Any, masked: bool, pairs: Sequence[MinimalPair]) -> list[Candidate]:
-    if not getattr(tokenizer, "is_fast", False):
-        raise ValueError("minimal pairs need a fast tokenizer (use_fast=True) for the places of tokens")
-    if not pairs:
-        return []
-    found = []
-    goods = _encode(tokenizer, [pair.good for pair in pairs])
-    bads = _encode(tokenizer, [pair.bad for pair in pairs])
-    for pair, (good, good_spans), (bad, bad_spans) in zip(pairs, goods, bads, strict=True):
-        differing = [i for i, (g, b) in enumerate(zip(good, bad, strict=False)) if g != b]
-        if good == bad:  # also two sentences which a lower-casing tokenizer cannot tell apart
-            found.append(_SKIP_IDENTICAL)
-        elif len(good) != len(bad) or len(differing) != 1:
-            found.append(_SKIP_SEVERAL)
-        else:
-            at = differing[0]
-            mask = tokenizer.mask_token_id if masked else None
-            found.append(_candidate(pair, at, good, bad, good_spans[at], bad_spans[at], mask))
-    return found
+_Tokens = tuple[list[int], list[tuple[int, int]]]  # ids, and where each one stands in the sentence
 
 
-_SKIP_IDENTICAL, _SKIP_SEVERAL = Candidate(ROLE, None, IDENTICAL), Candidate(ROLE, None, SEVERAL_DIFFER)
-
-
-def _candidate(
-    pair: MinimalPair,
-    at: int,
-    good: list[int],
-    bad: list[int],
-    good_span: tuple[int, int],
-    bad_span: tuple[int, int],
-    mask: int | None,
-) -> Candidate:
-    """A pair whose tokens differ at `at` alone. `mask` is the mask's id, `None` for a causal model."""
-    start, end = _word_span(pair.good, good_span)
-    bad_start, bad_end = _word_span(pair.bad, bad_span)
+def _candidate(pair: MinimalPair, good_tokens: _Tokens, bad_tokens: _Tokens, mask: int | None) -> Candidate:
+    """`mask` is the mask's id, `None` for a causal model."""
+    (good, good_spans), (bad, bad_spans) = good_tokens, bad_tokens
+    differing = [i for i, (g, b) in enumerate(zip(good, bad, strict=False)) if g != b]
+    if good == bad:  # also two sentences which a lower-casing tokenizer cannot tell apart
+        return Candidate(ROLE, None, IDENTICAL)
+    if len(good) != len(bad) or len(differing) != 1:
+        return Candidate(ROLE, None, SEVERAL_DIFFER)
+    [at] = differing
+    (start, end), (bad_start, bad_end) = _word_span(pair.good, good_spans[at]), _word_span(pair.bad, bad_spans[at])
     if not (_whole(pair.good, start, end) and _whole(pair.bad, bad_start, bad_end)):
         return Candidate(ROLE, None, FRAGMENT)
     if mask is not None:
@@ -111,10 +92,9 @@ def _candidate(
     return Candidate(ROLE, Prompt(text, target, foil=foil), ids=(around, (good[at],), (bad[at],)))
 
 
-_Tokens = tuple[list[int], list[tuple[int, int]]]
-
-
 def _encode(tokenizer: Any, sentences: list[str]) -> list[_Tokens]:
+    if not sentences:
+        return []
     lean = {"return_attention_mask": False, "return_token_type_ids": False}  # takes half the time
     out = tokenizer(sentences, add_special_tokens=False, return_offsets_mapping=True, **lean)
     return list(zip(out["input_ids"], out["offset_mapping"], strict=True))

@@ -11,7 +11,7 @@ from typing import ClassVar, Unpack
 from kntools.data.filters import Filters, select
 from kntools.data.pararel_facts import RELATIONS, Fact, pararel
 from kntools.data.patterns import fill
-from kntools.data.records import Candidate, Loaded, Skipped
+from kntools.data.records import Candidate, Loaded, Record, Skipped
 from kntools.data.sources import Source
 from kntools.models.names import check_name
 
@@ -69,34 +69,43 @@ def symmetric_facts(
             of the same subject.
     """
     check_name("symmetric relation", relation, {name: RELATIONS[name] for name in PATTERNS})
-    facts = pararel(relation, path=path)
-    donors = new_targets(facts, filters.get("seed"))
-    records = [
-        SymmetricFact(fact.subject, fact.target, donor.target, donor.subject, relation, *PATTERNS[relation])
-        for fact, donor in zip(facts, donors, strict=True)
-        if donor is not None
-    ]
-    skipped = Skipped.of({NO_NEW_TARGET: len(facts) - len(records)})
+
+    def record(fact: Fact, new: Fact) -> SymmetricFact:
+        return SymmetricFact(fact.subject, fact.target, new.target, new.subject, relation, *PATTERNS[relation])
+
+    return with_new_targets(pararel(relation, path=path), record, lambda fact: fact.target, "", filters)
+
+
+def with_new_targets(
+    facts: Loaded[Fact],
+    record: Callable[[Fact, Fact], Record],
+    meaning: Callable[[Fact], str | None],
+    lacking: str,
+    filters: Filters,
+) -> Loaded[Record]:
+    """A record of each fact and another one of a different `meaning`; `lacking` is the reason of those without."""
+    usable = [fact for fact in facts if meaning(fact) is not None]
+    donors = zip(usable, _new_targets(usable, filters.get("seed"), meaning), strict=True)
+    records = [record(fact, donor) for fact, donor in donors if donor is not None]
+    skipped = Skipped.of({lacking: len(facts) - len(usable), NO_NEW_TARGET: len(usable) - len(records)})
     return select(records, Source(facts.source, facts.is_sample), skipped, **filters)
 
 
-def new_targets(
-    facts: Sequence[Fact], seed: int | None, meaning: Callable[[Fact], str] = lambda fact: fact.target
-) -> list[Fact | None]:
+def _new_targets(facts: Sequence[Fact], seed: int | None, meaning: Callable[[Fact], str | None]) -> list[Fact | None]:
     """For each fact another one of a different `meaning` whose target is not true of its subject, or `None`.
 
-    The choice depends on the seed, the fact and the relation's facts, and on nothing else: not on hash order,
-    and not on how many facts are asked for.
+    The choice depends on the seed, the fact and the relation's facts alone, not on hash order.
     """
     true_of: dict[str, set[str]] = {}
     for fact in facts:
         true_of.setdefault(fact.subject, set()).add(fact.target)
-    pool = sorted(facts, key=lambda fact: (fact.target, fact.subject, fact.uuid))
-    meant = [(other, other.target, meaning(other)) for other in pool]
+    meant = [
+        (other, meaning(other)) for other in sorted(facts, key=lambda fact: (fact.target, fact.subject, fact.uuid))
+    ]
     found: list[Fact | None] = []
     for fact in facts:
         rng = random.Random(f"{seed or 0}/{fact.relation}/{fact.subject}/{fact.target}")
         true, same = true_of[fact.subject], meaning(fact)
-        options = [other for other, target, means in meant if target not in true and means != same]
+        options = [other for other, means in meant if other.target not in true and means != same]
         found.append(rng.choice(options) if options else None)
     return found

@@ -7,13 +7,12 @@ from pathlib import Path
 from typing import ClassVar, Unpack
 
 from kntools.data import sample
-from kntools.data.filters import Filters, select
-from kntools.data.pararel_facts import pararel
+from kntools.data.filters import Filters
+from kntools.data.pararel_facts import Fact, pararel
 from kntools.data.patterns import fill
 from kntools.data.read import table
-from kntools.data.records import Candidate, Loaded, Skipped
-from kntools.data.sources import Source
-from kntools.data.symmetric import NO_NEW_TARGET, new_targets
+from kntools.data.records import Candidate, Loaded
+from kntools.data.symmetric import with_new_targets
 from kntools.models.names import check_name
 
 NO_OCCUPATION = "no occupation for this field"
@@ -68,17 +67,12 @@ def synonym_facts(
         filters: `seed` also decides which new target a fact gets, whatever the other filters are.
     """
     check_name("relation with synonyms", relation, {"P101": "field of work"})
-    facts = pararel(relation, path=path)
-    occupations = field_occupations(synonyms)
-    usable = [fact for fact in facts if fact.target in occupations]
-    donors = new_targets(usable, filters.get("seed"), lambda fact: occupations[fact.target])
-    records = []
-    for fact, donor in zip(usable, donors, strict=True):
-        if donor is not None:
-            jobs = occupations[fact.target], occupations[donor.target]
-            records.append(SynonymFact(fact.subject, fact.target, donor.target, *jobs, relation))
-    skipped = Skipped.of({NO_OCCUPATION: len(facts) - len(usable), NO_NEW_TARGET: len(usable) - len(records)})
-    return select(records, Source(facts.source, facts.is_sample), skipped, **filters)
+    facts, job = pararel(relation, path=path), field_occupations(synonyms)
+
+    def record(fact: Fact, new: Fact) -> SynonymFact:
+        return SynonymFact(fact.subject, fact.target, new.target, job[fact.target], job[new.target], relation)
+
+    return with_new_targets(facts, record, lambda fact: job.get(fact.target), NO_OCCUPATION, filters)
 
 
 def field_occupations(path: str | Path | None = None) -> dict[str, str]:

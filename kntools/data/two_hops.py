@@ -6,12 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, Unpack
 
-from kntools.data.filters import Filters, select
-from kntools.data.pararel_facts import pararel
+from kntools.data.filters import Filters
+from kntools.data.pararel_facts import Fact, pararel
 from kntools.data.patterns import fill
-from kntools.data.records import Candidate, Loaded, Skipped
-from kntools.data.sources import Source
-from kntools.data.symmetric import NO_NEW_TARGET, new_targets
+from kntools.data.records import Candidate, Loaded
+from kntools.data.symmetric import with_new_targets
 
 NO_CAPITAL = "no capital of this country"
 
@@ -60,12 +59,8 @@ def two_hop_facts(*, path: str | Path | None = None, **filters: Unpack[Filters])
     """
     facts = pararel("P27", path=path)
     capitals = {fact.subject: fact.target for fact in pararel("P36", path=path)}
-    usable = [fact for fact in facts if fact.target in capitals]
-    donors = new_targets(usable, filters.get("seed"), lambda fact: capitals[fact.target])
-    records = [
-        TwoHopFact(fact.subject, fact.target, new.target, capitals[fact.target], capitals[new.target], "P27")
-        for fact, new in zip(usable, donors, strict=True)
-        if new is not None
-    ]
-    skipped = Skipped.of({NO_CAPITAL: len(facts) - len(usable), NO_NEW_TARGET: len(usable) - len(records)})
-    return select(records, Source(facts.source, facts.is_sample), skipped, **filters)
+
+    def record(fact: Fact, new: Fact) -> TwoHopFact:
+        return TwoHopFact(fact.subject, fact.target, new.target, capitals[fact.target], capitals[new.target], "P27")
+
+    return with_new_targets(facts, record, lambda fact: capitals.get(fact.target), NO_CAPITAL, filters)

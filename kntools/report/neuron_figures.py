@@ -9,8 +9,7 @@ import torch
 
 from kntools import analyses
 from kntools.analyses.fig02_pair_search import NUMBERS
-from kntools.analyses.fig09_tracing_profile import TRACED
-from kntools.analyses.profile_result import SITES, site_effects
+from kntools.analyses.fig09_tracing_profile import SITES, TRACED, site_effects
 from kntools.analyses.prompt_group import is_relation
 from kntools.models import adapter
 from kntools.prompts import Prompt

@@ -9,8 +9,7 @@ import pytest
 import torch
 
 import kntools as kn
-from kntools.analyses.fig09_tracing_profile import determiner_noun_prompts, tracing_profile
-from kntools.analyses.profile_result import TracingProfile, two_sites
+from kntools.analyses.fig09_tracing_profile import TracingProfile, determiner_noun_prompts, tracing_profile, two_sites
 from kntools.tracing.noise import subject_sigma
 from kntools.tracing.token_roles import ROLES
 from tests import zoo

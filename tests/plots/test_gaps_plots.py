@@ -22,8 +22,8 @@ from kntools.analyses.fig05_suppression_effect import SuppressionEffect, effect_
 from kntools.analyses.fig06_cooccurrence_bias import CooccurrenceBias
 from kntools.analyses.fig07_probability_shift import ProbabilityShift
 from kntools.analyses.fig08_reliability import Reliability
+from kntools.analyses.fig09_tracing_profile import TracingProfile
 from kntools.analyses.method_comparison import RANDOM, SelectionMethods
-from kntools.analyses.profile_result import TracingProfile
 from kntools.attribution.knowledge_neurons import KnowledgeNeurons
 from kntools.plots.theme import COLOURS, NEGATIVE, NEUTRAL, POSITIVE
 from kntools.sites import Neuron

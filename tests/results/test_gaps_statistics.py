@@ -19,8 +19,8 @@ from kntools.analyses.fig05_suppression_effect import SuppressionEffect, effect_
 from kntools.analyses.fig06_cooccurrence_bias import cooccurrence_bias
 from kntools.analyses.fig07_probability_shift import ProbabilityShift
 from kntools.analyses.fig08_reliability import Reliability
+from kntools.analyses.fig09_tracing_profile import TracingProfile, two_sites
 from kntools.analyses.method_comparison import RANDOM, SelectionMethods
-from kntools.analyses.profile_result import TracingProfile, two_sites
 from kntools.patching.patch_grid import PatchGrid
 from kntools.prompts import Prompt
 from kntools.report.figure import paired_test, share
