@@ -13,7 +13,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from kntools.analyses.neuron_search import ADAPTIVE, HALVES, SearchSettings, halves, open_run
-from kntools.analyses.prompt_group import NamedPrompts, PromptGroup, check_prompts, in_parts, prompt_item
+from kntools.analyses.prompt_group import NamedPrompts, PromptGroup, check_prompts, each_part, prompt_item
 from kntools.arguments import whole
 from kntools.attribution.attribution_result import exists, leading
 from kntools.models import neuron_layers
@@ -117,7 +117,6 @@ def attribution_profile(
     for half, (name, prompt) in zip(half_of, listed, strict=True):
         parted[f"{half} {name}"].append(prompt)
     check_prompts(parted)
-    parts = in_parts(parted, _TOGETHER)
     asked = settings.asking(model, [prompt for _, prompt in listed])
     folder = open_run(run, "attribution profile", model, search=asdict(asked), seed=seed)
 
@@ -125,10 +124,10 @@ def attribution_profile(
         scores = asked.attribute(model, part.prompts).scores.double()
         return {"sum": scores.sum(0), "squares": (scores**2).sum(0)}
 
-    found = folder.each(parts, key=lambda part: part.item, make=add_up, unit="part")
+    found = each_part(folder, parted, _TOGETHER, add_up)
     means, errors = {}, []
     for name, own in parted.items():
-        n, sums = len(own), [each for part, each in zip(parts, found, strict=True) if part.source == name]
+        n, sums = len(own), [each for part, each in found if part.source == name]
         total, squares = (torch.stack([each[what] for each in sums]).sum(0) for what in ("sum", "squares"))
         means[name] = total / n
         if name.startswith("test "):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -127,8 +126,11 @@ def effect_of(
         changes: Row = {name: float(CHANGES[name](before, after)) for name in _DEFINITIONS}
         if change == "log_odds":
             before, after = shift.log_odds(about["group"], about["word"])
-        of_both = partial(_changed, CHANGES[change], before, after)
-        low, high = statistic_interval(of_both, len(before), resamples=1000, seed=seed)
+
+        def statistic(drawn: Tensor, b: Tensor = before, a: Tensor = after) -> Tensor:
+            return CHANGES[change](b[drawn], a[drawn])
+
+        low, high = statistic_interval(statistic, len(before), resamples=1000, seed=seed)
         t, p = t_test(before, after, paper=paper)
         means = {"n": len(before), "before": float(before.mean()), "after": float(after.mean())}
         asked = {"change": float(CHANGES[change](before, after)), "low": low, "high": high, "t": t, "p": p}
@@ -140,10 +142,6 @@ def effect_of(
     what = f"{', '.join(map(repr, shift.neurons[:5]))} x {shift.factor:g} ({shift.provenance['model']})"
     made = {"change": change, "test": test, "alpha": alpha, "what": what, "paper": paper}
     return SuppressionEffect.of(tested, shift.provenance, **made)
-
-
-def _changed(of: Callable[[Tensor, Tensor], Tensor], before: Tensor, after: Tensor, drawn: Tensor) -> Tensor:
-    return of(before[drawn], after[drawn])
 
 
 def _check(change: str | None, alpha: float) -> None:

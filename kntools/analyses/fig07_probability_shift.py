@@ -13,7 +13,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from kntools.analyses.neuron_search import as_pairs, check_neurons, open_run
-from kntools.analyses.prompt_group import NamedPrompts, PromptGroup, check_prompts, in_parts
+from kntools.analyses.prompt_group import NamedPrompts, PromptGroup, check_prompts, each_part
 from kntools.analyses.words import FIGURE_5, SLOT, Words, check_words, checked_words, word_probabilities
 from kntools.arguments import decimal
 from kntools.hooks.neurons import scale_neurons
@@ -153,9 +153,8 @@ def probability_shift(
             forms.append(tuple(replace(p, target=str(p.foil), foil=p.target) for p in part.prompts))
         return [word_probabilities(model, form, names, interventions).tolist() for form in forms]
 
-    parts = in_parts(prompts, _TOGETHER)
-    found = folder.each(parts, key=lambda part: part.item, make=measure, unit="part")
-    values = torch.cat([torch.tensor(each, dtype=torch.float32) for each in found], dim=2)  # [form edit prompt word]
+    found = [torch.tensor(each, dtype=torch.float32) for _, each in each_part(folder, prompts, _TOGETHER, measure)]
+    values = torch.cat(found, dim=2)  # [form edit prompt word]
     groups = tuple(name for name, group in prompts.items() for _ in group)
     (before, after), *others = values
     foils = dict(zip(("foil_before", "foil_after"), others[0], strict=True)) if both else {}

@@ -12,7 +12,7 @@ import torch
 from kntools import data
 from kntools.analyses.fig02_pair_search import NUMBERS
 from kntools.analyses.neuron_search import as_pairs, check_neurons, control, open_run
-from kntools.analyses.prompt_group import NamedPrompts, PromptGroup, check_prompts, in_parts, is_relation, sample
+from kntools.analyses.prompt_group import NamedPrompts, PromptGroup, check_prompts, each_part, is_relation, sample
 from kntools.analyses.words import names_noun
 from kntools.engine.answers import answer_values
 from kntools.engine.inputs import check_choice
@@ -134,10 +134,8 @@ def transfer(
         edits = [ablate_neurons(chosen, pos=pos) for pos in EDITS.values() for chosen in (wanted, others)]
         return answer_values(model, part.prompts, [[], *edits], contrast).T.tolist()
 
-    parts = in_parts(prompts, _TOGETHER)
     rows: list[Row] = []
-    found = folder.each(parts, key=lambda part: part.item, make=measure, unit="part")
-    for part, values in zip(parts, found, strict=True):
+    for part, values in each_part(folder, prompts, _TOGETHER, measure):
         for prompt, (before, *after) in zip(part.prompts, values, strict=True):
             about = {"source": part.source, "text": prompt.text, "target": prompt.target, "before": before}
             both = zip(EDITS, after[::2], after[1::2], strict=True)

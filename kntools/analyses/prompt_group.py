@@ -207,13 +207,16 @@ def check_prompts(prompts: NamedPrompts, least: int = 1) -> None:
         raise ValueError(f"too few prompts: {few}; every group needs {least}")
 
 
-def in_parts(prompts: NamedPrompts, size: int) -> list[PromptGroup]:
-    """Every class of prompts in parts of at most `size`, which are items of a run; `source` is the class."""
-    return [
+def each_part(
+    run: RunStore, prompts: NamedPrompts, size: int, make: Callable[[PromptGroup], T]
+) -> list[tuple[PromptGroup, T]]:
+    """Every class of prompts in parts of at most `size`, and what is made of each; `source` is the class."""
+    parts = [
         PromptGroup(f"{name}/{start}", name, "linguistic", tuple(listed[start : start + size]))
         for name, listed in prompts.items()
         for start in range(0, len(listed), size)
     ]
+    return list(zip(parts, run.each(parts, key=lambda part: part.item, make=make, unit="part"), strict=True))
 
 
 def prompt_item(prompt: Prompt) -> str:

@@ -27,7 +27,7 @@ class LateCommand(TyperCommand):
 
     def __init__(self, name: str, place: str, *, prefix: str = "", hidden: bool = False) -> None:
         self.module, _, self.function = place.partition(":")
-        super().__init__(name, help=prefix + _docstring(self.module, self.function), hidden=hidden)
+        super().__init__(name, help=prefix + _docstrings(self.module)[self.function], hidden=hidden)
 
     @cached_property
     def command(self) -> Any:
@@ -41,16 +41,12 @@ class LateCommand(TyperCommand):
 
 
 @cache
-def _functions(module: str) -> dict[str, str]:
+def _docstrings(module: str) -> dict[str, str]:
     """The docstring of each function of a module, which is not imported."""
     spec = find_spec(f"kntools.cli.{module}")
     assert spec is not None and spec.origin is not None
     tree = ast.parse(Path(spec.origin).read_text(encoding="utf-8"))
     return {node.name: ast.get_docstring(node) or "" for node in tree.body if isinstance(node, ast.FunctionDef)}
-
-
-def _docstring(module: str, function: str) -> str:
-    return _functions(module)[function]
 
 
 class Group(TyperGroup):

@@ -49,7 +49,7 @@ def bar_chart(
         over.update_traces(name=plain(name), legendgroup=name, marker={"size": 8, "color": NEUTRAL})
         over.update_traces(marker_line={"width": 1, "color": "#ffffff"}).data[0].showlegend = True
         figure.add_traces(over.data)
-    return framed(figure, "", **look)
+    return framed(figure, **look)
 
 
 def line_chart(frame: pd.DataFrame, x: str, y: str, **options: Any) -> go.Figure:
@@ -76,7 +76,7 @@ def line_chart(frame: pd.DataFrame, x: str, y: str, **options: Any) -> go.Figure
             place = {"xaxis": line.xaxis, "yaxis": line.yaxis, "legendgroup": line.legendgroup, "showlegend": False}
             around = {"x": [*line.x, *line.x[::-1]], "y": [*high, *low[::-1]], "mode": "none", "hoverinfo": "skip"}
             figure.add_scatter(**around, **place, fill="toself", fillcolor=line.line.color, opacity=0.18)
-    return framed(figure, "", **look)
+    return framed(figure, **look)
 
 
 def scatter_chart(frame: pd.DataFrame, x: str, y: str, *, join: str = "", **options: Any) -> go.Figure:
@@ -102,7 +102,7 @@ def scatter_chart(frame: pd.DataFrame, x: str, y: str, *, join: str = "", **opti
         lines, _ = _drawn(px.line, whole, x, y, height, line_group=join, **_shared(options))
         lines.update_traces(line={"color": NEUTRAL, "width": 1.5}, hoverinfo="skip", hovertemplate=None)
         figure = go.Figure([*lines.data, *figure.data], figure.layout)
-    return framed(figure, "", **look)
+    return framed(figure, **look)
 
 
 def _part_names(figure: go.Figure) -> None:
@@ -126,7 +126,7 @@ def beside(figures: Mapping[str, go.Figure], **look: Unpack[Look]) -> go.Figure:
         figure.update_layout(coloraxis=part.layout.coloraxis)
     figure.update_yaxes(type="category", autorange="reversed")
     plot = max(part.layout.height - part.layout.margin.t - part.layout.margin.b for part in parts)
-    return framed(figure, "", plot=plot, **look)
+    return framed(figure, plot=plot, **look)
 
 
 def _shared(options: dict[str, Any]) -> dict[str, Any]:

@@ -68,7 +68,7 @@ def heatmap(
     bar = {"title": {"text": plain(unit), "side": "right"}, "thickness": 14, "outlinewidth": 0, "ticksuffix": " "}
     scale = {"colorscale": diverging(power, strongest) if low < 0 else one_sided, "cmin": low, "cmax": high}
     figure.update_layout(coloraxis={**scale, "showscale": not say, "colorbar": bar})
-    return framed(figure, "", **look)
+    return framed(figure, **look)
 
 
 def _table(values: Any, rows: Iterable[Any] | None, columns: Iterable[Any] | None) -> pd.DataFrame:

@@ -76,7 +76,7 @@ def neuron_heatmap(
     _outline(
         figure, [(n.layer, c) for n in marked for c in np.flatnonzero(index[n.layer] == n.index).tolist()], len(marked)
     )
-    return framed(figure, "", **look)  # again, for the legend
+    return framed(figure, **look)  # again, for the legend
 
 
 def _columns(strength: np.ndarray, mode: str, columns: int, marked: Iterable[int]) -> tuple[np.ndarray, list[str], str]:

@@ -109,11 +109,10 @@ class Look(TypedDict, total=False):
     colorscale: Any
 
 
-def framed(figure: go.Figure, heading: str, *, plot: int = 0, **look: Unpack[Look]) -> go.Figure:
+def framed(figure: go.Figure, *, plot: int = 0, **look: Unpack[Look]) -> go.Figure:
     """The common look, for a figure that has all its traces: title, legend and names of panels, one below the other.
 
     Arguments:
-        heading: the title, where `look` has none.
         plot: pixels between the margins, where `look` has no height; that of a heatmap depends on its rows.
         look: `colorscale` colours the cells of a heatmap by their values; in another figure each group has one colour
             of the scale.
@@ -125,8 +124,8 @@ def framed(figure: go.Figure, heading: str, *, plot: int = 0, **look: Unpack[Loo
         check_name("option of a figure", name, list(Look.__annotations__))
     if look.get("colorscale") is not None:
         _recolour(figure, look["colorscale"])
-    title, width = look.get("title"), look.get("width") or _WIDTH
-    lines = wrapped(heading if title is None else title, width // _TITLE_CHARACTER)
+    width = look.get("width") or _WIDTH
+    lines = wrapped(look.get("title") or "", width // _TITLE_CHARACTER)
     names = [t.name for t in figure.data if t.name and t.showlegend is not False and t.type != "heatmap"]
     names += [shape.name for shape in figure.layout.shapes if shape.showlegend]
     panels = _PANELS * any(note.yref == "paper" for note in figure.layout.annotations)

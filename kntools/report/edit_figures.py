@@ -144,18 +144,14 @@ def _edited(study: Study, what: Any) -> analyses.EditConsistency:
     if not cases:
         raise NotPossible("there is no fact that this model can be asked both ways")
     drawn = analyses.Continuations(0 if study.masked else size.continuations, seed=study.seed)
-    run = study.run(f"edit_consistency_{what}")
+    methods: dict[str, Method] = {"edit_values": analyses.values_method()}
+    if not study.masked:
+        methods = {**analyses.editors(model, size.methods, layer=study.layer, second_moment=study.second_moment)}
     try:
-        return analyses.edit_consistency(model, cases, _methods(study), continuations=drawn, run=run)
+        run = study.run(f"edit_consistency_{what}")
+        return analyses.edit_consistency(model, cases, methods, continuations=drawn, run=run)
     except NoCaseLeft as why:
         raise NotPossible(str(why)) from why
-
-
-def _methods(study: Study) -> dict[str, Method]:
-    if study.masked:
-        return {"edit_values": analyses.values_method()}
-    made = analyses.editors(study.model, study.size.methods, layer=study.layer, second_moment=study.second_moment)
-    return {**made}
 
 
 def _shares(result: analyses.EditConsistency, what: str) -> list[Row]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,7 +26,7 @@ from kntools.report.figure import ALPHA, Shown, asset, chart, paired_test, table
 from kntools.report.page import Block
 from kntools.report.study import Study
 from kntools.results.table import Row
-from kntools.sites import Hook, Neuron
+from kntools.sites import Hook
 
 #: Leading neurons that are compared with as many random ones.
 TOP = 20
@@ -69,34 +68,18 @@ class FactEffects:
 
 
 def fact_effects(study: Study) -> FactEffects:
-    """The whole experiment.
-
-    Raises:
-        NotPossible: no answer is one token of this model.
-    """
+    """The whole experiment. `NotPossible` if no answer is one token of this model."""
     prompts, missing = _askable(study)
-    settings, top = SearchSettings(), min(TOP, *(n // 2 for n in neuron_layers.widths(study.model) if n))
+    top = min(TOP, *(n // 2 for n in neuron_layers.widths(study.model) if n))
     counts = {"top": top, "draws": study.size.draws, "phrasings": study.size.phrasings, "seed": study.seed}
     folder = open_run(study.run("facts"), "facts", study.model, facts=list(prompts), **counts)
-    found = folder.each(
-        list(prompts),
-        key=lambda name: f"attribution/{name}",
-        make=lambda name: settings.attribute(study.model, prompts[name]),
-        unit="fact",
-    )
-    attributions = dict(zip(prompts, found, strict=True))
-    neurons = {name: knowledge_neurons(att) for name, att in attributions.items()}
-    rows = folder.each(
-        list(prompts),
-        key=lambda name: f"effects/{name}",
-        make=lambda name: _effects(study, prompts, name, attributions[name].top(top), neurons[name].neurons),
-        unit="fact",
-    )
+    rows = folder.each(list(prompts), key=str, make=lambda name: _effects(study, prompts, name, top), unit="fact")
+    attributions = tuple(row["attribution"] for row in rows)
     measured = ("clean", "suppressed", "enhanced", "leading", "random")
     return FactEffects(
         names=tuple(prompts),
-        attributions=tuple(attributions.values()),
-        neurons=tuple(neurons.values()),
+        attributions=attributions,
+        neurons=tuple(map(knowledge_neurons, attributions)),
         says=tuple(tuple(row["says"]) for row in rows),
         top=top,
         missing=tuple(missing),
@@ -121,11 +104,11 @@ def _askable(study: Study) -> tuple[dict[str, tuple[Prompt, ...]], list[str]]:
     return dict(list(found.items())[: study.size.facts]), missing
 
 
-def _effects(
-    study: Study, prompts: dict[str, tuple[Prompt, ...]], name: str, top: Sequence[Neuron], own: Sequence[Neuron]
-) -> Row:
+def _effects(study: Study, prompts: dict[str, tuple[Prompt, ...]], name: str, count: int) -> Row:
     """Probabilities of all answers without, or with doubled, neurons of this fact; of its own without random ones."""
     model, generator = study.model, randomness.generator(local_seed(study.seed, name))
+    att = SearchSettings().attribute(model, prompts[name])
+    own, top = knowledge_neurons(att).neurons, att.top(count)
     others = [random_like(top, neuron_layers.widths(model), generator) for _ in range(study.size.draws)]
     edits: list[list[Hook]] = [[], ablate_neurons(own), enhance_neurons(own)] if own else [[], [], []]
     values = answer_values(model, [prompt for listed in prompts.values() for prompt in listed], edits)
@@ -134,6 +117,7 @@ def _effects(
     leading, *random = answer_values(model, prompts[name], [ablate_neurons(n) for n in (top, *others)]).mean(1).tolist()
     said = sweep(model, encode(model, prompts[name][0]), edits).argmax(-1).tolist()
     return {
+        "attribution": att,
         "clean": float(clean[list(prompts).index(name)]),
         "suppressed": suppressed.tolist(),
         "enhanced": enhanced.tolist(),
@@ -147,20 +131,15 @@ def facts(study: Study) -> Shown:
     """The part of the report: is the answer lower without leading neurons than without random ones?"""
     found = fact_effects(study)
     result = paired_test(found.leading.double() - found.random.double().mean(1))
-    passed = []
-    if result["p"] < ALPHA and result["mean"] < 0:
-        change = within(result["mean"], result["low"], result["high"])
-        passed = [
-            f"Suppressing a fact's {found.top} leading neurons instead of {found.top} random ones changes the "
-            f"probability of its answer by {change}"
-        ]
+    change = within(result["mean"], result["low"], result["high"])
+    claim = (
+        f"Suppressing a fact's {found.top} leading neurons instead of {found.top} random ones changes the probability "
+        f"of its answer by {change}"
+    )
+    passed = [claim] if result["p"] < ALPHA and result["mean"] < 0 else []
+    nothing, test = "loss of an answer beyond that without random neurons", f"n = {len(found.names)} facts"
     return Shown(
-        tested(
-            passed,
-            "loss of an answer beyond that without random neurons",
-            f"paired t-test, n = {len(found.names)} facts",
-            [result["p"]],
-        ),
+        tested(passed, nothing, f"paired t-test, {test}", [result["p"]]),
         [*_control(found), *_scores(found), *_interventions(found)],
         {name: "the answer is not one token of this model" for name in found.missing},
     )
