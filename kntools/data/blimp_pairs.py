@@ -36,22 +36,19 @@ def blimp(paradigm: str, *, path: str | Path | None = None, **filters: Unpack[Fi
         path: a `.jsonl` file, a folder of them, or a folder in the layout of the hub's `nyu-mll/blimp`, and what every
             loader takes.
     """
-    if paradigm in sample.PARADIGMS:
-        rows, source = sample.pairs(paradigm)[0], sources.SAMPLE_SOURCE
-    else:
-        check_name("BLiMP paradigm", paradigm, (*PARADIGMS, *sample.PARADIGMS))
-        stand_in = _STAND_INS.get(paradigm)
-        wanted = sources.Wanted(
-            name=f"BLiMP {paradigm}",
-            files=(f"blimp/{paradigm}.jsonl",),
-            read=json_lines,
-            hub_set=hub.BLIMP,
-            hub_config=paradigm,
-            sample=(lambda: sample.pairs(stand_in)) if stand_in else None,
-        )
-        [rows], source = sources.load(wanted, path)
+    check_name("BLiMP paradigm", paradigm, (*PARADIGMS, *sample.PARADIGMS))
+    own = paradigm if paradigm in sample.PARADIGMS else _STAND_INS.get(paradigm)
+    wanted = sources.Wanted(
+        name=f"BLiMP {paradigm}",
+        files=(f"blimp/{paradigm}.jsonl",),
+        read=json_lines,
+        hub_set=hub.BLIMP,
+        hub_config=paradigm,
+        sample=("agreement_pairs.jsonl",) if own else (),
+    )
+    [rows], source = sources.load(wanted, sources.SAMPLE if own == paradigm else path)
     names = {"good": "sentence_good", "bad": "sentence_bad", "paradigm": "UID", "term": "linguistics_term"}
-    pairs = [row.record(MinimalPair, **names) for row in rows]
+    pairs = [row.record(MinimalPair, **names) for row in rows if not source.is_sample or row.values.get("UID") == own]
     if path is None and not source.is_sample:
         for row, pair in zip(rows, pairs, strict=True):
             if pair.paradigm != paradigm:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, Unpack
 
-from kntools.data import hub, sample, sources
+from kntools.data import hub, sources
 from kntools.data.filters import Filters, select
 from kntools.data.patterns import ask
 from kntools.data.read import Row, json_lines
@@ -105,7 +105,6 @@ def counterfact(*, path: str | Path | None = None, **filters: Unpack[Filters]) -
         files=("counterfact/counterfact_1000.jsonl",),
         read=json_lines,
         hub_set=hub.COUNTERFACT,
-        sample=sample.counterfact,
     )
     [rows], source = sources.load(wanted, path)
     for row in rows:

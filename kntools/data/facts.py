@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Unpack
 
-from kntools.data import sample, sources
+from kntools.data import sources
 from kntools.data.filters import Filters, select
 from kntools.data.patterns import ask
 from kntools.data.read import json_array
@@ -42,12 +42,7 @@ def known_facts(*, path: str | Path | None = None, **filters: Unpack[Filters]) -
         trace = kn.causal_trace(model, prompt)
     ```
     """
-    wanted = sources.Wanted(
-        name="ROME's known facts",
-        files=("counterfact/known_1000.json",),
-        read=json_array,
-        sample=sample.known_facts,
-    )
+    wanted = sources.Wanted("ROME's known facts", files=("counterfact/known_1000.json",), read=json_array)
     [rows], source = sources.load(wanted, path)
     facts = [row.template().record(KnownFact, target="attribute", relation="relation_id") for row in rows]
     return select(facts, source, **filters)

@@ -61,7 +61,6 @@ def pararel(relation: str, *, path: str | Path | None = None, **filters: Unpack[
         name=f"ParaRel {relation}",
         files=(f"pararel/patterns/{relation}.jsonl", f"pararel/facts/{relation}.jsonl"),
         read=json_lines,
-        sample=(lambda: sample.relation(relation)) if relation in sample.RELATIONS else None,
     )
     (pattern_rows, fact_rows), source = sources.load(wanted, path)
     patterns = tuple(map(_pattern, pattern_rows))

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from kntools.data import hub
+from kntools.data import hub, sample
 from kntools.data.read import Row
 
 #: `path="sample"` asks for the built-in sample by name.
@@ -32,9 +32,6 @@ class Source:
     is_sample: bool = False
 
 
-SAMPLE_SOURCE = Source("built-in sample", is_sample=True)
-
-
 @dataclass(frozen=True)
 class Wanted:
     """A data set as one loader needs it."""
@@ -44,7 +41,7 @@ class Wanted:
     read: Callable[[Path], list[Row]]  # one of them
     hub_set: hub.HubSet | None = None
     hub_config: str | None = None  # of the hub's data set, if it has several
-    sample: Callable[[], list[list[Row]]] | None = None  # the rows that ship with kntools, one list per file
+    sample: tuple[str, ...] | None = None  # those of the built-in sample; `None`: they are called as the `files`
 
 
 def load(wanted: Wanted, path: str | Path | None) -> tuple[list[list[Row]], Source]:
@@ -54,8 +51,11 @@ def load(wanted: Wanted, path: str | Path | None) -> tuple[list[list[Row]], Sour
         FileNotFoundError: nothing was found; the message says what was tried and what to type.
         ValueError: something was found that is not the data set.
     """
+    own = _inside(sample.FOLDER, wanted.files if wanted.sample is None else wanted.sample)
     if path == SAMPLE:
-        return _sample(wanted), SAMPLE_SOURCE
+        if not own:
+            raise ValueError(f"there is no built-in sample of {wanted.name}; {_fix()}")
+        return [wanted.read(file) for file in own], Source("built-in sample", is_sample=True)
     if path is not None:
         return _from_path(wanted, Path(path))
     tried = []
@@ -72,24 +72,19 @@ def load(wanted: Wanted, path: str | Path | None) -> tuple[list[list[Row]], Sour
             return [hub.rows(wanted.hub_set, wanted.hub_config)], Source(f"hub {wanted.hub_set.id}")
         except hub.Unavailable as error:
             tried.append(str(error))
-    if wanted.sample is not None:
+    if own:
         warnings.warn(
             f"{wanted.name} was not found ({'; '.join(tried)}); using kntools' built-in sample in its place. {_fix()}",
             SampleWarning,
             stacklevel=3,  # the caller of the loader
         )
-        return _sample(wanted), Source(f"built-in sample, in place of {wanted.name}", is_sample=True)
+        source = Source(f"built-in sample, in place of {wanted.name}", is_sample=True)
+        return [wanted.read(file) for file in own], source
     raise FileNotFoundError(f"{wanted.name} was not found: {'; '.join(tried)}. {_fix()}")
 
 
 def _fix() -> str:
     return f"Set {ENVIRONMENT} to the folder that holds the data, or pass path=..."
-
-
-def _sample(wanted: Wanted) -> list[list[Row]]:
-    if wanted.sample is None:
-        raise ValueError(f"there is no built-in sample of {wanted.name}; {_fix()}")
-    return wanted.sample()
 
 
 def _from_path(wanted: Wanted, path: Path) -> tuple[list[list[Row]], Source]:
@@ -112,7 +107,7 @@ def _from_path(wanted: Wanted, path: Path) -> tuple[list[list[Row]], Source]:
 
 def _inside(folder: Path, names: tuple[str, ...]) -> list[Path] | None:
     """The files under `folder`, given from the top (`pararel/facts/P36.jsonl`) or from any level below it."""
-    depth = min(len(Path(name).parts) for name in names)
+    depth = min((len(Path(name).parts) for name in names), default=0)
     for level in range(depth):
         files = [folder.joinpath(*Path(name).parts[level:]) for name in names]
         if all(file.is_file() for file in files):

@@ -82,7 +82,7 @@ def field_occupations(path: str | Path | None = None) -> dict[str, str]:
     kn.data.field_occupations()["linguistics"]      # 'linguist'
     ```
     """
-    file = sample.file("field_to_occupation.tsv") if path is None else Path(path)
+    file = sample.FOLDER / "field_to_occupation.tsv" if path is None else Path(path)
     found: dict[str, str] = {}
     for row in table(file, ("field", "occupation")):
         field = row.text("field")

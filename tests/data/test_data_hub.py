@@ -193,5 +193,5 @@ def test_the_hub_comes_before_the_sample(monkeypatch: pytest.MonkeyPatch) -> Non
     from kntools.data.read import Row
 
     monkeypatch.setattr(hub, "rows", lambda *args, **kwargs: [Row("hub row 0", {})])
-    wanted = Wanted("a set", ("a/b.jsonl",), lambda path: [], hub.BLIMP, "x", sample=lambda: [[]])
+    wanted = Wanted("a set", ("a/b.jsonl",), lambda path: [], hub.BLIMP, "x", sample=("agreement_pairs.jsonl",))
     assert load(wanted, None) == ([[Row("hub row 0", {})]], Source("hub nyu-mll/blimp"))

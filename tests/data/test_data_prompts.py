@@ -16,7 +16,7 @@ from kntools.data.pairs import MinimalPair
 from kntools.data.patterns import before_answer, fill
 from kntools.data.read import json_lines
 from kntools.data.records import Loaded, Skipped
-from kntools.data.sample import PARADIGMS, file
+from kntools.data.sample import FOLDER, PARADIGMS
 from kntools.prompts import MASK
 from kntools.word_borders import occurrences
 from tests import data_tokenizers
@@ -36,7 +36,7 @@ def models() -> dict[str, Any]:
         for fact in data.pararel(name, path="sample")
         for candidate in fact.candidates(masked=True)
     ]
-    rows = json_lines(file("agreement_pairs.jsonl"))
+    rows = json_lines(FOLDER / "agreement_pairs.jsonl")
     pairs = [row.text(name) for row in rows[::2] for name in ("sentence_good", "sentence_bad")]
     pairs += ["These books are old.", "This book is old.", "Greg watched these books."]
     sentences = [text.replace(MASK, "painter") for text in facts[::2]] + 3 * pairs

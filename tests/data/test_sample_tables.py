@@ -132,3 +132,11 @@ def test_script_writes_the_shipped_pairs(tmp_path: Path, hash_seed: str) -> None
         env={**os.environ, "PYTHONHASHSEED": hash_seed},
     )
     assert out.read_bytes() == (SAMPLE / "agreement_pairs.jsonl").read_bytes()
+
+
+def test_script_writes_the_shipped_facts(tmp_path: Path) -> None:
+    script = ROOT / "scripts" / "make_sample_facts.py"
+    subprocess.run([sys.executable, str(script), "--out", str(tmp_path)], check=True)
+    written = {path.relative_to(tmp_path): path.read_bytes() for path in tmp_path.rglob("*.json*")}
+    assert len(written) == 10
+    assert written == {name: (SAMPLE / name).read_bytes() for name in written}
