@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from typing import Any
 
 from kntools.attribution.integrated_gradients import integrated_gradients
@@ -55,13 +56,9 @@ def _quiet() -> Any:
 
 def rome_method(layer: int, second_moment: SecondMoment | None = None, settings: RomeSettings | None = None) -> Editor:
     """Rank-one edits."""
+    how: dict[str, Any] = {"layer": layer, "second_moment": second_moment, "settings": settings}
     about = {"layer": layer, "C": second_moment and second_moment.title(), "search": settings and asdict(settings)}
-    return Editor(
-        lambda model, prompts, targets: rome(
-            model, prompts, targets, layer=layer, second_moment=second_moment, settings=settings
-        ),
-        about,
-    )
+    return Editor(lambda model, prompts, targets: rome(model, prompts, targets, **how), about)
 
 
 def joint_method(
@@ -74,11 +71,7 @@ def joint_method(
     """`kn.emmet`, `kn.memit` or `kn.alpha_edit`; alone each fact is a joint edit of one."""
     options |= {"layers": list(layers), "second_moments": second_moments, "settings": settings}
     each = second_moments.values() if isinstance(second_moments, Mapping) else [second_moments]
-    titles = [c.title() for c in each if c is not None]
-
-    def joint(model: Any, prompts: Sequence[Prompt], targets: Sequence[str]) -> WeightEdit:
-        return edit(model, list(prompts), list(targets), **options)
-
+    titles, joint = [c.title() for c in each if c is not None], partial(edit, **options)
     return Editor(
         lambda model, prompts, targets: [joint(model, [p], [t]) for p, t in zip(prompts, targets, strict=True)],
         {**options, "second_moments": titles, "settings": settings and asdict(settings)},
@@ -88,10 +81,7 @@ def joint_method(
 
 def fine_tune_method(layer: int, **options: Any) -> Editor:
     """Constrained fine-tuning (FT-L); `options` are those of `kn.fine_tune`."""
-    return Editor(
-        lambda model, prompts, targets: fine_tune(model, prompts, targets, layer=layer, **options),
-        {"layer": layer, **options},
-    )
+    return Editor(partial(fine_tune, layer=layer, **options), {"layer": layer, **options})
 
 
 def values_method(count: int = 5, amounts: tuple[float, float] = (1.0, 8.0)) -> Editor:

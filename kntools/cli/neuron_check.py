@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Annotated, Any
 
 import pandas as pd
@@ -31,16 +31,14 @@ class Check:
     suppressed: float  # the neurons set to 0
     enhanced: float  # the neurons doubled
     random_suppressed: list[float]  # as many random neurons of the same layers set to 0, one value per draw
-
-    def to_json(self) -> dict[str, Any]:
-        return {**asdict(self), "random_mean": sum(self.random_suppressed) / len(self.random_suppressed)}
+    random_mean: float
 
     def to_frame(self) -> pd.DataFrame:
         values = {
             "none": self.untouched,
             "these neurons set to 0": self.suppressed,
             "these neurons doubled": self.enhanced,
-            "random neurons set to 0, mean": self.to_json()["random_mean"],
+            "random neurons set to 0, mean": self.random_mean,
             "lowest": min(self.random_suppressed),
             "highest": max(self.random_suppressed),
         }
@@ -61,4 +59,5 @@ def check_neurons(model: Any, att: Attribution, neurons: Sequence[Neuron], draws
     others = [random_like(neurons, att.widths, generator) for _ in range(draws)]
     edits = [[], ablate_neurons(neurons), enhance_neurons(neurons), *map(ablate_neurons, others)]
     untouched, suppressed, enhanced, *random = answer_values(model, att.prompts, edits).mean(1).tolist()
-    return Check(len(neurons), len(att.prompts), draws, seed, untouched, suppressed, enhanced, random)
+    measured = (untouched, suppressed, enhanced, random, sum(random) / draws)
+    return Check(len(neurons), len(att.prompts), draws, seed, *measured)

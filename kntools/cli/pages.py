@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -92,7 +93,7 @@ def attribution_output(
 
     checked = [Sheet("Checked by intervening", check.to_frame(), [check.describe()])] if check else []
     about = {"rule": att.rule, "largest_residual": float(att.residual.abs().max())}
-    data = {**data, **about, "check": check.to_json() if check else None}
+    data = {**data, **about, "check": check and asdict(check)}
     sheets = [*sheets, *checked]
     return page_output(options, att.provenance, sheets, data, with_heatmaps, cards, attribution=att, **results)
 
