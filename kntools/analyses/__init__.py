@@ -20,13 +20,9 @@
 | | `planted_facts` | `PlantedFacts`: which of them find neurons that a fact was trained into |
 | | `propose_layer`, `sweep_layers` | `Proposal`, a table: which layer to edit |
 
-Prompts: `prompt_groups` (figures 2 and 3), `by_answer` (1), `noun_prompts` (5 to 7), `known_prompts` (8 and ways to
-choose), `traced_prompts` (9), `make_cases` (11), `false_facts` (planted facts).
-
-Every result has `to_frame()`, `summary()`, `tables()` (further tables by name) and `plot()`. Arguments that mean the
-same everywhere: `model`, masked or causal; `settings`, a `SearchSettings` that says how neurons are searched for
-(`PAPER`: the published way); `seed`, of what is drawn at random; `run`, a file that keeps each finished item: if
-interrupted, run it again to resume (the file of another run is a `ValueError`).
+Every result has `to_frame()`, `summary()`, `tables()` (further tables by name) and `plot()`. `settings` says how
+neurons are searched for (`PAPER`: the published way), `seed` is of what is drawn at random, and `run` a file that keeps
+each finished item: if interrupted, run it again to resume (the file of another run is a `ValueError`).
 """
 
 from kntools.analyses.edit_cases import Case, Question, make_cases

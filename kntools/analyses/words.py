@@ -117,17 +117,8 @@ def word_probabilities(
 ) -> Float[Tensor, "intervention prompt word"]:
     """The probability of every word in the place of every prompt's answer, under every intervention.
 
-    ```python
-    before, after = word_probabilities(model, prompts, ["these", "this"], [[], kn.ablate_neurons(neurons)])
-    ```
-
-    Arguments:
-        prompts: their answers only say where words stand, and whether after a space. In a text with a `{}` every word
-            is put there, and the value is the probability of the prompt's own answer after it.
-        interventions: lists of hooks. Those without `pos` act at the answer.
-
-    Raises:
-        ValueError: no prompts; a word that is not one token at the answer's place; only some prompts with a slot.
+    Answers only say where words stand, and whether after a space. In a text with a `{}` every word is put there, and
+    the value is the probability of the prompt's own answer after it. Hooks without `pos` act at the answer.
     """
     if not prompts or not words or not interventions:
         raise ValueError(

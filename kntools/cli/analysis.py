@@ -68,10 +68,8 @@ def result_output(
 ) -> Output:
     """A result of an analysis: how it was made and its tables as JSON, the summary in the terminal, all of it in files.
 
-    Arguments:
-        tables: further tables; `None`: those that the result has. One that could not be made is `null`.
-        rows: the name in JSON of the result's own table, which is there if no further ones are.
-        more: further entries of the JSON.
+    `tables` are those that the result has, or others (`null` if one could not be made). If there are none, its own
+    table is in the JSON as `rows`. `more` are further entries.
     """
     every = found.tables() if tables is None else tables
     about = {**found.provenance, **(found.details if isinstance(found, Table) else {})}

@@ -37,10 +37,8 @@ def page_output(
 ) -> Output:
     """A command whose `--out` is a folder with a page, the tables that it names, and `NAME.safetensors` of each result.
 
-    Arguments:
-        made: the provenance of the results; the page says by which model and which command it was made.
-        page: makes title, first sentence and sections; called if there is `--out`.
-        cards: makes what `Page` says of cards from its sections.
+    `made` is the provenance of the results; `page` makes title, first sentence and sections, and `cards` what `Page`
+    says of cards from its sections, if there is `--out`.
     """
     bos = {True: " (with BOS)", False: " (no BOS)"}.get(made["settings"].get("prepend_bos"), "")
     versions = ", ".join(f"{name} {version}" for name, version in made["versions"].items())
@@ -78,9 +76,8 @@ def attribution_output(
     page: Callable[[], tuple[str, str, Sequence[Section]]],
     **results: Any,
 ) -> Output:
-    """The same for scores: how they were made, all of them as heatmaps, and what suppressing the `neurons` does.
-
-    The page has the cards of the leading neurons, in the first prompt.
+    """The same for scores: how they were made, all of them as heatmaps, what suppressing the `neurons` does, and cards
+    of the leading neurons in the first prompt.
     """
     prompt = att.prompts[0]
 

@@ -43,12 +43,7 @@ class Filters(TypedDict, total=False):
 def select(
     records: Sequence[Record], source: Source, skipped: Skipped = NOTHING, **filters: Unpack[Filters]
 ) -> Loaded[Record]:
-    """Apply `Filters`. The chosen records keep the order of the data; `skipped` is what the loader left out.
-
-    ```python
-    select([Fact(row.text("subject"), row.text("target")) for row in rows], source, limit=100)
-    ```
-    """
+    """Apply `Filters`. The chosen records keep the order of the data; `skipped` is what the loader left out."""
     unknown = set(filters) - set(Filters.__annotations__)
     if unknown:
         raise TypeError(

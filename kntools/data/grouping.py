@@ -1,9 +1,4 @@
-"""Name what a minimal pair is about: its determiner, its number, its gender.
-
-    plural = kn.data.group(kn.data.blimp("determiner_noun_agreement_2"), kn.data.number)["plural"]
-
-Each function takes a record and returns a name, or `None` where the question makes no sense.
-"""
+"""Name what a minimal pair is about: its determiner, its number, its gender; `None` if it has none."""
 
 from __future__ import annotations
 

@@ -37,12 +37,7 @@ class Unavailable(Exception):
 
 
 def rows(wanted: HubSet, config: str | None, *, folder: Path | None = None) -> list[Row]:
-    """All rows of a data set on the hub, or of a local `folder` in the hub's layout.
-
-    Raises:
-        Unavailable: no network, or not in the cache while `HF_HUB_OFFLINE` is set.
-        ValueError: the local folder cannot be read as that data set.
-    """
+    """All rows of a data set on the hub (or why it is `Unavailable`), or of a local `folder` in the hub's layout."""
     offline = constants.HF_HUB_OFFLINE  # what the hub's library goes by: it read the setting when it was imported
     if folder is None and not offline and not _reachable():
         raise Unavailable(

@@ -1,8 +1,4 @@
-"""Read data files. A bad record is an error with its file and line.
-
-Every reader returns `Row`s. A row has its file and line, and its fields are read by type:
-`row.text("subject")` is a string, or a `ValueError` that begins with `file.jsonl:12:`.
-"""
+"""Read data files as `Row`s, whose fields are read by type. A bad record is an error with its file and line."""
 
 from __future__ import annotations
 

@@ -1,7 +1,6 @@
 """Where data comes from: `path=`, then `$KNTOOLS_DATA`, then the Hugging Face hub, then the built-in sample.
 
-Each loader describes what it wants as a `Wanted`; `load` finds it and says in words where that was. The
-built-in sample stands in for a data set that is not there with a warning, never silently.
+The sample stands in for a data set that is not there with a warning, never silently.
 """
 
 from __future__ import annotations
@@ -45,12 +44,7 @@ class Wanted:
 
 
 def load(wanted: Wanted, path: str | Path | None) -> tuple[list[list[Row]], Source]:
-    """Rows, one list per file (the hub gives one list), and where they came from.
-
-    Raises:
-        FileNotFoundError: nothing was found; the message says what was tried and what to type.
-        ValueError: something was found that is not the data set.
-    """
+    """Rows, one list per file (the hub gives one list), and where they came from, or what was tried."""
     own = _inside(sample.FOLDER, wanted.files if wanted.sample is None else wanted.sample)
     if path == SAMPLE:
         if not own:

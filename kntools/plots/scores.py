@@ -34,11 +34,7 @@ class Scores:
 
 
 def read_scores(given: Any, prompt: int | None = None) -> Scores:
-    """Scores of an `Attribution`, or of a plain tensor or array `[prompt layer neuron]`.
-
-    Arguments:
-        prompt: which one; `None` is the mean over prompts.
-    """
+    """Scores of an `Attribution`, or of a tensor or array `[prompt layer neuron]`; `None`: mean over prompts."""
     raw = getattr(given, "scores", given)
     if not isinstance(raw, (Tensor, np.ndarray)):
         raise ValueError(f"cannot draw {type(given).__name__}; give an Attribution or scores [prompt layer neuron]")
@@ -85,12 +81,7 @@ def read_neurons(given: Any) -> list[Neuron]:
 
 
 def finite(values: Any, what: str, shape: Sequence[int | None] | None = None) -> np.ndarray:
-    """Values on the CPU, in at least single precision.
-
-    Arguments:
-        values: a tensor, an array, or lists of numbers or tensors.
-        shape: what they must have, `None` for any size.
-    """
+    """Values on the CPU, in at least single precision; `shape` is what they must have, `None` for any size."""
     try:
         tensor = _stacked(values).detach().cpu()
     except (TypeError, ValueError, RuntimeError) as error:

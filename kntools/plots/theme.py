@@ -44,13 +44,9 @@ _WIDTH, _ABOVE, _LINE, _LEGEND, _PANELS, _BOTTOM, _TITLE_CHARACTER, _CHARACTER =
 
 
 def diverging(power: float = 1.0, strongest: float = 1.0) -> list[tuple[float, str]]:
-    """A colour scale from blue over nothing to red, for values that are symmetric around 0.
+    """From blue over nothing (whatever the background is) to red, for values that are symmetric around 0.
 
-    The centre is transparent: it shows the background, whatever that is.
-
-    Arguments:
-        power: the colour's strength is `|value| ** power`; below 1, small values stay visible.
-        strongest: the strength at both ends; below 1 where text has to stay readable on it.
+    The colour's strength is `|value| ** power`, and `strongest` at both ends.
     """
     levels = [i / _STOPS for i in range(_STOPS + 1)]
     below = [(0.5 - 0.5 * x, faded(NEGATIVE, strongest * x**power)) for x in reversed(levels)]
@@ -114,11 +110,7 @@ def framed(figure: go.Figure, *, plot: int = 0, **look: Unpack[Look]) -> go.Figu
 
     Arguments:
         plot: pixels between the margins, where `look` has no height; that of a heatmap depends on its rows.
-        look: `colorscale` colours the cells of a heatmap by their values; in another figure each group has one colour
-            of the scale.
-
-    Raises:
-        ValueError: an option that no figure has, or a scale that plotly does not know.
+        look: `colorscale` colours the cells of a heatmap by their values; elsewhere each group has one colour of it.
     """
     for name in look:
         check_name("option of a figure", name, list(Look.__annotations__))

@@ -53,10 +53,7 @@ class NotPossible(Exception):
 
 @contextmanager
 def possible() -> Iterator[None]:
-    """Where the data has nothing that this model can be asked, the page says so, and the report goes on.
-
-    Only what chooses prompts stands in here: an error of an analysis is an error.
-    """
+    """Where the data has nothing that this model can be asked, the page says so, and the report goes on."""
     try:
         yield
     except FileNotFoundError as error:
@@ -102,9 +99,8 @@ def known_groups(model: Any, name: str, limit: int, frames: int, seed: int) -> l
 
 
 def probable_pairs(model: Any, paradigm: str, limit: int, frames: int, seed: int) -> list[PromptGroup]:
-    """Of determiner-noun pairs that the model gets right, those of either number that it finds the most probable.
-
-    A score is a part of a probability: where the model hardly expects the word, there is nothing to share out.
+    """Of determiner-noun pairs that the model gets right, those of either number that it finds the most probable: where
+    it hardly expects the word, there is nothing to attribute.
     """
     groups = known_groups(model, paradigm, _AMONG * limit, frames, seed)
     answers = iter(ask(model, [prompt for group in groups for prompt in group.prompts]))

@@ -100,14 +100,7 @@ def _name(name: str, part: str) -> str:
 
 
 def tested(passed: Sequence[str], nothing: str, test: str, p_values: Iterable[float]) -> str:
-    """A sentence of what passes a test, `No ... passes the test in this sample`, or that no test was possible.
-
-    Arguments:
-        passed: what passes, in words.
-        nothing: what there is none of, where none passes.
-        test: its name, with n.
-        p_values: of everything that was tested; nan where n was too small.
-    """
+    """A sentence of what passes a test, that no `nothing` does, or that no test was possible (all p are nan)."""
     if all(math.isnan(p) for p in p_values):
         return f"No test was possible in this sample ({test})."
     claim = "; ".join(passed) or f"No {nothing} passes the test in this sample"

@@ -41,21 +41,12 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, eq=False)
 class Study:
-    """A model, how much to look at, and the folder where everything is kept.
+    """A model, how much to look at, and the folder where everything is kept; that of another report is a `ValueError`.
 
     ```python
     study = Study(model, QUICK, out="out/report")
     study.pair_search           # made now, or read from out/report/runs
     ```
-
-    Arguments:
-        model: masked or causal.
-        size: `QUICK`, `FULL` or your own.
-        out: a folder; that of another model, size or seed is refused.
-        seed: of samples, nulls, noise and generated text.
-
-    Raises:
-        ValueError: the folder holds another report.
     """
 
     model: Any
@@ -118,11 +109,7 @@ class Study:
         return open_run(self.run("report"), "report", self.model, size=asdict(self.size), seed=self.seed)
 
     def choose(self, name: str, kind: type[T], make: Callable[[], Sequence[T]]) -> list[T]:
-        """What `make` chooses, kept in the folder: a report that is resumed does not ask the model again.
-
-        Raises:
-            NotPossible: nothing can be chosen, with the reason.
-        """
+        """What `make` chooses (or why nothing), kept in the folder: a resumed report does not ask the model again."""
 
         def choose(_: str) -> Row:
             try:
@@ -176,10 +163,7 @@ class Study:
         return self.localise([group for listed in found.values() for group in listed]), missing
 
     def candidate(self, number: str) -> Neuron:
-        """The neuron whose share of the pairs of one number is farthest above that of the other (figure 2).
-
-        On one half of the pairs: everything else that is shown of it is of other nouns.
-        """
+        """The neuron whose share of the pairs of one number is farthest above the other's (figure 2)."""
         found = self.pair_search.leading(number)
         if not found:
             raise NotPossible(f"no neuron is found in more pairs of the {number} than of the other number (figure 2)")
