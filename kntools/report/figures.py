@@ -27,15 +27,7 @@ FIGURES = tuple(Figure(key, **texts, show=_SHOW[key]) for key, texts in asset("t
 
 
 def choose(wanted: Sequence[str]) -> tuple[Figure, ...]:
-    """Figures by number or by the name of their analysis, in the order of the paper; all if none is named.
-
-    ```python
-    choose(["5", "localisation"])
-    ```
-
-    Raises:
-        ValueError: an unknown one; the message lists them.
-    """
+    """Figures by number or by the name of their analysis, in the order of the paper; all if none is named."""
     unknown = [name for name in wanted if not any(name in (f.key, f.name) for f in FIGURES)]
     if unknown:
         known = ", ".join(f"{f.key} ({f.name})" for f in FIGURES)

@@ -167,11 +167,7 @@ def write(path: str | Path, page: Page) -> Path:
 
 
 def render(page: Page) -> str:
-    """The page as one string of HTML.
-
-    Raises:
-        ValueError: two sections with the same title (their links would lead to the same place), or a link to none.
-    """
+    """The page as one string of HTML; every link must lead to one section."""
     titles, slugs = [s.title for s in page.sections], {s.title: s.slug for s in page.sections}
     if len(set(slugs.values())) < len(titles):
         raise ValueError(f"two sections have the same title: {titles}; rename one")

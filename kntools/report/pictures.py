@@ -17,10 +17,7 @@ _WIDTH, _HEIGHT = 1000, 450
 
 
 def write(folder: Path, pictures: Sequence[Chart]) -> tuple[list[Path], str]:
-    """The files, and why there are none, if so: the page can save each figure without them.
-
-    All are drawn in one go, for it is the browser's start that takes its time.
-    """
+    """The files, drawn in one go (the browser's start takes its time), or why there are none."""
     if find_spec("kaleido") is None:
         return [], "no PNG and SVG files beside the page (its buttons save them): pip install 'kntools[images]'"
     if not pictures:

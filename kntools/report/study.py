@@ -138,10 +138,7 @@ class Study:
 
     @cached_property
     def nouns(self) -> tuple[dict[str, list[Prompt]], dict[str, tuple[str, ...]]]:
-        """Prompts by the number of their noun, and the words that can be put beside it.
-
-        None of their nouns is one by which candidates were chosen.
-        """
+        """Prompts by the number of nouns by which no candidate was chosen, and the words to put beside them."""
         others = self.pair_search.nouns("selection")
         with possible():
             prompts = choices.nouns(self.model, self.paradigms[0], self.size.nouns, others, self.seed)

@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 import warnings
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -34,8 +35,16 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(save_tiny("llama", tmp_path_factory.mktemp("models") / "tiny-llama"))
 
 
+@cache
+def _loaded(source: str, **options: Any) -> Any:
+    """A model that commands share: they leave it as they found it."""
+    return kn.load_model(source, **options)
+
+
 def run(*words: str) -> Result:
-    return CliRunner().invoke(app, [str(w) for w in words])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("kntools.cli.options.load_model", _loaded)
+        return CliRunner().invoke(app, [str(w) for w in words])
 
 
 def run_json(*words: str) -> dict[str, Any]:
