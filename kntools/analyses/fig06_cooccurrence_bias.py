@@ -50,13 +50,13 @@ class CooccurrenceBias(Table):
         )
 
 
-def noun_numbers(paradigms: Iterable[str] = (), *, path: Any = None) -> dict[str, str]:
+def noun_numbers(paradigms: Iterable[str] = ()) -> dict[str, str]:
     """Noun -> `singular` or `plural`, from minimal pairs in which a noun's two forms differ.
 
     The default is BLiMP's determiner-noun agreement 1 and its irregular twin. A form of both numbers is left out.
     """
     names = tuple(paradigms) or ("determiner_noun_agreement_1", "determiner_noun_agreement_irregular_1")
-    pairs = [record.words for name in names for record in data.blimp(name, path=path) if record.words]
+    pairs = [record.words for name in names for record in data.blimp(name) if record.words]
     found: dict[str, set[str]] = {}
     for form, other in (ordered for pair in pairs for ordered in (pair, pair[::-1])):
         if number := noun_number(form, other):
@@ -103,7 +103,6 @@ def cooccurrence_bias(
     group: str | None = None,
     sections: Sequence[str] | None = ("neutral",),
     least: int = 10,
-    resamples: int = 2000,
     seed: int = 0,
 ) -> CooccurrenceBias:
     """Correlate the effect of an edit with co-occurrences of words (Niu et al. 2024, figure 6).
@@ -118,7 +117,7 @@ def cooccurrence_bias(
         group: the prompts whose effects are taken (`"plural"`: with plural nouns); the first one by default.
         sections: of words; `None` for all. The neutral ones are the question: grammar ties the marked ones to a number.
         least: words that stand beside fewer nouns are left out, and named in `details`. Three must be left.
-        resamples, seed: of the bootstrap over words that gives the interval.
+        seed: of the bootstrap over words that gives the interval.
     """
     groups = list(dict.fromkeys(row["group"] for row in effect.rows))
     chosen = groups[0] if group is None else group
@@ -145,7 +144,7 @@ def cooccurrence_bias(
     def correlations(drawn: torch.Tensor) -> torch.Tensor:
         return torch.tensor([spearman(x[i], y[i]) for i in drawn], dtype=torch.float64)
 
-    low, high = statistic_interval(correlations, len(x), resamples=resamples, seed=seed)
+    low, high = statistic_interval(correlations, len(x), resamples=2000, seed=seed)
     found = {"n": len(rows), "spearman": spearman(x, y), "low": low, "high": high, "pearson": pearson(x, y)}
     details = {**effect.details, "group": chosen, "rare": rare, "correlation": found}
     return CooccurrenceBias.of(rows, effect.provenance, **details)

@@ -83,10 +83,9 @@ class TracingProfile(Result):
     def count(self) -> Int[Tensor, " role"]:
         return (~self.effects[0, :, :, 0].isnan()).sum(0)
 
-    def interval(self, *, confidence: float = 0.95, resamples: int = 2000, seed: int = 0) -> Interval:
-        """Bootstrap interval of the mean over prompts: `(low, high)`, `[variant role layer]` each."""
-        by_prompt = self.effects.transpose(0, 1)
-        return bootstrap_interval(by_prompt, confidence=confidence, resamples=resamples, seed=seed)
+    def interval(self, *, seed: int = 0) -> Interval:
+        """95 % bootstrap interval of the mean over prompts: `(low, high)`, `[variant role layer]` each."""
+        return bootstrap_interval(self.effects.transpose(0, 1), seed=seed)
 
     def peak(self, kind: str, role: str, *, sever: str | None = None) -> tuple[int, float]:
         """The layer with the largest mean effect for a role, and that effect."""
