@@ -103,9 +103,7 @@ def _encode(tokenizer: Any, sentences: list[str]) -> list[_Tokens]:
 def _word_span(sentence: str, span: tuple[int, int]) -> tuple[int, int]:
     """The token's characters without the space that byte-level and SentencePiece tokens begin with."""
     start, end = span
-    while start < end and sentence[start].isspace():
-        start += 1
-    return start, end
+    return end - len(sentence[start:end].lstrip()), end
 
 
 def _whole(sentence: str, start: int, end: int) -> bool:

@@ -149,9 +149,14 @@ def _row(where: str, values: Any, expected: str) -> Row:
 
 def _lines(path: Path, expected: str, *, blank_is_error: bool = True) -> Iterator[tuple[int, str]]:
     """Numbered lines, without their ends. Only `\\n` ends a line: a sentence may hold other separators."""
-    raw = _bytes(path, expected).removeprefix(_BOM)
-    lines = raw.removesuffix(b"\n").split(b"\n")
-    for number, line in enumerate(lines, start=1):
+    if path.is_dir():
+        raise ValueError(f"{path} is a folder; expected a file with {expected}")
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} does not exist; expected a file with {expected}")
+    raw = path.read_bytes()
+    if not raw.strip():
+        raise ValueError(f"{path} is empty; expected {expected}")
+    for number, line in enumerate(raw.removeprefix(_BOM).removesuffix(b"\n").split(b"\n"), start=1):
         try:
             text = line.removesuffix(b"\r").decode("utf-8")
         except UnicodeDecodeError as error:
@@ -162,17 +167,6 @@ def _lines(path: Path, expected: str, *, blank_is_error: bool = True) -> Iterato
         if blank_is_error and not text.strip():
             raise ValueError(f"{path}:{number}: the line is blank; expected {expected}")
         yield number, text
-
-
-def _bytes(path: Path, expected: str) -> bytes:
-    if path.is_dir():
-        raise ValueError(f"{path} is a folder; expected a file with {expected}")
-    if not path.is_file():
-        raise FileNotFoundError(f"{path} does not exist; expected a file with {expected}")
-    raw = path.read_bytes()
-    if not raw.strip():
-        raise ValueError(f"{path} is empty; expected {expected}")
-    return raw
 
 
 def _past_space(text: str, at: int) -> int:

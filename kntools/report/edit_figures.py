@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import warnings
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -25,27 +24,10 @@ from kntools.results.table import Row
 _TOKENS = 10  # that each text goes on by
 
 
-@dataclass(frozen=True)
-class Example:
-    """One edit of figure 10, and texts: group, text, what its continuation begins with if the edit is consistent."""
-
-    prompt: Prompt
-    target: str
-    texts: tuple[tuple[str, str, str], ...]
-
-    @property
-    def name(self) -> str:
-        return f"{self.prompt.text}: {self.prompt.target.strip()} → {self.target.strip()}"
-
-
-EXAMPLES = tuple(
-    Example(
-        Prompt(row["text"], row["old"], subject=row["subject"]),
-        row["new"],
-        tuple((text["group"], text["text"], text["begins"]) for text in row["texts"]),
-    )
-    for row in asset("examples.toml")["edits"]
-)
+#: Edits of figure 10 by name, and texts with what a continuation begins with if the edit is consistent.
+EXAMPLES: dict[str, Row] = {
+    f"{row['text']}: {row['old'].strip()} → {row['new'].strip()}": row for row in asset("examples.toml")["edits"]
+}
 
 
 def examples(study: Study) -> Shown:
@@ -55,8 +37,8 @@ def examples(study: Study) -> Shown:
     c = study.second_moment
     settings = {"layer": study.layer, "c": c.title(), "seed": study.seed, "tokens": _TOKENS}
     folder = open_run(study.run("edit_examples"), "edit examples", study.model, **settings)
-    made = folder.each(EXAMPLES, key=lambda example: example.name, make=lambda e: _continued(study, e), unit="edit")
-    found = {e.name: payload for e, payload in zip(EXAMPLES, made, strict=True)}
+    made = folder.each(list(EXAMPLES), key=str, make=lambda name: _continued(study, EXAMPLES[name]), unit="edit")
+    found = dict(zip(EXAMPLES, made, strict=True))
     missing = {name: payload["why"] for name, payload in found.items() if "why" in payload}
     done = {name: payload for name, payload in found.items() if "rows" in payload}
     if not done:
@@ -75,21 +57,19 @@ def examples(study: Study) -> Shown:
     )
 
 
-def _continued(study: Study, example: Example) -> dict[str, Any]:
+def _continued(study: Study, example: Row) -> Row:
     """Continuations before and after one edit, or why it cannot be made."""
+    prompt = Prompt(example["text"], example["old"], subject=example["subject"])
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)  # the table has the numbers
-            edit = rome(
-                study.model, example.prompt, example.target, layer=study.layer, second_moment=study.second_moment
-            )
+        with warnings.catch_warnings(action="ignore", category=UserWarning):  # the table has the numbers
+            edit = rome(study.model, prompt, example["new"], layer=study.layer, second_moment=study.second_moment)
     except (ValueError, FloatingPointError) as error:
         return {"why": str(error).rsplit(";", 1)[0]}
     texts: dict[str, list[str]] = {}
-    for group, text, _ in example.texts:
-        texts.setdefault(group, []).append(text)
+    for text in example["texts"]:
+        texts.setdefault(text["group"], []).append(text["text"])
     frame = analyses.edit_examples(study.model, edit, texts, max_new_tokens=_TOKENS).to_frame()
-    frame["begins"] = frame["text"].map({text: begins for _, text, begins in example.texts})
+    frame["begins"] = frame["text"].map({text["text"]: text["begins"] for text in example["texts"]})
     frame["follows"] = [a.strip().startswith(b) for a, b in zip(frame["after"], frame["begins"], strict=True)]
     frame[["before", "after"]] = frame[["before", "after"]].map(one_line)
     about = {name: getattr(edit, name) for name in ("before", "after", "key_cosine", "relative_norm")}

@@ -98,18 +98,20 @@ def test_the_synonym_table_covers_every_field_of_work() -> None:
 @pytest.mark.slow
 @TOKENIZERS
 def test_every_pair_is_used_or_counted(kind: str, blimp: Blimp, tokenizers: Tokenizers) -> None:
+    """All pairs for a lower-casing tokenizer, every fourth one for the others."""
     identical = used = 0
+    step = 1 if kind == "bert_like" else 4
     for pairs in blimp.values():
-        prompts = pairs.prompts(tokenizers[kind])
-        assert len(prompts) + prompts.skipped.total == 1000
+        prompts = replace(pairs, records=pairs.records[::step]).prompts(tokenizers[kind])
+        assert len(prompts) + prompts.skipped.total == 1000 // step
         check(prompts, masked=kind == "bert_like")
         identical += prompts.skipped["identical pair"]
         used += len(prompts)
         assert prompts.skipped["does not re-encode to the same tokens"] == 0
         for pair, prompt in zip(prompts.records, prompts, strict=True):
             assert whole_word(prompt.target, pair.good) and whole_word(prompt.foil, pair.bad)
-    assert identical >= 7  # and some that differ in capitals only, for a lower-casing tokenizer
-    assert 15_000 < used < 45_000
+    assert identical >= (7 if step == 1 else 1)  # and some that differ in capitals only
+    assert 15_000 < used * step < 45_000
 
 
 @TOKENIZERS
