@@ -49,17 +49,13 @@ def test_a_plural_neuron_in_most_plural_pairs_and_in_no_singular_one(found: Pair
 
 def test_singular_neurons_are_one_per_determiner(found: PairSearch) -> None:
     """No neuron is found in most pairs of both `this` and `that`: the docs say so."""
+    shares = found.shares(found.leading("singular", 50)).set_index(["determiner", "neuron"])["share"]
     majority = {
-        determiner: {
-            repr(n)
-            for n in found.leading("singular", 50)
-            if found.shares([n]).set_index("determiner").loc[determiner, "share"] > 0.5
-        }
-        for determiner in ("this", "that")
+        determiner: {n for n, share in shares[determiner].items() if share > 0.5} for determiner in ("this", "that")
     }
     assert majority["this"] and majority["that"] and not majority["this"] & majority["that"]
     for neuron in found.leading("singular", 2):
-        assert found.shares([neuron]).set_index("determiner").loc[["these", "those"], "share"].max() == 0
+        assert shares["these"][repr(neuron)] == shares["those"][repr(neuron)] == 0
 
 
 def test_suppressing_it_moves_modifiers_as_the_grammar_says(effect: SuppressionEffect) -> None:
