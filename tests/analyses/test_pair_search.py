@@ -100,6 +100,13 @@ def test_claims_stand_on_other_pairs_and_shuffled_foils_give_none() -> None:
     assert (once["neurons"], once["against"]) == (found.rows[0]["against"], found.rows[0]["neurons"])
     claimed = sum((found.shuffled(seed).claims()["p_holm"] < 0.05).any() for seed in range(40))
     assert claimed <= 2
+    # The foils say something in pairs with a contrast alone.
+    half = [row | ({"metric": "probability"} if n % 3 == 0 else {}) for n, row in enumerate(found.rows)]
+    contrasts = sum(row["metric"] == "contrast" for row in half if (row["half"], row["number"]) == ("test", "plural"))
+    mixed = PairSearch.of(half, found.provenance, **found.details).claims().set_index("number").loc["plural"]
+    assert 0 < contrasts < 12 and mixed["p"] == pytest.approx(
+        max(by_fisher, stats.binomtest(contrasts, contrasts).pvalue)
+    )
     halves = found.frame.groupby("nouns")["half"].nunique()
     assert (halves == 1).all() and found.frame["half"].value_counts().to_dict() == {"selection": 24, "test": 24}
 
