@@ -48,7 +48,7 @@ class PairSearch(Table):
             pairs in whose foil's favour it stands. `p` is the larger one of Fisher's exact test of `share` against
             `opposite` and the sign test of the pairs with a contrast, for and against the neuron, which is what
             shuffled foils would make equal; `p_holm` is corrected over the table. `against` is nan where no pair has a
-            contrast.
+            contrast. Both tests are one-sided: the other half has fixed the direction.
         """
         rows = [self._test(n, number) for number in NUMBERS for n in self.leading(number, k)]
         measured = ["pairs", "found", "share", "low", "high", "opposite", "random", "against", "p"]
@@ -60,12 +60,10 @@ class PairSearch(Table):
         hits, elsewhere = (sum(neuron in found for found in side) for side in (own, others))
         contrasts = {"half": "test", "number": number, "metric": "contrast"}
         won, lost = ([neuron in found for found in self._found(side, **contrasts)] for side in ("neurons", "against"))
-        ahead, p = hits * len(others) > elsewhere * len(own), math.nan
+        p = math.nan
         if own and others:
-            p = fisher(hits, len(own), elsewhere, len(others))
-            if won:
-                ahead, p = ahead and sum(won) > sum(lost), max(p, sign_test(sum(won), sum(lost)))
-            p = p if ahead else 1.0  # both tests are two-sided, the claim is not
+            p = fisher(hits, len(own), elsewhere, len(others), "greater")
+            p = max(p, sign_test(sum(won), sum(lost), "greater") if won else 0.0)
         low, high = share_interval(hits, len(own))
         in_layer = sum(n.layer == neuron.layer for found in own for n in found)
         chance = in_layer / (self.details["widths"][neuron.layer] * max(1, len(own)))
