@@ -12,8 +12,11 @@ from typing import Any
 from kntools.attribution.integrated_gradients import integrated_gradients
 from kntools.editing.fine_tuning import fine_tune
 from kntools.editing.joint_editing import alpha_edit, emmet, memit
+from kntools.editing.requests import make_requests
 from kntools.editing.rome import rome
-from kntools.editing.rome_settings import MEMIT, RomeSettings, layer_for
+from kntools.editing.rome_rows import make_rows
+from kntools.editing.rome_settings import MEMIT, RomeSettings, chosen_settings, layer_for
+from kntools.editing.rome_value import find_values, shared_values
 from kntools.editing.second_moment import SecondMoment
 from kntools.editing.value_edits import edit_values
 from kntools.editing.weight_edits import WeightEdit
@@ -68,15 +71,18 @@ def joint_method(
     settings: RomeSettings | None = None,
     **options: Any,
 ) -> Editor:
-    """`kn.emmet`, `kn.memit` or `kn.alpha_edit`; alone each fact is a joint edit of one."""
+    """`kn.emmet`, `kn.memit` or `kn.alpha_edit`; alone each fact is an edit of one; values are found together."""
     options |= {"layers": list(layers), "second_moments": second_moments, "settings": settings}
     each = second_moments.values() if isinstance(second_moments, Mapping) else [second_moments]
     titles, joint = [c.title() for c in each if c is not None], partial(edit, **options)
-    return Editor(
-        lambda model, prompts, targets: [joint(model, [p], [t]) for p, t in zip(prompts, targets, strict=True)],
-        {**options, "second_moments": titles, "settings": settings and asdict(settings)},
-        joint,
-    )
+
+    def alone(model: Any, prompts: Sequence[Prompt], targets: Sequence[str]) -> list[WeightEdit]:
+        chosen, requests = chosen_settings(model, settings), make_requests(model, prompts, targets, edit.__name__)
+        with shared_values():
+            find_values(model, make_rows(model, requests, chosen), max(layers), chosen)
+            return [joint(model, [p], [t]) for p, t in zip(prompts, targets, strict=True)]
+
+    return Editor(alone, {**options, "second_moments": titles, "settings": settings and asdict(settings)}, joint)
 
 
 def fine_tune_method(layer: int, **options: Any) -> Editor:

@@ -46,8 +46,9 @@ class PairSearch(Table):
             `neuron, number, pairs, found, share, low, high` (Wilson's 95 % interval), and the controls: `opposite`, its
             share of the pairs of the other number; `random`, the share of a random neuron of its layer; `against`, the
             pairs in whose foil's favour it stands. `p` is the larger one of Fisher's exact test of `share` against
-            `opposite` and, for a contrast, the sign test of `found` against `against`, which is what shuffled foils
-            would make equal; `p_holm` is corrected over the table. `against` is nan where a pair has no contrast.
+            `opposite` and the sign test of the pairs with a contrast, for and against the neuron, which is what
+            shuffled foils would make equal; `p_holm` is corrected over the table. `against` is nan where no pair has a
+            contrast. Both tests are one-sided: the other half has fixed the direction.
         """
         rows = [self._test(n, number) for number in NUMBERS for n in self.leading(number, k)]
         measured = ["pairs", "found", "share", "low", "high", "opposite", "random", "against", "p"]
@@ -57,20 +58,18 @@ class PairSearch(Table):
     def _test(self, neuron: Neuron, number: str) -> Row:
         own, others = (self._found(half="test", number=n) for n in (number, _other(number)))
         hits, elsewhere = (sum(neuron in found for found in side) for side in (own, others))
-        ahead, p, lost = hits * len(others) > elsewhere * len(own), math.nan, math.nan
-        if all(row["metric"] == "contrast" for row in self.rows):
-            lost = sum(neuron in found for found in self._found("against", half="test", number=number))
+        contrasts = {"half": "test", "number": number, "metric": "contrast"}
+        won, lost = ([neuron in found for found in self._found(side, **contrasts)] for side in ("neurons", "against"))
+        p = math.nan
         if own and others:
-            p = fisher(hits, len(own), elsewhere, len(others))
-            if not math.isnan(lost):
-                ahead, p = ahead and hits > lost, max(p, sign_test(hits, int(lost)))
-            p = p if ahead else 1.0  # both tests are two-sided, the claim is not
+            p = fisher(hits, len(own), elsewhere, len(others), "greater")
+            p = max(p, sign_test(sum(won), sum(lost), "greater") if won else 0.0)
         low, high = share_interval(hits, len(own))
         in_layer = sum(n.layer == neuron.layer for found in own for n in found)
         chance = in_layer / (self.details["widths"][neuron.layer] * max(1, len(own)))
         about = {"neuron": repr(neuron), "number": number, "pairs": len(own), "found": hits}
         shares = {"share": _share(own, neuron), "low": low, "high": high, "opposite": _share(others, neuron)}
-        return {**about, **shares, "random": chance, "against": lost, "p": p}
+        return {**about, **shares, "random": chance, "against": sum(lost) if lost else math.nan, "p": p}
 
     def nouns(self, half: str) -> set[str]:
         """All forms of the nouns of one half: `selection` or `test`."""

@@ -15,6 +15,7 @@ from kntools.analyses.edit_measures import Continuations, measure, neighbour_log
 from kntools.analyses.edit_methods import Method, Moments, chosen_editors, same_weights, settings_of
 from kntools.analyses.edit_result import EditConsistency, Payload
 from kntools.analyses.neuron_search import open_run
+from kntools.editing.rome_value import shared_values
 
 SAYS_IT = "the model says the new answer already"
 
@@ -73,7 +74,7 @@ def edit_consistency(
     kept = [case for case in cases if not _says_it(before[case.key])]
     # What is edited in shared passes is one item: its last bits may depend on the company.
     parts = [(name, tuple(kept[i : i + together])) for i in range(0, len(kept), together) for name in chosen]
-    with same_weights(model):
+    with same_weights(model), shared_values():
         found = folder.each(
             parts,
             key=lambda part: f"{part[0]}/{'/'.join(case.key for case in part[1])}",

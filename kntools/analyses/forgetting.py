@@ -16,6 +16,7 @@ from kntools.analyses.edit_methods import Editor, Method, Moments, chosen_editor
 from kntools.analyses.edit_result import SCORES, Payload, interval_of
 from kntools.analyses.neuron_search import open_run
 from kntools.arguments import whole
+from kntools.editing.rome_value import shared_values
 from kntools.editing.weight_edits import WeightEdit
 from kntools.results.table import Row, Table
 
@@ -121,7 +122,7 @@ def forgetting_curve(
     items = [("before", "", sizes[-1])]
     items += [(name, "at once", size) for name in chosen for size in sizes]
     items += [(name, "in sequence", sizes[-1]) for name in chosen]
-    with same_weights(model):
+    with same_weights(model), shared_values():
         payloads = folder.each(items, key=lambda item: "/".join(map(str, item)), make=make, unit="run")
     rows: list[Row] = []
     for (name, order, _), payload in zip(items, payloads, strict=True):

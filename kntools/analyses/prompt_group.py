@@ -57,7 +57,7 @@ def prompt_groups(
     frames: int = 10,
     limit: int | None = None,
     seed: int = 0,
-    least: int = 3,
+    least: int | None = None,
     known_only: bool = False,
     by: Callable[[Any], str | None] | None = None,
     path: Any = None,
@@ -75,7 +75,8 @@ def prompt_groups(
 
     Arguments:
         limit: at most so many groups: a sample drawn with `seed`.
-        least: groups of fewer prompts are left out, and counted (Dai et al.'s code asks for 3).
+        least: groups of fewer prompts are left out, and counted; `None`: 3, as Dai et al.'s code has it, or `frames`,
+            where that is less.
         known_only: leave out facts and pairs that the model gets wrong, as the loaders of `kn.data` do.
         by: for a paradigm: group by this instead (`kn.data.number`).
         path: where the data is; see `kn.data.blimp`.
@@ -83,7 +84,8 @@ def prompt_groups(
     Raises:
         ValueError: an unknown name (the nearest are offered), or no group has `least` prompts.
     """
-    frames, least = whole("frames", frames, least=1), whole("least", least, least=1)
+    frames = whole("frames", frames, least=1)
+    least = min(3, frames) if least is None else whole("least", least, least=1)
     limit = None if limit is None else whole("limit", limit, least=0)
     known = model if known_only else None
     found: Iterable[_Group]

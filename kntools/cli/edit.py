@@ -34,18 +34,26 @@ class RomeOptions:
     """How a rank-one edit is computed."""
 
     layer: Annotated[int | None, method(help="Layer to edit (default: published, or a sixth of the depth).")] = None
-    second_moment: Annotated[str | None, method(help="C of that layer: a file or hf:// address (default: C = I).")] = (
-        None
-    )
+    second_moment: Annotated[
+        list[str] | None, method(help="C of a layer: a file or hf:// address; one or several (default: C = I).")
+    ] = None
     key: Annotated[Key, method(help="One mean key, or the two keys of the released code.")] = "consistent"
     steps: Annotated[int | None, method(help="Steps of the value optimisation (default: published).")] = None
 
+    def moments(self) -> dict[int, SecondMoment]:
+        """C by layer."""
+        loaded = [load(where, SecondMoment) for where in self.second_moment or []]
+        by_layer = {c.layer: c for c in loaded}
+        if len(by_layer) < len(loaded):
+            raise ValueError(f"--second-moment gives layers {[c.layer for c in loaded]}; give one file per layer")
+        return by_layer
+
     def arguments(self, model: Any) -> dict[str, Any]:
-        """What `rome` takes."""
+        """`layer`, `second_moment` (by layer) and `settings`."""
         settings = replace(RomeSettings.for_model(model), key=self.key)
         return {
             "layer": layer_for(model) if self.layer is None else self.layer,
-            "second_moment": None if self.second_moment is None else load(self.second_moment, SecondMoment),
+            "second_moment": self.moments(),
             "settings": settings if self.steps is None else replace(settings, steps=self.steps),
         }
 
@@ -76,10 +84,13 @@ def edit(
     if save is not None:
         new_folder(save)
     model = options.load()
+    arguments = how.arguments(model)
+    moments = arguments["second_moment"]
+    c = moments.get(arguments["layer"], next(iter(moments.values()), None))  # rome refuses C of another layer
     prompt = Prompt(text, old or generate(model, text, max_new_tokens=1), subject=subject)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # they are shown under the table
-        made = rome(model, prompt, target, **how.arguments(model))
+        made = rome(model, prompt, target, **arguments | {"second_moment": c})
     if save is not None:
         with made.applied(model):
             save_model(model, save)

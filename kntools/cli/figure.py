@@ -53,7 +53,6 @@ class Groups:
 
     def load(self, model: Any, sources: list[str], limit: int | None, seed: int) -> list[analyses.PromptGroup]:
         how: dict[str, Any] = {"frames": self.frames, "limit": limit, "seed": seed, "known_only": self.known}
-        how["least"] = min(3, self.frames)
         return [group for source in sources for group in analyses.prompt_groups(model, source, **how)]
 
 

@@ -24,7 +24,6 @@ from kntools.editing.rome_value import Value, find_values
 from kntools.editing.second_moment import SecondMoment
 from kntools.engine.answers import answer_values
 from kntools.models import adapter, neuron_layers
-from kntools.models.gradients import with_gradients
 from kntools.prompts import Prompts
 from kntools.results.provenance import provenance
 from kntools.sites import hook_name
@@ -196,7 +195,7 @@ def _edit(
     before = new_targets(model, rows)
     used = {"second_moments": {str(n): c.title() for n, c in moments.items()}, "prepend_bos": rows[0].bare.prepend_bos}
     about = provenance(model, **asdict(chosen), **used, **weights)
-    values = with_gradients(model, lambda: find_values(model, rows, numbers[-1], chosen))
+    values = find_values(model, rows, numbers[-1], chosen)
     constraints, ridges, changes = _solved(model, rows, values, numbers, method)
     edit = JointEdit(
         method=method.name,

@@ -16,7 +16,6 @@ from kntools.editing.rome_value import Value, find_values
 from kntools.editing.second_moment import SecondMoment
 from kntools.engine.answers import answer_values
 from kntools.models import adapter, neuron_layers
-from kntools.models.gradients import with_gradients
 from kntools.prompts import PromptLike, Prompts
 from kntools.results.provenance import provenance
 
@@ -97,7 +96,7 @@ def rome(
     before = new_targets(model, rows)
     used = {"second_moment": second_moment and second_moment.title(), "prepend_bos": rows[0].bare.prepend_bos}
     about = provenance(model, **asdict(chosen), **used)
-    values = with_gradients(model, lambda: find_values(model, rows, number, chosen))
+    values = find_values(model, rows, number, chosen)
     edits = []
     for request, own, value, p in zip(requests, rows, values, before, strict=True):
         edit = RankOneEdit(

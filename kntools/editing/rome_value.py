@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, replace
 from math import isfinite
 from typing import Any
 
@@ -15,7 +17,10 @@ from kntools.editing.rank_one import Step
 from kntools.editing.rome_batch import RowBatch
 from kntools.editing.rome_rows import EditRows
 from kntools.editing.rome_settings import RomeSettings
+from kntools.models.gradients import with_gradients
 from kntools.options import progress_bar
+from kntools.prompts import Encoded
+from kntools.results.fingerprint import fingerprint
 
 
 @dataclass(frozen=True)
@@ -27,14 +32,51 @@ class Value:
     steps: tuple[Step, ...]
 
 
-def find_values(model: Any, edits: Sequence[EditRows], layer: int, settings: RomeSettings) -> list[Value]:
-    """Adam on equation 4 of Meng et al. 2022; all edits in the same passes, each with its own `delta`.
+#: Values that were found in a `shared_values` block, by everything that they depend on.
+_found: ContextVar[dict[tuple[Any, ...], Value] | None] = ContextVar("found", default=None)
 
-    N steps are N forward passes and N - 1 updates. An edit that stops early is left as it is.
+
+@contextmanager
+def shared_values() -> Iterator[None]:
+    """A block in which no value is searched twice: editors with the same search share it.
+
+    Within the block, edits alone may change the model: hooks are not among what values are known by.
+    """
+    token = _found.set({} if _found.get() is None else _found.get())
+    try:
+        yield
+    finally:
+        _found.reset(token)
+
+
+def find_values(model: Any, edits: Sequence[EditRows], layer: int, settings: RomeSettings) -> list[Value]:
+    """The value of each edit; those that are not known from a `shared_values` block are searched together.
 
     Raises:
         ValueError: an MLP that gives nothing.
         FloatingPointError: nan or inf in the optimisation.
+        RuntimeError: within `torch.inference_mode()`.
+    """
+    known = _found.get()
+    known = {} if known is None else known
+    # The key stands in the update alone, and the templates are in the rows.
+    common = (fingerprint(model), layer, replace(settings, key="consistent", templates=None, seed=0))
+    keys = [(*common, *map(_asked, own.encoded), own.weights) for own in edits]
+    missing = {key: own for key, own in zip(keys, edits, strict=True) if key not in known}
+    if missing:
+        values = with_gradients(model, lambda: _search(model, list(missing.values()), layer, settings))
+        known |= zip(missing, values, strict=True)
+    return [known[key] for key in keys]
+
+
+def _asked(e: Encoded) -> tuple[Any, ...]:
+    return (tuple(e.tokens[0].tolist()), e.positions, e.target_ids, e.subject)
+
+
+def _search(model: Any, edits: Sequence[EditRows], layer: int, settings: RomeSettings) -> list[Value]:
+    """Adam on equation 4 of Meng et al. 2022; all edits in the same passes, each with its own `delta`.
+
+    N steps are N forward passes and N - 1 updates. An edit that stops early is left as it is.
     """
     batch = RowBatch(model, edits, layer, states=settings.scale == "residual")
     v0 = batch.outputs[batch.bare]

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -151,14 +151,19 @@ def welch(a: Float[Tensor, " item"], b: Float[Tensor, " other"]) -> tuple[float,
     return float(test.statistic), float(test.pvalue)
 
 
-def fisher(hits: int, of: int, other_hits: int, of_others: int) -> float:
-    """p, two-sided, of the same share in two groups (Fisher's exact test)."""
-    return float(_stats().fisher_exact([[hits, of - hits], [other_hits, of_others - other_hits]]).pvalue)
+#: `"greater"` is for a claim whose direction was fixed before the test, on other data.
+Alternative = Literal["two-sided", "greater"]
 
 
-def sign_test(up: int, down: int) -> float:
-    """p, two-sided, of as many pairs going up as down (McNemar's exact test)."""
-    return float(_stats().binomtest(up, up + down).pvalue) if up + down else 1.0
+def fisher(hits: int, of: int, other_hits: int, of_others: int, alternative: Alternative = "two-sided") -> float:
+    """p of the same share in two groups (Fisher's exact test)."""
+    table = [[hits, of - hits], [other_hits, of_others - other_hits]]
+    return float(_stats().fisher_exact(table, alternative=alternative).pvalue)
+
+
+def sign_test(up: int, down: int, alternative: Alternative = "two-sided") -> float:
+    """p of as many pairs going up as down (McNemar's exact test)."""
+    return float(_stats().binomtest(up, up + down, alternative=alternative).pvalue) if up + down else 1.0
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

@@ -92,7 +92,8 @@ def test_claims_stand_on_other_pairs_and_shuffled_foils_give_none() -> None:
     found = pair_search(model, groups, settings=QUICK)
     plural = found.claims().set_index("number").loc["plural"]
     assert (plural["neuron"], plural["pairs"], plural["found"], plural["against"]) == (repr(planted.PLURAL), 12, 12, 0)
-    by_fisher, by_sign = stats.fisher_exact([[12, 0], [0, 12]]).pvalue, stats.binomtest(12, 12).pvalue
+    by_fisher = stats.fisher_exact([[12, 0], [0, 12]], alternative="greater").pvalue
+    by_sign = 0.5**12
     assert plural["p"] == pytest.approx(max(by_fisher, by_sign)) and plural["p_holm"] < 0.01
     assert plural["random"] == pytest.approx(1 / model.cfg.d_mlp)
     [turned] = [replace(p, target=p.foil, foil=p.target) for p in groups[0].prompts]
@@ -100,6 +101,11 @@ def test_claims_stand_on_other_pairs_and_shuffled_foils_give_none() -> None:
     assert (once["neurons"], once["against"]) == (found.rows[0]["against"], found.rows[0]["neurons"])
     claimed = sum((found.shuffled(seed).claims()["p_holm"] < 0.05).any() for seed in range(40))
     assert claimed <= 2
+    # The foils say something in pairs with a contrast alone.
+    half = [row | ({"metric": "probability"} if n % 3 == 0 else {}) for n, row in enumerate(found.rows)]
+    contrasts = sum(row["metric"] == "contrast" for row in half if (row["half"], row["number"]) == ("test", "plural"))
+    mixed = PairSearch.of(half, found.provenance, **found.details).claims().set_index("number").loc["plural"]
+    assert 0 < contrasts < 12 and mixed["p"] == pytest.approx(max(by_fisher, 0.5**contrasts))
     halves = found.frame.groupby("nouns")["half"].nunique()
     assert (halves == 1).all() and found.frame["half"].value_counts().to_dict() == {"selection": 24, "test": 24}
 

@@ -24,8 +24,9 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 def test_edit_prints_what_the_library_says(tiny: str, tmp_path: Path) -> None:
     model = kn.load_model(tiny)
-    c = kn.second_moment(model, 2, [*zoo.SENTENCES, *zoo.SENTENCES])
-    file = c.save(tmp_path / "C2.safetensors")
+    moments = kn.second_moment(model, [1, 2], [*zoo.SENTENCES, *zoo.SENTENCES])
+    below, c = moments[1], moments[2]
+    file, other = c.save(tmp_path / "C2.safetensors"), below.save(tmp_path / "C1.safetensors")
     words = ["edit", TEXT, TARGET, "-s", "Canada", "--old", " Ottawa", "--model", tiny, "--layer", "2", "--steps", "3"]
     options = [
         "--symmetric",
@@ -37,7 +38,10 @@ def test_edit_prints_what_the_library_says(tiny: str, tmp_path: Path) -> None:
         "--out",
         str(tmp_path),
     ]
-    found = run_json(*words, "--second-moment", str(file), *options)
+    found = run_json(*words, "--second-moment", str(other), "--second-moment", str(file), *options)
+    for given, message in ([other], "that of layer 1"), ([file, file], "one file per layer"):
+        refused = run(*words, *(word for name in given for word in ("--second-moment", str(name))))
+        assert refused.exit_code == 2 and message in refused.stderr
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         prompt = kn.Prompt(TEXT, " Ottawa", subject="Canada")
@@ -89,6 +93,27 @@ def test_evaluate_prints_what_the_library_says(tiny: str, tmp_path: Path, monkey
     assert other.exit_code == 2 and "another run" in other.stderr
     table = run("evaluate", *words)
     assert table.exit_code == 0 and "efficacy" in table.stdout and "before" in table.stdout
+
+
+def test_editors_of_several_layers_take_a_second_moment_of_each(
+    tiny: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from kntools.cli import evaluate
+    from tests.analyses.test_edit_consistency import cases
+
+    monkeypatch.setattr(evaluate, "make_cases", lambda *args, **kwargs: cases(2))
+    model = kn.load_model(tiny)
+    moments = kn.second_moment(model, [1, 2], [*zoo.SENTENCES, *zoo.SENTENCES])
+    files = [moment.save(tmp_path / f"C{layer}.safetensors") for layer, moment in moments.items()]
+    given = [word for file in files for word in ("--second-moment", str(file))]
+    found = run_json(
+        "evaluate", "counterfact", "--model", tiny, "--layer", "2", "--steps", "2", "--method", "memit", *given
+    )
+    methods = analyses.editors(model, ["memit"], layer=2, second_moment=moments, settings=RomeSettings(steps=2))
+    frame = analyses.edit_consistency(model, cases(2), methods).to_frame()
+    assert [row["value"] for row in found["scores"]] == pytest.approx(list(frame["value"]), abs=1e-5, nan_ok=True)
+    one = analyses.editors(model, ["memit"], layer=2, second_moment=moments[2], settings=RomeSettings(steps=2))
+    assert list(analyses.edit_consistency(model, cases(2), one).to_frame()["value"]) != list(frame["value"])
 
 
 @pytest.mark.parametrize(
