@@ -62,7 +62,6 @@ def synonym_facts(
     ```
 
     Arguments:
-        relation: `"P101"` (field of work).
         synonyms: your own table: tab-separated, columns `field` and `occupation`; `None` is the built-in one.
         filters: `seed` also decides which new target a fact gets, whatever the other filters are.
     """

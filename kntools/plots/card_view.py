@@ -39,7 +39,7 @@ def with_cards(figure: go.Figure, cards: Iterable[Any], *, command: str = COMMAN
 
     Arguments:
         figure: one that names neurons: `neuron_heatmap`, `neuron_bars`, `scan_scatter`, `score_scatter`.
-        cards: what `kn.neuron_card` returned of some of its neurons.
+        cards: of some of its neurons.
         command: what is shown for a neuron without a card; `{neuron}` is its name.
 
     Returns:

@@ -26,7 +26,6 @@ def bar_chart(
     ```
 
     Arguments:
-        frame: a row per bar.
         x, y: columns. Where `y` holds names and `x` numbers, the bars lie.
         dots: name -> a table with the same columns, whose rows are drawn as dots over the bars.
         options: of `plotly.express.bar`: `color`, `facet_col` (a panel for each of its values), `facet_col_wrap`,
@@ -59,10 +58,7 @@ def line_chart(frame: pd.DataFrame, x: str, y: str, **options: Any) -> go.Figure
     kn.plots.line_chart(profile.to_frame(), "layer", "effect", color="role", facet_col="kind")
     ```
 
-    Arguments:
-        frame: a row per point.
-        x, y: columns.
-        options: of `plotly.express.line`, as in `bar_chart`.
+    `x` and `y` are columns, `options` those of `plotly.express.line`, as in `bar_chart`.
     """
     if ends := {"low", "high"} <= set(frame):
         options["custom_data"] = ["low", "high"]
@@ -87,7 +83,6 @@ def scatter_chart(frame: pd.DataFrame, x: str, y: str, *, join: str = "", **opti
     ```
 
     Arguments:
-        frame: a row per dot.
         x, y: columns.
         join: a column: a thin line joins the dots that have the same value, e.g. before and after.
         options: of `plotly.express.scatter`, as in `bar_chart`; `text` is a column of labels beside the dots.

@@ -25,15 +25,12 @@ def score_scatter(
     kn.plots.score_scatter(kn.integrated_gradients(model, prompt), kn.activation_x_gradient(model, prompt))
     ```
 
+    The title has the correlations over all neurons. Where both are in one unit, scores are equal on the thin line.
+
     Arguments:
         att, other: each an `Attribution`, or scores `[prompt layer neuron]`, of the same neurons.
         prompt: whose scores; `None` is the mean over prompts.
-        k: so many neurons are drawn: those with the highest |score|, relative to the highest one, in either.
-        names: so many of these are named.
-
-    Returns:
-        A figure; its title has the correlations over all neurons. Where both are in one unit, scores are equal on the
-        thin line.
+        k, names: so many neurons are drawn (those with the highest |score| in either), and named.
     """
     across, down = given = [read_scores(one, prompt) for one in (att, other)]
     if across.chosen.shape != down.chosen.shape:

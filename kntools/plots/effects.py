@@ -32,9 +32,7 @@ def against_random(
     kn.plots.against_random(facts, clean, suppressed, suppressed_at_random)      # [fact], [fact], [fact draw]
     ```
 
-    Arguments:
-        name: of the intervention.
-        unit: of the values.
+    `name` is that of the intervention, `unit` that of the values.
     """
     count = len(labels)
     draws = finite(random, "random", (count, None))
@@ -70,12 +68,8 @@ def role_lines(profile: Any, *, before: bool = False, **look: Unpack[Look]) -> g
     kn.plots.role_lines(tracing_profile(model, prompts))
     ```
 
-    Arguments:
-        profile: a `TracingProfile`.
-        before: show the tokens before the subject too (in a causal model the noise does not reach them).
-
-    Returns:
-        A figure; bands are bootstrap intervals over prompts.
+    Bands are bootstrap intervals over prompts. `before` also shows the tokens before the subject, which the noise of a
+    causal model does not reach.
     """
     frame = profile.to_frame()
     names = dict(zip(((kind, cut or "") for kind, cut in profile.variants), profile.variant_names, strict=True))

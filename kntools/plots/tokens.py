@@ -49,9 +49,7 @@ def trace_panels(traces: Sequence[Any], *, scores: bool = False, **look: Unpack[
     kn.plots.trace_panels([kn.causal_trace(model, prompt, kind=k) for k in ("hidden", "mlp", "attn")])
     ```
 
-    Arguments:
-        traces: each a `Trace`.
-        scores: as in `trace_heatmap`.
+    `scores` is as in `trace_heatmap`.
     """
     traces = several("traces", traces, "[kn.causal_trace(model, prompt)]")
     if not all(hasattr(trace, "per_sample") for trace in traces):
