@@ -30,6 +30,11 @@ class RunOptions(ModelOptions):
     def kept(self) -> Path | None:
         return _beside(self, ".run.jsonl") if self.run is None and self.out else self.run
 
+    @property
+    def shared(self) -> dict[str, Any]:
+        """What every analysis takes of these."""
+        return {"seed": self.seed, "run": self.kept}
+
 
 @dataclass(frozen=True, kw_only=True)
 class Search:

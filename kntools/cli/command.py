@@ -14,15 +14,17 @@ from typing import Any, get_type_hints
 
 import typer
 
+from kntools.cli.analysis import result_output
 from kntools.cli.group import say
 from kntools.cli.options import Options
 from kntools.cli.output import Output, emit
 from kntools.options import set_options
 from kntools.results import processes
+from kntools.results.result import Result
 
 
-def command(function: Callable[..., Output]) -> Callable[..., None]:
-    """A typer command that runs `function` and emits what it returns.
+def command(function: Callable[..., Output | Result]) -> Callable[..., None]:
+    """A typer command that runs `function` and emits what it returns: an `Output`, or the result of an analysis.
 
     ```python
     @command
@@ -47,7 +49,8 @@ def command(function: Callable[..., Output]) -> Callable[..., None]:
         [options] = [value for value in given.values() if isinstance(value, Options)]
         with _one_line_per_problem(options):
             with set_options(progress=sys.stderr.isatty(), max_rows=values.get("max_rows")):
-                output = function(**given)
+                found = function(**given)
+                output = found if isinstance(found, Output) else result_output(found, options)
             if processes.is_main():
                 emit(output, options)
 

@@ -10,10 +10,11 @@ import typer
 from kntools import analyses, data
 from kntools.analyses import layer_choice
 from kntools.analyses.edit_cases import EditData, make_cases
-from kntools.cli.analysis import RunOptions, result_output, write_tables
+from kntools.cli.analysis import RunOptions, write_tables
 from kntools.cli.command import command
 from kntools.cli.output import Output, Sheet, records
 from kntools.models.neuron_layers import layers_of
+from kntools.results.result import Result
 
 Tokens = Annotated[int, typer.Option(help="Tokens to measure second moments on; 0: C = I.")]
 Folder = Annotated[Path | None, typer.Option(help="Folder for second moments: C3.safetensors, ...")]
@@ -53,7 +54,7 @@ def tracing_and_editing(
     samples: Annotated[int, typer.Option(help="Samples of noise per trace.")] = 10,
     tokens: Tokens = 50_000,
     moments: Folder = None,
-) -> Output:
+) -> Result:
     """Does the causal trace of a layer explain how well a fact is edited there, beyond the layer itself?
 
     Example: kntools figure tracing_and_editing counterfact --limit 40 --moments moments --out traced
@@ -63,5 +64,4 @@ def tracing_and_editing(
     measured = layer_choice.measure(model, layers, tokens=tokens, seed=options.seed, folder=moments)
     cases = make_cases(model, what, limit, seed=options.seed)
     methods = {n: analyses.rome_method(n, measured.get(n)) for n in layers}
-    found = analyses.tracing_and_editing(model, cases, methods, samples=samples, seed=options.seed, run=options.kept)
-    return result_output(found, options)
+    return analyses.tracing_and_editing(model, cases, methods, samples=samples, **options.shared)

@@ -24,7 +24,7 @@ from kntools.cli.options import Options
 from kntools.cli.output import Output
 from kntools.engine.generation import sample_texts
 from kntools.models import adapter
-from kntools.results.result import load
+from kntools.results.result import Result, load
 from kntools.sites import as_neurons
 from kntools.tracing.restoration import KINDS, Severed
 
@@ -75,13 +75,11 @@ def attribution_profile(
     search: Search,
     limit: Limit = 100,
     classes: Annotated[int, typer.Option(help="Answers, the most frequent ones.")] = 8,
-) -> Output:
+) -> Result:
     """Mean scores of neurons by answer."""
     model, _ = prepared(options, [source])
     prompts = analyses.by_answer(model, source, limit=limit, classes=classes, seed=options.seed)
-    how: dict[str, Any] = {"settings": search.settings, "seed": options.seed, "run": options.kept}
-    found = analyses.attribution_profile(model, prompts, **how)
-    return result_output(found, options)
+    return analyses.attribution_profile(model, prompts, settings=search.settings, **options.shared)
 
 
 @command
@@ -99,7 +97,7 @@ def pair_search(
     """
     model, marked = prepared(options, [paradigm], neuron)
     groups = chosen.load(model, [paradigm], limit, options.seed)
-    found = analyses.pair_search(model, groups, settings=search.settings, seed=options.seed, run=options.kept)
+    found = analyses.pair_search(model, groups, settings=search.settings, **options.shared)
     return result_output(found, options, tables={"claims": found.claims(), "shares": found.shares(marked)})
 
 
@@ -119,9 +117,7 @@ def localisation(
     """
     model, marked = prepared(options, sources, neuron)
     groups = chosen.load(model, sources, limit, options.seed)
-    found = analyses.localisation(
-        model, groups, settings=search.settings, null=null, seed=options.seed, run=options.kept
-    )
+    found = analyses.localisation(model, groups, settings=search.settings, null=null, **options.shared)
     paired = any(group.label("determiner") for group in groups)
     shares = analyses.pairs_of(found, groups, seed=options.seed).shares(marked) if paired else None
     layers = analyses.layer_distribution(found, n_layers=adapter.n_layers(model), seed=options.seed)
@@ -133,13 +129,12 @@ def layer_distribution(
     result: Annotated[Path, typer.Argument(help="The result of kntools figure localisation.")],
     options: Options,
     layers: Annotated[int, typer.Option(min=1, help="Layers of the model.")],
-) -> Output:
+) -> Result:
     """Layers of knowledge neurons.
 
     Example: kntools figure 4 localised.json --layers 30 --out layers
     """
-    found = load(result, analyses.Localisation)
-    return result_output(analyses.layer_distribution(found, n_layers=layers, seed=options.seed), options)
+    return analyses.layer_distribution(load(result, analyses.Localisation), n_layers=layers, seed=options.seed)
 
 
 @command
@@ -154,17 +149,15 @@ def suppression_effect(
         typer.Option(help="Definition of the change (default: log_odds; kn_thesis where there is no foil)."),
     ] = None,
     paper: Annotated[bool, typer.Option("--paper", help="Use the published test.")] = False,
-) -> Output:
+) -> Result:
     """Effect of suppressing neurons on plural, singular and neutral words.
 
     Example: kntools figure 5 determiner_noun_agreement_1 --neuron L19.N1044 --no-bos --out effect
     """
     model, neurons = prepared(options, [paradigm], neuron)
     prompts = analyses.noun_prompts(model, paradigm, limit=limit, seed=options.seed)
-    found = analyses.suppression_effect(
-        model, prompts, neurons, factor=factor, change=change, paper=paper, seed=options.seed, run=options.kept
-    )
-    return result_output(found, options)
+    how: dict[str, Any] = {"factor": factor, "change": change, "paper": paper}
+    return analyses.suppression_effect(model, prompts, neurons, **how, **options.shared)
 
 
 @command
@@ -180,7 +173,7 @@ def cooccurrence_bias(
     section: Annotated[list[str] | None, typer.Option(help="Words of the effect; may be repeated (neutral).")] = None,
     least: Annotated[int, typer.Option(help="Least number of nouns beside a word.")] = 10,
     between: Annotated[int, typer.Option(help="Words allowed between a word and its noun.")] = 1,
-) -> Output:
+) -> Result:
     """Correlate the effect of figure 5 with how often words occur with plural nouns.
 
     Example: kntools figure 6 effect.json corpus.txt --out bias
@@ -190,23 +183,21 @@ def cooccurrence_bias(
     sampled = sample_texts(options.load(), written, seed=options.seed) if written else ()
     words, nouns = {row["word"] for row in changed.rows}, analyses.noun_numbers()
     counts = analyses.count_beside(chain(files, sampled), words, nouns, between=between)
-    found = analyses.cooccurrence_bias(
-        changed, counts, group=group, sections=section or ["neutral"], least=least, seed=options.seed
-    )
-    return result_output(found, options)
+    which: dict[str, Any] = {"group": group, "sections": section or ["neutral"], "least": least}
+    return analyses.cooccurrence_bias(changed, counts, **which, seed=options.seed)
 
 
 @command
 def probability_shift(
     paradigm: Paradigm, options: RunOptions, neuron: Neurons, limit: Limit = 200, factor: Factor = 0.0
-) -> Output:
+) -> Result:
     """Word probabilities before and after suppressing neurons.
 
     Example: kntools figure 7 determiner_noun_agreement_1 --neuron L19.N1044 --no-bos --out shift
     """
     model, neurons = prepared(options, [paradigm], neuron)
     prompts = analyses.noun_prompts(model, paradigm, limit=limit, seed=options.seed)
-    return result_output(analyses.probability_shift(model, prompts, neurons, factor=factor, run=options.kept), options)
+    return analyses.probability_shift(model, prompts, neurons, factor=factor, run=options.kept)
 
 
 @command
@@ -218,7 +209,7 @@ def reliability(
     count: Count = 5,
     neuron: SomeNeurons = None,
     edit: Annotated[list[str] | None, typer.Option(help=f"{', '.join(EDITS)}; may be repeated (all).")] = None,
-) -> Output:
+) -> Result:
     """Predictions changed by editing neurons: the leading ones, or given ones.
 
     Example: kntools figure 8 P36 determiner_noun_agreement_1 --edit suppress --out reliability
@@ -227,7 +218,7 @@ def reliability(
     model, neurons = prepared(options, sources, neuron)
     prompts = analyses.known_prompts(model, sources, limit=limit, seed=options.seed)
     which: dict[str, Any] = {"neurons": neurons, "count": count, "edits": edits, "settings": search.settings}
-    return result_output(analyses.reliability(model, prompts, **which, seed=options.seed, run=options.kept), options)
+    return analyses.reliability(model, prompts, **which, **options.shared)
 
 
 @command
@@ -246,7 +237,7 @@ def transfer(
     pairs: Annotated[int | None, typer.Option(help="Pairs of words to find them in (default: all).")] = 100,
     count: Annotated[int, typer.Option(min=1, help="Number of leading neurons to suppress together.")] = 3,
     neuron: SomeNeurons = None,
-) -> Output:
+) -> Result:
     """Neurons of number that are found in one paradigm, suppressed in others.
 
     Example: kntools figure transfer --limit 30 --no-bos --out transfer
@@ -260,8 +251,7 @@ def transfer(
         found = analyses.pair_search(model, groups, settings=search.settings, seed=options.seed, run=kept)
         neurons, left_out = found.leading(number, count), found.nouns("selection")
     how: dict[str, Any] = {"limit": limit, "number": number, "without": left_out, "seed": options.seed}
-    prompts = analyses.number_prompts(model, names, **how)
-    return result_output(analyses.transfer(model, prompts, neurons, seed=options.seed, run=options.kept), options)
+    return analyses.transfer(model, analyses.number_prompts(model, names, **how), neurons, **options.shared)
 
 
 @command
@@ -272,7 +262,7 @@ def selection_methods(
     count: Count = 5,
     method: MethodNames = None,
     ablation: Annotated[AblationName, typer.Option(help="Replacement of ablated neurons.")] = "zero",
-) -> Output:
+) -> Result:
     """Compare methods of selecting neurons, by ablating the neurons and by keeping only them.
 
     Example: kntools figure selection_methods P36 --limit 8 --out methods
@@ -280,9 +270,8 @@ def selection_methods(
     methods = chosen_methods(method)
     model, _ = prepared(options, sources)
     prompts = analyses.known_prompts(model, sources, limit=limit, seed=options.seed)
-    how: dict[str, Any] = {"methods": methods, "count": count, "ablation": ablation, "seed": options.seed}
-    found = analyses.selection_methods(model, prompts, **how, run=options.kept)
-    return result_output(found, options)
+    how: dict[str, Any] = {"methods": methods, "count": count, "ablation": ablation}
+    return analyses.selection_methods(model, prompts, **how, **options.shared)
 
 
 @command
@@ -293,7 +282,7 @@ def planted_facts(
     count: Annotated[int, typer.Option(help="Neurons per trained fact.")] = 10,
     draws: Annotated[int, typer.Option(help="Draws of these neurons, per fact.")] = 3,
     method: MethodNames = None,
-) -> Output:
+) -> Result:
     """Train facts into few neurons, and compare which attribution methods find them.
 
     Example: kntools figure planted_facts P36 --model tiny-bert --out planted
@@ -301,8 +290,7 @@ def planted_facts(
     methods = chosen_methods(method)
     model, _ = prepared(options, [source])
     prompts = analyses.false_facts(source, model, limit=limit, seed=options.seed)
-    how: dict[str, Any] = {"methods": methods, "count": count, "draws": draws, "seed": options.seed}
-    return result_output(analyses.planted_facts(model, prompts, **how, run=options.kept), options)
+    return analyses.planted_facts(model, prompts, methods=methods, count=count, draws=draws, **options.shared)
 
 
 @command
@@ -314,7 +302,7 @@ def tracing_profile(
     window: Annotated[int, typer.Option(help="Layers restored together for mlp and attn.")] = 10,
     kind: Annotated[list[str] | None, typer.Option(help=f"{', '.join(KINDS)}; may be repeated (all).")] = None,
     sever: Annotated[list[str] | None, typer.Option(help="mlp, attn; may be repeated (none).")] = None,
-) -> Output:
+) -> Result:
     """Causal traces of many prompts, by token role and layer.
 
     Example: kntools figure 9 facts --sever mlp --sever attn --no-bos --out traced
@@ -322,6 +310,6 @@ def tracing_profile(
     kinds, severed = choose("kind", kind, KINDS), choose("sever", sever, get_args(Severed)) if sever else []
     model = options.load()
     prompts = analyses.traced_prompts(model, what, limit=limit)
-    how: dict[str, Any] = {"kinds": kinds, "sever": severed, "window": window, "samples": samples, "seed": options.seed}
-    found = analyses.tracing_profile(model, prompts, two_way=TRACED[what], known_only=False, run=options.kept, **how)
-    return result_output(found, options)
+    how: dict[str, Any] = {"kinds": kinds, "sever": severed, "window": window, "samples": samples}
+    how |= {"two_way": TRACED[what], "known_only": False}
+    return analyses.tracing_profile(model, prompts, **how, **options.shared)
