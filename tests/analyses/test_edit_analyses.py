@@ -15,7 +15,7 @@ from kntools.analyses.fig11_edit_consistency import edit_consistency
 from kntools.analyses.layer_choice import cases_for_choice, measure, propose_layer, sweep_layers
 from kntools.editing.rome_settings import RomeSettings
 from tests import zoo
-from tests.analyses.test_edit_consistency import METHODS, cases
+from tests.analyses.test_edit_consistency import ALONE, METHODS, cases
 
 
 def test_cases_from_data() -> None:
@@ -64,7 +64,7 @@ def test_proposals_and_sweeps_over_layers(tmp_path: Path) -> None:
     few = RomeSettings(steps=2, templates=["{}"])
     table = sweep_layers(model, cases(2), [0, 2], second_moments=moments, settings=few)
     assert table["layer"].tolist() == [0, 2] and set(table.columns) >= {"efficacy", "neighborhood", "score", "n"}
-    alone = edit_consistency(model, cases(2), {"x": rome_method(2, moments[2], few)})
+    alone = edit_consistency(model, cases(2), {"x": rome_method(2, moments[2], few)}, continuations=ALONE)
     assert table["efficacy magnitude"][1] == pytest.approx(alone.value("x", "efficacy magnitude"))
     with pytest.raises(ValueError, match="no prompts"):
         propose_layer(model, [])

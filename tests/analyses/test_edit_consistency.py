@@ -17,7 +17,7 @@ import torch
 
 import kntools as kn
 from kntools.analyses.edit_cases import Case, Question
-from kntools.analyses.edit_measures import Continuations
+from kntools.analyses.edit_measures import UNRELATED, Continuations
 from kntools.analyses.edit_methods import fine_tune_method, rome_method, values_method
 from kntools.analyses.edit_result import EditConsistency, generation_entropy
 from kntools.analyses.fig11_edit_consistency import SAYS_IT, edit_consistency
@@ -51,6 +51,8 @@ def cases(count: int = 4) -> list[Case]:
     return made
 
 
+# What is asked beside the questions takes longer than these: none of it, or little.
+ALONE, SHORT = Continuations(answer=0, unrelated=()), Continuations(answer=2, unrelated=UNRELATED[:1])
 METHODS = {
     "rome": rome_method(1, settings=RomeSettings(steps=3, templates=["{}"])),
     "fine-tuning": fine_tune_method(1, steps=2),
@@ -83,7 +85,7 @@ def test_answers_are_those_of_whole_runs(name: str) -> None:
 def test_scores_are_what_counting_by_hand_gives(tmp_path: Path) -> None:
     model = zoo.fresh("llama")
     digest = zoo.bits(model)
-    result = edit_consistency(model, cases(), METHODS, continuations=Continuations(cases=2, tokens=6, rows=2))
+    result = edit_consistency(model, cases(), METHODS, continuations=replace(SHORT, cases=2, tokens=6, rows=2))
     assert zoo.bits(model) == digest
     assert result.methods == ["before", *METHODS] and len(result.cases) + sum(result.skipped.values()) == 4
 
@@ -163,7 +165,7 @@ def test_a_case_that_the_model_says_already_is_left_out() -> None:
     [case] = cases(1)
     said = model.tokenizer.decode([int(model(kn.encode(model, case.prompt).tokens)[0, -1].argmax())])
     same = Case("same", case.prompt, said, (Question("rewrite new", case.prompt.text, said),))
-    result = edit_consistency(model, [case, same], {"rome": METHODS["rome"]})
+    result = edit_consistency(model, [case, same], {"rome": METHODS["rome"]}, continuations=ALONE)
     assert result.cases == ("case 0",) and result.skipped == {SAYS_IT: 1}
 
 
@@ -172,14 +174,14 @@ def test_a_case_that_a_method_cannot_edit_is_left_out_of_all() -> None:
     some = cases(3)
     odd = Case("odd", kn.Prompt("It is", " Rome"), " Paris", some[0].questions)  # no subject: nothing for ROME
     both = {"rome": METHODS["rome"], "ft": METHODS["fine-tuning"]}
-    found = edit_consistency(model, [some[0], odd, *some[1:]], both)
-    alone = edit_consistency(model, some, {"rome": METHODS["rome"]})
+    found = edit_consistency(model, [some[0], odd, *some[1:]], both, continuations=ALONE)
+    alone = edit_consistency(model, some, {"rome": METHODS["rome"]}, continuations=ALONE)
     assert found.cases == alone.cases and found.skipped == {"rome cannot make this edit": 1}
     score = "efficacy magnitude"
     assert found.scores("rome", score) == pytest.approx(alone.scores("rome", score), abs=1e-5)
     assert len(found.after["ft"]) == 3
     with pytest.raises(ValueError, match="no case is left"):
-        edit_consistency(model, [odd], {"rome": METHODS["rome"]})
+        edit_consistency(model, [odd], {"rome": METHODS["rome"]}, continuations=ALONE)
 
 
 def test_bad_input(tmp_path: Path) -> None:
@@ -209,7 +211,7 @@ def test_weights_that_are_not_put_back_are_noticed() -> None:
         return METHODS["rome"](model, prompts, targets)
 
     with pytest.raises(RuntimeError, match="not what they were"):
-        edit_consistency(model, cases(1), {"vandal": vandal})
+        edit_consistency(model, cases(1), {"vandal": vandal}, continuations=ALONE)
 
 
 SCRIPT = """
@@ -256,7 +258,7 @@ def test_a_killed_run_goes_on_and_nothing_is_done_twice(tmp_path: Path) -> None:
 
 
 def test_the_result_as_files(tmp_path: Path) -> None:
-    found = edit_consistency(zoo.tiny("llama"), cases(2), METHODS)
+    found = edit_consistency(zoo.tiny("llama"), cases(2), METHODS, continuations=SHORT)
     again = kn.load(found.save(tmp_path / "edits.json"))
     assert again == found and repr(again) == repr(found) and again.skipped == found.skipped
     assert found.save(tmp_path / "edits.csv").read_text() == again.to_frame().to_csv(index=False)

@@ -18,7 +18,7 @@ from kntools.analyses.edit_result import share_of_cases
 from kntools.data import TwoHopFact
 from kntools.editing.rome_settings import MEMIT, RomeSettings
 from tests import zoo
-from tests.analyses.test_edit_consistency import METHODS, cases
+from tests.analyses.test_edit_consistency import ALONE, METHODS, SHORT, cases
 from tests.editing.test_rome import text_keys
 
 FEW = RomeSettings(steps=3, templates=["{}"])
@@ -129,9 +129,9 @@ def test_all_editors_on_the_same_records(tmp_path: Path) -> None:
     how = editors(model, **options)
     assert tuple(how) == EDITORS
     run = tmp_path / "run.jsonl"
-    found = edit_consistency(model, cases(2), how, run=run)
+    found = edit_consistency(model, cases(2), how, run=run, continuations=SHORT)
     assert zoo.bits(model) == digest and found.methods == ["before", *EDITORS]
-    alone = edit_consistency(model, cases(2), {"rome": METHODS["rome"]})
+    alone = edit_consistency(model, cases(2), {"rome": METHODS["rome"]}, continuations=SHORT)
     assert alone.cases == found.cases
     for score in ("reliability, p", "efficacy magnitude", "neighborhood magnitude", "perplexity"):
         # One fact by emmet is a rank-one edit with a consistent key; templates=["{}"] make all keys consistent.
@@ -145,7 +145,7 @@ def test_all_editors_on_the_same_records(tmp_path: Path) -> None:
         {**how, "rome": METHODS["values"]},
     ):
         with pytest.raises(ValueError, match="another run"):
-            edit_consistency(model, cases(2), other, run=run)
+            edit_consistency(model, cases(2), other, run=run, continuations=SHORT)
 
 
 def test_names_of_editors() -> None:
@@ -159,8 +159,8 @@ def test_names_of_editors() -> None:
         editors(model, ["rome"], layer=2, second_moment=text_keys(model, 1))
     with pytest.raises(ValueError, match="by name"):
         edit_consistency(model, cases(1), METHODS, layer=1)
-    by_name = edit_consistency(model, cases(1), ["fine_tune"], layer=1)
-    by_hand = edit_consistency(model, cases(1), editors(model, ["fine_tune"], layer=1))
+    by_name = edit_consistency(model, cases(1), ["fine_tune"], layer=1, continuations=ALONE)
+    by_hand = edit_consistency(model, cases(1), editors(model, ["fine_tune"], layer=1), continuations=ALONE)
     assert by_name == by_hand
 
 

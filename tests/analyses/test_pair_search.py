@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -112,7 +113,7 @@ def test_claims_stand_on_other_pairs_and_shuffled_foils_give_none() -> None:
 
 def test_a_search_of_a_model_that_knows_nothing_finds_nothing(groups: Loaded[PromptGroup]) -> None:
     model = planted.build(push=0.0)
-    found = pair_search(model, groups, settings=ONE)
+    found = pair_search(model, groups, settings=QUICK)
     assert all(not row["converged"] and row["neurons"] == [] for row in found.rows)
     assert found.leading("plural") == () and found.shares().empty and found.claims().empty
 
@@ -134,17 +135,18 @@ def test_profile_is_the_mean_of_attributions(folder: Path, tmp_path: Path) -> No
     model = planted.cached()
     prompts = by_answer(model, "determiner_noun_agreement_1", path=folder)
     assert {name: len(some) for name, some in prompts.items()} == {"this": 8, "that": 8, "those": 8}
-    profile = attribution_profile(model, prompts, run=tmp_path / "run")
+    profile = attribution_profile(model, prompts, settings=QUICK, run=tmp_path / "run")
     assert profile.counts == (4, 4, 4)
     for name, *halves in zip(profile.classes, profile.selection, profile.scores, strict=True):
-        expected = kn.integrated_gradients(model, prompts[name], metric="contrast").scores.mean(0)
+        how: Any = {"metric": "contrast", "rule": QUICK.rule, "steps": QUICK.steps}
+        expected = kn.integrated_gradients(model, prompts[name], **how).scores.mean(0)
         torch.testing.assert_close(sum(halves) / 2, expected, atol=1e-5, rtol=1e-4)
     assert set(profile.leading(1)) == {planted.SINGULAR, planted.PLURAL} == set(profile.leading_of_each())
     assert profile.to_frame([planted.SINGULAR]).query("`class` == 'those'")["score"].item() == 0
     loaded = kn.load(profile.save(tmp_path / "a.safetensors"))
     assert torch.equal(loaded.scores, profile.scores) and torch.equal(loaded.errors, profile.errors)
     assert (loaded.classes, loaded.counts) == (profile.classes, profile.counts)
-    again = attribution_profile(model, prompts, run=tmp_path / "run")
+    again = attribution_profile(model, prompts, settings=QUICK, run=tmp_path / "run")
     assert torch.equal(again.scores, profile.scores) and len(profile.plot().data) == 1
     assert "this (n = 4)" in repr(profile) and len(profile.to_frame()) == 3 * len(profile.leading())
     assert {len(some) for some in by_answer(model, "determiner_noun_agreement_1", limit=3, path=folder).values()} == {3}

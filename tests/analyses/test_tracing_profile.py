@@ -26,6 +26,11 @@ def profile(**options: Any) -> TracingProfile:
     return tracing_profile(zoo.tiny("llama"), PROMPTS, **settings)
 
 
+@pytest.fixture(scope="module")
+def found() -> TracingProfile:
+    return profile()
+
+
 def test_means_are_those_of_the_traces() -> None:
     model = zoo.tiny("llama")
     found = profile(sever=["mlp"], seed=3)
@@ -54,20 +59,21 @@ def test_means_are_those_of_the_traces() -> None:
 
 
 def test_a_run_keeps_every_prompt(tmp_path: Path) -> None:
-    whole, run = profile(), tmp_path / "run"
-    assert torch.equal(profile(run=run).effects.nan_to_num(9), whole.effects.nan_to_num(9))
+    some: dict[str, Any] = {"kinds": ["hidden"], "run": tmp_path / "run"}
+    whole = profile(kinds=["hidden"])
+    assert torch.equal(profile(**some).effects.nan_to_num(9), whole.effects.nan_to_num(9))
     file = tmp_path / "run.jsonl"
     lines = file.read_bytes().splitlines(keepends=True)
     assert len(lines) == 1 + 3
     file.write_bytes(lines[0] + lines[2] + lines[3])
-    again = profile(run=run)
+    again = profile(**some)
     assert file.read_bytes().startswith(lines[0] + lines[2] + lines[3]) and len(file.read_bytes().splitlines()) == 4
     assert torch.equal(again.effects.nan_to_num(9), whole.effects.nan_to_num(9))
     assert torch.equal(again.clean, whole.clean) and torch.equal(again.corrupted, whole.corrupted)
 
 
 def test_a_run_goes_on_only_with_the_same_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    profile(run=tmp_path / "run")
+    profile(kinds=["mlp"], run=tmp_path / "run")
     changes: list[dict[str, Any]] = [
         {"samples": 3},
         {"window": 3},
@@ -79,10 +85,10 @@ def test_a_run_goes_on_only_with_the_same_settings(tmp_path: Path, monkeypatch: 
     for changed in changes:
         [name] = changed
         with pytest.raises(ValueError, match=f"another run.*{'variants' if name == 'kinds' else name}"):
-            profile(run=tmp_path / "run", **changed)
+            profile(**{"kinds": ["mlp"], "run": tmp_path / "run", **changed})
     monkeypatch.setattr(zoo.tiny("llama").cfg, "default_prepend_bos", False)
     with pytest.raises(ValueError, match=r"another run.*prepend_bos"):
-        profile(run=tmp_path / "run")
+        profile(kinds=["mlp"], run=tmp_path / "run")
     with pytest.raises(ValueError, match="nothing to trace"):
         profile(kinds=[])
 
@@ -129,8 +135,7 @@ def test_only_what_the_model_gets_right() -> None:
         tracing_profile(model, [p for p, r in zip(PROMPTS, right, strict=True) if not r], two_way=True)
 
 
-def test_the_result(tmp_path: Path) -> None:
-    found = profile()
+def test_the_result(found: TracingProfile, tmp_path: Path) -> None:
     again = kn.load(found.save(tmp_path / "profile.safetensors"))
     torch.testing.assert_close(again.effects, found.effects, equal_nan=True)
     assert repr(again) == repr(found) and again.prompts == found.prompts
