@@ -21,6 +21,7 @@ from kntools.results.encoding import without_nan
 
 # Rows of a table in the terminal; files have them all.
 _ROWS = 40
+_FILES = 8
 
 
 @dataclass(frozen=True)
@@ -54,8 +55,10 @@ def emit(output: Output, options: Options) -> None:
     console = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else 1000)
     for sheet in output.sheets:
         _print(console, sheet)
-    for file in files:
+    for file in files[:_FILES]:
         console.print(f"wrote {file}", markup=False)
+    if len(files) > _FILES:
+        console.print(f"... and {len(files) - _FILES} more files")
 
 
 def records(frame: pd.DataFrame) -> list[dict[str, Any]]:

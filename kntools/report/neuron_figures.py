@@ -47,7 +47,7 @@ def pair_search(study: Study) -> Shown:
     nothing = f"neuron of a number (candidates: {', '.join(candidates) or 'none'})"
     tested_on, metric = (found.frame["half"] == "test").sum(), found.frame["metric"][0]
     against = " and sign test against the foil" if metric == "contrast" else ""
-    test = f"Fisher's exact test{against} on pairs other than those chosen by, Holm-corrected, n = {tested_on} pairs"
+    test = f"one-sided Fisher's exact test{against} on the test half, Holm-corrected, n = {tested_on} pairs"
     content = blocks("figure-2", found.plot(), claims, tables={"shares": found.shares(), "pairs": found.to_frame()})
     return Shown(tested(passed, nothing, test, claims["p_holm"]), content)
 

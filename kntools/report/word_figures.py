@@ -107,7 +107,8 @@ def _corpus(study: Study) -> tuple[list[str], str]:
 def shift(study: Study) -> Shown:
     """Figure 7. A count with its interval, without a test."""
     shifts, missing = each_possible(NUMBERS, study.shift)
-    orders = {number: _order(found, number) for number, found in shifts.items()}
+    texts = {number: [prompt.text for prompt in prompts] for number, prompts in study.nouns[0].items()}
+    orders = {number: _order(found, number).assign(prompt=texts[number]) for number, found in shifts.items()}
     counts = [
         f"{study.candidate(number)} in {share(int(frame['overturned'].sum()), int(frame['known'].sum()))} prompts with "
         f"{number} nouns"

@@ -8,6 +8,7 @@ import sys
 import warnings
 from functools import cache
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -17,6 +18,7 @@ from typer.testing import CliRunner, Result
 
 import kntools as kn
 from kntools.cli import app, figures
+from kntools.cli.output import Output, emit
 from kntools.options import options
 from tests import zoo
 
@@ -379,3 +381,15 @@ def test_what_a_face_has_is_imported_when_it_is_asked_for() -> None:
 def test_the_module_is_the_command() -> None:
     done = subprocess.run([sys.executable, "-m", "kntools", "--version"], capture_output=True, text=True, check=True)
     assert done.stdout == f"kntools {kn.__version__}\n"
+
+
+def test_many_files_are_counted_and_json_names_them_all(capsys: pytest.CaptureFixture[str]) -> None:
+    files = [Path("out", f"t{n}.csv") for n in range(12)]
+    for as_json in (False, True):
+        given: Any = SimpleNamespace(out=Path("out"), as_json=as_json, command="report")
+        emit(Output({}, [], lambda out: files), given)
+        printed = capsys.readouterr().out
+        if as_json:
+            assert json.loads(printed)["files"] == list(map(str, files))
+        else:
+            assert printed.splitlines() == [*(f"wrote {file}" for file in files[:8]), "... and 4 more files"]
