@@ -20,6 +20,7 @@ import pandas as pd
 import pytest
 
 import kntools as kn
+from kntools.analyses import SearchSettings
 from kntools.report import FIGURES, QUICK, Study, build, choose
 from kntools.report.figure import tested as sentence_of
 from kntools.results.run_store import RunStore
@@ -51,8 +52,11 @@ LLAMA = ("10", "11")  # a masked model writes nothing
 
 @contextmanager
 def planted(signal: bool) -> Iterator[None]:
-    """No data but what ships with the package, and planted measurements."""
-    put, draw = RunStore.put, random.Random(0)
+    """No data but what ships with the package, and planted measurements in the place of quick ones."""
+    put, draw, attribute = RunStore.put, random.Random(0), SearchSettings.attribute
+
+    def quickly(self: SearchSettings, model: Any, prompts: Any) -> kn.Attribution:
+        return attribute(replace(self, rule="gauss_legendre", steps=2), model, prompts)
 
     def changed(self: RunStore, key: str, payload: Any) -> None:
         name = self.path.stem if self.path else ""
@@ -68,6 +72,7 @@ def planted(signal: bool) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv("KNTOOLS_DATA", raising=False)
         patch.setattr(RunStore, "put", changed)
+        patch.setattr(SearchSettings, "attribute", quickly)
         patch.setattr(kn.analyses, "count_beside", counted)
         with kn.set_options(progress=False):
             yield
