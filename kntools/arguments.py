@@ -3,8 +3,6 @@
 Checks that need a model are in `kntools.models.adapter` and `kntools.engine.inputs`.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from math import inf, isfinite
 from operator import index

@@ -4,8 +4,6 @@ They take the logits `[row d_vocab]` of one position, or `[row pos d_vocab]` of 
 pieces of one answer under teacher forcing). Softmax is always computed in float32 at least.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from typing import SupportsIndex
 

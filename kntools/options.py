@@ -1,7 +1,5 @@
 """What belongs to the machine and not to an experiment: progress bars and rows per forward pass."""
 
-from __future__ import annotations
-
 import os
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, replace

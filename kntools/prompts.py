@@ -5,8 +5,6 @@ masked one the text holds one `[MASK]`. Answers are taken as written: the tokens
 makes of the text with the answer in its place, minus what it makes of the text.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum

@@ -1,7 +1,5 @@
 """Random numbers from a seed of the caller's. The global random state is never used."""
 
-from __future__ import annotations
-
 from random import Random
 from typing import SupportsIndex
 

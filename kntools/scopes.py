@@ -4,8 +4,6 @@ A `with` statement of Python is not enough: an interrupt between its last line a
 change. `between` has no such gap. `scope` is for those who need a `with` statement all the same.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TypeVar

@@ -5,8 +5,6 @@ short form that TransformerLens' documentation uses (`resid_pre`, `attn_out`, `z
 (`mlp.hook_post`).
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -75,7 +73,7 @@ class Neuron:
             object.__setattr__(self, name, whole(name, getattr(self, name), least=0))
 
     @classmethod
-    def parse(cls, text: str) -> Neuron:
+    def parse(cls, text: str) -> "Neuron":
         """Read what `repr` writes: `"L24.N1005"`."""
         match = NEURON_NAME.match(text.strip()) if isinstance(text, str) else None
         if match is None:

@@ -1,7 +1,5 @@
 """What takes the place of a neuron's activation when it is ablated: the same for scans and for faithfulness."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any, Literal, get_args
 

@@ -9,8 +9,6 @@ know m at both of their ends without asking for more. The tolerance does not dep
 rescaled metric is integrated at the same nodes.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise

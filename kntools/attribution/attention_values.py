@@ -1,7 +1,5 @@
 """What the heads of a layer write at one position: the values of each token, entry by entry, and what reads them."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -33,7 +31,7 @@ class AttentionValues:
     multiplier: float
 
     @staticmethod
-    def of_prompt(model: Any, paths: Paths, prompt: int, at: int) -> Iterator[AttentionValues]:
+    def of_prompt(model: Any, paths: Paths, prompt: int, at: int) -> "Iterator[AttentionValues]":
         """Every layer with attention.
 
         Raises:

@@ -1,7 +1,5 @@
 """What attribution returns."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -93,20 +91,20 @@ class Attribution(Result):
             )
         return pd.concat(parts, ignore_index=True)
 
-    def plot(self, **options: Any) -> Figure:
+    def plot(self, **options: Any) -> "Figure":
         """Layers x neurons heatmap: `kntools.plots.neuron_heatmap`."""
         from kntools.plots.neurons import neuron_heatmap
 
         return neuron_heatmap(self, **options)
 
-    def plot_against(self, other: Attribution, **options: Any) -> Figure:
+    def plot_against(self, other: "Attribution", **options: Any) -> "Figure":
         """Scores of the same prompts in two attributions, a dot per neuron: `kntools.plots.score_scatter`."""
         from kntools.plots.comparison import score_scatter
 
         self._check_comparable(other)
         return score_scatter(self, other, **options)
 
-    def __sub__(self, other: Attribution) -> Attribution:
+    def __sub__(self, other: "Attribution") -> "Attribution":
         """Differences of everything measured; scores still sum to the gap.
 
         Raises:
@@ -132,7 +130,7 @@ class Attribution(Result):
             subtracted=(*self.subtracted, other.provenance),
         )
 
-    def _check_comparable(self, other: Attribution) -> None:
+    def _check_comparable(self, other: "Attribution") -> None:
         if not isinstance(other, Attribution):
             raise TypeError(f"an attribution is compared with another one, not with {type(other).__name__}")
         if self.prompts != other.prompts:

@@ -1,7 +1,5 @@
 """Scores without an integral: activations, and their product with the gradient."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Direct logit attribution: what each neuron adds to the answer's logit by itself, with every norm held."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any

@@ -1,7 +1,5 @@
 """Are these the neurons that matter? Keep the leading ones, ablate the rest, and see what is left of the answer."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Neuron attribution: how much each MLP neuron adds to the answer."""
 
-from __future__ import annotations
-
 import warnings
 from functools import partial
 from typing import Any, Literal

@@ -5,8 +5,6 @@ activations w at the answer position are multiplied by g, and `dm/dg = sum_i w_i
 number of lines are evaluated in one sweep.
 """
 
-from __future__ import annotations
-
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field

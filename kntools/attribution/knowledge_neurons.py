@@ -1,7 +1,5 @@
 """From scores to knowledge neurons, and how localised the scores of several prompts are."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass, field
 from fractions import Fraction

@@ -1,7 +1,5 @@
 """What the neurons of each layer add to the residual stream, and what a changed stream means for the answer."""
 
-from __future__ import annotations
-
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass

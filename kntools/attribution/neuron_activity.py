@@ -1,7 +1,5 @@
 """Where some neurons are active in texts: one pass over the texts for all of them, in bounded memory."""
 
-from __future__ import annotations
-
 import heapq
 from collections.abc import Sequence, Sized
 from dataclasses import dataclass, field

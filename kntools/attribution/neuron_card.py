@@ -1,7 +1,5 @@
 """What does this neuron do? The tokens that its value promotes, the texts that switch it on, its part in a prompt."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, overload

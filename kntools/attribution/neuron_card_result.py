@@ -1,7 +1,5 @@
 """What is known of one neuron: what it writes, what switches it on, and what it does in a prompt."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
@@ -111,7 +109,7 @@ class NeuronCard(Result):
         found = {"contexts": pd.DataFrame(contexts, columns=["context", "text", "token", "activation"])}
         return found | {name: pd.DataFrame([facts]) for name, facts in self._facts().items()}
 
-    def plot(self, **options: Any) -> Figure:
+    def plot(self, **options: Any) -> "Figure":
         """Bars of the tokens that the neuron promotes and suppresses: `kntools.plots.bar_chart`."""
         from kntools.plots import bar_chart
 

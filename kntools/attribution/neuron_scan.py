@@ -1,7 +1,5 @@
 """Ablate many neurons, one at a time: what attribution scores predict, measured."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -90,7 +88,7 @@ class NeuronScan(Result):
         predicted, lost = self._scores(scores).flatten(), -self.effect.flatten()
         return {"pearson": pearson(predicted, lost), "spearman": spearman(predicted, lost)}
 
-    def plot(self, scores: Attribution | None = None, **options: Any) -> Figure:
+    def plot(self, scores: Attribution | None = None, **options: Any) -> "Figure":
         """Effects against scores: `kntools.plots.scan_scatter`."""
         from kntools.plots.effects import scan_scatter
 

@@ -4,8 +4,6 @@ Fixed rules, under the names of who published them, and the Gauss-Radau rule wit
 check itself (`adaptive.py`).
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Literal, get_args

@@ -1,7 +1,5 @@
 """The control that every intervention on neurons needs: as many random neurons of the same layers."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Sequence
 
 import torch

@@ -1,7 +1,5 @@
 """Value neurons and query neurons (Yu & Ananiadou 2024): what adds to the answer by itself, and what feeds that."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch

@@ -1,7 +1,5 @@
 """What is added to `W_out` of one layer: checked, written, or acted out by hooks that leave the weights alone."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -57,7 +55,7 @@ class Change:
         old = self.read(model)
         self.write(model, (old.float() + self.update.to(old.device).float()).to(old.dtype))
 
-    def shares_rows(self, other: Change) -> bool:
+    def shares_rows(self, other: "Change") -> bool:
         """Do both change a row of the same matrix?"""
         if self.layer != other.layer:
             return False

@@ -1,7 +1,5 @@
 """Keys and what a layer is to give for them, solved together: several edits of one `W_out` at once."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 

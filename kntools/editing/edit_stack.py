@@ -4,8 +4,6 @@ Ctrl-C may strike at any line. An edit is on its model's stack from before its f
 has been put back, so what the stack says of the weights is never too little.
 """
 
-from __future__ import annotations
-
 from typing import Any, Protocol, runtime_checkable
 from weakref import WeakKeyDictionary
 

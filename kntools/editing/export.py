@@ -1,7 +1,5 @@
 """A model with its edits as a folder that `transformers` loads."""
 
-from __future__ import annotations
-
 import copy
 from contextlib import suppress
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Constrained fine-tuning of one MLP's output matrix: the baseline that rank-one edits are compared with (FT-L)."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any, SupportsIndex
 

@@ -1,7 +1,5 @@
 """What `emmet`, `memit` and `alpha_edit` return: an edit of many facts, solved together."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -75,7 +73,7 @@ class JointEdit(WeightEdit):
             }
         )
 
-    def plot(self, **look: Any) -> Figure:
+    def plot(self, **look: Any) -> "Figure":
         """The probability of each target before and after the edit."""
         from kntools.plots.charts import bar_chart
 

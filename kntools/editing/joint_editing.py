@@ -1,7 +1,5 @@
 """Edits of many facts at once: EMMET, MEMIT and AlphaEdit, which differ in how one linear system is weighed."""
 
-from __future__ import annotations
-
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace

@@ -1,7 +1,5 @@
 """Sums of k k^T over a stream of texts, saved in a file that an interrupted run resumes from."""
 
-from __future__ import annotations
-
 from collections.abc import Sized
 from dataclasses import dataclass
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Train a fact into chosen neurons alone: knowledge whose place is known (INJ; Chang et al. 2024)."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass

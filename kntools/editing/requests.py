@@ -1,7 +1,5 @@
 """Which edits are asked for: prompts, and what the model is to say after each of them."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any

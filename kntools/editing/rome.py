@@ -1,7 +1,5 @@
 """Rank-one model editing (Meng et al. 2022, "Locating and Editing Factual Associations in GPT")."""
 
-from __future__ import annotations
-
 import warnings
 from collections.abc import Sequence
 from dataclasses import asdict, replace

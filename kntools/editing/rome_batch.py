@@ -3,8 +3,6 @@
 Everything below the edited layer, and before the subject's last token, is the same in every run and is computed once.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 

@@ -1,7 +1,5 @@
 """The texts that one rank-one edit is made from: the prompt behind each template, and one that must not change."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any

@@ -1,7 +1,5 @@
 """The value of a rank-one edit: the MLP output at the subject that makes the target probable."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import isfinite

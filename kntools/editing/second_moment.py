@@ -1,7 +1,5 @@
 """The uncentred second moment of a layer's keys, C = E[k k^T]: which keys an edit must leave alone."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -63,7 +61,7 @@ class SecondMoment(Result):
     @classmethod
     def from_matrix(
         cls, model: Any, layer: int, matrix: Float[Tensor, "d_mlp d_mlp"], count: int, **settings: Any
-    ) -> SecondMoment:
+    ) -> "SecondMoment":
         """C that was measured elsewhere, on the same weights as those of `model`.
 
         ```python
@@ -94,7 +92,7 @@ class SecondMoment(Result):
         return cls(((c + c.T) / 2).float(), count, None, layer, made)
 
     @classmethod
-    def from_npz(cls, path: str | Path, model: Any, layer: int) -> SecondMoment:
+    def from_npz(cls, path: str | Path, model: Any, layer: int) -> "SecondMoment":
         """C from the statistics that ROME, MEMIT and EasyEdit publish and write (`..._mom2_100000.npz`).
 
         ```python

@@ -1,7 +1,5 @@
 """Edits of value slots: the rows of `W_out` that belong to knowledge neurons (Dai et al. 2022, section 5)."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Any

@@ -1,7 +1,5 @@
 """Answers of a model: probabilities, whether an answer is known, and the most probable answer."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass

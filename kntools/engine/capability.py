@@ -4,8 +4,6 @@ Asked of the model itself: a text of the prompt's length is run both ways and co
 that nobody has listed, and it is why a sweep's answer never depends on the shortcut taken.
 """
 
-from __future__ import annotations
-
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -3,8 +3,6 @@
 What enters block 0 is computed once per prompt; clean rows, kept prefixes and forked rows all come from there.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch

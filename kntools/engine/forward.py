@@ -5,8 +5,6 @@ first acts, its rows join the batch as copies of its prompt's clean row. From th
 and no others.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -224,7 +222,7 @@ class ForwardPass:
 
         return dispatch
 
-    def _watch(self, part: Tensor, hook: Any, item: Item, name: str, watch: _Watch, offset: int) -> Tensor:
+    def _watch(self, part: Tensor, hook: Any, item: Item, name: str, watch: "_Watch", offset: int) -> Tensor:
         """Make an item's activation one that can be differentiated by."""
         # A new tensor in any case: the slice that came in is not what the pass goes on with.
         kept = part.clone() if part.requires_grad else part.detach().clone().requires_grad_()

@@ -6,8 +6,6 @@ of different lengths share a pass: they are filled up behind their end, which in
 it. Below `layer` a pass still runs one row of the model, whose result is dropped.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from itertools import pairwise

@@ -1,7 +1,5 @@
 """Text sampled from the model, with local generators."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any

@@ -1,7 +1,5 @@
 """What is run: prompts or token ids, the positions whose logits are asked for, and where each answer is."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, SupportsIndex, cast

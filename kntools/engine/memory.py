@@ -1,7 +1,5 @@
 """How many rows a pass may have, and what to do when that was too many."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import psutil

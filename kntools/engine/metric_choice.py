@@ -3,8 +3,6 @@
 One table for attribution, patching, tracing and scans.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from typing import Any, Literal, get_args
 

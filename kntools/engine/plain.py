@@ -1,7 +1,5 @@
 """The plain loop: what a sweep means, and what it falls back to where a model's batch cannot grow."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 

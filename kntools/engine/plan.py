@@ -1,7 +1,5 @@
 """What a sweep runs, and in which forward passes."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any

@@ -1,7 +1,5 @@
 """Pairs of prompts that differ somewhere and are equally long: what patching and tracing compare."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any

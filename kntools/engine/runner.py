@@ -1,7 +1,5 @@
 """Runs interventions on prompts of equal length, in as few and as full forward passes as it can."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any, TypeVar

@@ -1,7 +1,5 @@
 """What the model is asked to continue: texts, prompts, chats or token ids, one or several."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from numbers import Integral
 from typing import Any

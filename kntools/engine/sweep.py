@@ -6,8 +6,6 @@ batch. Three things make it safe: every row is what `run_with_hooks` would have 
 allow this runs the plain loop instead, and a hook that never fired is an error.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar

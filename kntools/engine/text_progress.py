@@ -1,7 +1,5 @@
 """How far some texts have been read, for measurements that a killed run resumes."""
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Texts as token ids, and neurons in them: what a measurement over a corpus reads, a chunk at a time."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass

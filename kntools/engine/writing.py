@@ -1,7 +1,5 @@
 """Tokens that follow texts, one by one: with kept keys and values where the model allows it, else in whole runs."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any

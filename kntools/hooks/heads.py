@@ -1,7 +1,5 @@
 """Interventions on attention heads, as plain TransformerLens hooks: `list[(name, fn)]`."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterable
 from typing import Any, SupportsIndex

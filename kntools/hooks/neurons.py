@@ -10,8 +10,6 @@ logits = model.run_with_hooks(tokens, fwd_hooks=hooks)
 ```
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 

@@ -4,8 +4,6 @@ That is what lets a sweep leave out the part of a prompt before the first change
 positions, and moves it when the first tokens are not there.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 
@@ -67,13 +65,13 @@ class PositionedHook:
         """The positions it acts at, in a sequence of `length` tokens."""
         return resolve_positions(self.pos, length)
 
-    def moved(self, offset: int, length: int) -> PositionedHook:
+    def moved(self, offset: int, length: int) -> "PositionedHook":
         """This hook for a run that leaves out the first `offset` of `length` tokens."""
         other = self.at(self.pos)
         other.offset, other.length = offset, length
         return other
 
-    def at(self, pos: Positions) -> PositionedHook:
+    def at(self, pos: Positions) -> "PositionedHook":
         """This hook at other positions: where the answer's are known, those of `ANSWER`."""
         return PositionedHook(pos, self.edit, self.label, name=self.name, whole=self.whole, with_axis=self.with_axis)
 

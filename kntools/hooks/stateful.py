@@ -1,7 +1,5 @@
 """Hook functions that pass something on to one another within a run."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 
@@ -27,6 +25,6 @@ class StatefulHook:
     def __call__(self, activation: Tensor, hook: Any) -> Tensor | None:
         return self.fn(activation, self.state)
 
-    def for_row(self, states: dict[int, dict[str, Any]]) -> StatefulHook:
+    def for_row(self, states: dict[int, dict[str, Any]]) -> "StatefulHook":
         """This hook for one row; `states` are the row's own, by the states that they stand for."""
         return StatefulHook(self.fn, states.setdefault(id(self.state), {}))

@@ -6,8 +6,6 @@ logits = model.run_with_hooks(tokens, fwd_hooks=hooks)
 ```
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, MutableMapping, Sequence
 from functools import wraps
 from typing import Any, ParamSpec, Protocol, SupportsIndex, runtime_checkable

@@ -5,8 +5,6 @@ added to the batch, how the keys and values of a prompt's beginning are kept, wh
 writable `W_out`.
 """
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Sequence
 from contextlib import suppress

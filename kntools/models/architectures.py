@@ -1,7 +1,5 @@
 """Which architectures can be loaded, and one sentence for each that cannot."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping
 from typing import Any

@@ -1,7 +1,5 @@
 """Hook functions that are attached to a model for one run, and others that are kept out of it."""
 
-from __future__ import annotations
-
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TypeVar

@@ -1,7 +1,5 @@
 """GGUF files, converted once into a Hugging Face folder in float32."""
 
-from __future__ import annotations
-
 import hashlib
 import shutil
 from collections.abc import Sequence

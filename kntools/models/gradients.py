@@ -1,7 +1,5 @@
 """Gradients of activations: whether they can be had, and for how long parameters are left out of them."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any, TypeVar
 

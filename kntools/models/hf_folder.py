@@ -1,7 +1,5 @@
 """A folder as `save_pretrained` writes one, from a class, its configuration and weights by name."""
 
-from __future__ import annotations
-
 import copy
 from collections.abc import Mapping
 from pathlib import Path

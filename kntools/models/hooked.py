@@ -3,8 +3,6 @@
 Their own `from_pretrained` knows official names only. Here it is a config of our own and the library's conversion.
 """
 
-from __future__ import annotations
-
 import importlib.util
 from collections.abc import Callable
 from importlib.metadata import version

@@ -1,7 +1,5 @@
 """A HookedTransformer or HookedEncoder as configuration and weights of a Hugging Face class."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch

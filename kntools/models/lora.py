@@ -1,7 +1,5 @@
 """LoRA adapters, merged into the weights that they were trained on."""
 
-from __future__ import annotations
-
 import copy
 import importlib.util
 import json

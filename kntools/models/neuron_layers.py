@@ -5,8 +5,6 @@ many output matrices and no neurons (its bridge calls the block's output `mlp.ho
 MLP. The layers that have neurons may differ in how many.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, SupportsIndex

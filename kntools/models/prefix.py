@@ -4,8 +4,6 @@ Both caches are read-only. A row takes the keys of the prompt it was forked from
 and how many rows there are, changes from layer to layer, and is kept in `Rows`.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Any
 
@@ -50,7 +48,7 @@ class BridgePrefix(Cache):
     """
 
     @classmethod
-    def from_cache(cls, cache: Any, rows: Rows) -> BridgePrefix:
+    def from_cache(cls, cache: Any, rows: Rows) -> "BridgePrefix":
         return cls(layers=[_PrefixLayer(layer.keys, layer.values, rows) for layer in cache.layers])
 
     def use(self, rows: Rows) -> None:
@@ -81,7 +79,7 @@ class HookedPrefix:
         self.entries, self.length = entries, length
 
     @classmethod
-    def from_run(cls, model: Any, tokens: Tensor, rows: Rows) -> HookedPrefix:
+    def from_run(cls, model: Any, tokens: Tensor, rows: Rows) -> "HookedPrefix":
         from transformer_lens.cache.key_value_cache import TransformerLensKeyValueCache
 
         cache = TransformerLensKeyValueCache.init_cache(model.cfg, tokens.device, tokens.shape[0])

@@ -4,8 +4,6 @@
 that follow. A run here gives what it gives in a new process.
 """
 
-from __future__ import annotations
-
 from typing import Any
 from weakref import WeakKeyDictionary
 

@@ -1,7 +1,5 @@
 """From what a user gives as a model to files that `from_pretrained` reads, or to a Hugging Face model in memory."""
 
-from __future__ import annotations
-
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager

@@ -1,7 +1,5 @@
 """The tokenizer of a model, where text is to be read or written."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from kntools.models import adapter

@@ -1,7 +1,5 @@
 """The way of one direction of the residual stream to the logits: through the gain of each norm, and the unembedding."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any

@@ -1,7 +1,5 @@
 """Activation patching: put one prompt's activation into the run of another, and see what becomes of the answer."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import fields
 from functools import partial

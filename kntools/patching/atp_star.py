@@ -1,7 +1,5 @@
 """AtP* (Kramar et al. 2024): gradients with two repairs, of softmaxes that are saturated and of paths that cancel."""
 
-from __future__ import annotations
-
 import torch
 from jaxtyping import Float
 from torch import Tensor

@@ -3,8 +3,6 @@
 Held there, a layer lets nothing through but the residual stream itself: the direct path of path patching.
 """
 
-from __future__ import annotations
-
 from typing import Any
 from weakref import WeakKeyDictionary
 

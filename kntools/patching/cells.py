@@ -1,7 +1,5 @@
 """The cells of a patching grid: a site in some layers, and along it positions, heads or neurons."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal

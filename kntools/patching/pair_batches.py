@@ -1,7 +1,5 @@
 """Pairs of prompts in batches of equal length: what every kind of patching runs over."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any

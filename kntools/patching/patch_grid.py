@@ -1,7 +1,5 @@
 """What patching returns."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -85,7 +83,7 @@ class PatchGrid(Result):
         """Bootstrap interval, over pairs, of the mean effect: `(low, high)`, `[layer column]` each."""
         return bootstrap_interval(self.effect_per_pair, confidence=confidence, resamples=resamples, seed=seed)
 
-    def agreement(self, other: PatchGrid) -> dict[str, float]:
+    def agreement(self, other: "PatchGrid") -> dict[str, float]:
         """Agreement with another grid's effects, e.g. of an attribution grid with the exact ones.
 
         Returns:
@@ -133,7 +131,7 @@ class PatchGrid(Result):
             frame.insert(3, "token", words)
         return frame
 
-    def plot(self, **options: Any) -> Figure:
+    def plot(self, **options: Any) -> "Figure":
         """Heatmap of the effect: `kntools.plots.patch_heatmap`."""
         from kntools.plots.tokens import patch_heatmap
 

@@ -1,7 +1,5 @@
 """The ends of a path: heads, MLPs, neurons, and the logits."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass

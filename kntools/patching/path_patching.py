@@ -1,7 +1,5 @@
 """Path patching: the effect of the direct path from one part of a model to another on the answer."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from functools import partial
 from typing import Any

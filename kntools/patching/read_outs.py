@@ -1,7 +1,5 @@
 """Does the model go on with what is at a site? Some hooks show a value that was read off and changes nothing."""
 
-from __future__ import annotations
-
 import warnings
 from typing import Any
 from weakref import WeakKeyDictionary

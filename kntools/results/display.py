@@ -3,8 +3,6 @@
 Numbers and long texts look alike everywhere: in tables, titles, pages and at the command line.
 """
 
-from __future__ import annotations
-
 import math
 from html import escape
 from numbers import Integral, Real

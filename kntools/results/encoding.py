@@ -5,8 +5,6 @@ A tensor becomes `{"$tensor": name}`, a result `{"$kind": name of its class, fie
 tuple a list, a range its three numbers. Reading goes by these marks and by type hints.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping
 from dataclasses import fields, is_dataclass

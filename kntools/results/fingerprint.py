@@ -1,7 +1,5 @@
 """One fingerprint of a model's weights, exact to the bit, and computed anew only where a weight has changed."""
 
-from __future__ import annotations
-
 import hashlib
 import os
 from concurrent.futures import ThreadPoolExecutor

@@ -1,7 +1,5 @@
 """Results in repositories of the Hugging Face Hub, addressed as `hf://user/repo/file` or `hf://user/repo@revision/file`."""
 
-from __future__ import annotations
-
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,7 +33,7 @@ class Address:
     type: str = "model"
 
     @classmethod
-    def parse(cls, text: str) -> Address:
+    def parse(cls, text: str) -> "Address":
         """Raises ValueError where `text` is no address of a file."""
         found = _FORM.fullmatch(text)
         if found is None or ".." in found["file"].split("/"):

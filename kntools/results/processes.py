@@ -13,8 +13,6 @@ if processes.is_main():                 # write files, draw bars
 ```
 """
 
-from __future__ import annotations
-
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager

@@ -1,7 +1,5 @@
 """What a result needs to say to be made again: model, weights, settings, versions."""
 
-from __future__ import annotations
-
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any

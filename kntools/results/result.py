@@ -1,7 +1,5 @@
 """What every primitive and analysis returns: a frozen dataclass that can be saved, compared and shown."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import tempfile

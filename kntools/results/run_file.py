@@ -1,7 +1,5 @@
 """One file of finished items that only grows, and the tensors beside it: whole, or cut back to what is whole."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any

@@ -10,8 +10,6 @@ All of them are in `runs/edits.jsonl` (`kntools.results.run_file`). Where there 
 merged it; all of them get all payloads.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path

@@ -3,8 +3,6 @@
 What scipy has is scipy's; it is imported when it is needed, for that takes most of a second.
 """
 
-from __future__ import annotations
-
 import math
 import warnings
 from collections.abc import Callable, Sequence

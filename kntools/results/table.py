@@ -1,7 +1,5 @@
 """A result that is a table: what most analyses return."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import cached_property

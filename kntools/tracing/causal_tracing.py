@@ -1,7 +1,5 @@
 """Causal tracing: which states of the clean run bring the answer back after its subject was corrupted."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any, overload
 

@@ -1,7 +1,5 @@
 """What is done to a prompt before states are restored: noise on its subject, or the tokens of another prompt."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Any
 

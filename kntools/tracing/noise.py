@@ -1,7 +1,5 @@
 """Noise for the embeddings of a subject: how strong, and which."""
 
-from __future__ import annotations
-
 import re
 from dataclasses import dataclass
 from typing import Any

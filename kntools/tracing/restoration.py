@@ -1,7 +1,5 @@
 """Which states of the clean run are put back into a corrupted one, as hooks."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 

@@ -1,7 +1,5 @@
 """The role of each token in a prompt about a subject, for averages over prompts of different lengths."""
 
-from __future__ import annotations
-
 import torch
 from jaxtyping import Float
 from torch import Tensor

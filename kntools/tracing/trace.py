@@ -1,7 +1,5 @@
 """What causal tracing returns."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -98,7 +96,7 @@ class Trace(Result):
             }
         )
 
-    def plot(self, **options: Any) -> Figure:
+    def plot(self, **options: Any) -> "Figure":
         """Layers x tokens: `kntools.plots.trace_heatmap`."""
         from kntools.plots.tokens import trace_heatmap
 

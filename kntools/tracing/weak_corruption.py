@@ -1,7 +1,5 @@
 """A corruption that takes nothing away leaves nothing to restore: say so, once per call."""
 
-from __future__ import annotations
-
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
