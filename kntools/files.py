@@ -23,11 +23,7 @@ def atomic(path: str | Path) -> Iterator[Path]:
     ```
 
     After an error nothing is left, and what was there before stays; so does nothing of a process that was killed, after
-    the next call. Parent folders are made. Permissions are those that `open` gives, whatever wrote the file. The name
-    holds the process, so that those which write the same file do not meet.
-
-    Raises:
-        OSError: no file can be made there; before the block begins.
+    the next call. Parent folders are made. Permissions are those that `open` gives, whatever wrote the file.
     """
     path = Path(path)
     begin = f"{path.name}.part-{platform.node()}-"

@@ -57,12 +57,7 @@ def probability(ids: Ids) -> Callable[[Tensor], Float[Tensor, " row"]]:
 
 
 def logit(ids: Ids) -> Callable[[Tensor], Float[Tensor, " row"]]:
-    """Logit of an answer; those of the pieces of a longer one add up.
-
-    ```python
-    kntools.metrics.logit(encoded.target_ids)(logits)
-    ```
-    """
+    """Logit of an answer; those of the pieces of a longer one add up."""
     wanted = _token_ids(ids)
 
     def metric(logits: Tensor) -> Tensor:

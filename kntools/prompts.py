@@ -168,11 +168,7 @@ def encode(model: Any, prompt: PromptLike, *, prepend_bos: bool | None = None) -
 
 
 def encode_many(model: Any, prompts: Prompts, *, prepend_bos: bool | None = None) -> list[Encoded]:
-    """Tokenise one prompt or several, as `encode` does each. The tokenizer is called on all of them at once.
-
-    Raises:
-        ValueError: no prompts, or the first one that `encode` refuses.
-    """
+    """Tokenise one prompt or several, as `encode` does each. The tokenizer is called on all of them at once."""
     listed = [prompts] if isinstance(prompts, Prompt | Encoded) else prompts
     if isinstance(listed, str) or not isinstance(listed, Iterable):
         raise TypeError(
@@ -439,8 +435,7 @@ def _subject_tokens(prompt: Prompt, text: str, ranges: Sequence[tuple[int, int]]
 
 
 def by_length(encoded: Sequence[Encoded]) -> list[list[int]]:
-    """Indices of `encoded`, grouped by their numbers of tokens and of answer positions: such prompts can share a
-    forward pass. In order of first appearance."""
+    """Indices of `encoded`, grouped by their numbers of tokens and of answer positions: such prompts share a pass."""
     groups: dict[tuple[int, int], list[int]] = {}
     for i, e in enumerate(encoded):
         groups.setdefault((e.tokens.shape[1], len(e.positions)), []).append(i)

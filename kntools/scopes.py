@@ -12,10 +12,7 @@ T = TypeVar("T")
 
 
 def between(enter: Callable[[], object], call: Callable[[], T], leave: Callable[[], object]) -> T:
-    """What `call` returns, after `enter` and before `leave`.
-
-    `leave` undoes what `enter` has done so far. It may be called again when it is done or was interrupted.
-    """
+    """What `call` returns, after `enter` and before `leave`, which may be called again when it was interrupted."""
     try:
         try:
             enter()

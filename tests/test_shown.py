@@ -31,12 +31,11 @@ from kntools.analyses.method_comparison import selection_methods
 from kntools.analyses.neuron_transfer import transfer
 from kntools.analyses.planted_knowledge import planted_facts
 from kntools.analyses.prompt_group import PromptGroup
-from kntools.attribution.neuron_activity import ActivitySoFar
 from kntools.cli.neuron_check import Check
 from kntools.data.records import Loaded, Skipped
-from kntools.editing.moment_sums import MomentSums
 from kntools.editing.rome_settings import RomeSettings
 from kntools.editing.weight_edits import WeightEdit
+from kntools.engine.text_measurement import Checkpoint
 from kntools.results import display
 from kntools.results.result import Result
 from kntools.results.table import Table
@@ -145,8 +144,7 @@ NO_RESULTS = {
     Result,
     WeightEdit,
     Table,
-    MomentSums,
-    ActivitySoFar,
+    Checkpoint,
     Check,
 }
 

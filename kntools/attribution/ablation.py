@@ -23,12 +23,7 @@ def ablation_name(ablation: Ablation) -> str:
 
 
 def replacements(model: Any, encoded: Sequence[Encoded], ablation: Ablation) -> Float[Tensor, "prompt layer neuron"]:
-    """What replaces the activations of all neurons, for each prompt.
-
-    Raises:
-        ValueError: an unknown name; activations of another shape; one prompt, or answers of several tokens, with an
-            ablation that takes activations of other prompts.
-    """
+    """What replaces the activations of all neurons, for each prompt."""
     widths = neuron_layers.widths(model)
     shape = len(encoded), len(widths), max(widths)
     if isinstance(ablation, Tensor):

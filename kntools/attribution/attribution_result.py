@@ -105,11 +105,7 @@ class Attribution(Result):
         return score_scatter(self, other, **options)
 
     def __sub__(self, other: "Attribution") -> "Attribution":
-        """Differences of everything measured; scores still sum to the gap.
-
-        Raises:
-            ValueError: other prompts, another site, other layers, or scores in another unit.
-        """
+        """Differences of everything measured; scores still sum to the gap."""
         if not isinstance(other, Attribution):
             return NotImplemented
         self._check_comparable(other)

@@ -145,10 +145,10 @@ def _words(model: Any, ids: Iterable[int]) -> tuple[str, ...]:
 def _keys(
     model: Any, neurons: Sequence[Neuron], texts: Texts, k: int, run: str | Path | None
 ) -> list[tuple[tuple[Context, ...], Activation | None]]:
-    activity = Activity(model, neurons, k)
     bos = bool(special_tokens(model)[0])
     about = provenance(model, neurons=[repr(n) for n in neurons], k=k, context=check_context(model, None), special=bos)
-    activity.read(texts, None if run is None else Path(run), about)
+    activity = Activity(model, neurons, k, run, about)
+    activity.read_texts(texts)
     quantiles = activity.quantiles(_QUANTILES)
     found: list[tuple[tuple[Context, ...], Activation | None]] = []
     for number, heap in enumerate(activity.peaks):

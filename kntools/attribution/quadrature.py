@@ -54,8 +54,7 @@ def fixed_rule(name: str, steps: int) -> Rule:
 class RadauRule(Rule):
     """Gauss-Radau: the left end is a node, exact to degree 2n - 2.
 
-    `running[k] @ f(nodes)` is the integral from 0 to `nodes[k]` of the polynomial through all nodes; the last row
-    goes to 1. If `f` is a derivative, these are increments that can be compared with the function itself.
+    `running[k] @ f(nodes)` is the integral from 0 to `nodes[k]` of the polynomial through all nodes; the last to 1.
     """
 
     running: Float[np.ndarray, "node+1 node"]

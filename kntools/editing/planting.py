@@ -43,18 +43,9 @@ def planted(
         kn.integrated_gradients(model, prompt).top(len(neurons))      # does it find them?
     ```
 
-    Only what belongs to these neurons is trained, by Adam on -log P(answer): their columns of `W_in` (and of the gate),
-    their entries of `b_in` and their rows of `W_out`. On exit every weight is what it was, bit for bit.
-
-    Arguments:
-        steps: updates at most.
-        lr: learning rate.
-        until: the probability at which training ends.
-
-    Raises:
-        ValueError: no neurons; `until` or `lr` out of range; a layer as wide as the model or half as wide, whose axes
-            look alike.
-        FloatingPointError: nan or inf.
+    Only what belongs to these neurons is trained, by at most `steps` updates of Adam on -log P(answer), while P(answer)
+    is below `until`: their columns of `W_in` (and of the gate), their entries of `b_in` and their rows of `W_out`. On
+    exit every weight is what it was, bit for bit.
     """
     check_gradients(model)
     [encoded] = encode_many(model, prompt)

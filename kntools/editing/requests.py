@@ -24,12 +24,7 @@ class EditRequest:
 
 
 def make_requests(model: Any, prompts: Prompts, targets: str | Sequence[str], editor: str) -> list[EditRequest]:
-    """One request per prompt.
-
-    Raises:
-        TypeError: something that is no prompt, or a target that is no text.
-        ValueError: a masked model; not as many targets as prompts; two targets of one prompt; a prompt's own answer.
-    """
+    """One request per prompt."""
     if is_masked(model):
         raise ValueError(
             f"{editor} edits causal models: it needs what follows the subject. "

@@ -50,11 +50,7 @@ class EditRows:
 
 
 def make_rows(model: Any, requests: Sequence[EditRequest], settings: RomeSettings) -> list[EditRows]:
-    """Encode the texts of each edit.
-
-    Raises:
-        ValueError: no subject, one that is not in the prompt, or one that is in a template.
-    """
+    """Encode the texts of each edit."""
     given = settings.templates
     if isinstance(given, int):
         templates: Sequence[str] = sample_templates(model, given, seed=settings.seed)
@@ -64,11 +60,7 @@ def make_rows(model: Any, requests: Sequence[EditRequest], settings: RomeSetting
 
 
 def new_targets(model: Any, rows: Sequence[EditRows]) -> list[float]:
-    """The probabilities of the targets in the unedited model.
-
-    Raises:
-        ValueError: a target that the model says by itself.
-    """
+    """The probabilities of the targets in the unedited model."""
     answers = ask(model, [own.bare for own in rows])
     for own, answer in zip(rows, answers, strict=True):
         if answer.exact:

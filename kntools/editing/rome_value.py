@@ -29,10 +29,6 @@ def find_values(model: Any, edits: Sequence[EditRows], layer: int, settings: Rom
     """Adam on equation 4 of Meng et al. 2022; all edits in the same passes, each with its own `delta`.
 
     N steps are N forward passes and N - 1 updates. An edit that stops early is left as it is.
-
-    Raises:
-        ValueError: an MLP that gives nothing.
-        FloatingPointError: nan or inf in the optimisation.
     """
     batch = RowBatch(model, edits, layer, states=settings.scale == "residual")
     v0 = batch.outputs[batch.bare]
@@ -70,10 +66,7 @@ def _loss(
     size: Float[Tensor, " edit"],
     settings: RomeSettings,
 ) -> list[Step]:
-    """Equation 4 of each edit, and where gradients are on its gradient, added to `delta.grad`:
-
-    -log P(target), mean over templates, + kl_weight KL(edited || original) + weight_decay |delta| / |v0|^2
-    """
+    """Equation 4 of each edit, and where gradients are on its gradient, added to `delta.grad`."""
     target, kl = torch.zeros(2, len(delta), device=delta.device, dtype=torch.float32)
     backward = torch.is_grad_enabled()
     for group in batch.groups:  # a backward pass follows each forward pass: there is memory for one

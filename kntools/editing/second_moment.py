@@ -16,7 +16,7 @@ from torch import Tensor
 from kntools.arguments import whole, whole_numbers
 from kntools.editing.edit_stack import fingerprints
 from kntools.editing.moment_sums import Sums
-from kntools.engine.texts import Texts
+from kntools.engine.texts import Texts, rows_of_texts
 from kntools.models import adapter, neuron_layers
 from kntools.results.provenance import provenance
 from kntools.results.result import Result
@@ -263,10 +263,10 @@ def second_moment(
     every, tokens = whole("every", every, least=1), None if tokens is None else whole("tokens", tokens, least=1)
     if dtype not in (torch.float32, torch.float64):
         raise ValueError(f"dtype={dtype}; sums need torch.float32 or torch.float64")
-    sums = Sums(model, wanted, context=context, dtype=dtype)
-    sums.read(texts, tokens=tokens, checkpoint=None if checkpoint is None else Path(checkpoint), every=every)
+    sums = Sums(model, wanted, context=context, dtype=dtype, path=checkpoint)
+    sums.read(texts, rows_of_texts(), every=every, most=tokens)
     found = {
-        number: SecondMoment((total / sums.count).float().cpu(), sums.count, sums.texts, number, sums.about)
+        number: SecondMoment((total / sums.tokens).float().cpu(), sums.tokens, sums.texts, number, sums.about)
         for number, total in sums.totals.items()
     }
     return found[wanted[0]] if isinstance(layer, SupportsIndex) else found

@@ -99,19 +99,13 @@ def relation_neurons(
     count: int = 20,
     most_shared: float = 0.1,
 ) -> tuple[Neuron, ...]:
-    """The leading knowledge neurons of a relation: those of most of its facts.
+    """The `count` leading knowledge neurons of a relation, the most frequent first: those of most of its facts.
 
     ```python
     kn.erase_values(model, relation_neurons([att.top(5, prompt=n) for n in range(100)], other_facts))
     ```
 
-    Arguments:
-        facts: for each fact of the relation its knowledge neurons.
-        unrelated: the same of facts of other relations; neurons of more than `most_shared` of them are left out.
-        count: how many to return; fewer if there are fewer.
-
-    Returns:
-        The neurons, the most frequent ones first (then by layer and index).
+    Neurons of more than a share `most_shared` of the `unrelated` facts (of other relations) are left out.
     """
     count, most_shared = whole("count", count, least=1), decimal("most_shared", most_shared, 0, 1)
     of_relation, of_others = (Counter(n for fact in of for n in as_neurons(fact)) for of in (facts, unrelated))

@@ -44,9 +44,6 @@ def ask(model: Any, prompts: Prompts) -> list[Answer]:
     ```
 
     A tie is no knowledge: `first`, `exact` and `preferred` ask for more, not for as much.
-
-    Raises:
-        FloatingPointError: a probability that is nan.
     """
     encoded = encode_many(model, prompts)
     found: list[Answer] = []
@@ -111,12 +108,7 @@ def answer_values(
     before, after = answer_values(model, prompts, [[], kn.ablate_neurons(neurons)])      # [prompt] each
     ```
 
-    Arguments:
-        interventions: lists of hooks. Those without `pos` act at each prompt's own answer.
-        metric_of: from an encoded prompt to its metric.
-
-    Raises:
-        ValueError: no prompts or no interventions, or a prompt that cannot be encoded.
+    Hooks without `pos` act at each prompt's own answer. `metric_of` makes the metric of an encoded prompt.
     """
     if not interventions:
         raise ValueError("no interventions given; pass at least one list of hooks ([] changes nothing)")

@@ -43,9 +43,8 @@ _SHORTEST = 8
 def capability(model: Any, tokens: Tensor, length: int | None = None) -> Capability:
     """Try it on the first prompt, and remember the answer for this model and runs of this length (the prompt's own).
 
-    Rotary tables may depend on the length of a run: the probe is at least as long as the prompt, and there are few
-    lengths of probes. While somebody else's hooks are attached to the model, nothing is shared: they would see other
-    batches, and fewer positions, than in a run of its own.
+    Rotary tables may depend on the length of a run: the probe is at least as long as the prompt. While somebody else's
+    hooks are attached to the model, nothing is shared: they would see other batches, and fewer positions.
     """
     _check_dropout(model)
     if has_hooks(model):
@@ -115,10 +114,7 @@ def _ask(model: Any, tokens: Int[Tensor, "1 pos"]) -> Capability | None:
 
 @torch.no_grad()
 def _compare(model: Any, tokens: Int[Tensor, "1 pos"]) -> Capability | None:
-    """Each shortcut with runs without it: windows that begin early and late, and a text that ends early.
-
-    Two texts share the passes: what blocks read beside the residual stream (inputs per layer) must follow its row.
-    """
+    """Each shortcut with runs without it, on two texts: what blocks read beside the stream must follow its row."""
     last = tokens.shape[1] - 1
     texts = torch.cat([tokens, (tokens + 1) % int(model.cfg.d_vocab)])
     asked = sorted({min(1, last), last // 2, last})

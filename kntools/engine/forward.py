@@ -46,11 +46,7 @@ class PassOutput:
     watched: dict[int, dict[str, Watched]]  # item number -> hook name -> activation
 
     def of_items(self) -> dict[int, Tensor]:
-        """Logits of each item's rows.
-
-        Cut in one piece of graph: the gradient of a slice is a tensor of zeros as large as all logits, and filling
-        one for each item took a third of an attribution's time.
-        """
+        """Logits of each item's rows, cut in one piece of graph: the gradient of a slice is as large as all logits."""
         in_order = sorted(self.spans, key=lambda number: self.spans[number].start)
         sizes = [self.spans[number].stop - self.spans[number].start for number in in_order]
         pieces = self.logits.split([self.logits.shape[0] - sum(sizes), *sizes])

@@ -118,11 +118,7 @@ class Group:
 
 
 def grouped(starts: Sequence[int], lengths: Sequence[int], max_rows: int) -> list[list[int]]:
-    """Which rows share a pass, so that as few positions as possible are run.
-
-    A pass costs its rows times its window, and what a pass costs anyhow (`PASS_OVERHEAD`). Rows stay in the order of
-    their starts; the cheapest way to cut that order is found exactly.
-    """
+    """Which rows share a pass, so that as few positions as possible are run: the cheapest cut of their order."""
     order = sorted(range(len(starts)), key=lambda n: (starts[n], lengths[n]))
     best: list[tuple[int, int]] = [(0, 0)]  # for the first n rows: the cost, and where their last group begins
     for stop in range(1, len(order) + 1):

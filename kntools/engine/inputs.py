@@ -49,13 +49,7 @@ def make_inputs(
 ) -> list[tuple[list[int], Inputs]]:
     """Check and encode what is to be run: in groups of equal length, with the numbers of their prompts.
 
-    Arguments:
-        pos: whose logits: `None` is the answer's position; or one entry of several positions per prompt.
-        attention_mask: which of the token ids are text, where others fill it up to equal length.
-
-    Raises:
-        ValueError: token ids that look filled up, without a mask; without `pos`, where the last token need not be the
-            answer; a mask for prompts.
+    `pos` says whose logits: `None` is the answer's position; or one entry of several positions per prompt.
     """
     if isinstance(given, str):
         raise TypeError(f"{given!r} is a text; write kn.Prompt(text, answer), or model.to_tokens(text) for token ids")
@@ -129,10 +123,7 @@ def check_padding(model: Any, tokens: Int[Tensor, "prompt pos"]) -> None:
 
 
 def batches(encoded: Sequence[Encoded], size: int = 8) -> list[list[int]]:
-    """Indices of `encoded` that are run together: prompts of equal length, at most `size` of them.
-
-    Larger batches would be no faster, and what is kept of each prompt's activations would take more memory.
-    """
+    """Indices of `encoded` that are run together: prompts of equal length, at most `size` (more are no faster)."""
     return [group[i : i + size] for group in by_length(encoded) for i in range(0, len(group), size)]
 
 

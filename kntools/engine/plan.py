@@ -175,8 +175,7 @@ def _start(inter: Intervention, length: int, asked: Sequence[int]) -> int:
 def make_passes(items: Sequence[Item], *, max_rows: int) -> list[Pass]:
     """Group items by the position at which they start, in passes of at most `max_rows` rows.
 
-    A small group joins the one before it (which starts earlier, and so runs more positions than it needs) where
-    that costs less than a pass of its own. Within a group, items that fork in nearby blocks stay together.
+    A small group joins the one before it where that costs less than a pass of its own.
     """
     groups: list[tuple[int, list[Item]]] = []
     for item in sorted(items, key=lambda i: i.start):

@@ -43,10 +43,6 @@ def encode_pairs(model: Any, clean: Prompts, corrupted: Corrupted) -> list[Pair]
     """Encode pairs and check that they line up.
 
     A corrupted prompt is asked for the clean one's answer; its own answer is the foil where the clean prompt has none.
-
-    Raises:
-        TypeError: a clean text without an answer.
-        ValueError: not as many of both; prompts of other lengths, or whose answers stand elsewhere.
     """
     left, right = (
         [given] if isinstance(given, Prompt | Encoded | str) else several(name, given, "[kn.Prompt(text, answer)]")

@@ -37,7 +37,7 @@ class Runner:
     ) -> Iterator[tuple[int, T]]:
         """Run all; for each pass, as soon as it is done: how many interventions it held, and `finish(result)`.
 
-        `finish` is where a backward pass belongs: when memory runs out in it, the pass is split and run again.
+        A backward pass belongs into `finish`: when memory runs out in it, the pass is split and run again.
         """
         resolved = plan.resolve(interventions, self.inputs)
         for name in {name for inter in resolved for name, fn in inter.hooks if isinstance(fn, PositionedHook)}:

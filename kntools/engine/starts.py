@@ -23,12 +23,7 @@ _EXAMPLE = [{"role": "user", "content": "Hello"}]
 
 
 def start_tokens(model: Any, given: Starts) -> tuple[list[Tensor], bool]:
-    """The token ids `[pos]` of each text, and whether there is one text alone.
-
-    Raises:
-        TypeError: what is none of these.
-        ValueError: nothing; token ids that are filled up to equal length; a tokenizer without a chat template.
-    """
+    """The token ids `[pos]` of each text, and whether there is one text alone."""
     if isinstance(given, Tensor | np.ndarray):
         tokens = as_batch(model, torch.as_tensor(given))
         check_padding(model, tokens)

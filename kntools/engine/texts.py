@@ -122,11 +122,7 @@ def passes(ahead: Iterable[Piece]) -> Iterator[list[Piece]]:
 def neurons_in(
     model: Any, batch: Sequence[Piece], wanted: Mapping[int, Sequence[int] | slice]
 ) -> dict[int, Float[Tensor, "row pos neuron"]]:
-    """Activations of some neurons of each layer. Layers above the last of them are not run.
-
-    Raises:
-        FloatingPointError: one that is nan or inf.
-    """
+    """Activations of some neurons of each layer. Layers above the last of them are not run."""
     found: dict[int, Tensor] = {}
     last = max(wanted)
 

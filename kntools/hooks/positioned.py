@@ -126,9 +126,8 @@ class PositionedHook:
 def shares_memory(name: str) -> bool:
     """Is this the hook on a tensor that the model also reads elsewhere?
 
-    On a bridge `hook_resid_mid` is the input of the second norm. The residual stream goes on from the same tensor,
-    past the hook: what a hook function returns reaches the MLP alone. Written in place it reaches both, as it does
-    at the same point of a HookedTransformer (and as TransformerLens' own patching does it).
+    On a bridge `hook_resid_mid` is the input of the second norm alone; the residual stream goes on from the same
+    tensor. Written in place an edit reaches both, as it does on a HookedTransformer.
     """
     return name.endswith("hook_resid_mid")
 

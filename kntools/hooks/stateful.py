@@ -9,12 +9,6 @@ from torch import Tensor
 class StatefulHook:
     """A hook function that shares `state` with other hooks of its list.
 
-    ```python
-    seen = {}
-    note = StatefulHook(lambda x, seen: seen.update(x=x), seen)
-    add = StatefulHook(lambda x, seen: x + seen["x"], seen)
-    ```
-
     Rows of a sweep are run side by side: every row gets functions with their own state; the same list may be
     given to several rows.
     """

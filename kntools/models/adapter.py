@@ -129,11 +129,7 @@ def fork_point(model: Any, layer: int) -> HookPoint:
 
 
 def after_fork(model: Any, layer: int, rows: int, length: int) -> None:
-    """Tell block `layer` its new batch size, where it noted the old one.
-
-    OPT flattens `[batch, pos]` inside its layers; its bridge notes both sizes on entry, before the hook that
-    adds rows, to un-flatten what hooks of that layer see.
-    """
+    """Tell block `layer` its new batch size, where it noted the old one (OPT flattens `[batch, pos]` in its layers)."""
     conversions = getattr(model.blocks[layer], "_unflatten_conversions", None)
     if conversions is not None:
         for conversion in conversions():

@@ -61,10 +61,7 @@ def without_hooks(model: Any, call: Callable[[], T]) -> T:
 
 
 def has_hooks(model: Any) -> bool:
-    """Has somebody attached hooks to the model? They act in every run, on whatever positions the run has.
-
-    Some bridges (OPT, BERT) are wired with permanent hooks of TransformerLens' own; those are part of the model.
-    """
+    """Has somebody attached hooks to the model? TransformerLens' own, which wire some bridges, do not count."""
     return any(not is_wiring(handle) for p in points_of(model) for handle in [*p.fwd_hooks, *p.bwd_hooks])
 
 

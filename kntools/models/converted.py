@@ -25,11 +25,7 @@ def cache_folder() -> Path:
 
 
 def converted_folder(key: str, build: Callable[[Path], None]) -> Path:
-    """The cached folder `key`, made by `build(folder)` if it is missing or damaged.
-
-    Processes that ask at the same time build it once: the others wait. A process that dies while
-    building leaves nothing that could be taken for a result.
-    """
+    """The cached folder `key`, made by `build(folder)` if it is missing or damaged. Other processes wait meanwhile."""
     models = cache_folder() / "models"
     folder = models / f"{key}-v{LAYOUT}"
     if is_intact(folder):
@@ -49,10 +45,7 @@ def converted_folder(key: str, build: Callable[[Path], None]) -> Path:
 
 
 def is_intact(folder: Path) -> bool:
-    """Whether the folder holds just what was written: sizes of weight files, contents of all others.
-
-    Weights are not hashed: that would take longer than loading them.
-    """
+    """Does the folder hold just what was written? Of weight files, which take long to hash, sizes are compared."""
     try:
         manifest = json.loads((folder / MANIFEST).read_text())
         return bool(manifest["files"]) and manifest["files"] == _describe(folder)

@@ -15,11 +15,7 @@ _MAGIC = b"GGUF"
 
 
 def gguf_file(path: Path) -> Path | None:
-    """The GGUF file that a path means: itself, or the only one of a folder without other weights; else `None`.
-
-    Raises:
-        ValueError: several files, or one that is no GGUF file.
-    """
+    """The GGUF file that a path means: itself, or the only one of a folder without other weights; else `None`."""
     found = [path]
     if path.is_dir():
         found = sorted(path.glob("*.gguf"))

@@ -11,11 +11,7 @@ T = TypeVar("T")
 
 
 def check_gradients(model: Any) -> None:
-    """Can gradients be had here, and of this model?
-
-    Raises:
-        RuntimeError: not within `torch.inference_mode()`, nor of weights that were made there.
-    """
+    """Can gradients be had here, and of this model?"""
     if torch.is_inference_mode_enabled():
         raise RuntimeError("torch.inference_mode() has no gradients, not even inside; use torch.no_grad() around this")
     if any(p.is_inference() for p in model.parameters()):

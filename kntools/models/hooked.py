@@ -15,11 +15,7 @@ from kntools.models.sources import Source
 
 
 def load_hooked(source: Source, device: str, dtype: torch.dtype) -> Any:
-    """The weights as they are: nothing folded, nothing centred.
-
-    Raises:
-        ValueError: this transformer-lens has no such classes any more, or they cannot hold the architecture.
-    """
+    """The weights as they are: nothing folded, nothing centred."""
     if importlib.util.find_spec("transformer_lens.HookedTransformer") is None:
         raise ValueError(
             f"hooked=True needs HookedTransformer and HookedEncoder, which transformer-lens 4.0 removed (installed: "

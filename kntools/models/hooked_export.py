@@ -15,9 +15,6 @@ def huggingface_form(model: Any) -> tuple[type[PreTrainedModel], Any, dict[str, 
 
     TransformerLens converts from Hugging Face only, and only moves numbers: a model of which every weight is its own
     index says, once converted, where each weight belongs.
-
-    Raises:
-        ValueError: no class has the settings of the model, or a place for all of its weights.
     """
     from transformer_lens.pretrained import weight_conversions
 

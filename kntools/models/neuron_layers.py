@@ -94,11 +94,7 @@ def output_site(model: Any, layer: int) -> str:
 
 
 def norms_behind(model: Any, site: str, *, held: bool) -> dict[int, str]:
-    """For each layer with a norm between its MLP and the residual stream: the site of that norm's scale.
-
-    Raises:
-        ValueError: the scale is to be `held`, and is at no hook point.
-    """
+    """For each layer with a norm between its MLP and the residual stream: the site of that norm's scale."""
     if ".mlp." not in hook_name(site, 0):
         return {}
     found = {layer: f"{own.norm}.hook_scale" for layer, own in enumerate(neurons_of(model)) if own.norm}

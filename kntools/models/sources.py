@@ -57,11 +57,7 @@ class Source:
 def find_source(
     given: Any, tokenizer: str | Path | PreTrainedTokenizerBase | None, dtype: torch.dtype
 ) -> Iterator[Source]:
-    """What `load_model` was given; while the scope lasts, all files are there.
-
-    Raises:
-        ValueError, TypeError: see `load_model`.
-    """
+    """What `load_model` was given; while the scope lasts, all files are there."""
     with tempfile.TemporaryDirectory() as folder:
         if isinstance(tokenizer, PreTrainedTokenizerBase):
             # As files it is read as any other tokenizer is, and nobody writes to the object.
@@ -117,11 +113,7 @@ def _in_memory(given: Any, words: str | None) -> Source:
 
 
 def find_files(name: str | Path) -> str:
-    """A folder that exists, or an id that the Hub has: what `from_pretrained` understands.
-
-    Raises:
-        ValueError: there is none; the message says what is possible.
-    """
+    """A folder that exists, or an id that the Hub has: what `from_pretrained` understands."""
     if isinstance(name, str) and name in NAMED:
         return str(NAMED[name]())
     if not isinstance(name, str | Path):

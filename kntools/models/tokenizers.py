@@ -6,11 +6,7 @@ from kntools.models import adapter
 
 
 def tokenizer_of(model: Any) -> Any:
-    """The model's tokenizer.
-
-    Raises:
-        ValueError: it has none (bridges made by `boot_native` have none by themselves).
-    """
+    """The model's tokenizer."""
     adapter.check_model(model)
     if model.tokenizer is None:
         raise ValueError(

@@ -82,12 +82,7 @@ class Cells:
 
 
 def make_cells(model: Any, pairs: Sequence[Pair], choice: CellChoice) -> Cells:
-    """Check what is asked for, on the model and the pairs.
-
-    Raises:
-        ValueError: a site that is a read-out or has no heads; pairs whose positions do not line up; nothing to patch.
-        KeyError, IndexError: a site, layer, position, head or neuron that does not exist.
-    """
+    """Check what is asked for, on the model and the pairs."""
     if choice.heads is not False and choice.neurons is not False:
         raise ValueError("heads and neurons are two kinds of columns; choose one")
     count, having = adapter.n_layers(model), layers_of(model, choice.site)

@@ -59,11 +59,7 @@ def parse(model: Any, text: NodeLike) -> Node:
 
 
 def senders(model: Any, sender: NodeLike | Sequence[NodeLike], positions: Positions) -> CellChoice:
-    """The cells of a grid of senders: all heads, MLPs or neurons, or the layers and columns of those given.
-
-    Raises:
-        ValueError: senders of several kinds, or one that only receives.
-    """
+    """The cells of a grid of senders: all heads, MLPs or neurons, or the layers and columns of those given."""
     if isinstance(sender, str) and sender in _ALL:
         kind, layers, columns = _ALL[sender], None, None
         site = Node(0, kind).site(model)

@@ -71,11 +71,7 @@ def encode(value: Any, name: str, tensors: dict[str, Tensor] | None = None) -> A
 
 
 def decode(value: Any, hint: Any, tensors: Mapping[str, Tensor]) -> Any:
-    """What `encode` was given. `hint` is its type.
-
-    Raises:
-        LookupError, TypeError, ValueError: a class that is not known, or fields that it does not have.
-    """
+    """What `encode` was given. `hint` is its type."""
     if isinstance(value, dict) and TENSOR in value:
         return tensors[value[TENSOR]]
     if isinstance(value, dict) and FLOAT in value:

@@ -49,13 +49,7 @@ class Address:
         return f"{SCHEME}{kind}{self.repo}{revision}/{self.file}"
 
     def download(self) -> Path:
-        """The file in the local cache of the Hub, downloaded if it is not there.
-
-        Raises:
-            FileNotFoundError: the repository, revision or file does not exist, or is not cached and the Hub cannot be
-                reached.
-            ValueError: the name of the repository is not valid.
-        """
+        """The file in the local cache of the Hub, downloaded if it is not there."""
         try:
             path = hf_hub_download(self.repo, self.file, revision=self.revision, repo_type=self.type)
         except HFValidationError as error:
@@ -75,13 +69,7 @@ class Address:
         return Path(path)
 
     def upload(self, path: Path, message: str | None, private: bool | None, token: str | None) -> None:
-        """Write a file to the repository, which is created if it does not exist.
-
-        Raises:
-            ConnectionError: `HF_HUB_OFFLINE` is set.
-            PermissionError: no token, or one that may not write there.
-            Other errors of `huggingface_hub`: the Hub refuses, or cannot be reached.
-        """
+        """Write a file to the repository, which is created if it does not exist."""
         api = HfApi(token=token)
 
         def send() -> None:

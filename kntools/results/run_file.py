@@ -15,11 +15,6 @@ from kntools.results.result import checksum
 class RunFile:
     """`NAME.jsonl`: a header, then one line per item; `NAME.tensors`: their tensors, each item's as safetensors.
 
-    ```python
-    file = RunFile("docs/results/runs/pairs.jsonl")
-    header, items = file.read()         # items: from key to payload
-    ```
-
     Each line ends in its checksum. One that was not finished (the process was killed, the disk was full) is not read,
     and cut off by the next `append`.
     """
@@ -43,11 +38,7 @@ class RunFile:
         self._ends[self.path] = self._sizes[self.path] = len(line)
 
     def read(self) -> tuple[dict[str, Any], dict[str, Any]]:
-        """The header, and the payload of every item.
-
-        Raises:
-            ValueError: no run, or a damaged line.
-        """
+        """The header, and the payload of every item."""
         raw = self.path.read_bytes()
         *lines, unfinished = raw.split(b"\n")
         header = _parsed(lines[0]) if lines else None

@@ -19,9 +19,7 @@ class Table(Result):
 
     ```python
     result.to_frame(), result.rows      # pandas; the same as dictionaries
-    result.save("table.csv")            # the table alone
-    result.save("table.json")           # everything; kn.load("table.json") reads it
-    result.plot()                       # plotly, never shown by itself
+    result.save("table.csv")            # the table alone; .json holds everything
     ```
     """
 

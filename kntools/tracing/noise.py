@@ -25,12 +25,11 @@ def subject_sigma(model: Any, prompts: Prompts) -> float:
     """Standard deviation of the token embeddings of all subjects, over tokens and dimensions.
 
     ```python
-    sigma = subject_sigma(model, prompts)
-    trace = kn.causal_trace(model, prompts[0], noise=3 * sigma)
+    trace = kn.causal_trace(model, prompts[0], noise=3 * subject_sigma(model, prompts))
     ```
 
-    This is the sigma of Meng et al. 2022 (appendix B): of the subjects of the data, not of the whole vocabulary, and of
-    what the token embedding itself gives, before positions are added, before any scale and any norm.
+    This is the sigma of Meng et al. 2022 (appendix B): of what the token embedding itself gives, before positions are
+    added, before any scale and any norm.
     """
     found = [subject_embeddings(model, e).embeddings for e in encode_many(model, prompts)]
     return float(torch.cat(found).double().std())
@@ -65,11 +64,7 @@ class SubjectEmbeddings:
 
 
 def subject_embeddings(model: Any, encoded: Encoded) -> SubjectEmbeddings:
-    """Look at the embeddings of the subject.
-
-    Raises:
-        ValueError: no subject, or a hook that shows something else than the embedding or a multiple of it.
-    """
+    """Look at the embeddings of the subject."""
     positions, hook = subject_of(encoded), adapter.embedding_name(model)
     own, seen = (x[0].detach().double().cpu() for x in adapter.embedding_outputs(model, encoded.tokens))
     scale = 1.0

@@ -75,11 +75,7 @@ class Restoration:
 def make_restoration(
     model: Any, kind: Kind, window: int | None, sever: Severed | None, sever_at: SeverAt
 ) -> Restoration:
-    """Check what is asked for.
-
-    Raises:
-        TypeError, ValueError: an unknown kind, or a window that does not fit the model.
-    """
+    """Check what is asked for."""
     check_choice("kind", kind, KINDS)
     check_choice("sever", sever, (None, *get_args(Severed)))
     check_choice("sever_at", sever_at, get_args(SeverAt))

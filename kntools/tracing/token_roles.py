@@ -19,12 +19,6 @@ ROLES = (
 def token_roles(length: int, subject: range, answer: int) -> tuple[str, ...]:
     """The role of each token (Meng et al. 2022, figure 1).
 
-    ```python
-    token_roles(7, range(1, 4), answer=6)
-    # ("before the subject", "first subject token", "middle subject tokens", "last subject token",
-    #  "first subsequent token", "further tokens", "last token")
-    ```
-
     The only token of a subject is its last. The last token is the one whose logits give the answer: for a masked
     model the mask, wherever it stands. The others are placed by the subject alone. A subject that ends the prompt
     keeps its roles; such a prompt has no "last token".
