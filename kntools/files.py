@@ -44,7 +44,6 @@ def atomic(path: str | Path) -> Iterator[Path]:
 
 
 def write(path: str | Path, content: str | bytes) -> Path:
-    """Write a text (UTF-8, line ends as they are) or bytes to a file that appears whole or not at all."""
     with atomic(path) as part:
         part.write_bytes(content.encode("utf-8") if isinstance(content, str) else content)
     return Path(path)

@@ -9,7 +9,6 @@ from kntools.arguments import whole
 
 
 def generator(seed: SupportsIndex) -> torch.Generator:
-    """A local generator on the CPU."""
     return torch.Generator().manual_seed(whole("seed", seed))
 
 

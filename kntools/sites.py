@@ -18,8 +18,6 @@ Hook = tuple[str, Callable[..., Any]]
 
 
 class Answer(Enum):
-    """The type of `ANSWER`."""
-
     ANSWER = "answer"
 
     def __repr__(self) -> str:
@@ -104,10 +102,15 @@ def as_neuron(neuron: NeuronLike) -> Neuron:
     return Neuron(whole("layer", layer), whole("index", number))
 
 
+def is_one(given: Any) -> bool:
+    """One neuron or head, where several may be given: a name, or a pair of numbers."""
+    pair = isinstance(given, tuple) and len(given) == 2 and all(isinstance(n, SupportsIndex) for n in given)
+    return pair or isinstance(given, Neuron | str)
+
+
 def as_neurons(neurons: NeuronsLike) -> tuple[Neuron, ...]:
     """Accept `Neuron`s, their names and `(layer, index)` pairs, one or many; drop repetitions, keep the order."""
-    pair = isinstance(neurons, tuple) and len(neurons) == 2 and all(isinstance(n, SupportsIndex) for n in neurons)
-    listed = [neurons] if pair or isinstance(neurons, Neuron | str) else several("neurons", neurons, "att.top(5)")
+    listed = [neurons] if is_one(neurons) else several("neurons", neurons, "att.top(5)")
     return tuple(dict.fromkeys(as_neuron(n) for n in listed))  # type: ignore[arg-type] # a pair is refused by as_neuron
 
 

@@ -203,7 +203,7 @@ LONG = ["Encoded", "NeuronScan", "Trace", "PatchGrid", "RankOneEdit", "JointEdit
 def test_a_long_prompt_is_not_printed_whole(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     long = zoo.fresh("llama")
     long.cfg.n_ctx = 4096  # its positions are rotary
-    text = "word " * 400
+    text = "word " * 60
     monkeypatch.setattr(f"{__name__}.PROMPT", kn.Prompt(f"{text}Italy and this", " book", subject="Italy"))
     monkeypatch.setattr(f"{__name__}.PAIRS", [kn.Prompt(f"{text}{frame} this", " book") for frame in planted.FRAMES])
     with kn.set_options(progress=False):

@@ -44,8 +44,6 @@ MAX_NODES_HALF = 100
 
 @dataclass
 class Piece:
-    """A part of a line, from `a` to `b`."""
-
     line: Line
     a: float
     b: float

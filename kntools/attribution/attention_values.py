@@ -32,7 +32,6 @@ class AttentionValues:
 
     @staticmethod
     def of_prompt(model: Any, paths: Paths, prompt: int, at: int) -> "Iterator[AttentionValues]":
-        """Every layer with attention."""
         layers = [layer for layer in range(adapter.n_layers(model)) if hook_name("v", layer) in model.hook_dict]
         seen = watched(paths, prompt, [(site, layer) for layer in layers for site in _SITES], None)
         for layer in layers:

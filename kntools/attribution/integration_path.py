@@ -55,8 +55,6 @@ class Nodes:
 
 @dataclass(frozen=True)
 class Points:
-    """What is found there."""
-
     values: Float[np.ndarray, " node"]  # m(g)
     slopes: Float[np.ndarray, " node"]  # dm/dg
     integral: Float[Tensor, " neuron"]  # sum_k weights[k] * w_i dm/dw_i(g_k), float64

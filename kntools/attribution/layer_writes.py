@@ -46,7 +46,6 @@ class LayerWrites:
         return self.multiplier * (rows if norm is None else norm.forward(rows))
 
     def neurons(self, at: int) -> Float[Tensor, "neuron d_model"]:
-        """What each neuron adds."""
         return self.through(self.activation[at][:, None] * self.weight, at)
 
 

@@ -50,8 +50,6 @@ class Activation:
 
 @dataclass(frozen=True)
 class InPrompt:
-    """What a neuron does at the answer of a prompt."""
-
     prompt: Prompt
     activation: float
     integrated_gradient: float  # of the answer's probability
@@ -175,7 +173,6 @@ def _rows(facts: dict[str, float | int | None]) -> str:
 
 
 def cards_page(cards: Sequence[NeuronCard]) -> str:
-    """A page with all cards, in light and dark."""
     style = "<style>:root{color-scheme:light dark}body{max-width:60rem;margin:2rem auto;padding:0 1rem}</style>"
     body = "<hr>".join(card._repr_html_() for card in cards)
     return f"<!doctype html><meta charset='utf-8'><title>Neurons</title>{style}{body}\n"

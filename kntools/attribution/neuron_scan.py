@@ -10,12 +10,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from kntools.arguments import decimal, instance, whole, whole_numbers
-from kntools.attribution.ablation import Ablation, ablation_name, replacements
+from kntools.attribution.ablation import Ablation, ablation_name, keep_neurons, replacements
 from kntools.attribution.attribution_result import Attribution
 from kntools.engine.inputs import batches, bos_of, in_order
 from kntools.engine.metric_choice import Metrics, choose_metrics
 from kntools.engine.sweep import Intervention, sweep
-from kntools.hooks.positioned import PositionedHook
 from kntools.models import neuron_layers
 from kntools.options import options, progress_bar
 from kntools.prompts import Prompt, Prompts, encode_many
@@ -23,7 +22,7 @@ from kntools.results.display import excerpt, number
 from kntools.results.provenance import provenance
 from kntools.results.result import Result
 from kntools.results.statistics import pearson, spearman
-from kntools.sites import ANSWER, Hook, Neuron, NeuronLike, Positions, as_neurons, hook_name
+from kntools.sites import ANSWER, Neuron, NeuronLike, Positions, as_neurons
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
@@ -154,19 +153,12 @@ def neuron_scan(
     Neuron i gets `r_i + factor * (w_i - r_i)`, w its activation and r what the ablation puts in its place.
 
     Arguments:
-        prompts: one or several.
         neurons: which: `Neuron`s, names such as `"L24.N1005"` or `(layer, index)` pairs.
         layers: all neurons of this layer or these layers instead.
-        ablation: what replaces an activation, as in `faithfulness`: 0 (`"zero"`); its `"mean"` over `prompts` at
-            their answers; that of the next prompt (`"resample"`); or activations `[layer neuron]` or
-            `[prompt layer neuron]`.
+        ablation: what replaces an activation, as in `faithfulness`.
         factor: 0 ablates, 1 changes nothing; with `"zero"` it is what each activation is multiplied by.
         pos: where; left out, at each prompt's own answer.
-        metric: as in `integrated_gradients`: a name, or from logits `[row d_vocab]` to one value per row; `None` is the
-            contrast where every prompt has a foil, else the probability of the answer.
-
-    Returns:
-        `NeuronScan`, on the CPU.
+        metric: as in `integrated_gradients`.
 
     Raises:
         ValueError: neither or both of `neurons` and `layers`; a layer without neurons; a metric of the wrong shape;
@@ -183,6 +175,15 @@ def neuron_scan(
         raise ValueError(f"ablation={ablation!r} takes activations at the answers: leave pos out, or use 'zero'")
     base = replacements(model, encoded, ablation)
     about = provenance(model, prepend_bos=bos_of(encoded))
+
+    def moved(block: list[Neuron], base: Float[Tensor, "layer neuron"], prompt: int) -> Intervention:
+        """Row r has `block[r]` moved to its `base`."""
+        layer, width = block[0].layer, neuron_layers.width(model, block[0].layer)
+        kept = torch.ones(len(block), width, dtype=torch.bool)
+        kept[range(len(block)), [n.index for n in block]] = False
+        hook = keep_neurons(kept, base[layer, :width], layer, factor=factor, pos=pos)
+        return Intervention([hook], prompt=prompt, rows=len(block))
+
     groups, parts = batches(encoded), []
     with progress_bar(len(groups), "batch") as bar:
         for group in groups:
@@ -190,10 +191,7 @@ def neuron_scan(
             runs = [
                 run
                 for p, i in enumerate(group)
-                for run in (
-                    Intervention((), prompt=p),
-                    *(Intervention(_replace_each(b, base[i], factor, pos), prompt=p, rows=len(b)) for b in blocks),
-                )
+                for run in (Intervention((), prompt=p), *(moved(block, base[i], p) for block in blocks))
             ]
             found = sweep(model, part, runs, metric=[metrics[i] for i in group])
             each = found.float().cpu().view(len(part), -1)
@@ -232,19 +230,3 @@ def _blocks(neurons: Sequence[Neuron], size: int) -> list[list[Neuron]]:
     for n in neurons:
         by_layer.setdefault(n.layer, []).append(n)
     return [same[i : i + size] for same in by_layer.values() for i in range(0, len(same), size)]
-
-
-def _replace_each(
-    block: Sequence[Neuron], base: Float[Tensor, "layer neuron"], factor: float, pos: Positions
-) -> list[Hook]:
-    """Row r of the batch has `block[r]` moved to its `base`."""
-    layer, indices, rows = block[0].layer, [n.index for n in block], range(len(block))
-    values = base[layer, indices][:, None]
-
-    def edit(x: Tensor) -> Tensor:
-        out, put = x.clone(), values.to(x)
-        out[rows, :, indices] = put + factor * (x[rows, :, indices] - put)
-        return out
-
-    name = hook_name("mlp.hook_post", layer)
-    return [(name, PositionedHook(pos, edit, f"replace one of {len(block)} neurons of {name} per row", name=name))]

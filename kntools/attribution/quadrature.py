@@ -62,7 +62,6 @@ class RadauRule(Rule):
 
 @lru_cache
 def radau(n: int) -> RadauRule:
-    """The Gauss-Radau rule with `n` nodes on [0, 1)."""
     # Its nodes are the roots of P_{n-1} + P_n, of which -1 is one.
     inner = np.sort(legendre.legroots([0.0] * (n - 1) + [1.0, 1.0]).real)
     nodes = np.concatenate([[0.0], (inner[1:] + 1) / 2])

@@ -37,12 +37,10 @@ class Change:
             raise FloatingPointError(f"the change of layer {self.layer} holds nan or inf; the model is untouched")
 
     def read(self, model: Any) -> Float[Tensor, "row d_model"]:
-        """A copy of the rows as they are now."""
         w = adapter.w_out(model, self.layer).detach()
         return w.clone() if self.rows is None else w[self.rows.to(w.device)]
 
     def write(self, model: Any, values: Float[Tensor, "row d_model"]) -> None:
-        """Overwrite the rows."""
         w = adapter.w_out(model, self.layer).detach()
         with torch.inference_mode(w.is_inference()):  # weights made there can be written there alone
             if self.rows is None:
@@ -56,7 +54,6 @@ class Change:
         self.write(model, (old.float() + self.update.to(old.device).float()).to(old.dtype))
 
     def shares_rows(self, other: "Change") -> bool:
-        """Do both change a row of the same matrix?"""
         if self.layer != other.layer:
             return False
         if self.rows is None or other.rows is None:

@@ -56,7 +56,6 @@ class Constraints:
 
 
 def joined(sets: Sequence[Constraints]) -> Constraints:
-    """All constraints of one layer as one set."""
     return Constraints(
         sets[0].layer,
         keys=torch.cat([s.keys for s in sets]),

@@ -100,7 +100,6 @@ def fingerprints(model: Any) -> list[str]:
 
 
 def find(edit: Edit, model: Any) -> Application:
-    """The application of an edit that is on the stack."""
     for application in _stacks.get(model, []):
         if application.edit is edit:
             return application

@@ -13,8 +13,6 @@ from kntools.results.provenance import provenance
 
 
 class Sums(TextMeasurement):
-    """The sums of some layers, over `tokens` tokens."""
-
     def __init__(
         self, model: Any, layers: list[int], *, context: int | None, dtype: torch.dtype, path: str | Path | None
     ) -> None:

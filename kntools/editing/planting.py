@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from kntools.arguments import decimal, whole
-from kntools.engine.from_layer import Upper
+from kntools.engine.from_layer import row_groups
 from kntools.models import neuron_layers
 from kntools.models.gradients import check_gradients
 from kntools.options import progress_bar
@@ -21,8 +21,6 @@ from kntools.sites import NeuronLike, as_neurons
 
 @dataclass(frozen=True)
 class Planted:
-    """How well a fact was learned."""
-
     probability: float  # of the answer
     steps: int  # updates
 
@@ -110,7 +108,7 @@ def _train(model: Any, encoded: Encoded, parts: list[_Part], steps: int, lr: flo
     flags = [part.parameter.requires_grad for part in parts]
 
     def loss_now() -> Tensor:
-        [group] = Upper(model, [encoded.tokens[0]], [0], 0).groups
+        [group] = row_groups(model, [encoded.tokens[0]], [0], 0)
         return cross_entropy(group.run([], asked)[0].float(), wanted, reduction="sum")
 
     def require(values: Iterable[bool]) -> None:

@@ -24,7 +24,6 @@ class EditRequest:
 
 
 def make_requests(model: Any, prompts: Prompts, targets: str | Sequence[str], editor: str) -> list[EditRequest]:
-    """One request per prompt."""
     if is_masked(model):
         raise ValueError(
             f"{editor} edits causal models: it needs what follows the subject. "

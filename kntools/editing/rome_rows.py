@@ -30,7 +30,6 @@ class EditRows:
 
     @property
     def bare(self) -> Encoded:
-        """The prompt alone, asked for the new answer."""
         return self.prompts[0]
 
     @property
@@ -40,7 +39,6 @@ class EditRows:
         return self.essence.subject[-1]
 
     def mean_of(self, keys: Float[Tensor, "prompt d_mlp"]) -> Float[Tensor, " d_mlp"]:
-        """The mean over templates."""
         return torch.tensor(self.weights, device=keys.device, dtype=keys.dtype) @ keys
 
     @property
@@ -50,7 +48,6 @@ class EditRows:
 
 
 def make_rows(model: Any, requests: Sequence[EditRequest], settings: RomeSettings) -> list[EditRows]:
-    """Encode the texts of each edit."""
     given = settings.templates
     if isinstance(given, int):
         templates: Sequence[str] = sample_templates(model, given, seed=settings.seed)

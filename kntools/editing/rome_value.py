@@ -18,8 +18,6 @@ from kntools.options import progress_bar
 
 @dataclass(frozen=True)
 class Value:
-    """What the search for one edit ends with."""
-
     delta: Float[Tensor, " d_model"]  # added to the MLP's output at the subject
     keys: Float[Tensor, "prompt d_mlp"]  # the neurons there, behind each template
     steps: tuple[Step, ...]
@@ -61,10 +59,7 @@ def find_values(model: Any, edits: Sequence[EditRows], layer: int, settings: Rom
 
 
 def _loss(
-    batch: RowBatch,
-    delta: Float[Tensor, "edit d_model"],
-    size: Float[Tensor, " edit"],
-    settings: RomeSettings,
+    batch: RowBatch, delta: Float[Tensor, "edit d_model"], size: Float[Tensor, " edit"], settings: RomeSettings
 ) -> list[Step]:
     """Equation 4 of each edit, and where gradients are on its gradient, added to `delta.grad`."""
     target, kl = torch.zeros(2, len(delta), device=delta.device, dtype=torch.float32)

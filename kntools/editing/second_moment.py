@@ -62,16 +62,13 @@ class SecondMoment(Result):
     def from_matrix(
         cls, model: Any, layer: int, matrix: Float[Tensor, "d_mlp d_mlp"], count: int, **settings: Any
     ) -> "SecondMoment":
-        """C that was measured elsewhere, on the same weights as those of `model`.
+        """C that was measured elsewhere (the mean of k k^T over `count` tokens), on the weights of `model`.
 
         ```python
         C = kn.SecondMoment.from_matrix(model, 17, keys.T @ keys / len(keys), len(keys))
         ```
 
-        Arguments:
-            matrix: the mean of k k^T over tokens.
-            count: over how many.
-            settings: what is known of how it was measured; kept with it.
+        `settings` are what is known of how it was measured; they are kept with it.
 
         Raises:
             ValueError: a matrix of another shape, not symmetric, with negative or no finite entries on its diagonal.
@@ -136,10 +133,8 @@ class SecondMoment(Result):
                 f"{self.provenance['fingerprint']}) than those of this {adapter.model_name(model)} ({found[0]})"
             )
 
-    def solve(
-        self, keys: Float[Tensor, "... d_mlp"], *, ridge: float = RIDGE
-    ) -> tuple[Float[Tensor, "... d_mlp"], float]:
-        """`(C + r I)^-1 k` of one key or of several, and r: `ridge` times the median of C's diagonal. In float64.
+    def solve(self, keys: Float[Tensor, "... d_mlp"]) -> tuple[Float[Tensor, "... d_mlp"], float]:
+        """`(C + r I)^-1 k` of one key or of several, and r: `RIDGE` times the median of C's diagonal. In float64.
 
         Raises:
             ValueError: C is singular: measured on fewer tokens than there are neurons, or not positive.
@@ -148,18 +143,17 @@ class SecondMoment(Result):
         if not bool(torch.isfinite(c).all()):
             raise ValueError("this second moment holds nan or inf; measure it again, with the model in float32")
         width = c.shape[0]
-        added = ridge * float(c.diagonal().median())
+        added = RIDGE * float(c.diagonal().median())
         tokens = f"it was measured on {self.count:,} tokens, and there are {width:,} neurons"
         if self.count < width or added <= 0:
             raise ValueError(
                 f"this second moment is singular: {tokens}. Measure it on more text "
                 f"({TOKENS_PER_NEURON * width:,} tokens are recommended)"
             )
-        factor = self._factor(added)
-        if factor is None or self._rank < width // 2:
+        if self._factor is None or self._rank < width // 2:
             raise ValueError(f"this second moment is singular: {tokens}, but most directions never occurred")
         flat = keys.detach().cpu().double().reshape(-1, width)
-        solved = torch.cholesky_solve(flat.T, factor).T.reshape(keys.shape)
+        solved = torch.cholesky_solve(flat.T, self._factor).T.reshape(keys.shape)
         return solved.to(keys.dtype).to(keys.device), added
 
     def project(self, keys: Float[Tensor, "... d_mlp"], threshold: float) -> Float[Tensor, "... d_mlp"]:
@@ -182,14 +176,13 @@ class SecondMoment(Result):
         values, vectors = torch.linalg.eigh(self.matrix.double())
         return values, vectors
 
-    def _factor(self, added: float) -> Tensor | None:
-        """The Cholesky factor of C with `added` on its diagonal, kept for the next edit; `None` if there is none."""
-        kept = self.__dict__.setdefault("_factors", {})
-        if added not in kept:
-            c = self.matrix.double()
-            factor, wrong = torch.linalg.cholesky_ex(c + added * torch.eye(len(c), dtype=c.dtype))
-            kept[added] = None if int(wrong) else factor
-        return kept[added]
+    @cached_property
+    def _factor(self) -> Tensor | None:
+        """The Cholesky factor of C + r I, kept for the next edit; `None` if there is none."""
+        c = self.matrix.double()
+        added = RIDGE * float(c.diagonal().median())
+        factor, wrong = torch.linalg.cholesky_ex(c + added * torch.eye(len(c), dtype=c.dtype))
+        return None if int(wrong) else factor
 
     @cached_property
     def _rank(self) -> int:
@@ -237,7 +230,7 @@ def second_moment(
     ```
 
     Arguments:
-        layer: one layer, or several that are measured in the same pass.
+        layer: one layer, or several that are measured in the same pass and come back by layer.
         texts: strings, or rows with a `"text"` (a `datasets` stream); or a `Path`: a file with one text per line. Read
             one after the other, never all at once.
         tokens: stop after about so many; `None` reads to the end. Recommended: `TOKENS_PER_NEURON` (32) times as many
@@ -247,19 +240,14 @@ def second_moment(
         checkpoint: a file that the sums are written to every `every` tokens. Called again with the same texts, the
             function resumes there, with the same result.
 
-    Returns:
-        `SecondMoment`, or one per layer. Forward passes end at the highest layer asked for.
-
     Raises:
-        ValueError: no text; a checkpoint of another model, other settings or other texts.
-        IndexError: no such layer; a layer without neurons is a ValueError.
+        ValueError: no text; a checkpoint of another model, other settings or other texts; a layer without neurons.
+        IndexError: no such layer.
         FloatingPointError: keys that are nan or inf.
     """
     wanted = sorted({adapter.check_layer(model, number) for number in whole_numbers("layer", layer)})
     if not wanted:
         raise ValueError("no layers given; name one, or several")
-    for number in wanted:
-        neuron_layers.width(model, number)
     every, tokens = whole("every", every, least=1), None if tokens is None else whole("tokens", tokens, least=1)
     if dtype not in (torch.float32, torch.float64):
         raise ValueError(f"dtype={dtype}; sums need torch.float32 or torch.float64")

@@ -1,10 +1,5 @@
 """An edit of weights is a value; applying it is a scope, after which every bit is as before.
 
-```python
-with edit.applied(model):
-    ...                       # the edited model
-```
-
 Scopes nest. They are closed in the opposite order; each puts back the copy that it saved on entry.
 """
 

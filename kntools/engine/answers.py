@@ -10,7 +10,7 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor
 
-from kntools.engine.from_layer import Upper
+from kntools.engine.from_layer import row_groups
 from kntools.engine.plan import Intervention
 from kntools.engine.sweep import Metric, sweep
 from kntools.metrics import probability
@@ -56,7 +56,6 @@ def ask(model: Any, prompts: Prompts) -> list[Answer]:
 
 
 def _logits(model: Any, encoded: Sequence[Encoded]) -> list[Float[Tensor, "piece d_vocab"]]:
-    """Logits at the positions of each answer."""
     # One row per text that is read: answers of one token share it.
     numbers: dict[tuple[int, ...], int] = {}
     row_of = [numbers.setdefault(tuple(e.tokens[0].tolist()), len(numbers)) for e in encoded]
@@ -67,7 +66,7 @@ def _logits(model: Any, encoded: Sequence[Encoded]) -> list[Float[Tensor, "piece
     width = max(map(len, asked))
     filled = torch.tensor([[*at, *[at[-1]] * (width - len(at))] for at in asked], device=device)
     found: dict[int, Tensor] = {}
-    for group in Upper(model, [torch.tensor(ids, device=device) for ids in numbers], [0] * len(numbers), 0).groups:
+    for group in row_groups(model, [torch.tensor(ids, device=device) for ids in numbers], [0] * len(numbers), 0):
         found.update(zip(group.numbers, group.run([], filled[group.numbers]), strict=True))
     return [found[row][[asked[row].index(p) for p in e.positions]] for row, e in zip(row_of, encoded, strict=True)]
 
@@ -92,7 +91,6 @@ def _answer(encoded: Encoded, logits: Float[Tensor, "piece d_vocab"]) -> Answer:
 
 
 def answer_metric(encoded: Encoded) -> Metric:
-    """The probability of a prompt's answer."""
     return probability(encoded.target_ids)
 
 

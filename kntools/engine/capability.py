@@ -90,16 +90,7 @@ def _check_dropout(model: Any) -> None:
 
 
 #: What an unknown architecture may raise on a shortcut; the plain loop does not need it.
-PROBE_ERRORS = (
-    NotBatched,
-    RuntimeError,
-    ValueError,
-    TypeError,
-    AttributeError,
-    KeyError,
-    IndexError,
-    AssertionError,
-)
+PROBE_ERRORS = (NotBatched, RuntimeError, ValueError, TypeError, AttributeError, KeyError, IndexError, AssertionError)
 
 
 def _ask(model: Any, tokens: Int[Tensor, "1 pos"]) -> Capability | None:
@@ -155,6 +146,5 @@ def _together(
 
 
 def close(found: Tensor, expected: Tensor) -> bool:
-    """Are these the same logits, up to rounding?"""
     loose = 1e-3 if expected.dtype in (torch.float32, torch.float64) else 0.2
     return torch.allclose(found.float().log_softmax(-1), expected.float().log_softmax(-1), rtol=loose, atol=loose)

@@ -43,7 +43,6 @@ def choose_metrics(model: Any, encoded: Sequence[Encoded], given: Metrics | str)
 
 
 def has_contrast(encoded: Encoded) -> bool:
-    """Are answer and foil one token each?"""
     return encoded.foil_ids is not None and len(encoded.foil_ids) == len(encoded.target_ids) == 1
 
 

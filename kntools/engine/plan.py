@@ -32,17 +32,14 @@ PASS_OVERHEAD = 64
 
 @dataclass(frozen=True)
 class Intervention:
-    """Hooks and their prompt: one row of a sweep.
+    """Hooks and their prompt: one row of a sweep. A plain `list[Hook]` does where the rest is not needed.
 
     ```python
     runs = [kn.Intervention(kn.ablate_neurons([(3, 7)]), prompt=n) for n in range(len(tokens))]
     kn.sweep(model, tokens, runs)       # one row per prompt
     ```
 
-    A plain `list[Hook]` does where the rest is not needed.
-
     Arguments:
-        hooks: TransformerLens forward hooks.
         prompt: which row of the sweep's `tokens` it starts from.
         rows: the batch size that the hooks see. With `rows=10`, one hook may treat ten samples at once.
         wrt: for `sweep_gradients`: `(hook name, positions)` of the activations to differentiate by. What counts is

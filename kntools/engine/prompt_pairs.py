@@ -29,7 +29,6 @@ class Pair:
 
     @property
     def differences(self) -> tuple[int, ...]:
-        """The positions where the tokens differ."""
         return tuple((self.clean.tokens[0] != self.corrupted.tokens[0]).nonzero()[:, 0].tolist())
 
     @property

@@ -192,13 +192,8 @@ def sweep_gradients(
     g.values, g.wrt[name].gradient        # [1], [1 1 d_mlp]
     ```
 
-    Arguments:
-        interventions: `wrt` names hook points and positions; each is differentiated by as it is after this
-            intervention's own hooks there.
-        metric: from logits to one value per row, or one such function per prompt.
-
-    Returns:
-        One `RowGradients` per intervention, in order. The model's parameters get no gradients.
+    `wrt` names hook points and positions; each is differentiated by as it is after this intervention's own hooks there.
+    One `RowGradients` per intervention, in order; the model's parameters get no gradients.
 
     Raises:
         FloatingPointError: values or gradients that are not finite.
@@ -264,7 +259,6 @@ def apply_metric(metric: Metric | Sequence[Metric], prompt: int, logits: Tensor)
 
 
 def _collect(passes: Iterator[tuple[int, dict[int, T]]], total: int) -> list[T]:
-    """What all passes give, in the order of the interventions."""
     found: dict[int, T] = {}
     with progress_bar(total, "run") as bar:
         for count, done in passes:

@@ -15,8 +15,6 @@ from kntools.results.result import Result, load
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Checkpoint(Result):
-    """What such a file holds."""
-
     state: dict[str, Any]
     tokens: int
     texts: int

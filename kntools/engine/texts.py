@@ -32,8 +32,6 @@ _ROWS = 16
 
 @dataclass(frozen=True)
 class Piece:
-    """A piece of a text that one row holds."""
-
     text: int  # number of the text
     start: int  # number of its first token within the text
     ids: tuple[int, ...]  # special tokens included
@@ -42,7 +40,6 @@ class Piece:
 
     @property
     def own(self) -> slice:
-        """The tokens of the text."""
         return slice(self.before, len(self.ids) - self.after)
 
 
@@ -68,7 +65,6 @@ def strings(texts: Texts) -> Iterator[str]:
 
 
 def special_tokens(model: Any) -> tuple[list[int], list[int]]:
-    """What stands in front of a text and behind it."""
     tokenizer = tokenizer_of(model)
     if is_masked(model):
         return [tokenizer.cls_token_id], [tokenizer.sep_token_id]
@@ -98,7 +94,6 @@ def pieces(model: Any, texts: Iterable[str], context: int | None = None, first: 
 
 
 def rows_of_texts() -> int:
-    """Pieces of text per forward pass."""
     return options().max_rows or _ROWS
 
 

@@ -62,7 +62,6 @@ class PositionedHook:
         return f"<{self.label} at {where}>"
 
     def positions(self, length: int) -> tuple[int, ...]:
-        """The positions it acts at, in a sequence of `length` tokens."""
         return resolve_positions(self.pos, length)
 
     def moved(self, offset: int, length: int) -> "PositionedHook":

@@ -57,7 +57,6 @@ def declares_both_ways(model: Any) -> bool:
 
 
 def is_training(model: Any) -> bool:
-    """Is any part of the model in training mode?"""
     return any(module.training for module in all_modules(model))
 
 
@@ -97,7 +96,6 @@ def b_out(model: Any, layer: int) -> Float[Tensor, " d_model"] | None:
 
 
 def check_layer(model: Any, layer: Any) -> int:
-    """A layer that the model has."""
     if not 0 <= (number := whole("layer", layer)) < n_layers(model):
         raise IndexError(f"layer {layer} does not exist: the model has layers 0 to {n_layers(model) - 1}")
     return number

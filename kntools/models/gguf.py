@@ -35,7 +35,6 @@ def gguf_file(path: Path) -> Path | None:
 
 
 def gguf_folder(name: str, parts: Sequence[Path]) -> Path:
-    """The cached folder of a GGUF file, which may come in several parts."""
     # The digest of its content: a changed file is another model, whatever it is called.
     digest = hashlib.sha256()
     for part in parts:

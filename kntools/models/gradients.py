@@ -11,7 +11,6 @@ T = TypeVar("T")
 
 
 def check_gradients(model: Any) -> None:
-    """Can gradients be had here, and of this model?"""
     if torch.is_inference_mode_enabled():
         raise RuntimeError("torch.inference_mode() has no gradients, not even inside; use torch.no_grad() around this")
     if any(p.is_inference() for p in model.parameters()):

@@ -31,8 +31,6 @@ _POSITIONS = 4
 
 @dataclass(frozen=True)
 class LayerNeurons:
-    """The neurons of one layer."""
-
     width: int = 0  # how many
     output: str | None = None  # the site of what `W_out` gives, before any norm behind it
     reason: str = ""  # why there are none
@@ -108,7 +106,6 @@ def norms_behind(model: Any, site: str, *, held: bool) -> dict[int, str]:
 
 
 def check_neurons(model: Any, neurons: Iterable[Neuron]) -> None:
-    """An error for neurons that do not exist, or of layers that have none."""
     for n in neurons:
         count = width(model, n.layer)
         if n.index >= count:

@@ -52,7 +52,6 @@ class BridgePrefix(Cache):
         return cls(layers=[_PrefixLayer(layer.keys, layer.values, rows) for layer in cache.layers])
 
     def use(self, rows: Rows) -> None:
-        """Follow the rows of another pass."""
         for layer in self.layers:
             assert isinstance(layer, _PrefixLayer)
             layer.rows = rows
@@ -88,7 +87,6 @@ class HookedPrefix:
         return cls(entries, tokens.shape[1])
 
     def use(self, rows: Rows) -> None:
-        """Follow the rows of another pass."""
         for entry in self.entries:
             entry.rows = rows
 

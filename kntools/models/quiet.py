@@ -64,7 +64,6 @@ def without_trace(call: Callable[[], T]) -> T:
 
 
 def _functions() -> dict[tuple[Any, str], Any]:
-    """What transformers replaces while it loads: functions of torch's modules, and methods of its own base class."""
     modules = [module for name, module in sys.modules.items() if name.startswith(("torch.nn.init", "torch.nn.modules"))]
     return {(torch, "linspace"): torch.linspace} | {
         (owner, name): value

@@ -46,7 +46,6 @@ class Source:
         return self.architecture.endswith(("ForMaskedLM", "ForPreTraining"))
 
     def read(self, dtype: torch.dtype) -> Any:
-        """The Hugging Face model."""
         if self.model is not None:
             return self.model
         cls = getattr(transformers, self.architecture, transformers.AutoModelForCausalLM)

@@ -6,7 +6,6 @@ from kntools.models import adapter
 
 
 def tokenizer_of(model: Any) -> Any:
-    """The model's tokenizer."""
     adapter.check_model(model)
     if model.tokenizer is None:
         raise ValueError(

@@ -24,8 +24,6 @@ Axis = Literal["position", "head", "neuron"]
 
 @dataclass(frozen=True)
 class CellChoice:
-    """The arguments of `activation_patch` that say what is patched."""
-
     site: str = "resid_pre"
     layers: Sequence[int] | None = None
     positions: Positions = None
@@ -61,7 +59,6 @@ class Cells:
         return [h for n in window for h in patch(self.site, n, source, where, heads=heads, neurons=neurons)]
 
     def changed(self, pair: Pair) -> range:
-        """The positions whose states may differ between both runs."""
         return range(pair.first_difference if self.causal else 0, pair.length)
 
     def filled(
@@ -82,7 +79,6 @@ class Cells:
 
 
 def make_cells(model: Any, pairs: Sequence[Pair], choice: CellChoice) -> Cells:
-    """Check what is asked for, on the model and the pairs."""
     if choice.heads is not False and choice.neurons is not False:
         raise ValueError("heads and neurons are two kinds of columns; choose one")
     count, having = adapter.n_layers(model), layers_of(model, choice.site)
@@ -103,7 +99,6 @@ def make_cells(model: Any, pairs: Sequence[Pair], choice: CellChoice) -> Cells:
 def _columns(
     model: Any, pairs: Sequence[Pair], choice: CellChoice, layers: Sequence[int]
 ) -> tuple[Axis, tuple[int, ...]]:
-    """The axis of the grid's columns, and which they are."""
     if choice.heads is False and choice.neurons is False:
         lengths = {p.length for p in pairs}
         if len(lengths) > 1:

@@ -4,7 +4,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -100,11 +99,7 @@ class PatchGrid(Result):
         if cells != others:
             raise ValueError(f"the grids are not about the same cells:\n  {self!r}\n  {other!r}")
         a, b = self.effect_per_pair, other.effect_per_pair
-        return {
-            "pearson": pearson(a, b),
-            "spearman": spearman(a, b),
-            "largest_difference": float((a - b).abs().max()),
-        }
+        return {"pearson": pearson(a, b), "spearman": spearman(a, b), "largest_difference": float((a - b).abs().max())}
 
     def top(self, k: int = 10) -> tuple[tuple[int, int], ...]:
         """The `k` cells `(layer, column)` with the largest |effect|, the largest first."""
@@ -114,22 +109,16 @@ class PatchGrid(Result):
 
     def to_frame(self) -> pd.DataFrame:
         """One row per pair and cell: `pair, layer, <axis>, token, value, effect, clean, corrupted`."""
-        n, layers, columns = self.per_pair.shape
-        frame = pd.DataFrame(
-            {
-                "pair": torch.arange(n).repeat_interleave(layers * columns).numpy(),
-                "layer": torch.tensor(self.layers).repeat_interleave(columns).repeat(n).numpy(),
-                self.axis: torch.tensor(self.columns).repeat(n * layers).numpy(),
-                "value": self.per_pair.flatten().numpy(),
-                "effect": self.effect_per_pair.flatten().numpy(),
-                "clean": self.clean_per_pair.repeat_interleave(layers * columns).numpy(),
-                "corrupted": self.corrupted_per_pair.repeat_interleave(layers * columns).numpy(),
-            }
-        )
+        axes = [range(len(self.pairs)), self.layers, self.columns]
+        frame = pd.MultiIndex.from_product(axes, names=["pair", "layer", self.axis]).to_frame(index=False)
         if self.axis == "position":
-            words = [self.tokens[p][c] for p in range(n) for _ in range(layers) for c in self.columns]
-            frame.insert(3, "token", words)
-        return frame
+            frame["token"] = [self.tokens[p][c] for p, c in zip(frame["pair"], frame["position"], strict=True)]
+        return frame.assign(
+            value=self.per_pair.flatten().numpy(),
+            effect=self.effect_per_pair.flatten().numpy(),
+            clean=self.clean_per_pair.numpy()[frame["pair"]],
+            corrupted=self.corrupted_per_pair.numpy()[frame["pair"]],
+        )
 
     def plot(self, **options: Any) -> "Figure":
         """Heatmap of the effect: `kntools.plots.patch_heatmap`."""

@@ -43,7 +43,6 @@ class Node:
 
 
 def parse(model: Any, text: NodeLike) -> Node:
-    """Read a node, and check that the model has it."""
     match = _NODE.match(str(text).strip())
     if match is None:
         raise ValueError(

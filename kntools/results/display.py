@@ -14,7 +14,6 @@ _WIDTH = 120  # characters of one cell
 
 
 def text(title: str, frame: pd.DataFrame, *, rows: int = ROWS) -> str:
-    """What `__repr__` returns."""
     table = frame.head(rows).map(_cell).to_string(index=False) if len(frame) else "(no rows)"
     return "\n".join([title, table, *_more(frame, rows)])
 

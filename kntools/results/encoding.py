@@ -123,7 +123,6 @@ def same(a: Any, b: Any) -> bool:
 
 
 def class_of(kind: str) -> Any:
-    """The class of a kind of result."""
     if kind not in _classes:
         import_module("kntools.face")  # with all results of kntools; any of them may have been saved
     if kind not in _classes:

@@ -74,7 +74,6 @@ class RunFile:
             self.path.open("ab").close()
 
     def remove(self) -> None:
-        """Delete both files."""
         for path in (self.path, self.tensors):
             path.unlink(missing_ok=True)
         self._ends, self._sizes = {}, {}

@@ -46,7 +46,6 @@ class RunStore:
 
     @property
     def path(self) -> Path | None:
-        """The file that is kept."""
         return None if self._file is None else self._file.path
 
     def __contains__(self, key: str) -> bool:
@@ -148,7 +147,6 @@ class RunStore:
                 raise RuntimeError(f"{text}; finished items are saved: give the same command to resume") from failure
 
     def _compare(self, found: dict[str, Any], path: Path) -> None:
-        """Is the run in the file this one?"""
         if found["format"] != FORMAT:
             raise ValueError(f"{path} holds no run that this version of kntools can read; name a new run")
         for what in ("kind", "model", "fingerprint", "settings"):

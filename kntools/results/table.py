@@ -29,7 +29,6 @@ class Table(Result):
 
     @classmethod
     def of(cls: type[T], rows: Iterable[Row], provenance: dict[str, Any], **details: Any) -> T:
-        """From dictionaries of the same names."""
         return cls(pd.DataFrame(list(rows)), provenance, details)
 
     @cached_property

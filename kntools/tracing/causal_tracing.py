@@ -53,35 +53,26 @@ def causal_trace(  # type: ignore[misc] # the signatures above only tell one tra
 
     Three kinds of runs: the clean one; corrupted ones, with noise on the embeddings of the subject; and for every
     layer and token the corrupted ones again, with the state of the clean run put back there. All cells have the same
-    noise.
+    noise. Several prompts give a list. A warning says where the corruption does not lower the metric.
 
     Arguments:
         prompts: a prompt with a subject, or several. For a masked model the answer is read at the mask.
         kind: `"hidden"` restores the output of one block; `"mlp"` and `"attn"` what the MLPs or attentions of several
             layers add to the residual stream.
         window: how many layers `"mlp"` and `"attn"` restore together: `[l - window // 2, l - window // 2 + window)`,
-            clipped to the model (an even window has one more layer below than above). `None` is 10 layers, or all
-            of a smaller model.
+            clipped to the model. `None` is 10 layers, or all of a smaller model.
         noise: `"3sigma"` is Gaussian noise with 3 times the standard deviation of this subject's own embeddings (for
             that of a data set, 3 times `kntools.tracing.noise.subject_sigma(model, prompts)`); a number is its
-            standard deviation; a tensor `[sample subject d_model]` is the noise itself, and then the result depends
-            on nothing else.
+            standard deviation; a tensor `[sample subject d_model]` is the noise itself.
         corrupted: instead of noise, another prompt (or text) of as many tokens (symmetric token replacement, Zhang &
             Nanda 2024), or as many as there are prompts. It is asked for the clean answer. Without a subject, the part
             that differs counts as one.
-        metric: from logits `[row d_vocab]` at the answer to one value per row; a list of one per prompt; or a name:
-            `"probability"` (the default), `"log_probability"`, `"contrast"` (logit of the target minus that of the
-            foil), `"two_way"` (P(target) / (P(target) + P(foil)), for agreement, where the right noun is one of
-            thousands), `"kl_divergence"` (from the clean run).
-        samples: how many samples of noise; the metric is averaged over them. A tensor brings its own.
+        metric: as in `integrated_gradients`; `None` is the probability. `"two_way"`, P(target) / (P(target) +
+            P(foil)), is for agreement, where the right noun is one of thousands.
+        samples: how many samples of noise (drawn with `seed`); the metric is averaged over them.
         sever: hold the outputs of all `"mlp"` or `"attn"` above the restored state at their values in the corrupted
             run, sample by sample: what is left is the effect that does not pass through them.
         sever_at: at the `"restored"` token (as published), or at `"all"` tokens.
-        seed: of the noise. The global random state is not used.
-
-    Returns:
-        `Trace`, on the CPU; of several prompts, a list of them. A warning says where the corruption does not lower
-        the metric: then there is nothing to restore.
 
     Raises:
         TypeError, ValueError: no subject, a window that does not fit the model, noise of the wrong shape or below
@@ -133,10 +124,7 @@ def causal_trace(  # type: ignore[misc] # the signatures above only tell one tra
             )
             bar.update()
     warn_of_weak_corruption(
-        [t.prompt.text for t in traces],
-        [t.clean for t in traces],
-        [t.corrupted for t in traces],
-        rising=name in RISING,
+        [t.prompt.text for t in traces], [t.clean for t in traces], [t.corrupted for t in traces], rising=name in RISING
     )
     return traces[0] if isinstance(prompts, Prompt | Encoded) else traces
 

@@ -26,7 +26,6 @@ class Corruption:
 
 
 def noisy(model: Any, encoded: Encoded, noise: Noise, samples: int, seed: int) -> Corruption:
-    """Runs with noise on the embeddings of the subject."""
     subject = subject_embeddings(model, encoded)
     added = make_noise(subject.embeddings, noise, samples, seed)
     hooks = [subject.add(sample) for sample in added]

@@ -36,7 +36,6 @@ def subject_sigma(model: Any, prompts: Prompts) -> float:
 
 
 def subject_of(encoded: Encoded) -> range:
-    """The subject's tokens, or an error that says what to give."""
     if encoded.subject is None:
         raise ValueError(
             f"the prompt {encoded.prompt.text!r} has no subject; tracing corrupts one: Prompt(..., subject='...')"
@@ -54,7 +53,6 @@ class SubjectEmbeddings:
     positions: range
 
     def add(self, noise: Float[Tensor, "subject d_model"]) -> list[Hook]:
-        """Hooks that add noise to the embeddings."""
         return corrupt(self.positions, self.scale * noise, hook=self.hook)
 
     @property
@@ -64,7 +62,6 @@ class SubjectEmbeddings:
 
 
 def subject_embeddings(model: Any, encoded: Encoded) -> SubjectEmbeddings:
-    """Look at the embeddings of the subject."""
     positions, hook = subject_of(encoded), adapter.embedding_name(model)
     own, seen = (x[0].detach().double().cpu() for x in adapter.embedding_outputs(model, encoded.tokens))
     scale = 1.0
@@ -96,7 +93,6 @@ def make_noise(
 
 
 def _level(noise: str | float | int, like: Tensor) -> float:
-    """The standard deviation that is meant."""
     if isinstance(noise, str):
         match = _SIGMAS.match(noise)
         if not match:
