@@ -8,8 +8,8 @@ from collections.abc import Iterable, Sequence
 from enum import StrEnum
 from typing import Any, Literal
 
+from kntools.models.adapter import tokenizer_of
 from kntools.models.causality import is_masked
-from kntools.models.tokenizers import tokenizer_of
 from kntools.word_borders import is_glued, occurrences
 
 #: How a mask is written in every text, whatever the tokenizer calls it.

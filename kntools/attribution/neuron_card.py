@@ -13,7 +13,7 @@ from kntools.attribution.neuron_card_result import Activation, Context, InPrompt
 from kntools.attribution.neuron_scan import neuron_scan
 from kntools.engine.texts import Texts, check_context, special_tokens
 from kntools.models import neuron_layers, unembedding
-from kntools.models.tokenizers import tokenizer_of
+from kntools.models.adapter import tokenizer_of
 from kntools.prompts import Encoded, Prompt, encode_many
 from kntools.results.provenance import provenance
 from kntools.sites import Neuron, NeuronLike, as_neuron, as_neurons, is_one

@@ -15,9 +15,10 @@ from torch import Tensor
 
 from kntools.arguments import whole, whole_numbers
 from kntools.editing.edit_stack import fingerprints
-from kntools.editing.moment_sums import Sums
-from kntools.engine.texts import Texts, rows_of_texts
+from kntools.engine.text_measurement import TextMeasurement
+from kntools.engine.texts import Texts, check_context, neurons_in, passes, pieces, rows_of_texts, special_tokens
 from kntools.models import adapter, neuron_layers
+from kntools.models.causality import is_masked
 from kntools.results.provenance import provenance
 from kntools.results.result import Result
 
@@ -251,10 +252,42 @@ def second_moment(
     every, tokens = whole("every", every, least=1), None if tokens is None else whole("tokens", tokens, least=1)
     if dtype not in (torch.float32, torch.float64):
         raise ValueError(f"dtype={dtype}; sums need torch.float32 or torch.float64")
-    sums = Sums(model, wanted, context=context, dtype=dtype, path=checkpoint)
+    sums = _Sums(model, wanted, context=context, dtype=dtype, path=checkpoint)
     sums.read(texts, rows_of_texts(), every=every, most=tokens)
     found = {
         number: SecondMoment((total / sums.tokens).float().cpu(), sums.tokens, sums.texts, number, sums.about)
         for number, total in sums.totals.items()
     }
     return found[wanted[0]] if isinstance(layer, SupportsIndex) else found
+
+
+class _Sums(TextMeasurement):
+    def __init__(
+        self, model: Any, layers: list[int], *, context: int | None, dtype: torch.dtype, path: str | Path | None
+    ) -> None:
+        self.model, self.context = model, check_context(model, context)
+        widths, device = {n: neuron_layers.width(model, n) for n in layers}, adapter.device_of(model)
+        self.totals = {n: torch.zeros(width, width, dtype=dtype, device=device) for n, width in widths.items()}
+        about = provenance(
+            model,
+            layers=layers,
+            context=self.context,
+            prepend_bos=bool(special_tokens(model)[0]) and not is_masked(model),
+            dtype=str(dtype).removeprefix("torch."),
+            site="mlp.hook_post",
+        )
+        super().__init__(path, about)
+
+    def add(self, texts: list[str]) -> None:
+        for batch in passes(pieces(self.model, texts, self.context)):
+            for layer, keys in neurons_in(self.model, batch, dict.fromkeys(self.totals, slice(None))).items():
+                flat = keys.flatten(0, 1)
+                self.totals[layer] += (flat.T @ flat).to(self.totals[layer])
+            self.tokens += sum(len(piece.ids) for piece in batch)
+
+    def state(self) -> dict[str, Any]:
+        return {str(layer): total for layer, total in self.totals.items()}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        for layer, total in self.totals.items():
+            total.copy_(state[str(layer)])

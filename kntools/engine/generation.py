@@ -14,7 +14,7 @@ from kntools.engine.plan import as_intervention
 from kntools.engine.starts import Starts, start_tokens
 from kntools.engine.writing import Choose, Writer
 from kntools.models import adapter
-from kntools.models.tokenizers import tokenizer_of
+from kntools.models.adapter import tokenizer_of
 from kntools.sites import Hook
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from kntools.arguments import whole_text
 from kntools.engine.inputs import as_batch, check_padding
-from kntools.models.tokenizers import tokenizer_of
+from kntools.models.adapter import tokenizer_of
 from kntools.prompts import Encoded, Prompt, text_tokens
 
 #: A chat: messages with a role and a content.

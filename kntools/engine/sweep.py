@@ -26,8 +26,6 @@ from kntools.results.display import number
 from kntools.results.result import Result
 from kntools.sites import Hook, Positions
 
-__all__ = ["Derivative", "Intervention", "Metric", "RowGradients", "sweep", "sweep_gradients"]
-
 T = TypeVar("T")
 
 #: From logits `[row d_vocab]` (or `[row pos d_vocab]`, if several positions are asked for) to one value per row.

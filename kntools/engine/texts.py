@@ -14,8 +14,8 @@ from torch import Tensor
 
 from kntools.arguments import shown, whole, whole_text
 from kntools.models import adapter
+from kntools.models.adapter import tokenizer_of
 from kntools.models.causality import is_masked
-from kntools.models.tokenizers import tokenizer_of
 from kntools.options import options
 from kntools.sites import hook_name
 

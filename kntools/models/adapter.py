@@ -44,6 +44,16 @@ def model_name(model: Any) -> str:
     return str(getattr(model.cfg, "model_name", None) or type(model).__name__)
 
 
+def tokenizer_of(model: Any) -> Any:
+    check_model(model)
+    if model.tokenizer is None:
+        raise ValueError(
+            "this model has no tokenizer, which texts and prompts need; set model.tokenizer to a Hugging Face "
+            "tokenizer, or pass token ids (kn.sweep, kn.sweep_gradients, kn.generate take them)"
+        )
+    return model.tokenizer
+
+
 def is_bridge(model: Any) -> bool:
     return isinstance(model, TransformerBridge)
 

@@ -1,6 +1,7 @@
 """Causal tracing: which states of the clean run bring the answer back after its subject was corrupted."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, overload
 
 import torch
@@ -9,15 +10,15 @@ from torch import Tensor
 
 from kntools.arguments import whole
 from kntools.engine.metric_choice import RISING, Metrics, choose_metrics
-from kntools.engine.prompt_pairs import Corrupted, encode_pairs
+from kntools.engine.prompt_pairs import Corrupted, Pair, encode_pairs
 from kntools.engine.sweep import Intervention, Metric, sweep
 from kntools.hooks.states import capture
 from kntools.models.causality import is_causal
 from kntools.options import progress_bar
 from kntools.prompts import Encoded, Prompt, PromptLike, Prompts, encode_many
 from kntools.results.provenance import provenance
-from kntools.tracing.corruption import Corruption, noisy, replaced
-from kntools.tracing.noise import Noise
+from kntools.sites import Hook
+from kntools.tracing.noise import Noise, make_noise, subject_embeddings
 from kntools.tracing.restoration import Kind, Restoration, SeverAt, Severed, make_restoration
 from kntools.tracing.trace import Trace
 from kntools.tracing.weak_corruption import warn_of_weak_corruption
@@ -83,12 +84,12 @@ def causal_trace(  # type: ignore[misc] # the signatures above only tell one tra
     restoration = make_restoration(model, kind, window, sever, sever_at)
     if corrupted is None:
         encoded = encode_many(model, prompts)
-        corruptions = (noisy(model, e, noise, samples, seed) for e in encoded)
+        corruptions = (_noisy(model, e, noise, samples, seed) for e in encoded)
     else:
         if isinstance(noise, Tensor) or noise != "3sigma":
             raise ValueError("noise and corrupted are two kinds of corruption; give one of them")
         pairs = encode_pairs(model, prompts, corrupted)
-        encoded, corruptions = [pair.clean for pair in pairs], (replaced(pair) for pair in pairs)
+        encoded, corruptions = [pair.clean for pair in pairs], (_replaced(pair) for pair in pairs)
     metrics, name = choose_metrics(model, encoded, "probability" if metric is None else metric)
     drawn = None if corrupted is not None or isinstance(noise, Tensor) else seed
     traces = []
@@ -129,8 +130,38 @@ def causal_trace(  # type: ignore[misc] # the signatures above only tell one tra
     return traces[0] if isinstance(prompts, Prompt | Encoded) else traces
 
 
+@dataclass(frozen=True)
+class _Corruption:
+    """The corrupted runs of one prompt, one per sample of noise."""
+
+    runs: list[Encoded]
+    embedding: list[list[Hook]] | None  # of each run, hooks that add its noise
+    subject: range
+    first: int  # the first position that is not as in the clean run
+    noise: Float[Tensor, "sample subject d_model"] | None = None
+    noise_at: str | None = None
+    prompt: Prompt | None = None  # whose tokens replace those of the clean prompt
+
+
+def _noisy(model: Any, encoded: Encoded, noise: Noise, samples: int, seed: int) -> _Corruption:
+    subject = subject_embeddings(model, encoded)
+    added = make_noise(subject.embeddings, noise, samples, seed)
+    hooks = [subject.add(sample) for sample in added]
+    at = subject.positions
+    return _Corruption([encoded] * len(added), hooks, at, at[0], noise=added, noise_at=subject.place)
+
+
+def _replaced(pair: Pair) -> _Corruption:
+    """The run of the other prompt. Without a subject, the part that differs counts as the subject."""
+    if not pair.differences:
+        raise ValueError(f"corrupted={pair.corrupted.prompt.text!r} has the tokens of the clean prompt; give another")
+    part = range(pair.differences[0], pair.differences[-1] + 1)
+    subject = pair.clean.subject or part
+    return _Corruption([pair.corrupted], None, subject, part[0], prompt=pair.corrupted.prompt)
+
+
 def _run(
-    encoded: Encoded, corruption: Corruption, metric: Metric, restoration: Restoration
+    encoded: Encoded, corruption: _Corruption, metric: Metric, restoration: Restoration
 ) -> tuple[float, Float[Tensor, " sample"], Float[Tensor, "sample layer token"]]:
     """The metric of the clean run, of the corrupted ones, and of the corrupted ones with each state restored."""
     model, layers, length = restoration.model, restoration.layers, encoded.tokens.shape[1]
