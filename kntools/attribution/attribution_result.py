@@ -56,14 +56,14 @@ class Attribution(Result):
 
     def top(self, k: int = 10, *, prompt: int | None = None) -> tuple[Neuron, ...]:
         """The `k` neurons with the highest score: of one prompt, or of the mean over prompts."""
-        return leading(self._scores_of(prompt), k, self.widths)
+        return leading(of_prompt(self.scores, prompt), k, self.widths)
 
     def score_of(self, neuron: NeuronLike, *, prompt: int | None = None) -> float:
         """Score of one neuron, for one prompt or the mean over prompts."""
         neuron = as_neuron(neuron)
         if neuron.layer >= len(self.widths) or neuron.index >= self.widths[neuron.layer]:
             raise IndexError(f"neuron {neuron} does not exist: the layers have {self.widths} neurons")
-        return float(self._scores_of(prompt)[neuron.layer, neuron.index])
+        return float(of_prompt(self.scores, prompt)[neuron.layer, neuron.index])
 
     def to_frame(self, top: int | None = None) -> pd.DataFrame:
         """One row per prompt and neuron: `prompt, text, target, layer, neuron, score, rank, metric`.
@@ -135,14 +135,6 @@ class Attribution(Result):
         if self.widths != other.widths:
             raise ValueError(f"the layers have {self.widths} and {other.widths} neurons; compare models of one shape")
 
-    def _scores_of(self, prompt: int | None) -> Float[Tensor, "layer neuron"]:
-        if prompt is None:
-            return self.scores.mean(0)
-        number = whole("prompt", prompt)
-        if not -len(self.prompts) <= number < len(self.prompts):
-            raise IndexError(f"prompt {prompt} does not exist: there are {len(self.prompts)}")
-        return self.scores[number]
-
     def describe(self) -> str:
         n, layers = len(self.prompts), [str(layer) for layer, width in enumerate(self.widths) if width]
         alike = len(set(self.widths)) == 1
@@ -168,6 +160,16 @@ class Attribution(Result):
                 "leading neurons": [", ".join(map(repr, self.top(3, prompt=n))) for n in range(len(self.prompts))],
             }
         )
+
+
+def of_prompt(values: Float[Tensor, "prompt ..."], prompt: int | None) -> Float[Tensor, "..."]:
+    """The values of one prompt, or their mean over prompts."""
+    if prompt is None:
+        return values.mean(0)
+    number = whole("prompt", prompt)
+    if not -len(values) <= number < len(values):
+        raise IndexError(f"prompt {prompt} does not exist: there are {len(values)}")
+    return values[number]
 
 
 def leading(scores: Float[Tensor, "layer neuron"], k: int, widths: Sequence[int]) -> tuple[Neuron, ...]:

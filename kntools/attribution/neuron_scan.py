@@ -11,7 +11,7 @@ from torch import Tensor
 
 from kntools.arguments import decimal, instance, whole, whole_numbers
 from kntools.attribution.ablation import Ablation, ablation_name, keep_neurons, replacements
-from kntools.attribution.attribution_result import Attribution
+from kntools.attribution.attribution_result import Attribution, of_prompt
 from kntools.engine.inputs import batches, bos_of, in_order
 from kntools.engine.metric_choice import Metrics, choose_metrics
 from kntools.engine.sweep import Intervention, sweep
@@ -59,7 +59,7 @@ class NeuronScan(Result):
     def top(self, k: int = 10, *, prompt: int | None = None) -> tuple[Neuron, ...]:
         """The `k` neurons with the largest |effect|, the largest first: of one prompt, or of the mean over prompts."""
         k = whole("k", k, 0, len(self.neurons))
-        order = self._effect_of(prompt).abs().argsort(descending=True, stable=True)[:k].tolist()
+        order = of_prompt(self.effect, prompt).abs().argsort(descending=True, stable=True)[:k].tolist()
         return tuple(self.neurons[i] for i in order)
 
     def to_frame(self, scores: Attribution | None = None) -> pd.DataFrame:
@@ -105,14 +105,6 @@ class NeuronScan(Result):
             f"({self.provenance['model']}, {self.metric} {number(float(self.clean.mean()))})"
         )
 
-    def _effect_of(self, prompt: int | None) -> Float[Tensor, " neuron"]:
-        if prompt is None:
-            return self.effect.mean(0)
-        number = whole("prompt", prompt)
-        if not -len(self.prompts) <= number < len(self.prompts):
-            raise IndexError(f"prompt {prompt} does not exist: there are {len(self.prompts)}")
-        return self.effect[number]
-
     def _scores(self, scores: Attribution) -> Float[Tensor, "prompt neuron"]:
         instance("scores", scores, Attribution, "kn.integrated_gradients(model, prompts)")
         if scores.prompts != self.prompts:
@@ -125,7 +117,7 @@ class NeuronScan(Result):
 
     def preview(self) -> pd.DataFrame:
         """The neurons with the largest effects."""
-        value_of = dict(zip(self.neurons, self._effect_of(None).tolist(), strict=True))
+        value_of = dict(zip(self.neurons, self.effect.mean(0).tolist(), strict=True))
         leading = self.top(min(5, len(self.neurons)))
         return pd.DataFrame({"neuron": [repr(n) for n in leading], "effect": [value_of[n] for n in leading]})
 

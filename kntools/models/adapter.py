@@ -22,7 +22,7 @@ from transformers import DynamicCache
 from kntools.arguments import whole
 from kntools.models.attachment import PointHook, with_hooks, without_hooks
 from kntools.models.names import nearest
-from kntools.models.prefix import BridgePrefix, HookedPrefix, Prefix, Rows
+from kntools.models.prefix import BridgePrefix, HookedPrefix, Prefix, Rows, hooked_cache
 from kntools.models.rotary import forget_lengths
 
 T = TypeVar("T")
@@ -243,11 +243,8 @@ class Steps:
     """One step after the other; each adds to the kept keys and values."""
 
     def __init__(self, model: Any, rows: int) -> None:
-        self.model, self.cache = model, None
-        if not is_bridge(model):
-            from transformer_lens.cache.key_value_cache import TransformerLensKeyValueCache
-
-            self.cache = TransformerLensKeyValueCache.init_cache(model.cfg, device_of(model), rows)
+        self.model = model
+        self.cache = None if is_bridge(model) else hooked_cache(model, device_of(model), rows)
 
     def __call__(self, tokens: Tensor) -> Tensor:
         forget_lengths(self.model)

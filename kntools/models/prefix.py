@@ -71,6 +71,13 @@ class _HookedEntry:
         )
 
 
+def hooked_cache(model: Any, device: torch.device, rows: int) -> Any:
+    """The key-value cache of a `HookedTransformer`."""
+    from transformer_lens.cache.key_value_cache import TransformerLensKeyValueCache
+
+    return TransformerLensKeyValueCache.init_cache(model.cfg, device, rows)
+
+
 class HookedPrefix:
     """A prefix for `HookedTransformer`, in the form of its own key-value cache."""
 
@@ -79,9 +86,7 @@ class HookedPrefix:
 
     @classmethod
     def from_run(cls, model: Any, tokens: Tensor, rows: Rows) -> "HookedPrefix":
-        from transformer_lens.cache.key_value_cache import TransformerLensKeyValueCache
-
-        cache = TransformerLensKeyValueCache.init_cache(model.cfg, tokens.device, tokens.shape[0])
+        cache = hooked_cache(model, tokens.device, tokens.shape[0])
         model(tokens, return_type=None, past_kv_cache=cache, attention_mask=torch.ones_like(tokens))
         entries = [_HookedEntry(e.past_keys, e.past_values, rows) for e in cache.entries]
         return cls(entries, tokens.shape[1])

@@ -84,12 +84,9 @@ def patch_grid(
             clean, corrupted = (own, other) if noising else (other, own)
             parts.append({**found, "clean_per_pair": clean, "corrupted_per_pair": corrupted})
             bar.update()
-    filled = in_order(groups, parts)
+    filled: dict[str, Any] = {**in_order(groups, parts), **about}
     return PatchGrid(
-        per_pair=filled["per_pair"],
-        clean_per_pair=filled["clean_per_pair"],
-        corrupted_per_pair=filled["corrupted_per_pair"],
-        residual=filled.get("residual"),
+        **filled,
         layers=cells.layers,
         columns=cells.columns,
         axis=cells.axis,
@@ -100,7 +97,6 @@ def patch_grid(
         tokens=tuple(p.labels for p in pairs),
         pairs=tuple((p.clean.prompt, p.corrupted.prompt) for p in pairs),
         provenance=made_by,
-        **about,
     )
 
 
