@@ -22,7 +22,6 @@ class AttentionValues:
 
     layer: int
     stream: Float[Tensor, "source d_model"]  # that enters the layer
-    at_answer: Float[Tensor, " d_model"]  # ... at the position that reads
     parts: Float[Tensor, "source head d_head"]  # pattern times value
     w_v: Float[Tensor, "head d_model d_head"]
     w_o: Float[Tensor, "head d_head d_model"]
@@ -59,7 +58,6 @@ class AttentionValues:
             yield AttentionValues(
                 layer,
                 stream.float(),
-                stream[at].float(),
                 parts,
                 w_v,
                 weights[1],

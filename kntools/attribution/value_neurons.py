@@ -110,11 +110,12 @@ def _reading(model: Any, paths: Paths, prompt: int, end: EndOfStream, heads: int
     found: dict[int, Tensor] = {}
     for answer in paths.runner.inputs.answer_of(prompt):
         layers = {own.layer: own for own in AttentionValues.of_prompt(model, paths, prompt, answer)}
-        whole = {layer: end.increase_at(answer, own.at_answer, own.heads()) for layer, own in layers.items()}
+        whole = {layer: end.increase_at(answer, own.stream[answer], own.heads()) for layer, own in layers.items()}
         leading = [place for place, _ in _highest(whole, heads)]
         within = {
-            (layer, source, head): end.increase_at(answer, layers[layer].at_answer, layers[layer].entries(source, head))
+            (layer, source, head): end.increase_at(answer, own.stream[answer], own.entries(source, head))
             for layer, source, head in leading
+            for own in [layers[layer]]
         }
         for (layer, source, head, entry), importance in _highest(within, entries):
             own = layers[layer]

@@ -47,7 +47,7 @@ def load_model(
         tokenizer: a tokenizer, or its folder or id; `None`: the one that lies beside the weights.
         prepend_bos: whether prompts begin with the BOS token, as `model.cfg.default_prepend_bos` says; `None`
             keeps the model's own default.
-        device: where to put it; `"auto"` or `None`: a GPU if there is one (`None` leaves a model in memory as it is).
+        device: where to put it; `"auto"` or `None`: a GPU if there is one (`None` leaves one in memory where it is).
         dtype: what to store it in, such as `torch.bfloat16` or `"bfloat16"`; `None` is float32, and that of a
             model in memory.
         hooked: load a Llama (`"smollm2-135m"`) as a `HookedTransformer` of transformer-lens 3.x instead, or a BERT

@@ -68,7 +68,7 @@ def causal_trace(  # type: ignore[misc] # the signatures above only tell one tra
         corrupted: instead of noise, another prompt (or text) of as many tokens (symmetric token replacement, Zhang &
             Nanda 2024), or as many as there are prompts. It is asked for the clean answer. Without a subject, the part
             that differs counts as one.
-        metric: as in `integrated_gradients`; `None` is the probability. `"two_way"`, P(target) / (P(target) +
+        metric: as in `activation_patch`; `None` is the probability. `"two_way"`, P(target) / (P(target) +
             P(foil)), is for agreement, where the right noun is one of thousands.
         samples: how many samples of noise (drawn with `seed`); the metric is averaged over them.
         sever: hold the outputs of all `"mlp"` or `"attn"` above the restored state at their values in the corrupted
