@@ -90,15 +90,11 @@ def _answer(encoded: Encoded, logits: Float[Tensor, "piece d_vocab"]) -> Answer:
     )
 
 
-def answer_metric(encoded: Encoded) -> Metric:
-    return probability(encoded.target_ids)
-
-
 def answer_values(
     model: Any,
     prompts: Prompts,
     interventions: Sequence[Sequence[Hook]] = ((),),
-    metric_of: Callable[[Encoded], Metric] = answer_metric,
+    metric_of: Callable[[Encoded], Metric] = lambda encoded: probability(encoded.target_ids),
 ) -> Float[Tensor, "intervention prompt"]:
     """A metric (the probability of the answer) of every prompt under every intervention.
 

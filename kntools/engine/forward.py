@@ -98,11 +98,6 @@ class ForwardPass:
             per_row += [asked[i.intervention.prompt]] * i.intervention.rows
         return torch.tensor(per_row, device=self.tokens.device) - self.start
 
-    def _join(self, activation: Tensor, sources: list[int]) -> Tensor:
-        index = torch.tensor(sources, device=activation.device)
-        # Copies must not send gradients back into the clean row: rows are independent of each other.
-        return torch.cat([activation, activation.detach().index_select(0, index)])
-
     def _note_rows(self, activation: Tensor, layer: int) -> None:
         """Keep what depends on the number of rows in step with the batch that enters block `layer`."""
         self.rows.count = activation.shape[0]
@@ -147,7 +142,9 @@ class ForwardPass:
             if layer == 0 and residual is not None:
                 activation = residual
             if sources:
-                activation = self._join(activation, sources)
+                # Copies must not send gradients back into the clean row: rows are independent of each other.
+                index = torch.tensor(sources, device=activation.device)
+                activation = torch.cat([activation, activation.detach().index_select(0, index)])
             self._note_rows(activation, layer)
             return activation
 

@@ -25,7 +25,7 @@ def with_hooks(hooks: Sequence[PointHook], call: Callable[[], T]) -> T:
             if isinstance(point, HookPoint):
                 point.add_hook(fn)
             else:
-                point.register_forward_hook(_on_output(fn))
+                point.register_forward_hook(lambda module, inputs, output, fn=fn: fn(output, hook=None))
             attached[-1][2].append(next(reversed(point._forward_hooks)))
 
     def detach() -> None:
@@ -38,10 +38,6 @@ def with_hooks(hooks: Sequence[PointHook], call: Callable[[], T]) -> T:
                 point._forward_hooks.pop(number, None)
 
     return between(attach, call, detach)
-
-
-def _on_output(fn: Callable[..., Any]) -> Callable[..., Any]:
-    return lambda module, inputs, output: fn(output, hook=None)
 
 
 def without_hooks(model: Any, call: Callable[[], T]) -> T:

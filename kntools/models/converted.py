@@ -40,7 +40,8 @@ def converted_folder(key: str, build: Callable[[Path], None]) -> Path:
         with atomic(folder) as part:
             part.mkdir()
             build(part)
-            _seal(part)
+            # A folder without this is not a result.
+            (part / MANIFEST).write_text(json.dumps({"files": _describe(part)}, indent=2))
     return folder
 
 
@@ -53,17 +54,8 @@ def is_intact(folder: Path) -> bool:
         return False
 
 
-def _seal(folder: Path) -> None:
-    """Write down what the folder holds; a folder without this is not a result."""
-    (folder / MANIFEST).write_text(json.dumps({"files": _describe(folder)}, indent=2))
-
-
 def _describe(folder: Path) -> dict[str, str]:
     files = sorted(path for path in folder.iterdir() if path.is_file() and path.name != MANIFEST)
-    return {path.name: _fingerprint(path) for path in files}
-
-
-def _fingerprint(path: Path) -> str:
-    if path.suffix == WEIGHTS:
-        return f"{path.stat().st_size} bytes"
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+    sizes = {path.name: f"{path.stat().st_size} bytes" for path in files if path.suffix == WEIGHTS}
+    others = [path for path in files if path.suffix != WEIGHTS]
+    return sizes | {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in others}

@@ -44,10 +44,6 @@ class Cells:
     positions: Positions  # patched together, where columns are heads or neurons
     causal: bool
 
-    @property
-    def all_layers(self) -> tuple[int, ...]:
-        return tuple(sorted({layer for window in self.windows for layer in window}))
-
     def hooks(self, pair: Pair, source: dict[str, Tensor], window: Sequence[int], column: int) -> list[Hook]:
         """The patch of one cell; none where both runs are the same, whatever the model computes."""
         wanted = resolve_positions(column if self.axis == "position" else self.positions, pair.length)

@@ -54,7 +54,8 @@ class Batch:
         return states, values.float().cpu()
 
     def capture_cells(self, prompts: list[Encoded]) -> tuple[States, Float[Tensor, " pair"]]:
-        return self.capture(prompts, {layer: [self.cells.site] for layer in self.cells.all_layers})
+        layers = sorted({layer for window in self.cells.windows for layer in window})
+        return self.capture(prompts, {layer: [self.cells.site] for layer in layers})
 
 
 #: From a batch and the activations that are put in: the metric of the runs that are patched as they are, and what the

@@ -78,7 +78,8 @@ def decode(value: Any, hint: Any, tensors: Mapping[str, Tensor]) -> Any:
         return float(value[FLOAT])
     if isinstance(value, dict) and FRAME in value:
         frame = pd.DataFrame(decode(value["rows"], Any, tensors), columns=[*value[FRAME]])
-        return frame.astype({column: dtype for column, dtype in value[FRAME].items() if _is_number(dtype)})
+        numbers = ("float", "int", "uint", "bool")
+        return frame.astype({column: dtype for column, dtype in value[FRAME].items() if dtype.startswith(numbers)})
     if isinstance(value, dict) and KIND in value:
         value = dict(value)
         hint = class_of(value.pop(KIND))
@@ -148,10 +149,6 @@ def without_nan(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [without_nan(v) for v in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def _is_number(dtype: str) -> bool:
-    return dtype.startswith(("float", "int", "uint", "bool"))
 
 
 @cache

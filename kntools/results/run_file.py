@@ -54,7 +54,7 @@ class RunFile:
             items[item["key"]] = decode(item["payload"], Any, tensors)
             end = max(end, sum(item.get("tensors", [0, 0])[:2]))
         self._ends = {self.path: len(raw) - len(unfinished), self.tensors: end}
-        self._sizes = {self.path: len(raw), self.tensors: _size(self.tensors)}
+        self._sizes = {self.path: len(raw), self.tensors: self.tensors.stat().st_size if self.tensors.exists() else 0}
         return header, items
 
     def append(self, key: str, payload: Any) -> Any:
@@ -128,7 +128,3 @@ def _parsed(line: bytes) -> dict[str, Any] | None:
 
 def _checksum(content: dict[str, Any]) -> str:
     return checksum(json.dumps(content), {})
-
-
-def _size(path: Path) -> int:
-    return path.stat().st_size if path.exists() else 0

@@ -35,14 +35,6 @@ def subject_sigma(model: Any, prompts: Prompts) -> float:
     return float(torch.cat(found).double().std())
 
 
-def subject_of(encoded: Encoded) -> range:
-    if encoded.subject is None:
-        raise ValueError(
-            f"the prompt {encoded.prompt.text!r} has no subject; tracing corrupts one: Prompt(..., subject='...')"
-        )
-    return encoded.subject
-
-
 @dataclass(frozen=True)
 class SubjectEmbeddings:
     """What the token embedding gives for a subject, and where noise is added to it."""
@@ -62,7 +54,11 @@ class SubjectEmbeddings:
 
 
 def subject_embeddings(model: Any, encoded: Encoded) -> SubjectEmbeddings:
-    positions, hook = subject_of(encoded), adapter.embedding_name(model)
+    if encoded.subject is None:
+        raise ValueError(
+            f"the prompt {encoded.prompt.text!r} has no subject; tracing corrupts one: Prompt(..., subject='...')"
+        )
+    positions, hook = encoded.subject, adapter.embedding_name(model)
     own, seen = (x[0].detach().double().cpu() for x in adapter.embedding_outputs(model, encoded.tokens))
     scale = 1.0
     if own.shape != seen.shape or not torch.equal(own, seen):
