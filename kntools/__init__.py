@@ -33,13 +33,14 @@ except PackageNotFoundError:  # run from a checkout that was not installed
 def __getattr__(name: str) -> Any:
     """A name of `kntools.face`, or a module. The first one imports PyTorch: `kntools -h` needs neither."""
     if name == "__all__":
-        return import_module("kntools.face").__all__
+        names = [*(n for n in vars(import_module("kntools.face")) if not n.startswith("_")), "__version__"]
+        return sorted(names, key=lambda n: (not n.isupper(), not n[0].isupper(), n))
     if not name.startswith("_"):
         if find_spec(f"kntools.{name}") is not None:
             return import_module(f"kntools.{name}")
-        if name in import_module("kntools.face").__all__:
+        if name in (shown := __getattr__("__all__")):
             return globals().setdefault(name, getattr(import_module("kntools.face"), name))
-        near = import_module("kntools.models.names").nearest(name, __getattr__("__all__"), 2)
+        near = import_module("kntools.models.names").nearest(name, shown, 2)
         if near:
             raise AttributeError(f"module 'kntools' has no attribute {name!r}; did you mean {' or '.join(near)}?")
     raise AttributeError(f"module 'kntools' has no attribute {name!r}; dir(kntools) lists what there is")

@@ -3,8 +3,6 @@
 Checks that need a model are in `kntools.models.adapter` and `kntools.engine.inputs`.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from math import inf, isfinite
 from operator import index
@@ -38,21 +36,15 @@ def whole(name: str, value: Any, least: int | None = None, most: int | None = No
     return number
 
 
-def whole_numbers(name: str, values: Any, least: int | None = None, most: int | None = None) -> tuple[int, ...]:
+def whole_numbers(name: str, values: Any, least: int | None = None) -> tuple[int, ...]:
     """The same of one number or of several."""
     if isinstance(values, SupportsIndex) and not getattr(values, "ndim", 0):  # arrays and tensors have it too
-        return (whole(name, values, least, most),)
-    return tuple(whole(name, value, least, most) for value in several(name, values, "[2, 3], or one whole number"))
+        return (whole(name, values, least),)
+    return tuple(whole(name, value, least) for value in several(name, values, "[2, 3], or one whole number"))
 
 
 def decimal(
-    name: str,
-    value: Any,
-    least: Limit = None,
-    most: Limit = None,
-    *,
-    above: Limit = None,
-    below: Limit = None,
+    name: str, value: Any, least: Limit = None, most: Limit = None, *, above: Limit = None, below: Limit = None
 ) -> float:
     """A finite number within limits: `least` and `most` are allowed themselves, `above` and `below` are not."""
     wanted = f"give a number{_range(least, most, above, below)}"

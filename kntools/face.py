@@ -1,122 +1,74 @@
 """The public names of `import kntools as kn`, each with its module."""
 
-from kntools import __version__, analyses, data, plots
-from kntools.attribution.attribution_result import Attribution
-from kntools.attribution.baselines import activation, activation_x_gradient
-from kntools.attribution.direct_logit import direct_logit_attribution
-from kntools.attribution.faithfulness import faithfulness
-from kntools.attribution.faithfulness_curve import FaithfulnessCurve
-from kntools.attribution.integrated_gradients import integrated_gradients
-from kntools.attribution.knowledge_neurons import KnowledgeNeurons, coarse_sets, knowledge_neurons, r1_squared
-from kntools.attribution.neuron_card import neuron_card
-from kntools.attribution.neuron_card_result import NeuronCard
-from kntools.attribution.neuron_scan import NeuronScan, neuron_scan
-from kntools.attribution.value_neurons import log_probability_increase, query_neurons
-from kntools.editing.export import save_model
-from kntools.editing.fine_tuning import fine_tune
-from kntools.editing.joint_edit import JointEdit
-from kntools.editing.joint_editing import alpha_edit, emmet, memit
-from kntools.editing.rank_one import RankOneEdit
-from kntools.editing.rome import rome
-from kntools.editing.second_moment import SecondMoment, second_moment
-from kntools.editing.value_edits import edit_values, erase_values
-from kntools.editing.weight_edits import WeightEdit
-from kntools.engine.generation import generate
-from kntools.engine.sweep import Derivative, Intervention, RowGradients, sweep, sweep_gradients
-from kntools.hooks.heads import ablate_heads, scale_heads
-from kntools.hooks.neurons import (
-    ablate_neurons,
-    enhance_neurons,
-    mean_ablate_neurons,
-    resample_neurons,
-    scale_neurons,
-    set_neurons,
-)
-from kntools.hooks.states import add_vector, capture, corrupt, freeze, patch, scale_site
-from kntools.metrics import kl_divergence, log_probability, logit_difference, probability
-from kntools.models.load import load_model
-from kntools.options import set_options
-from kntools.patching.activation_patching import activation_patch, attribution_patch
-from kntools.patching.patch_grid import PatchGrid
-from kntools.patching.path_patching import path_patch
-from kntools.prompts import Encoded, Prompt, encode
-from kntools.results.result import Result, load
-from kntools.sites import Hook, Neuron
-from kntools.tracing.causal_tracing import causal_trace
-from kntools.tracing.trace import Trace
-
-__all__ = [
-    "Attribution",
-    "Derivative",
-    "Encoded",
-    "FaithfulnessCurve",
-    "Hook",
-    "Intervention",
-    "JointEdit",
-    "KnowledgeNeurons",
-    "Neuron",
-    "NeuronCard",
-    "NeuronScan",
-    "PatchGrid",
-    "Prompt",
-    "RankOneEdit",
-    "Result",
-    "RowGradients",
-    "SecondMoment",
-    "Trace",
-    "WeightEdit",
-    "__version__",
-    "ablate_heads",
-    "ablate_neurons",
-    "activation",
-    "activation_patch",
-    "activation_x_gradient",
-    "add_vector",
-    "alpha_edit",
-    "analyses",
-    "attribution_patch",
-    "capture",
-    "causal_trace",
-    "coarse_sets",
-    "corrupt",
-    "data",
-    "direct_logit_attribution",
-    "edit_values",
-    "emmet",
-    "encode",
-    "enhance_neurons",
-    "erase_values",
-    "faithfulness",
-    "fine_tune",
-    "freeze",
-    "generate",
-    "integrated_gradients",
-    "kl_divergence",
-    "knowledge_neurons",
-    "load",
-    "load_model",
-    "log_probability",
-    "log_probability_increase",
-    "logit_difference",
-    "mean_ablate_neurons",
-    "memit",
-    "neuron_card",
-    "neuron_scan",
-    "patch",
-    "path_patch",
-    "plots",
-    "probability",
-    "query_neurons",
-    "r1_squared",
-    "resample_neurons",
-    "rome",
-    "save_model",
-    "scale_heads",
-    "scale_neurons",
-    "scale_site",
-    "second_moment",
-    "set_neurons",
-    "set_options",
-    "sweep",
-    "sweep_gradients",
-]
+from kntools import analyses as analyses
+from kntools import data as data
+from kntools import plots as plots
+from kntools.attribution.attribution_result import Attribution as Attribution
+from kntools.attribution.baselines import activation as activation
+from kntools.attribution.baselines import activation_x_gradient as activation_x_gradient
+from kntools.attribution.direct_logit import direct_logit_attribution as direct_logit_attribution
+from kntools.attribution.faithfulness import faithfulness as faithfulness
+from kntools.attribution.faithfulness_curve import FaithfulnessCurve as FaithfulnessCurve
+from kntools.attribution.integrated_gradients import integrated_gradients as integrated_gradients
+from kntools.attribution.knowledge_neurons import KnowledgeNeurons as KnowledgeNeurons
+from kntools.attribution.knowledge_neurons import coarse_sets as coarse_sets
+from kntools.attribution.knowledge_neurons import knowledge_neurons as knowledge_neurons
+from kntools.attribution.knowledge_neurons import r1_squared as r1_squared
+from kntools.attribution.neuron_card import neuron_card as neuron_card
+from kntools.attribution.neuron_card_result import NeuronCard as NeuronCard
+from kntools.attribution.neuron_scan import NeuronScan as NeuronScan
+from kntools.attribution.neuron_scan import neuron_scan as neuron_scan
+from kntools.attribution.value_neurons import log_probability_increase as log_probability_increase
+from kntools.attribution.value_neurons import query_neurons as query_neurons
+from kntools.editing.export import save_model as save_model
+from kntools.editing.fine_tuning import fine_tune as fine_tune
+from kntools.editing.joint_edit import JointEdit as JointEdit
+from kntools.editing.joint_editing import alpha_edit as alpha_edit
+from kntools.editing.joint_editing import emmet as emmet
+from kntools.editing.joint_editing import memit as memit
+from kntools.editing.rank_one import RankOneEdit as RankOneEdit
+from kntools.editing.rome import rome as rome
+from kntools.editing.second_moment import SecondMoment as SecondMoment
+from kntools.editing.second_moment import second_moment as second_moment
+from kntools.editing.value_edits import edit_values as edit_values
+from kntools.editing.value_edits import erase_values as erase_values
+from kntools.editing.weight_edits import WeightEdit as WeightEdit
+from kntools.engine.generation import generate as generate
+from kntools.engine.sweep import Derivative as Derivative
+from kntools.engine.sweep import Intervention as Intervention
+from kntools.engine.sweep import RowGradients as RowGradients
+from kntools.engine.sweep import sweep as sweep
+from kntools.engine.sweep import sweep_gradients as sweep_gradients
+from kntools.hooks.heads import ablate_heads as ablate_heads
+from kntools.hooks.heads import scale_heads as scale_heads
+from kntools.hooks.neurons import ablate_neurons as ablate_neurons
+from kntools.hooks.neurons import enhance_neurons as enhance_neurons
+from kntools.hooks.neurons import mean_ablate_neurons as mean_ablate_neurons
+from kntools.hooks.neurons import resample_neurons as resample_neurons
+from kntools.hooks.neurons import scale_neurons as scale_neurons
+from kntools.hooks.neurons import set_neurons as set_neurons
+from kntools.hooks.states import add_vector as add_vector
+from kntools.hooks.states import capture as capture
+from kntools.hooks.states import corrupt as corrupt
+from kntools.hooks.states import freeze as freeze
+from kntools.hooks.states import patch as patch
+from kntools.hooks.states import scale_site as scale_site
+from kntools.metrics import kl_divergence as kl_divergence
+from kntools.metrics import log_probability as log_probability
+from kntools.metrics import logit_difference as logit_difference
+from kntools.metrics import probability as probability
+from kntools.models.load import load_model as load_model
+from kntools.options import set_options as set_options
+from kntools.patching.activation_patching import activation_patch as activation_patch
+from kntools.patching.activation_patching import attribution_patch as attribution_patch
+from kntools.patching.patch_grid import PatchGrid as PatchGrid
+from kntools.patching.path_patching import path_patch as path_patch
+from kntools.prompts import Encoded as Encoded
+from kntools.prompts import Prompt as Prompt
+from kntools.prompts import encode as encode
+from kntools.results.result import Result as Result
+from kntools.results.result import load as load
+from kntools.sites import Hook as Hook
+from kntools.sites import Neuron as Neuron
+from kntools.tracing.causal_tracing import causal_trace as causal_trace
+from kntools.tracing.trace import Trace as Trace

@@ -1,7 +1,5 @@
 """Files and folders that appear whole or not at all."""
 
-from __future__ import annotations
-
 import os
 import platform
 import shutil
@@ -25,11 +23,7 @@ def atomic(path: str | Path) -> Iterator[Path]:
     ```
 
     After an error nothing is left, and what was there before stays; so does nothing of a process that was killed, after
-    the next call. Parent folders are made. Permissions are those that `open` gives, whatever wrote the file. The name
-    holds the process, so that those which write the same file do not meet.
-
-    Raises:
-        OSError: no file can be made there; before the block begins.
+    the next call. Parent folders are made. Permissions are those that `open` gives, whatever wrote the file.
     """
     path = Path(path)
     begin = f"{path.name}.part-{platform.node()}-"
@@ -50,7 +44,6 @@ def atomic(path: str | Path) -> Iterator[Path]:
 
 
 def write(path: str | Path, content: str | bytes) -> Path:
-    """Write a text (UTF-8, line ends as they are) or bytes to a file that appears whole or not at all."""
     with atomic(path) as part:
         part.write_bytes(content.encode("utf-8") if isinstance(content, str) else content)
     return Path(path)

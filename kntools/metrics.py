@@ -4,8 +4,6 @@ They take the logits `[row d_vocab]` of one position, or `[row pos d_vocab]` of 
 pieces of one answer under teacher forcing). Softmax is always computed in float32 at least.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from typing import SupportsIndex
 
@@ -59,12 +57,7 @@ def probability(ids: Ids) -> Callable[[Tensor], Float[Tensor, " row"]]:
 
 
 def logit(ids: Ids) -> Callable[[Tensor], Float[Tensor, " row"]]:
-    """Logit of an answer; those of the pieces of a longer one add up.
-
-    ```python
-    kntools.metrics.logit(encoded.target_ids)(logits)
-    ```
-    """
+    """Logit of an answer; those of the pieces of a longer one add up."""
     wanted = _token_ids(ids)
 
     def metric(logits: Tensor) -> Tensor:

@@ -1,7 +1,5 @@
 """What belongs to the machine and not to an experiment: progress bars and rows per forward pass."""
 
-from __future__ import annotations
-
 import os
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, replace
@@ -15,8 +13,6 @@ from kntools.scopes import scope
 
 @dataclass(frozen=True)
 class Options:
-    """The options in force. See `set_options`."""
-
     progress: bool = True  # draw progress bars
     max_rows: int | None = None  # rows per forward pass, clean ones included; None chooses from free memory
 
@@ -32,7 +28,6 @@ _bars: list[Any] = []  # those of the loops that are running
 
 
 def options() -> Options:
-    """The options in force."""
     return _options
 
 

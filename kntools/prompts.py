@@ -1,16 +1,12 @@
 """Prompts, and the one way in which kntools turns them into tokens.
 
 A prompt is a text and the answer that a model should give. For a causal model the answer follows the text; for a
-masked one the text holds one `[MASK]`. Answers are taken as written: the tokens of an answer are what the tokenizer
-makes of the text with the answer in its place, minus what it makes of the text.
+masked one the text holds one `[MASK]`.
 """
-
-from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from enum import StrEnum
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 import pandas as pd
 import torch
@@ -19,16 +15,10 @@ from torch import Tensor
 
 from kntools.arguments import shown, whole, whole_text
 from kntools.models import adapter
-from kntools.models.causality import is_masked
-from kntools.models.tokenizers import tokenizer_of
 from kntools.results.display import excerpt
 from kntools.results.result import Result
-from kntools.word_borders import is_glued, occurrences
-
-#: How a mask is written in every text, whatever the tokenizer calls it.
-MASK = "[MASK]"
-
-MultiToken = Literal["error", "first", "sum"]
+from kntools.tokenisation import MASK as MASK
+from kntools.tokenisation import MultiToken, PromptError, Reason, Tokenisation, Tokens
 
 _EXAMPLE = "write kn.Prompt(text, answer), e.g. kn.Prompt('1 + 1 =', ' 2')"
 
@@ -118,47 +108,16 @@ PromptLike = Prompt | Encoded
 Prompts = PromptLike | Sequence[PromptLike]
 
 
-class Reason(StrEnum):
-    """Why a prompt cannot be asked of a model."""
-
-    MASK = "not exactly one mask"
-    SPACE = "the space stands before the answer's place"
-    GLUED = "the answer is glued to the word before it"
-    MELTS = "answer melts into the text"
-    UNSEEN = "nothing of it is left in the tokens"
-    ANSWER_PIECES = "answer is not one token"
-    FOIL_PIECES = "foil is not one token"
-    SAME = "answer and foil are the same tokens"
-    UNKNOWN_WORD = "answer is not in the vocabulary"
-    TOO_LONG = "longer than the model's context"
-    SUBJECT = "the subject is not found in the text"
-    TWO_SUBJECTS = "the subject stands in the text more than once"
-
-
-class PromptError(ValueError):
-    """A prompt that a model cannot be asked; `reason` says why."""
-
-    def __init__(self, reason: Reason, message: str) -> None:
-        super().__init__(message)
-        self.reason = reason
-
-
 def encode(model: Any, prompt: PromptLike, *, prepend_bos: bool | None = None) -> Encoded:
-    """Tokenise `prompt` for `model`. An `Encoded` is returned unchanged.
+    """Tokenise `prompt` for `model` (on its device). An `Encoded` is returned unchanged.
 
     ```python
     e = kn.encode(model, Prompt("The capital of Canada is", " Ottawa", subject="Canada"))
     model(e.tokens)[0, e.position].softmax(-1)[e.target_ids[0]]
     ```
 
-    Arguments:
-        model: any TransformerLens model with a tokenizer.
-        prompt: what to encode.
-        prepend_bos: put the beginning-of-sequence token first; `None` follows `model.cfg.default_prepend_bos`. No
-            second one is added to a text that begins with it. A masked model keeps its special tokens in any case.
-
-    Returns:
-        `Encoded`, on the model's device.
+    `prepend_bos` puts the beginning-of-sequence token first; `None` follows `model.cfg.default_prepend_bos`. No
+    second one is added to a text that begins with it. A masked model keeps its special tokens in any case.
 
     Raises:
         PromptError: (a ValueError) no or two masks for a masked model, a mask for a causal one, an answer that is
@@ -170,24 +129,16 @@ def encode(model: Any, prompt: PromptLike, *, prepend_bos: bool | None = None) -
 
 
 def encode_many(model: Any, prompts: Prompts, *, prepend_bos: bool | None = None) -> list[Encoded]:
-    """Tokenise one prompt or several, as `encode` does each. The tokenizer is called on all of them at once.
-
-    Raises:
-        ValueError: no prompts, or the first one that `encode` refuses.
-    """
+    """Tokenise one prompt or several, as `encode` does each. The tokenizer is called on all of them at once."""
     listed = [prompts] if isinstance(prompts, Prompt | Encoded) else prompts
     if isinstance(listed, str) or not isinstance(listed, Iterable):
-        raise TypeError(
-            f"{shown(prompts)} is not a Prompt; write kn.Prompt(text, answer), e.g. kn.Prompt('1 + 1 =', ' 2')"
-        )
+        raise TypeError(f"{shown(prompts)} is not a Prompt; {_EXAMPLE}")
     asked = list(listed)
     if not asked:
         raise ValueError("no prompts given; pass a Prompt, or a list with at least one")
     for prompt in asked:
         if not isinstance(prompt, Prompt | Encoded):
-            raise TypeError(
-                f"{shown(prompt)} is not a Prompt; write kn.Prompt(text, answer), e.g. kn.Prompt('1 + 1 =', ' 2')"
-            )
+            raise TypeError(f"{shown(prompt)} is not a Prompt; {_EXAMPLE}")
     new = iter(encode_each(model, [p for p in asked if isinstance(p, Prompt)], prepend_bos=prepend_bos))
     out = []
     for prompt in asked:
@@ -204,245 +155,80 @@ def encode_each(
     """Each prompt tokenised, or the error that says why it cannot be: for data sets, which count what is left out."""
     if not prompts:
         return []
-    tokenizer = tokenizer_of(model)
-    masked = is_masked(model)
-    bos = not masked and _use_bos(model, tokenizer, prepend_bos)
-    return _Encoder(model, tokenizer, masked, bos).encode(prompts)
-
-
-#: Token ids, and the characters that each covers.
-Tokens = tuple[list[int], list[tuple[int, int]]]
-
-
-class _Encoder:
-    """The tokenisation of many prompts: all texts in one call, and all texts with their answers in a second one."""
-
-    def __init__(self, model: Any, tokenizer: Any, masked: bool, bos: bool) -> None:
-        self.tokenizer, self.masked, self.bos = tokenizer, masked, bos
-        self.device, self.limit = adapter.device_of(model), adapter.context_length(model)
-        self.pieces: dict[int, str] = {}
-
-    def encode(self, prompts: Sequence[Prompt]) -> list[Encoded | PromptError]:
-        problems = [self._problem(p) for p in prompts]
-        good = [p for p, problem in zip(prompts, problems, strict=True) if problem is None]
-        texts = [self._text(p) for p in good]
-        answers = [self._filled(p, answer) for p in good for answer in (p.target, p.foil) if answer is not None]
-        rows = self._tokenise([*texts, *answers])
-        of_texts, of_answers = iter(rows[: len(texts)]), iter(rows[len(texts) :])
-        out: list[Encoded | PromptError] = []
-        for prompt, problem in zip(prompts, problems, strict=True):
-            if problem is None:
-                target = next(of_answers)[0]
-                foil = None if prompt.foil is None else next(of_answers)[0]
-                out.append(self._assemble(prompt, next(of_texts), target, foil))
-            else:
-                out.append(problem)
-        return out
-
-    # --- texts ----------------------------------------------------------------------------------------
-
-    def _text(self, prompt: Prompt) -> str:
-        return prompt.text.replace(MASK, self.tokenizer.mask_token) if self.masked else prompt.text
-
-    def _filled(self, prompt: Prompt, answer: str) -> str:
-        """The text with an answer in its place."""
-        return prompt.text.replace(MASK, answer) if self.masked else prompt.text + answer
-
-    def _problem(self, prompt: Prompt) -> PromptError | None:
-        """What the text alone shows."""
-        text, masks = prompt.text, prompt.text.count(MASK)
-        if self.masked:
-            if masks == 1:
-                return None
-            return PromptError(Reason.MASK, f"{text!r} holds {masks} masks; a masked model needs exactly one {MASK}")
-        if masks or (self.tokenizer.mask_token and self.tokenizer.mask_token in text):
-            return PromptError(
-                Reason.MASK,
-                f"{text!r} holds a mask, but this is a causal model: end the text where the answer begins",
-            )
-        for name, answer in (("target", prompt.target), ("foil", prompt.foil)):
-            if answer is None:
-                continue
-            if text[-1] in " \t":
-                text, answer = text.rstrip(" \t"), " " + answer.lstrip()
-                return PromptError(
-                    Reason.SPACE, f"the text ends in a space, which belongs to the answer; write {text!r}, {answer!r}"
-                )
-            if is_glued(text, answer):
-                return PromptError(
-                    Reason.GLUED,
-                    f"the {name} {answer!r} would continue the word {text.split()[-1]!r} of the text; "
-                    f"write {' ' + answer!r} for a new word",
-                )
-        return None
-
-    # --- tokens ---------------------------------------------------------------------------------------
-
-    def _tokenise(self, texts: list[str]) -> list[Tokens]:
-        """Token ids and their character ranges, with the special tokens of a masked model around them."""
-        if not texts:
-            return []
-        if getattr(self.tokenizer, "is_fast", False):
-            out = self.tokenizer(texts, add_special_tokens=self.masked, return_offsets_mapping=True)
-            ranges = [[(a, b) for a, b in row] for row in out["offset_mapping"]]
-            return list(zip(map(list, out["input_ids"]), ranges, strict=True))
-        if self.masked:
-            raise ValueError("a masked model needs a fast tokenizer (use_fast=True) to locate words")
-        rows = [list(ids) for ids in self.tokenizer(texts, add_special_tokens=False)["input_ids"]]
-        return [(ids, _ranges_by_prefix(self.tokenizer, text, ids)) for text, ids in zip(texts, rows, strict=True)]
-
-    def _assemble(
-        self, prompt: Prompt, text: Tokens, target: list[int], foil: list[int] | None
-    ) -> Encoded | PromptError:
+    own = Tokenisation(model, prepend_bos)
+    problems: list[PromptError | None] = []
+    texts: list[str] = []
+    for prompt in prompts:
+        answers = {"target": prompt.target, "foil": prompt.foil}
         try:
-            return self._encoded(prompt, text, target, foil)
+            own.check(prompt.text, answers)
         except PromptError as error:
-            return error
+            problems.append(error)
+        else:
+            problems.append(None)
+            filled = [own.filled(prompt.text, answer) for answer in answers.values() if answer is not None]
+            texts += [own.written(prompt.text), *filled]
+    tokens = own.tokens(texts)
+    found: list[Encoded | PromptError] = []
+    for prompt, problem in zip(prompts, problems, strict=True):
+        try:
+            found.append(_encoded(model, own, prompt, tokens) if problem is None else problem)
+        except PromptError as error:
+            found.append(error)
+    return found
 
-    def _encoded(self, prompt: Prompt, text: Tokens, target: list[int], foil: list[int] | None) -> Encoded:
-        ids, ranges = text
-        subject = None if prompt.subject is None else _subject_tokens(prompt, self._text(prompt), ranges)
-        place = ids.index(self.tokenizer.mask_token_id) if self.masked else len(ids)
-        target_ids = self._answer(prompt, ids, place, target, "target", prompt.target)
-        foil_ids = None if foil is None else self._answer(prompt, ids, place, foil, "foil", str(prompt.foil))
-        if foil_ids is not None and foil_ids == target_ids:
-            raise PromptError(
-                Reason.SAME, f"target {prompt.target!r} and foil {prompt.foil!r} are the same token(s) {target_ids}"
-            )
-        # Teacher forcing: each piece of the answer is read by the prediction of the next one.
-        ids = ids if self.masked else [*ids, *target_ids[:-1]]
-        first = place if self.masked else place - 1
-        if self.bos and ids[:1] != [self.tokenizer.bos_token_id]:
-            ids, first = [self.tokenizer.bos_token_id, *ids], first + 1
-            subject = None if subject is None else range(subject.start + 1, subject.stop + 1)
-        if first < 0:
-            raise PromptError(Reason.UNSEEN, f"nothing of the text {prompt.text!r} is left: this tokenizer drops it")
-        if len(ids) > self.limit:
-            raise PromptError(
-                Reason.TOO_LONG,
-                f"the prompt is {len(ids)} tokens long, the model's context holds {self.limit}; shorten the text",
-            )
-        return Encoded(
-            prompt=prompt,
-            tokens=torch.tensor([ids], device=self.device),
-            positions=tuple(range(first, first + len(target_ids))),
-            target_ids=target_ids,
-            foil_ids=foil_ids,
-            subject=subject,
-            prepend_bos=not self.masked and ids[0] == self.tokenizer.bos_token_id,
-            str_tokens=tuple(map(self._piece, ids)),
-        )
 
-    def _answer(
-        self, prompt: Prompt, ids: list[int], place: int, filled: list[int], name: str, answer: str
-    ) -> tuple[int, ...]:
-        """The tokens that the answer adds to those of the text."""
-        after = ids[place + 1 :] if self.masked else []
-        end = len(filled) - len(after)
-        found = tuple(filled[place:end])
-        if filled[:place] != ids[:place] or filled[end:] != after:
-            raise PromptError(Reason.MELTS, self._melting(prompt, answer, name))
-        if not "".join(map(self._piece, found)).strip():
-            raise PromptError(Reason.UNSEEN, f"nothing of the {name} {answer!r} is left: this tokenizer drops it")
-        if self._unknown() in found:
-            raise PromptError(Reason.UNKNOWN_WORD, f"{name} {answer!r} is not in the model's vocabulary")
-        if len(found) == 1 or (prompt.multi_token == "sum" and not self.masked):
-            return found
-        if prompt.multi_token == "first":
-            return found[:1]
-        pieces = [self._piece(i) for i in found]
-        hint = (
-            "a masked model predicts one token: use Prompt(..., multi_token='first')"
-            if self.masked
-            else "use Prompt(..., multi_token='first') or 'sum'"
-        )
+def _encoded(model: Any, own: Tokenisation, prompt: Prompt, tokens: dict[str, Tokens]) -> Encoded:
+    ids, ranges = tokens[own.written(prompt.text)]
+    subject = None
+    if prompt.subject is not None:
+        subject = own.subject(prompt.text, ranges, prompt.subject, prompt.occurrence)
+
+    def answer_ids(name: str, answer: str) -> tuple[int, ...]:
+        filled, _ = tokens[own.filled(prompt.text, answer)]
+        return own.answer(prompt.text, ids, filled, name, answer, prompt.multi_token)
+
+    target_ids = answer_ids("target", prompt.target)
+    foil_ids = None if prompt.foil is None else answer_ids("foil", prompt.foil)
+    if foil_ids == target_ids:
         raise PromptError(
-            Reason.ANSWER_PIECES if name == "target" else Reason.FOIL_PIECES,
-            f"{name} {answer!r} is {len(found)} tokens {pieces}; {hint}, or choose a single-token {name}",
+            Reason.SAME, f"target {prompt.target!r} and foil {prompt.foil!r} are the same token(s) {target_ids}"
         )
-
-    def _melting(self, prompt: Prompt, answer: str, name: str) -> str:
-        text = prompt.text
-        if self.masked:
-            return (
-                f"the {name} {answer!r} changes the tokens around the mask of {text!r}; write the answer as it stands "
-                f"in the sentence, with a space on one side only (e.g. {'is [MASK].'!r} and {answer.strip()!r})"
-            )
-        return (
-            f"the {name} {answer!r} melts into the last token of {text!r}; end the text at a word's end and begin the "
-            f"answer with its space, e.g. {' ' + answer.lstrip()!r}"
+    # Teacher forcing: each piece of the answer is read by the prediction of the next one.
+    row = ids if own.masked else [*ids, *target_ids[:-1]]
+    first = own.place(ids) if own.masked else own.place(ids) - 1
+    if own.bos is not None and ids[:1] != [own.bos]:
+        row, first = [own.bos, *row], first + 1
+        subject = None if subject is None else range(subject.start + 1, subject.stop + 1)
+    if first < 0:
+        raise PromptError(Reason.UNSEEN, f"nothing of the text {prompt.text!r} is left: this tokenizer drops it")
+    if len(row) > (limit := adapter.context_length(model)):
+        raise PromptError(
+            Reason.TOO_LONG,
+            f"the prompt is {len(row)} tokens long, the model's context holds {limit}; shorten the text",
         )
-
-    def _unknown(self) -> int | None:
-        """The token for unknown words, if it is one of its own (GPT-2's is also its end of text)."""
-        t = self.tokenizer
-        return None if t.unk_token in (t.bos_token, t.eos_token) else t.unk_token_id
-
-    def _piece(self, token: int) -> str:
-        if token not in self.pieces:
-            self.pieces[token] = self.tokenizer.decode([token])
-        return self.pieces[token]
-
-
-def _use_bos(model: Any, tokenizer: Any, prepend_bos: bool | None) -> bool:
-    wanted = bool(getattr(model.cfg, "default_prepend_bos", True)) if prepend_bos is None else prepend_bos
-    if wanted and tokenizer.bos_token_id is None:
-        if prepend_bos:
-            raise ValueError("prepend_bos=True, but the tokenizer has no BOS token; use prepend_bos=False")
-        return False
-    return wanted
+    return Encoded(
+        prompt=prompt,
+        tokens=torch.tensor([row], device=adapter.device_of(model)),
+        positions=tuple(range(first, first + len(target_ids))),
+        target_ids=target_ids,
+        foil_ids=foil_ids,
+        subject=subject,
+        prepend_bos=not own.masked and row[0] == own.tokenizer.bos_token_id,
+        str_tokens=tuple(map(own.piece, row)),
+    )
 
 
 def text_tokens(model: Any, text: str) -> Int[Tensor, " pos"]:
     """The tokens of a text on its own, which begin as those of a prompt do."""
-    checked, tokenizer = Prompt(text, " the").text, tokenizer_of(model)
-    ids = list(tokenizer(checked, add_special_tokens=False)["input_ids"])
-    first = tokenizer.bos_token_id
-    before = [first] if _use_bos(model, tokenizer, None) and ids[:1] != [first] else []
+    checked, own = Prompt(text, " the").text, Tokenisation(model)
+    ids = list(own.tokenizer(checked, add_special_tokens=False)["input_ids"])
+    before = [own.bos] if own.bos is not None and ids[:1] != [own.bos] else []
     return torch.tensor([*before, *ids], device=adapter.device_of(model))
 
 
-def _ranges_by_prefix(tokenizer: Any, text: str, ids: list[int]) -> list[tuple[int, int]]:
-    """Character ranges for a slow tokenizer: decode ever longer prefixes; they must spell the text."""
-    ends = [len(tokenizer.decode(ids[: i + 1])) for i in range(len(ids))]
-    if tokenizer.decode(ids) != text:
-        raise ValueError(f"this slow tokenizer does not spell {text!r} back; load it with use_fast=True")
-    return list(zip([0, *ends[:-1]], ends, strict=True))
-
-
-def _subject_tokens(prompt: Prompt, text: str, ranges: Sequence[tuple[int, int]]) -> range:
-    """The tokens that overlap the subject."""
-    subject = (prompt.subject or "").strip()
-    found = occurrences(text, subject)
-    if not found:
-        where = "stands only within other words of" if subject in text else "is not in"
-        raise PromptError(
-            Reason.SUBJECT,
-            f"the subject {prompt.subject!r} {where} the text {prompt.text!r}; give it as the text writes it",
-        )
-    if prompt.occurrence is None and len(found) > 1:
-        places = " and ".join(f"...{text[max(0, a - 12) : a]}>>{text[a:b]}<<{text[b : b + 12]}..." for a, b in found)
-        raise PromptError(
-            Reason.TWO_SUBJECTS,
-            f"the subject {subject!r} stands {len(found)} times in {prompt.text!r}: {places}; "
-            f"say which with Prompt(..., occurrence=0), or occurrence=-1 for the last",
-        )
-    try:
-        start, end = found[prompt.occurrence or 0]
-    except IndexError:
-        raise PromptError(
-            Reason.SUBJECT,
-            f"occurrence={prompt.occurrence}, but the subject {subject!r} stands {len(found)} times in {prompt.text!r}",
-        ) from None
-    inside = [i for i, (a, b) in enumerate(ranges) if a < end and b > start and b > a]
-    if not inside:
-        raise PromptError(Reason.SUBJECT, f"no token of {prompt.text!r} covers the subject {prompt.subject!r}")
-    return range(inside[0], inside[-1] + 1)
-
-
 def by_length(encoded: Sequence[Encoded]) -> list[list[int]]:
-    """Indices of `encoded`, grouped by their numbers of tokens and of answer positions: such prompts can share a
-    forward pass. In order of first appearance."""
+    """Indices of `encoded`, grouped by their numbers of tokens and of answer positions: such prompts share a pass."""
     groups: dict[tuple[int, int], list[int]] = {}
     for i, e in enumerate(encoded):
         groups.setdefault((e.tokens.shape[1], len(e.positions)), []).append(i)

@@ -1,7 +1,5 @@
 """Random numbers from a seed of the caller's. The global random state is never used."""
 
-from __future__ import annotations
-
 from random import Random
 from typing import SupportsIndex
 
@@ -11,7 +9,6 @@ from kntools.arguments import whole
 
 
 def generator(seed: SupportsIndex) -> torch.Generator:
-    """A local generator on the CPU."""
     return torch.Generator().manual_seed(whole("seed", seed))
 
 

@@ -4,8 +4,6 @@ A `with` statement of Python is not enough: an interrupt between its last line a
 change. `between` has no such gap. `scope` is for those who need a `with` statement all the same.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TypeVar
@@ -14,10 +12,7 @@ T = TypeVar("T")
 
 
 def between(enter: Callable[[], object], call: Callable[[], T], leave: Callable[[], object]) -> T:
-    """What `call` returns, after `enter` and before `leave`.
-
-    `leave` undoes what `enter` has done so far. It may be called again when it is done or was interrupted.
-    """
+    """What `call` returns, after `enter` and before `leave`, which may be called again when it was interrupted."""
     try:
         try:
             enter()

@@ -5,8 +5,6 @@ short form that TransformerLens' documentation uses (`resid_pre`, `attn_out`, `z
 (`mlp.hook_post`).
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -20,8 +18,6 @@ Hook = tuple[str, Callable[..., Any]]
 
 
 class Answer(Enum):
-    """The type of `ANSWER`."""
-
     ANSWER = "answer"
 
     def __repr__(self) -> str:
@@ -75,7 +71,7 @@ class Neuron:
             object.__setattr__(self, name, whole(name, getattr(self, name), least=0))
 
     @classmethod
-    def parse(cls, text: str) -> Neuron:
+    def parse(cls, text: str) -> "Neuron":
         """Read what `repr` writes: `"L24.N1005"`."""
         match = NEURON_NAME.match(text.strip()) if isinstance(text, str) else None
         if match is None:
@@ -106,10 +102,15 @@ def as_neuron(neuron: NeuronLike) -> Neuron:
     return Neuron(whole("layer", layer), whole("index", number))
 
 
+def is_one(given: Any) -> bool:
+    """One neuron or head, where several may be given: a name, or a pair of numbers."""
+    pair = isinstance(given, tuple) and len(given) == 2 and all(isinstance(n, SupportsIndex) for n in given)
+    return pair or isinstance(given, Neuron | str)
+
+
 def as_neurons(neurons: NeuronsLike) -> tuple[Neuron, ...]:
     """Accept `Neuron`s, their names and `(layer, index)` pairs, one or many; drop repetitions, keep the order."""
-    pair = isinstance(neurons, tuple) and len(neurons) == 2 and all(isinstance(n, SupportsIndex) for n in neurons)
-    listed = [neurons] if pair or isinstance(neurons, Neuron | str) else several("neurons", neurons, "att.top(5)")
+    listed = [neurons] if is_one(neurons) else several("neurons", neurons, "att.top(5)")
     return tuple(dict.fromkeys(as_neuron(n) for n in listed))  # type: ignore[arg-type] # a pair is refused by as_neuron
 
 

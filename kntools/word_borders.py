@@ -4,8 +4,6 @@ A text is read letter by letter, each with all that is written on it: marks, vow
 goes on where a letter or digit follows one, in scripts that put spaces between words; others have no such borders.
 """
 
-from __future__ import annotations
-
 import unicodedata
 from itertools import takewhile
 

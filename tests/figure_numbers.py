@@ -5,6 +5,7 @@ A figure whose sentence changes needs another entry in `NUMBERS`, and nothing el
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -73,12 +74,17 @@ def localisation(made: Made) -> list[Any]:
 
 
 def layers(made: Made) -> list[Any]:
+    """Kinds that are apart as far as can be: as far as in one of all ways to share out paradigms and relations."""
     table, groups = made.table("figure-4"), made.table("figure-3-groups")
     by_kind = table.pivot(index="layer", columns="kind", values="share")
     distance = float((by_kind["linguistic"] - by_kind["factual"]).abs().sum() / 2)
-    assert made.table("figure-4-test")["p"][0] < ALPHA
+    test, sources = made.table("figure-4-test").iloc[0], groups.groupby("kind")["source"].nunique()
+    assert test["distance"] == pytest.approx(distance) == 1
+    ways = math.comb(int(sources.sum()), int(sources["factual"]))
+    as_far = 1 + (sources["factual"] == sources["linguistic"])  # the kinds may change places
+    assert ALPHA < test["p"] == pytest.approx(as_far / ways, abs=0.03)
     counts = groups["kind"].value_counts()
-    return [distance, 0, 1, int(counts["linguistic"]), int(counts["factual"]), ALPHA]
+    return [int(counts["linguistic"]), int(counts["factual"]), int(sources.sum()), ALPHA]
 
 
 def suppression(made: Made) -> list[Any]:

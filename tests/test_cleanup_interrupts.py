@@ -15,7 +15,7 @@ import kntools as kn
 from kntools import options as options_module
 from kntools import scopes
 from kntools.editing import changes, edit_stack, fine_tuning, weight_edits
-from kntools.engine import embedding, from_layer, plain
+from kntools.engine import from_layer, plain, runner
 from kntools.models import adapter, attachment, causality, neuron_layers
 from tests import zoo
 from tests.leaks import PROMPTS
@@ -52,7 +52,7 @@ def asked(model: Any) -> None:
 OPERATIONS: dict[str, tuple[tuple[Any, ...], Callable[[Any], Any]]] = {
     "sweep": ((*CLEANUP, from_layer), lambda m: kn.sweep(m, CLEAN, [ABLATION, kn.capture(["z"], [1], {})])),
     "gradients": (CLEANUP, lambda m: kn.activation_x_gradient(m, CLEAN)),
-    "embedding": ((*CLEANUP, embedding), lambda m: kn.sweep(m, CLEAN, [[]], embedding=[NOISE])),
+    "embedding": ((*CLEANUP, runner), lambda m: kn.sweep(m, CLEAN, [[]], embedding=[NOISE])),
     "second_moment": (CLEANUP, lambda m: kn.second_moment(m, 1, ["The quick brown fox", "jumps over the lazy dog"])),
     "generate": (CLEANUP, lambda m: kn.generate(m, CLEAN, max_new_tokens=2)),
     "fine_tune": ((fine_tuning, scopes), lambda m: kn.fine_tune(m, CLEAN, " Rome", layer=1, steps=2)),

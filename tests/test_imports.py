@@ -15,6 +15,7 @@ ORDER: list[set[str]] = [
     {"sites", "metrics", "options", "files", "scopes", "arguments", "randomness", "word_borders"},
     {"models"},
     {"results"},
+    {"tokenisation"},
     {"prompts"},
     {"hooks"},
     {"engine"},

@@ -31,12 +31,11 @@ from kntools.analyses.method_comparison import selection_methods
 from kntools.analyses.neuron_transfer import transfer
 from kntools.analyses.planted_knowledge import planted_facts
 from kntools.analyses.prompt_group import PromptGroup
-from kntools.attribution.neuron_activity import ActivitySoFar
 from kntools.cli.neuron_check import Check
 from kntools.data.records import Loaded, Skipped
-from kntools.editing.moment_sums import MomentSums
 from kntools.editing.rome_settings import RomeSettings
 from kntools.editing.weight_edits import WeightEdit
+from kntools.engine.text_measurement import Checkpoint
 from kntools.results import display
 from kntools.results.result import Result
 from kntools.results.table import Table
@@ -145,8 +144,7 @@ NO_RESULTS = {
     Result,
     WeightEdit,
     Table,
-    MomentSums,
-    ActivitySoFar,
+    Checkpoint,
     Check,
 }
 
@@ -205,7 +203,7 @@ LONG = ["Encoded", "NeuronScan", "Trace", "PatchGrid", "RankOneEdit", "JointEdit
 def test_a_long_prompt_is_not_printed_whole(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     long = zoo.fresh("llama")
     long.cfg.n_ctx = 4096  # its positions are rotary
-    text = "word " * 400
+    text = "word " * 60
     monkeypatch.setattr(f"{__name__}.PROMPT", kn.Prompt(f"{text}Italy and this", " book", subject="Italy"))
     monkeypatch.setattr(f"{__name__}.PAIRS", [kn.Prompt(f"{text}{frame} this", " book") for frame in planted.FRAMES])
     with kn.set_options(progress=False):

@@ -58,16 +58,20 @@ def layer_distribution(
     Arguments:
         found: a `Localisation`, or for each kind the neurons of every group. Groups without neurons are left out.
         n_layers: of the model; a neuron beyond them is an error.
-        permutations: of a test of two kinds: half the sum of absolute differences of their shares (0 to 1), against the
-            same with groups given to the kinds at random.
+        permutations: of a test of two kinds: the distance between their shares (half the sum of absolute
+            differences, 0 to 1) against the same with kinds assigned at random, to the paradigms and relations of a
+            `Localisation`, whose groups are not independent, or else to groups.
         seed: of permutations and intervals.
     """
     n_layers, permutations = whole("n_layers", n_layers, least=1), whole("permutations", permutations, least=1)
     if isinstance(found, Localisation):
         provenance, given = found.provenance, {k: found.neurons(k) for k in ("linguistic", "factual")}
+        units = {k: [row["source"] for row in found.rows if row["kind"] == k] for k in given}
     else:
         provenance, given = {"model": "?"}, {k: tuple(map(as_neurons, groups)) for k, groups in found.items()}
+        units = {k: [f"{k} {n}" for n in range(len(groups))] for k, groups in given.items()}
     layers = {k: [[n.layer for n in own] for own in groups if own] for k, groups in given.items() if any(groups)}
+    kept = [u for k, groups in given.items() for u, own in zip(units[k], groups, strict=True) if own]
     if not layers:
         raise ValueError("no neurons: no group has a knowledge neuron")
     deepest = max(layer for groups in layers.values() for own in groups for layer in own)
@@ -83,19 +87,24 @@ def layer_distribution(
             {"kind": kind, "layer": layer, "neurons": n, "share": share, "low": low, "high": high}
             for layer, (n, (share, low, high)) in enumerate(zip(neurons, numbers, strict=True))
         ]
-    test = _permutation(list(shares.values()), permutations, seed) if len(shares) == 2 else None
+    test = _permutation(list(shares.values()), kept, permutations, seed) if len(shares) == 2 else None
     sizes = {kind: len(s) for kind, s in shares.items()}
     return LayerDistribution.of(rows, provenance, groups=sizes, test=test, permutations=permutations)
 
 
-def _permutation(sides: list[Float[Tensor, "_group layer"]], permutations: int, seed: int) -> dict[str, Any]:
-    both, first, generator = torch.cat(sides), len(sides[0]), randomness.generator(seed)
+def _permutation(
+    sides: list[Float[Tensor, "_group layer"]], units: list[str], permutations: int, seed: int
+) -> dict[str, Any]:
+    """`units` says what each group belongs to; whole units change sides."""
+    both, generator, names = torch.cat(sides), randomness.generator(seed), list(dict.fromkeys(units))
+    unit, first = torch.tensor([names.index(name) for name in units]), len(set(units[: len(sides[0])]))
 
-    def distance(groups: Tensor) -> float:
-        return float((groups[:first].mean(0) - groups[first:].mean(0)).abs().sum() / 2)
+    def distance(order: Tensor) -> float:
+        here = order[unit] < first
+        return float((both[here].mean(0) - both[~here].mean(0)).abs().sum() / 2)
 
-    # The tolerance is for ties, which are many with few groups.
-    drawn = [distance(both[torch.randperm(len(both), generator=generator)]) for _ in range(permutations)]
-    above = sum(value >= distance(both) - 1e-12 for value in drawn)
+    found = distance(torch.arange(len(names)))
+    # The tolerance is for ties, which are many with few units.
+    above = sum(distance(torch.randperm(len(names), generator=generator)) >= found - 1e-12 for _ in range(permutations))
     means = [float(side.mean(0) @ torch.arange(side.shape[1], dtype=torch.float64)) for side in sides]
-    return {"distance": distance(both), "p": (above + 1) / (permutations + 1), "means": means}
+    return {"distance": found, "p": (above + 1) / (permutations + 1), "means": means, "units": len(names)}

@@ -1,18 +1,18 @@
-"""What takes the place of a neuron's activation when it is ablated: the same for scans and for faithfulness."""
-
-from __future__ import annotations
+"""What takes the place of a neuron's activation when it is ablated, and the hook: for scans and for faithfulness."""
 
 from collections.abc import Sequence
 from typing import Any, Literal, get_args
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from kntools.attribution.baselines import activation
 from kntools.engine.inputs import check_choice
+from kntools.hooks.positioned import PositionedHook
 from kntools.models import neuron_layers
 from kntools.prompts import Encoded
+from kntools.sites import ANSWER, Hook, Positions, hook_name
 
 #: `"zero"`; `"mean"` over the prompts; `"resample"`: the activations of the next prompt.
 AblationName = Literal["zero", "mean", "resample"]
@@ -25,12 +25,7 @@ def ablation_name(ablation: Ablation) -> str:
 
 
 def replacements(model: Any, encoded: Sequence[Encoded], ablation: Ablation) -> Float[Tensor, "prompt layer neuron"]:
-    """What replaces the activations of all neurons, for each prompt.
-
-    Raises:
-        ValueError: an unknown name; activations of another shape; one prompt, or answers of several tokens, with an
-            ablation that takes activations of other prompts.
-    """
+    """What replaces the activations of all neurons, for each prompt."""
     widths = neuron_layers.widths(model)
     shape = len(encoded), len(widths), max(widths)
     if isinstance(ablation, Tensor):
@@ -47,3 +42,21 @@ def replacements(model: Any, encoded: Sequence[Encoded], ablation: Ablation) -> 
         )
     found = activation(model, encoded).scores
     return found.mean(0, keepdim=True).expand(shape) if ablation == "mean" else found.roll(-1, 0)
+
+
+def keep_neurons(
+    kept: Bool[Tensor, "row neuron"],
+    base: Float[Tensor, " neuron"],
+    layer: int,
+    *,
+    factor: float = 0.0,
+    pos: Positions = ANSWER,
+) -> Hook:
+    """Row r keeps the neurons of `kept[r]`; an activation w of any other becomes `base + factor * (w - base)`."""
+
+    def edit(x: Tensor) -> Tensor:
+        put = base.to(x)
+        return torch.where(kept[:, None].to(x.device), x, put + factor * (x - put))
+
+    name = hook_name("mlp.hook_post", layer)
+    return name, PositionedHook(pos, edit, f"keep some neurons of {name} per row", name=name)

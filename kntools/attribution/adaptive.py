@@ -9,8 +9,6 @@ know m at both of their ends without asking for more. The tolerance does not dep
 rescaled metric is integrated at the same nodes.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
@@ -46,8 +44,6 @@ MAX_NODES_HALF = 100
 
 @dataclass
 class Piece:
-    """A part of a line, from `a` to `b`."""
-
     line: Line
     a: float
     b: float
@@ -66,11 +62,9 @@ def integrate_adaptively(paths: Paths, tol: float) -> list[Line]:
     most = MAX_NODES if paths.precision < HALF else MAX_NODES_HALF
     for round_number in range(MAX_ROUNDS + 1):
         points = paths.evaluate([piece.nodes() for piece in todo])
-        if round_number == 0:
-            _note_starts(todo, points)
         _close(todo, points)
         if round_number == 0:
-            _note_floors(paths, todo, points)
+            _note_starts_and_floors(paths, todo, points)
             _allow(lines, tol)
         smaller: list[Piece] = []
         for piece, found in zip(todo, points, strict=True):
@@ -95,17 +89,12 @@ def _first_pieces(line: Line) -> list[Piece]:
     return [Piece(line, a, b, LATER_NODES) for a, b in pairwise(FIRST_LAYER_PIECES)]
 
 
-def _note_starts(pieces: Sequence[Piece], points: Sequence[Points]) -> None:
-    """m(0) of each line, whose first node it is."""
-    for piece, found in zip(pieces, points, strict=True):
-        if piece.a == 0.0:
-            piece.line.start = float(found.values[0])
-
-
-def _note_floors(paths: Paths, pieces: Sequence[Piece], points: Sequence[Points]) -> None:
-    """What rounding alone makes of a mismatch. In half precision two evaluations tell, a rounding apart."""
+def _note_starts_and_floors(paths: Paths, pieces: Sequence[Piece], points: Sequence[Points]) -> None:
+    """m(0), and what rounding alone makes of a mismatch: in half precision two evaluations tell, a rounding apart."""
     for piece, found in zip(pieces, points, strict=True):
         line = piece.line
+        if piece.a == 0.0:
+            line.start = float(found.values[0])
         line.floor = max(line.floor, ROUNDINGS * float(np.abs(found.values).max()))
     if paths.precision < HALF:
         return

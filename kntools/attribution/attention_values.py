@@ -1,7 +1,5 @@
 """What the heads of a layer write at one position: the values of each token, entry by entry, and what reads them."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -24,7 +22,6 @@ class AttentionValues:
 
     layer: int
     stream: Float[Tensor, "source d_model"]  # that enters the layer
-    at_answer: Float[Tensor, " d_model"]  # ... at the position that reads
     parts: Float[Tensor, "source head d_head"]  # pattern times value
     w_v: Float[Tensor, "head d_model d_head"]
     w_o: Float[Tensor, "head d_head d_model"]
@@ -33,12 +30,7 @@ class AttentionValues:
     multiplier: float
 
     @staticmethod
-    def of_prompt(model: Any, paths: Paths, prompt: int, at: int) -> Iterator[AttentionValues]:
-        """Every layer with attention.
-
-        Raises:
-            ValueError: attention that is not a weighted sum of `W_V` times the normalised stream.
-        """
+    def of_prompt(model: Any, paths: Paths, prompt: int, at: int) -> "Iterator[AttentionValues]":
         layers = [layer for layer in range(adapter.n_layers(model)) if hook_name("v", layer) in model.hook_dict]
         seen = watched(paths, prompt, [(site, layer) for layer in layers for site in _SITES], None)
         for layer in layers:
@@ -66,7 +58,6 @@ class AttentionValues:
             yield AttentionValues(
                 layer,
                 stream.float(),
-                stream[at].float(),
                 parts,
                 w_v,
                 weights[1],

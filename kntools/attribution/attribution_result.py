@@ -1,7 +1,5 @@
 """What attribution returns."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -58,14 +56,14 @@ class Attribution(Result):
 
     def top(self, k: int = 10, *, prompt: int | None = None) -> tuple[Neuron, ...]:
         """The `k` neurons with the highest score: of one prompt, or of the mean over prompts."""
-        return leading(self._scores_of(prompt), k, self.widths)
+        return leading(of_prompt(self.scores, prompt), k, self.widths)
 
     def score_of(self, neuron: NeuronLike, *, prompt: int | None = None) -> float:
         """Score of one neuron, for one prompt or the mean over prompts."""
         neuron = as_neuron(neuron)
         if neuron.layer >= len(self.widths) or neuron.index >= self.widths[neuron.layer]:
             raise IndexError(f"neuron {neuron} does not exist: the layers have {self.widths} neurons")
-        return float(self._scores_of(prompt)[neuron.layer, neuron.index])
+        return float(of_prompt(self.scores, prompt)[neuron.layer, neuron.index])
 
     def to_frame(self, top: int | None = None) -> pd.DataFrame:
         """One row per prompt and neuron: `prompt, text, target, layer, neuron, score, rank, metric`.
@@ -93,25 +91,21 @@ class Attribution(Result):
             )
         return pd.concat(parts, ignore_index=True)
 
-    def plot(self, **options: Any) -> Figure:
+    def plot(self, **options: Any) -> "Figure":
         """Layers x neurons heatmap: `kntools.plots.neuron_heatmap`."""
         from kntools.plots.neurons import neuron_heatmap
 
         return neuron_heatmap(self, **options)
 
-    def plot_against(self, other: Attribution, **options: Any) -> Figure:
+    def plot_against(self, other: "Attribution", **options: Any) -> "Figure":
         """Scores of the same prompts in two attributions, a dot per neuron: `kntools.plots.score_scatter`."""
         from kntools.plots.comparison import score_scatter
 
         self._check_comparable(other)
         return score_scatter(self, other, **options)
 
-    def __sub__(self, other: Attribution) -> Attribution:
-        """Differences of everything measured; scores still sum to the gap.
-
-        Raises:
-            ValueError: other prompts, another site, other layers, or scores in another unit.
-        """
+    def __sub__(self, other: "Attribution") -> "Attribution":
+        """Differences of everything measured; scores still sum to the gap."""
         if not isinstance(other, Attribution):
             return NotImplemented
         self._check_comparable(other)
@@ -132,7 +126,7 @@ class Attribution(Result):
             subtracted=(*self.subtracted, other.provenance),
         )
 
-    def _check_comparable(self, other: Attribution) -> None:
+    def _check_comparable(self, other: "Attribution") -> None:
         if not isinstance(other, Attribution):
             raise TypeError(f"an attribution is compared with another one, not with {type(other).__name__}")
         if self.prompts != other.prompts:
@@ -140,14 +134,6 @@ class Attribution(Result):
             raise ValueError(f"the attributions are of different prompts: {texts}; attribute the same ones")
         if self.widths != other.widths:
             raise ValueError(f"the layers have {self.widths} and {other.widths} neurons; compare models of one shape")
-
-    def _scores_of(self, prompt: int | None) -> Float[Tensor, "layer neuron"]:
-        if prompt is None:
-            return self.scores.mean(0)
-        number = whole("prompt", prompt)
-        if not -len(self.prompts) <= number < len(self.prompts):
-            raise IndexError(f"prompt {prompt} does not exist: there are {len(self.prompts)}")
-        return self.scores[number]
 
     def describe(self) -> str:
         n, layers = len(self.prompts), [str(layer) for layer, width in enumerate(self.widths) if width]
@@ -174,6 +160,16 @@ class Attribution(Result):
                 "leading neurons": [", ".join(map(repr, self.top(3, prompt=n))) for n in range(len(self.prompts))],
             }
         )
+
+
+def of_prompt(values: Float[Tensor, "prompt ..."], prompt: int | None) -> Float[Tensor, "..."]:
+    """The values of one prompt, or their mean over prompts."""
+    if prompt is None:
+        return values.mean(0)
+    number = whole("prompt", prompt)
+    if not -len(values) <= number < len(values):
+        raise IndexError(f"prompt {prompt} does not exist: there are {len(values)}")
+    return values[number]
 
 
 def leading(scores: Float[Tensor, "layer neuron"], k: int, widths: Sequence[int]) -> tuple[Neuron, ...]:

@@ -1,7 +1,5 @@
 """From prompts to an `Attribution`: what all ways to score neurons have in common."""
 
-from __future__ import annotations
-
 import warnings
 from collections.abc import Callable, Sequence
 from typing import Any, Literal

@@ -1,7 +1,5 @@
 """Scores without an integral: activations, and their product with the gradient."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from typing import Any
 
@@ -15,12 +13,7 @@ from kntools.sites import ANSWER, hook_name
 
 
 def activation_x_gradient(
-    model: Any,
-    prompts: Prompts,
-    *,
-    site: str = "mlp.hook_post",
-    metric: Metrics = None,
-    post_norm: PostNorm = "frozen",
+    model: Any, prompts: Prompts, *, site: str = "mlp.hook_post", metric: Metrics = None, post_norm: PostNorm = "frozen"
 ) -> Attribution:
     """`w_i * dm/dw_i`: integrated gradients with a single node at g = 1. Cheap, but not complete.
 
@@ -63,8 +56,8 @@ def activation(model: Any, prompts: Prompts, *, site: str = "mlp.hook_post") -> 
     kn.activation(model, other_prompts).scores.mean(0)      # for mean_ablate_neurons
     ```
 
-    Arguments and result are those of `integrated_gradients`; `residual` and `gap` are nan. No metric is asked for:
-    scores are activations. Those of the several positions of a longer answer (`multi_token="sum"`) add up.
+    As `integrated_gradients`, without a metric; `residual` and `gap` are nan. Those of the several positions of a
+    longer answer (`multi_token="sum"`) add up.
     """
 
     def score(paths: Paths) -> list[Line]:

@@ -1,7 +1,5 @@
 """Direct logit attribution: what each neuron adds to the answer's logit by itself, with every norm held."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -29,17 +27,13 @@ def direct_logit_attribution(model: Any, prompts: Prompts, *, metric: Metrics = 
     ```
 
     The final norm, and a norm behind the MLP where there is one (Gemma 2), are held at their scale in the run, so that
-    contributions add up: the scores of a layer, and its `b_out`, sum to what the layer writes to the logit. No
-    backward pass is run, and what later layers make of a neuron does not count.
+    contributions add up: the scores of a layer sum to `gap`, what it writes to the logit without its `b_out`. What
+    later layers make of a neuron does not count.
 
     Arguments:
-        prompts: one or several.
         metric: `"logit"` of the answer, `"contrast"` (minus the foil's logit), or any function that is linear in the
             logits. `None` is the contrast where every prompt has a foil of one token. For an answer of several tokens
             (`multi_token="sum"`) the logits of all add up. A cap of the logits (Gemma 2) comes after what is read here.
-
-    Returns:
-        `Attribution`; `gap` is the direct contribution of the layer without its bias; `residual` is rounding error.
 
     Raises:
         ValueError: a metric that is not linear; a masked model, whose head is not linear either.

@@ -1,7 +1,5 @@
 """Are these the neurons that matter? Keep the leading ones, ablate the rest, and see what is left of the answer."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,18 +9,16 @@ from torch import Tensor
 
 from kntools import randomness
 from kntools.arguments import decimal, several, tensor, whole
-from kntools.attribution.ablation import Ablation, ablation_name, replacements
+from kntools.attribution.ablation import Ablation, ablation_name, keep_neurons, replacements
 from kntools.attribution.attribution_result import Attribution, exists
 from kntools.attribution.faithfulness_curve import FaithfulnessCurve
 from kntools.engine.inputs import bos_of
 from kntools.engine.metric_choice import Metrics, choose_metrics
 from kntools.engine.sweep import Intervention, sweep
-from kntools.hooks.positioned import PositionedHook
 from kntools.models import neuron_layers
 from kntools.options import options, progress_bar
 from kntools.prompts import Encoded, Prompts, encode_many
 from kntools.results.provenance import provenance
-from kntools.sites import ANSWER, Hook, hook_name
 
 SHARES = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
 _BLOCK = 64
@@ -61,13 +57,8 @@ def faithfulness(
         ablation: what replaces a neuron's activation: 0 (`"zero"`); its `"mean"` over `prompts`; that of the next
             prompt (`"resample"`); or activations `[layer neuron]` or `[prompt layer neuron]`, e.g. those of
             `kn.activation(model, other_prompts)`.
-        metric: as in `activation_patch`: a name or a function; `None` is the contrast where every prompt has a foil,
-            else the probability of the answer.
-        draws: how often random neurons are drawn, as many in each layer as lead there.
-        seed: of these draws.
-
-    Returns:
-        `FaithfulnessCurve`, on the CPU.
+        metric: as in `integrated_gradients`.
+        draws: how often random neurons are drawn (with `seed`), as many in each layer as lead there.
 
     Raises:
         ValueError: shares out of range; scores or activations of another model; one prompt, or answers of several
@@ -162,16 +153,6 @@ def _values(
     """The metric as it is, then with the neurons of each mask alone."""
     runs = [Intervention((), rows=1)]
     for part in masks.split(min(_BLOCK, options().max_rows or _BLOCK)):
-        hooks = [_keep(part[:, n, :width], base[n, :width], n) for n, width in enumerate(widths) if width]
+        hooks = [keep_neurons(part[:, n, :width], base[n, :width], n) for n, width in enumerate(widths) if width]
         runs.append(Intervention(tuple(hooks), rows=len(part)))
     return sweep(model, encoded, runs, metric=metric).float().cpu()
-
-
-def _keep(mask: Bool[Tensor, "row neuron"], base: Float[Tensor, " neuron"], layer: int) -> Hook:
-    """Row r keeps the neurons of `mask[r]`; all others get their `base`."""
-
-    def edit(x: Tensor) -> Tensor:
-        return torch.where(mask[:, None].to(x.device), x, base.to(x))
-
-    name = hook_name("mlp.hook_post", layer)
-    return name, PositionedHook(ANSWER, edit, f"keep some neurons of {name} per row", name=name)

@@ -1,7 +1,5 @@
 """How much of what a model does is left when only the leading neurons work."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -109,7 +107,7 @@ class FaithfulnessCurve(Result):
             parts.append(pd.DataFrame(facts | {column: values.numpy() for column, values in columns.items()}))
         return pd.concat(parts, ignore_index=True)
 
-    def plot(self, **options: Any) -> Figure:
+    def plot(self, **options: Any) -> "Figure":
         """f over the share of neurons: `kntools.plots.line_chart`. A share of 0 is not drawn."""
         from kntools.plots import line_chart
 

@@ -1,7 +1,5 @@
 """Neuron attribution: how much each MLP neuron adds to the answer."""
 
-from __future__ import annotations
-
 import warnings
 from functools import partial
 from typing import Any, Literal
@@ -31,7 +29,7 @@ def integrated_gradients(
 
     ```python
     att = kn.integrated_gradients(model, kn.Prompt("The capital of Canada is", " Ottawa"))
-    att.scores                  # [prompt layer neuron]
+    att.scores                  # [prompt layer neuron], in the metric's unit
     att.top(5)                  # (L29.N393, ...)
     att.residual.abs().max()    # how far the scores of a layer are from adding up to what the layer does
     pair = kn.Prompt("Carla could see the", " horses", foil=" horse")
@@ -48,11 +46,9 @@ def integrated_gradients(
     forcing, and a neuron's score is summed over the positions that predict them.
 
     Arguments:
-        prompts: one or several.
         rule: `"adaptive"` refines each layer until it is complete to `tol`. `"midpoint"`, `"gauss_legendre"`,
             `"dai"` (left sums, the code of Dai et al.) and `"kn_thesis"` (the code of Niu et al. and EleutherAI)
             use `steps` nodes; in the first layers, where the metric can leap, they may be off by 10 % to 70 %.
-        steps: nodes of a fixed rule.
         tol: for `"adaptive"`: the residual allowed per layer, relative to |m(w) - m(0)|, or to a fiftieth of the
             largest such gap of the prompt if that is more. In half precision, rounding may leave more than that
             (`Attribution.floor`): refinement stops there, and a warning says so.
@@ -64,10 +60,6 @@ def integrated_gradients(
             the probability. Which it was is in the result.
         post_norm: only where a norm follows the MLP (Gemma 2 and 3, OLMo 2): `"frozen"` holds that norm's scale at its
             value in the run; `"live"` is the published path, along which the norm undoes the scaling.
-
-    Returns:
-        `Attribution`, on the CPU; scores are in the metric's unit (probabilities: -1 to 1). Layers without neurons
-        (`widths` 0) have zeros.
 
     Raises:
         TypeError, ValueError: an unknown rule, site or metric, `steps` or `tol` out of range, a prompt that cannot be
@@ -86,7 +78,6 @@ def integrated_gradients(
 
 
 def _warn_of_residuals(att: Attribution, tol: float) -> None:
-    """Say where refinement ended before the tolerance."""
     sizes, residuals = att.gap.abs(), att.residual.abs()
     asked = tol * sizes.maximum(SMALL_GAP * sizes.amax(1, keepdim=True))
     missed = residuals > asked

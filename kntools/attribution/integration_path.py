@@ -5,8 +5,6 @@ activations w at the answer position are multiplied by g, and `dm/dg = sum_i w_i
 number of lines are evaluated in one sweep.
 """
 
-from __future__ import annotations
-
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -57,8 +55,6 @@ class Nodes:
 
 @dataclass(frozen=True)
 class Points:
-    """What is found there."""
-
     values: Float[np.ndarray, " node"]  # m(g)
     slopes: Float[np.ndarray, " node"]  # dm/dg
     integral: Float[Tensor, " neuron"]  # sum_k weights[k] * w_i dm/dw_i(g_k), float64

@@ -1,7 +1,5 @@
 """From scores to knowledge neurons, and how localised the scores of several prompts are."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass, field
 from fractions import Fraction
@@ -164,11 +162,8 @@ def r1_squared(att: Scores, *, drop_zero: bool = False) -> float:
     ```
 
     With the score vectors as rows of unit length (not centred) and s1 the largest singular value of that matrix,
-    `R1^2 = (s1^2 - 1) / (n - 1)`. It ignores signs: two opposite vectors give 1.
-
-    Arguments:
-        att: an `Attribution`, or scores `[prompt layer neuron]`.
-        drop_zero: leave out prompts whose scores are all zero, which have no direction.
+    `R1^2 = (s1^2 - 1) / (n - 1)`. It ignores signs: two opposite vectors give 1. `drop_zero` leaves out prompts whose
+    scores are all zero, which have no direction.
 
     Raises:
         ValueError: fewer than two prompts, or an all-zero prompt and not `drop_zero`.

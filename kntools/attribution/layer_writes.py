@@ -1,7 +1,5 @@
 """What the neurons of each layer add to the residual stream, and what a changed stream means for the answer."""
 
-from __future__ import annotations
-
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -33,14 +31,9 @@ class LayerWrites:
     weight: Float[Tensor, "neuron d_model"]
     bias: Float[Tensor, " d_model"]
     added: Float[Tensor, "pos d_model"]  # what the MLP adds to the residual stream
-    after: Float[Tensor, "pos d_model"]  # the residual stream behind the layer
+    before: Float[Tensor, "pos d_model"]  # the residual stream without that: after attention, also where both read it
     norms: Sequence[unembedding.HeldNorm | None]  # at each position
     multiplier: float  # of what a block adds
-
-    @property
-    def before(self) -> Float[Tensor, "pos d_model"]:
-        """The residual stream without what the MLP adds: after attention, also where both read the same input."""
-        return self.after - self.added
 
     def through(self, rows: Float[Tensor, "... d_model"], at: int) -> Float[Tensor, "... d_model"]:
         """What directions that `W_out` writes become in the residual stream."""
@@ -48,7 +41,6 @@ class LayerWrites:
         return self.multiplier * (rows if norm is None else norm.forward(rows))
 
     def neurons(self, at: int) -> Float[Tensor, "neuron d_model"]:
-        """What each neuron adds."""
         return self.through(self.activation[at][:, None] * self.weight, at)
 
 
@@ -70,8 +62,8 @@ def layer_writes(model: Any, paths: Paths, prompt: int, pos: Positions = ANSWER)
         held = [None if norm is None else unembedding.held_norm(model, norm, state) for state in inner]
         inside = unembedding.multipliers(model)[0]
         added = inside * seen[hook_name(sites[layer], layer)].float()
-        after = seen[hook_name("resid_post", layer)].float()
-        found.append(LayerWrites(layer, own, weight, constant, added, after, held, inside))
+        before = seen[hook_name("resid_post", layer)].float() - added
+        found.append(LayerWrites(layer, own, weight, constant, added, before, held, inside))
     return found
 
 

@@ -1,23 +1,18 @@
 """Where some neurons are active in texts: one pass over the texts for all of them, in bounded memory."""
 
-from __future__ import annotations
-
 import heapq
-from collections.abc import Sequence, Sized
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
 from kntools import randomness
-from kntools.engine.text_progress import TextProgress
+from kntools.engine.text_measurement import TextMeasurement
 from kntools.engine.texts import Piece, Texts, chunks, neurons_in, passes, pieces, rows_of_texts
-from kntools.options import progress_bar
-from kntools.results.result import Result, load
 from kntools.sites import Neuron
 
 # Texts and their pieces that are read ahead, to find some of equal length.
@@ -43,32 +38,14 @@ class Peak:
     activations: Tensor = field(compare=False)
 
 
-@dataclass(frozen=True, eq=False, repr=False)
-class ActivitySoFar(Result):
-    """What a file holds from which a killed run is resumed."""
-
-    tokens: int
-    total: Float[Tensor, " neuron"]
-    active: Int[Tensor, " neuron"]
-    keys: Float[Tensor, " token"]
-    kept: Float[Tensor, "token neuron"]
-    generator: Tensor
-    peaks: tuple[tuple[Peak, ...], ...]
-    texts: int
-    digest: str
-    provenance: dict[str, Any]
-
-    def to_frame(self) -> pd.DataFrame:
-        """One row: `tokens, texts`."""
-        return pd.DataFrame({"tokens": [self.tokens], "texts": [self.texts]})
-
-
-class Activity:
+class Activity(TextMeasurement):
     """Moments, a sample and the leading contexts of each neuron."""
 
-    def __init__(self, model: Any, neurons: Sequence[Neuron], k: int) -> None:
+    def __init__(
+        self, model: Any, neurons: Sequence[Neuron], k: int, path: str | Path | None, about: dict[str, Any]
+    ) -> None:
+        super().__init__(path, about)
         self.model, self.neurons, self.k = model, neurons, k
-        self.tokens = 0
         self.total = torch.zeros(len(neurons), dtype=torch.float64)
         self.active = torch.zeros(len(neurons), dtype=torch.long)
         self.peaks: list[list[Peak]] = [[] for _ in neurons]
@@ -78,44 +55,32 @@ class Activity:
         for column, n in enumerate(neurons):
             self._columns.setdefault(n.layer, []).append(column)
 
-    def read(self, texts: Texts, path: Path | None, about: dict[str, Any]) -> None:
-        """Add texts. Pieces of equal length share a pass: nothing is filled up. `path` keeps what was read."""
-        total = len(texts) if isinstance(texts, Sized) else 0
-        progress = TextProgress(path)
-        if path is not None and path.exists():
-            self._load(path, progress, about)
-        saved = self.tokens
-        with progress_bar(total or 2, "text") as bar:
-            if not total:
-                bar.total = None
-            for new in progress.unread(texts, max(rows_of_texts(), _AHEAD)):
-                for ahead in chunks(pieces(self.model, new, first=progress.texts), _AHEAD):
-                    for batch in passes(ahead):
-                        self._add(batch)
-                progress.note(new)
-                bar.update(progress.texts - bar.n)
-                if path is not None and self.tokens - saved >= _EVERY:
-                    self._save(path, progress, about)
-                    saved = self.tokens
-        if not self.tokens:
-            raise ValueError("no text was given: texts is empty")
-        if path is not None and self.tokens > saved:
-            self._save(path, progress, about)
+    def read_texts(self, texts: Texts) -> None:
+        self.read(texts, max(rows_of_texts(), _AHEAD), every=_EVERY)
 
     def quantiles(self, at: Sequence[float]) -> Float[Tensor, "neuron quantile"]:
         return self._kept.quantile(torch.tensor(at, dtype=torch.float32), dim=0).T
 
-    def _save(self, path: Path, progress: TextProgress, about: dict[str, Any]) -> None:
-        peaks, drawn = tuple(map(tuple, self.peaks)), self._generator.get_state()
-        sums = self.tokens, self.total, self.active, self._keys, self._kept
-        ActivitySoFar(*sums, drawn, peaks, progress.texts, progress.digest, about).save(path)
+    def state(self) -> dict[str, Any]:
+        return {
+            "total": self.total,
+            "active": self.active,
+            "keys": self._keys,
+            "kept": self._kept,
+            "generator": self._generator.get_state(),
+            "peaks": self.peaks,
+        }
 
-    def _load(self, path: Path, progress: TextProgress, about: dict[str, Any]) -> None:
-        saved = load(path, ActivitySoFar)
-        progress.resume(saved.provenance, about, saved.texts, saved.digest)
-        self.tokens, self.total, self.active = saved.tokens, saved.total, saved.active
-        self._keys, self._kept, self.peaks = saved.keys, saved.kept, list(map(list, saved.peaks))
-        self._generator.set_state(saved.generator)
+    def restore(self, state: dict[str, Any]) -> None:
+        self.total, self.active, self._keys, self._kept = (state[name] for name in ("total", "active", "keys", "kept"))
+        self._generator.set_state(state["generator"])
+        self.peaks = [[Peak(**{**peak, "ids": tuple(peak["ids"])}) for peak in heap] for heap in state["peaks"]]
+
+    def add(self, texts: list[str]) -> None:
+        """Pieces of equal length share a pass: nothing is filled up."""
+        for ahead in chunks(pieces(self.model, texts, first=self.texts), _AHEAD):
+            for batch in passes(ahead):
+                self._add(batch)
 
     def _add(self, batch: Sequence[Piece]) -> None:
         wanted = {layer: [self.neurons[c].index for c in columns] for layer, columns in self._columns.items()}

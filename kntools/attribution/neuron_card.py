@@ -1,7 +1,5 @@
 """What does this neuron do? The tokens that its value promotes, the texts that switch it on, its part in a prompt."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, overload
@@ -15,10 +13,10 @@ from kntools.attribution.neuron_card_result import Activation, Context, InPrompt
 from kntools.attribution.neuron_scan import neuron_scan
 from kntools.engine.texts import Texts, check_context, special_tokens
 from kntools.models import neuron_layers, unembedding
-from kntools.models.tokenizers import tokenizer_of
+from kntools.models.adapter import tokenizer_of
 from kntools.prompts import Encoded, Prompt, encode_many
 from kntools.results.provenance import provenance
-from kntools.sites import Neuron, NeuronLike, as_neuron, as_neurons
+from kntools.sites import Neuron, NeuronLike, as_neuron, as_neurons, is_one
 
 _QUANTILES = (0.01, 0.1, 0.5, 0.9, 0.99, 0.999, 1.0)
 
@@ -66,23 +64,18 @@ def neuron_card(
 
         weight_y = (W_out[i] * gain_final) . W_U[:, y]
 
-    and through the gain of the norm behind the MLP too, where there is one (Gemma 2). No mean is taken away from the
-    row or from the unembedding, and scales are left out (the scale of a norm, a multiplier of Granite, the cap of
-    Gemma 2's logits): the order of tokens does not depend on them.
-    Its key is where it is active: the `k` pieces of text with its highest activations.
+    and through the gain of the norm behind the MLP too, where there is one (Gemma 2). No mean is taken away, and scales
+    are left out: the order of tokens does not depend on them. Of a masked model `promoted` is empty and `note` says
+    why: its head is not linear. Its key is where it is active: the `k` pieces of text with its highest activations.
+    Special tokens do not count; quantiles are of all tokens, or of a random sample of 20,000.
 
     Arguments:
-        neurons: a `Neuron`, its name or a `(layer, index)` pair; or several.
+        neurons: a `Neuron`, its name or a `(layer, index)` pair; or several, which give a list.
         texts: a list, a file of one text per line (`pathlib.Path`), or rows with a `text` (a stream of `datasets`).
             Read once, for all neurons; a text longer than the context (or 512 tokens) is cut into pieces.
         prompt: also say what each neuron does at the answer of this prompt.
         k: tokens on each side, and contexts.
         run: a file (`.safetensors`) that keeps what was read of the texts: if interrupted, call again to resume.
-
-    Returns:
-        A `NeuronCard`, or a list of them in the order given. Activations of special tokens (BOS, [CLS]) do not count.
-        Quantiles are of all tokens, or of a random sample of 20,000. Memory does not grow with the texts. Of a masked
-        model `promoted` is empty and `note` says why: its head is not linear.
 
     Raises:
         IndexError: a neuron that does not exist.
@@ -90,7 +83,7 @@ def neuron_card(
             other texts.
     """
     k = whole("k", k, least=1)
-    alone = _is_one(neurons)
+    alone = is_one(neurons)
     chosen = (as_neuron(neurons),) if alone else as_neurons(neurons)  # type: ignore[arg-type] # one, as was asked
     if not chosen:
         raise ValueError("no neurons given; give 'L24.N1005', or a list such as att.top(20)")
@@ -106,12 +99,6 @@ def neuron_card(
         for n, value, (contexts, active), part in zip(chosen, values, keys, parts, strict=True)
     ]
     return cards[0] if alone else cards
-
-
-def _is_one(neurons: Any) -> bool:
-    return isinstance(neurons, Neuron | str) or (
-        isinstance(neurons, tuple) and len(neurons) == 2 and all(hasattr(n, "__index__") for n in neurons)
-    )
 
 
 def _values(model: Any, neurons: Sequence[Neuron], k: int) -> tuple[list[dict[str, Any]], str]:
@@ -147,10 +134,10 @@ def _words(model: Any, ids: Iterable[int]) -> tuple[str, ...]:
 def _keys(
     model: Any, neurons: Sequence[Neuron], texts: Texts, k: int, run: str | Path | None
 ) -> list[tuple[tuple[Context, ...], Activation | None]]:
-    activity = Activity(model, neurons, k)
     bos = bool(special_tokens(model)[0])
     about = provenance(model, neurons=[repr(n) for n in neurons], k=k, context=check_context(model, None), special=bos)
-    activity.read(texts, None if run is None else Path(run), about)
+    activity = Activity(model, neurons, k, run, about)
+    activity.read_texts(texts)
     quantiles = activity.quantiles(_QUANTILES)
     found: list[tuple[tuple[Context, ...], Activation | None]] = []
     for number, heap in enumerate(activity.peaks):

@@ -1,7 +1,5 @@
 """What is known of one neuron: what it writes, what switches it on, and what it does in a prompt."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
@@ -52,8 +50,6 @@ class Activation:
 
 @dataclass(frozen=True)
 class InPrompt:
-    """What a neuron does at the answer of a prompt."""
-
     prompt: Prompt
     activation: float
     integrated_gradient: float  # of the answer's probability
@@ -111,7 +107,7 @@ class NeuronCard(Result):
         found = {"contexts": pd.DataFrame(contexts, columns=["context", "text", "token", "activation"])}
         return found | {name: pd.DataFrame([facts]) for name, facts in self._facts().items()}
 
-    def plot(self, **options: Any) -> Figure:
+    def plot(self, **options: Any) -> "Figure":
         """Bars of the tokens that the neuron promotes and suppresses: `kntools.plots.bar_chart`."""
         from kntools.plots import bar_chart
 
@@ -177,7 +173,6 @@ def _rows(facts: dict[str, float | int | None]) -> str:
 
 
 def cards_page(cards: Sequence[NeuronCard]) -> str:
-    """A page with all cards, in light and dark."""
     style = "<style>:root{color-scheme:light dark}body{max-width:60rem;margin:2rem auto;padding:0 1rem}</style>"
     body = "<hr>".join(card._repr_html_() for card in cards)
     return f"<!doctype html><meta charset='utf-8'><title>Neurons</title>{style}{body}\n"

@@ -1,7 +1,5 @@
 """Ablate many neurons, one at a time: what attribution scores predict, measured."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -12,12 +10,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from kntools.arguments import decimal, instance, whole, whole_numbers
-from kntools.attribution.ablation import Ablation, ablation_name, replacements
-from kntools.attribution.attribution_result import Attribution
+from kntools.attribution.ablation import Ablation, ablation_name, keep_neurons, replacements
+from kntools.attribution.attribution_result import Attribution, of_prompt
 from kntools.engine.inputs import batches, bos_of, in_order
 from kntools.engine.metric_choice import Metrics, choose_metrics
 from kntools.engine.sweep import Intervention, sweep
-from kntools.hooks.positioned import PositionedHook
 from kntools.models import neuron_layers
 from kntools.options import options, progress_bar
 from kntools.prompts import Prompt, Prompts, encode_many
@@ -25,7 +22,7 @@ from kntools.results.display import excerpt, number
 from kntools.results.provenance import provenance
 from kntools.results.result import Result
 from kntools.results.statistics import pearson, spearman
-from kntools.sites import ANSWER, Hook, Neuron, NeuronLike, Positions, as_neurons, hook_name
+from kntools.sites import ANSWER, Neuron, NeuronLike, Positions, as_neurons
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
@@ -62,7 +59,7 @@ class NeuronScan(Result):
     def top(self, k: int = 10, *, prompt: int | None = None) -> tuple[Neuron, ...]:
         """The `k` neurons with the largest |effect|, the largest first: of one prompt, or of the mean over prompts."""
         k = whole("k", k, 0, len(self.neurons))
-        order = self._effect_of(prompt).abs().argsort(descending=True, stable=True)[:k].tolist()
+        order = of_prompt(self.effect, prompt).abs().argsort(descending=True, stable=True)[:k].tolist()
         return tuple(self.neurons[i] for i in order)
 
     def to_frame(self, scores: Attribution | None = None) -> pd.DataFrame:
@@ -90,7 +87,7 @@ class NeuronScan(Result):
         predicted, lost = self._scores(scores).flatten(), -self.effect.flatten()
         return {"pearson": pearson(predicted, lost), "spearman": spearman(predicted, lost)}
 
-    def plot(self, scores: Attribution | None = None, **options: Any) -> Figure:
+    def plot(self, scores: Attribution | None = None, **options: Any) -> "Figure":
         """Effects against scores: `kntools.plots.scan_scatter`."""
         from kntools.plots.effects import scan_scatter
 
@@ -108,14 +105,6 @@ class NeuronScan(Result):
             f"({self.provenance['model']}, {self.metric} {number(float(self.clean.mean()))})"
         )
 
-    def _effect_of(self, prompt: int | None) -> Float[Tensor, " neuron"]:
-        if prompt is None:
-            return self.effect.mean(0)
-        number = whole("prompt", prompt)
-        if not -len(self.prompts) <= number < len(self.prompts):
-            raise IndexError(f"prompt {prompt} does not exist: there are {len(self.prompts)}")
-        return self.effect[number]
-
     def _scores(self, scores: Attribution) -> Float[Tensor, "prompt neuron"]:
         instance("scores", scores, Attribution, "kn.integrated_gradients(model, prompts)")
         if scores.prompts != self.prompts:
@@ -128,7 +117,7 @@ class NeuronScan(Result):
 
     def preview(self) -> pd.DataFrame:
         """The neurons with the largest effects."""
-        value_of = dict(zip(self.neurons, self._effect_of(None).tolist(), strict=True))
+        value_of = dict(zip(self.neurons, self.effect.mean(0).tolist(), strict=True))
         leading = self.top(min(5, len(self.neurons)))
         return pd.DataFrame({"neuron": [repr(n) for n in leading], "effect": [value_of[n] for n in leading]})
 
@@ -156,19 +145,12 @@ def neuron_scan(
     Neuron i gets `r_i + factor * (w_i - r_i)`, w its activation and r what the ablation puts in its place.
 
     Arguments:
-        prompts: one or several.
         neurons: which: `Neuron`s, names such as `"L24.N1005"` or `(layer, index)` pairs.
         layers: all neurons of this layer or these layers instead.
-        ablation: what replaces an activation, as in `faithfulness`: 0 (`"zero"`); its `"mean"` over `prompts` at
-            their answers; that of the next prompt (`"resample"`); or activations `[layer neuron]` or
-            `[prompt layer neuron]`.
+        ablation: what replaces an activation, as in `faithfulness`.
         factor: 0 ablates, 1 changes nothing; with `"zero"` it is what each activation is multiplied by.
         pos: where; left out, at each prompt's own answer.
-        metric: as in `integrated_gradients`: a name, or from logits `[row d_vocab]` to one value per row; `None` is the
-            contrast where every prompt has a foil, else the probability of the answer.
-
-    Returns:
-        `NeuronScan`, on the CPU.
+        metric: as in `integrated_gradients`.
 
     Raises:
         ValueError: neither or both of `neurons` and `layers`; a layer without neurons; a metric of the wrong shape;
@@ -185,6 +167,15 @@ def neuron_scan(
         raise ValueError(f"ablation={ablation!r} takes activations at the answers: leave pos out, or use 'zero'")
     base = replacements(model, encoded, ablation)
     about = provenance(model, prepend_bos=bos_of(encoded))
+
+    def moved(block: list[Neuron], base: Float[Tensor, "layer neuron"], prompt: int) -> Intervention:
+        """Row r has `block[r]` moved to its `base`."""
+        layer, width = block[0].layer, neuron_layers.width(model, block[0].layer)
+        kept = torch.ones(len(block), width, dtype=torch.bool)
+        kept[range(len(block)), [n.index for n in block]] = False
+        hook = keep_neurons(kept, base[layer, :width], layer, factor=factor, pos=pos)
+        return Intervention([hook], prompt=prompt, rows=len(block))
+
     groups, parts = batches(encoded), []
     with progress_bar(len(groups), "batch") as bar:
         for group in groups:
@@ -192,10 +183,7 @@ def neuron_scan(
             runs = [
                 run
                 for p, i in enumerate(group)
-                for run in (
-                    Intervention((), prompt=p),
-                    *(Intervention(_replace_each(b, base[i], factor, pos), prompt=p, rows=len(b)) for b in blocks),
-                )
+                for run in (Intervention((), prompt=p), *(moved(block, base[i], p) for block in blocks))
             ]
             found = sweep(model, part, runs, metric=[metrics[i] for i in group])
             each = found.float().cpu().view(len(part), -1)
@@ -234,19 +222,3 @@ def _blocks(neurons: Sequence[Neuron], size: int) -> list[list[Neuron]]:
     for n in neurons:
         by_layer.setdefault(n.layer, []).append(n)
     return [same[i : i + size] for same in by_layer.values() for i in range(0, len(same), size)]
-
-
-def _replace_each(
-    block: Sequence[Neuron], base: Float[Tensor, "layer neuron"], factor: float, pos: Positions
-) -> list[Hook]:
-    """Row r of the batch has `block[r]` moved to its `base`."""
-    layer, indices, rows = block[0].layer, [n.index for n in block], range(len(block))
-    values = base[layer, indices][:, None]
-
-    def edit(x: Tensor) -> Tensor:
-        out, put = x.clone(), values.to(x)
-        out[rows, :, indices] = put + factor * (x[rows, :, indices] - put)
-        return out
-
-    name = hook_name("mlp.hook_post", layer)
-    return [(name, PositionedHook(pos, edit, f"replace one of {len(block)} neurons of {name} per row", name=name))]

@@ -4,8 +4,6 @@ Fixed rules, under the names of who published them, and the Gauss-Radau rule wit
 check itself (`adaptive.py`).
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Literal, get_args
@@ -56,8 +54,7 @@ def fixed_rule(name: str, steps: int) -> Rule:
 class RadauRule(Rule):
     """Gauss-Radau: the left end is a node, exact to degree 2n - 2.
 
-    `running[k] @ f(nodes)` is the integral from 0 to `nodes[k]` of the polynomial through all nodes; the last row
-    goes to 1. If `f` is a derivative, these are increments that can be compared with the function itself.
+    `running[k] @ f(nodes)` is the integral from 0 to `nodes[k]` of the polynomial through all nodes; the last to 1.
     """
 
     running: Float[np.ndarray, "node+1 node"]
@@ -65,7 +62,6 @@ class RadauRule(Rule):
 
 @lru_cache
 def radau(n: int) -> RadauRule:
-    """The Gauss-Radau rule with `n` nodes on [0, 1)."""
     # Its nodes are the roots of P_{n-1} + P_n, of which -1 is one.
     inner = np.sort(legendre.legroots([0.0] * (n - 1) + [1.0, 1.0]).real)
     nodes = np.concatenate([[0.0], (inner[1:] + 1) / 2])

@@ -1,7 +1,5 @@
 """The control that every intervention on neurons needs: as many random neurons of the same layers."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Sequence
 
 import torch
@@ -18,12 +16,7 @@ def random_like(
     random_like(att.top(20), att.widths, torch.Generator().manual_seed(0))
     ```
 
-    Arguments:
-        width: neurons per layer: one number, or that of each layer.
-        generator: where the randomness comes from.
-
-    Raises:
-        ValueError: a layer with fewer than twice as many neurons as were given of it.
+    `width`: neurons per layer, one number or that of each layer.
     """
     given = as_neurons(neurons)
     drawn = []

@@ -1,7 +1,5 @@
 """Value neurons and query neurons (Yu & Ananiadou 2024): what adds to the answer by itself, and what feeds that."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch
@@ -32,15 +30,11 @@ def log_probability_increase(
 
     h is the residual stream at the answer after attention and before the MLP, `v_i = w_i W_out[i]` (through the norm
     behind the MLP, where there is one, at its scale in the run); both are read by the final norm and the unembedding
-    as if no layer followed. No backward pass; a row per neuron through the unembedding.
+    as if no layer followed. `residual` and `gap` are nan: the scores of a layer do not add up.
 
     Arguments:
-        prompts: one or several.
         metric: another metric of the logits, as in `integrated_gradients`.
         final_norm: `"live"` normalises h + v_i; `"frozen"`, the published code, divides by the scale of the run.
-
-    Returns:
-        `Attribution`; `residual` and `gap` are nan: the scores of a layer do not add up.
 
     Raises:
         ValueError: a masked model, whose head reads more than a norm and a matrix.
@@ -80,18 +74,14 @@ def query_neurons(
     Entry d of a head that reads token s writes `c = pattern_s v_sd W_O[d]` at the answer. Its importance is
     `log p(y | h + c) - log p(y | h)`, h the residual stream that enters the layer. It reads the stream x_s along
     `k = gain W_V[:, d]`; neuron i of a layer below has the share `(w_i W_out[i] . k) / (x_s . k)` in it. A
-    score is the sum of importance times share over the leading entries, at all tokens.
+    score is the sum of importance times share over the leading entries, at all tokens. The published code takes no mean
+    away from what LayerNorm reads; this does, so that shares add up. `residual` and `gap` are nan.
 
     Arguments:
-        prompts: one or several.
         heads: pairs of a head and a token whose entries are looked at, those with the highest importance. The
             published code looks at all of them: give a number as large as layers x heads x tokens.
         entries: of these heads, those with the highest importance; 30 is published.
         metric, final_norm: as in `log_probability_increase`; `"frozen"` is the published code.
-
-    Returns:
-        `Attribution`; `residual` and `gap` are nan. The published code takes no mean away from what LayerNorm reads;
-        this does, so that shares add up.
 
     Raises:
         ValueError: a masked model; attention whose values are not `W_V` times the normalised stream.
@@ -120,11 +110,12 @@ def _reading(model: Any, paths: Paths, prompt: int, end: EndOfStream, heads: int
     found: dict[int, Tensor] = {}
     for answer in paths.runner.inputs.answer_of(prompt):
         layers = {own.layer: own for own in AttentionValues.of_prompt(model, paths, prompt, answer)}
-        whole = {layer: end.increase_at(answer, own.at_answer, own.heads()) for layer, own in layers.items()}
+        whole = {layer: end.increase_at(answer, own.stream[answer], own.heads()) for layer, own in layers.items()}
         leading = [place for place, _ in _highest(whole, heads)]
         within = {
-            (layer, source, head): end.increase_at(answer, layers[layer].at_answer, layers[layer].entries(source, head))
+            (layer, source, head): end.increase_at(answer, own.stream[answer], own.entries(source, head))
             for layer, source, head in leading
+            for own in [layers[layer]]
         }
         for (layer, source, head, entry), importance in _highest(within, entries):
             own = layers[layer]

@@ -14,8 +14,8 @@ from typing import Any, TypeVar, overload
 import pandas as pd
 import torch
 
+from kntools.models.adapter import tokenizer_of
 from kntools.models.causality import is_masked
-from kntools.models.tokenizers import tokenizer_of
 from kntools.prompts import Encoded, MultiToken, Prompt, PromptError, encode_each
 from kntools.results import display
 

@@ -1,7 +1,5 @@
 """What is added to `W_out` of one layer: checked, written, or acted out by hooks that leave the weights alone."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -38,27 +36,24 @@ class Change:
         if not bool(torch.isfinite(self.update).all()):
             raise FloatingPointError(f"the change of layer {self.layer} holds nan or inf; the model is untouched")
 
+    def _at(self, device: torch.device) -> slice | Tensor:
+        return slice(None) if self.rows is None else self.rows.to(device)
+
     def read(self, model: Any) -> Float[Tensor, "row d_model"]:
-        """A copy of the rows as they are now."""
         w = adapter.w_out(model, self.layer).detach()
-        return w.clone() if self.rows is None else w[self.rows.to(w.device)]
+        return w[self._at(w.device)].clone()
 
     def write(self, model: Any, values: Float[Tensor, "row d_model"]) -> None:
-        """Overwrite the rows."""
         w = adapter.w_out(model, self.layer).detach()
         with torch.inference_mode(w.is_inference()):  # weights made there can be written there alone
-            if self.rows is None:
-                w.copy_(values)
-            else:
-                w[self.rows.to(w.device)] = values.to(w.device)
+            w[self._at(w.device)] = values.to(w.device)
 
     def add(self, model: Any) -> None:
         """Add the update to the rows, in float32: a model in half precision is rounded once, not twice."""
         old = self.read(model)
         self.write(model, (old.float() + self.update.to(old.device).float()).to(old.dtype))
 
-    def shares_rows(self, other: Change) -> bool:
-        """Do both change a row of the same matrix?"""
+    def shares_rows(self, other: "Change") -> bool:
         if self.layer != other.layer:
             return False
         if self.rows is None or other.rows is None:
@@ -73,8 +68,8 @@ class Change:
             state["neurons"] = x
 
         def add(x: Tensor, state: dict[str, Any]) -> Tensor:
-            read = state["neurons"] if self.rows is None else state["neurons"][..., self.rows.to(x.device)]
-            return x + (read.float() @ self.update.to(x.device).float()).to(x.dtype)
+            read = state["neurons"][..., self._at(x.device)].float()
+            return x + (read @ self.update.to(x.device).float()).to(x.dtype)
 
         return [
             (hook_name("mlp.hook_post", self.layer), StatefulHook(note, state)),

@@ -1,7 +1,5 @@
 """Keys and what a layer is to give for them, solved together: several edits of one `W_out` at once."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -33,9 +31,6 @@ class Constraints:
         M = C^-1 and no ridge: EMMET's equality (Gupta et al. 2024), for one key ROME's update. M = C^-1 and ridge
         lambda: MEMIT's `(lambda C + K^T K)^-1 K^T D` (Meng et al. 2023, equation 14). M = P, the projector on the null
         space of C, and ridge l2: AlphaEdit (Fang et al. 2025).
-
-        Raises:
-            ValueError: without a ridge, two keys that are the same, or keys that depend on each other.
         """
         keys, directions = self.keys.double(), self.directions.double()
         gram = keys @ directions.T
@@ -61,7 +56,6 @@ class Constraints:
 
 
 def joined(sets: Sequence[Constraints]) -> Constraints:
-    """All constraints of one layer as one set."""
     return Constraints(
         sets[0].layer,
         keys=torch.cat([s.keys for s in sets]),

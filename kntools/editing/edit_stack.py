@@ -4,8 +4,6 @@ Ctrl-C may strike at any line. An edit is on its model's stack from before its f
 has been put back, so what the stack says of the weights is never too little.
 """
 
-from __future__ import annotations
-
 from typing import Any, Protocol, runtime_checkable
 from weakref import WeakKeyDictionary
 
@@ -29,12 +27,7 @@ class Edit(Protocol):
 
 
 class Application:
-    """An edit on its way onto the stack of a model, and off it again.
-
-    Raises:
-        ValueError, FloatingPointError, IndexError: the edit was made on other weights, or cannot be made.
-        RuntimeError: it is applied already.
-    """
+    """An edit on its way onto the stack of a model, and off it again."""
 
     def __init__(self, edit: Edit, model: Any) -> None:
         adapter.check_model(model)
@@ -59,11 +52,7 @@ class Application:
             raise
 
     def undo(self, model: Any) -> None:
-        """Put the saved copies back: wholly, also if interrupted. Off the stack there is nothing to do.
-
-        Raises:
-            RuntimeError: an edit that was applied later is still there; nothing is undone.
-        """
+        """Put the saved copies back: wholly, also if interrupted. Off the stack there is nothing to do."""
         if self in self.stack and self.stack[-1] is not self:
             raise RuntimeError(
                 "another edit was applied after this one; undo that one first (scopes close in the opposite order). "
@@ -111,11 +100,6 @@ def fingerprints(model: Any) -> list[str]:
 
 
 def find(edit: Edit, model: Any) -> Application:
-    """The application of an edit that is on the stack.
-
-    Raises:
-        RuntimeError: the edit is not applied.
-    """
     for application in _stacks.get(model, []):
         if application.edit is edit:
             return application

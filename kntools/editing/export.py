@@ -1,7 +1,5 @@
 """A model with its edits as a folder that `transformers` loads."""
 
-from __future__ import annotations
-
 import copy
 from contextlib import suppress
 from pathlib import Path
@@ -24,7 +22,7 @@ _HALF_PRECISION = 3e-2
 
 
 def save_model(model: Any, folder: str | Path) -> Path:
-    """Save a model, with its applied edits, as a Hugging Face folder.
+    """Save a model, with its applied edits, as a Hugging Face folder; returns the folder.
 
     ```python
     with edit.applied(model):
@@ -33,15 +31,9 @@ def save_model(model: Any, folder: str | Path) -> Path:
     kn.load_model("edited")
     ```
 
-    The folder is read again and its logits are compared with those of the model, before it gets its name.
-
-    Arguments:
-        model: a bridge of a Hugging Face model; a `HookedTransformer` with the layout of GPT-2, Llama or GPT-NeoX, or a
-            `HookedEncoder`, with folded weights or not.
-        folder: a new one, or one that is empty. Parent folders are made.
-
-    Returns:
-        The folder.
+    `model` is a bridge of a Hugging Face model, a `HookedTransformer` with the layout of GPT-2, Llama or GPT-NeoX, or a
+    `HookedEncoder`, with folded weights or not. The folder is a new one, or empty; it is read again and its logits are
+    compared with those of the model, before it gets its name.
 
     Raises:
         FileExistsError: the folder holds something, or is a file.
@@ -102,7 +94,6 @@ def _tokenizer(model: Any) -> Any:
 
 
 def _check(model: Any, model_class: type[PreTrainedModel], folder: Path) -> None:
-    """The model that the folder holds gives the same logits."""
     generator, length = torch.Generator().manual_seed(0), min(12, adapter.context_length(model))
     tokens = torch.randint(int(model.cfg.d_vocab), (2, length), generator=generator).to(adapter.device_of(model))
     expected = without_hooks(model, lambda: adapter.run(model, tokens))

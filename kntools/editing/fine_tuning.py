@@ -1,7 +1,5 @@
 """Constrained fine-tuning of one MLP's output matrix: the baseline that rank-one edits are compared with (FT-L)."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any, SupportsIndex
 
@@ -13,7 +11,7 @@ from kntools.arguments import decimal, whole
 from kntools.editing.changes import Change
 from kntools.editing.requests import EditRequest, make_requests
 from kntools.editing.weight_edits import LayerEdit
-from kntools.engine.from_layer import Upper
+from kntools.engine.from_layer import row_groups
 from kntools.models import adapter, neuron_layers
 from kntools.models.gradients import with_gradients
 from kntools.options import progress_bar
@@ -41,20 +39,9 @@ def fine_tune(
     edit.details["losses"]               # -log P(target) at each step
     ```
 
-    Adam on -log P(target); after each update the change is clamped to +-`limit` entry by entry (an L-infinity norm).
-    What is tuned is the change, in float32, on top of the layers below, which are run once; the model is untouched.
-
-    Arguments:
-        prompts: one or several, each edited on its own; no subjects are needed.
-        targets: the new answers; the pieces of a longer one are teacher-forced.
-        layer: whose `W_out` is tuned.
-        steps: updates at most.
-        lr: learning rate of Adam.
-        limit: the largest change of an entry.
-        stop_loss: stop below this loss.
-
-    Returns:
-        `LayerEdit` for one prompt, a list for several.
+    At most `steps` updates of Adam on -log P(target) (of a longer target teacher-forced), until it is below
+    `stop_loss`; after each the change is clamped to +-`limit` entry by entry (an L-infinity norm). What is tuned is the
+    change, in float32; the model is untouched. One prompt (no subject is needed) gives a `LayerEdit`, several a list.
 
     Raises:
         ValueError: a masked model, a layer without neurons, or an argument out of range.
@@ -82,7 +69,7 @@ def _tune(
 
     def descend() -> Tensor:
         # From the first token on: every token's MLP reads the same matrix.
-        [group] = Upper(model, [encoded.tokens[0]], [0], layer).groups
+        [group] = row_groups(model, [encoded.tokens[0]], [0], layer)
         update = torch.zeros_like(adapter.w_out(model, layer), dtype=torch.float32, requires_grad=True)
         hooks = Change(layer, update).hooks(model)
         optimiser = torch.optim.Adam([update], lr=lr)

@@ -1,7 +1,5 @@
 """What `emmet`, `memit` and `alpha_edit` return: an edit of many facts, solved together."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -40,13 +38,7 @@ class JointEdit(WeightEdit):
     steps: tuple[tuple[Step, ...], ...]  # of each fact's search for its value
     before: tuple[float, ...]  # probability of each target after its bare prompt
     after: tuple[float, ...]
-    weight_norms: tuple[float, ...]  # of each layer's W_out before the edit
     provenance: dict[str, Any]
-
-    @property
-    def relative_norms(self) -> tuple[float, ...]:
-        """Per layer the norm of the update, relative to that of `W_out`."""
-        return tuple(float(c.update.norm()) / norm for c, norm in zip(self.changes, self.weight_norms, strict=True))
 
     def warnings(self) -> list[str]:
         """Signs that the edit failed or changes other answers; empty if there are none."""
@@ -75,7 +67,7 @@ class JointEdit(WeightEdit):
             }
         )
 
-    def plot(self, **look: Any) -> Figure:
+    def plot(self, **look: Any) -> "Figure":
         """The probability of each target before and after the edit."""
         from kntools.plots.charts import bar_chart
 

@@ -1,7 +1,5 @@
 """Edits of many facts at once: EMMET, MEMIT and AlphaEdit, which differ in how one linear system is weighed."""
 
-from __future__ import annotations
-
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -64,26 +62,19 @@ def emmet(
 
     Keys K and values are those of `kn.rome`. `dW = C^-1 K^T (K C^-1 K^T)^-1 D`, with D the changes of the layer's
     output that the values ask for. One fact is ROME with a consistent key. In several layers, each takes its share of
-    what is left to do, as in `memit`.
-
-    Keys of edits that are applied to the model stay as they are: edits made one on top of the other do not undo each
-    other.
+    what is left to do, as in `memit`. Keys of edits that are applied to the model stay as they are: edits made one on
+    top of the other do not undo each other.
 
     Arguments:
-        prompts: with their subjects; one, or several.
-        targets: the new answer of each, as it follows the prompt.
+        prompts, targets: as in `kn.rome`.
         layers: one layer, or several.
         second_moments: C of each layer: one, a list, or what `kn.second_moment(model, layers, texts)` returns. `None`
             is C = I: other keys are then not protected.
         settings: of the search for values; `None` takes `RomeSettings.for_model(model)`.
 
-    Returns:
-        `JointEdit`. The model is as it was.
-
     Raises:
         ValueError: what `kn.rome` refuses; one edit twice, two targets for one fact (subject and old answer), two
-            facts with the same key, a layer twice, C missing for
-            a layer or of other weights, more edits than neurons.
+            facts with the same key, a layer twice, C missing for a layer or of other weights, more edits than neurons.
         IndexError: no such layer.
     """
     moments = _moments(model, layers, second_moments)
@@ -116,13 +107,9 @@ def memit(
             one (GPT-2 XL 20,000, GPT-J 15,000); for other models `SHARE` of the mean of `k C^-1 k` over the facts.
         prompts, targets, layers, second_moments, settings: as in `emmet`.
 
-    Returns:
-        `JointEdit`.
-
     Raises:
-        ValueError: what `emmet` refuses, except equal keys; several layers where what an MLP gives is normalised or
-            multiplied before it is added.
-        IndexError: no such layer.
+        ValueError, IndexError: what `emmet` refuses, except equal keys; several layers where what an MLP gives is
+            normalised or multiplied before it is added.
     """
     moments = _moments(model, layers, second_moments)
     weight = regularisation_for(model) if regularisation is None else decimal("regularisation", regularisation, above=0)
@@ -157,15 +144,10 @@ def alpha_edit(
     Arguments:
         threshold: eigenvalues of C below it count as null; published for C of Wikipedia (0.02). `math.inf`: P = I.
         regularisation: l2.
-        prompts, targets, layers, settings: as in `emmet`.
-        second_moments: as in `emmet`, but needed.
-
-    Returns:
-        `JointEdit`.
+        prompts, targets, layers, second_moments, settings: as in `emmet`; C is needed.
 
     Raises:
-        ValueError: what `memit` refuses, no `second_moments`, or no eigenvalue below `threshold`.
-        IndexError: no such layer.
+        ValueError, IndexError: what `memit` refuses, no `second_moments`, or no eigenvalue below `threshold`.
     """
     if second_moments is None:
         raise ValueError("alpha_edit needs second_moments; measure kn.second_moment(model, layers, texts)")
@@ -207,7 +189,6 @@ def _edit(
         steps=tuple(value.steps for value in values),
         before=tuple(before),
         after=(),
-        weight_norms=tuple(float(adapter.w_out(model, n).detach().float().norm()) for n in numbers),
         provenance=about,
     )
     [after] = answer_values(model, [own.bare for own in rows], [edit.hooks(model)])

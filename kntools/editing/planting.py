@@ -1,7 +1,5 @@
 """Train a fact into chosen neurons alone: knowledge whose place is known (INJ; Chang et al. 2024)."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -12,7 +10,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from kntools.arguments import decimal, whole
-from kntools.engine.from_layer import Upper
+from kntools.engine.from_layer import row_groups
 from kntools.models import neuron_layers
 from kntools.models.gradients import check_gradients
 from kntools.options import progress_bar
@@ -23,8 +21,6 @@ from kntools.sites import NeuronLike, as_neurons
 
 @dataclass(frozen=True)
 class Planted:
-    """How well a fact was learned."""
-
     probability: float  # of the answer
     steps: int  # updates
 
@@ -45,18 +41,9 @@ def planted(
         kn.integrated_gradients(model, prompt).top(len(neurons))      # does it find them?
     ```
 
-    Only what belongs to these neurons is trained, by Adam on -log P(answer): their columns of `W_in` (and of the gate),
-    their entries of `b_in` and their rows of `W_out`. On exit every weight is what it was, bit for bit.
-
-    Arguments:
-        steps: updates at most.
-        lr: learning rate.
-        until: the probability at which training ends.
-
-    Raises:
-        ValueError: no neurons; `until` or `lr` out of range; a layer as wide as the model or half as wide, whose axes
-            look alike.
-        FloatingPointError: nan or inf.
+    Only what belongs to these neurons is trained, by at most `steps` updates of Adam on -log P(answer), while P(answer)
+    is below `until`: their columns of `W_in` (and of the gate), their entries of `b_in` and their rows of `W_out`. On
+    exit every weight is what it was, bit for bit.
     """
     check_gradients(model)
     [encoded] = encode_many(model, prompt)
@@ -121,7 +108,7 @@ def _train(model: Any, encoded: Encoded, parts: list[_Part], steps: int, lr: flo
     flags = [part.parameter.requires_grad for part in parts]
 
     def loss_now() -> Tensor:
-        [group] = Upper(model, [encoded.tokens[0]], [0], 0).groups
+        [group] = row_groups(model, [encoded.tokens[0]], [0], 0)
         return cross_entropy(group.run([], asked)[0].float(), wanted, reduction="sum")
 
     def require(values: Iterable[bool]) -> None:

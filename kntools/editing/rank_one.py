@@ -1,7 +1,5 @@
 """What `rome` returns: an edit whose change of `W_out` is an outer product, and what it says about itself."""
 
-from __future__ import annotations
-
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -122,7 +120,7 @@ class RankOneEdit(WeightEdit):
         """The loss curve: one row per step, `step, loss, target, kl, decay`."""
         return pd.DataFrame([{"step": n, **asdict(step)} for n, step in enumerate(self.steps)])
 
-    def plot(self, **look: Any) -> Figure:
+    def plot(self, **look: Any) -> "Figure":
         """The loss per step, and its three terms."""
         from kntools.plots.charts import line_chart
 

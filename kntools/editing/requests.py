@@ -1,7 +1,5 @@
 """Which edits are asked for: prompts, and what the model is to say after each of them."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -26,12 +24,6 @@ class EditRequest:
 
 
 def make_requests(model: Any, prompts: Prompts, targets: str | Sequence[str], editor: str) -> list[EditRequest]:
-    """One request per prompt.
-
-    Raises:
-        TypeError: something that is no prompt, or a target that is no text.
-        ValueError: a masked model; not as many targets as prompts; two targets of one prompt; a prompt's own answer.
-    """
     if is_masked(model):
         raise ValueError(
             f"{editor} edits causal models: it needs what follows the subject. "

@@ -1,7 +1,5 @@
 """Rank-one model editing (Meng et al. 2022, "Locating and Editing Factual Associations in GPT")."""
 
-from __future__ import annotations
-
 import warnings
 from collections.abc import Sequence
 from dataclasses import asdict, replace
@@ -61,22 +59,17 @@ def rome(
     The key k is the mean, over templates, of the neurons at the subject's last token; the value v is what the MLP
     gives there, plus `delta`, found by Adam on `-log P(target)` (mean over templates) `+ kl_weight * KL(edited ||
     original)` after "{subject} is a", read at the subject, `+ weight_decay * |delta| / |v0|^2` (equation 4). Then
-    `u = C^-1 k` and `W_out += outer(u, v - k W_out - b_out) / (k . u)` (equation 2).
+    `u = C^-1 k` and `W_out += outer(u, v - k W_out - b_out) / (k . u)` (equation 2). Diagnostics that say that an edit
+    will hurt are warned of.
 
     Arguments:
-        prompts: with their subjects; one, or several. Each edit is made on the unedited model; together they take half
-            the time.
+        prompts: with their subjects; one, or several (a list of edits, in half the time). Each edit is made on the
+            unedited model.
         targets: the new answer of each, as it follows the prompt (`" Rome"`). The pieces of a longer one are
             teacher-forced, their log-probabilities add up.
-        layer: the layer to edit; see `kntools.editing.rome_settings.layer_for`, and `kntools.analyses.layer_choice`
-            for how to choose it.
-        second_moment: C, as `kn.second_moment` returns it. `None` is C = I: other keys are not protected, which is
-            warned of.
+        layer: the layer to edit; see `kntools.editing.rome_settings.layer_for`, and `kntools.analyses.layer_choice`.
+        second_moment: C, as `kn.second_moment` returns it. `None` is C = I: other keys are not protected.
         settings: `None` takes `RomeSettings.for_model(model)`.
-
-    Returns:
-        `RankOneEdit` for one prompt, a list for several, on the CPU. The model is as it was. Diagnostics that say that
-        an edit will hurt are warned of.
 
     Raises:
         ValueError: a masked model; no subject, or one that is not in the text; a target that is the current answer;

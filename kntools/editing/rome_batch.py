@@ -3,8 +3,6 @@
 Everything below the edited layer, and before the subject's last token, is the same in every run and is computed once.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,7 +12,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from kntools.editing.rome_rows import EditRows
-from kntools.engine.from_layer import Group, Upper, WindowHook
+from kntools.engine.from_layer import Group, WindowHook, row_groups
 from kntools.models import adapter
 from kntools.models.neuron_layers import output_site
 from kntools.sites import Hook, hook_name
@@ -41,7 +39,7 @@ class RowBatch:
         self.weights = torch.tensor(weights, device=device, dtype=torch.float32)  # of -log P
         self.subjects = torch.tensor(subjects, device=device)
         self.asked, self.targets = _asked(edits, device)
-        self.groups = Upper(model, [e.tokens[0] for e in rows], subjects, layer).groups
+        self.groups = row_groups(model, [e.tokens[0] for e in rows], subjects, layer)
         self.original: dict[int, Tensor] = {}  # log-probabilities of the rows that are to stay as they are
         sites = ("mlp.hook_post", self.site, *(("resid_post",) if states else ()))
         self.keys, self.outputs, *self.states = self._run_clean(sites, essences={end - 1 for end in ends})
@@ -82,7 +80,6 @@ class RowBatch:
         return zeros.index_put((torch.tensor(rows),), (edited.exp() * (edited - original)).sum(-1))
 
     def _places(self, group: Group) -> tuple[Tensor, Tensor]:
-        """Row and window position of each subject's last token."""
         at = self.subjects[group.numbers] - group.start
         return torch.arange(len(at), device=at.device), at
 
@@ -98,19 +95,17 @@ class RowBatch:
 class Subjects:
     """The prompts of some edits, run from block `layer` on with any hooks, and read at their subjects' last tokens."""
 
-    def __init__(self, model: Any, edits: Sequence[EditRows], layer: int, *, states: bool = False) -> None:
+    def __init__(self, model: Any, edits: Sequence[EditRows], layer: int) -> None:
         self.edits = edits
         rows = [e for edit in edits for e in edit.prompts]
         self.at = torch.tensor([e.subject[-1] for e in rows if e.subject is not None], device=adapter.device_of(model))
         # Hooks may change every token: none is run in advance.
-        self.groups = Upper(model, [e.tokens[0] for e in rows], [0] * len(rows), layer).groups
+        self.groups = row_groups(model, [e.tokens[0] for e in rows], [0] * len(rows), layer)
 
     def means(self, site: str, layer: int, hooks: Sequence[Hook]) -> Float[Tensor, "edit width"]:
-        """Means over templates."""
         return torch.stack([edit.mean_of(own) for edit, own in self._read(site, layer, hooks)]).cpu()
 
     def bare(self, site: str, layer: int, hooks: Sequence[Hook]) -> Float[Tensor, "edit width"]:
-        """Of the bare prompts."""
         return torch.stack([own[0] for _, own in self._read(site, layer, hooks)]).cpu()
 
     @torch.no_grad()

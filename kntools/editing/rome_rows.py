@@ -1,7 +1,5 @@
 """The texts that one rank-one edit is made from: the prompt behind each template, and one that must not change."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -32,7 +30,6 @@ class EditRows:
 
     @property
     def bare(self) -> Encoded:
-        """The prompt alone, asked for the new answer."""
         return self.prompts[0]
 
     @property
@@ -42,7 +39,6 @@ class EditRows:
         return self.essence.subject[-1]
 
     def mean_of(self, keys: Float[Tensor, "prompt d_mlp"]) -> Float[Tensor, " d_mlp"]:
-        """The mean over templates."""
         return torch.tensor(self.weights, device=keys.device, dtype=keys.dtype) @ keys
 
     @property
@@ -52,11 +48,6 @@ class EditRows:
 
 
 def make_rows(model: Any, requests: Sequence[EditRequest], settings: RomeSettings) -> list[EditRows]:
-    """Encode the texts of each edit.
-
-    Raises:
-        ValueError: no subject, one that is not in the prompt, or one that is in a template.
-    """
     given = settings.templates
     if isinstance(given, int):
         templates: Sequence[str] = sample_templates(model, given, seed=settings.seed)
@@ -66,11 +57,7 @@ def make_rows(model: Any, requests: Sequence[EditRequest], settings: RomeSetting
 
 
 def new_targets(model: Any, rows: Sequence[EditRows]) -> list[float]:
-    """The probabilities of the targets in the unedited model.
-
-    Raises:
-        ValueError: a target that the model says by itself.
-    """
+    """The probabilities of the targets in the unedited model."""
     answers = ask(model, [own.bare for own in rows])
     for own, answer in zip(rows, answers, strict=True):
         if answer.exact:

@@ -1,7 +1,5 @@
 """The settings of rank-one edits, those that papers published, and which layer to begin with."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
@@ -74,7 +72,7 @@ class RomeSettings:
             object.__setattr__(self, "templates", _checked(self.templates))
 
     @classmethod
-    def for_model(cls, model: Any) -> RomeSettings:
+    def for_model(cls, model: Any) -> "RomeSettings":
         """The published settings of this model (Meng et al. 2022; Llama-2: EasyEdit), or the defaults."""
         published = _PUBLISHED.get(_short_name(model))
         return cls() if published is None else published[1]

@@ -1,7 +1,5 @@
 """The value of a rank-one edit: the MLP output at the subject that makes the target probable."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -25,8 +23,6 @@ from kntools.results.fingerprint import fingerprint
 
 @dataclass(frozen=True)
 class Value:
-    """What the search for one edit ends with."""
-
     delta: Float[Tensor, " d_model"]  # added to the MLP's output at the subject
     keys: Float[Tensor, "prompt d_mlp"]  # the neurons there, behind each template
     steps: tuple[Step, ...]
@@ -109,15 +105,9 @@ def _search(model: Any, edits: Sequence[EditRows], layer: int, settings: RomeSet
 
 
 def _loss(
-    batch: RowBatch,
-    delta: Float[Tensor, "edit d_model"],
-    size: Float[Tensor, " edit"],
-    settings: RomeSettings,
+    batch: RowBatch, delta: Float[Tensor, "edit d_model"], size: Float[Tensor, " edit"], settings: RomeSettings
 ) -> list[Step]:
-    """Equation 4 of each edit, and where gradients are on its gradient, added to `delta.grad`:
-
-    -log P(target), mean over templates, + kl_weight KL(edited || original) + weight_decay |delta| / |v0|^2
-    """
+    """Equation 4 of each edit, and where gradients are on its gradient, added to `delta.grad`."""
     target, kl = torch.zeros(2, len(delta), device=delta.device, dtype=torch.float32)
     backward = torch.is_grad_enabled()
     for group in batch.groups:  # a backward pass follows each forward pass: there is memory for one

@@ -1,7 +1,5 @@
 """The uncentred second moment of a layer's keys, C = E[k k^T]: which keys an edit must leave alone."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -17,9 +15,10 @@ from torch import Tensor
 
 from kntools.arguments import whole, whole_numbers
 from kntools.editing.edit_stack import fingerprints
-from kntools.editing.moment_sums import Sums
-from kntools.engine.texts import Texts
+from kntools.engine.text_measurement import TextMeasurement
+from kntools.engine.texts import Texts, check_context, neurons_in, passes, pieces, rows_of_texts, special_tokens
 from kntools.models import adapter, neuron_layers
+from kntools.models.causality import is_masked
 from kntools.results.provenance import provenance
 from kntools.results.result import Result
 
@@ -63,17 +62,14 @@ class SecondMoment(Result):
     @classmethod
     def from_matrix(
         cls, model: Any, layer: int, matrix: Float[Tensor, "d_mlp d_mlp"], count: int, **settings: Any
-    ) -> SecondMoment:
-        """C that was measured elsewhere, on the same weights as those of `model`.
+    ) -> "SecondMoment":
+        """C that was measured elsewhere (the mean of k k^T over `count` tokens), on the weights of `model`.
 
         ```python
         C = kn.SecondMoment.from_matrix(model, 17, keys.T @ keys / len(keys), len(keys))
         ```
 
-        Arguments:
-            matrix: the mean of k k^T over tokens.
-            count: over how many.
-            settings: what is known of how it was measured; kept with it.
+        `settings` are what is known of how it was measured; they are kept with it.
 
         Raises:
             ValueError: a matrix of another shape, not symmetric, with negative or no finite entries on its diagonal.
@@ -94,7 +90,7 @@ class SecondMoment(Result):
         return cls(((c + c.T) / 2).float(), count, None, layer, made)
 
     @classmethod
-    def from_npz(cls, path: str | Path, model: Any, layer: int) -> SecondMoment:
+    def from_npz(cls, path: str | Path, model: Any, layer: int) -> "SecondMoment":
         """C from the statistics that ROME, MEMIT and EasyEdit publish and write (`..._mom2_100000.npz`).
 
         ```python
@@ -138,10 +134,8 @@ class SecondMoment(Result):
                 f"{self.provenance['fingerprint']}) than those of this {adapter.model_name(model)} ({found[0]})"
             )
 
-    def solve(
-        self, keys: Float[Tensor, "... d_mlp"], *, ridge: float = RIDGE
-    ) -> tuple[Float[Tensor, "... d_mlp"], float]:
-        """`(C + r I)^-1 k` of one key or of several, and r: `ridge` times the median of C's diagonal. In float64.
+    def solve(self, keys: Float[Tensor, "... d_mlp"]) -> tuple[Float[Tensor, "... d_mlp"], float]:
+        """`(C + r I)^-1 k` of one key or of several, and r: `RIDGE` times the median of C's diagonal. In float64.
 
         Raises:
             ValueError: C is singular: measured on fewer tokens than there are neurons, or not positive.
@@ -150,18 +144,17 @@ class SecondMoment(Result):
         if not bool(torch.isfinite(c).all()):
             raise ValueError("this second moment holds nan or inf; measure it again, with the model in float32")
         width = c.shape[0]
-        added = ridge * float(c.diagonal().median())
+        added = RIDGE * float(c.diagonal().median())
         tokens = f"it was measured on {self.count:,} tokens, and there are {width:,} neurons"
         if self.count < width or added <= 0:
             raise ValueError(
                 f"this second moment is singular: {tokens}. Measure it on more text "
                 f"({TOKENS_PER_NEURON * width:,} tokens are recommended)"
             )
-        factor = self._factor(added)
-        if factor is None or self._rank < width // 2:
+        if self._factor is None or self._rank < width // 2:
             raise ValueError(f"this second moment is singular: {tokens}, but most directions never occurred")
         flat = keys.detach().cpu().double().reshape(-1, width)
-        solved = torch.cholesky_solve(flat.T, factor).T.reshape(keys.shape)
+        solved = torch.cholesky_solve(flat.T, self._factor).T.reshape(keys.shape)
         return solved.to(keys.dtype).to(keys.device), added
 
     def project(self, keys: Float[Tensor, "... d_mlp"], threshold: float) -> Float[Tensor, "... d_mlp"]:
@@ -184,14 +177,13 @@ class SecondMoment(Result):
         values, vectors = torch.linalg.eigh(self.matrix.double())
         return values, vectors
 
-    def _factor(self, added: float) -> Tensor | None:
-        """The Cholesky factor of C with `added` on its diagonal, kept for the next edit; `None` if there is none."""
-        kept = self.__dict__.setdefault("_factors", {})
-        if added not in kept:
-            c = self.matrix.double()
-            factor, wrong = torch.linalg.cholesky_ex(c + added * torch.eye(len(c), dtype=c.dtype))
-            kept[added] = None if int(wrong) else factor
-        return kept[added]
+    @cached_property
+    def _factor(self) -> Tensor | None:
+        """The Cholesky factor of C + r I, kept for the next edit; `None` if there is none."""
+        c = self.matrix.double()
+        added = RIDGE * float(c.diagonal().median())
+        factor, wrong = torch.linalg.cholesky_ex(c + added * torch.eye(len(c), dtype=c.dtype))
+        return None if int(wrong) else factor
 
     @cached_property
     def _rank(self) -> int:
@@ -239,7 +231,7 @@ def second_moment(
     ```
 
     Arguments:
-        layer: one layer, or several that are measured in the same pass.
+        layer: one layer, or several that are measured in the same pass and come back by layer.
         texts: strings, or rows with a `"text"` (a `datasets` stream); or a `Path`: a file with one text per line. Read
             one after the other, never all at once.
         tokens: stop after about so many; `None` reads to the end. Recommended: `TOKENS_PER_NEURON` (32) times as many
@@ -249,26 +241,53 @@ def second_moment(
         checkpoint: a file that the sums are written to every `every` tokens. Called again with the same texts, the
             function resumes there, with the same result.
 
-    Returns:
-        `SecondMoment`, or one per layer. Forward passes end at the highest layer asked for.
-
     Raises:
-        ValueError: no text; a checkpoint of another model, other settings or other texts.
-        IndexError: no such layer; a layer without neurons is a ValueError.
+        ValueError: no text; a checkpoint of another model, other settings or other texts; a layer without neurons.
+        IndexError: no such layer.
         FloatingPointError: keys that are nan or inf.
     """
     wanted = sorted({adapter.check_layer(model, number) for number in whole_numbers("layer", layer)})
     if not wanted:
         raise ValueError("no layers given; name one, or several")
-    for number in wanted:
-        neuron_layers.width(model, number)
     every, tokens = whole("every", every, least=1), None if tokens is None else whole("tokens", tokens, least=1)
     if dtype not in (torch.float32, torch.float64):
         raise ValueError(f"dtype={dtype}; sums need torch.float32 or torch.float64")
-    sums = Sums(model, wanted, context=context, dtype=dtype)
-    sums.read(texts, tokens=tokens, checkpoint=None if checkpoint is None else Path(checkpoint), every=every)
+    sums = _Sums(model, wanted, context=context, dtype=dtype, path=checkpoint)
+    sums.read(texts, rows_of_texts(), every=every, most=tokens)
     found = {
-        number: SecondMoment((total / sums.count).float().cpu(), sums.count, sums.texts, number, sums.about)
+        number: SecondMoment((total / sums.tokens).float().cpu(), sums.tokens, sums.texts, number, sums.about)
         for number, total in sums.totals.items()
     }
     return found[wanted[0]] if isinstance(layer, SupportsIndex) else found
+
+
+class _Sums(TextMeasurement):
+    def __init__(
+        self, model: Any, layers: list[int], *, context: int | None, dtype: torch.dtype, path: str | Path | None
+    ) -> None:
+        self.model, self.context = model, check_context(model, context)
+        widths, device = {n: neuron_layers.width(model, n) for n in layers}, adapter.device_of(model)
+        self.totals = {n: torch.zeros(width, width, dtype=dtype, device=device) for n, width in widths.items()}
+        about = provenance(
+            model,
+            layers=layers,
+            context=self.context,
+            prepend_bos=bool(special_tokens(model)[0]) and not is_masked(model),
+            dtype=str(dtype).removeprefix("torch."),
+            site="mlp.hook_post",
+        )
+        super().__init__(path, about)
+
+    def add(self, texts: list[str]) -> None:
+        for batch in passes(pieces(self.model, texts, self.context)):
+            for layer, keys in neurons_in(self.model, batch, dict.fromkeys(self.totals, slice(None))).items():
+                flat = keys.flatten(0, 1)
+                self.totals[layer] += (flat.T @ flat).to(self.totals[layer])
+            self.tokens += sum(len(piece.ids) for piece in batch)
+
+    def state(self) -> dict[str, Any]:
+        return {str(layer): total for layer, total in self.totals.items()}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        for layer, total in self.totals.items():
+            total.copy_(state[str(layer)])

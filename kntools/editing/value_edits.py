@@ -1,7 +1,5 @@
 """Edits of value slots: the rows of `W_out` that belong to knowledge neurons (Dai et al. 2022, section 5)."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -28,7 +26,7 @@ def edit_values(
     *,
     amounts: tuple[float, float] = (1.0, 8.0),
 ) -> LayerEdit:
-    """Make some neurons write the new answer instead of the old one.
+    """Make some neurons write the new answer instead of the old one, in a causal or a masked model.
 
     ```python
     att = kn.integrated_gradients(model, kn.Prompt("The capital of Canada is", " Ottawa"))
@@ -38,15 +36,8 @@ def edit_values(
 
     For each neuron with value row v = W_out[n]: `v -= l1 |v| / |e_old| e_old`, then `v += l2 |v| / |e_new| e_new`
     with the same |v|, where e is the answer's output embedding and `(l1, l2)` are the `amounts` (Dai et al. 2022,
-    section 5.1, updating facts).
-
-    Arguments:
-        neurons: `Neuron`s, names such as `"L9.N1094"` or `(layer, index)` pairs, counted from zero.
-        old, new: answers of one token, as they follow a word (`" Rome"`; for a masked model `"Rome"`), or token ids.
-        amounts: `(l1, l2)`; the published ones are (1, 8).
-
-    Returns:
-        `LayerEdit`. It works on causal and on masked models.
+    section 5.1, updating facts; (1, 8) is published). Answers are of one token, as they follow a word (`" Rome"`; for a
+    masked model `"Rome"`), or token ids.
 
     Raises:
         ValueError: no neurons, an answer of several tokens, the same answer twice.
@@ -67,8 +58,7 @@ def erase_values(model: Any, neurons: Iterable[NeuronLike]) -> LayerEdit:
     ```
 
     Raises:
-        ValueError: no neurons.
-        IndexError: a neuron that does not exist.
+        ValueError, IndexError: no neurons; one that does not exist.
     """
     wanted, changes = erased(model, neurons)
     return _edit(model, wanted, changes, f"{len(wanted)} neurons erased", method="erase_values")
@@ -80,7 +70,7 @@ def rewritten(
     """The neurons, and what `edit_values` changes, without the record of the weights that an edit keeps."""
     if old == new:
         raise ValueError(f"the old answer and the new one are the same token, {old}: there is nothing to edit")
-    e_old, e_new = (_output_embedding(model, token) for token in (old, new))
+    e_old, e_new = (model.W_U[:, token].detach().float().cpu() for token in (old, new))
 
     def update(v: Float[Tensor, "row d_model"]) -> Float[Tensor, "row d_model"]:
         size = v.norm(dim=1, keepdim=True)
@@ -90,7 +80,6 @@ def rewritten(
 
 
 def erased(model: Any, neurons: Iterable[NeuronLike]) -> tuple[tuple[Neuron, ...], tuple[Change, ...]]:
-    """The same of `erase_values`."""
     return _changes(model, neurons, lambda v: -v)
 
 
@@ -101,19 +90,13 @@ def relation_neurons(
     count: int = 20,
     most_shared: float = 0.1,
 ) -> tuple[Neuron, ...]:
-    """The leading knowledge neurons of a relation: those of most of its facts.
+    """The `count` leading knowledge neurons of a relation, the most frequent first: those of most of its facts.
 
     ```python
     kn.erase_values(model, relation_neurons([att.top(5, prompt=n) for n in range(100)], other_facts))
     ```
 
-    Arguments:
-        facts: for each fact of the relation its knowledge neurons.
-        unrelated: the same of facts of other relations; neurons of more than `most_shared` of them are left out.
-        count: how many to return; fewer if there are fewer.
-
-    Returns:
-        The neurons, the most frequent ones first (then by layer and index).
+    Neurons of more than a share `most_shared` of the `unrelated` facts (of other relations) are left out.
     """
     count, most_shared = whole("count", count, least=1), decimal("most_shared", most_shared, 0, 1)
     of_relation, of_others = (Counter(n for fact in of for n in as_neurons(fact)) for of in (facts, unrelated))
@@ -123,7 +106,10 @@ def relation_neurons(
 
 
 def _changes(model: Any, neurons: Iterable[NeuronLike], update: Any) -> tuple[tuple[Neuron, ...], tuple[Change, ...]]:
-    wanted = _checked(model, neurons)
+    wanted = as_neurons(neurons)
+    if not wanted:
+        raise ValueError("no neurons given; pass at least one, e.g. attribution.top(5)")
+    neuron_layers.check_neurons(model, wanted)
     changes = []
     for layer in sorted({n.layer for n in wanted}):
         rows = torch.tensor([n.index for n in wanted if n.layer == layer])
@@ -137,14 +123,6 @@ def _edit(
 ) -> LayerEdit:
     details = {"neurons": [[n.layer, n.index] for n in neurons]}
     return LayerEdit(changes, label, provenance(model, **settings), details)
-
-
-def _checked(model: Any, neurons: Iterable[NeuronLike]) -> tuple[Neuron, ...]:
-    wanted = as_neurons(neurons)
-    if not wanted:
-        raise ValueError("no neurons given; pass at least one, e.g. attribution.top(5)")
-    neuron_layers.check_neurons(model, wanted)
-    return wanted
 
 
 def _token(model: Any, answer: str | int) -> int:
@@ -164,7 +142,3 @@ def _token(model: Any, answer: str | int) -> int:
 
 def _spelled(model: Any, token: int) -> str:
     return f"token {token}" if model.tokenizer is None else repr(model.tokenizer.decode([token]))
-
-
-def _output_embedding(model: Any, token: int) -> Float[Tensor, " d_model"]:
-    return model.W_U[:, token].detach().float().cpu()

@@ -1,14 +1,7 @@
 """An edit of weights is a value; applying it is a scope, after which every bit is as before.
 
-```python
-with edit.applied(model):
-    ...                       # the edited model
-```
-
 Scopes nest. They are closed in the opposite order; each puts back the copy that it saved on entry.
 """
-
-from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
@@ -90,7 +83,7 @@ class WeightEdit(Result):
     def layers(self) -> tuple[int, ...]:
         return tuple(dict.fromkeys(change.layer for change in self.changes))
 
-    def __add__(self, other: WeightEdit) -> LayerEdit:
+    def __add__(self, other: "WeightEdit") -> "LayerEdit":
         """Both edits as one: of different layers, or of different rows (neurons) of one layer.
 
         Edits that give their keys exact values in the same layer (`kn.rome`, `kn.emmet`) are solved again; both

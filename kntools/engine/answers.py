@@ -1,7 +1,5 @@
 """Answers of a model: probabilities, whether an answer is known, and the most probable answer."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -12,7 +10,7 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor
 
-from kntools.engine.from_layer import Upper
+from kntools.engine.from_layer import row_groups
 from kntools.engine.plan import Intervention
 from kntools.engine.sweep import Metric, sweep
 from kntools.metrics import probability
@@ -46,9 +44,6 @@ def ask(model: Any, prompts: Prompts) -> list[Answer]:
     ```
 
     A tie is no knowledge: `first`, `exact` and `preferred` ask for more, not for as much.
-
-    Raises:
-        FloatingPointError: a probability that is nan.
     """
     encoded = encode_many(model, prompts)
     found: list[Answer] = []
@@ -61,7 +56,6 @@ def ask(model: Any, prompts: Prompts) -> list[Answer]:
 
 
 def _logits(model: Any, encoded: Sequence[Encoded]) -> list[Float[Tensor, "piece d_vocab"]]:
-    """Logits at the positions of each answer."""
     # One row per text that is read: answers of one token share it.
     numbers: dict[tuple[int, ...], int] = {}
     row_of = [numbers.setdefault(tuple(e.tokens[0].tolist()), len(numbers)) for e in encoded]
@@ -72,7 +66,7 @@ def _logits(model: Any, encoded: Sequence[Encoded]) -> list[Float[Tensor, "piece
     width = max(map(len, asked))
     filled = torch.tensor([[*at, *[at[-1]] * (width - len(at))] for at in asked], device=device)
     found: dict[int, Tensor] = {}
-    for group in Upper(model, [torch.tensor(ids, device=device) for ids in numbers], [0] * len(numbers), 0).groups:
+    for group in row_groups(model, [torch.tensor(ids, device=device) for ids in numbers], [0] * len(numbers), 0):
         found.update(zip(group.numbers, group.run([], filled[group.numbers]), strict=True))
     return [found[row][[asked[row].index(p) for p in e.positions]] for row, e in zip(row_of, encoded, strict=True)]
 
@@ -96,16 +90,11 @@ def _answer(encoded: Encoded, logits: Float[Tensor, "piece d_vocab"]) -> Answer:
     )
 
 
-def answer_metric(encoded: Encoded) -> Metric:
-    """The probability of a prompt's answer."""
-    return probability(encoded.target_ids)
-
-
 def answer_values(
     model: Any,
     prompts: Prompts,
     interventions: Sequence[Sequence[Hook]] = ((),),
-    metric_of: Callable[[Encoded], Metric] = answer_metric,
+    metric_of: Callable[[Encoded], Metric] = lambda encoded: probability(encoded.target_ids),
 ) -> Float[Tensor, "intervention prompt"]:
     """A metric (the probability of the answer) of every prompt under every intervention.
 
@@ -113,12 +102,7 @@ def answer_values(
     before, after = answer_values(model, prompts, [[], kn.ablate_neurons(neurons)])      # [prompt] each
     ```
 
-    Arguments:
-        interventions: lists of hooks. Those without `pos` act at each prompt's own answer.
-        metric_of: from an encoded prompt to its metric.
-
-    Raises:
-        ValueError: no prompts or no interventions, or a prompt that cannot be encoded.
+    Hooks without `pos` act at each prompt's own answer. `metric_of` makes the metric of an encoded prompt.
     """
     if not interventions:
         raise ValueError("no interventions given; pass at least one list of hooks ([] changes nothing)")

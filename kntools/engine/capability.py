@@ -4,8 +4,6 @@ Asked of the model itself: a text of the prompt's length is run both ways and co
 that nobody has listed, and it is why a sweep's answer never depends on the shortcut taken.
 """
 
-from __future__ import annotations
-
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -45,9 +43,8 @@ _SHORTEST = 8
 def capability(model: Any, tokens: Tensor, length: int | None = None) -> Capability:
     """Try it on the first prompt, and remember the answer for this model and runs of this length (the prompt's own).
 
-    Rotary tables may depend on the length of a run: the probe is at least as long as the prompt, and there are few
-    lengths of probes. While somebody else's hooks are attached to the model, nothing is shared: they would see other
-    batches, and fewer positions, than in a run of its own.
+    Rotary tables may depend on the length of a run: the probe is at least as long as the prompt. While somebody else's
+    hooks are attached to the model, nothing is shared: they would see other batches, and fewer positions.
     """
     _check_dropout(model)
     if has_hooks(model):
@@ -93,16 +90,7 @@ def _check_dropout(model: Any) -> None:
 
 
 #: What an unknown architecture may raise on a shortcut; the plain loop does not need it.
-PROBE_ERRORS = (
-    NotBatched,
-    RuntimeError,
-    ValueError,
-    TypeError,
-    AttributeError,
-    KeyError,
-    IndexError,
-    AssertionError,
-)
+PROBE_ERRORS = (NotBatched, RuntimeError, ValueError, TypeError, AttributeError, KeyError, IndexError, AssertionError)
 
 
 def _ask(model: Any, tokens: Int[Tensor, "1 pos"]) -> Capability | None:
@@ -117,10 +105,7 @@ def _ask(model: Any, tokens: Int[Tensor, "1 pos"]) -> Capability | None:
 
 @torch.no_grad()
 def _compare(model: Any, tokens: Int[Tensor, "1 pos"]) -> Capability | None:
-    """Each shortcut with runs without it: windows that begin early and late, and a text that ends early.
-
-    Two texts share the passes: what blocks read beside the residual stream (inputs per layer) must follow its row.
-    """
+    """Each shortcut with runs without it, on two texts: what blocks read beside the stream must follow its row."""
     last = tokens.shape[1] - 1
     texts = torch.cat([tokens, (tokens + 1) % int(model.cfg.d_vocab)])
     asked = sorted({min(1, last), last // 2, last})
@@ -161,6 +146,5 @@ def _together(
 
 
 def close(found: Tensor, expected: Tensor) -> bool:
-    """Are these the same logits, up to rounding?"""
     loose = 1e-3 if expected.dtype in (torch.float32, torch.float64) else 0.2
     return torch.allclose(found.float().log_softmax(-1), expected.float().log_softmax(-1), rtol=loose, atol=loose)

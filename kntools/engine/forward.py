@@ -5,8 +5,6 @@ first acts, its rows join the batch as copies of its prompt's clean row. From th
 and no others.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,8 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from kntools.engine.pass_hooks import MustFire, PassHook, Watched, watch
 from kntools.engine.plan import Item, Pass, stage_of
-from kntools.hooks.positioned import PositionedHook, position_axis, shares_memory
+from kntools.hooks.positioned import PositionedHook
 from kntools.models import adapter
 from kntools.models.prefix import Prefix, Rows
 from kntools.sites import resolve_positions
@@ -23,20 +22,6 @@ from kntools.sites import resolve_positions
 
 class NotBatched(Exception):
     """A hook point whose tensor has no row for each intervention (rotary tables): the pass cannot be shared."""
-
-
-@dataclass
-class Watched:
-    """An activation to differentiate by, as it was in the pass."""
-
-    tensor: Tensor  # [row pos ...] of one item, the whole activation
-    axis: int
-    local: tuple[int, ...]  # asked positions within the pass
-
-    def select(self, whole: Tensor) -> Tensor:
-        """The asked positions of `whole`, as `[row pos ...]`."""
-        moved = whole.movedim(self.axis, 1)
-        return moved.index_select(1, torch.tensor(self.local, device=whole.device))
 
 
 @dataclass
@@ -48,11 +33,7 @@ class PassOutput:
     watched: dict[int, dict[str, Watched]]  # item number -> hook name -> activation
 
     def of_items(self) -> dict[int, Tensor]:
-        """Logits of each item's rows.
-
-        Cut in one piece of graph: the gradient of a slice is a tensor of zeros as large as all logits, and filling
-        one for each item took a third of an attribution's time.
-        """
+        """Logits of each item's rows, cut in one piece of graph: the gradient of a slice is as large as all logits."""
         in_order = sorted(self.spans, key=lambda number: self.spans[number].start)
         sizes = [self.spans[number].stop - self.spans[number].start for number in in_order]
         pieces = self.logits.split([self.logits.shape[0] - sum(sizes), *sizes])
@@ -82,7 +63,7 @@ class ForwardPass:
         self.asked = self._asked(asked)
         self.rows = Rows(1)
         self.watched: dict[int, dict[str, Watched]] = {}
-        self.fired: set[tuple[int, int]] = set()  # (item number, number of its hook)
+        self.must_fire = MustFire()
 
     def run(self) -> PassOutput:
         if self.prefix is not None:
@@ -91,9 +72,9 @@ class ForwardPass:
         self.rows.count = 1
         window = self.tokens[self.prompts[:1], self.start :]
         logits = adapter.run(self.model, window, self.prefix, self._hook_points(residual))
-        self._check_fired()
+        self.must_fire.check()
         if logits.shape[1] != self.asked.shape[1]:  # nothing trimmed it before the unembedding
-            logits = _gather_positions(logits, self.asked)
+            logits = gather_positions(logits, self.asked)
         return PassOutput(logits, self.spans, self.watched)
 
     # --- rows -----------------------------------------------------------------------------------------
@@ -116,11 +97,6 @@ class ForwardPass:
         for i in self.items:
             per_row += [asked[i.intervention.prompt]] * i.intervention.rows
         return torch.tensor(per_row, device=self.tokens.device) - self.start
-
-    def _join(self, activation: Tensor, sources: list[int]) -> Tensor:
-        index = torch.tensor(sources, device=activation.device)
-        # Copies must not send gradients back into the clean row: rows are independent of each other.
-        return torch.cat([activation, activation.detach().index_select(0, index)])
 
     def _note_rows(self, activation: Tensor, layer: int) -> None:
         """Keep what depends on the number of rows in step with the batch that enters block `layer`."""
@@ -166,7 +142,9 @@ class ForwardPass:
             if layer == 0 and residual is not None:
                 activation = residual
             if sources:
-                activation = self._join(activation, sources)
+                # Copies must not send gradients back into the clean row: rows are independent of each other.
+                index = torch.tensor(sources, device=activation.device)
+                activation = torch.cat([activation, activation.detach().index_select(0, index)])
             self._note_rows(activation, layer)
             return activation
 
@@ -177,78 +155,55 @@ class ForwardPass:
         return any(name in after for i in self.items for name in i.intervention.names())
 
     def _trim(self, activation: Tensor, hook: Any) -> Tensor | None:
-        """Unembed the asked positions alone."""
         if activation.shape[1] == self.asked.shape[1]:
             return None
-        return _gather_positions(activation, self.asked)
+        return gather_positions(activation, self.asked)
 
     def _dispatchers(
         self, items: Sequence[Item], here: Callable[[int], bool], *, offset: int
-    ) -> list[tuple[Any, Callable[..., Any]]]:
+    ) -> list[tuple[Any, PassHook]]:
         """One hook function per hook point, which hands each item its rows."""
-        points: dict[int, tuple[Any, list[tuple[Item, int, str, Any]]]] = {}
+        points: dict[int, tuple[Any, dict[int, list[PassHook]]]] = {}
         for item in items:
-            inter = item.intervention
-            steps = [(n, fn) for n, fn in inter.hooks] + [(n, _Watch(pos)) for n, pos in inter.wrt]
-            for number, (name, fn) in enumerate(steps):
+            hooks: list[tuple[str, PassHook]] = [
+                (name, fn.moved(offset, self.length) if isinstance(fn, PositionedHook) else fn)
+                for name, fn in item.intervention.hooks
+            ]
+            for name, pos in item.intervention.wrt:
+                local = tuple(p - offset for p in resolve_positions(pos, self.length))
+                hooks.append((name, watch(name, local, self.watched.setdefault(item.number, {}))))
+            for name, fn in hooks:
                 if here(stage_of(name, self.layers)):
                     point = adapter.hook_point(self.model, name)
-                    moved = fn.moved(offset, self.length) if isinstance(fn, PositionedHook) else fn
-                    points.setdefault(id(point), (point, []))[1].append((item, number, name, moved))
-        return [(point, self._dispatcher(steps, offset)) for point, steps in points.values()]
+                    fn = self.must_fire.wrap(f"{name!r} (intervention {item.number})", fn)
+                    points.setdefault(id(point), (point, {}))[1].setdefault(item.number, []).append(fn)
+        return [(point, self._dispatcher(of_items)) for point, of_items in points.values()]
 
-    def _dispatcher(self, steps: list[tuple[Item, int, str, Any]], offset: int) -> Callable[..., Any]:
-        by_item: dict[int, list[tuple[Item, int, str, Any]]] = {}
-        for step in steps:  # an item may have several hooks here; they run in the order given
-            by_item.setdefault(step[0].number, []).append(step)
-        in_order = sorted(by_item.values(), key=lambda own: self.spans[own[0][0].number].start)
+    def _dispatcher(self, of_items: dict[int, list[PassHook]]) -> PassHook:
+        """An item may have several hooks here; they run in the order given."""
+        in_order = sorted(of_items.items(), key=lambda own: self.spans[own[0]].start)
 
         def dispatch(activation: Any, hook: Any) -> Tensor | None:
             if not isinstance(activation, Tensor) or activation.shape[0] != self.rows.count:
                 raise NotBatched(hook.name)
-            pieces, done, changed = [], 0, False
-            for own in in_order:
-                span = self.spans[own[0][0].number]
+            pieces, done = [], 0
+            for number, fns in in_order:
+                span = self.spans[number]
                 part = old = activation[span]
-                for item, number, name, fn in own:
-                    self.fired.add((item.number, number))
-                    watch = isinstance(fn, _Watch)
-                    new = self._watch(part, hook, item, name, fn, offset) if watch else fn(part, hook=hook)
+                for fn in fns:
+                    new = fn(part, hook=hook)
                     part = part if new is None else new
                 if part is not old:
                     if part.shape != old.shape:
                         raise ValueError(f"a hook at {hook.name} returned {tuple(part.shape)} for {tuple(old.shape)}")
                     pieces += [activation[done : span.start], part]
-                    done, changed = span.stop, True
-            return torch.cat([*pieces, activation[done:]]) if changed else None
+                    done = span.stop
+            return torch.cat([*pieces, activation[done:]]) if pieces else None
 
         return dispatch
 
-    def _watch(self, part: Tensor, hook: Any, item: Item, name: str, watch: _Watch, offset: int) -> Tensor:
-        """Make an item's activation one that can be differentiated by."""
-        # A new tensor in any case: the slice that came in is not what the pass goes on with.
-        kept = part.clone() if part.requires_grad else part.detach().clone().requires_grad_()
-        axis = position_axis(hook)
-        local = tuple(p - offset for p in resolve_positions(watch.pos, self.length))
-        self.watched.setdefault(item.number, {})[name] = Watched(kept, axis, local)
-        return part.copy_(kept) if shares_memory(name) else kept
 
-    def _check_fired(self) -> None:
-        for item in self.items:
-            for number, name in enumerate(item.intervention.names()):
-                if (item.number, number) not in self.fired:
-                    raise RuntimeError(
-                        f"the hook on {name!r} (intervention {item.number}) never fired: this model does not compute "
-                        "that activation, or its use_... switch is off (e.g. model.set_use_attn_result(True))"
-                    )
-
-
-class _Watch:
-    def __init__(self, pos: Any) -> None:
-        self.pos = pos
-
-
-def _gather_positions(x: Tensor, positions: Tensor) -> Tensor:
+def gather_positions(x: Tensor, positions: Tensor) -> Tensor:
     """`x [row pos d]` at `positions [row asked]`."""
     rows = torch.arange(x.shape[0], device=x.device)[:, None]
     return x[rows, positions.to(x.device)]

@@ -6,8 +6,6 @@ of different lengths share a pass: they are filled up behind their end, which in
 it. Below `layer` a pass still runs one row of the model, whose result is dropped.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from itertools import pairwise
@@ -18,6 +16,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from kntools.engine.capability import capability
+from kntools.engine.forward import gather_positions
 from kntools.engine.memory import rows_that_fit
 from kntools.engine.plan import PASS_OVERHEAD
 from kntools.models import adapter
@@ -28,33 +27,27 @@ from kntools.options import options
 WindowHook = tuple[str, Callable[..., Any]]
 
 
-class Upper:
-    """Rows that share passes from block `layer` on.
+def row_groups(model: Any, tokens: Sequence[Tensor], starts: Sequence[int], layer: int) -> "list[Group]":
+    """Rows of any lengths, in groups that share passes from block `layer` on, on whose way in kept states enter.
 
-    Arguments:
-        tokens: the rows' token ids, of any lengths.
-        starts: for each row its first position that may change; keys and values before it are kept.
-        layer: the block on whose way in the kept states enter.
+    `starts` are each row's first position that may change; keys and values before it are kept.
     """
-
-    def __init__(self, model: Any, tokens: Sequence[Tensor], starts: Sequence[int], layer: int) -> None:
-        adapter.check_layer(model, layer)
-        lengths = [len(row) for row in tokens]
-        can = capability(model, max(tokens, key=len)[None])
-        if not can.fork:  # each row in a run of its own, from the first block on
-            self.groups = [Group(model, [n], [row], 0, None) for n, row in enumerate(tokens)]
-            return
-        begins = list(starts) if can.prefix else [0] * len(tokens)
-        fit = options().max_rows or rows_that_fit(model, max(lengths), gradients=True)
-        numbers = range(len(tokens))
-        # What may not be filled up shares a pass with rows of its own length alone.
-        alike = [list(numbers)] if can.fill else [[n for n in numbers if lengths[n] == k] for k in sorted(set(lengths))]
-        self.groups = []
-        for group in alike:
-            for part in grouped([begins[n] for n in group], [lengths[n] for n in group], fit):
-                rows = [group[i] for i in part]
-                start = min(begins[n] for n in rows)
-                self.groups.append(Group(model, rows, [tokens[n] for n in rows], start, layer))
+    adapter.check_layer(model, layer)
+    lengths = [len(row) for row in tokens]
+    can = capability(model, max(tokens, key=len)[None])
+    if not can.fork:  # each row in a run of its own, from the first block on
+        return [Group(model, [n], [row], 0, None) for n, row in enumerate(tokens)]
+    begins = list(starts) if can.prefix else [0] * len(tokens)
+    fit = options().max_rows or rows_that_fit(model, max(lengths), gradients=True)
+    numbers = range(len(tokens))
+    # What may not be filled up shares a pass with rows of its own length alone.
+    alike = [list(numbers)] if can.fill else [[n for n in numbers if lengths[n] == k] for k in sorted(set(lengths))]
+    found = []
+    for group in alike:
+        for part in grouped([begins[n] for n in group], [lengths[n] for n in group], fit):
+            rows = [group[i] for i in part]
+            found.append(Group(model, rows, [tokens[n] for n in rows], min(begins[n] for n in rows), layer))
+    return found
 
 
 class Group:
@@ -76,10 +69,8 @@ class Group:
         points = [(adapter.hook_point(self.model, name), fn) for name, fn in hooks]
         local = asked - self.start
 
-        def trim(activation: Tensor, hook: Any) -> Tensor:
-            return _at(activation, local)
-
-        points.append((adapter.hook_point(self.model, "unembed.hook_in"), trim))
+        trim = adapter.hook_point(self.model, "unembed.hook_in")
+        points.append((trim, lambda activation, hook: gather_positions(activation, local)))
         return self._pass(points)
 
     @torch.no_grad()
@@ -120,11 +111,7 @@ class Group:
 
 
 def grouped(starts: Sequence[int], lengths: Sequence[int], max_rows: int) -> list[list[int]]:
-    """Which rows share a pass, so that as few positions as possible are run.
-
-    A pass costs its rows times its window, and what a pass costs anyhow (`PASS_OVERHEAD`). Rows stay in the order of
-    their starts; the cheapest way to cut that order is found exactly.
-    """
+    """Which rows share a pass, so that as few positions as possible are run: the cheapest cut of their order."""
     order = sorted(range(len(starts)), key=lambda n: (starts[n], lengths[n]))
     best: list[tuple[int, int]] = [(0, 0)]  # for the first n rows: the cost, and where their last group begins
     for stop in range(1, len(order) + 1):
@@ -138,8 +125,3 @@ def grouped(starts: Sequence[int], lengths: Sequence[int], max_rows: int) -> lis
         cuts.append(best[cuts[-1]][1])
     cuts.reverse()
     return [order[a:b] for a, b in pairwise(cuts)]
-
-
-def _at(x: Tensor, positions: Tensor) -> Tensor:
-    rows = torch.arange(x.shape[0], device=x.device)[:, None]
-    return x[rows, positions.to(x.device)]

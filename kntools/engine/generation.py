@@ -1,7 +1,5 @@
 """Text sampled from the model, with local generators."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,7 +14,7 @@ from kntools.engine.plan import as_intervention
 from kntools.engine.starts import Starts, start_tokens
 from kntools.engine.writing import Choose, Writer
 from kntools.models import adapter
-from kntools.models.tokenizers import tokenizer_of
+from kntools.models.adapter import tokenizer_of
 from kntools.sites import Hook
 
 
@@ -31,7 +29,7 @@ def generate(
     stop: str | Sequence[str] | None = None,
     top_k: int | None = None,
 ) -> Any:
-    """Generate text, with hooks if given.
+    """The text that follows, for several prompts a list, with hooks if given.
 
     ```python
     kn.generate(model, "The capital of Canada is")                              # the most probable tokens, as text
@@ -43,21 +41,16 @@ def generate(
     Hooks with `pos` act at these positions of the prompt (-1 is its last token). Hooks without act at the last token
     of the prompt and at every new one; those with `pos=None` at every token (`patch`: of the prompt). A function of
     your own sees the whole text so far, `[1 pos ...]`, before each new token. The text is what a loop of full forward
-    passes without a cache gives.
+    passes without a cache gives. A model without a tokenizer gives token ids, `[row new]`.
 
     Arguments:
         prompts: one text, `Prompt` or `Encoded` (whose own answer plays no part), chat (a list of messages
             `{"role": "user", "content": "..."}`, for the tokenizer's chat template) or row of token ids; or several, of
             any lengths.
-        hooks: TransformerLens hooks for every prompt.
-        max_new_tokens: how many tokens to write at most.
         temperature: 0 takes the most probable token each time; above 0 divides the logits, and tokens are drawn.
         seed: prompt n uses its own generator, seeded with `seed + n`.
         stop: the text ends before the first of these strings, as it does before the model's own end token.
         top_k: draw among so many of the most probable tokens only.
-
-    Returns:
-        The text that follows, for several prompts a list. A model without a tokenizer gives token ids, `[row new]`.
 
     Raises:
         ValueError: a masked model, a text that would outgrow the context, token ids that are filled up to equal length,
@@ -141,16 +134,9 @@ def sample_texts(
     C = kn.second_moment(model, 8, sample_texts(model, 50_000, seed=0))
     ```
 
-    Arguments:
-        tokens: how many to draw; the last texts are not cut, so it becomes a few more.
-        seed: of a local generator. Text n does not depend on `tokens`.
-        start: each text begins with these words; `None` starts from the beginning-of-sequence token.
-        length: tokens per text; one that the model ends sooner is shorter.
-        rows: texts that are written at the same time. Another number gives other texts.
-        temperature, top_k: as in `generate`; the temperature must be above 0.
-
-    Raises:
-        ValueError: no start and no BOS token; see also `generate`.
+    Text n does not depend on `tokens`; the last texts are not cut. Each begins with `start`, or else with the
+    beginning-of-sequence token, and has `length` tokens unless the model ends it. `rows` are written at the same time:
+    another number gives other texts.
     """
     decimal("temperature", temperature, above=0)  # at 0 it is the same text again and again
     tokens, rows, length = whole("tokens", tokens), whole("rows", rows, least=1), whole("length", length, least=1)
@@ -175,7 +161,7 @@ def sample_texts(
                 yield (start or "") + tokenizer.decode(kept, skip_special_tokens=True)
 
 
-def sample_templates(model: Any, count: int, *, seed: int, length: int = 8) -> tuple[str, ...]:
+def sample_templates(model: Any, count: int, *, seed: int) -> tuple[str, ...]:
     """`"{}"` and `count - 1` templates that the model begins with its own words, as released code makes them.
 
     ```python
@@ -184,7 +170,7 @@ def sample_templates(model: Any, count: int, *, seed: int, length: int = 8) -> t
     """
     count = whole("templates", count, least=1)
     found: list[str] = []
-    for text in sample_texts(model, 1_000_000, seed=seed, start="The", length=length, top_k=20):
+    for text in sample_texts(model, 1_000_000, seed=seed, start="The", length=8, top_k=20):
         if len(found) == count - 1:
             break
         words = " ".join(text.replace("{", "").replace("}", "").split())
@@ -208,7 +194,6 @@ class _Ends:
         self.tokens = set[int]() if self.tokenizer is None else _end_tokens(model)
 
     def ended(self, new: Int[Tensor, "row new"]) -> bool:
-        """Have all rows ended?"""
         return all(not self.tokens.isdisjoint(ids) or self._stopped(ids) for ids in new.tolist())
 
     def text(self, ids: list[int]) -> str:

@@ -1,7 +1,5 @@
 """What is run: prompts or token ids, the positions whose logits are asked for, and where each answer is."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, SupportsIndex, cast
@@ -18,12 +16,11 @@ from kntools.sites import Positions, resolve_positions
 
 #: Prompts, or token ids `[pos]` or `[prompt pos]`.
 PromptsOrTokens = Prompts | Int[Tensor, "prompt pos"] | Int[Tensor, " pos"]
+_BATCH = 8
 
 
 @dataclass(frozen=True)
 class Inputs:
-    """Prompts of equal length."""
-
     tokens: Int[Tensor, "prompt pos"]
     asked: list[tuple[int, ...]]  # positions whose logits are asked for, as many for every prompt
     single: bool  # one position is asked for, and its axis is left out
@@ -51,13 +48,7 @@ def make_inputs(
 ) -> list[tuple[list[int], Inputs]]:
     """Check and encode what is to be run: in groups of equal length, with the numbers of their prompts.
 
-    Arguments:
-        pos: whose logits: `None` is the answer's position; or one entry of several positions per prompt.
-        attention_mask: which of the token ids are text, where others fill it up to equal length.
-
-    Raises:
-        ValueError: token ids that look filled up, without a mask; without `pos`, where the last token need not be the
-            answer; a mask for prompts.
+    `pos` says whose logits: `None` is the answer's position; or one entry of several positions per prompt.
     """
     if isinstance(given, str):
         raise TypeError(f"{given!r} is a text; write kn.Prompt(text, answer), or model.to_tokens(text) for token ids")
@@ -67,7 +58,7 @@ def make_inputs(
         if attention_mask is None:
             check_padding(model, tokens)
         known = not is_masked(model) and (len(rows) == 1 or attention_mask is not None)
-        answers: list[tuple[int, ...] | None] = [(len(row) - 1,) if known else None for row in rows]
+        answers: list[tuple[int, ...]] | None = [(len(row) - 1,) for row in rows] if known else None
         lengths = [len(row) for row in rows]
         groups = [[n for n, other in enumerate(lengths) if other == length] for length in dict.fromkeys(lengths)]
     else:
@@ -76,28 +67,34 @@ def make_inputs(
         encoded = encode_many(model, given)
         rows, groups = [e.tokens[0] for e in encoded], by_length(encoded)
         answers = [e.positions for e in encoded]
-    return [(group, _inputs(model, group, rows, answers, pos)) for group in groups]
-
-
-def _inputs(
-    model: Any,
-    group: Sequence[int],
-    rows: Sequence[Tensor],
-    answers: Sequence[tuple[int, ...] | None],
-    pos: Positions | Sequence[Positions],
-) -> Inputs:
-    """Some rows of equal length."""
-    tokens = as_batch(model, torch.stack([rows[n] for n in group]))
-    known = [answer for n in group if (answer := answers[n]) is not None] or None
-    if pos is not None:
-        return Inputs(tokens, _asked(_of_group(pos, group, len(rows)), tokens), isinstance(pos, SupportsIndex), known)
-    if known is None:
+    asked = answers if pos is None else _asked(pos, rows)
+    if asked is None:
         what = "of a masked model" if is_masked(model) else f"of {len(rows)} rows"
         raise ValueError(
             f"the answer's position in token ids {what} is not known; give pos= (-1 is the last token), "
             "or prompts instead of token ids"
         )
-    return Inputs(tokens, known, len(known[0]) == 1, known)
+    found = []
+    for group in groups:
+        tokens = as_batch(model, torch.stack([rows[n] for n in group]))
+        of_group = [asked[n] for n in group]
+        if len({len(at) for at in of_group}) != 1 or not of_group[0]:
+            raise ValueError("every prompt must have the same number of positions, at least one")
+        single = isinstance(pos, SupportsIndex) or (pos is None and len(of_group[0]) == 1)
+        known_answers = None if answers is None else [answers[n] for n in group]
+        found.append((group, Inputs(tokens, of_group, single, known_answers)))
+    return found
+
+
+def _asked(pos: Positions | Sequence[Positions], rows: Sequence[Tensor]) -> list[tuple[int, ...]]:
+    """Asked positions of each row. A list of sequences has one entry per row."""
+    if isinstance(pos, list | tuple) and pos and not all(isinstance(p, SupportsIndex) for p in pos):
+        if len(pos) != len(rows):
+            raise ValueError(f"positions for {len(pos)} prompts, but there are {len(rows)}")
+        per_row = cast(Sequence[Positions], pos)
+    else:
+        per_row = [cast(Positions, pos)] * len(rows)
+    return [resolve_positions(own, len(row)) for own, row in zip(per_row, rows, strict=True)]
 
 
 def _texts(tokens: Int[Tensor, "prompt pos"], attention_mask: Tensor) -> list[Int[Tensor, " text"]]:
@@ -130,12 +127,9 @@ def check_padding(model: Any, tokens: Int[Tensor, "prompt pos"]) -> None:
             )
 
 
-def batches(encoded: Sequence[Encoded], size: int = 8) -> list[list[int]]:
-    """Indices of `encoded` that are run together: prompts of equal length, at most `size` of them.
-
-    Larger batches would be no faster, and what is kept of each prompt's activations would take more memory.
-    """
-    return [group[i : i + size] for group in by_length(encoded) for i in range(0, len(group), size)]
+def batches(encoded: Sequence[Encoded]) -> list[list[int]]:
+    """Indices of `encoded` that are run together: prompts of equal length, at most `_BATCH` (more are no faster)."""
+    return [group[i : i + _BATCH] for group in by_length(encoded) for i in range(0, len(group), _BATCH)]
 
 
 def in_order(groups: Sequence[Sequence[int]], parts: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
@@ -156,7 +150,6 @@ def check_choice(name: str, value: Any, choices: Sequence[Any]) -> None:
 
 
 def as_batch(model: Any, tokens: Tensor) -> Tensor:
-    """Tokens as `[prompt pos]` on the model's device."""
     batch = tokens[None] if tokens.ndim == 1 else tokens
     if batch.ndim != 2 or batch.shape[1] == 0 or batch.is_floating_point():
         raise ValueError(
@@ -166,28 +159,3 @@ def as_batch(model: Any, tokens: Tensor) -> Tensor:
     if batch.shape[1] > limit:
         raise ValueError(f"{batch.shape[1]} tokens, but the model's context holds {limit}")
     return batch.to(adapter.device_of(model))
-
-
-def _per_prompt(pos: Positions | Sequence[Positions]) -> bool:
-    """Is there one entry of several positions for each prompt?"""
-    return isinstance(pos, list | tuple) and bool(pos) and not all(isinstance(p, SupportsIndex) for p in pos)
-
-
-def _of_group(pos: Any, group: Sequence[int], prompts: int) -> Any:
-    if not _per_prompt(pos):
-        return pos
-    if len(pos) != prompts:
-        raise ValueError(f"positions for {len(pos)} prompts, but there are {prompts}")
-    return [pos[n] for n in group]
-
-
-def _asked(pos: Positions | Sequence[Positions], tokens: Tensor) -> list[tuple[int, ...]]:
-    """Asked positions of each prompt. A list of sequences has one entry per prompt."""
-    length = tokens.shape[1]
-    if _per_prompt(pos):
-        per_prompt = [resolve_positions(p, length) for p in cast(Sequence[Positions], pos)]
-    else:
-        per_prompt = [resolve_positions(cast(Positions, pos), length)] * tokens.shape[0]
-    if len({len(p) for p in per_prompt}) != 1 or not per_prompt[0]:
-        raise ValueError("every prompt must have the same number of positions, at least one")
-    return per_prompt

@@ -1,7 +1,5 @@
 """How many rows a pass may have, and what to do when that was too many."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import psutil
@@ -16,8 +14,7 @@ MOST_ROWS = 1024
 def rows_that_fit(model: Any, positions: int, *, gradients: bool) -> int:
     """Rows of `positions` tokens that fit into half of the free memory: a power of two.
 
-    The last bits of a sum depend on how many rows are multiplied at once. A coarse step keeps that number, and so
-    every bit of a result, the same while the free memory goes up and down a little.
+    The last bits of a sum depend on how many rows are multiplied at once: a coarse step keeps results the same.
     """
     cfg = model.cfg
     hidden = int(getattr(cfg, "d_mlp", None) or 4 * cfg.d_model)

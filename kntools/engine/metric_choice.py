@@ -3,8 +3,6 @@
 One table for attribution, patching, tracing and scans.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from typing import Any, Literal, get_args
 
@@ -25,11 +23,7 @@ Metrics = Metric | Sequence[Metric] | MetricName | None
 
 
 def choose_metrics(model: Any, encoded: Sequence[Encoded], given: Metrics | str) -> tuple[list[Metric], str]:
-    """One metric per prompt, and what it is called.
-
-    Raises:
-        ValueError: an unknown name, not as many metrics as prompts, a contrast without a foil of one token.
-    """
+    """One metric per prompt, and what it is called."""
     if given is None:
         given = "contrast" if all(map(has_contrast, encoded)) else "probability"
     if isinstance(given, str):
@@ -49,7 +43,6 @@ def choose_metrics(model: Any, encoded: Sequence[Encoded], given: Metrics | str)
 
 
 def has_contrast(encoded: Encoded) -> bool:
-    """Are answer and foil one token each?"""
     return encoded.foil_ids is not None and len(encoded.foil_ids) == len(encoded.target_ids) == 1
 
 

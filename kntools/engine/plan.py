@@ -1,7 +1,5 @@
 """What a sweep runs, and in which forward passes."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -34,17 +32,14 @@ PASS_OVERHEAD = 64
 
 @dataclass(frozen=True)
 class Intervention:
-    """Hooks and their prompt: one row of a sweep.
+    """Hooks and their prompt: one row of a sweep. A plain `list[Hook]` does where the rest is not needed.
 
     ```python
     runs = [kn.Intervention(kn.ablate_neurons([(3, 7)]), prompt=n) for n in range(len(tokens))]
     kn.sweep(model, tokens, runs)       # one row per prompt
     ```
 
-    A plain `list[Hook]` does where the rest is not needed.
-
     Arguments:
-        hooks: TransformerLens forward hooks.
         prompt: which row of the sweep's `tokens` it starts from.
         rows: the batch size that the hooks see. With `rows=10`, one hook may treat ten samples at once.
         wrt: for `sweep_gradients`: `(hook name, positions)` of the activations to differentiate by. What counts is
@@ -57,11 +52,24 @@ class Intervention:
     wrt: Sequence[tuple[str, Positions]] = ()
 
     def __post_init__(self) -> None:
-        for name, least in (("prompt", None), ("rows", 1)):
-            object.__setattr__(self, name, whole(name, getattr(self, name), least))
+        hooks = tuple(self.hooks) if isinstance(self.hooks, Iterable) else (self.hooks,)
+        if not all(_is_named(hook) and callable(hook[1]) for hook in hooks):
+            raise TypeError(
+                f"an intervention is a list of hooks, pairs (name, function), but got {shown(self.hooks)}; a sweep "
+                "takes a list of interventions: write [hooks], not hooks, for a single one"
+            )
+        if not all(map(_is_named, self.wrt)):
+            raise TypeError(f"wrt={shown(self.wrt)}; give pairs of hook name and position: [(name, -1)]")
+        checked = {"hooks": hooks, "prompt": whole("prompt", self.prompt), "rows": whole("rows", self.rows, 1)}
+        for name, value in checked.items():
+            object.__setattr__(self, name, value)
 
     def names(self) -> list[str]:
         return [name for name, _ in self.hooks] + [name for name, _ in self.wrt]
+
+
+def _is_named(pair: Any) -> bool:
+    return isinstance(pair, tuple | list) and len(pair) == 2 and isinstance(pair[0], str)
 
 
 @dataclass(frozen=True)
@@ -98,35 +106,20 @@ def as_interventions(given: Sequence[Any], prompts: int) -> list[Intervention]:
         raise ValueError("no interventions given; pass a list with at least one list of hooks ([] changes nothing)")
     out = [as_intervention(inter, prompts) for inter in listed]
     for number, inter in enumerate(out):
-        whole(f"rows of intervention {number}", inter.rows, 1)
-        if not 0 <= whole("prompt", inter.prompt) < prompts:
+        if not 0 <= inter.prompt < prompts:
             raise IndexError(f"intervention {number} starts from prompt {inter.prompt}; there are {prompts}")
     return out
 
 
 def as_intervention(given: Any, prompts: int) -> Intervention:
     if isinstance(given, Intervention):
-        _check_hooks(given.hooks)
-        for entry in given.wrt:
-            if not (isinstance(entry, tuple | list) and len(entry) == 2 and isinstance(entry[0], str)):
-                raise TypeError(f"wrt={shown(given.wrt)}; give pairs of hook name and position: [(name, -1)]")
         return given
     if prompts > 1:
         raise ValueError(
             f"{prompts} prompts are swept, and a list of hooks does not name its prompt; "
             "write kn.Intervention(hooks, prompt=n)"
         )
-    return Intervention(_check_hooks(given))
-
-
-def _check_hooks(given: Any) -> tuple[Hook, ...]:
-    hooks = tuple(given) if isinstance(given, Iterable) else (given,)
-    if not all(isinstance(h, tuple | list) and len(h) == 2 and isinstance(h[0], str) and callable(h[1]) for h in hooks):
-        raise TypeError(
-            f"an intervention is a list of hooks, pairs (name, function), but got {shown(given)}; a sweep takes a list "
-            "of interventions: write [hooks], not hooks, for a single one"
-        )
-    return hooks
+    return Intervention(given)
 
 
 def stage_of(name: str, layers: int) -> int:
@@ -177,8 +170,7 @@ def _start(inter: Intervention, length: int, asked: Sequence[int]) -> int:
 def make_passes(items: Sequence[Item], *, max_rows: int) -> list[Pass]:
     """Group items by the position at which they start, in passes of at most `max_rows` rows.
 
-    A small group joins the one before it (which starts earlier, and so runs more positions than it needs) where
-    that costs less than a pass of its own. Within a group, items that fork in nearby blocks stay together.
+    A small group joins the one before it where that costs less than a pass of its own.
     """
     groups: list[tuple[int, list[Item]]] = []
     for item in sorted(items, key=lambda i: i.start):

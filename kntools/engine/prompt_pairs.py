@@ -1,7 +1,5 @@
 """Pairs of prompts that differ somewhere and are equally long: what patching and tracing compare."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -31,7 +29,6 @@ class Pair:
 
     @property
     def differences(self) -> tuple[int, ...]:
-        """The positions where the tokens differ."""
         return tuple((self.clean.tokens[0] != self.corrupted.tokens[0]).nonzero()[:, 0].tolist())
 
     @property
@@ -45,10 +42,6 @@ def encode_pairs(model: Any, clean: Prompts, corrupted: Corrupted) -> list[Pair]
     """Encode pairs and check that they line up.
 
     A corrupted prompt is asked for the clean one's answer; its own answer is the foil where the clean prompt has none.
-
-    Raises:
-        TypeError: a clean text without an answer.
-        ValueError: not as many of both; prompts of other lengths, or whose answers stand elsewhere.
     """
     left, right = (
         [given] if isinstance(given, Prompt | Encoded | str) else several(name, given, "[kn.Prompt(text, answer)]")

@@ -1,17 +1,19 @@
 """Runs interventions on prompts of equal length, in as few and as full forward passes as it can."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any, TypeVar
 
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
 from kntools.engine import plan
 from kntools.engine.capability import capability
-from kntools.engine.embedding import embed
 from kntools.engine.forward import ForwardPass, NotBatched, PassOutput
 from kntools.engine.inputs import Inputs
 from kntools.engine.memory import is_out_of_memory, rows_that_fit
+from kntools.engine.pass_hooks import MustFire
 from kntools.engine.plain import run_plain
 from kntools.engine.plan import Intervention, Item, Pass
 from kntools.hooks.positioned import PositionedHook
@@ -31,7 +33,7 @@ class Runner:
     def __init__(self, model: Any, inputs: Inputs, embedding: plan.Embedding | None = None) -> None:
         self.model, self.inputs, self.embedding = model, inputs, embedding
         self.tokens, self.asked = inputs.tokens, inputs.asked
-        self.embedded = None if embedding is None else embed(model, self.tokens, embedding)
+        self.embedded = None if embedding is None else _embed(model, self.tokens, embedding)
         self._prefixes: dict[tuple[int, tuple[int, ...]], Prefix] = {}
 
     def run(
@@ -39,7 +41,7 @@ class Runner:
     ) -> Iterator[tuple[int, T]]:
         """Run all; for each pass, as soon as it is done: how many interventions it held, and `finish(result)`.
 
-        `finish` is where a backward pass belongs: when memory runs out in it, the pass is split and run again.
+        A backward pass belongs into `finish`: when memory runs out in it, the pass is split and run again.
         """
         resolved = plan.resolve(interventions, self.inputs)
         for name in {name for inter in resolved for name, fn in inter.hooks if isinstance(fn, PositionedHook)}:
@@ -94,3 +96,21 @@ class Runner:
             residual = None if self.embedded is None else self.embedded[prompts, :start]
             self._prefixes[key] = adapter.build_prefix(self.model, self.tokens[prompts, :start], Rows(), residual)
         return self._prefixes[key]
+
+
+@torch.no_grad()
+def _embed(
+    model: Any, tokens: Int[Tensor, "prompt pos"], embedding: plan.Embedding
+) -> Float[Tensor, "prompt pos d_model"]:
+    """What enters block 0, once for each prompt with hooks of its own: the corrupted prompts of causal tracing."""
+    layers = adapter.n_layers(model)
+    rows = []
+    for number, hooks in enumerate(embedding):
+        must_fire = MustFire()
+        for name, _ in hooks:
+            if plan.stage_of(name, layers) != -1:
+                raise ValueError(f"{name!r} is not on the embedding; such hooks belong into the interventions")
+        points = [(adapter.hook_point(model, name), must_fire.wrap(repr(name), fn)) for name, fn in hooks]
+        rows.append(adapter.run_embedding(model, tokens[number : number + 1], points))
+        must_fire.check()
+    return torch.cat(rows)

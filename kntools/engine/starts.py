@@ -1,7 +1,5 @@
 """What the model is asked to continue: texts, prompts, chats or token ids, one or several."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from numbers import Integral
 from typing import Any
@@ -13,7 +11,7 @@ from torch import Tensor
 
 from kntools.arguments import whole_text
 from kntools.engine.inputs import as_batch, check_padding
-from kntools.models.tokenizers import tokenizer_of
+from kntools.models.adapter import tokenizer_of
 from kntools.prompts import Encoded, Prompt, text_tokens
 
 #: A chat: messages with a role and a content.
@@ -25,12 +23,7 @@ _EXAMPLE = [{"role": "user", "content": "Hello"}]
 
 
 def start_tokens(model: Any, given: Starts) -> tuple[list[Tensor], bool]:
-    """The token ids `[pos]` of each text, and whether there is one text alone.
-
-    Raises:
-        TypeError: what is none of these.
-        ValueError: nothing; token ids that are filled up to equal length; a tokenizer without a chat template.
-    """
+    """The token ids `[pos]` of each text, and whether there is one text alone."""
     if isinstance(given, Tensor | np.ndarray):
         tokens = as_batch(model, torch.as_tensor(given))
         check_padding(model, tokens)

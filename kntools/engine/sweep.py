@@ -6,8 +6,6 @@ batch. Three things make it safe: every row is what `run_with_hooks` would have 
 allow this runs the plain loop instead, and a hook that never fired is an error.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
@@ -27,8 +25,6 @@ from kntools.options import progress_bar
 from kntools.results.display import number
 from kntools.results.result import Result
 from kntools.sites import Hook, Positions
-
-__all__ = ["Derivative", "Intervention", "Metric", "RowGradients", "sweep", "sweep_gradients"]
 
 T = TypeVar("T")
 
@@ -194,13 +190,8 @@ def sweep_gradients(
     g.values, g.wrt[name].gradient        # [1], [1 1 d_mlp]
     ```
 
-    Arguments:
-        interventions: `wrt` names hook points and positions; each is differentiated by as it is after this
-            intervention's own hooks there.
-        metric: from logits to one value per row, or one such function per prompt.
-
-    Returns:
-        One `RowGradients` per intervention, in order. The model's parameters get no gradients.
+    `wrt` names hook points and positions; each is differentiated by as it is after this intervention's own hooks there.
+    One `RowGradients` per intervention, in order; the model's parameters get no gradients.
 
     Raises:
         FloatingPointError: values or gradients that are not finite.
@@ -266,7 +257,6 @@ def apply_metric(metric: Metric | Sequence[Metric], prompt: int, logits: Tensor)
 
 
 def _collect(passes: Iterator[tuple[int, dict[int, T]]], total: int) -> list[T]:
-    """What all passes give, in the order of the interventions."""
     found: dict[int, T] = {}
     with progress_bar(total, "run") as bar:
         for count, done in passes:

@@ -1,7 +1,5 @@
 """Texts as token ids, and neurons in them: what a measurement over a corpus reads, a chunk at a time."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -16,8 +14,8 @@ from torch import Tensor
 
 from kntools.arguments import shown, whole, whole_text
 from kntools.models import adapter
+from kntools.models.adapter import tokenizer_of
 from kntools.models.causality import is_masked
-from kntools.models.tokenizers import tokenizer_of
 from kntools.options import options
 from kntools.sites import hook_name
 
@@ -34,8 +32,6 @@ _ROWS = 16
 
 @dataclass(frozen=True)
 class Piece:
-    """A piece of a text that one row holds."""
-
     text: int  # number of the text
     start: int  # number of its first token within the text
     ids: tuple[int, ...]  # special tokens included
@@ -44,7 +40,6 @@ class Piece:
 
     @property
     def own(self) -> slice:
-        """The tokens of the text."""
         return slice(self.before, len(self.ids) - self.after)
 
 
@@ -70,7 +65,6 @@ def strings(texts: Texts) -> Iterator[str]:
 
 
 def special_tokens(model: Any) -> tuple[list[int], list[int]]:
-    """What stands in front of a text and behind it."""
     tokenizer = tokenizer_of(model)
     if is_masked(model):
         return [tokenizer.cls_token_id], [tokenizer.sep_token_id]
@@ -100,7 +94,6 @@ def pieces(model: Any, texts: Iterable[str], context: int | None = None, first: 
 
 
 def rows_of_texts() -> int:
-    """Pieces of text per forward pass."""
     return options().max_rows or _ROWS
 
 
@@ -124,11 +117,7 @@ def passes(ahead: Iterable[Piece]) -> Iterator[list[Piece]]:
 def neurons_in(
     model: Any, batch: Sequence[Piece], wanted: Mapping[int, Sequence[int] | slice]
 ) -> dict[int, Float[Tensor, "row pos neuron"]]:
-    """Activations of some neurons of each layer. Layers above the last of them are not run.
-
-    Raises:
-        FloatingPointError: one that is nan or inf.
-    """
+    """Activations of some neurons of each layer. Layers above the last of them are not run."""
     found: dict[int, Tensor] = {}
     last = max(wanted)
 

@@ -1,7 +1,5 @@
 """Tokens that follow texts, one by one: with kept keys and values where the model allows it, else in whole runs."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
@@ -14,7 +12,7 @@ from torch import Tensor
 from kntools.arguments import whole
 from kntools.engine.capability import PROBE_ERRORS, capability, close, probe_text
 from kntools.engine.memory import is_out_of_memory
-from kntools.engine.plain import noting
+from kntools.engine.pass_hooks import MustFire, PassHook
 from kntools.hooks.positioned import PositionedHook, is_local
 from kntools.models import adapter
 from kntools.models.attachment import with_hooks
@@ -76,8 +74,10 @@ class Writer:
         given, start, text = tokens.shape[1], 0, tokens
         with progress_bar(self.count, "token") as bar:
             for _ in range(self.count):
-                found = with_hooks(self._points(given, start, text.shape[1]), partial(run, text[:, start:]))
-                self._check_fired()
+                must_fire = MustFire()
+                points = self._points(must_fire, given, start, text.shape[1])
+                found = with_hooks(points, partial(run, text[:, start:]))
+                must_fire.check()
                 logits = found[:, -1].float().cpu()
                 if not bool(torch.isfinite(logits.amax(-1)).all()):
                     raise FloatingPointError("the logits are nan or inf: activations overflow; load it in float32")
@@ -88,22 +88,14 @@ class Writer:
                     break
         return text[:, given:].cpu()
 
-    def _points(self, given: int, start: int, stop: int) -> list[tuple[Any, Callable[..., Any]]]:
+    def _points(self, must_fire: MustFire, given: int, start: int, stop: int) -> list[tuple[Any, PassHook]]:
         """The hooks for a run of the tokens from `start` to `stop`, of which the first `given` were given."""
-        self.fired: set[int] = set()
-        self.attached: dict[int, str] = {}
         points = []
-        for number, (name, fn) in enumerate(self.hooks):
+        for name, fn in self.hooks:
             placed = _placed(fn, given, start, stop) if isinstance(fn, PositionedHook) else fn
             if placed is not None:
-                self.attached[number] = name
-                points.append((adapter.hook_point(self.model, name), noting(placed, number, self.fired)))
+                points.append((adapter.hook_point(self.model, name), must_fire.wrap(repr(name), placed)))
         return points
-
-    def _check_fired(self) -> None:
-        for number, name in self.attached.items():
-            if number not in self.fired:
-                raise RuntimeError(f"the hook on {name!r} never fired on this model")
 
 
 def _placed(fn: PositionedHook, given: int, start: int, stop: int) -> PositionedHook | None:

@@ -1,7 +1,5 @@
 """Interventions on attention heads, as plain TransformerLens hooks: `list[(name, fn)]`."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterable
 from typing import Any, SupportsIndex
@@ -11,7 +9,7 @@ from torch import Tensor
 
 from kntools.arguments import decimal, several, shown, whole
 from kntools.hooks.positioned import PositionedHook
-from kntools.sites import ANSWER, Hook, Positions, hook_name
+from kntools.sites import ANSWER, Hook, Positions, hook_name, is_one
 
 #: `(layer, head)`, counted from zero, or `"L5.H3"`.
 HeadLike = str | tuple[SupportsIndex, SupportsIndex]
@@ -24,7 +22,7 @@ _HEAD = re.compile(r"^L(\d+)\.?H(\d+)$")
 def scale_heads(
     heads: HeadLike | Iterable[HeadLike], factor: float, *, site: str = "z", pos: Positions = ANSWER
 ) -> list[Hook]:
-    """Multiply the output of each head by `factor` at `pos`.
+    """Multiply the output of each head by `factor` at `pos`: one hook per layer.
 
     ```python
     hooks = kn.scale_heads([(5, 3), "L6.H0"], 0.5)
@@ -37,15 +35,13 @@ def scale_heads(
             queries, `k` and `v` have fewer heads.
         pos: as in `scale_neurons`; `None` means all tokens.
 
-    Returns:
-        One hook per layer.
-
     Raises:
         IndexError: when a hook runs, for a head or position that does not exist.
         ValueError: a site without heads; or as in `scale_neurons`.
     """
     factor, layers = decimal("factor", factor), dict[int, list[int]]()
-    for layer, head in dict.fromkeys(map(_as_head, _listed(heads))):
+    listed: Any = [heads] if is_one(heads) else several("heads", heads, "[(5, 3), 'L6.H0']")
+    for layer, head in dict.fromkeys(map(_as_head, listed)):
         layers.setdefault(layer, []).append(head)
 
     def on_layer(layer: int, chosen: list[int]) -> Hook:
@@ -78,11 +74,6 @@ def check_heads(name: str) -> str:
     if not name.endswith(WITH_HEADS):
         raise ValueError(f"{name!r} has no heads; they are at z, q, k, v, pattern, attn_scores or result")
     return name
-
-
-def _listed(heads: HeadLike | Iterable[HeadLike]) -> Iterable[HeadLike]:
-    pair = isinstance(heads, tuple) and len(heads) == 2 and all(isinstance(n, SupportsIndex) for n in heads)
-    return [heads] if pair or isinstance(heads, str) else several("heads", heads, "[(5, 3), 'L6.H0']")  # type: ignore[list-item] # checked here
 
 
 def _as_head(head: HeadLike) -> tuple[int, int]:

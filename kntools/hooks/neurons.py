@@ -10,8 +10,6 @@ logits = model.run_with_hooks(tokens, fwd_hooks=hooks)
 ```
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 
@@ -28,7 +26,7 @@ _MEAN = "[layer d_mlp]: kn.activation(model, others).scores.mean(0)"
 
 
 def scale_neurons(neurons: NeuronsLike, factor: float, *, pos: Positions = ANSWER) -> list[Hook]:
-    """Multiply each neuron's activation by `factor` at `pos`.
+    """Multiply each neuron's activation by `factor` at `pos`: one hook per layer.
 
     ```python
     hooks = kn.scale_neurons([(9, 1094), (10, 2096)], 0.5)
@@ -39,9 +37,6 @@ def scale_neurons(neurons: NeuronsLike, factor: float, *, pos: Positions = ANSWE
         factor: 0 suppresses, 2 enhances (Dai et al. 2022, section 4.2).
         pos: token position(s); negative ones count from the end, `None` means all. Left out, it is where the answer
             is predicted: known in a sweep of prompts; the last token of a single row of a causal model.
-
-    Returns:
-        One hook per layer.
 
     Raises:
         IndexError: when a hook runs, for a neuron or position that does not exist.
@@ -105,31 +100,20 @@ def mean_ablate_neurons(
     ```python
     hooks = kn.mean_ablate_neurons(neurons, kn.activation(model, other_prompts).scores.mean(0))
     ```
-
-    Arguments:
-        mean: mean activations of all neurons, e.g. those of `kn.activation` at the answers of other prompts.
     """
     return _set_from(tensor("mean", mean, _MEAN), as_neurons(neurons), pos)
 
 
 def resample_neurons(
-    neurons: NeuronsLike,
-    activations: Float[Tensor, "prompt layer d_mlp"],
-    *,
-    seed: int = 0,
-    pos: Positions = ANSWER,
+    neurons: NeuronsLike, activations: Float[Tensor, "prompt layer d_mlp"], *, seed: int = 0, pos: Positions = ANSWER
 ) -> list[Hook]:
-    """Replace activations by those of one other prompt, drawn at random for all neurons together.
+    """Replace activations by those of one other prompt, drawn at random (by `seed`) for all neurons together.
 
     ```python
     others = kn.activation(model, other_prompts).scores
     runs = [kn.resample_neurons(neurons, others, seed=s) for s in range(10)]
     kn.sweep(model, prompt, runs, metric=kn.probability(answer_id)).mean()
     ```
-
-    Arguments:
-        activations: of all neurons in other prompts, e.g. those of `kn.activation` at their answers.
-        seed: says which of the prompts. The global random state is not used.
     """
     activations = tensor("activations", activations, "[prompt layer d_mlp]: kn.activation(model, others).scores")
     if activations.ndim != 3 or not len(activations):

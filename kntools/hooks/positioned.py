@@ -4,8 +4,6 @@ That is what lets a sweep leave out the part of a prompt before the first change
 positions, and moves it when the first tokens are not there.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 
@@ -64,16 +62,15 @@ class PositionedHook:
         return f"<{self.label} at {where}>"
 
     def positions(self, length: int) -> tuple[int, ...]:
-        """The positions it acts at, in a sequence of `length` tokens."""
         return resolve_positions(self.pos, length)
 
-    def moved(self, offset: int, length: int) -> PositionedHook:
+    def moved(self, offset: int, length: int) -> "PositionedHook":
         """This hook for a run that leaves out the first `offset` of `length` tokens."""
         other = self.at(self.pos)
         other.offset, other.length = offset, length
         return other
 
-    def at(self, pos: Positions) -> PositionedHook:
+    def at(self, pos: Positions) -> "PositionedHook":
         """This hook at other positions: where the answer's are known, those of `ANSWER`."""
         return PositionedHook(pos, self.edit, self.label, name=self.name, whole=self.whole, with_axis=self.with_axis)
 
@@ -128,9 +125,8 @@ class PositionedHook:
 def shares_memory(name: str) -> bool:
     """Is this the hook on a tensor that the model also reads elsewhere?
 
-    On a bridge `hook_resid_mid` is the input of the second norm. The residual stream goes on from the same tensor,
-    past the hook: what a hook function returns reaches the MLP alone. Written in place it reaches both, as it does
-    at the same point of a HookedTransformer (and as TransformerLens' own patching does it).
+    On a bridge `hook_resid_mid` is the input of the second norm alone; the residual stream goes on from the same
+    tensor. Written in place an edit reaches both, as it does on a HookedTransformer.
     """
     return name.endswith("hook_resid_mid")
 

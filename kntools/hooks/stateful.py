@@ -1,7 +1,5 @@
 """Hook functions that pass something on to one another within a run."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 
@@ -10,12 +8,6 @@ from torch import Tensor
 
 class StatefulHook:
     """A hook function that shares `state` with other hooks of its list.
-
-    ```python
-    seen = {}
-    note = StatefulHook(lambda x, seen: seen.update(x=x), seen)
-    add = StatefulHook(lambda x, seen: x + seen["x"], seen)
-    ```
 
     Rows of a sweep are run side by side: every row gets functions with their own state; the same list may be
     given to several rows.
@@ -27,6 +19,6 @@ class StatefulHook:
     def __call__(self, activation: Tensor, hook: Any) -> Tensor | None:
         return self.fn(activation, self.state)
 
-    def for_row(self, states: dict[int, dict[str, Any]]) -> StatefulHook:
+    def for_row(self, states: dict[int, dict[str, Any]]) -> "StatefulHook":
         """This hook for one row; `states` are the row's own, by the states that they stand for."""
         return StatefulHook(self.fn, states.setdefault(id(self.state), {}))

@@ -1,12 +1,4 @@
-"""Interventions on whole activation sites, as plain TransformerLens hooks: `list[(name, fn)]`.
-
-```python
-hooks = kn.add_vector("resid_post", 4, direction, pos=2) + kn.patch("z", 6, cache, heads=[0, 2])
-logits = model.run_with_hooks(tokens, fwd_hooks=hooks)
-```
-"""
-
-from __future__ import annotations
+"""Interventions on whole activation sites, as plain TransformerLens hooks: `list[(name, fn)]`."""
 
 from collections.abc import Callable, Iterable, MutableMapping, Sequence
 from functools import wraps
@@ -45,7 +37,6 @@ def _site_first(factory: Callable[P, list[Hook]]) -> Callable[P, list[Hook]]:
 
 
 def _is_site(value: Any) -> bool:
-    """A site, or several."""
     return isinstance(value, str) or (isinstance(value, Sequence) and any(isinstance(v, str) for v in value))
 
 
@@ -141,7 +132,21 @@ def patch(
         raise ValueError(
             f"the cached {name} is {tuple(source.shape)}; patching takes one run, [batch pos ...] with a batch of 1"
         )
-    paste = _Paste(name, source, heads, neurons)
+
+    def paste(x: Tensor, other: Tensor) -> Tensor:
+        """Take the values of the other run at the same positions, for some heads or entries if asked."""
+        if other.shape[1:] != x.shape[1:]:
+            raise ValueError(
+                f"the cached {name} is {tuple(other.shape)}, this run's {tuple(x.shape)}: "
+                "both prompts must have the same number of tokens"
+            )
+        value = other.to(x).expand_as(x)
+        if heads is not None:  # [batch pos head d_head]; a pattern comes as [batch query head key]
+            return _only(x, value, 2, heads, name, "head")
+        if neurons is not None:
+            return _only(x, value, x.ndim - 1, neurons, name, "neuron")
+        return value.clone()
+
     return [(name, PositionedHook(pos, paste, f"patch {name}", name=name, whole=source))]
 
 
@@ -217,28 +222,7 @@ def capture(
     return [(name, keep(name)) for name in names]
 
 
-class _Paste:
-    """Take the values of another run at the same positions, for some heads or entries if asked."""
-
-    def __init__(self, name: str, source: Tensor, heads: Sequence[int] | None, neurons: Sequence[int] | None) -> None:
-        self.name, self.source, self.heads, self.neurons = name, source, heads, neurons
-
-    def __call__(self, x: Tensor, source: Tensor) -> Tensor:
-        if source.shape[1:] != x.shape[1:]:
-            raise ValueError(
-                f"the cached {self.name} is {tuple(source.shape)}, this run's {tuple(x.shape)}: "
-                "both prompts must have the same number of tokens"
-            )
-        value = source.to(x).expand_as(x)
-        if self.heads is not None:  # [batch pos head d_head]; a pattern comes as [batch query head key]
-            return _only(x, value, 2, self.heads, self.name, "head")
-        if self.neurons is not None:
-            return _only(x, value, x.ndim - 1, self.neurons, self.name, "neuron")
-        return value.clone()
-
-
 def _places(sites: str | Iterable[str], layers: SupportsIndex | Iterable[SupportsIndex]) -> list[tuple[str, int]]:
-    """Each site in each layer; of both, one or several."""
     names = [sites] if isinstance(sites, str) else several("sites", sites, "['mlp_out', 'attn_out']")
     numbers = whole_numbers("layers", layers)
     return [(site, layer) for site in names for layer in numbers]

@@ -5,8 +5,6 @@ added to the batch, how the keys and values of a prompt's beginning are kept, wh
 writable `W_out`.
 """
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
@@ -24,7 +22,7 @@ from transformers import DynamicCache
 from kntools.arguments import whole
 from kntools.models.attachment import PointHook, with_hooks, without_hooks
 from kntools.models.names import nearest
-from kntools.models.prefix import BridgePrefix, HookedPrefix, Prefix, Rows
+from kntools.models.prefix import BridgePrefix, HookedPrefix, Prefix, Rows, hooked_cache
 from kntools.models.rotary import forget_lengths
 
 T = TypeVar("T")
@@ -46,6 +44,16 @@ def model_name(model: Any) -> str:
     return str(getattr(model.cfg, "model_name", None) or type(model).__name__)
 
 
+def tokenizer_of(model: Any) -> Any:
+    check_model(model)
+    if model.tokenizer is None:
+        raise ValueError(
+            "this model has no tokenizer, which texts and prompts need; set model.tokenizer to a Hugging Face "
+            "tokenizer, or pass token ids (kn.sweep, kn.sweep_gradients, kn.generate take them)"
+        )
+    return model.tokenizer
+
+
 def is_bridge(model: Any) -> bool:
     return isinstance(model, TransformerBridge)
 
@@ -59,7 +67,6 @@ def declares_both_ways(model: Any) -> bool:
 
 
 def is_training(model: Any) -> bool:
-    """Is any part of the model in training mode?"""
     return any(module.training for module in all_modules(model))
 
 
@@ -99,7 +106,6 @@ def b_out(model: Any, layer: int) -> Float[Tensor, " d_model"] | None:
 
 
 def check_layer(model: Any, layer: Any) -> int:
-    """A layer that the model has."""
     if not 0 <= (number := whole("layer", layer)) < n_layers(model):
         raise IndexError(f"layer {layer} does not exist: the model has layers 0 to {n_layers(model) - 1}")
     return number
@@ -131,11 +137,7 @@ def fork_point(model: Any, layer: int) -> HookPoint:
 
 
 def after_fork(model: Any, layer: int, rows: int, length: int) -> None:
-    """Tell block `layer` its new batch size, where it noted the old one.
-
-    OPT flattens `[batch, pos]` inside its layers; its bridge notes both sizes on entry, before the hook that
-    adds rows, to un-flatten what hooks of that layer see.
-    """
+    """Tell block `layer` its new batch size, where it noted the old one (OPT flattens `[batch, pos]` in its layers)."""
     conversions = getattr(model.blocks[layer], "_unflatten_conversions", None)
     if conversions is not None:
         for conversion in conversions():
@@ -241,11 +243,8 @@ class Steps:
     """One step after the other; each adds to the kept keys and values."""
 
     def __init__(self, model: Any, rows: int) -> None:
-        self.model, self.cache = model, None
-        if not is_bridge(model):
-            from transformer_lens.cache.key_value_cache import TransformerLensKeyValueCache
-
-            self.cache = TransformerLensKeyValueCache.init_cache(model.cfg, device_of(model), rows)
+        self.model = model
+        self.cache = None if is_bridge(model) else hooked_cache(model, device_of(model), rows)
 
     def __call__(self, tokens: Tensor) -> Tensor:
         forget_lengths(self.model)

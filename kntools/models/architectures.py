@@ -1,7 +1,5 @@
 """Which architectures can be loaded, and one sentence for each that cannot."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -18,12 +16,7 @@ _MORE_HEADS = ("ForPreTraining", "DoubleHeadsModel")
 
 
 def check_architecture(name: str, config: Mapping[str, Any]) -> None:
-    """Can kntools work with the model of this configuration?
-
-    Raises:
-        ValueError: an encoder-decoder; no model of text; an architecture that TransformerLens does not know, or one
-            without a head for words. The message names it and the nearest that can be loaded.
-    """
+    """Can kntools work with the model of this configuration?"""
     listed = config.get("architectures") or []
     architecture = listed[0] if listed else f"model type {config.get('model_type')!r}"
     if _is_encoder_decoder(config):
@@ -41,11 +34,7 @@ def check_architecture(name: str, config: Mapping[str, Any]) -> None:
 
 
 def check_code(name: str, config: Mapping[str, Any]) -> None:
-    """Does transformers itself have the code of this architecture?
-
-    Raises:
-        ValueError: it does not.
-    """
+    """Does transformers itself have the code of this architecture?"""
     kind, listed = config.get("model_type"), config.get("architectures") or []
     if kind not in CONFIG_MAPPING:
         raise ValueError(

@@ -1,7 +1,5 @@
 """Hook functions that are attached to a model for one run, and others that are kept out of it."""
 
-from __future__ import annotations
-
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TypeVar
@@ -27,7 +25,7 @@ def with_hooks(hooks: Sequence[PointHook], call: Callable[[], T]) -> T:
             if isinstance(point, HookPoint):
                 point.add_hook(fn)
             else:
-                point.register_forward_hook(_on_output(fn))
+                point.register_forward_hook(lambda module, inputs, output, fn=fn: fn(output, hook=None))
             attached[-1][2].append(next(reversed(point._forward_hooks)))
 
     def detach() -> None:
@@ -40,10 +38,6 @@ def with_hooks(hooks: Sequence[PointHook], call: Callable[[], T]) -> T:
                 point._forward_hooks.pop(number, None)
 
     return between(attach, call, detach)
-
-
-def _on_output(fn: Callable[..., Any]) -> Callable[..., Any]:
-    return lambda module, inputs, output: fn(output, hook=None)
 
 
 def without_hooks(model: Any, call: Callable[[], T]) -> T:
@@ -63,10 +57,7 @@ def without_hooks(model: Any, call: Callable[[], T]) -> T:
 
 
 def has_hooks(model: Any) -> bool:
-    """Has somebody attached hooks to the model? They act in every run, on whatever positions the run has.
-
-    Some bridges (OPT, BERT) are wired with permanent hooks of TransformerLens' own; those are part of the model.
-    """
+    """Has somebody attached hooks to the model? TransformerLens' own, which wire some bridges, do not count."""
     return any(not is_wiring(handle) for p in points_of(model) for handle in [*p.fwd_hooks, *p.bwd_hooks])
 
 

@@ -1,7 +1,5 @@
 """Causality, measured on the model: does a later token change an earlier position?"""
 
-from __future__ import annotations
-
 from functools import partial
 from typing import Any
 from weakref import WeakKeyDictionary

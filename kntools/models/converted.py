@@ -25,11 +25,7 @@ def cache_folder() -> Path:
 
 
 def converted_folder(key: str, build: Callable[[Path], None]) -> Path:
-    """The cached folder `key`, made by `build(folder)` if it is missing or damaged.
-
-    Processes that ask at the same time build it once: the others wait. A process that dies while
-    building leaves nothing that could be taken for a result.
-    """
+    """The cached folder `key`, made by `build(folder)` if it is missing or damaged. Other processes wait meanwhile."""
     models = cache_folder() / "models"
     folder = models / f"{key}-v{LAYOUT}"
     if is_intact(folder):
@@ -44,15 +40,13 @@ def converted_folder(key: str, build: Callable[[Path], None]) -> Path:
         with atomic(folder) as part:
             part.mkdir()
             build(part)
-            _seal(part)
+            # A folder without this is not a result.
+            (part / MANIFEST).write_text(json.dumps({"files": _describe(part)}, indent=2))
     return folder
 
 
 def is_intact(folder: Path) -> bool:
-    """Whether the folder holds just what was written: sizes of weight files, contents of all others.
-
-    Weights are not hashed: that would take longer than loading them.
-    """
+    """Does the folder hold just what was written? Of weight files, which take long to hash, sizes are compared."""
     try:
         manifest = json.loads((folder / MANIFEST).read_text())
         return bool(manifest["files"]) and manifest["files"] == _describe(folder)
@@ -60,17 +54,8 @@ def is_intact(folder: Path) -> bool:
         return False
 
 
-def _seal(folder: Path) -> None:
-    """Write down what the folder holds; a folder without this is not a result."""
-    (folder / MANIFEST).write_text(json.dumps({"files": _describe(folder)}, indent=2))
-
-
 def _describe(folder: Path) -> dict[str, str]:
     files = sorted(path for path in folder.iterdir() if path.is_file() and path.name != MANIFEST)
-    return {path.name: _fingerprint(path) for path in files}
-
-
-def _fingerprint(path: Path) -> str:
-    if path.suffix == WEIGHTS:
-        return f"{path.stat().st_size} bytes"
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+    sizes = {path.name: f"{path.stat().st_size} bytes" for path in files if path.suffix == WEIGHTS}
+    others = [path for path in files if path.suffix != WEIGHTS]
+    return sizes | {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in others}

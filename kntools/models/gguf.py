@@ -1,7 +1,5 @@
 """GGUF files, converted once into a Hugging Face folder in float32."""
 
-from __future__ import annotations
-
 import hashlib
 import shutil
 from collections.abc import Sequence
@@ -17,11 +15,7 @@ _MAGIC = b"GGUF"
 
 
 def gguf_file(path: Path) -> Path | None:
-    """The GGUF file that a path means: itself, or the only one of a folder without other weights; else `None`.
-
-    Raises:
-        ValueError: several files, or one that is no GGUF file.
-    """
+    """The GGUF file that a path means: itself, or the only one of a folder without other weights; else `None`."""
     found = [path]
     if path.is_dir():
         found = sorted(path.glob("*.gguf"))
@@ -41,7 +35,6 @@ def gguf_file(path: Path) -> Path | None:
 
 
 def gguf_folder(name: str, parts: Sequence[Path]) -> Path:
-    """The cached folder of a GGUF file, which may come in several parts."""
     # The digest of its content: a changed file is another model, whatever it is called.
     digest = hashlib.sha256()
     for part in parts:

@@ -1,7 +1,5 @@
 """Gradients of activations: whether they can be had, and for how long parameters are left out of them."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -13,11 +11,6 @@ T = TypeVar("T")
 
 
 def check_gradients(model: Any) -> None:
-    """Can gradients be had here, and of this model?
-
-    Raises:
-        RuntimeError: not within `torch.inference_mode()`, nor of weights that were made there.
-    """
     if torch.is_inference_mode_enabled():
         raise RuntimeError("torch.inference_mode() has no gradients, not even inside; use torch.no_grad() around this")
     if any(p.is_inference() for p in model.parameters()):

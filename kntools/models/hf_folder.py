@@ -1,7 +1,5 @@
 """A folder as `save_pretrained` writes one, from a class, its configuration and weights by name."""
 
-from __future__ import annotations
-
 import copy
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,11 +13,7 @@ from transformers import PreTrainedModel
 def write_folder(
     folder: Path, model_class: type[PreTrainedModel], config: Any, weights: Mapping[str, Tensor], tokenizer: Any
 ) -> None:
-    """Configuration, weights and tokenizer. Embeddings are tied if the config says so and their values are equal.
-
-    Raises:
-        ValueError: the class has weights that `weights` lacks.
-    """
+    """Configuration, weights and tokenizer. Embeddings are tied if the config says so and their values are equal."""
     config = copy.deepcopy(config)
     config.architectures = [model_class.__name__]
     config.output_attentions = False  # which TransformerLens switches on

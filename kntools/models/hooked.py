@@ -3,8 +3,6 @@
 Their own `from_pretrained` knows official names only. Here it is a config of our own and the library's conversion.
 """
 
-from __future__ import annotations
-
 import importlib.util
 from collections.abc import Callable
 from importlib.metadata import version
@@ -17,11 +15,7 @@ from kntools.models.sources import Source
 
 
 def load_hooked(source: Source, device: str, dtype: torch.dtype) -> Any:
-    """The weights as they are: nothing folded, nothing centred.
-
-    Raises:
-        ValueError: this transformer-lens has no such classes any more, or they cannot hold the architecture.
-    """
+    """The weights as they are: nothing folded, nothing centred."""
     if importlib.util.find_spec("transformer_lens.HookedTransformer") is None:
         raise ValueError(
             f"hooked=True needs HookedTransformer and HookedEncoder, which transformer-lens 4.0 removed (installed: "

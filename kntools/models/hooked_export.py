@@ -1,7 +1,5 @@
 """A HookedTransformer or HookedEncoder as configuration and weights of a Hugging Face class."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch
@@ -17,9 +15,6 @@ def huggingface_form(model: Any) -> tuple[type[PreTrainedModel], Any, dict[str, 
 
     TransformerLens converts from Hugging Face only, and only moves numbers: a model of which every weight is its own
     index says, once converted, where each weight belongs.
-
-    Raises:
-        ValueError: no class has the settings of the model, or a place for all of its weights.
     """
     from transformer_lens.pretrained import weight_conversions
 

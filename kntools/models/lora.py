@@ -1,7 +1,5 @@
 """LoRA adapters, merged into the weights that they were trained on."""
 
-from __future__ import annotations
-
 import copy
 import importlib.util
 import json
@@ -23,12 +21,7 @@ def base_of(folder: Path) -> str:
 
 
 def merge_folder(model: Any, folder: Path) -> Any:
-    """A Hugging Face model with an adapter merged into its weights, which are written to.
-
-    Raises:
-        ModuleNotFoundError: peft is not installed.
-        ValueError: an adapter that is no change of weights, such as a trained prompt.
-    """
+    """A Hugging Face model with an adapter merged into its weights, which are written to."""
     _check_peft(str(folder))
     from peft import PeftModel
 

@@ -3,8 +3,6 @@
 A further one is one function and one line in `NAMED`.
 """
 
-from __future__ import annotations
-
 import importlib.metadata
 import importlib.util
 from collections.abc import Callable, Sequence

@@ -1,7 +1,5 @@
 """The nearest names to one that does not exist: for errors that say what to type."""
 
-from __future__ import annotations
-
 import difflib
 from collections.abc import Iterable, Mapping
 

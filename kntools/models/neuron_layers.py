@@ -5,8 +5,6 @@ many output matrices and no neurons (its bridge calls the block's output `mlp.ho
 MLP. The layers that have neurons may differ in how many.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, SupportsIndex
@@ -33,8 +31,6 @@ _POSITIONS = 4
 
 @dataclass(frozen=True)
 class LayerNeurons:
-    """The neurons of one layer."""
-
     width: int = 0  # how many
     output: str | None = None  # the site of what `W_out` gives, before any norm behind it
     reason: str = ""  # why there are none
@@ -96,11 +92,7 @@ def output_site(model: Any, layer: int) -> str:
 
 
 def norms_behind(model: Any, site: str, *, held: bool) -> dict[int, str]:
-    """For each layer with a norm between its MLP and the residual stream: the site of that norm's scale.
-
-    Raises:
-        ValueError: the scale is to be `held`, and is at no hook point.
-    """
+    """For each layer with a norm between its MLP and the residual stream: the site of that norm's scale."""
     if ".mlp." not in hook_name(site, 0):
         return {}
     found = {layer: f"{own.norm}.hook_scale" for layer, own in enumerate(neurons_of(model)) if own.norm}
@@ -114,7 +106,6 @@ def norms_behind(model: Any, site: str, *, held: bool) -> dict[int, str]:
 
 
 def check_neurons(model: Any, neurons: Iterable[Neuron]) -> None:
-    """An error for neurons that do not exist, or of layers that have none."""
     for n in neurons:
         count = width(model, n.layer)
         if n.index >= count:

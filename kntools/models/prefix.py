@@ -4,8 +4,6 @@ Both caches are read-only. A row takes the keys of the prompt it was forked from
 and how many rows there are, changes from layer to layer, and is kept in `Rows`.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Any
 
@@ -50,11 +48,10 @@ class BridgePrefix(Cache):
     """
 
     @classmethod
-    def from_cache(cls, cache: Any, rows: Rows) -> BridgePrefix:
+    def from_cache(cls, cache: Any, rows: Rows) -> "BridgePrefix":
         return cls(layers=[_PrefixLayer(layer.keys, layer.values, rows) for layer in cache.layers])
 
     def use(self, rows: Rows) -> None:
-        """Follow the rows of another pass."""
         for layer in self.layers:
             assert isinstance(layer, _PrefixLayer)
             layer.rows = rows
@@ -74,6 +71,13 @@ class _HookedEntry:
         )
 
 
+def hooked_cache(model: Any, device: torch.device, rows: int) -> Any:
+    """The key-value cache of a `HookedTransformer`."""
+    from transformer_lens.cache.key_value_cache import TransformerLensKeyValueCache
+
+    return TransformerLensKeyValueCache.init_cache(model.cfg, device, rows)
+
+
 class HookedPrefix:
     """A prefix for `HookedTransformer`, in the form of its own key-value cache."""
 
@@ -81,16 +85,13 @@ class HookedPrefix:
         self.entries, self.length = entries, length
 
     @classmethod
-    def from_run(cls, model: Any, tokens: Tensor, rows: Rows) -> HookedPrefix:
-        from transformer_lens.cache.key_value_cache import TransformerLensKeyValueCache
-
-        cache = TransformerLensKeyValueCache.init_cache(model.cfg, tokens.device, tokens.shape[0])
+    def from_run(cls, model: Any, tokens: Tensor, rows: Rows) -> "HookedPrefix":
+        cache = hooked_cache(model, tokens.device, tokens.shape[0])
         model(tokens, return_type=None, past_kv_cache=cache, attention_mask=torch.ones_like(tokens))
         entries = [_HookedEntry(e.past_keys, e.past_values, rows) for e in cache.entries]
         return cls(entries, tokens.shape[1])
 
     def use(self, rows: Rows) -> None:
-        """Follow the rows of another pass."""
         for entry in self.entries:
             entry.rows = rows
 

@@ -22,10 +22,7 @@ _NO_PIP = {"PIP_NO_INDEX": "1", "UV_OFFLINE": "1"}
 
 
 def without_trace(call: Callable[[], T]) -> T:
-    """What `call` returns, with the loaders silent. Random state, modes, warnings, log settings and environment stay.
-
-    Tensors are made outside of `torch.inference_mode()`, where a model could never be differentiated.
-    """
+    """What `call` returns, with the loaders silent. Random state, modes, warnings, logs and environment stay."""
     verbosity, bars = hf_logging.get_verbosity(), hf_logging.is_progress_bar_enabled()
     no_hub_bars = are_progress_bars_disabled()
     default_dtype, device = torch.get_default_dtype(), torch.get_default_device()
@@ -67,7 +64,6 @@ def without_trace(call: Callable[[], T]) -> T:
 
 
 def _functions() -> dict[tuple[Any, str], Any]:
-    """What transformers replaces while it loads: functions of torch's modules, and methods of its own base class."""
     modules = [module for name, module in sys.modules.items() if name.startswith(("torch.nn.init", "torch.nn.modules"))]
     return {(torch, "linspace"): torch.linspace} | {
         (owner, name): value

@@ -4,8 +4,6 @@
 that follow. A run here gives what it gives in a new process.
 """
 
-from __future__ import annotations
-
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -15,7 +13,6 @@ _known: WeakKeyDictionary[Any, list[tuple[torch.nn.Module, str]]] = WeakKeyDicti
 
 
 def forget_lengths(model: Any) -> None:
-    """Put the tables back as they were made."""
     if model not in _known:
         modules = getattr(model, "original_model", model).modules()
         _known[model] = [(m, prefix) for m in modules for prefix in _prefixes(getattr(m, "rope_type", None))]

@@ -1,7 +1,5 @@
 """From what a user gives as a model to files that `from_pretrained` reads, or to a Hugging Face model in memory."""
 
-from __future__ import annotations
-
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -48,7 +46,6 @@ class Source:
         return self.architecture.endswith(("ForMaskedLM", "ForPreTraining"))
 
     def read(self, dtype: torch.dtype) -> Any:
-        """The Hugging Face model."""
         if self.model is not None:
             return self.model
         cls = getattr(transformers, self.architecture, transformers.AutoModelForCausalLM)
@@ -59,11 +56,7 @@ class Source:
 def find_source(
     given: Any, tokenizer: str | Path | PreTrainedTokenizerBase | None, dtype: torch.dtype
 ) -> Iterator[Source]:
-    """What `load_model` was given; while the scope lasts, all files are there.
-
-    Raises:
-        ValueError, TypeError: see `load_model`.
-    """
+    """What `load_model` was given; while the scope lasts, all files are there."""
     with tempfile.TemporaryDirectory() as folder:
         if isinstance(tokenizer, PreTrainedTokenizerBase):
             # As files it is read as any other tokenizer is, and nobody writes to the object.
@@ -119,11 +112,7 @@ def _in_memory(given: Any, words: str | None) -> Source:
 
 
 def find_files(name: str | Path) -> str:
-    """A folder that exists, or an id that the Hub has: what `from_pretrained` understands.
-
-    Raises:
-        ValueError: there is none; the message says what is possible.
-    """
+    """A folder that exists, or an id that the Hub has: what `from_pretrained` understands."""
     if isinstance(name, str) and name in NAMED:
         return str(NAMED[name]())
     if not isinstance(name, str | Path):

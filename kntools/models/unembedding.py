@@ -1,7 +1,5 @@
 """The way of one direction of the residual stream to the logits: through the gain of each norm, and the unembedding."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -45,11 +43,7 @@ def centres(model: Any, norm: Any) -> bool:
 
 
 def unembedding(model: Any) -> Float[Tensor, "d_model d_vocab"]:
-    """`W_U` of a model whose logits are linear in what its final norm gives.
-
-    Raises:
-        NotLinear: a masked model, whose head has a layer and a norm of its own; a model without a final norm.
-    """
+    """`W_U` of a model whose logits are linear in what its final norm gives."""
     if adapter.declares_both_ways(model):
         raise NotLinear(
             "the head of a masked model is not linear: between its last block and the unembedding are a layer, an "

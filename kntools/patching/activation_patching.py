@@ -1,7 +1,5 @@
 """Activation patching: put one prompt's activation into the run of another, and see what becomes of the answer."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import fields
 from functools import partial
@@ -46,12 +44,8 @@ def activation_patch(
     Arguments:
         clean: the prompt whose activations answer right, or several prompts.
         corrupted: as many prompts (or texts) of the same number of tokens. They are asked for the clean answer.
-        site: any of `kntools.sites.SITES`: `resid_pre`, `resid_mid`, `resid_post`, `attn_out`, `mlp_out`, `z`, `q`,
-            `k`, `v`, `pattern`, `mlp.hook_post`, ...
-        metric: from logits `[row d_vocab]` at the answer position to one value per row; a list of one per pair; or a
-            name: `"contrast"` (logit of the target minus that of the foil; also `"logit_difference"`),
-            `"probability"`, `"log_probability"`, `"kl_divergence"` (from the clean run). `None` is the contrast where
-            there are foils, else the probability.
+        site: any of `kntools.sites.SITES`: `resid_pre`, `attn_out`, `mlp_out`, `z`, `pattern`, `mlp.hook_post`, ...
+        metric: as in `integrated_gradients`; also `"kl_divergence"` (from the clean run).
         layers: which; `None` is all that have the site (neurons are missing in layers that are mixtures of experts).
         positions: the columns of the grid; for heads and neurons, the positions that are patched together.
         heads: `True` for one column per head (of `z`, `q`, `k`, `v`, `pattern`), or which heads.
@@ -60,9 +54,6 @@ def activation_patch(
             model. A window looks stronger than any of its layers (Zhang & Nanda 2024).
         noising: `False` puts clean activations into the corrupted run (what suffices to restore the answer?),
             `True` corrupted ones into the clean run (what is needed for it?).
-
-    Returns:
-        `PatchGrid`, on the CPU.
 
     Raises:
         TypeError: a clean text without an answer.
@@ -94,7 +85,8 @@ def attribution_patch(
     exact.agreement(fast)          # {"pearson": ..., "spearman": ..., "largest_difference": ...}
     ```
 
-    Each cell is the metric plus (other activation - own activation) . d metric / d activation.
+    Each cell is the metric plus (other activation - own activation) . d metric / d activation. In a window, each layer
+    counts with the others held, as the exact patch holds them.
 
     Arguments:
         method: `"gradient"` takes it in the run that is patched (Nanda 2023): two forward passes and one backward.
@@ -106,9 +98,6 @@ def attribution_patch(
         steps: Gauss-Legendre nodes of `"integrated"`.
         metric, noising: as in `activation_patch`.
         cells: `site`, `layers`, `positions`, `heads`, `neurons` and `window` of `activation_patch`.
-
-    Returns:
-        `PatchGrid`, on the CPU. In a window, each layer counts with the others held, as the exact patch holds them.
 
     Raises:
         ValueError: an unknown method; see also `activation_patch`.

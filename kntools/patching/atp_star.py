@@ -1,7 +1,5 @@
 """AtP* (Kramar et al. 2024): gradients with two repairs, of softmaxes that are saturated and of paths that cancel."""
 
-from __future__ import annotations
-
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -63,10 +61,9 @@ def _no_gradient(site: str, layer: int) -> Hook:
 def _through_the_softmax(
     batch: Batch, sources: States, states: States, layer: int
 ) -> list[Float[Tensor, "run pos head d_head"]]:
-    """What patched queries or keys make of the heads' outputs, for each pair.
+    """What patched queries or keys make of the heads' outputs, for each pair, in one run: heads do not see each other.
 
-    Heads do not see each other, nor do queries: one run has the patches of all. A key is seen by all queries behind it:
-    with positions as columns, each has a run of its own.
+    All queries behind a key see it: with positions as columns, each key has a run of its own.
     """
     cells, found = batch.cells, []
     alone = cells.site == "k" and cells.axis == "position"

@@ -3,8 +3,6 @@
 Held there, a layer lets nothing through but the residual stream itself: the direct path of path patching.
 """
 
-from __future__ import annotations
-
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -45,11 +43,7 @@ def _seen(model: Any, what: str, *sites: str) -> str:
 
 
 def branch_sites(model: Any, encoded: Encoded) -> dict[int, list[str]]:
-    """Of each layer, the sites through which it writes.
-
-    Raises:
-        ValueError: a layer that writes through more than attention and MLP. The model is asked once.
-    """
+    """Of each layer, the sites through which it writes."""
     names, sites = set(model.hook_dict), (attention_site(model), mlp_site(model))
     found = {n: [s for s in sites if hook_name(s, n) in names] for n in range(adapter.n_layers(model))}
     if model not in _checked:

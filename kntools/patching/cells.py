@@ -1,7 +1,5 @@
 """The cells of a patching grid: a site in some layers, and along it positions, heads or neurons."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -26,8 +24,6 @@ Axis = Literal["position", "head", "neuron"]
 
 @dataclass(frozen=True)
 class CellChoice:
-    """The arguments of `activation_patch` that say what is patched."""
-
     site: str = "resid_pre"
     layers: Sequence[int] | None = None
     positions: Positions = None
@@ -48,10 +44,6 @@ class Cells:
     positions: Positions  # patched together, where columns are heads or neurons
     causal: bool
 
-    @property
-    def all_layers(self) -> tuple[int, ...]:
-        return tuple(sorted({layer for window in self.windows for layer in window}))
-
     def hooks(self, pair: Pair, source: dict[str, Tensor], window: Sequence[int], column: int) -> list[Hook]:
         """The patch of one cell; none where both runs are the same, whatever the model computes."""
         wanted = resolve_positions(column if self.axis == "position" else self.positions, pair.length)
@@ -63,7 +55,6 @@ class Cells:
         return [h for n in window for h in patch(self.site, n, source, where, heads=heads, neurons=neurons)]
 
     def changed(self, pair: Pair) -> range:
-        """The positions whose states may differ between both runs."""
         return range(pair.first_difference if self.causal else 0, pair.length)
 
     def filled(
@@ -84,12 +75,6 @@ class Cells:
 
 
 def make_cells(model: Any, pairs: Sequence[Pair], choice: CellChoice) -> Cells:
-    """Check what is asked for, on the model and the pairs.
-
-    Raises:
-        ValueError: a site that is a read-out or has no heads; pairs whose positions do not line up; nothing to patch.
-        KeyError, IndexError: a site, layer, position, head or neuron that does not exist.
-    """
     if choice.heads is not False and choice.neurons is not False:
         raise ValueError("heads and neurons are two kinds of columns; choose one")
     count, having = adapter.n_layers(model), layers_of(model, choice.site)
@@ -110,7 +95,6 @@ def make_cells(model: Any, pairs: Sequence[Pair], choice: CellChoice) -> Cells:
 def _columns(
     model: Any, pairs: Sequence[Pair], choice: CellChoice, layers: Sequence[int]
 ) -> tuple[Axis, tuple[int, ...]]:
-    """The axis of the grid's columns, and which they are."""
     if choice.heads is False and choice.neurons is False:
         lengths = {p.length for p in pairs}
         if len(lengths) > 1:

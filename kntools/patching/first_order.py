@@ -1,7 +1,5 @@
 """Patching by gradients: what a patch would change, to first order or averaged along the way to the other run."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal

@@ -1,7 +1,5 @@
 """Pairs of prompts in batches of equal length: what every kind of patching runs over."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -56,7 +54,8 @@ class Batch:
         return states, values.float().cpu()
 
     def capture_cells(self, prompts: list[Encoded]) -> tuple[States, Float[Tensor, " pair"]]:
-        return self.capture(prompts, {layer: [self.cells.site] for layer in self.cells.all_layers})
+        layers = sorted({layer for window in self.cells.windows for layer in window})
+        return self.capture(prompts, {layer: [self.cells.site] for layer in layers})
 
 
 #: From a batch and the activations that are put in: the metric of the runs that are patched as they are, and what the
@@ -86,12 +85,9 @@ def patch_grid(
             clean, corrupted = (own, other) if noising else (other, own)
             parts.append({**found, "clean_per_pair": clean, "corrupted_per_pair": corrupted})
             bar.update()
-    filled = in_order(groups, parts)
+    filled: dict[str, Any] = {**in_order(groups, parts), **about}
     return PatchGrid(
-        per_pair=filled["per_pair"],
-        clean_per_pair=filled["clean_per_pair"],
-        corrupted_per_pair=filled["corrupted_per_pair"],
-        residual=filled.get("residual"),
+        **filled,
         layers=cells.layers,
         columns=cells.columns,
         axis=cells.axis,
@@ -102,7 +98,6 @@ def patch_grid(
         tokens=tuple(p.labels for p in pairs),
         pairs=tuple((p.clean.prompt, p.corrupted.prompt) for p in pairs),
         provenance=made_by,
-        **about,
     )
 
 

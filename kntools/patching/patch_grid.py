@@ -1,12 +1,9 @@
 """What patching returns."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -85,7 +82,7 @@ class PatchGrid(Result):
         """Bootstrap interval, over pairs, of the mean effect: `(low, high)`, `[layer column]` each."""
         return bootstrap_interval(self.effect_per_pair, confidence=confidence, resamples=resamples, seed=seed)
 
-    def agreement(self, other: PatchGrid) -> dict[str, float]:
+    def agreement(self, other: "PatchGrid") -> dict[str, float]:
         """Agreement with another grid's effects, e.g. of an attribution grid with the exact ones.
 
         Returns:
@@ -102,11 +99,7 @@ class PatchGrid(Result):
         if cells != others:
             raise ValueError(f"the grids are not about the same cells:\n  {self!r}\n  {other!r}")
         a, b = self.effect_per_pair, other.effect_per_pair
-        return {
-            "pearson": pearson(a, b),
-            "spearman": spearman(a, b),
-            "largest_difference": float((a - b).abs().max()),
-        }
+        return {"pearson": pearson(a, b), "spearman": spearman(a, b), "largest_difference": float((a - b).abs().max())}
 
     def top(self, k: int = 10) -> tuple[tuple[int, int], ...]:
         """The `k` cells `(layer, column)` with the largest |effect|, the largest first."""
@@ -116,24 +109,18 @@ class PatchGrid(Result):
 
     def to_frame(self) -> pd.DataFrame:
         """One row per pair and cell: `pair, layer, <axis>, token, value, effect, clean, corrupted`."""
-        n, layers, columns = self.per_pair.shape
-        frame = pd.DataFrame(
-            {
-                "pair": torch.arange(n).repeat_interleave(layers * columns).numpy(),
-                "layer": torch.tensor(self.layers).repeat_interleave(columns).repeat(n).numpy(),
-                self.axis: torch.tensor(self.columns).repeat(n * layers).numpy(),
-                "value": self.per_pair.flatten().numpy(),
-                "effect": self.effect_per_pair.flatten().numpy(),
-                "clean": self.clean_per_pair.repeat_interleave(layers * columns).numpy(),
-                "corrupted": self.corrupted_per_pair.repeat_interleave(layers * columns).numpy(),
-            }
-        )
+        axes = [range(len(self.pairs)), self.layers, self.columns]
+        frame = pd.MultiIndex.from_product(axes, names=["pair", "layer", self.axis]).to_frame(index=False)
         if self.axis == "position":
-            words = [self.tokens[p][c] for p in range(n) for _ in range(layers) for c in self.columns]
-            frame.insert(3, "token", words)
-        return frame
+            frame["token"] = [self.tokens[p][c] for p, c in zip(frame["pair"], frame["position"], strict=True)]
+        return frame.assign(
+            value=self.per_pair.flatten().numpy(),
+            effect=self.effect_per_pair.flatten().numpy(),
+            clean=self.clean_per_pair.numpy()[frame["pair"]],
+            corrupted=self.corrupted_per_pair.numpy()[frame["pair"]],
+        )
 
-    def plot(self, **options: Any) -> Figure:
+    def plot(self, **options: Any) -> "Figure":
         """Heatmap of the effect: `kntools.plots.patch_heatmap`."""
         from kntools.plots.tokens import patch_heatmap
 

@@ -1,7 +1,5 @@
 """The ends of a path: heads, MLPs, neurons, and the logits."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -45,7 +43,6 @@ class Node:
 
 
 def parse(model: Any, text: NodeLike) -> Node:
-    """Read a node, and check that the model has it."""
     match = _NODE.match(str(text).strip())
     if match is None:
         raise ValueError(
@@ -61,11 +58,7 @@ def parse(model: Any, text: NodeLike) -> Node:
 
 
 def senders(model: Any, sender: NodeLike | Sequence[NodeLike], positions: Positions) -> CellChoice:
-    """The cells of a grid of senders: all heads, MLPs or neurons, or the layers and columns of those given.
-
-    Raises:
-        ValueError: senders of several kinds, or one that only receives.
-    """
+    """The cells of a grid of senders: all heads, MLPs or neurons, or the layers and columns of those given."""
     if isinstance(sender, str) and sender in _ALL:
         kind, layers, columns = _ALL[sender], None, None
         site = Node(0, kind).site(model)

@@ -1,7 +1,5 @@
 """Path patching: the effect of the direct path from one part of a model to another on the answer."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from functools import partial
 from typing import Any
@@ -49,21 +47,18 @@ def path_patch(
 
     The sender takes its activation from the other run. All attention and MLPs above it are held as they are in the run
     that is patched: the residual stream alone carries the change to the receivers. What these read then is put into
-    that run, which continues from there. Norms on the path are recomputed.
+    that run, which continues from there. Norms on the path are recomputed. A sender that stands behind all receivers
+    changes nothing.
 
     Arguments:
-        clean, corrupted, metric, noising: as in `activation_patch`. By default clean activations are put into the
-            corrupted run.
+        clean, corrupted, metric, noising: as in `activation_patch`.
         sender: `"head"`, `"mlp"` or `"neuron"` for all of the model, one cell each; or some by name: `"L9.H6"`,
-            `"L9.MLP"`, `"L9.N1005"` (or a `Neuron`), one or several of a kind. The grid spans their layers and columns.
+            `"L9.MLP"`, `"L9.N1005"` (or a `Neuron`), one or several of a kind. The grid spans their layers and columns:
+            `[layer head]`, `[layer position]` (MLPs) or `[layer neuron]`.
         receiver: `"logits"`; a head `"L9.H6"`, or what it reads as query, key or value, `"L9.H6.q"`; `"L9.MLP"`; a
             neuron. Several are patched together. Heads of `k` and `v` are counted as the model has them: with grouped
             queries, several heads of `q` share one.
         positions: columns of the grid of MLPs; where heads or neurons send, the positions that are patched together.
-
-    Returns:
-        `PatchGrid`, on the CPU: `[layer head]`, `[layer position]` (MLPs) or `[layer neuron]`. A sender that stands
-        behind all receivers changes nothing.
 
     Raises:
         ValueError: a name of no part, senders of several kinds, a model whose layers write through more than

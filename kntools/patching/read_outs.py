@@ -1,7 +1,5 @@
 """Does the model go on with what is at a site? Some hooks show a value that was read off and changes nothing."""
 
-from __future__ import annotations
-
 import warnings
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -23,11 +21,7 @@ _known: WeakKeyDictionary[Any, dict[str, bool]] = WeakKeyDictionary()
 def check_live(model: Any, encoded: Encoded, site: str, layer: int) -> None:
     """Raise an error if `site` is a read-out, which nothing that is patched into it could change.
 
-    It is asked by behaviour, once per model and site: the site is disturbed strongly, at all positions of the
-    prompt, and the logits at the answer are looked at.
-
-    Raises:
-        ValueError: they did not move.
+    Asked once per model and site: it is disturbed strongly, at all positions, and the logits at the answer must move.
     """
     name = hook_name(site, layer)
     if encoded.tokens.shape[1] < 2:  # attention to one token is the same whatever its scores are

@@ -3,8 +3,6 @@
 Numbers and long texts look alike everywhere: in tables, titles, pages and at the command line.
 """
 
-from __future__ import annotations
-
 import math
 from html import escape
 from numbers import Integral, Real
@@ -16,7 +14,6 @@ _WIDTH = 120  # characters of one cell
 
 
 def text(title: str, frame: pd.DataFrame, *, rows: int = ROWS) -> str:
-    """What `__repr__` returns."""
     table = frame.head(rows).map(_cell).to_string(index=False) if len(frame) else "(no rows)"
     return "\n".join([title, table, *_more(frame, rows)])
 

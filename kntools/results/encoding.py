@@ -5,8 +5,6 @@ A tensor becomes `{"$tensor": name}`, a result `{"$kind": name of its class, fie
 tuple a list, a range its three numbers. Reading goes by these marks and by type hints.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
@@ -73,18 +71,15 @@ def encode(value: Any, name: str, tensors: dict[str, Tensor] | None = None) -> A
 
 
 def decode(value: Any, hint: Any, tensors: Mapping[str, Tensor]) -> Any:
-    """What `encode` was given. `hint` is its type.
-
-    Raises:
-        LookupError, TypeError, ValueError: a class that is not known, or fields that it does not have.
-    """
+    """What `encode` was given. `hint` is its type."""
     if isinstance(value, dict) and TENSOR in value:
         return tensors[value[TENSOR]]
     if isinstance(value, dict) and FLOAT in value:
         return float(value[FLOAT])
     if isinstance(value, dict) and FRAME in value:
         frame = pd.DataFrame(decode(value["rows"], Any, tensors), columns=[*value[FRAME]])
-        return frame.astype({column: dtype for column, dtype in value[FRAME].items() if _is_number(dtype)})
+        numbers = ("float", "int", "uint", "bool")
+        return frame.astype({column: dtype for column, dtype in value[FRAME].items() if dtype.startswith(numbers)})
     if isinstance(value, dict) and KIND in value:
         value = dict(value)
         hint = class_of(value.pop(KIND))
@@ -129,7 +124,6 @@ def same(a: Any, b: Any) -> bool:
 
 
 def class_of(kind: str) -> Any:
-    """The class of a kind of result."""
     if kind not in _classes:
         import_module("kntools.face")  # with all results of kntools; any of them may have been saved
     if kind not in _classes:
@@ -155,10 +149,6 @@ def without_nan(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [without_nan(v) for v in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def _is_number(dtype: str) -> bool:
-    return dtype.startswith(("float", "int", "uint", "bool"))
 
 
 @cache

@@ -1,7 +1,5 @@
 """One fingerprint of a model's weights, exact to the bit, and computed anew only where a weight has changed."""
 
-from __future__ import annotations
-
 import hashlib
 import os
 from concurrent.futures import ThreadPoolExecutor
@@ -20,18 +18,10 @@ _kept: WeakKeyDictionary[Any, dict[str, tuple[object, str]]] = WeakKeyDictionary
 def fingerprint(model: Any, *, fresh: bool = False) -> str:
     """A hash of names, shapes, types and every bit of all parameters.
 
-    ```python
-    before = fingerprint(model)
-    ```
-
     Hashes of parameters are kept until one is written to or replaced: PyTorch counts what operations write in place
     (`copy_`, optimisers, `load_state_dict`, edits of kntools). It does not count `parameter.data[...] = ...`; such a
     write is noticed where it changes a whole row or column of a matrix, or all of it, but not where it changes single
-    entries. `fresh=True` hashes everything.
-
-    Raises:
-        ValueError: weights that are not in memory. Whatever returns a result asks for the fingerprint before it runs
-            the model.
+    entries. `fresh=True` hashes everything. Whatever returns a result asks for it before it runs the model.
     """
     kept = {} if fresh else _kept.get(model, {})
     parameters = dict(sorted(model.named_parameters(), key=lambda item: item[0]))

@@ -1,7 +1,5 @@
 """Results in repositories of the Hugging Face Hub, addressed as `hf://user/repo/file` or `hf://user/repo@revision/file`."""
 
-from __future__ import annotations
-
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,7 +33,7 @@ class Address:
     type: str = "model"
 
     @classmethod
-    def parse(cls, text: str) -> Address:
+    def parse(cls, text: str) -> "Address":
         """Raises ValueError where `text` is no address of a file."""
         found = _FORM.fullmatch(text)
         if found is None or ".." in found["file"].split("/"):
@@ -51,13 +49,7 @@ class Address:
         return f"{SCHEME}{kind}{self.repo}{revision}/{self.file}"
 
     def download(self) -> Path:
-        """The file in the local cache of the Hub, downloaded if it is not there.
-
-        Raises:
-            FileNotFoundError: the repository, revision or file does not exist, or is not cached and the Hub cannot be
-                reached.
-            ValueError: the name of the repository is not valid.
-        """
+        """The file in the local cache of the Hub, downloaded if it is not there."""
         try:
             path = hf_hub_download(self.repo, self.file, revision=self.revision, repo_type=self.type)
         except HFValidationError as error:
@@ -77,13 +69,7 @@ class Address:
         return Path(path)
 
     def upload(self, path: Path, message: str | None, private: bool | None, token: str | None) -> None:
-        """Write a file to the repository, which is created if it does not exist.
-
-        Raises:
-            ConnectionError: `HF_HUB_OFFLINE` is set.
-            PermissionError: no token, or one that may not write there.
-            Other errors of `huggingface_hub`: the Hub refuses, or cannot be reached.
-        """
+        """Write a file to the repository, which is created if it does not exist."""
         api = HfApi(token=token)
 
         def send() -> None:

@@ -2,18 +2,7 @@
 
 `torchrun --nproc_per_node 2 -m kntools report ...` does so on a machine without GPUs, where `accelerate launch` would
 need MPI. Started alone there is one process, and nothing here does anything.
-
-```python
-with processes.main_first():            # what only one process may do at a time, e.g. making a folder
-    ...
-mine = processes.share(todo)            # the items of this process
-everything = processes.gather(results)  # of all processes, in all processes
-if processes.is_main():                 # write files, draw bars
-    ...
-```
 """
-
-from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
@@ -28,17 +17,14 @@ _PATIENCE = timedelta(days=7)
 
 
 def count() -> int:
-    """How many processes work on this run."""
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
 def index() -> int:
-    """Which of them this is, from 0."""
     return int(os.environ.get("RANK", "0")) if count() > 1 else 0
 
 
 def is_main() -> bool:
-    """Is this the process that writes files and draws bars?"""
     return index() == 0
 
 

@@ -1,7 +1,5 @@
 """What a result needs to say to be made again: model, weights, settings, versions."""
 
-from __future__ import annotations
-
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
@@ -16,10 +14,7 @@ _LIBRARIES = ("kntools", "transformer-lens", "transformers", "torch")
 def provenance(model: Any, **settings: Any) -> dict[str, Any]:
     """The model's name, a fingerprint of its weights, settings as JSON has them, and versions of libraries.
 
-    Make it before the work: settings that cannot be written down are refused here.
-
-    Raises:
-        TypeError: a setting that is neither text nor number, nor a list or dictionary of them.
+    Make it before the work: settings that cannot be written down are refused here (TypeError).
     """
     written = encode(settings, "settings")
     return {

@@ -1,7 +1,5 @@
 """What every primitive and analysis returns: a frozen dataclass that can be saved, compared and shown."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import tempfile
@@ -123,8 +121,7 @@ class Result(encoding.Registered):
 
         Raises:
             ValueError: no valid name of a repository or file; a `.json` of a result with tensors.
-            ConnectionError: `HF_HUB_OFFLINE` is set.
-            PermissionError: no token, or one that may not write there.
+            ConnectionError, PermissionError: `HF_HUB_OFFLINE` is set; no token, or one that may not write there.
         """
         address = Address.parse(f"{SCHEME}{repo}/{file}")
         address = address if revision is None else replace(address, revision=revision)

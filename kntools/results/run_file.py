@@ -1,7 +1,5 @@
 """One file of finished items that only grows, and the tensors beside it: whole, or cut back to what is whole."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any
@@ -16,11 +14,6 @@ from kntools.results.result import checksum
 
 class RunFile:
     """`NAME.jsonl`: a header, then one line per item; `NAME.tensors`: their tensors, each item's as safetensors.
-
-    ```python
-    file = RunFile("docs/results/runs/pairs.jsonl")
-    header, items = file.read()         # items: from key to payload
-    ```
 
     Each line ends in its checksum. One that was not finished (the process was killed, the disk was full) is not read,
     and cut off by the next `append`.
@@ -45,11 +38,7 @@ class RunFile:
         self._ends[self.path] = self._sizes[self.path] = len(line)
 
     def read(self) -> tuple[dict[str, Any], dict[str, Any]]:
-        """The header, and the payload of every item.
-
-        Raises:
-            ValueError: no run, or a damaged line.
-        """
+        """The header, and the payload of every item."""
         raw = self.path.read_bytes()
         *lines, unfinished = raw.split(b"\n")
         header = _parsed(lines[0]) if lines else None
@@ -65,7 +54,7 @@ class RunFile:
             items[item["key"]] = decode(item["payload"], Any, tensors)
             end = max(end, sum(item.get("tensors", [0, 0])[:2]))
         self._ends = {self.path: len(raw) - len(unfinished), self.tensors: end}
-        self._sizes = {self.path: len(raw), self.tensors: _size(self.tensors)}
+        self._sizes = {self.path: len(raw), self.tensors: self.tensors.stat().st_size if self.tensors.exists() else 0}
         return header, items
 
     def append(self, key: str, payload: Any) -> Any:
@@ -85,7 +74,6 @@ class RunFile:
             self.path.open("ab").close()
 
     def remove(self) -> None:
-        """Delete both files."""
         for path in (self.path, self.tensors):
             path.unlink(missing_ok=True)
         self._ends, self._sizes = {}, {}
@@ -140,7 +128,3 @@ def _parsed(line: bytes) -> dict[str, Any] | None:
 
 def _checksum(content: dict[str, Any]) -> str:
     return checksum(json.dumps(content), {})
-
-
-def _size(path: Path) -> int:
-    return path.stat().st_size if path.exists() else 0

@@ -10,8 +10,6 @@ All of them are in `runs/edits.jsonl` (`kntools.results.run_file`). Where there 
 merged it; all of them get all payloads.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -33,15 +31,8 @@ T = TypeVar("T")
 class RunStore:
     """Items of one run: from a key (any text) to a payload of JSON, tensors and results.
 
-    Arguments:
-        path: the name of the run, without `.jsonl`. `None` keeps the items in memory only.
-        kind: what the run is, in words.
-        model: its name, weights and the versions of libraries go into the header.
-        settings: whatever the payloads depend on.
-
-    Raises:
-        ValueError: the file is another run's (other kind, model, settings or weights), is no run, or is damaged.
-        TypeError: settings that cannot be written down.
+    `path` is the name of the run, without `.jsonl`; `None` keeps the items in memory only. `settings` are whatever the
+    payloads depend on. A file of another run (other kind, model, settings or weights), or a damaged one, is an error.
     """
 
     def __init__(self, path: str | Path | None, *, kind: str, model: Any, settings: dict[str, Any]) -> None:
@@ -55,7 +46,6 @@ class RunStore:
 
     @property
     def path(self) -> Path | None:
-        """The file that is kept."""
         return None if self._file is None else self._file.path
 
     def __contains__(self, key: str) -> bool:
@@ -87,14 +77,8 @@ class RunStore:
     ) -> list[Any]:
         """The payload of every item, in their order. Those that are not there are made now.
 
-        Arguments:
-            key: the name of an item; items of the same name are made once.
-            make: from an item to its payload. It must not depend on other items, for another process may have those.
-            unit: what the progress bar counts.
-
-        Raises:
-            RuntimeError: another process failed; its error is in the text.
-            OSError: the file cannot be written to; before the first item is made.
+        Items of the same `key` are made once. `make` must not depend on other items: another process may have those.
+        A file that cannot be written to is an error before the first item is made.
         """
         names = [key(item) for item in items]
         todo = {name: item for name, item in zip(names, items, strict=True) if name not in self}
@@ -163,7 +147,6 @@ class RunStore:
                 raise RuntimeError(f"{text}; finished items are saved: give the same command to resume") from failure
 
     def _compare(self, found: dict[str, Any], path: Path) -> None:
-        """Is the run in the file this one?"""
         if found["format"] != FORMAT:
             raise ValueError(f"{path} holds no run that this version of kntools can read; name a new run")
         for what in ("kind", "model", "fingerprint", "settings"):

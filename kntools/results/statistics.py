@@ -3,8 +3,6 @@
 What scipy has is scipy's; it is imported when it is needed, for that takes most of a second.
 """
 
-from __future__ import annotations
-
 import math
 import warnings
 from collections.abc import Callable, Sequence
@@ -29,23 +27,13 @@ class Interval(NamedTuple):
 def bootstrap_interval(
     values: Float[Tensor, "item ..."], *, confidence: float = 0.95, resamples: int = 2000, seed: int = 0
 ) -> Interval:
-    """Percentile bootstrap interval of the mean over items.
+    """Percentile bootstrap interval of the mean over items, `(low, high)`; nan where fewer than two items have a value.
 
     ```python
     low, high = bootstrap_interval(grid.per_pair)        # [layer position] each
     ```
 
-    Arguments:
-        values: one entry per item. Entries that are nan are left out (an item need not have all of them).
-        confidence: of the interval, between 0 and 1.
-        resamples: how often the items are drawn anew, with replacement.
-        seed: of a local generator.
-
-    Returns:
-        `(low, high)`; nan where fewer than two items have a value.
-
-    Raises:
-        ValueError: no items, or an argument out of range.
+    Entries that are nan are left out: an item need not have all of them.
     """
     if values.shape[0] == 0:
         raise ValueError("no items; give at least one")
@@ -119,16 +107,9 @@ def t_test(
 ) -> tuple[float, float]:
     """`(t, p)` of the difference of means, two-sided: paired, or as published, `paper=True`: unpaired.
 
-    ```python
-    t, p = t_test(before, after)
-    ```
-
     The published test (Niu et al. 2024, figure 5) is Student's with equal variances, on what are in fact pairs: it
     misses small changes of prompts that differ a lot. Differences that are all 0 give p = 1; differences that are all
     the same, and not 0, give p = 0.
-
-    Raises:
-        ValueError: fewer than two items.
     """
     if len(before) < 2 or len(after) < 2 or (not paper and len(before) != len(after)):
         raise ValueError(
@@ -167,12 +148,7 @@ def sign_test(up: int, down: int, alternative: Alternative = "two-sided") -> flo
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """Holm's step-down correction: what each p is worth among so many tests. nan stays nan and does not count.
-
-    ```python
-    holm([0.01, 0.04])      # [0.02, 0.04]
-    ```
-    """
+    """Holm's step-down correction: what each p is worth among so many tests. nan stays nan and does not count."""
     counted = sorted((p, i) for i, p in enumerate(p_values) if not math.isnan(p))
     corrected, highest = [math.nan] * len(p_values), 0.0
     for rank, (p, i) in enumerate(counted):

@@ -1,7 +1,5 @@
 """A result that is a table: what most analyses return."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -21,9 +19,7 @@ class Table(Result):
 
     ```python
     result.to_frame(), result.rows      # pandas; the same as dictionaries
-    result.save("table.csv")            # the table alone
-    result.save("table.json")           # everything; kn.load("table.json") reads it
-    result.plot()                       # plotly, never shown by itself
+    result.save("table.csv")            # the table alone; .json holds everything
     ```
     """
 
@@ -33,7 +29,6 @@ class Table(Result):
 
     @classmethod
     def of(cls: type[T], rows: Iterable[Row], provenance: dict[str, Any], **details: Any) -> T:
-        """From dictionaries of the same names."""
         return cls(pd.DataFrame(list(rows)), provenance, details)
 
     @cached_property

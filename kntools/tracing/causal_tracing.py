@@ -1,8 +1,7 @@
 """Causal tracing: which states of the clean run bring the answer back after its subject was corrupted."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, overload
 
 import torch
@@ -11,15 +10,15 @@ from torch import Tensor
 
 from kntools.arguments import whole
 from kntools.engine.metric_choice import RISING, Metrics, choose_metrics
-from kntools.engine.prompt_pairs import Corrupted, encode_pairs
+from kntools.engine.prompt_pairs import Corrupted, Pair, encode_pairs
 from kntools.engine.sweep import Intervention, Metric, sweep
 from kntools.hooks.states import capture
 from kntools.models.causality import is_causal
 from kntools.options import progress_bar
 from kntools.prompts import Encoded, Prompt, PromptLike, Prompts, encode_many
 from kntools.results.provenance import provenance
-from kntools.tracing.corruption import Corruption, noisy, replaced
-from kntools.tracing.noise import Noise
+from kntools.sites import Hook
+from kntools.tracing.noise import Noise, make_noise, subject_embeddings
 from kntools.tracing.restoration import Kind, Restoration, SeverAt, Severed, make_restoration
 from kntools.tracing.trace import Trace
 from kntools.tracing.weak_corruption import warn_of_weak_corruption
@@ -55,35 +54,26 @@ def causal_trace(  # type: ignore[misc] # the signatures above only tell one tra
 
     Three kinds of runs: the clean one; corrupted ones, with noise on the embeddings of the subject; and for every
     layer and token the corrupted ones again, with the state of the clean run put back there. All cells have the same
-    noise.
+    noise. Several prompts give a list. A warning says where the corruption does not lower the metric.
 
     Arguments:
         prompts: a prompt with a subject, or several. For a masked model the answer is read at the mask.
         kind: `"hidden"` restores the output of one block; `"mlp"` and `"attn"` what the MLPs or attentions of several
             layers add to the residual stream.
         window: how many layers `"mlp"` and `"attn"` restore together: `[l - window // 2, l - window // 2 + window)`,
-            clipped to the model (an even window has one more layer below than above). `None` is 10 layers, or all
-            of a smaller model.
+            clipped to the model. `None` is 10 layers, or all of a smaller model.
         noise: `"3sigma"` is Gaussian noise with 3 times the standard deviation of this subject's own embeddings (for
             that of a data set, 3 times `kntools.tracing.noise.subject_sigma(model, prompts)`); a number is its
-            standard deviation; a tensor `[sample subject d_model]` is the noise itself, and then the result depends
-            on nothing else.
+            standard deviation; a tensor `[sample subject d_model]` is the noise itself.
         corrupted: instead of noise, another prompt (or text) of as many tokens (symmetric token replacement, Zhang &
             Nanda 2024), or as many as there are prompts. It is asked for the clean answer. Without a subject, the part
             that differs counts as one.
-        metric: from logits `[row d_vocab]` at the answer to one value per row; a list of one per prompt; or a name:
-            `"probability"` (the default), `"log_probability"`, `"contrast"` (logit of the target minus that of the
-            foil), `"two_way"` (P(target) / (P(target) + P(foil)), for agreement, where the right noun is one of
-            thousands), `"kl_divergence"` (from the clean run).
-        samples: how many samples of noise; the metric is averaged over them. A tensor brings its own.
+        metric: as in `activation_patch`; `None` is the probability. `"two_way"`, P(target) / (P(target) +
+            P(foil)), is for agreement, where the right noun is one of thousands.
+        samples: how many samples of noise (drawn with `seed`); the metric is averaged over them.
         sever: hold the outputs of all `"mlp"` or `"attn"` above the restored state at their values in the corrupted
             run, sample by sample: what is left is the effect that does not pass through them.
         sever_at: at the `"restored"` token (as published), or at `"all"` tokens.
-        seed: of the noise. The global random state is not used.
-
-    Returns:
-        `Trace`, on the CPU; of several prompts, a list of them. A warning says where the corruption does not lower
-        the metric: then there is nothing to restore.
 
     Raises:
         TypeError, ValueError: no subject, a window that does not fit the model, noise of the wrong shape or below
@@ -94,12 +84,12 @@ def causal_trace(  # type: ignore[misc] # the signatures above only tell one tra
     restoration = make_restoration(model, kind, window, sever, sever_at)
     if corrupted is None:
         encoded = encode_many(model, prompts)
-        corruptions = (noisy(model, e, noise, samples, seed) for e in encoded)
+        corruptions = (_noisy(model, e, noise, samples, seed) for e in encoded)
     else:
         if isinstance(noise, Tensor) or noise != "3sigma":
             raise ValueError("noise and corrupted are two kinds of corruption; give one of them")
         pairs = encode_pairs(model, prompts, corrupted)
-        encoded, corruptions = [pair.clean for pair in pairs], (replaced(pair) for pair in pairs)
+        encoded, corruptions = [pair.clean for pair in pairs], (_replaced(pair) for pair in pairs)
     metrics, name = choose_metrics(model, encoded, "probability" if metric is None else metric)
     drawn = None if corrupted is not None or isinstance(noise, Tensor) else seed
     traces = []
@@ -135,16 +125,43 @@ def causal_trace(  # type: ignore[misc] # the signatures above only tell one tra
             )
             bar.update()
     warn_of_weak_corruption(
-        [t.prompt.text for t in traces],
-        [t.clean for t in traces],
-        [t.corrupted for t in traces],
-        rising=name in RISING,
+        [t.prompt.text for t in traces], [t.clean for t in traces], [t.corrupted for t in traces], rising=name in RISING
     )
     return traces[0] if isinstance(prompts, Prompt | Encoded) else traces
 
 
+@dataclass(frozen=True)
+class _Corruption:
+    """The corrupted runs of one prompt, one per sample of noise."""
+
+    runs: list[Encoded]
+    embedding: list[list[Hook]] | None  # of each run, hooks that add its noise
+    subject: range
+    first: int  # the first position that is not as in the clean run
+    noise: Float[Tensor, "sample subject d_model"] | None = None
+    noise_at: str | None = None
+    prompt: Prompt | None = None  # whose tokens replace those of the clean prompt
+
+
+def _noisy(model: Any, encoded: Encoded, noise: Noise, samples: int, seed: int) -> _Corruption:
+    subject = subject_embeddings(model, encoded)
+    added = make_noise(subject.embeddings, noise, samples, seed)
+    hooks = [subject.add(sample) for sample in added]
+    at = subject.positions
+    return _Corruption([encoded] * len(added), hooks, at, at[0], noise=added, noise_at=subject.place)
+
+
+def _replaced(pair: Pair) -> _Corruption:
+    """The run of the other prompt. Without a subject, the part that differs counts as the subject."""
+    if not pair.differences:
+        raise ValueError(f"corrupted={pair.corrupted.prompt.text!r} has the tokens of the clean prompt; give another")
+    part = range(pair.differences[0], pair.differences[-1] + 1)
+    subject = pair.clean.subject or part
+    return _Corruption([pair.corrupted], None, subject, part[0], prompt=pair.corrupted.prompt)
+
+
 def _run(
-    encoded: Encoded, corruption: Corruption, metric: Metric, restoration: Restoration
+    encoded: Encoded, corruption: _Corruption, metric: Metric, restoration: Restoration
 ) -> tuple[float, Float[Tensor, " sample"], Float[Tensor, "sample layer token"]]:
     """The metric of the clean run, of the corrupted ones, and of the corrupted ones with each state restored."""
     model, layers, length = restoration.model, restoration.layers, encoded.tokens.shape[1]

@@ -1,7 +1,5 @@
 """Noise for the embeddings of a subject: how strong, and which."""
 
-from __future__ import annotations
-
 import re
 from dataclasses import dataclass
 from typing import Any
@@ -27,24 +25,14 @@ def subject_sigma(model: Any, prompts: Prompts) -> float:
     """Standard deviation of the token embeddings of all subjects, over tokens and dimensions.
 
     ```python
-    sigma = subject_sigma(model, prompts)
-    trace = kn.causal_trace(model, prompts[0], noise=3 * sigma)
+    trace = kn.causal_trace(model, prompts[0], noise=3 * subject_sigma(model, prompts))
     ```
 
-    This is the sigma of Meng et al. 2022 (appendix B): of the subjects of the data, not of the whole vocabulary, and of
-    what the token embedding itself gives, before positions are added, before any scale and any norm.
+    This is the sigma of Meng et al. 2022 (appendix B): of what the token embedding itself gives, before positions are
+    added, before any scale and any norm.
     """
     found = [subject_embeddings(model, e).embeddings for e in encode_many(model, prompts)]
     return float(torch.cat(found).double().std())
-
-
-def subject_of(encoded: Encoded) -> range:
-    """The subject's tokens, or an error that says what to give."""
-    if encoded.subject is None:
-        raise ValueError(
-            f"the prompt {encoded.prompt.text!r} has no subject; tracing corrupts one: Prompt(..., subject='...')"
-        )
-    return encoded.subject
 
 
 @dataclass(frozen=True)
@@ -57,7 +45,6 @@ class SubjectEmbeddings:
     positions: range
 
     def add(self, noise: Float[Tensor, "subject d_model"]) -> list[Hook]:
-        """Hooks that add noise to the embeddings."""
         return corrupt(self.positions, self.scale * noise, hook=self.hook)
 
     @property
@@ -67,12 +54,11 @@ class SubjectEmbeddings:
 
 
 def subject_embeddings(model: Any, encoded: Encoded) -> SubjectEmbeddings:
-    """Look at the embeddings of the subject.
-
-    Raises:
-        ValueError: no subject, or a hook that shows something else than the embedding or a multiple of it.
-    """
-    positions, hook = subject_of(encoded), adapter.embedding_name(model)
+    if encoded.subject is None:
+        raise ValueError(
+            f"the prompt {encoded.prompt.text!r} has no subject; tracing corrupts one: Prompt(..., subject='...')"
+        )
+    positions, hook = encoded.subject, adapter.embedding_name(model)
     own, seen = (x[0].detach().double().cpu() for x in adapter.embedding_outputs(model, encoded.tokens))
     scale = 1.0
     if own.shape != seen.shape or not torch.equal(own, seen):
@@ -103,7 +89,6 @@ def make_noise(
 
 
 def _level(noise: str | float | int, like: Tensor) -> float:
-    """The standard deviation that is meant."""
     if isinstance(noise, str):
         match = _SIGMAS.match(noise)
         if not match:

@@ -1,7 +1,5 @@
 """Which states of the clean run are put back into a corrupted one, as hooks."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
@@ -48,7 +46,6 @@ class Restoration:
         return [] if self.sever is None else [adapter.state_site(self.model, self.sever)]
 
     def around(self, layer: int) -> range:
-        """The layers that are restored together with `layer`."""
         return layer_window(layer, self.window, len(self.layers))
 
     def hooks(
@@ -77,11 +74,6 @@ class Restoration:
 def make_restoration(
     model: Any, kind: Kind, window: int | None, sever: Severed | None, sever_at: SeverAt
 ) -> Restoration:
-    """Check what is asked for.
-
-    Raises:
-        TypeError, ValueError: an unknown kind, or a window that does not fit the model.
-    """
     check_choice("kind", kind, KINDS)
     check_choice("sever", sever, (None, *get_args(Severed)))
     check_choice("sever_at", sever_at, get_args(SeverAt))

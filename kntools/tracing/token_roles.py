@@ -1,7 +1,5 @@
 """The role of each token in a prompt about a subject, for averages over prompts of different lengths."""
 
-from __future__ import annotations
-
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -20,12 +18,6 @@ ROLES = (
 
 def token_roles(length: int, subject: range, answer: int) -> tuple[str, ...]:
     """The role of each token (Meng et al. 2022, figure 1).
-
-    ```python
-    token_roles(7, range(1, 4), answer=6)
-    # ("before the subject", "first subject token", "middle subject tokens", "last subject token",
-    #  "first subsequent token", "further tokens", "last token")
-    ```
 
     The only token of a subject is its last. The last token is the one whose logits give the answer: for a masked
     model the mask, wherever it stands. The others are placed by the subject alone. A subject that ends the prompt

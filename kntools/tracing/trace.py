@@ -1,12 +1,9 @@
 """What causal tracing returns."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -84,21 +81,13 @@ class Trace(Result):
 
     def to_frame(self) -> pd.DataFrame:
         """One row per state: `kind, layer, position, token, role, score, effect`."""
-        layers, count = self.scores.shape
-        roles = self.roles
-        return pd.DataFrame(
-            {
-                "kind": self.kind,
-                "layer": torch.arange(layers).repeat_interleave(count).numpy(),
-                "position": torch.arange(count).repeat(layers).numpy(),
-                "token": [self.tokens[p] for _ in range(layers) for p in range(count)],
-                "role": [roles[p] for _ in range(layers) for p in range(count)],
-                "score": self.scores.flatten().numpy(),
-                "effect": self.effect.flatten().numpy(),
-            }
-        )
+        layers = len(self.scores)
+        cells = pd.MultiIndex.from_product([range(layers), range(len(self.tokens))], names=["layer", "position"])
+        frame = cells.to_frame(index=False).assign(token=list(self.tokens) * layers, role=list(self.roles) * layers)
+        frame.insert(0, "kind", self.kind)
+        return frame.assign(score=self.scores.flatten().numpy(), effect=self.effect.flatten().numpy())
 
-    def plot(self, **options: Any) -> Figure:
+    def plot(self, **options: Any) -> "Figure":
         """Layers x tokens: `kntools.plots.trace_heatmap`."""
         from kntools.plots.tokens import trace_heatmap
 

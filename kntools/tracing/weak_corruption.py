@@ -1,7 +1,5 @@
 """A corruption that takes nothing away leaves nothing to restore: say so, once per call."""
 
-from __future__ import annotations
-
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -24,10 +22,7 @@ def unwarned() -> Iterator[None]:
 def warn_of_weak_corruption(
     texts: Sequence[str], clean: Sequence[float], corrupted: Sequence[float], *, rising: bool = True
 ) -> None:
-    """Warn of the prompts whose answer is not lower in the corrupted run than in the clean one.
-
-    A metric that need not be higher for a better answer (`rising=False`) is only looked at for no change at all.
-    """
+    """Warn of prompts whose answer the corruption does not lower; if not `rising`, does not change."""
     weak = [
         f"{text!r}: {number(before)} -> {number(after)}"
         for text, before, after in zip(texts, clean, corrupted, strict=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -176,6 +177,30 @@ def test_same_layers_give_uniform_p() -> None:
         given = {"a": neurons[:20], "b": neurons[20:]}
         p.append(layer_distribution(given, n_layers=6, permutations=100, seed=seed).details["test"]["p"])
     assert pytest.importorskip("scipy.stats").kstest(p, "uniform").pvalue > 0.01
+
+
+def test_groups_of_one_paradigm_are_not_independent() -> None:
+    """Paradigms that each keep to a layer: all ways to share them out, by enumeration, and no p from many groups."""
+    layer_of = {"d1": 0, "d2": 3, "s1": 2, "P36": 3, "P101": 1, "P103": 3, "P30": 2}
+    kinds = {name: "factual" if name[1:].isdigit() and name[0] == "P" else "linguistic" for name in layer_of}
+    sizes = {name: 12 + n for n, name in enumerate(layer_of)}
+    rows = [
+        {"source": name, "kind": kinds[name], "group": f"{name} {n}", "neurons": [[layer, n]]}
+        for name, layer in layer_of.items()
+        for n in range(sizes[name])
+    ]
+    found = layer_distribution(Localisation.of(rows, {"model": "m"}), n_layers=4, permutations=4000)
+
+    def distance(names: tuple[str, ...]) -> float:
+        sides = [[r["neurons"][0][0] for r in rows if (r["source"] in names) == here] for here in (True, False)]
+        shares = [[layers.count(n) / len(layers) for n in range(4)] for layers in sides]
+        return sum(abs(a - b) for a, b in zip(*shares, strict=True)) / 2
+
+    own = distance(("d1", "d2", "s1"))
+    expected = [distance(names) >= own - 1e-9 for names in combinations(layer_of, 3)]
+    test = found.details["test"]
+    assert (test["units"], test["distance"]) == (7, pytest.approx(own))
+    assert test["p"] == pytest.approx(sum(expected) / len(expected), abs=0.03) and test["p"] > 0.05
 
 
 def test_layers_of_another_model() -> None:

@@ -56,9 +56,9 @@ def test_a_native_bridge_without_a_tokenizer() -> None:
     torch.testing.assert_close(torch.tensor([w for _, w in card.promoted]), expected.values, atol=1e-5, rtol=1e-4)
 
 
-@pytest.mark.parametrize("name", ["gpt2", "gemma2", "bert"])
-def test_activations_and_contexts_are_those_of_plain_runs(name: str) -> None:
-    model, texts = tiny(name), ["", *(f"{a} {b}" for a, b in product(SENTENCES, ["", *SENTENCES]))][:201]
+@pytest.mark.parametrize(("name", "count"), [("gpt2", 200), ("gemma2", 40), ("bert", 40)])
+def test_activations_and_contexts_are_those_of_plain_runs(name: str, count: int) -> None:
+    model, texts = tiny(name), ["", *(f"{a} {b}" for a, b in product(SENTENCES, ["", *SENTENCES]))][: count + 1]
     with kn.set_options(max_rows=3):
         cards = kn.neuron_card(model, NEURONS, texts, k=4)
     tokenizer, runs = model.tokenizer, []
@@ -67,7 +67,8 @@ def test_activations_and_contexts_are_those_of_plain_runs(name: str) -> None:
         rows = (
             [tokenizer.cls_token_id, *ids, tokenizer.sep_token_id] if name == "bert" else [tokenizer.bos_token_id, *ids]
         )
-        _, cache = model.run_with_cache(torch.tensor([rows]))
+        names = [f"blocks.{n.layer}.mlp.hook_post" for n in NEURONS]
+        _, cache = model.run_with_cache(torch.tensor([rows]), names_filter=names)
         runs.append((ids, cache))
     for card, n in zip(cards, NEURONS, strict=True):
         own = [cache[f"blocks.{n.layer}.mlp.hook_post"][0, 1 : 1 + len(ids), n.index] for ids, cache in runs]

@@ -30,8 +30,9 @@ def by_hand(model: Any, layer: int, texts: list[str], context: int = 1000) -> tu
         room = context - len(before) - len(after)
         for start in range(0, len(ids), room):
             piece = torch.tensor([[*before, *ids[start : start + room], *after]])
-            _, cache = model.run_with_cache(piece)
-            keys = cache[f"blocks.{layer}.mlp.hook_post"][0].detach().double()
+            name = f"blocks.{layer}.mlp.hook_post"
+            _, cache = model.run_with_cache(piece, names_filter=name)
+            keys = cache[name][0].detach().double()
             total, count = total + keys.T @ keys, count + len(keys)
     return total / count, count
 

@@ -14,6 +14,7 @@ import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import pandas as pd
@@ -21,7 +22,9 @@ import pytest
 
 import kntools as kn
 from kntools.analyses import SearchSettings
-from kntools.report import FIGURES, QUICK, Study, build, choose
+from kntools.analyses.fig03_localisation import Localisation
+from kntools.report import FIGURES, QUICK, Study, build, choose, neuron_figures
+from kntools.report.figure import ALPHA
 from kntools.report.figure import tested as sentence_of
 from kntools.results.run_store import RunStore
 from tests import zoo
@@ -96,6 +99,17 @@ def llama(tmp_path_factory: pytest.TempPathFactory) -> Made:
 def test_numbers_of_a_sentence_are_those_of_the_tables(bert: Made, llama: Made, key: str) -> None:
     for made in (made for made, keys in ((bert, BERT), (llama, LLAMA)) if key in keys):
         assert_numbers(made.sentence(key), NUMBERS[key](made))
+
+
+def test_layers_that_differ_between_paradigms_and_relations() -> None:
+    kinds = {"linguistic": ("d1", "d2", "d3", "d4"), "factual": ("P1", "P2", "P3", "P4")}
+    rows = [
+        {"source": source, "kind": kind, "group": source, "neurons": [[layer, n]]}
+        for layer, (kind, sources) in zip((2, 1), kinds.items(), strict=True)
+        for n, source in enumerate(sources)
+    ]
+    study: Any = SimpleNamespace(localised=(Localisation.of(rows, {"model": "m"}), {}), model=zoo.tiny("bert"), seed=0)
+    assert_numbers(neuron_figures.layers(study).sentence, [1.0, 0, 1, 4, 4, 8, ALPHA])
 
 
 def test_nothing_is_claimed_where_there_is_nothing(tmp_path_factory: pytest.TempPathFactory) -> None:

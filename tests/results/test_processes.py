@@ -30,18 +30,19 @@ from kntools.analyses.fig11_edit_consistency import edit_consistency
 from tests import planted, zoo
 from tests.analyses.test_edit_consistency import METHODS, cases
 
-out, kept = Path(sys.argv[1]), sys.argv[2] == "kept"
+out = Path(sys.argv[1])
 model = planted.build()
-groups = prompt_groups(model, "determiner_noun_agreement_1", frames=3, path=sys.argv[3])
+groups = prompt_groups(model, "determiner_noun_agreement_1", frames=3, path=sys.argv[2])
 prompts = {"all": [p for g in groups for p in g.prompts][:7]}
-def run(name):
-    return out / "runs" / name if kept else None
-found = {
-    "localisation": localisation(model, groups, null="answers", settings=SearchSettings(target_count=(1, 5)),
-                                 run=run("localisation")),
-    "reliability": reliability(model, prompts, count=1, run=run("reliability")),
-    "edits": edit_consistency(zoo.fresh("llama"), cases(5), METHODS, together=2, run=run("edits")),
-}
+def results(run):
+    return {
+        "localisation": localisation(model, groups, null="answers", settings=SearchSettings(target_count=(1, 5)),
+                                     run=run("localisation")),
+        "reliability": reliability(model, prompts, count=1, run=run("reliability")),
+        "edits": edit_consistency(zoo.fresh("llama"), cases(5), METHODS, together=2, run=run("edits")),
+    }
+found = results(lambda name: out / "runs" / name)
+found |= {f"{name} in memory": result for name, result in results(lambda name: None).items()}
 if processes.is_main():
     for name, result in found.items():
         result.save(out / f"{name}.json")
@@ -50,11 +51,11 @@ print(f"process {processes.index()} of {processes.count()}: {sum(len(r.to_frame(
 """
 
 
-def launch(out: Path, pairs: Path, processes: int, kept: bool) -> str:
+def launch(out: Path, pairs: Path, processes: int) -> str:
     script = out.with_suffix(".py")
     script.write_text(SCRIPT)
     several = LAUNCHER if processes > 1 else ()
-    command = [sys.executable, *several, str(script), str(out), "kept" if kept else "", str(pairs)]
+    command = [sys.executable, *several, str(script), str(out), str(pairs)]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, cwd=out.parent, env=environment, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr[-3000:]
@@ -62,24 +63,23 @@ def launch(out: Path, pairs: Path, processes: int, kept: bool) -> str:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kept", [True, False])
-def test_two_processes_make_the_tables_of_one(kept: bool, tmp_path: Path) -> None:
+def test_two_processes_make_the_tables_of_one(tmp_path: Path) -> None:
+    """Kept in files and in memory."""
     from tests import planted
 
     pairs = planted.write_pairs(tmp_path)
     one, two = tmp_path / "one", tmp_path / "two"
-    assert "process 0 of 1" in launch(one, pairs, 1, kept)
-    said = launch(two, pairs, 2, kept)
+    assert "process 0 of 1" in launch(one, pairs, 1)
+    said = launch(two, pairs, 2)
     assert "process 0 of 2" in said and "process 1 of 2" in said
     tables = sorted(p.name for p in one.iterdir() if p.suffix in (".csv", ".json"))
-    assert len(tables) == 6
+    assert len(tables) == 12
     for name in tables:
         assert (one / name).read_bytes() == (two / name).read_bytes(), name
-    if kept:
-        runs = [sorted((where / "runs").iterdir()) for where in (one, two)]
-        for a, b in zip(*runs, strict=True):  # the items of both processes are in one file
-            assert a.name == b.name and RunFile(a).read() == RunFile(b).read()
-        assert sum(len(RunFile(file).read()[1]) for file in runs[0]) > 15
+    runs = [sorted((where / "runs").iterdir()) for where in (one, two)]
+    for a, b in zip(*runs, strict=True):  # the items of both processes are in one file
+        assert a.name == b.name and RunFile(a).read() == RunFile(b).read()
+    assert sum(len(RunFile(file).read()[1]) for file in runs[0]) > 15
 
 
 FAILING = """

@@ -15,7 +15,7 @@ from torch import Tensor
 import kntools as kn
 from kntools.models import adapter
 from kntools.plots.tokens import trace_panels
-from kntools.tracing.noise import subject_embeddings, subject_sigma
+from kntools.tracing.noise import make_noise, subject_embeddings, subject_sigma
 from kntools.tracing.restoration import KINDS, Restoration, make_restoration
 from kntools.tracing.token_roles import ROLES, token_roles
 from tests import zoo
@@ -164,8 +164,7 @@ def test_the_strength_of_noise() -> None:
     by_name = kn.causal_trace(model, prompt, noise="3sigma", samples=2)
     torch.testing.assert_close(by_name.noise, kn.causal_trace(model, prompt, noise=3 * sigma, samples=2).noise)
     torch.testing.assert_close(by_name.noise / 2, kn.causal_trace(model, prompt, noise="1.5sigma", samples=2).noise)
-    many = kn.causal_trace(model, prompt, noise=0.5, samples=200)
-    assert float(many.noise.std()) == pytest.approx(0.5, rel=0.03)
+    assert float(make_noise(found, 0.5, samples=200, seed=0).std()) == pytest.approx(0.5, rel=0.03)
     both = subject_sigma(model, [prompt, kn.Prompt("Ottawa is the capital of", " Canada", subject="Ottawa")])
     assert both != sigma
 

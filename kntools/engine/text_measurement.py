@@ -1,0 +1,100 @@
+"""Measurements over a stream of texts, saved in a file from which an interrupted run resumes."""
+
+import hashlib
+from collections.abc import Sized
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from kntools.engine.texts import Texts, chunks, strings
+from kntools.options import progress_bar
+from kntools.results.result import Result, load
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Checkpoint(Result):
+    state: dict[str, Any]
+    tokens: int
+    texts: int
+    digest: str  # of these texts, in order
+    provenance: dict[str, Any]
+
+    def to_frame(self) -> pd.DataFrame:
+        """One row: `tokens, texts`."""
+        return pd.DataFrame({"tokens": [self.tokens], "texts": [self.texts]})
+
+
+class TextMeasurement:
+    """The base of what is measured over texts. A subclass adds texts, counts `tokens`, and gives and takes its state.
+
+    `path` is the file, if there is one; `about` is the provenance of what is in it.
+    """
+
+    def __init__(self, path: str | Path | None, about: dict[str, Any]) -> None:
+        self.path, self.about = None if path is None else Path(path), about
+        self.tokens = self.texts = 0
+        self.digest = ""
+
+    def add(self, texts: list[str]) -> None:
+        raise NotImplementedError
+
+    def state(self) -> dict[str, Any]:
+        raise NotImplementedError
+
+    def restore(self, state: dict[str, Any]) -> None:
+        raise NotImplementedError
+
+    def read(self, texts: Texts, size: int, *, every: int, most: int | None = None) -> None:
+        """Add texts, `size` at a time, until there are `most` tokens; save every `every` tokens."""
+        skip, expected = self._resume()
+        saved = self.tokens
+        total = most or (len(texts) if isinstance(texts, Sized) else None)
+        with progress_bar(total or 2, "token" if most else "text") as bar:
+            bar.total = total
+            for chunk in chunks(strings(texts), size):
+                again = chunk[: max(0, skip - self.texts)]
+                self._note(again)
+                if again and self.texts == skip and self.digest != expected:
+                    raise ValueError(f"{self.path} was made of other texts; give the same ones, or another file")
+                if not (new := chunk[len(again) :]):
+                    continue
+                if most is not None and self.tokens >= most:
+                    break
+                self.add(new)
+                self._note(new)
+                bar.update((self.tokens if most else self.texts) - bar.n)
+                if self.tokens - saved >= every:
+                    self._save()
+                    saved = self.tokens
+        if self.texts < skip:
+            raise ValueError(f"{self.path} holds {skip} texts, but only {self.texts} were given; give the same ones")
+        if not self.tokens:
+            raise ValueError("no text was given; give at least one text")
+        if self.tokens > saved:
+            self._save()
+
+    def _note(self, texts: list[str]) -> None:
+        self.texts += len(texts)
+        for text in texts:
+            self.digest = hashlib.blake2b((self.digest + text).encode(), digest_size=16).hexdigest()
+
+    def _save(self) -> None:
+        if self.path is not None:
+            Checkpoint(self.state(), self.tokens, self.texts, self.digest, self.about).save(self.path)
+
+    def _resume(self) -> tuple[int, str]:
+        """Take the state of the file; how many texts are in it, and their digest."""
+        if self.path is None or not self.path.exists():
+            return 0, ""
+        saved = load(self.path, Checkpoint)
+        for what in ("fingerprint", "settings"):
+            if saved.provenance[what] != self.about[what]:
+                raise ValueError(
+                    f"{self.path} is another measurement: its {what} is {saved.provenance[what]}, "
+                    f"not {self.about[what]}; give another file"
+                )
+        self.tokens = saved.tokens
+        self.restore(saved.state)
+        return saved.texts, saved.digest

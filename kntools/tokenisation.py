@@ -1,0 +1,196 @@
+"""The tokens of texts and of answers in their place.
+
+Answers are taken as written: the tokens of an answer are what the tokenizer makes of the text with the answer in its
+place, minus what it makes of the text.
+"""
+
+from collections.abc import Iterable, Sequence
+from enum import StrEnum
+from typing import Any, Literal
+
+from kntools.models.adapter import tokenizer_of
+from kntools.models.causality import is_masked
+from kntools.word_borders import is_glued, occurrences
+
+#: How a mask is written in every text, whatever the tokenizer calls it.
+MASK = "[MASK]"
+
+MultiToken = Literal["error", "first", "sum"]
+#: Token ids, and the characters that each covers.
+Tokens = tuple[list[int], list[tuple[int, int]]]
+
+
+class Reason(StrEnum):
+    MASK = "not exactly one mask"
+    SPACE = "the space stands before the answer's place"
+    GLUED = "the answer is glued to the word before it"
+    MELTS = "answer melts into the text"
+    UNSEEN = "nothing of it is left in the tokens"
+    ANSWER_PIECES = "answer is not one token"
+    FOIL_PIECES = "foil is not one token"
+    SAME = "answer and foil are the same tokens"
+    UNKNOWN_WORD = "answer is not in the vocabulary"
+    TOO_LONG = "longer than the model's context"
+    SUBJECT = "the subject is not found in the text"
+    TWO_SUBJECTS = "the subject stands in the text more than once"
+
+
+class PromptError(ValueError):
+    """A prompt that a model cannot be asked; `reason` says why."""
+
+    def __init__(self, reason: Reason, message: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
+class Tokenisation:
+    """How a model's tokenizer reads texts with an answer."""
+
+    def __init__(self, model: Any, prepend_bos: bool | None = None) -> None:
+        self.tokenizer, self.masked = tokenizer_of(model), is_masked(model)
+        self.bos: int | None = None  # the token that texts begin with
+        if not self.masked and (
+            getattr(model.cfg, "default_prepend_bos", True) if prepend_bos is None else prepend_bos
+        ):
+            self.bos = self.tokenizer.bos_token_id
+            if self.bos is None and prepend_bos:
+                raise ValueError("prepend_bos=True, but the tokenizer has no BOS token; use prepend_bos=False")
+        self._pieces: dict[int, str] = {}
+
+    def written(self, text: str) -> str:
+        """The text as the tokenizer gets it."""
+        return text.replace(MASK, self.tokenizer.mask_token) if self.masked else text
+
+    def filled(self, text: str, answer: str) -> str:
+        return text.replace(MASK, answer) if self.masked else text + answer
+
+    def check(self, text: str, answers: dict[str, str | None]) -> None:
+        """What the text and its answers (the target and the foil, by name) show without a tokenizer."""
+        masks = text.count(MASK)
+        if self.masked:
+            if masks != 1:
+                what = f"{text!r} holds {masks} masks; a masked model needs exactly one {MASK}"
+                raise PromptError(Reason.MASK, what)
+            return
+        if masks or (self.tokenizer.mask_token and self.tokenizer.mask_token in text):
+            raise PromptError(
+                Reason.MASK, f"{text!r} holds a mask, but this is a causal model: end the text where the answer begins"
+            )
+        for name, answer in answers.items():
+            if answer is None:
+                continue
+            if text[-1] in " \t":
+                text, answer = text.rstrip(" \t"), " " + answer.lstrip()
+                raise PromptError(
+                    Reason.SPACE, f"the text ends in a space, which belongs to the answer; write {text!r}, {answer!r}"
+                )
+            if is_glued(text, answer):
+                raise PromptError(
+                    Reason.GLUED,
+                    f"the {name} {answer!r} would continue the word {text.split()[-1]!r} of the text; "
+                    f"write {' ' + answer!r} for a new word",
+                )
+
+    def tokens(self, texts: Iterable[str]) -> dict[str, Tokens]:
+        """The tokens of each text, in one call, with the special tokens of a masked model around them."""
+        listed = list(dict.fromkeys(texts))
+        if not listed:
+            return {}
+        rows: Iterable[Tokens]
+        if getattr(self.tokenizer, "is_fast", False):
+            out = self.tokenizer(listed, add_special_tokens=self.masked, return_offsets_mapping=True)
+            rows = zip(
+                map(list, out["input_ids"]), ([(a, b) for a, b in row] for row in out["offset_mapping"]), strict=True
+            )
+        elif self.masked:
+            raise ValueError("a masked model needs a fast tokenizer (use_fast=True) to locate words")
+        else:
+            every = map(list, self.tokenizer(listed, add_special_tokens=False)["input_ids"])
+            rows = ((ids, self._ranges(text, ids)) for text, ids in zip(listed, every, strict=True))
+        return dict(zip(listed, rows, strict=True))
+
+    def place(self, ids: list[int]) -> int:
+        """Where in the tokens of a text its answer belongs."""
+        return ids.index(self.tokenizer.mask_token_id) if self.masked else len(ids)
+
+    def answer(
+        self, text: str, ids: list[int], filled: list[int], name: str, answer: str, multi_token: MultiToken
+    ) -> tuple[int, ...]:
+        """The tokens that an answer adds to those of the text."""
+        place = self.place(ids)
+        after = ids[place + 1 :] if self.masked else []
+        end = len(filled) - len(after)
+        found = tuple(filled[place:end])
+        if filled[:place] != ids[:place] or filled[end:] != after:
+            raise PromptError(Reason.MELTS, f"the {name} {answer!r} {self._melting(text, answer)}")
+        if not "".join(map(self.piece, found)).strip():
+            raise PromptError(Reason.UNSEEN, f"nothing of the {name} {answer!r} is left: this tokenizer drops it")
+        t = self.tokenizer
+        # The token for unknown words, if it is one of its own: GPT-2's is also its end of text.
+        if t.unk_token not in (t.bos_token, t.eos_token) and t.unk_token_id in found:
+            raise PromptError(Reason.UNKNOWN_WORD, f"{name} {answer!r} is not in the model's vocabulary")
+        if len(found) == 1 or (multi_token == "sum" and not self.masked):
+            return found
+        if multi_token == "first":
+            return found[:1]
+        hint = (
+            "a masked model predicts one token: use Prompt(..., multi_token='first')"
+            if self.masked
+            else "use Prompt(..., multi_token='first') or 'sum'"
+        )
+        raise PromptError(
+            Reason.ANSWER_PIECES if name == "target" else Reason.FOIL_PIECES,
+            f"{name} {answer!r} is {len(found)} tokens {[*map(self.piece, found)]}; {hint}, "
+            f"or choose a single-token {name}",
+        )
+
+    def _melting(self, text: str, answer: str) -> str:
+        if self.masked:
+            return (
+                f"changes the tokens around the mask of {text!r}; write the answer as it stands in the sentence, "
+                f"with a space on one side only (e.g. {'is [MASK].'!r} and {answer.strip()!r})"
+            )
+        return (
+            f"melts into the last token of {text!r}; end the text at a word's end and begin the answer with its "
+            f"space, e.g. {' ' + answer.lstrip()!r}"
+        )
+
+    def subject(self, text: str, ranges: Sequence[tuple[int, int]], subject: str, occurrence: int | None) -> range:
+        """The tokens that overlap the subject; `ranges` are the characters of each token."""
+        whole, wanted = self.written(text), subject.strip()
+        found = occurrences(whole, wanted)
+        if not found:
+            where = "stands only within other words of" if wanted in whole else "is not in"
+            raise PromptError(
+                Reason.SUBJECT, f"the subject {subject!r} {where} the text {text!r}; give it as the text writes it"
+            )
+        if occurrence is None and len(found) > 1:
+            places = (f"...{whole[max(0, a - 12) : a]}>>{whole[a:b]}<<{whole[b : b + 12]}..." for a, b in found)
+            raise PromptError(
+                Reason.TWO_SUBJECTS,
+                f"the subject {wanted!r} stands {len(found)} times in {text!r}: {' and '.join(places)}; "
+                f"say which with Prompt(..., occurrence=0), or occurrence=-1 for the last",
+            )
+        try:
+            start, end = found[occurrence or 0]
+        except IndexError:
+            raise PromptError(
+                Reason.SUBJECT,
+                f"occurrence={occurrence}, but the subject {wanted!r} stands {len(found)} times in {text!r}",
+            ) from None
+        inside = [i for i, (a, b) in enumerate(ranges) if a < end and b > start and b > a]
+        if not inside:
+            raise PromptError(Reason.SUBJECT, f"no token of {text!r} covers the subject {subject!r}")
+        return range(inside[0], inside[-1] + 1)
+
+    def piece(self, token: int) -> str:
+        if token not in self._pieces:
+            self._pieces[token] = self.tokenizer.decode([token])
+        return self._pieces[token]
+
+    def _ranges(self, text: str, ids: list[int]) -> list[tuple[int, int]]:
+        """Character ranges for a slow tokenizer: decode ever longer prefixes; they must spell the text."""
+        ends = [len(self.tokenizer.decode(ids[: i + 1])) for i in range(len(ids))]
+        if self.tokenizer.decode(ids) != text:
+            raise ValueError(f"this slow tokenizer does not spell {text!r} back; load it with use_fast=True")
+        return list(zip([0, *ends[:-1]], ends, strict=True))
