@@ -1,7 +1,5 @@
 """Determiner-noun pairs in many sentences: `these horses` in its own sentence, and in those of other pairs."""
 
-from __future__ import annotations
-
 import random
 from dataclasses import dataclass, replace
 

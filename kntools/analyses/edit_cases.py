@@ -1,7 +1,5 @@
 """What an edit is tried on: the fact to change, and questions that should, and should not, be answered anew."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial

@@ -1,7 +1,5 @@
 """What is asked of a model before and after an edit of one case: the payload that scores are made from."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 from typing import Any

@@ -1,7 +1,5 @@
 """Ways to edit facts, under one signature: `(model, prompts, targets) -> edits`, each made on the unedited model."""
 
-from __future__ import annotations
-
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager

@@ -1,7 +1,5 @@
 """What an evaluation of edits holds: the answers to each case before and after its edit, and scores made from them."""
 
-from __future__ import annotations
-
 import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence

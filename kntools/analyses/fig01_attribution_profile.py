@@ -1,7 +1,5 @@
 """Figure 1: mean attribution score of each neuron, for each target word."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path

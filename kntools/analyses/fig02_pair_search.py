@@ -1,7 +1,5 @@
 """Figure 2: in how many determiner-noun pairs is a neuron a knowledge neuron?"""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -75,7 +73,7 @@ class PairSearch(Table):
         """All forms of the nouns of one half: `selection` or `test`."""
         return {form for row in self.rows if row["half"] == half for form in row["nouns"].split("/")}
 
-    def shuffled(self, seed: int) -> PairSearch:
+    def shuffled(self, seed: int) -> "PairSearch":
         """Null data: in every pair, target and foil change places where a coin says so. This asks the model nothing."""
         if any(row["metric"] != "contrast" for row in self.rows):
             raise ValueError("only a contrast can be turned around; search with SearchSettings(metric='contrast')")

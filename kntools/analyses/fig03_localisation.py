@@ -1,7 +1,5 @@
 """Figure 3: how localised are agreement and facts? Knowledge neurons, tau and R1^2, with what chance would give."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, get_args

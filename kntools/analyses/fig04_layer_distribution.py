@@ -1,7 +1,5 @@
 """Figure 4: in which layers do knowledge neurons lie, those of agreement and those of facts?"""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Figure 5: what suppressing a neuron does to the probability of plural, singular and neutral modifiers."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, Literal

@@ -1,7 +1,5 @@
 """Figure 6: correlation of an effect with co-occurrences of words and plural nouns."""
 
-from __future__ import annotations
-
 import json
 import math
 import unicodedata

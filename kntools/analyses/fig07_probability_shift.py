@@ -1,7 +1,5 @@
 """Figure 7: the exact probabilities of words before and after a neuron edit."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Figure 8: how many predictions does a neuron edit overturn? Minimal pairs (8a) and facts (8b)."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path

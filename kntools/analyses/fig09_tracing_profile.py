@@ -1,7 +1,5 @@
 """Figure 9: where in a sentence, and in which layers, does a model hold what an answer depends on?"""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction

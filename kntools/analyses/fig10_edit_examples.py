@@ -1,7 +1,5 @@
 """Figure 10: what a model writes before and after an edit, on the edited fact and around it."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Figure 11: does an edit change what follows from it, and nothing else?"""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict

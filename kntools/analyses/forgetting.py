@@ -1,7 +1,5 @@
 """How much of many edits is left: of so many made at once, and of so many made one after the other."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, replace

@@ -1,7 +1,5 @@
 """Does the causal trace of a layer say how well a fact is edited there (Hase et al. 2023)?"""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace

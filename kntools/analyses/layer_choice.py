@@ -1,7 +1,5 @@
 """Which layer to edit: what causal traces propose, and what a sweep over layers finds."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path

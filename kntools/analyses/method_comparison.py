@@ -1,7 +1,5 @@
 """Which way of choosing neurons is worth its cost? Adaptive and published rules of integration, and what is cheaper."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace

@@ -1,7 +1,5 @@
 """How all analyses search for neurons: settings, runs, and the search of one group with its null."""
 
-from __future__ import annotations
-
 import hashlib
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -62,7 +60,7 @@ class SearchSettings:
     def __post_init__(self) -> None:
         self.choose(torch.zeros(1, 1, 1))  # a mistake is an error before the work, not after it
 
-    def asking(self, model: Any, prompts: Sequence[Prompt]) -> SearchSettings:
+    def asking(self, model: Any, prompts: Sequence[Prompt]) -> "SearchSettings":
         """The same, with the metric that these prompts are asked in."""
         if self.metric is not None:
             return self

@@ -1,7 +1,5 @@
 """Is a neuron about number, or about a pattern of words? Found in one paradigm, suppressed in all others."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """Which attribution finds knowledge whose place is known? Facts trained into few neurons (INJ; Chang et al. 2024)."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Prompts that ask for one fact or one agreement: what a search for knowledge neurons is given."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import random

@@ -1,7 +1,5 @@
 """Words in the place of an answer, or before it: figure 5's lists, prompts that ask for them, and probabilities."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace

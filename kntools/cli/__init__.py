@@ -4,8 +4,6 @@ A command is a function that returns an `Output` (`command.py`); options that co
 dataclasses that they take (`options.py`). Its module is imported when it runs (`group.py`).
 """
 
-from __future__ import annotations
-
 from importlib.metadata import version
 from typing import Annotated
 

@@ -1,7 +1,5 @@
 """What commands of analyses share: `--run`, `--out` as the beginning of file names, and results as output."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path

@@ -1,7 +1,5 @@
 """`kntools attribute`: which neurons make this answer probable?"""
 
-from __future__ import annotations
-
 from typing import Annotated
 
 import typer

@@ -1,7 +1,5 @@
 """`kntools card`: tokens, contexts and effects of neurons."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Annotated, Any
 

@@ -1,7 +1,5 @@
 """From a function to a command: shared options, errors in one line, and one way to print and to write."""
 
-from __future__ import annotations
-
 import inspect
 import shlex
 import sys

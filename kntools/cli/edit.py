@@ -1,7 +1,5 @@
 """`kntools edit`: change one fact, and compare generated texts before and after."""
 
-from __future__ import annotations
-
 import warnings
 from dataclasses import dataclass, replace
 from pathlib import Path

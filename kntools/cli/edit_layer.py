@@ -1,7 +1,5 @@
 """Which layer to edit, by causal traces and by edits in several layers, and their correlation."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Annotated
 

@@ -1,7 +1,5 @@
 """`kntools evaluate`: edits of many facts, and their effects on other questions."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Annotated, Any
 

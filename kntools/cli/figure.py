@@ -1,7 +1,5 @@
 """Commands of `kntools figure`: one analysis of Niu et al. 2024 each."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Groups of commands whose modules are imported when a command runs: `-h` answers before PyTorch is there."""
 
-from __future__ import annotations
-
 import ast
 import sys
 from collections.abc import Mapping

@@ -1,7 +1,5 @@
 """A test of neurons: the answer's probability with them ablated, doubled, and with random ones ablated."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any

@@ -1,7 +1,5 @@
 """Options of several commands, as fields of the dataclasses that commands take."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path

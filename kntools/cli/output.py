@@ -1,7 +1,5 @@
 """The result of a command, and its output to the terminal, JSON and files."""
 
-from __future__ import annotations
-
 import json
 import sys
 from collections.abc import Callable, Mapping, Sequence

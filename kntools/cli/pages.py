@@ -1,7 +1,5 @@
 """The pages that `--out` writes."""
 
-from __future__ import annotations
-
 import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict

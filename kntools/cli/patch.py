@@ -1,7 +1,5 @@
 """`kntools patch`: patch activations of one prompt into the run of another."""
 
-from __future__ import annotations
-
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal

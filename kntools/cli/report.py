@@ -1,7 +1,5 @@
 """`kntools report`: all figures of Niu et al. 2024 on one model, on one page."""
 
-from __future__ import annotations
-
 import re
 import warnings
 from dataclasses import dataclass, field

@@ -1,7 +1,5 @@
 """`kntools search`: which neurons carry this fact in all its phrasings?"""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Annotated
 

@@ -1,7 +1,5 @@
 """`kntools trace`: which states restore the answer after its subject was corrupted?"""
 
-from __future__ import annotations
-
 from typing import Annotated, Literal
 
 import pandas as pd

@@ -1,7 +1,5 @@
 """Number-agreement frames for causal tracing, from word lists of our own: no data set is needed."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import product

@@ -1,7 +1,5 @@
 """BLiMP: 67 paradigms of 1,000 minimal pairs each (Warstadt et al., 2020)."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Unpack
 

@@ -1,7 +1,5 @@
 """CounterFact: facts to be rewritten, with prompts that should and should not change (Meng et al., 2022)."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, Unpack

@@ -1,7 +1,5 @@
 """Facts that GPT-2 XL predicts, used for causal tracing (Meng et al., 2022)."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Unpack

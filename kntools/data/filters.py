@@ -1,7 +1,5 @@
 """Choose records: by answer, by what a model already knows (without touching the model), and how many."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import replace

@@ -1,7 +1,5 @@
 """Name what a minimal pair is about: its determiner, its number, its gender; `None` if it has none."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Data sets on the Hugging Face hub, with an answer within seconds when the hub cannot be reached."""
 
-from __future__ import annotations
-
 import functools
 import socket
 import threading

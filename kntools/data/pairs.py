@@ -1,7 +1,5 @@
 """Minimal pairs: two sentences of which one is acceptable, aligned token by token."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -50,7 +48,7 @@ class MinimalPair:
         return self.words[0] if self.words else ""
 
     @staticmethod
-    def aligned(tokenizer: Any, masked: bool, pairs: Sequence[MinimalPair]) -> list[Candidate]:
+    def aligned(tokenizer: Any, masked: bool, pairs: "Sequence[MinimalPair]") -> list[Candidate]:
         """One candidate per pair: a prompt if the sentences differ in one whole-word token in place.
 
         The candidate carries the token ids found here: the prompt's text must give the same ones again.

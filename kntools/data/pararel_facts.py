@@ -1,7 +1,5 @@
 """ParaRel: facts of one relation and paraphrased patterns to ask for them (Elazar et al., 2021)."""
 
-from __future__ import annotations
-
 import re
 from dataclasses import dataclass
 from pathlib import Path

@@ -6,8 +6,6 @@
 A causal model can be asked only where nothing but a full stop follows the answer.
 """
 
-from __future__ import annotations
-
 import re
 
 from kntools.data.records import Candidate

@@ -1,7 +1,5 @@
 """Read data files as `Row`s, whose fields are read by type. A bad record is an error with its file and line."""
 
-from __future__ import annotations
-
 import json
 import re
 from bisect import bisect
@@ -43,14 +41,14 @@ class Row:
             return tuple(value)
         raise self._problem(name, "a list of strings that are not blank")
 
-    def child(self, name: str) -> Row:
+    def child(self, name: str) -> "Row":
         """An object inside this one."""
         value = self.values.get(name)
         if isinstance(value, Mapping):
             return Row(f"{self.where}, in {name!r}", value)
         raise self._problem(name, "an object")
 
-    def template(self, name: str = "template") -> Row:
+    def template(self, name: str = "template") -> "Row":
         """This row, if a text in it has one place for the subject."""
         if (text := self.text(name)).count("{}") != 1:
             raise ValueError(f"{self.where}: field {name!r} is {text!r}; expected one {{}} for the subject")

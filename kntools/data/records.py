@@ -2,8 +2,6 @@
 records as prompts for a model.
 """
 
-from __future__ import annotations
-
 from abc import abstractmethod
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -37,7 +35,7 @@ class Skipped:
     counts: tuple[tuple[str, int], ...] = ()
 
     @classmethod
-    def of(cls, reasons: Iterable[str] | Mapping[str, int]) -> Skipped:
+    def of(cls, reasons: Iterable[str] | Mapping[str, int]) -> "Skipped":
         """Count reasons. The most frequent comes first, ties by name."""
         kept = [(reason, n) for reason, n in Counter(reasons).items() if n]
         return cls(tuple(sorted(kept, key=lambda item: (-item[1], item[0]))))
@@ -49,7 +47,7 @@ class Skipped:
     def __getitem__(self, reason: str) -> int:
         return dict(self.counts).get(reason, 0)
 
-    def __add__(self, other: Skipped) -> Skipped:
+    def __add__(self, other: "Skipped") -> "Skipped":
         return Skipped.of(Counter(dict(self.counts)) + Counter(dict(other.counts)))
 
     def __str__(self) -> str:
@@ -122,12 +120,12 @@ class Loaded(Counted[Record]):
     def kept(self) -> tuple[Record, ...]:
         return self.records
 
-    def where(self, keep: Callable[[Record], bool], reason: str) -> Loaded[Record]:
+    def where(self, keep: Callable[[Record], bool], reason: str) -> "Loaded[Record]":
         """Keep the records for which `keep` is true; count the others as skipped for `reason`."""
         kept = tuple(record for record in self.records if keep(record))
         return replace(self, records=kept, skipped=self.skipped + Skipped.of({reason: len(self) - len(kept)}))
 
-    def prompts(self, model: Any, *, role: str | None = None, multi_token: MultiToken = "error") -> PromptSet:
+    def prompts(self, model: Any, *, role: str | None = None, multi_token: MultiToken = "error") -> "PromptSet":
         """The records as prompts for `model`, masked or causal, with counts of skipped questions.
 
         ```python
@@ -189,12 +187,12 @@ class PromptSet(Counted[Prompt]):
             grouped.setdefault(id(record), (record, []))[1].append(prompt)
         return [(record, tuple(prompts)) for record, prompts in grouped.values()]
 
-    def where(self, keep: Callable[[Any, Prompt], bool], reason: str) -> PromptSet:
+    def where(self, keep: Callable[[Any, Prompt], bool], reason: str) -> "PromptSet":
         """Keep the prompts for which `keep(record, prompt)` is true; count the others for `reason`."""
         pairs = zip(self.records, self.prompts, strict=True)
         return self.only([i for i, (record, prompt) in enumerate(pairs) if keep(record, prompt)], reason)
 
-    def only(self, indices: Iterable[int], reason: str) -> PromptSet:
+    def only(self, indices: Iterable[int], reason: str) -> "PromptSet":
         """Keep the prompts at `indices`; count the others for `reason`."""
         kept = sorted(set(indices))
         return replace(

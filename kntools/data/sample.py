@@ -1,7 +1,5 @@
 """The built-in sample: a data folder of our own, in the layout and fields of the data sets that it stands in for."""
 
-from __future__ import annotations
-
 import tomllib
 from importlib import resources
 from pathlib import Path

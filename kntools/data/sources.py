@@ -3,8 +3,6 @@
 The sample stands in for a data set that is not there with a warning, never silently.
 """
 
-from __future__ import annotations
-
 import os
 import warnings
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """Bijective facts: an edit of "the capital of s is t" should also change what "t is the capital of" says."""
 
-from __future__ import annotations
-
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass

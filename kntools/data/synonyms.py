@@ -1,7 +1,5 @@
 """Facts that can be said another way: who works in the field of linguistics is a linguist."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, Unpack

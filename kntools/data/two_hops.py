@@ -1,7 +1,5 @@
 """Facts from which another one follows by a second step: a citizen's country has a capital."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, Unpack

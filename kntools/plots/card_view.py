@@ -1,7 +1,5 @@
 """From a figure to cards: in a notebook, a click on a neuron opens its card beside the figure."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterable
 from functools import cache

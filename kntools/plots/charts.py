@@ -1,7 +1,5 @@
 """Bars, lines and dots of a table: those of plotly express, with intervals and in the common look."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from typing import Any, Unpack
 

@@ -1,7 +1,5 @@
 """Two attributions of the same prompts, neuron by neuron."""
 
-from __future__ import annotations
-
 from typing import Any, Unpack
 
 import numpy as np

@@ -1,7 +1,5 @@
 """What interventions do: beside random neurons, neuron by neuron, and by token role and layer."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any, Unpack
 

@@ -1,7 +1,5 @@
 """Heatmaps of any table, `[layer x]` or other: cells with names, and colours that are symmetric around 0."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Unpack
 

@@ -1,7 +1,5 @@
 """Neurons: all of a model in one heatmap, the leading ones as bars, and the layers in which they lie."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping
 from itertools import pairwise
 from typing import Any, Unpack

@@ -1,7 +1,5 @@
 """What figures are drawn from: results, by their fields alone, or plain tensors."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any

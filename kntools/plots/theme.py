@@ -5,8 +5,6 @@ apart with any kind of colour vision. Nothing but the templates depends on the b
 with `fig.update_layout(template="kntools_dark")`.
 """
 
-from __future__ import annotations
-
 import textwrap
 from html import escape
 from typing import Any, TypedDict, Unpack

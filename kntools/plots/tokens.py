@@ -1,7 +1,5 @@
 """Tokens, heads or neurons x layers: where tracing or patching changes the answer."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Unpack
 

@@ -1,7 +1,5 @@
 """From a study to a folder: each figure in turn, its tables, its pictures, and one page."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The cards that a page embeds: those of the neurons that stand out in its figures."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from itertools import zip_longest
 from typing import Any

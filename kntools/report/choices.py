@@ -1,7 +1,5 @@
 """What each figure is asked about: which paradigms and relations, and which of their prompts."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import zip_longest

@@ -1,7 +1,5 @@
 """Figures 10 and 11: what an edit of the weights makes a model say."""
 
-from __future__ import annotations
-
 import warnings
 from functools import partial
 from typing import Any

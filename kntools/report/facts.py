@@ -1,7 +1,5 @@
 """A fact at a time: its knowledge neurons over several phrasings, and what becomes of it without them."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Any
 

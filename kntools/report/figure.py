@@ -3,8 +3,6 @@
 The texts are in `assets/texts.toml`: figures, and by their names charts and tables.
 """
 
-from __future__ import annotations
-
 import math
 import tomllib
 from collections.abc import Callable, Iterable, Mapping, Sequence

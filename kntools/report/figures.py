@@ -1,7 +1,5 @@
 """The figures of Niu et al. 2024 in order, and before them a fact at a time."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 from kntools.report import edit_figures, facts, neuron_figures, word_figures

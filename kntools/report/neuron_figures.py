@@ -1,7 +1,5 @@
 """Figures 1 to 4, 8 and 9: which neurons and states carry an answer, and what editing neurons overturns."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import pandas as pd

@@ -13,8 +13,6 @@ Texts are shown as they are written; backticks set code. plotly.js is in the fil
 light or dark setting, and a button changes it; figures have buttons that save them as PNG and SVG.
 """
 
-from __future__ import annotations
-
 import json
 import math
 import re

@@ -1,7 +1,5 @@
 """Figures as PNG and SVG files, where kaleido and a Chromium browser are there to draw them."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path

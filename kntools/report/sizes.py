@@ -1,7 +1,5 @@
 """How much a report looks at."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 from kntools.analyses.edit_methods import EDITORS

@@ -1,7 +1,5 @@
 """One model, and what its figures share: prompts that are chosen once, searches and shifts that are made once."""
 
-from __future__ import annotations
-
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass

@@ -1,7 +1,5 @@
 """Figures 5 to 7: what suppressing the candidate of a number does to words."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import pandas as pd
