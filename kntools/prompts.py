@@ -122,9 +122,9 @@ class Reason(StrEnum):
     """Why a prompt cannot be asked of a model."""
 
     MASK = "not exactly one mask"
-    SPACE = "the space stands before the answer's place"
-    GLUED = "the answer is glued to the word before it"
-    MELTS = "answer melts into the text"
+    SPACE = "the space is before the answer's place"
+    GLUED = "the answer is attached to the word before it"
+    MELTS = "answer merges with the text"
     UNSEEN = "nothing of it is left in the tokens"
     ANSWER_PIECES = "answer is not one token"
     FOIL_PIECES = "foil is not one token"
@@ -132,7 +132,7 @@ class Reason(StrEnum):
     UNKNOWN_WORD = "answer is not in the vocabulary"
     TOO_LONG = "longer than the model's context"
     SUBJECT = "the subject is not found in the text"
-    TWO_SUBJECTS = "the subject stands in the text more than once"
+    TWO_SUBJECTS = "the subject occurs in the text more than once"
 
 
 class PromptError(ValueError):
@@ -365,11 +365,11 @@ class _Encoder:
         text = prompt.text
         if self.masked:
             return (
-                f"the {name} {answer!r} changes the tokens around the mask of {text!r}; write the answer as it stands "
+                f"the {name} {answer!r} changes the tokens around the mask of {text!r}; write the answer as "
                 f"in the sentence, with a space on one side only (e.g. {'is [MASK].'!r} and {answer.strip()!r})"
             )
         return (
-            f"the {name} {answer!r} melts into the last token of {text!r}; end the text at a word's end and begin the "
+            f"the {name} {answer!r} merges with the last token of {text!r}; end the text at a word's end and begin the "
             f"answer with its space, e.g. {' ' + answer.lstrip()!r}"
         )
 
@@ -406,7 +406,7 @@ def _ranges_by_prefix(tokenizer: Any, text: str, ids: list[int]) -> list[tuple[i
     """Character ranges for a slow tokenizer: decode ever longer prefixes; they must spell the text."""
     ends = [len(tokenizer.decode(ids[: i + 1])) for i in range(len(ids))]
     if tokenizer.decode(ids) != text:
-        raise ValueError(f"this slow tokenizer does not spell {text!r} back; load it with use_fast=True")
+        raise ValueError(f"this slow tokenizer does not reproduce {text!r} back; load it with use_fast=True")
     return list(zip([0, *ends[:-1]], ends, strict=True))
 
 
@@ -415,24 +415,24 @@ def _subject_tokens(prompt: Prompt, text: str, ranges: Sequence[tuple[int, int]]
     subject = (prompt.subject or "").strip()
     found = occurrences(text, subject)
     if not found:
-        where = "stands only within other words of" if subject in text else "is not in"
+        where = "occurs only within other words of" if subject in text else "is not in"
         raise PromptError(
             Reason.SUBJECT,
-            f"the subject {prompt.subject!r} {where} the text {prompt.text!r}; give it as the text writes it",
+            f"the subject {prompt.subject!r} {where} the text {prompt.text!r}; write it exactly as in the text",
         )
     if prompt.occurrence is None and len(found) > 1:
         places = " and ".join(f"...{text[max(0, a - 12) : a]}>>{text[a:b]}<<{text[b : b + 12]}..." for a, b in found)
         raise PromptError(
             Reason.TWO_SUBJECTS,
-            f"the subject {subject!r} stands {len(found)} times in {prompt.text!r}: {places}; "
-            f"say which with Prompt(..., occurrence=0), or occurrence=-1 for the last",
+            f"the subject {subject!r} occurs {len(found)} times in {prompt.text!r}: {places}; "
+            f"choose one with Prompt(..., occurrence=0), or occurrence=-1 for the last",
         )
     try:
         start, end = found[prompt.occurrence or 0]
     except IndexError:
         raise PromptError(
             Reason.SUBJECT,
-            f"occurrence={prompt.occurrence}, but the subject {subject!r} stands {len(found)} times in {prompt.text!r}",
+            f"occurrence={prompt.occurrence}, but the subject {subject!r} occurs {len(found)} times in {prompt.text!r}",
         ) from None
     inside = [i for i, (a, b) in enumerate(ranges) if a < end and b > start and b > a]
     if not inside:

@@ -57,7 +57,7 @@ def test_a_subject_is_a_whole_word() -> None:
     encoded = kn.encode(model, kn.Prompt("The start of art is", " Ottawa", subject="art"))
     assert spelled(encoded, model) == " art"
     for text, subject in (("The capital of Canadaland is", "Canada"), ("The Canadians of Japan", "Canadian")):
-        with pytest.raises(PromptError, match=f"'{subject}' stands only within other words of the text") as error:
+        with pytest.raises(PromptError, match=f"'{subject}' occurs only within other words of the text") as error:
             kn.encode(model, kn.Prompt(text, " Ottawa", subject=subject))
         assert error.value.reason == Reason.SUBJECT
 

@@ -16,7 +16,7 @@ from kntools.analyses.edit_methods import Method, Moments, chosen_editors, same_
 from kntools.analyses.edit_result import EditConsistency, Payload
 from kntools.analyses.neuron_search import open_run
 
-SAYS_IT = "the model says the new answer already"
+SAYS_IT = "the new answer is already the model's answer"
 
 
 class NoCaseLeft(ValueError):

@@ -47,7 +47,7 @@ def checked_words(words: Words | Sequence[str]) -> list[tuple[str, str]]:
     names = [word for _, word in found]
     twice = sorted({word for word in names if names.count(word) > 1})
     if twice or "" in names:
-        raise ValueError(f"words must be there once, and not be empty: {twice or names}")
+        raise ValueError(f"words must be distinct and not empty: {twice or names}")
     return found
 
 
@@ -139,7 +139,7 @@ def word_probabilities(
         values = answer_values(model, asked, interventions)
         return rearrange(values, "edit (prompt word) -> edit prompt word", word=len(words))
     if any(slots):
-        raise ValueError(f"{sum(slots)} of {len(slots)} prompts have a slot {SLOT}; give all of them one, or none")
+        raise ValueError(f"{sum(slots)} of {len(slots)} prompts have a slot {SLOT}; all of them need one, or none")
     encoded = _with_words(model, prompts, words)
     ids = torch.tensor([e.target_ids[0] for e in encoded]).view(len(prompts), len(words))
     texts = encoded[:: len(words)]

@@ -95,9 +95,9 @@ def _warn_of_residuals(att: Attribution, tol: float) -> None:
     assert att.floor is not None
     by_rounding = bool((missed & (asked < att.floor)).any())
     why = (
-        f"rounding alone makes up to {float(att.floor.max()):.1g} of it (Attribution.floor): load the model in float32"
+        f"rounding errors reach {float(att.floor.max()):.1g} (Attribution.floor): load the model in float32"
         if by_rounding
-        else f"the {att.metric} leaps along their path"
+        else f"the {att.metric} jumps along their path"
     )
     warnings.warn(
         f"{int(missed.sum())} of {missed.numel()} layers are not complete to tol={tol:g}: their residual is up to "

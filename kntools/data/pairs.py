@@ -61,7 +61,7 @@ class MinimalPair:
 
 def _align(tokenizer: Any, masked: bool, pairs: Sequence[MinimalPair]) -> list[Candidate]:
     if not getattr(tokenizer, "is_fast", False):
-        raise ValueError("minimal pairs need a fast tokenizer (use_fast=True) for the places of tokens")
+        raise ValueError("minimal pairs need a fast tokenizer (use_fast=True) to locate tokens")
     if not pairs:
         return []
     found = []

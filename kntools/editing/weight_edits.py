@@ -102,7 +102,7 @@ class WeightEdit(Result):
         if self.provenance["fingerprint"] != other.provenance["fingerprint"]:
             raise ValueError(
                 "these edits were made on different weights, so they do not add up; "
-                "an edit that was made while another one was applied is applied inside its scope"
+                "apply an edit that was computed inside the scope of another one inside that scope"
             )
         label = f"{self.title()} + {other.title()}"
         shared = sorted({a.layer for a in self.changes for b in other.changes if a.shares_rows(b)})
@@ -112,7 +112,7 @@ class WeightEdit(Result):
         if not (self._is_exact() and other._is_exact()):
             raise ValueError(
                 f"both edits change the same rows of W_out in layer {', '.join(map(str, shared))}: each was solved "
-                "alone, and in the sum neither holds. Make them together (kn.emmet(model, prompts, targets, "
+                "alone, and their sum satisfies neither. Make them together (kn.emmet(model, prompts, targets, "
                 "layers=...)), or apply one (`with one.applied(model):`) and make the other there"
             )
         both = joined([*self.constraints, *other.constraints])

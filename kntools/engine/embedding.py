@@ -24,7 +24,7 @@ def embed(model: Any, tokens: Int[Tensor, "prompt pos"], embedding: Embedding) -
     for number, hooks in enumerate(embedding):
         for name, _ in hooks:
             if stage_of(name, layers) != -1:
-                raise ValueError(f"{name!r} is not on the embedding; such hooks belong into the interventions")
+                raise ValueError(f"{name!r} is not on the embedding; put such hooks into the interventions")
         fired: set[str] = set()
         points = [(adapter.hook_point(model, name), noting(fn, name, fired)) for name, fn in hooks]
         rows.append(adapter.run_embedding(model, tokens[number : number + 1], points))

@@ -33,7 +33,7 @@ class TextProgress:
         for what in ("fingerprint", "settings"):
             if saved[what] != about[what]:
                 raise ValueError(
-                    f"{self.path} is another measurement: its {what} is {saved[what]}, not {about[what]}; "
+                    f"{self.path} belongs to another measurement: its {what} is {saved[what]}, not {about[what]}; "
                     "give another file"
                 )
         self.texts, self.digest = texts, digest

@@ -121,10 +121,10 @@ def attribution_patch(
     }
     names = [field.name for field in fields(CellChoice)]
     if unknown := sorted(cells.keys() - names):
-        raise TypeError(f"unknown argument {unknown[0]!r}; of cells there are {', '.join(names)}")
+        raise TypeError(f"unknown argument {unknown[0]!r}; the arguments of cells are {', '.join(names)}")
     choice = CellChoice(**cells)
     if method == "atp_star" and choice.window != 1:
-        raise ValueError(f"method='atp_star' is of single layers, and window={choice.window}; use 'integrated'")
+        raise ValueError(f"method='atp_star' supports single layers only, but window={choice.window}; use 'integrated'")
     return patch_grid(
         model, encode_pairs(model, clean, corrupted), choice, metric, noising, ways[method], method=method
     )

@@ -78,7 +78,7 @@ class PatchGrid(Result):
         """The metric on a scale from the corrupted prompt (0) to the clean one (1), of the means over pairs."""
         gap = self.clean - self.corrupted
         if gap == 0:
-            raise ValueError("the metric is the same for both prompts: there is nothing to normalise by; use .effect")
+            raise ValueError("the metric is the same for both prompts, so .normalized divides by 0; use .effect")
         return (self.values - self.corrupted) / gap
 
     def interval(self, *, confidence: float = 0.95, resamples: int = 2000, seed: int = 0) -> Interval:

@@ -157,7 +157,7 @@ def facts(study: Study) -> Shown:
     return Shown(
         tested(
             passed,
-            "loss of an answer beyond that without random neurons",
+            "drop of the answers beyond that of random neurons",
             f"paired t-test, n = {len(found.names)} facts",
             [result["p"]],
         ),

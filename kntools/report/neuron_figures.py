@@ -48,7 +48,7 @@ def pair_search(study: Study) -> Shown:
     nothing = f"neuron of a number (candidates: {', '.join(candidates) or 'none'})"
     tested_on, metric = (found.frame["half"] == "test").sum(), found.frame["metric"][0]
     against = " and sign test against the foil" if metric == "contrast" else ""
-    test = f"Fisher's exact test{against} on pairs other than those chosen by, Holm-corrected, n = {tested_on} pairs"
+    test = f"Fisher's exact test{against} on the other half of the pairs, Holm-corrected, n = {tested_on} pairs"
     content = blocks("figure-2", found.plot(), claims, tables={"shares": found.shares(), "pairs": found.to_frame()})
     return Shown(tested(passed, nothing, test, claims["p_holm"]), content)
 
@@ -123,7 +123,7 @@ def transfer(study: Study) -> Shown:
             )
         about: dict[str, Any] = {"part": number, "number": number, "neuron": study.candidate(number)}
         content += blocks("transfer", result.plot(), summary, tables={"prompts": result.to_frame()}, **about)
-    nothing = "fall of the contrast in any paradigm"
+    nothing = "decrease of the contrast in any paradigm"
     return Shown(tested(passed, nothing, "t-test against random neurons, Holm-corrected", p_values), content, missing)
 
 

@@ -22,7 +22,7 @@ def write(folder: Path, pictures: Sequence[Chart]) -> tuple[list[Path], str]:
     All are drawn in one go, for it is the browser's start that takes its time.
     """
     if find_spec("kaleido") is None:
-        return [], "no PNG and SVG files beside the page (its buttons save them): pip install 'kntools[images]'"
+        return [], "no PNG and SVG files (the buttons on the page save them): pip install 'kntools[images]'"
     if not pictures:
         return [], ""
     folder.mkdir(parents=True, exist_ok=True)
@@ -37,5 +37,5 @@ def write(folder: Path, pictures: Sequence[Chart]) -> tuple[list[Path], str]:
     try:
         plotly.io.write_images(**drawn)
     except Exception as error:  # kaleido, the browser and what is between them have errors of many kinds
-        return [], f"no PNG and SVG files beside the page (its buttons save them): {type(error).__name__}: {error}"
+        return [], f"no PNG and SVG files (the buttons on the page save them): {type(error).__name__}: {error}"
     return drawn["file"], ""
