@@ -33,7 +33,7 @@ class AttributionProfile(Result):
     Neurons are chosen by their scores on one half of the prompts; all that is shown of them is of the other half.
 
     ```python
-    profile.leading(3)                  # the neurons that stand out in one class and not in the others
+    profile.leading(3)                  # the neurons with a high score in one class and not in the others
     profile.to_frame(neurons)           # their mean score in every class
     ```
     """

@@ -112,9 +112,9 @@ def localisation(
 
     Arguments:
         groups: from `prompt_groups`, of any paradigms and relations, each of at least two prompts.
-        null: what chance gives. `"neurons"`: each prompt's scores stand on random neurons of the same layer, so the
-            marginal stays and agreement goes. `"answers"`: the same prompts ask for answers drawn from the whole
-            paradigm or relation. `"foils"`: target and foil of each prompt change places where a coin says so. Both
+        null: the chance level. `"neurons"`: each prompt's scores on random neurons of the same layer (the same
+            marginal, no agreement). `"answers"`: the same prompts with answers drawn from the whole
+            paradigm or relation. `"foils"`: target and foil of each prompt are swapped at random. Both
             cost as much again. `None`: no null.
         seed: of the null.
     """

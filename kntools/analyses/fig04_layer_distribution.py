@@ -57,7 +57,7 @@ def layer_distribution(
 
     Arguments:
         found: a `Localisation`, or for each kind the neurons of every group. Groups without neurons are left out; the
-            neurons of one group are never taken apart, for they are found together.
+            neurons of one group stay together in the test, because they are found together.
         n_layers: of the model; a neuron beyond them is an error.
         permutations: of a test of two kinds: the distance between their shares (half the sum of absolute
             differences, 0 to 1) against the same with groups given to the kinds at random.

@@ -45,7 +45,7 @@ class SuppressionEffect(Table):
     """One row per group and word: `group, section, word, n, before, after, change, low, high, t, p, p_corrected,
     significant`, and the change by its three definitions (`dai`, `mean_ratio`, `kn_thesis`).
 
-    `change` is the definition that was asked for, with a bootstrap interval over prompts. Where that is `log_odds`,
+    `change` is the chosen definition, with a bootstrap interval over prompts. Where that is `log_odds`,
     `before` and `after` are mean log-odds of plural against singular, and the test is of their difference.
     """
 
@@ -101,7 +101,7 @@ def suppression_effect(
             `"dai"`, or `"mean_ratio"` (also called `"eleutherai"`).
         paper: the published test, an unpaired t-test without correction; otherwise a paired one with Holm's
             correction over all words and groups.
-        alpha: what is called significant.
+        alpha: level of significance.
         seed: of the bootstrap.
     """
     _check(change, alpha)

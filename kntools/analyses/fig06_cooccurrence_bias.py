@@ -29,7 +29,7 @@ class CooccurrenceBias(Table):
     """One row per word: `word, section, plural, singular, bias, effect`.
 
     `plural` and `singular` count nouns of either number beside the word; `bias` is the log of their odds (0.5 added
-    to each), positive for words that stand with plurals. `details` has the correlations with their intervals.
+    to each), positive for words that precede plurals. `details` has the correlations with their intervals.
     """
 
     def plot(self, **look: Any) -> Any:
@@ -78,7 +78,7 @@ def count_beside(
         texts: any stream: a list, `read_texts`, a `datasets` stream (its field `text` is read).
         words: what to count, lower case.
         nouns: noun -> number, as `noun_numbers` makes it.
-        between: so many other words may stand between (adjectives); the first known noun counts, punctuation ends it.
+        between: most words in between (adjectives); the first known noun counts, punctuation ends it.
     """
     wanted = {w.lower() for w in words}
     between = whole("between", between, least=0)
@@ -118,7 +118,7 @@ def cooccurrence_bias(
         group: the prompts whose effects are taken (`"plural"`: with plural nouns); the first one by default.
         sections: of words; `None` for all. The neutral ones are the question: the marked ones, which grammar ties
             to one number, correlate for that reason.
-        least: words that stand beside fewer nouns are left out, and named in `details`. Three must be left.
+        least: words with fewer nouns are left out, and named in `details`. Three must remain.
         resamples, seed: of the bootstrap over words that gives the interval.
     """
     groups = list(dict.fromkeys(row["group"] for row in effect.rows))

@@ -26,8 +26,8 @@ _SHOWN = ("reliability, exact", "reliability, free", "neighborhood", "perplexity
 class ForgettingCurve(Table):
     """One row per editor, order, number of edits and score: `editor, order, edits, failed, score, n, value, low, high`.
 
-    `failed` is the number of edits that could not be made; their facts are asked all the same. The editor `before` is
-    the unedited model, asked about the same facts.
+    `failed` is the number of edits that could not be made; their facts are scored too. The editor `before` is
+    the unedited model, scored on the same facts.
     """
 
     def summary(self) -> pd.DataFrame:
@@ -73,7 +73,7 @@ def forgetting_curve(
 
     At once, `emmet`, `memit` and `alpha_edit` solve all facts together; edits of the other editors are made on the
     unedited model and add up. In sequence each edit is made on the model that the earlier ones have edited; joint
-    editors keep what it gives for the earlier keys.
+    editors preserve its outputs for the earlier keys.
 
     Arguments:
         cases: from `make_cases`; edited in this order.

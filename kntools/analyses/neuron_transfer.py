@@ -113,8 +113,8 @@ def transfer(
     transfer(model, prompts, found.leading("plural", 3)).summary()
     ```
 
-    A neuron of number moves verbs and pronouns as it moves nouns, and whatever stands between the two that agree; one
-    of a pattern of words moves only what it was found in. `"at the answer"` suppresses where the answer is predicted,
+    A neuron of number acts on verbs and pronouns as on nouns, with any words between the two that agree; a neuron
+    of a pattern of words acts only on that pattern. `"at the answer"` suppresses where the answer is predicted,
     `"at all positions"` also where the subject or determiner is read.
 
     Arguments:
@@ -164,7 +164,7 @@ def number_prompts(
 
     Arguments:
         number: `"plural"` or `"singular"`: only these; `None` means both.
-        without: nouns that are left out: those by which neurons were chosen.
+        without: nouns to leave out: those that selected the neurons.
         path: where the data is; see `kn.data.blimp`.
 
     Raises:

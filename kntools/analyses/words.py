@@ -63,16 +63,16 @@ def noun_prompts(
     """Prompts of a determiner-noun paradigm by the number of the noun, `limit` of each.
 
     ```python
-    noun_prompts(model, "determiner_noun_agreement_2")      # the determiner is asked for: "Carl cures [MASK] horses."
+    noun_prompts(model, "determiner_noun_agreement_2")      # the answer is the determiner: "Carl cures [MASK] horses."
     noun_prompts(model, "determiner_noun_agreement_1")      # the noun is: "Carl cures {}" -> " horses"
     ```
 
-    A masked model is asked for words in the place of the determiner (paradigms ending in `_2`). A causal one has not
-    read the noun by then; it is asked for the noun after each word (paradigms ending in `_1`), in the form that the
+    A masked model predicts words at the determiner's place (paradigms ending in `_2`). A causal model has not
+    read the noun there; it predicts the noun after each word (paradigms ending in `_1`), in the form that the
     prompts are named after and, as the foil, in the other one.
 
     Arguments:
-        without: nouns that are left out: those by which neurons were chosen that are to be tested.
+        without: nouns to leave out: those that selected the neurons under test.
     """
     if is_relation(paradigm):
         raise ValueError(f"{paradigm} is a relation; numbers of nouns are in determiner_noun_agreement_2 and others")

@@ -63,7 +63,7 @@ def activation(model: Any, prompts: Prompts, *, site: str = "mlp.hook_post") -> 
     kn.activation(model, other_prompts).scores.mean(0)      # for mean_ablate_neurons
     ```
 
-    Arguments and result are those of `integrated_gradients`; `residual` and `gap` are nan. No metric is asked for:
+    Arguments and result are those of `integrated_gradients`; `residual` and `gap` are nan. No metric is needed:
     scores are activations. Those of the several positions of a longer answer (`multi_token="sum"`) add up.
     """
 

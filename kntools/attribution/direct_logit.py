@@ -28,7 +28,7 @@ def direct_logit_attribution(model: Any, prompts: Prompts, *, metric: Metrics = 
     att.top(5), att.metric          # "contrast": u_y is the column of " Ottawa" minus that of " Rome"
     ```
 
-    The final norm, and a norm behind the MLP where there is one (Gemma 2), are held at their scale in the run, so that
+    The final norm, and a norm behind the MLP where there is one (Gemma 2), are fixed at their scale in the run, so that
     contributions add up: the scores of a layer, and its `b_out`, sum to what the layer writes to the logit. No
     backward pass is run, and what later layers make of a neuron does not count.
 
@@ -36,7 +36,7 @@ def direct_logit_attribution(model: Any, prompts: Prompts, *, metric: Metrics = 
         prompts: one or several.
         metric: `"logit"` of the answer, `"contrast"` (minus the foil's logit), or any function that is linear in the
             logits. `None` is the contrast where every prompt has a foil of one token. For an answer of several tokens
-            (`multi_token="sum"`) the logits of all add up. A cap of the logits (Gemma 2) comes after what is read here.
+            (`multi_token="sum"`) the logits of all are summed. A cap of the logits (Gemma 2) is not applied.
 
     Returns:
         `Attribution`; `gap` is the direct contribution of the layer without its bias; `residual` is rounding error.

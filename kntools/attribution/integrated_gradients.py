@@ -55,14 +55,14 @@ def integrated_gradients(
         steps: nodes of a fixed rule.
         tol: for `"adaptive"`: the residual allowed per layer, relative to |m(w) - m(0)|, or to a fiftieth of the
             largest such gap of the prompt if that is more. In half precision, rounding may leave more than that
-            (`Attribution.floor`): refinement stops there, and a warning says so.
-        site: what is scaled: `"mlp.hook_post"`, the input of `W_out`; `"mlp.hook_pre"` is what the code of Niu et
+            (`Attribution.floor`): refinement stops there, with a warning.
+        site: the scaled activation: `"mlp.hook_post"`, the input of `W_out`; `"mlp.hook_pre"`, as in the code of Niu et
             al. differentiates by (the gate's pre-activation in gated models).
         metric: what is attributed: `"probability"` of the answer, `"log_probability"`, `"contrast"` (logit of the
             target minus logit of the foil), or a function from logits `[row d_vocab]` at the answer position to one
             value per row (or one per prompt). `None` is the contrast where every prompt has a foil of one token, else
             the probability. Which it was is in the result.
-        post_norm: only where a norm follows the MLP (Gemma 2 and 3, OLMo 2): `"frozen"` holds that norm's scale at its
+        post_norm: only where a norm follows the MLP (Gemma 2 and 3, OLMo 2): `"frozen"` fixes that norm's scale at its
             value in the run; `"live"` is the published path, along which the norm undoes the scaling.
 
     Returns:

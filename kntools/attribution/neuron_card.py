@@ -66,7 +66,7 @@ def neuron_card(
 
         weight_y = (W_out[i] * gain_final) . W_U[:, y]
 
-    and through the gain of the norm behind the MLP too, where there is one (Gemma 2). No mean is taken away from the
+    and through the gain of the norm behind the MLP too, where there is one (Gemma 2). No mean is subtracted from the
     row or from the unembedding, and scales are left out (the scale of a norm, a multiplier of Granite, the cap of
     Gemma 2's logits): the order of tokens does not depend on them.
     Its key is where it is active: the `k` pieces of text with its highest activations.
@@ -75,9 +75,9 @@ def neuron_card(
         neurons: a `Neuron`, its name or a `(layer, index)` pair; or several.
         texts: a list, a file of one text per line (`pathlib.Path`), or rows with a `text` (a stream of `datasets`).
             Read once, for all neurons; a text longer than the context (or 512 tokens) is cut into pieces.
-        prompt: also say what each neuron does at the answer of this prompt.
+        prompt: also measure the effect of each neuron on the answer of this prompt.
         k: tokens on each side, and contexts.
-        run: a file (`.safetensors`) that keeps what was read of the texts: if interrupted, call again to resume.
+        run: a file (`.safetensors`) that saves the progress over the texts: if interrupted, call again to resume.
 
     Returns:
         A `NeuronCard`, or a list of them in the order given. Activations of special tokens (BOS, [CLS]) do not count.

@@ -51,7 +51,7 @@ def load(wanted: Wanted, path: str | Path | None) -> tuple[list[list[Row]], Sour
     """Rows, one list per file (the hub gives one list), and where they came from.
 
     Raises:
-        FileNotFoundError: nothing was found; the message says what was tried and what to type.
+        FileNotFoundError: nothing was found; the message lists the places searched and a call that works.
         ValueError: something was found that is not the data set.
     """
     if path == SAMPLE:

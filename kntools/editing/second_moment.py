@@ -250,7 +250,7 @@ def second_moment(
             function resumes there, with the same result.
 
     Returns:
-        `SecondMoment`, or one per layer. Forward passes end at the highest layer asked for.
+        `SecondMoment`, or one per layer. Forward passes end at the highest of these layers.
 
     Raises:
         ValueError: no text; a checkpoint of another model, other settings or other texts.

@@ -36,8 +36,8 @@ class WeightEdit(Result):
     edit.save("edit.safetensors"); kn.load("edit.safetensors")
     ```
 
-    `changes` says what is added where, `constraints` which keys are given which values, where that is known.
-    `provenance` holds the fingerprint of the weights that the edit was made on.
+    `changes` has the updates of each layer, `constraints` the values of each key, where these are known.
+    `provenance` has the fingerprint of the weights that the edit was computed on.
 
     Edits may be nested. One that was made while another one was applied is applied on top of it. So can one be that was
     made on the unedited weights: then both are added, whether or not they hold together.

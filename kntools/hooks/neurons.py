@@ -129,7 +129,7 @@ def resample_neurons(
 
     Arguments:
         activations: of all neurons in other prompts, e.g. those of `kn.activation` at their answers.
-        seed: says which of the prompts. The global random state is not used.
+        seed: selects the prompts. The global random state is not used.
     """
     activations = tensor("activations", activations, "[prompt layer d_mlp]: kn.activation(model, others).scores")
     if activations.ndim != 3 or not len(activations):

@@ -45,7 +45,7 @@ def activation_patch(
 
     Arguments:
         clean: the prompt whose activations answer right, or several prompts.
-        corrupted: as many prompts (or texts) of the same number of tokens. They are asked for the clean answer.
+        corrupted: as many prompts (or texts) of the same number of tokens. The answer is the clean one.
         site: any of `kntools.sites.SITES`: `resid_pre`, `resid_mid`, `resid_post`, `attn_out`, `mlp_out`, `z`, `q`,
             `k`, `v`, `pattern`, `mlp.hook_post`, ...
         metric: from logits `[row d_vocab]` at the answer position to one value per row; a list of one per pair; or a
@@ -100,7 +100,7 @@ def attribution_patch(
         method: `"gradient"` takes it in the run that is patched (Nanda 2023): two forward passes and one backward.
             `"integrated"` averages it along the straight line between both runs, all positions of a layer together:
             a layer sums to what patching it whole does, up to `PatchGrid.residual`; `steps` passes per layer.
-            `"atp_star"` (Kramar et al. 2024) computes the softmax anew for patched queries and keys, and averages the
+            `"atp_star"` (Kramar et al. 2024) recomputes the softmax for patched queries and keys, and averages the
             size of the estimate over backward passes that each omit one layer (paths do not cancel); the
             sign is that of the sum. One pass per layer, and no window.
         steps: Gauss-Legendre nodes of `"integrated"`.
@@ -108,7 +108,7 @@ def attribution_patch(
         cells: `site`, `layers`, `positions`, `heads`, `neurons` and `window` of `activation_patch`.
 
     Returns:
-        `PatchGrid`, on the CPU. In a window, each layer counts with the others held, as the exact patch holds them.
+        `PatchGrid`, on the CPU. In a window, each layer is estimated with the others fixed, as in the exact patch.
 
     Raises:
         ValueError: an unknown method; see also `activation_patch`.

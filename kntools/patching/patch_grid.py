@@ -26,7 +26,7 @@ class PatchGrid(Result):
 
     ```python
     grid.values                       # [layer position], [layer head] or [layer neuron]; mean over pairs
-    grid.clean, grid.corrupted        # the metric of the two prompts as they are
+    grid.clean, grid.corrupted        # the metric of the two prompts without a patch
     grid.effect                       # what the patch changed
     grid.normalized                   # 0: as corrupted, 1: as clean
     low, high = grid.interval()       # bootstrap over pairs

@@ -69,15 +69,15 @@ def causal_trace(  # type: ignore[misc] # the signatures above only tell one tra
             standard deviation; a tensor `[sample subject d_model]` is the noise itself, and then the result depends
             on nothing else.
         corrupted: instead of noise, another prompt (or text) of as many tokens (symmetric token replacement, Zhang &
-            Nanda 2024), or as many as there are prompts. It is asked for the clean answer. Without a subject, the part
+            Nanda 2024), or as many as there are prompts. The answer is the clean one. Without a subject, the part
             that differs counts as one.
         metric: from logits `[row d_vocab]` at the answer to one value per row; a list of one per prompt; or a name:
             `"probability"` (the default), `"log_probability"`, `"contrast"` (logit of the target minus that of the
             foil), `"two_way"` (P(target) / (P(target) + P(foil)), for agreement, where the right noun is one of
             thousands), `"kl_divergence"` (from the clean run).
         samples: how many samples of noise; the metric is averaged over them. A tensor brings its own.
-        sever: hold the outputs of all `"mlp"` or `"attn"` above the restored state at their values in the corrupted
-            run, sample by sample: what is left is the effect that does not pass through them.
+        sever: fix the outputs of all `"mlp"` or `"attn"` above the restored state at their values in the corrupted
+            run, sample by sample: the remaining effect does not pass through them.
         sever_at: at the `"restored"` token (as published), or at `"all"` tokens.
         seed: of the noise. The global random state is not used.
 
