@@ -214,7 +214,8 @@ def test_the_command_and_the_one_on_its_page(sample_only: None, tmp_path: Path) 
     again = run(*(str(tmp_path / "second") if word == "DIR" else word for word in shlex.split(alone)[1:]))
     assert again.exit_code == 0, again.stderr
     assert found["figures"][0]["finding"] in again.stdout and "Figure 2" in again.stderr
-    assert again.stderr.count("using the built-in sample instead") == 1 and "BLiMP, ParaRel, known facts, CounterFact" in again.stderr
+    assert again.stderr.count("built-in sample instead") == 1
+    assert "BLiMP, ParaRel, known facts, CounterFact" in again.stderr
     assert "UserWarning" not in again.stderr and "in its place" not in again.stderr
     assert "in place of ParaRel, known facts, CounterFact" in html
     assert files_of(tmp_path / "first") == files_of(tmp_path / "second")
