@@ -43,7 +43,7 @@ def __getattr__(name: str) -> Any:
         near = import_module("kntools.models.names").nearest(name, shown, 2)
         if near:
             raise AttributeError(f"module 'kntools' has no attribute {name!r}; did you mean {' or '.join(near)}?")
-    raise AttributeError(f"module 'kntools' has no attribute {name!r}; dir(kntools) lists what there is")
+    raise AttributeError(f"module 'kntools' has no attribute {name!r}; dir(kntools) lists the public names")
 
 
 def __dir__() -> list[str]:

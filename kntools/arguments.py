@@ -74,7 +74,7 @@ def whole_text(name: str, value: str) -> str:
     lone = next((i for i, c in enumerate(value) if 0xD800 <= ord(c) <= 0xDFFF), None)
     if lone is not None:
         raise ValueError(
-            f"character {lone} of {name} is half of a surrogate pair, which no text can hold; leave it out, or read "
+            f"character {lone} of {name} is half of a surrogate pair, which is not valid text; leave it out, or read "
             "the text with errors='replace'"
         )
     return value

@@ -60,9 +60,7 @@ def _make_room(path: Path, part: Path, begin: str) -> int:
         part.touch()
         permissions = stat.S_IMODE(part.stat().st_mode)
     except OSError as error:
-        raise type(error)(
-            error.errno, f"{error.strerror}: {str(path)!r}; give a place that can be written to"
-        ) from None
+        raise type(error)(error.errno, f"{error.strerror}: {str(path)!r}; give a writable path") from None
     _remove(part)
     return permissions
 

@@ -34,10 +34,10 @@ class Prompt:
 
     Arguments:
         text: the words before the answer; for a masked model the sentence, with `[MASK]` in place of the answer.
-        target: the answer, as it is written in its place: with a leading space where a word follows a word.
+        target: the answer, exactly as in the text: with a leading space where a word follows a word.
         subject: what the prompt is about, as the text writes it.
         foil: a wrong answer, written like the target.
-        multi_token: an answer of several tokens is an `"error"`; `"first"` asks for its first token alone; `"sum"`
+        multi_token: an answer of several tokens is an `"error"`; `"first"` uses only its first token; `"sum"`
             appends the answer's own tokens (teacher forcing) and sums their log-probabilities.
         occurrence: which occurrence to use, if the subject occurs more than once (0, 1, ... or -1).
     """
@@ -121,7 +121,7 @@ def encode(model: Any, prompt: PromptLike, *, prepend_bos: bool | None = None) -
 
     Raises:
         PromptError: (a ValueError) no or two masks for a masked model, a mask for a causal one, an answer that is
-            glued to the text or of several tokens, a subject that is not in the text or more than once, a text that
+            attached to the word before it or of several tokens, a subject that is not in the text or more than once, a text that
             ends in a space or is longer than the context.
     """
     [encoded] = encode_many(model, [prompt], prepend_bos=prepend_bos)

@@ -141,7 +141,7 @@ def resolve_positions(pos: Positions, length: int) -> tuple[int, ...]:
     if pos is None:
         return tuple(range(length))
     if isinstance(pos, Answer):
-        raise ValueError("the answer's position is not known here; give pos=, e.g. pos=-1 for the last token")
+        raise ValueError("the answer position is unknown here; give pos=, e.g. pos=-1 for the last token")
     wanted = tuple(range(*pos.indices(length))) if isinstance(pos, slice) else whole_numbers("pos", pos)
     if not wanted:
         raise ValueError(f"no position of {length} tokens is in {pos!r}; give at least one, or None for all")

@@ -22,9 +22,9 @@ Tokens = tuple[list[int], list[tuple[int, int]]]
 
 class Reason(StrEnum):
     MASK = "not exactly one mask"
-    SPACE = "the space stands before the answer's place"
-    GLUED = "the answer is glued to the word before it"
-    MELTS = "answer melts into the text"
+    SPACE = "the space is before the answer's place"
+    GLUED = "the answer is attached to the word before it"
+    MELTS = "answer merges with the text"
     UNSEEN = "nothing of it is left in the tokens"
     ANSWER_PIECES = "answer is not one token"
     FOIL_PIECES = "foil is not one token"
@@ -32,7 +32,7 @@ class Reason(StrEnum):
     UNKNOWN_WORD = "answer is not in the vocabulary"
     TOO_LONG = "longer than the model's context"
     SUBJECT = "the subject is not found in the text"
-    TWO_SUBJECTS = "the subject stands in the text more than once"
+    TWO_SUBJECTS = "the subject occurs in the text more than once"
 
 
 class PromptError(ValueError):
@@ -147,11 +147,11 @@ class Tokenisation:
     def _melting(self, text: str, answer: str) -> str:
         if self.masked:
             return (
-                f"changes the tokens around the mask of {text!r}; write the answer as it stands in the sentence, "
+                f"changes the tokens around the mask of {text!r}; write the answer as in the sentence, "
                 f"with a space on one side only (e.g. {'is [MASK].'!r} and {answer.strip()!r})"
             )
         return (
-            f"melts into the last token of {text!r}; end the text at a word's end and begin the answer with its "
+            f"merges with the last token of {text!r}; end the text at a word's end and begin the answer with its "
             f"space, e.g. {' ' + answer.lstrip()!r}"
         )
 
@@ -160,23 +160,23 @@ class Tokenisation:
         whole, wanted = self.written(text), subject.strip()
         found = occurrences(whole, wanted)
         if not found:
-            where = "stands only within other words of" if wanted in whole else "is not in"
+            where = "occurs only within other words of" if wanted in whole else "is not in"
             raise PromptError(
-                Reason.SUBJECT, f"the subject {subject!r} {where} the text {text!r}; give it as the text writes it"
+                Reason.SUBJECT, f"the subject {subject!r} {where} the text {text!r}; write it exactly as in the text"
             )
         if occurrence is None and len(found) > 1:
             places = (f"...{whole[max(0, a - 12) : a]}>>{whole[a:b]}<<{whole[b : b + 12]}..." for a, b in found)
             raise PromptError(
                 Reason.TWO_SUBJECTS,
-                f"the subject {wanted!r} stands {len(found)} times in {text!r}: {' and '.join(places)}; "
-                f"say which with Prompt(..., occurrence=0), or occurrence=-1 for the last",
+                f"the subject {wanted!r} occurs {len(found)} times in {text!r}: {' and '.join(places)}; "
+                f"choose one with Prompt(..., occurrence=0), or occurrence=-1 for the last",
             )
         try:
             start, end = found[occurrence or 0]
         except IndexError:
             raise PromptError(
                 Reason.SUBJECT,
-                f"occurrence={occurrence}, but the subject {wanted!r} stands {len(found)} times in {text!r}",
+                f"occurrence={occurrence}, but the subject {wanted!r} occurs {len(found)} times in {text!r}",
             ) from None
         inside = [i for i, (a, b) in enumerate(ranges) if a < end and b > start and b > a]
         if not inside:
@@ -192,5 +192,5 @@ class Tokenisation:
         """Character ranges for a slow tokenizer: decode ever longer prefixes; they must spell the text."""
         ends = [len(self.tokenizer.decode(ids[: i + 1])) for i in range(len(ids))]
         if self.tokenizer.decode(ids) != text:
-            raise ValueError(f"this slow tokenizer does not spell {text!r} back; load it with use_fast=True")
+            raise ValueError(f"this slow tokenizer does not reproduce {text!r} back; load it with use_fast=True")
         return list(zip([0, *ends[:-1]], ends, strict=True))

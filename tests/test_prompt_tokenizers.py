@@ -97,7 +97,7 @@ def test_a_masked_answer_has_the_space_of_its_place(case: str, roberta: Any) -> 
 
 
 def test_a_second_space_before_a_masked_answer_is_an_error(roberta: Any) -> None:
-    with pytest.raises(PromptError, match=r"write the answer as it stands in the sentence|is 2 tokens"):
+    with pytest.raises(PromptError, match=r"write the answer as in the sentence|is 2 tokens"):
         kn.encode(roberta, kn.Prompt("The capital of Canada is [MASK].", " Ottawa"))
 
 

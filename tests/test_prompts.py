@@ -183,7 +183,7 @@ def test_an_answer_that_melts_into_the_text_says_so() -> None:
     model = stub_model(transformers.PreTrainedTokenizerFast(tokenizer_object=words, bos_token="<s>"))
     assert kn.encode(model, kn.Prompt("n=", "10")).target_ids == (5,)
     assert kn.encode(model, kn.Prompt("n=", "1")).target_ids == (3,)
-    with pytest.raises(PromptError, match="the target '0' melts into the last token of 'n=1'") as error:
+    with pytest.raises(PromptError, match="the target '0' merges with the last token of 'n=1'") as error:
         kn.encode(model, kn.Prompt("n=1", "0"))
     assert error.value.reason == Reason.MELTS
 

@@ -57,7 +57,7 @@ def test_a_subject_is_a_whole_word() -> None:
     encoded = kn.encode(model, kn.Prompt("The start of art is", " Ottawa", subject="art"))
     assert spelled(encoded, model) == " art"
     for text, subject in (("The capital of Canadaland is", "Canada"), ("The Canadians of Japan", "Canadian")):
-        with pytest.raises(PromptError, match=f"'{subject}' stands only within other words of the text") as error:
+        with pytest.raises(PromptError, match=f"'{subject}' occurs only within other words of the text") as error:
             kn.encode(model, kn.Prompt(text, " Ottawa", subject=subject))
         assert error.value.reason == Reason.SUBJECT
 
@@ -97,12 +97,12 @@ def test_a_subject_that_stands_twice() -> None:
     with pytest.raises(PromptError) as error:
         kn.encode(model, prompt)
     assert error.value.reason == Reason.TWO_SUBJECTS
-    for part in ("stands 2 times", ">>Japan<< is near", "capital of >>Japan<< is", "occurrence=0", "occurrence=-1"):
+    for part in ("occurs 2 times", ">>Japan<< is near", "capital of >>Japan<< is", "occurrence=0", "occurrence=-1"):
         assert part in str(error.value)
     first, last = (kn.encode(model, replace(prompt, occurrence=n)).subject for n in (0, -1))
     assert first is not None and last is not None and first.stop <= last.start
     assert kn.encode(model, replace(prompt, occurrence=1)).subject == last
-    with pytest.raises(PromptError, match="occurrence=2, but the subject 'Japan' stands 2 times"):
+    with pytest.raises(PromptError, match="occurrence=2, but the subject 'Japan' occurs 2 times"):
         kn.encode(model, replace(prompt, occurrence=2))
     one = replace(prompt, text="Japanese or not, the capital of Japan is")
     assert spelled(kn.encode(model, one), model) == " Japan"

@@ -124,7 +124,7 @@ def same_weights(model: Any) -> Iterator[None]:
     clean = fingerprint(model, fresh=True)
     yield
     if fingerprint(model, fresh=True) != clean:
-        raise RuntimeError("the weights are not what they were before the evaluation; load the model again")
+        raise RuntimeError("the weights changed during the evaluation; load the model again")
 
 
 #: The editors that `editors` makes by name.

@@ -76,7 +76,7 @@ class PairSearch(Table):
     def shuffled(self, seed: int) -> "PairSearch":
         """Null data: in every pair, target and foil change places where a coin says so. This asks the model nothing."""
         if any(row["metric"] != "contrast" for row in self.rows):
-            raise ValueError("only a contrast can be turned around; search with SearchSettings(metric='contrast')")
+            raise ValueError("only a contrast has a reverse; search with SearchSettings(metric='contrast')")
         rng = python_random(local_seed("foils", seed))
         swap = {"neurons": "against", "against": "neurons"}
         rows = [row | ({a: row[b] for a, b in swap.items()} if rng.random() < 0.5 else {}) for row in self.rows]

@@ -74,7 +74,7 @@ def layer_distribution(
         raise ValueError("no neurons: no group has a knowledge neuron")
     deepest = max(layer for groups in layers.values() for own in groups for layer in own)
     if deepest >= n_layers:
-        raise ValueError(f"a neuron lies in layer {deepest}, but n_layers={n_layers}: these are of another model")
+        raise ValueError(f"a neuron is in layer {deepest}, but n_layers={n_layers}: these are of another model")
     rows, shares = [], {}
     for kind, groups in layers.items():
         counts = [torch.bincount(torch.tensor(own), minlength=n_layers).double() for own in groups]

@@ -98,7 +98,7 @@ def suppression_effect(
             `"dai"`, or `"mean_ratio"` (also called `"eleutherai"`).
         paper: the published test, an unpaired t-test without correction; otherwise a paired one with Holm's
             correction over all words and groups.
-        alpha: what is called significant.
+        alpha: level of significance.
         seed: of the bootstrap.
     """
     _check(change, alpha)

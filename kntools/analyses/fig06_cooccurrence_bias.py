@@ -76,7 +76,7 @@ def count_beside(
         texts: any stream: a list, `read_texts`, a `datasets` stream (its field `text` is read).
         words: what to count, lower case.
         nouns: noun -> number, as `noun_numbers` makes it.
-        between: so many other words may stand between (adjectives); the first known noun counts, punctuation ends it.
+        between: most words in between (adjectives); the first known noun counts, punctuation ends it.
     """
     wanted = {w.lower() for w in words}
     between = whole("between", between, least=0)
@@ -114,7 +114,7 @@ def cooccurrence_bias(
         counts: of `count_beside`.
         group: the prompts whose effects are taken (`"plural"`: with plural nouns); the first one by default.
         sections: of words; `None` for all. The neutral ones are the question: grammar ties the marked ones to a number.
-        least: words that stand beside fewer nouns are left out, and named in `details`. Three must be left.
+        least: words with fewer nouns are left out, and named in `details`. Three must remain.
         seed: of the bootstrap over words that gives the interval.
     """
     groups = list(dict.fromkeys(row["group"] for row in effect.rows))

@@ -15,7 +15,7 @@ from kntools.analyses.edit_result import EditConsistency, Payload
 from kntools.analyses.neuron_search import open_run
 from kntools.editing.rome_value import shared_values
 
-SAYS_IT = "the model says the new answer already"
+SAYS_IT = "the new answer is already the model's answer"
 
 
 class NoCaseLeft(ValueError):
@@ -42,11 +42,11 @@ def edit_consistency(
     ```
 
     Arguments:
-        cases: from `make_cases`. One whose new answer is what the model says already is left out, and counted; so is
-            one that a method cannot edit (the run says why).
+        cases: from `make_cases`. A case whose new answer is already the model's answer is left out, and counted; so is
+            a case that a method cannot edit (the run has the reason).
         methods: names of `EDITORS` (`None`: all), made by `editors(model, methods, layer=..., second_moment=...)`; or
             name -> a function `(model, prompts, targets) -> edits`, such as those of `editors`.
-        continuations: what the model writes and reads beside the questions; `None`: `Continuations()`.
+        continuations: settings of generated text and perplexity; `None`: `Continuations()`.
         together: how many cases are edited in shared passes, each from the unedited model; one item of the run.
 
     Raises:

@@ -71,7 +71,7 @@ def forgetting_curve(
 
     At once, `emmet`, `memit` and `alpha_edit` solve all facts together; edits of the other editors are made on the
     unedited model and add up. In sequence each edit is made on the model that the earlier ones have edited; joint
-    editors keep what it gives for the earlier keys.
+    editors preserve its outputs for the earlier keys.
 
     Arguments:
         cases: from `make_cases`; edited in this order.

@@ -160,7 +160,7 @@ def selection_methods(
 
     Arguments:
         prompts: name -> prompts; all methods get the same ones.
-        methods: name -> scoring function; the first is what the others are compared with. A run knows them by
+        methods: name -> scoring function; the others are compared with the first. A run knows them by
             name only. `None` is `METHODS`, of a masked model without those that read the residual stream directly.
         count: neurons per prompt, the same number for all methods.
         ablation: of faithfulness: what replaces the neurons that are not kept; `"mean"` is that over all prompts.

@@ -159,7 +159,7 @@ def number_prompts(
 
     Arguments:
         number: `"plural"` or `"singular"`: only these; `None` means both.
-        without: nouns that are left out: those by which neurons were chosen.
+        without: nouns to leave out: those that selected the neurons.
 
     Raises:
         ValueError: a relation, or no pair of any paradigm that this model can be asked.

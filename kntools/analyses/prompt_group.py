@@ -30,7 +30,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class PromptGroup:
-    """Prompts of one answer. `labels` says what the group is about (determiner, noun, number; subject)."""
+    """Prompts of one answer. `labels` describes the group (determiner, noun, number; subject)."""
 
     key: str
     source: str  # paradigm or relation
@@ -67,9 +67,9 @@ def prompt_groups(
     prompt_groups(model, "P36", limit=50)                            # "Canada -> Ottawa": all patterns
     ```
 
-    Determiner-noun agreement: one group per determiner-noun pair; the pair stands in its own sentence and in `frames
+    Determiner-noun agreement: one group per determiner-noun pair; the pair is in its own sentence and in `frames
     - 1` sentences of other pairs. Other paradigms: one group per word pair in which the sentences differ (`is`/`are`),
-    at most `frames` sentences each. Relations: one group per fact, asked by all its patterns that the model can use.
+    at most `frames` sentences each. Relations: one group per fact, with all its patterns that the model can use.
 
     Arguments:
         limit: at most so many groups: a sample drawn with `seed`.

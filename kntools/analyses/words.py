@@ -45,7 +45,7 @@ def checked_words(words: Words | Sequence[str]) -> list[tuple[str, str]]:
     names = [word for _, word in found]
     twice = sorted({word for word in names if names.count(word) > 1})
     if twice or "" in names:
-        raise ValueError(f"words must be there once, and not be empty: {twice or names}")
+        raise ValueError(f"words must be distinct and not empty: {twice or names}")
     return found
 
 
@@ -61,7 +61,7 @@ def noun_prompts(
     """Prompts of a determiner-noun paradigm by the number of the noun, `limit` of each.
 
     ```python
-    noun_prompts(model, "determiner_noun_agreement_2")      # the determiner is asked for: "Carl cures [MASK] horses."
+    noun_prompts(model, "determiner_noun_agreement_2")      # the answer is the determiner: "Carl cures [MASK] horses."
     noun_prompts(model, "determiner_noun_agreement_1")      # the noun is: "Carl cures {}" -> " horses"
     ```
 
@@ -70,7 +70,7 @@ def noun_prompts(
     one.
 
     Arguments:
-        without: nouns that are left out: those by which neurons were chosen that are to be tested.
+        without: nouns to leave out: those that selected the neurons under test.
     """
     if is_relation(paradigm):
         raise ValueError(f"{paradigm} is a relation; numbers of nouns are in determiner_noun_agreement_2 and others")
@@ -128,7 +128,7 @@ def word_probabilities(
         values = answer_values(model, asked, interventions)
         return rearrange(values, "edit (prompt word) -> edit prompt word", word=len(words))
     if any(slots):
-        raise ValueError(f"{sum(slots)} of {len(slots)} prompts have a slot {SLOT}; give all of them one, or none")
+        raise ValueError(f"{sum(slots)} of {len(slots)} prompts have a slot {SLOT}; all of them need one, or none")
     encoded = _with_words(model, prompts, words)
     ids = torch.tensor([e.target_ids[0] for e in encoded]).view(len(prompts), len(words))
     texts = encoded[:: len(words)]

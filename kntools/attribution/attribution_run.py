@@ -20,8 +20,8 @@ from kntools.results.provenance import provenance
 PostNorm = Literal["frozen", "live"]
 
 _LIVE = (
-    "post_norm='live': a norm behind the MLP undoes the scaling of the path, except where that norm's epsilon counts; "
-    "scores measure the epsilon. post_norm='frozen' holds the norm's scale"
+    "post_norm='live': a norm after the MLP cancels the scaling of the path, except where that norm's epsilon matters; "
+    "scores measure the epsilon. post_norm='frozen' fixes the norm's scale"
 )
 
 

@@ -26,14 +26,14 @@ def direct_logit_attribution(model: Any, prompts: Prompts, *, metric: Metrics = 
     att.top(5), att.metric          # "contrast": u_y is the column of " Ottawa" minus that of " Rome"
     ```
 
-    The final norm, and a norm behind the MLP where there is one (Gemma 2), are held at their scale in the run, so that
+    The final norm, and a norm behind the MLP where there is one (Gemma 2), are fixed at their scale in the run, so that
     contributions add up: the scores of a layer sum to `gap`, what it writes to the logit without its `b_out`. What
     later layers make of a neuron does not count.
 
     Arguments:
         metric: `"logit"` of the answer, `"contrast"` (minus the foil's logit), or any function that is linear in the
             logits. `None` is the contrast where every prompt has a foil of one token. For an answer of several tokens
-            (`multi_token="sum"`) the logits of all add up. A cap of the logits (Gemma 2) comes after what is read here.
+            (`multi_token="sum"`) the logits of all are summed. A cap of the logits (Gemma 2) is not applied.
 
     Raises:
         ValueError: a metric that is not linear; a masked model, whose head is not linear either.

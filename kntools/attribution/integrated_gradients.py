@@ -51,14 +51,14 @@ def integrated_gradients(
             use `steps` nodes; in the first layers, where the metric can leap, they may be off by 10 % to 70 %.
         tol: for `"adaptive"`: the residual allowed per layer, relative to |m(w) - m(0)|, or to a fiftieth of the
             largest such gap of the prompt if that is more. In half precision, rounding may leave more than that
-            (`Attribution.floor`): refinement stops there, and a warning says so.
-        site: what is scaled: `"mlp.hook_post"`, the input of `W_out`; `"mlp.hook_pre"` is what the code of Niu et
+            (`Attribution.floor`): refinement stops there, with a warning.
+        site: the scaled activation: `"mlp.hook_post"`, the input of `W_out`; `"mlp.hook_pre"`, as in the code of Niu et
             al. differentiates by (the gate's pre-activation in gated models).
         metric: what is attributed: `"probability"` of the answer, `"log_probability"`, `"contrast"` (logit of the
             target minus logit of the foil), or a function from logits `[row d_vocab]` at the answer position to one
             value per row (or one per prompt). `None` is the contrast where every prompt has a foil of one token, else
             the probability. Which it was is in the result.
-        post_norm: only where a norm follows the MLP (Gemma 2 and 3, OLMo 2): `"frozen"` holds that norm's scale at its
+        post_norm: only where a norm follows the MLP (Gemma 2 and 3, OLMo 2): `"frozen"` fixes that norm's scale at its
             value in the run; `"live"` is the published path, along which the norm undoes the scaling.
 
     Raises:
@@ -86,9 +86,9 @@ def _warn_of_residuals(att: Attribution, tol: float) -> None:
     assert att.floor is not None
     by_rounding = bool((missed & (asked < att.floor)).any())
     why = (
-        f"rounding alone makes up to {float(att.floor.max()):.1g} of it (Attribution.floor): load the model in float32"
+        f"rounding errors reach {float(att.floor.max()):.1g} (Attribution.floor): load the model in float32"
         if by_rounding
-        else f"the {att.metric} leaps along their path"
+        else f"the {att.metric} jumps along their path"
     )
     warnings.warn(
         f"{int(missed.sum())} of {missed.numel()} layers are not complete to tol={tol:g}: their residual is up to "

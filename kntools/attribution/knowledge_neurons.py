@@ -80,7 +80,7 @@ def knowledge_neurons(
     step: float = 0.05,
     negatives: Attribution | Float[Tensor, "other layer neuron"] | None = None,
 ) -> KnowledgeNeurons:
-    """Neurons that stand out in most prompts of one fact (Dai et al. 2022, section 3.3).
+    """Neurons with high scores in most prompts of one fact (Dai et al. 2022, section 3.3).
 
     ```python
     prompts = [kn.Prompt(t, " Ottawa") for t in ("The capital of Canada is", "Canada's capital city is")]
@@ -90,13 +90,13 @@ def knowledge_neurons(
     1. The coarse set of each prompt: neurons with a score of at least `threshold` times that prompt's highest.
     2. Neurons in the coarse sets of at least a `share` of the prompts (counted in whole prompts).
     3. If there are too many, the share goes up by `step`, if too few, down, until their number is within
-       `target_count`. If no share in (0, 1] does it, the nearest is taken, and `converged` is False.
+       `target_count`. If no share in (0, 1] gives such a number, the nearest one is used, and `converged` is False.
 
     The neurons are always those of the share that is returned.
 
     Arguments:
         att: an `Attribution`, or scores `[prompt layer neuron]`.
-        target_count: how many are wanted: at least and at most, or one number.
+        target_count: the range of the number of neurons (least, most), or one number.
         negatives: scores of prompts with another answer; neurons that would be chosen for them at the same share
             are taken out (they carry the phrasing or the kind of answer, not this one).
 

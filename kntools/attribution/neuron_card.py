@@ -73,9 +73,9 @@ def neuron_card(
         neurons: a `Neuron`, its name or a `(layer, index)` pair; or several, which give a list.
         texts: a list, a file of one text per line (`pathlib.Path`), or rows with a `text` (a stream of `datasets`).
             Read once, for all neurons; a text longer than the context (or 512 tokens) is cut into pieces.
-        prompt: also say what each neuron does at the answer of this prompt.
+        prompt: also measure the effect of each neuron on the answer of this prompt.
         k: tokens on each side, and contexts.
-        run: a file (`.safetensors`) that keeps what was read of the texts: if interrupted, call again to resume.
+        run: a file (`.safetensors`) that saves the progress over the texts: if interrupted, call again to resume.
 
     Raises:
         IndexError: a neuron that does not exist.

@@ -38,7 +38,7 @@ class NeuronScan(Result):
     ```python
     scan.values, scan.effect              # [prompt neuron]: with the neuron ablated; the same minus scan.clean
     scan.top(5)                           # the neurons that the answer needs most
-    scan.to_frame(att)                    # with their attribution scores beside them
+    scan.to_frame(att)                    # with their attribution scores
     scan.agreement(att)                   # correlation of scores with -effect
     ```
     """

@@ -83,9 +83,9 @@ def _one_line_per_problem(options: Options) -> Iterator[None]:
             yield
     except KeyboardInterrupt:
         if options.kept is None:
-            say("interrupted; nothing was kept. Rerun the command to start again")
+            say("interrupted; nothing was saved. Rerun the command to start again")
         else:
-            say(f"interrupted; finished items are kept in {options.kept}. Rerun the command to resume")
+            say(f"interrupted; finished items are saved in {options.kept}. Rerun the command to resume")
         raise typer.Exit(130) from None
     except (ValueError, KeyError, IndexError, OSError, ModuleNotFoundError, FloatingPointError) as error:
         if options.debug:

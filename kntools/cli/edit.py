@@ -78,7 +78,7 @@ def edit(
     Example: kntools edit "The capital of Canada is" " Rome" --subject Canada --symmetric "Rome is the capital of"
     """
     if MASK in text:
-        raise ValueError("kntools edit works on causal models: end the text where the answer begins")
+        raise ValueError("kntools edit supports causal models only: end the text where the answer begins")
     if save is not None:
         new_folder(save)
     model = options.load()
@@ -101,7 +101,7 @@ def edit(
         written = PageTable(examples, "Before and after the edit.", csv="examples.csv")
         steps = PageTable(made.to_frame(), "Loss by step.", csv="loss.csv", folded=True)
         loss = Section("Optimisation", [Chart(made.plot(), "Loss of the value.", n="1 edit"), steps])
-        return f"Edit: {text} → {target.strip()}", title, [Section("What the model writes", [written]), loss]
+        return f"Edit: {text} → {target.strip()}", title, [Section("Continuations", [written]), loss]
 
     measured = ("target", "layer", "uses_second_moment", "before", "after", "key_cosine", "relative_norm")
     data = {

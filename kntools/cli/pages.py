@@ -86,7 +86,7 @@ def attribution_output(
         title, lead, sections = page()
         return title, lead, [*sections, *heatmaps(att, neurons, check)]
 
-    checked = [Sheet("Checked by intervening", check.to_frame(), [check.describe()])] if check else []
+    checked = [Sheet("Ablation test", check.to_frame(), [check.describe()])] if check else []
     about = {"rule": att.rule, "largest_residual": float(att.residual.abs().max())}
     data = {**data, **about, "check": check and asdict(check)}
     sheets = [*sheets, *checked]
@@ -98,20 +98,20 @@ def heatmaps(att: Attribution, marked: Sequence[Neuron], check: Check | None) ->
     n, columns = f"{len(att.prompts)} prompt(s)", min(96, att.scores.shape[-1])
     leading = Chart(
         neuron_heatmap(att, mark=marked),
-        f"Columns are the neuron indices that lead in any layer. {_COLOURS}",
+        f"Columns are the neuron indices with the highest scores in any layer. {_COLOURS}",
         n=n,
         title="The leading columns",
     )
     whole = Chart(
         neuron_heatmap(att, mode="bins", columns=columns, mark=marked),
-        f"Every neuron is in one cell; a cell shows the strongest of its neurons. {_COLOURS}",
+        f"A cell stands for several neighbouring neurons and shows the strongest of them. {_COLOURS}",
         n=n,
         title="The whole model",
     )
     checked = [PageTable(check.to_frame(), check.describe())] if check else []
     return [
         Section("Scores by layer", [leading, whole]),
-        *([Section("Checked by intervening", checked)] * len(checked)),
+        *([Section("Ablation test", checked)] * len(checked)),
     ]
 
 
@@ -124,6 +124,6 @@ def notes(att: Attribution) -> list[str]:
         return [f"{about} {residual:.1e}"]
     return [
         f"{about} {residual:.1e}",
-        f"note: in layer {int(share.amax(0).argmax())} the scores miss {float(share.max()):.0%} of what the layer "
-        "does; --rule adaptive integrates until they add up",
+        f"note: in layer {int(share.amax(0).argmax())} the scores miss {float(share.max()):.0%} of the layer's "
+        "effect; --rule adaptive integrates until they sum to it",
     ]

@@ -47,7 +47,7 @@ def report(
     study = Study(options.load(), QUICK if quick else FULL, out=options.out, seed=options.seed)
     if study.stand_ins:
         names = ", ".join(study.stand_ins)
-        say(f"not at hand: {names}; the built-in sample stands in. Set KNTOOLS_DATA to the folder that holds them")
+        say(f"not found: {names}; using the built-in sample instead. Set KNTOOLS_DATA to the folder that has them")
         warnings.simplefilter("ignore", SampleWarning)  # until the command ends
     line = re.sub(r" --figures[ =]\S+", "", options.line)
     done = build(study, chosen, command=line, card_command=card_command(options), tell=lambda line: say(f"{line} ..."))

@@ -55,9 +55,9 @@ def search(
             PageTable(asked, "Prompts, and the answer's probability.", csv="prompts.csv"),
         ]
         compared = {"knowledge neurons": listed, f"{len(leading)} leading neurons": leading}
-        layers = Chart(layer_histogram(compared, n_layers=att.scores.shape[1]), "Where the neurons lie.", n=n)
+        layers = Chart(layer_histogram(compared, n_layers=att.scores.shape[1]), "Layers of the neurons.", n=n)
         answers = ", ".join(sorted({p.target.strip() for p in prompts}))
-        lead = f"Which of the {sum(att.widths):,} MLP neurons carry this answer, whatever the phrasing?"
+        lead = f"Which of the {sum(att.widths):,} MLP neurons carry this answer in all phrasings?"
         sections = [Section("Knowledge neurons", blocks), Section("Layers", [layers])]
         return f"Knowledge neurons: {answers}", lead, sections
 
@@ -85,11 +85,11 @@ def _asked(target: str | None, texts: list[str], file: Path | None) -> list[tupl
 
 
 def _notes(kns: KnowledgeNeurons, most: int) -> list[str]:
-    few = f"Note: {kns.prompts} prompt(s); with three or more, what is special to a phrasing drops out."
+    few = f"Note: {kns.prompts} prompt(s); with three or more, neurons of a single phrasing are excluded."
     low, high = kns.settings["target_count"]
     missed = (
         f"Note: no share of the prompts gives {low} to {high} neurons; these are the nearest "
-        "(--least, --most and --threshold change what is wanted)."
+        "(--least, --most and --threshold set the limits)."
     )
     if len(kns) > most:
         missed = f"Note: {len(kns)} neurons are in as many coarse sets; these are the {most} with the highest scores."

@@ -58,7 +58,7 @@ def trace(
         tables = [
             PageTable(t.to_frame(), f"All states: {t.kind}.", csv=f"trace-{t.kind}.csv", folded=True) for t in traces
         ]
-        lead = f"Which states bring the answer back after {subject!r} was corrupted?"
+        lead = f"Which states restore the answer after {subject!r} was corrupted?"
         return f"Trace: {text} → {target.strip()}", lead, [Section("States", [panels, *tables])]
 
     data = {

@@ -16,7 +16,7 @@ class CounterFactRecord:
     """One record with all fields of the original.
 
     As prompts: `rewrite` and `paraphrase` ask for `target`, with `new_target` as the foil; `neighborhood`
-    asks the same of other subjects, which an edit must leave alone; `attribute` asks about subjects of which
+    asks the same of other subjects, which an edit must not change; `attribute` asks about subjects of which
     `new_target` is true. `generation_prompts` have no answer and are read, not scored.
     """
 

@@ -39,7 +39,7 @@ def rows(wanted: HubSet, config: str | None, *, folder: Path | None = None) -> l
     offline = constants.HF_HUB_OFFLINE  # what the hub's library goes by: it read the setting when it was imported
     if folder is None and not offline and not _reachable():
         raise Unavailable(
-            f"the Hugging Face hub does not answer (for {wanted.id}; if you downloaded it before, "
+            f"the Hugging Face hub did not respond (for {wanted.id}; if you downloaded it before, "
             "start Python with HF_HUB_OFFLINE=1 to use the cached copy)"
         )
     from datasets import load_dataset  # importing it takes seconds: only when it is needed

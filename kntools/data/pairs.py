@@ -54,7 +54,7 @@ class MinimalPair:
         The candidate carries the token ids found here: the prompt's text must give the same ones again.
         """
         if not getattr(tokenizer, "is_fast", False):
-            raise ValueError("minimal pairs need a fast tokenizer (use_fast=True) for the places of tokens")
+            raise ValueError("minimal pairs need a fast tokenizer (use_fast=True) to locate tokens")
         mask = tokenizer.mask_token_id if masked else None
         goods = _encode(tokenizer, [pair.good for pair in pairs])
         bads = _encode(tokenizer, [pair.bad for pair in pairs])

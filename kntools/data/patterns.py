@@ -17,7 +17,7 @@ SUBJECT, ANSWER = "[X]", "[Y]"
 NOT_LAST = "mask not last"
 EMPTY = "empty context"
 NO_SUBJECT = "subject not in the prompt"
-SUBJECT_EARLIER = "subject also stands earlier in the prompt"
+SUBJECT_EARLIER = "subject also occurs earlier in the prompt"
 SAME_ANSWERS = "target equal to the new target"
 
 # Some patterns set the full stop apart ("is [Y] ."); a few have none.

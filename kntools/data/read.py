@@ -118,7 +118,7 @@ def json_array(path: Path) -> list[Row]:
         line = bisect(ends, at) + 1
         raise ValueError(f"{path}:{line}: expected ',' or ']' after a record, found {text[at : at + 10]!r}")
     if text[at + 1 :].strip():
-        raise ValueError(f"{path}: there is more after the end of the array; expected {expected}")
+        raise ValueError(f"{path}: there is text after the end of the array; expected {expected}")
     return rows
 
 

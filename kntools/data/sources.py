@@ -66,7 +66,7 @@ def load(wanted: Wanted, path: str | Path | None) -> tuple[list[list[Row]], Sour
             tried.append(str(error))
     if own:
         warnings.warn(
-            f"{wanted.name} was not found ({'; '.join(tried)}); using kntools' built-in sample in its place. {_fix()}",
+            f"{wanted.name} was not found ({'; '.join(tried)}); using kntools' built-in sample instead. {_fix()}",
             SampleWarning,
             stacklevel=3,  # the caller of the loader
         )

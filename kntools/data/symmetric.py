@@ -26,8 +26,8 @@ PATTERNS = {
 class SymmetricFact:
     """A fact s -> t, the new target t' of an edit, and t' 's own subject before the edit.
 
-    As prompts: `forward` asks s for t (foil t'); `reverse_new` asks t' for s, which is right after the edit
-    (foil: the subject that t' belongs to); `reverse_old` asks t for s, which is right before the edit and
+    As prompts: `forward` from s to t (foil t'); `reverse_new` from t' to s, which is right after the edit
+    (foil: the subject that t' belongs to); `reverse_old` from t to s, which is right before the edit and
     wrong after.
     """
 

@@ -22,7 +22,7 @@ class TwoHopFact:
     """A person's country, the new country of an edit, and the capitals of the two.
 
     As prompts: `fact` asks for the country (foil: the new one); `two_hop` asks for the capital of the person's country
-    (foil: that of the new one); `second_hop` asks for the capital of the new country, which an edit leaves alone. After
+    (foil: that of the new one); `second_hop` asks for the capital of the new country, which does not change. After
     a successful edit the foils are the right answers.
     """
 

@@ -26,7 +26,7 @@ class JointEdit(WeightEdit):
     with edit.applied(model): ...
     ```
 
-    `constraints` holds, per layer, the keys of the facts and the changes that were asked for.
+    `constraints` holds, per layer, the keys of the facts and the required changes.
     """
 
     method: str  # emmet, memit, alpha_edit

@@ -61,7 +61,7 @@ def emmet(
     ```
 
     Keys K and values are those of `kn.rome`. `dW = C^-1 K^T (K C^-1 K^T)^-1 D`, with D the changes of the layer's
-    output that the values ask for. One fact is ROME with a consistent key. In several layers, each takes its share of
+    output that the values require. One fact is ROME with a consistent key. In several layers, each takes its share of
     what is left to do, as in `memit`. Keys of edits that are applied to the model stay as they are: edits made one on
     top of the other do not undo each other.
 

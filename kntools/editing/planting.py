@@ -51,7 +51,7 @@ def planted(
     steps, lr = whole("steps", steps, least=1), decimal("lr", lr, above=0)
     until = decimal("until", until, above=0, below=1)
     if not chosen:
-        raise ValueError("no neurons given; give those that shall hold the fact, e.g. ['L2.N7', 'L3.N1']")
+        raise ValueError("no neurons given; give the neurons that will store the fact, e.g. ['L2.N7', 'L3.N1']")
     neuron_layers.check_neurons(model, chosen)
     by_layer: dict[int, list[int]] = {}
     for n in chosen:
@@ -87,8 +87,8 @@ def _parts(model: Any, layer: int, indices: list[int]) -> list[_Part]:
     width = neuron_layers.width(model, layer)
     if model.cfg.d_model in (width, 2 * width):
         raise ValueError(
-            f"layer {layer} has {width} neurons and d_model is {model.cfg.d_model}: which axis of a weight is that of "
-            "the neurons is not known; plant in layers of another width"
+            f"layer {layer} has {width} neurons and d_model is {model.cfg.d_model}: the axis of the neurons is "
+            "ambiguous; plant in layers of another width"
         )
     found = []
     for parameter in model.blocks[layer].mlp.parameters():

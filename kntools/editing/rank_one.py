@@ -101,7 +101,7 @@ class RankOneEdit(WeightEdit):
         if self.key_cosine < LOW_COSINE:
             found.append(
                 f"the key of the bare prompt is far from the mean key (cosine {self.key_cosine:.2f}): the edit will "
-                "not act where the prompt stands alone. Does the subject open the text? Use "
+                "not act where the prompt stands alone. If the subject opens the text, use "
                 "kn.load_model(..., prepend_bos=True), or put words before it"
             )
         if self.relative_norm > LARGE_UPDATE:

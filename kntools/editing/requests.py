@@ -32,7 +32,7 @@ def make_requests(model: Any, prompts: Prompts, targets: str | Sequence[str], ed
     single = isinstance(prompts, Prompt | Encoded)
     if single != isinstance(targets, str):
         raise ValueError(
-            f"one prompt takes one target, and a list of prompts a list of targets; given were {prompts!r} and "
+            f"one prompt takes one target, and a list of prompts a list of targets; got {prompts!r} and "
             f"{targets!r}. Write e.g. kn.{editor}(model, prompt, ' Rome', ...)"
         )
     listed = [prompts] if isinstance(prompts, Prompt | Encoded) else list(prompts)

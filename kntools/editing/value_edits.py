@@ -131,8 +131,8 @@ def _token(model: Any, answer: str | int) -> int:
         ids = encode(model, Prompt(text, answer, multi_token="sum")).target_ids
         if len(ids) > 1:
             raise ValueError(
-                f"{answer!r} is {len(ids)} tokens {list(ids)}, and a value row is written towards one; give the id of "
-                f"the token that is meant, e.g. {ids[0]} for its first one"
+                f"{answer!r} is {len(ids)} tokens {list(ids)}, but a value row is written towards one token; give "
+                f"its id, e.g. {ids[0]} for the first one"
             )
         return ids[0]
     if not 0 <= whole("the answer", answer) < int(model.cfg.d_vocab):

@@ -29,8 +29,8 @@ class WeightEdit(Result):
     edit.save("edit.safetensors"); kn.load("edit.safetensors")
     ```
 
-    `changes` says what is added where, `constraints` which keys are given which values, where that is known.
-    `provenance` holds the fingerprint of the weights that the edit was made on.
+    `changes` has the updates of each layer, `constraints` the values of each key, where these are known.
+    `provenance` has the fingerprint of the weights that the edit was computed on.
 
     Edits may be nested. One that was made while another one was applied is applied on top of it. So can one be that was
     made on the unedited weights: then both are added, whether or not they hold together.
@@ -95,7 +95,7 @@ class WeightEdit(Result):
         if self.provenance["fingerprint"] != other.provenance["fingerprint"]:
             raise ValueError(
                 "these edits were made on different weights, so they do not add up; "
-                "an edit that was made while another one was applied is applied inside its scope"
+                "apply an edit that was computed inside the scope of another one inside that scope"
             )
         label = f"{self.title()} + {other.title()}"
         shared = sorted({a.layer for a in self.changes for b in other.changes if a.shares_rows(b)})
@@ -105,7 +105,7 @@ class WeightEdit(Result):
         if not (self._is_exact() and other._is_exact()):
             raise ValueError(
                 f"both edits change the same rows of W_out in layer {', '.join(map(str, shared))}: each was solved "
-                "alone, and in the sum neither holds. Make them together (kn.emmet(model, prompts, targets, "
+                "alone, and their sum satisfies neither. Make them together (kn.emmet(model, prompts, targets, "
                 "layers=...)), or apply one (`with one.applied(model):`) and make the other there"
             )
         both = joined([*self.constraints, *other.constraints])

@@ -63,7 +63,7 @@ def make_inputs(
         groups = [[n for n, other in enumerate(lengths) if other == length] for length in dict.fromkeys(lengths)]
     else:
         if attention_mask is not None:
-            raise ValueError("attention_mask= belongs to token ids; prompts are not filled up: leave it out")
+            raise ValueError("attention_mask= belongs to token ids; prompts are not padded: omit it")
         encoded = encode_many(model, given)
         rows, groups = [e.tokens[0] for e in encoded], by_length(encoded)
         answers = [e.positions for e in encoded]
@@ -71,7 +71,7 @@ def make_inputs(
     if asked is None:
         what = "of a masked model" if is_masked(model) else f"of {len(rows)} rows"
         raise ValueError(
-            f"the answer's position in token ids {what} is not known; give pos= (-1 is the last token), "
+            f"the answer position in token ids {what} is unknown; give pos= (-1 is the last token), "
             "or prompts instead of token ids"
         )
     found = []
@@ -122,7 +122,7 @@ def check_padding(model: Any, tokens: Int[Tensor, "prompt pos"]) -> None:
         if left > begins or right > ends:
             raise ValueError(
                 f"row {n} of the token ids has {left} padding tokens {tokenizer.decode([pad])!r} before its text and "
-                f"{right} behind it; give attention_mask= (1 for each token of the text, 0 for padding), or prompts "
+                f"{right} after it; give attention_mask= (1 for each token of the text, 0 for padding), or prompts "
                 "instead of token ids"
             )
 

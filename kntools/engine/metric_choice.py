@@ -64,7 +64,7 @@ def _two_way(model: Any, encoded: Encoded) -> Metric:
 
 def _kl(model: Any, encoded: Encoded) -> Metric:
     if len(encoded.positions) != 1:
-        raise ValueError("kl_divergence is of one position; use Prompt(..., multi_token='first')")
+        raise ValueError("kl_divergence needs a single position; use Prompt(..., multi_token='first')")
     [reference] = sweep(model, encoded, [()])
     return metrics.kl_divergence(reference)
 

@@ -101,7 +101,7 @@ class Pass:
 
 def as_interventions(given: Sequence[Any], prompts: int) -> list[Intervention]:
     """Check what is swept over so many prompts."""
-    listed = several("interventions", given, "[hooks] for a single one, [[]] for the run as it is")
+    listed = several("interventions", given, "[hooks] for a single one, [[]] for the unmodified run")
     if not listed:
         raise ValueError("no interventions given; pass a list with at least one list of hooks ([] changes nothing)")
     out = [as_intervention(inter, prompts) for inter in listed]
@@ -116,7 +116,7 @@ def as_intervention(given: Any, prompts: int) -> Intervention:
         return given
     if prompts > 1:
         raise ValueError(
-            f"{prompts} prompts are swept, and a list of hooks does not name its prompt; "
+            f"the sweep has {prompts} prompts, and a list of hooks does not name its prompt; "
             "write kn.Intervention(hooks, prompt=n)"
         )
     return Intervention(given)

@@ -109,7 +109,7 @@ def _embed(
         must_fire = MustFire()
         for name, _ in hooks:
             if plan.stage_of(name, layers) != -1:
-                raise ValueError(f"{name!r} is not on the embedding; such hooks belong into the interventions")
+                raise ValueError(f"{name!r} is not on the embedding; put such hooks into the interventions")
         points = [(adapter.hook_point(model, name), must_fire.wrap(repr(name), fn)) for name, fn in hooks]
         rows.append(adapter.run_embedding(model, tokens[number : number + 1], points))
         must_fire.check()

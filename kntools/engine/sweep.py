@@ -74,7 +74,7 @@ def sweep(
     Raises:
         KeyError: a hook name that does not exist on the model.
         IndexError: a position, neuron, head or prompt that does not exist.
-        ValueError: the answer's position is asked for and not known (token ids of a masked model, or of several rows);
+        ValueError: the answer position is needed and unknown (token ids of a masked model, or of several rows);
             token ids that look filled up, without `attention_mask`.
         RuntimeError: a hook that never fired.
     """

@@ -52,7 +52,7 @@ def strings(texts: Texts) -> Iterator[str]:
             with texts.open(encoding="utf-8") as lines:
                 yield from (line.strip() for line in lines if line.strip())
         except UnicodeDecodeError as error:
-            raise ValueError(f"{texts} is not in UTF-8 ({error}); write it anew in UTF-8") from error
+            raise ValueError(f"{texts} is not in UTF-8 ({error}); save it as UTF-8") from error
         return
     if isinstance(texts, Tensor | np.ndarray) or not isinstance(texts, Iterable):
         raise TypeError(f"texts={shown(texts)}; give a list of texts, rows with a 'text', or pathlib.Path(...)")

@@ -37,7 +37,7 @@ class Writer:
     def __init__(self, model: Any, rows: Sequence[Tensor], count: int, hooks: Sequence[Hook] = ()) -> None:
         if is_masked(model):
             raise ValueError(
-                "a masked model does not continue texts; read its answer at the mask: kn.sweep(model, prompt, [[]])"
+                "a masked model does not continue texts; read the answer at the mask: kn.sweep(model, prompt, [[]])"
             )
         longest, limit = max(rows, key=len), adapter.context_length(model)
         length = len(longest) + whole("max_new_tokens", count, least=1)

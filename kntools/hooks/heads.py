@@ -26,7 +26,7 @@ def scale_heads(
 
     ```python
     hooks = kn.scale_heads([(5, 3), "L6.H0"], 0.5)
-    hooks = kn.scale_heads([(5, 3)], 0.0, site="pattern", pos=None)      # all of what it attends to
+    hooks = kn.scale_heads([(5, 3)], 0.0, site="pattern", pos=None)      # the whole attention pattern of the head
     ```
 
     Arguments:

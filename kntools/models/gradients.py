@@ -12,7 +12,7 @@ T = TypeVar("T")
 
 def check_gradients(model: Any) -> None:
     if torch.is_inference_mode_enabled():
-        raise RuntimeError("torch.inference_mode() has no gradients, not even inside; use torch.no_grad() around this")
+        raise RuntimeError("torch.inference_mode() has no gradients; use torch.no_grad() instead")
     if any(p.is_inference() for p in model.parameters()):
         raise RuntimeError("this model was made within torch.inference_mode(), without gradients; make it outside")
 

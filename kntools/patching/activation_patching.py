@@ -43,7 +43,7 @@ def activation_patch(
 
     Arguments:
         clean: the prompt whose activations answer right, or several prompts.
-        corrupted: as many prompts (or texts) of the same number of tokens. They are asked for the clean answer.
+        corrupted: as many prompts (or texts) of the same number of tokens. The answer is the clean one.
         site: any of `kntools.sites.SITES`: `resid_pre`, `attn_out`, `mlp_out`, `z`, `pattern`, `mlp.hook_post`, ...
         metric: as in `integrated_gradients`; also `"kl_divergence"` (from the clean run).
         layers: which; `None` is all that have the site (neurons are missing in layers that are mixtures of experts).
@@ -92,7 +92,7 @@ def attribution_patch(
         method: `"gradient"` takes it in the run that is patched (Nanda 2023): two forward passes and one backward.
             `"integrated"` averages it along the straight line between both runs, all positions of a layer together:
             a layer sums to what patching it whole does, up to `PatchGrid.residual`; `steps` passes per layer.
-            `"atp_star"` (Kramar et al. 2024) computes the softmax anew for patched queries and keys, and averages the
+            `"atp_star"` (Kramar et al. 2024) recomputes the softmax for patched queries and keys, and averages the
             size of the estimate over backward passes that each omit one layer (paths do not cancel); the
             sign is that of the sum. One pass per layer, and no window.
         steps: Gauss-Legendre nodes of `"integrated"`.
@@ -110,10 +110,10 @@ def attribution_patch(
     }
     names = [field.name for field in fields(CellChoice)]
     if unknown := sorted(cells.keys() - names):
-        raise TypeError(f"unknown argument {unknown[0]!r}; of cells there are {', '.join(names)}")
+        raise TypeError(f"unknown argument {unknown[0]!r}; the arguments of cells are {', '.join(names)}")
     choice = CellChoice(**cells)
     if method == "atp_star" and choice.window != 1:
-        raise ValueError(f"method='atp_star' is of single layers, and window={choice.window}; use 'integrated'")
+        raise ValueError(f"method='atp_star' supports single layers only, but window={choice.window}; use 'integrated'")
     return patch_grid(
         model, encode_pairs(model, clean, corrupted), choice, metric, noising, ways[method], method=method
     )

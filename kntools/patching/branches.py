@@ -77,5 +77,5 @@ def _check(model: Any, encoded: Encoded, sites: dict[int, list[str]]) -> None:
         if float(moved.norm()) > 1e-2 * float(shift.norm()) + 1e-5 * float(base[name].norm()):
             raise ValueError(
                 f"layer {n} of {adapter.model_name(model)} writes through more than {' and '.join(sites[n])}, which "
-                "path patching and AtP* cannot hold; use kn.activation_patch, or another method of attribution_patch"
+                "path patching and AtP* cannot fix; use kn.activation_patch, or another method of attribution_patch"
             )

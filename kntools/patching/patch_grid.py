@@ -23,7 +23,7 @@ class PatchGrid(Result):
 
     ```python
     grid.values                       # [layer position], [layer head] or [layer neuron]; mean over pairs
-    grid.clean, grid.corrupted        # the metric of the two prompts as they are
+    grid.clean, grid.corrupted        # the metric of the two prompts without a patch
     grid.effect                       # what the patch changed
     grid.normalized                   # 0: as corrupted, 1: as clean
     low, high = grid.interval()       # bootstrap over pairs
@@ -75,7 +75,7 @@ class PatchGrid(Result):
         """The metric on a scale from the corrupted prompt (0) to the clean one (1), of the means over pairs."""
         gap = self.clean - self.corrupted
         if gap == 0:
-            raise ValueError("the metric is the same for both prompts: there is nothing to normalise by; use .effect")
+            raise ValueError("the metric is the same for both prompts, so .normalized divides by 0; use .effect")
         return (self.values - self.corrupted) / gap
 
     def interval(self, *, confidence: float = 0.95, resamples: int = 2000, seed: int = 0) -> Interval:

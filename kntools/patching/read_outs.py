@@ -31,8 +31,8 @@ def check_live(model: Any, encoded: Encoded, site: str, layer: int) -> None:
         seen[site] = _moves(model, encoded, name)
     if not seen[site]:
         raise ValueError(
-            f"{name!r} is a read-out on this model: it is computed beside the forward pass, and changing it changes "
-            f"nothing. Patch {'v or z' if 'attn' in name else 'resid_post'} instead"
+            f"{name!r} is a read-out on this model: the forward pass does not use it, so changing it has no "
+            f"effect. Patch {'v or z' if 'attn' in name else 'resid_post'} instead"
             + (" (or q and k, which the pattern is made from)." if "pattern" in name or "scores" in name else ".")
         )
 

@@ -91,7 +91,7 @@ def role_lines(profile: Any, *, before: bool = False, **look: Unpack[Look]) -> g
 
 
 def scan_scatter(scan: Any, scores: Any = None, *, names: int = 5, **look: Unpack[Look]) -> go.Figure:
-    """The effect of ablating each neuron, against its attribution score if that is given, else in order of size.
+    """The effect of ablating each neuron, against its attribution score if given, otherwise in order of size.
 
     ```python
     kn.plots.scan_scatter(kn.neuron_scan(model, prompt, layers=20), attribution)

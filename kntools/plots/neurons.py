@@ -166,7 +166,7 @@ def layer_histogram(
     groups = {str(name): read_neurons(group) for name, group in given.items()}
     last = max((n.layer for group in groups.values() for n in group), default=0)
     if n_layers is not None and last >= n_layers:
-        raise ValueError(f"a neuron lies in layer {last}, but n_layers={n_layers}; give the model's number of layers")
+        raise ValueError(f"a neuron is in layer {last}, but n_layers={n_layers}; give the model's number of layers")
     rows = []
     for name, group in groups.items():
         for layer in range(n_layers or last + 1):

@@ -58,7 +58,7 @@ def trace_panels(traces: Sequence[Any], *, scores: bool = False, **look: Unpack[
         raise ValueError("no traces to draw; give what kn.causal_trace returns")
     first = traces[0]
     if any((trace.tokens, trace.metric) != (first.tokens, first.metric) for trace in traces):
-        raise ValueError("traces side by side must be of one prompt and metric; draw others in figures of their own")
+        raise ValueError("traces in one figure need the same prompt and metric; draw the others in separate figures")
     names = [_name(trace) for trace in traces]
     tables = {
         f"{name} ({n})" if names.count(name) > 1 else name: trace.scores if scores else trace.effect

@@ -106,7 +106,7 @@ def _page(study: Study, shown: Sequence[tuple[Figure, Shown]], command: str) -> 
 def _data(study: Study) -> str:
     text = f"pairs of {'the built-in sample' if study.sampled else 'BLiMP'}"
     others = [name for name in study.stand_ins if name != "BLiMP"]
-    return f"{text}; the sample also in place of {', '.join(others)}" if others else text
+    return f"{text}; the built-in sample also replaces {', '.join(others)}" if others else text
 
 
 def _command(command: str, figures: Sequence[Figure]) -> str:

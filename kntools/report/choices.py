@@ -55,7 +55,7 @@ def possible() -> Iterator[None]:
     try:
         yield
     except FileNotFoundError as error:
-        raise NotPossible("its data set is not at hand (set KNTOOLS_DATA to a folder that holds it)") from error
+        raise NotPossible("its data set was not found (set KNTOOLS_DATA to the folder that has it)") from error
     except ValueError as error:
         raise NotPossible(str(error).rsplit(";", 1)[0]) from error
 
@@ -149,7 +149,7 @@ def judged(model: Any, source: str, limit: int, seed: int) -> list[Prompt]:
     """Prompts that the model gets right, one per pair or fact."""
     [found] = known_prompts(model, [source], limit=limit, seed=seed).values()
     if not found:
-        raise ValueError("the model gets none of it right")
+        raise ValueError("the model answers no prompt correctly")
     return found
 
 
@@ -160,5 +160,5 @@ def traced(model: Any, what: Any, limit: int, sampled: bool) -> list[Prompt]:
     else:
         found = traced_prompts(model, what, limit=limit)
     if not found:
-        raise ValueError("the model gets no prompt right")
+        raise ValueError("the model answers no prompt correctly")
     return found

@@ -31,7 +31,7 @@ EXAMPLES: dict[str, Row] = {
 def examples(study: Study) -> Shown:
     """Figure 10. Examples that were chosen by hand, without a test."""
     if study.masked:
-        raise NotPossible("a masked model does not go on writing, and rank-one edits need one that does")
+        raise NotPossible("masked models do not continue text, and rank-one edits need a causal model")
     c = study.second_moment
     settings = {"layer": study.layer, "c": c.title(), "seed": study.seed, "tokens": _TOKENS}
     folder = open_run(study.run("edit_examples"), "edit examples", study.model, **settings)
@@ -46,9 +46,9 @@ def examples(study: Study) -> Shown:
     implied = frame[~frame["group"].isin(["edited", "unrelated"])]["follows"]
     kept = unrelated["before"] == unrelated["after"]
     return Shown(
-        f"Examples without a test: after the edit, {share(int(edited['follows'].sum()), len(edited))} edited texts go "
-        f"on as edited, {share(int(implied.sum()), len(implied))} texts that it implies go on accordingly, and "
-        f"{share(int(kept.sum()), len(kept))} unrelated texts go on as before.",
+        f"Examples without a test: after the edit, {share(int(edited['follows'].sum()), len(edited))} edited texts "
+        f"continue with the new answer, {share(int(implied.sum()), len(implied))} implied texts follow, and "
+        f"{share(int(kept.sum()), len(kept))} unrelated texts do not change.",
         blocks("figure-10", frame, tables={"edits": pd.DataFrame([{"edit": n, **p["edit"]} for n, p in done.items()])}),
         missing,
         _how(study),
@@ -120,7 +120,7 @@ def _edited(study: Study, what: Any) -> analyses.EditConsistency:
     make = partial(analyses.make_cases, model, what, size.edits, seed=study.seed, among=among)
     cases = study.choose(f"cases/{what}", analyses.Case, make)
     if not cases:
-        raise NotPossible("there is no fact that this model can be asked both ways")
+        raise NotPossible("no fact has prompts for this model in both directions")
     drawn = analyses.Continuations(0 if study.masked else size.continuations, seed=study.seed)
     methods: dict[str, Method] = {"edit_values": analyses.values_method()}
     if not study.masked:
@@ -142,4 +142,4 @@ def _how(study: Study) -> str:
     if study.masked:
         return "Rank-one edits need a causal model; here five neurons' value slots are edited (Dai et al. 2022)."
     c = study.second_moment
-    return f"Rank-one edits in layer {study.layer}, with a second moment of {c.count:,} tokens that the model wrote."
+    return f"Rank-one edits in layer {study.layer}, with a second moment of {c.count:,} generated tokens."

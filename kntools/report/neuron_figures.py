@@ -121,7 +121,7 @@ def transfer(study: Study) -> Shown:
             )
         about: dict[str, Any] = {"part": number, "number": number, "neuron": study.candidate(number)}
         content += blocks("transfer", result.plot(), summary, tables={"prompts": result.to_frame()}, **about)
-    nothing = "fall of the contrast in any paradigm"
+    nothing = "decrease of the contrast in any paradigm"
     return Shown(tested(passed, nothing, "t-test against random neurons, Holm-corrected", p_values), content, missing)
 
 

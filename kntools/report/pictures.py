@@ -17,7 +17,7 @@ _WIDTH, _HEIGHT = 1000, 450
 def write(folder: Path, pictures: Sequence[Chart]) -> tuple[list[Path], str]:
     """The files, drawn in one go (the browser's start takes its time), or why there are none."""
     if find_spec("kaleido") is None:
-        return [], "no PNG and SVG files beside the page (its buttons save them): pip install 'kntools[images]'"
+        return [], "no PNG and SVG files (the buttons on the page save them): pip install 'kntools[images]'"
     if not pictures:
         return [], ""
     folder.mkdir(parents=True, exist_ok=True)
@@ -32,5 +32,5 @@ def write(folder: Path, pictures: Sequence[Chart]) -> tuple[list[Path], str]:
     try:
         plotly.io.write_images(**drawn)
     except Exception as error:  # kaleido, the browser and what is between them have errors of many kinds
-        return [], f"no PNG and SVG files beside the page (its buttons save them): {type(error).__name__}: {error}"
+        return [], f"no PNG and SVG files (the buttons on the page save them): {type(error).__name__}: {error}"
     return drawn["file"], ""

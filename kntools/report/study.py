@@ -189,7 +189,7 @@ class Study:
     def written(self, tokens: int) -> list[str]:
         """About so many tokens, in texts."""
         if self.masked:
-            raise NotPossible("a masked model does not write texts")
+            raise NotPossible("a masked model does not generate text")
         start = "The" if self.model.tokenizer.bos_token_id is None else None
         folder = open_run(self.run("written"), "written text", self.model, seed=self.seed)
 

@@ -27,7 +27,7 @@ def suppression(study: Study) -> Shown:
     """Figure 5."""
     effects, missing = each_possible(NUMBERS, lambda number: analyses.effect_of(study.shift(number), seed=study.seed))
     passed = [line for number, effect in effects.items() if (line := _less_probable(study, number, effect))]
-    nothing = "loss of a word at nouns of the candidate's number"
+    nothing = "decrease of a word at nouns of the candidate's number"
     content: list[Block] = []
     for number, effect in effects.items():
         about = {**_about(study, number), "change": _CHANGES[effect.details["change"]]}
@@ -51,7 +51,7 @@ def _less_probable(study: Study, number: str, effect: analyses.SuppressionEffect
     counts = ", ".join(f"{int(hits.sum())} of {len(hits)} {section}" for section, hits in falls)
     if odds:
         return f"suppressing {study.candidate(number)} lowers the odds of the {number} form after {counts} words"
-    return f"suppressing {study.candidate(number)} lowers {counts} words at {number} nouns"
+    return f"suppressing {study.candidate(number)} makes {counts} words less probable at {number} nouns"
 
 
 def bias(study: Study) -> Shown:
@@ -71,7 +71,7 @@ def bias(study: Study) -> Shown:
     return Shown(
         tested(passed, "correlation of effect and plural bias among neutral words", how, [p]),
         blocks("figure-6", found.plot(), frame, tables=tables, neuron=study.candidate("plural"), source=source),
-        {", ".join(rare): "they stand before too few nouns"} if rare else {},
+        {", ".join(rare): "they precede too few nouns"} if rare else {},
     )
 
 
@@ -98,7 +98,7 @@ def _corpus(study: Study) -> tuple[list[str], str]:
     source = f"{len(texts):,} sentences of {'the built-in sample' if study.sampled else 'BLiMP'}"
     if study.size.corpus and not study.masked:
         written = study.written(study.size.corpus)
-        return [*texts, *written], f"{source} and {len(written):,} texts that the model writes"
+        return [*texts, *written], f"{source} and {len(written):,} texts that the model generated"
     return texts, source
 
 
@@ -151,6 +151,6 @@ def _prompts(study: Study) -> str:
 
 def _about(study: Study, number: str) -> dict[str, Any]:
     """What the texts of charts and tables of one candidate are filled with."""
-    causal = "The probability of the noun after each word, for a causal model has not read the noun before it."
-    asked = "The probability of each word in the place of the determiner." if study.masked else causal
+    causal = "The probability of the noun after each word, because a causal model has not read the noun before it."
+    asked = "The probability of each word at the determiner's place." if study.masked else causal
     return {"part": number, "number": number, "neuron": study.candidate(number), "asked": asked}

@@ -67,7 +67,7 @@ def encode(value: Any, name: str, tensors: dict[str, Tensor] | None = None) -> A
         return {KIND: type(value).__name__, **found} if isinstance(value, Registered) else found
     if isinstance(value, Mapping) and all(isinstance(key, str) for key in value):
         return {key: encode(item, f"{name}.{key}", tensors) for key, item in value.items()}
-    raise TypeError(f"{name}={value!r} cannot be written down: it is a {type(value).__name__}; give text or numbers")
+    raise TypeError(f"{name}={value!r} cannot be saved: it is a {type(value).__name__}; give text or numbers")
 
 
 def decode(value: Any, hint: Any, tensors: Mapping[str, Tensor]) -> Any:

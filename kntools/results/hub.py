@@ -90,7 +90,7 @@ class Address:
                 send()
         except OfflineModeIsEnabled as error:
             raise ConnectionError(
-                f"{self} cannot be written: HF_HUB_OFFLINE is set; unset it and start again"
+                f"{self} cannot be written: HF_HUB_OFFLINE is set; unset it and restart Python"
             ) from error
         except HfHubHTTPError as error:
             if error.response.status_code in (401, 403):

@@ -88,7 +88,7 @@ class Result(encoding.Registered):
         about = {"format": FORMAT, "checksum": checksum(json.dumps(content), tensors), "result": content}
         if path.suffix == ".json":
             if tensors:
-                raise ValueError(f"{path.name}: this result holds tensors; call the file .safetensors")
+                raise ValueError(f"{path.name}: this result holds tensors; use a file name that ends in .safetensors")
             return write(path, json.dumps(about, ensure_ascii=False, indent=1, allow_nan=False) + "\n")
         with atomic(path) as part:
             # One entry: safetensors keeps several in no fixed order.
@@ -175,7 +175,7 @@ def load(path: str | Path, kind: type[Result] = Result) -> Any:
                 about = json.loads((file.metadata() or {}).get("kntools", "null"))
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
     except Exception as error:  # safetensors has errors of many kinds
-        raise ValueError(f"{source} is damaged, or no file of results ({error}); save the result again") from error
+        raise ValueError(f"{source} is damaged, or not a file of results ({error}); save the result again") from error
     if not isinstance(about, dict) or not isinstance(about.get("format"), int):
         raise ValueError(f"{source} holds no result of kntools; give a file that .save(path) wrote")
     if about["format"] != FORMAT:

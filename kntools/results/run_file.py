@@ -50,7 +50,7 @@ class RunFile:
             item = _parsed(line)
             tensors = None if item is None or "key" not in item or "payload" not in item else self._tensors(item)
             if item is None or tensors is None:
-                raise ValueError(f"{self.path}, line {number} is damaged; delete the line, and its item is made again")
+                raise ValueError(f"{self.path}, line {number} is damaged; delete the line to compute its item again")
             items[item["key"]] = decode(item["payload"], Any, tensors)
             end = max(end, sum(item.get("tensors", [0, 0])[:2]))
         self._ends = {self.path: len(raw) - len(unfinished), self.tensors: end}

@@ -92,7 +92,7 @@ class RunStore:
                     self.put(name, make(todo[name]))
                 except KeyboardInterrupt as error:
                     if self.path is not None:
-                        error.add_note(f"finished items are kept in {self.path}; make the same call to resume")
+                        error.add_note(f"finished items are saved in {self.path}; make the same call again to resume")
                     raise
                 except Exception as error:
                     if processes.count() == 1:

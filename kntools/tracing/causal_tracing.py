@@ -66,13 +66,13 @@ def causal_trace(  # type: ignore[misc] # the signatures above only tell one tra
             that of a data set, 3 times `kntools.tracing.noise.subject_sigma(model, prompts)`); a number is its
             standard deviation; a tensor `[sample subject d_model]` is the noise itself.
         corrupted: instead of noise, another prompt (or text) of as many tokens (symmetric token replacement, Zhang &
-            Nanda 2024), or as many as there are prompts. It is asked for the clean answer. Without a subject, the part
+            Nanda 2024), or as many as there are prompts. The answer is the clean one. Without a subject, the part
             that differs counts as one.
         metric: as in `activation_patch`; `None` is the probability. `"two_way"`, P(target) / (P(target) +
             P(foil)), is for agreement, where the right noun is one of thousands.
         samples: how many samples of noise (drawn with `seed`); the metric is averaged over them.
-        sever: hold the outputs of all `"mlp"` or `"attn"` above the restored state at their values in the corrupted
-            run, sample by sample: what is left is the effect that does not pass through them.
+        sever: fix the outputs of all `"mlp"` or `"attn"` above the restored state at their values in the corrupted
+            run, sample by sample: the remaining effect does not pass through them.
         sever_at: at the `"restored"` token (as published), or at `"all"` tokens.
 
     Raises:

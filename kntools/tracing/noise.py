@@ -66,7 +66,7 @@ def subject_embeddings(model: Any, encoded: Encoded) -> SubjectEmbeddings:
         if not torch.allclose(scale * own, seen, rtol=1e-2, atol=1e-3 * float(seen.abs().max())) or not scale:
             raise ValueError(
                 f"{hook} of {adapter.model_name(model)} is not a multiple of the output of its token embedding: "
-                "there is no place for noise; give causal_trace(..., corrupted=...), another prompt"
+                "noise cannot be added; give causal_trace(..., corrupted=...), another prompt"
             )
     return SubjectEmbeddings(own[list(positions)].float(), hook, scale, positions)
 

@@ -31,8 +31,8 @@ def warn_of_weak_corruption(
     if weak:
         warnings.warn(
             f"the corruption does not lower the answer in {len(weak)} of {len(texts)} traces: there is nothing to "
-            f"restore ({'; '.join(weak[:3])}{'; ...' if len(weak) > 3 else ''}). Use stronger noise, prompts whose "
-            "answer that is probable, or another occurrence of a subject that occurs twice",
+            f"restore ({'; '.join(weak[:3])}{'; ...' if len(weak) > 3 else ''}). Use stronger noise, prompts that "
+            "the model answers, or another occurrence of a subject that occurs twice",
             WeakCorruption,
             stacklevel=3,
         )

@@ -67,12 +67,12 @@ def test_the_live_path_is_there_by_name_and_warns(name: str) -> None:
     """The same ends, and scores that measure the norm's epsilon."""
     model, prompt = model_of(name), prompts_for("gemma2")[0]
     frozen = kn.integrated_gradients(model, prompt)
-    with pytest.warns(UserWarning, match="post_norm='frozen' holds"):
+    with pytest.warns(UserWarning, match="post_norm='frozen' fixes"):
         live = kn.integrated_gradients(model, prompt, post_norm="live")
     assert live.post_norm == "live"
     torch.testing.assert_close(live.gap, frozen.gap, rtol=1e-4, atol=1e-8)
     assert int(live.nodes[:, 1:].min()) > 3 * int(frozen.nodes[:, 1:].max())
-    with pytest.warns(UserWarning, match="post_norm='frozen' holds"):
+    with pytest.warns(UserWarning, match="post_norm='frozen' fixes"):
         live = kn.activation_x_gradient(model, prompt, post_norm="live")
     sizes = live.scores.abs().sum(-1)
     assert bool((live.scores.sum(-1).abs() < 0.05 * sizes).all()), "the norm does not see the size of its input"

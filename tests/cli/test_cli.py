@@ -312,7 +312,7 @@ def test_an_interrupted_command_says_that_nothing_was_kept(tiny: str, monkeypatc
     monkeypatch.setattr("kntools.analyses.neuron_search.integrated_gradients", _interrupt)
     result = run("attribute", TEXT, TARGET, "--model", tiny)
     assert result.exit_code == 130 and result.stdout == ""
-    assert "nothing was kept" in result.stderr and len(result.stderr.splitlines()) == 1
+    assert "nothing was saved" in result.stderr and len(result.stderr.splitlines()) == 1
 
 
 def test_rows_and_bars_are_set_for_the_command_alone(tiny: str, monkeypatch: pytest.MonkeyPatch) -> None:

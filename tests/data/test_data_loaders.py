@@ -52,7 +52,7 @@ def test_the_sample_is_as_large_as_promised() -> None:
     ],
 )
 def test_without_data_the_sample_stands_in_and_says_so(load: Any, size: int) -> None:
-    with pytest.warns(UserWarning, match=r"was not found .*KNTOOLS_DATA.*built-in sample in its place"):
+    with pytest.warns(UserWarning, match=r"was not found .*KNTOOLS_DATA.*built-in sample instead"):
         loaded = load()
     assert len(loaded) == size
     assert loaded.source.startswith("built-in sample, in place of ")

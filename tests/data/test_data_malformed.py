@@ -166,7 +166,7 @@ def test_a_pattern_without_its_slots(pattern: str, message: str, tmp_path: Path)
         ('[\n{"known_id": 0},\n{"known_id": }\n]', r":3: broken JSON"),
         ('[\n{"known_id": 0}\n{"known_id": 1}\n]', r":3: expected ',' or '\]' after a record"),
         ("[\n3\n]", r":2: found a int; expected one JSON array of objects"),
-        ("[\n{}\n] {}", r": there is more after the end of the array"),
+        ("[\n{}\n] {}", r": there is text after the end of the array"),
         ("[\n" + json.dumps(KNOWN) + ",\n" + json.dumps({**KNOWN, "subject": 1}) + "\n]", r":3: field 'subject' must"),
         ("[\n\n" + json.dumps({**KNOWN, "template": "of"}) + "\n]", r":3: field 'template' is 'of'; expected one \{\}"),
         ("[\n" + json.dumps(KNOWN), r":2: expected ',' or '\]' after a record, found ''"),

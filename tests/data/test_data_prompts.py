@@ -177,7 +177,7 @@ def test_a_pattern_as_a_question() -> None:
 @pytest.mark.parametrize("masked", [False, True])
 def test_a_subject_that_stands_earlier_is_not_traced_at_the_wrong_place(masked: bool) -> None:
     found = fill("r", "The capital of [X] is [Y].", "of", "Ottawa", masked)
-    assert (found.prompt, found.reason) == (None, "subject also stands earlier in the prompt")
+    assert (found.prompt, found.reason) == (None, "subject also occurs earlier in the prompt")
     # As a part of another word it is no trouble: encode looks for the word.
     found = fill("r", "The capital of [X] is [Y].", "cap", "Ottawa", masked)
     assert found.prompt is not None and found.prompt.subject == "cap"

@@ -91,10 +91,10 @@ def test_pararel_counts_each_reason_for_itself(tmp_path: Path) -> None:
     found = facts.prompts(zoo.tiny("gpt2"))
     assert found.total == 5 * 4
     # Two patterns do not end in the answer; Canada stands twice in the last one; one answer is no single token.
-    expected = {"mask not last": 10, "subject also stands earlier in the prompt": 1, "answer is not one token": 2}
+    expected = {"mask not last": 10, "subject also occurs earlier in the prompt": 1, "answer is not one token": 2}
     assert skipped(found) == expected and len(found) == 7
     found = facts.prompts(zoo.tiny("bert"))
-    assert skipped(found) == {"subject also stands earlier in the prompt": 1, "answer is not one token": 4}
+    assert skipped(found) == {"subject also occurs earlier in the prompt": 1, "answer is not one token": 4}
     first = facts.prompts(zoo.tiny("gpt2"), multi_token="first")
     assert skipped(first) == {name: n for name, n in expected.items() if name != "answer is not one token"}
 
@@ -132,7 +132,7 @@ def test_counterfact_counts_each_reason_for_itself(tmp_path: Path) -> None:
         "foil is not one token": 3,  # France's rewrite and neighbour, Italy's attribute
         "target equal to the new target": 2,
         "longer than the model's context": 1,
-        "subject also stands earlier in the prompt": 1,
+        "subject also occurs earlier in the prompt": 1,
     }
     assert Counter(found.roles) == {"rewrite": 2, "paraphrase": 1}
     rewrites = records.prompts(zoo.tiny("gpt2"), role="rewrite")
@@ -169,7 +169,7 @@ def test_known_facts_count_each_reason_for_themselves(tmp_path: Path) -> None:
     assert skipped(found) == {
         "answer is not one token": 2,
         "subject not in the prompt": 1,
-        "subject also stands earlier in the prompt": 3,
+        "subject also occurs earlier in the prompt": 3,
         "longer than the model's context": 1,
     }
     assert [p.subject for p in found] == ["Canada", "Cuba"]

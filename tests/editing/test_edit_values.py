@@ -98,7 +98,7 @@ def test_bad_input() -> None:
         (ValueError, "write ' Rome'", lambda: kn.edit_values(model, NEURONS, " Ottawa", "Rome")),
         (
             ValueError,
-            f"give the id.*{long.target_ids[0]}",
+            f"give its id.*{long.target_ids[0]}",
             lambda: kn.edit_values(model, NEURONS, " Ottawa", " Ouagadougou"),
         ),
         (IndexError, "L1.N48", lambda: kn.erase_values(model, [(1, 48)])),

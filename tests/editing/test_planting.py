@@ -93,7 +93,7 @@ def test_the_model_is_restored_after_an_error_and_training_ends_in_time() -> Non
 def test_a_width_that_does_not_tell_the_axes_apart_is_refused(width: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(zoo.RECIPES["llama"].options, "intermediate_size", width)
     model = zoo.fresh("llama")
-    with pytest.raises(ValueError, match="which axis"):
+    with pytest.raises(ValueError, match="the axis of the neurons is"):
         planted(model, CAPITAL, ["L0.N1"])
 
 

@@ -343,7 +343,7 @@ def test_warnings() -> None:
     good = replace(edit, after=0.9, ridge=1e-6)
     assert edit.relative_norm < 0.5 < edit.key_cosine and good.warnings() == []
     turned = torch.roll(edit.prompt_key, 7)
-    assert "Does the subject open the text" in replace(good, prompt_key=turned - edit.key).warnings()[0]
+    assert "If the subject opens the text" in replace(good, prompt_key=turned - edit.key).warnings()[0]
     assert "expect other facts to change" in replace(good, weight_norm=edit.weight_norm / 1e3).warnings()[0]
     assert "warning" in repr(edit) and "cosine" in repr(edit)
 

@@ -85,9 +85,9 @@ def test_where_it_is_not_known_it_is_an_error(factory: str) -> None:
 
 def test_logits_of_unknown_positions_are_an_error() -> None:
     bert, llama = zoo.tiny("bert"), zoo.tiny("llama")
-    with pytest.raises(ValueError, match="token ids of a masked model is not known; give pos="):
+    with pytest.raises(ValueError, match="token ids of a masked model is unknown; give pos="):
         kn.sweep(bert, kn.encode(bert, MASKED).tokens, [[]])
-    with pytest.raises(ValueError, match="token ids of 2 rows is not known; give pos="):
+    with pytest.raises(ValueError, match="token ids of 2 rows is unknown; give pos="):
         kn.sweep(llama, tokens_for(llama).repeat(2, 1), [kn.Intervention((), prompt=1)])
     with pytest.raises(TypeError, match=r"is a text; write kn\.Prompt"):
         inspect.unwrap(make_inputs)(llama, CAUSAL.text)

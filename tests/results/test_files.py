@@ -105,6 +105,6 @@ def test_a_place_that_cannot_be_written_to(tmp_path: Path) -> None:
     write(tmp_path / "file", "x")
     for path in ("/proc/nowhere/a.txt", "/sys/a.txt", tmp_path / "file" / "a.txt"):
         begun = False
-        with pytest.raises(OSError, match=r"a\.txt.*give a place that can be written to"), atomic(path):
+        with pytest.raises(OSError, match=r"a\.txt.*give a writable path"), atomic(path):
             begun = True
         assert not begun

@@ -75,7 +75,7 @@ def test_what_is_not_there(cache: Path) -> None:
             kn.load(address)
         assert address in str(error.value) and "HF_HUB_OFFLINE" in str(error.value)
     (snapshot(cache) / "t.txt").write_text("hello")
-    with pytest.raises(ValueError, match=r"hf://user/repo/t\.txt is damaged, or no file of results"):
+    with pytest.raises(ValueError, match=r"hf://user/repo/t\.txt is damaged, or not a file of results"):
         kn.load("hf://user/repo/t.txt")
     with pytest.raises(ValueError, match=r"hf://user/repo/t\.json holds Table, not Trace"):
         kn.load("hf://user/repo/t.json", kn.Trace)
@@ -142,7 +142,7 @@ def test_push_to_a_branch_of_a_data_set(upload: Any) -> None:
     for repo, file in (("repo", "t.json"), ("user/repo", "../t.json"), ("user/repo", "")):
         with pytest.raises(ValueError, match="hf://user/repo/file"):
             table.push_to_hub(repo, file)
-    with pytest.raises(ValueError, match=r"call the file \.safetensors"):
+    with pytest.raises(ValueError, match=r"use a file name that ends in \.safetensors"):
         some_results()[0].push_to_hub("user/repo", "t.json")
 
 

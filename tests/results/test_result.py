@@ -148,7 +148,7 @@ def test_a_table_survives_the_disk(ending: str, tmp_path: Path) -> None:
 
 
 def test_a_result_with_tensors_is_no_json(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"this result holds tensors; call the file \.safetensors"):
+    with pytest.raises(ValueError, match=r"this result holds tensors; use a file name that ends in \.safetensors"):
         an_attribution().save(tmp_path / "a.json")
     assert list(tmp_path.iterdir()) == []
     path = a_table().save(tmp_path / "a.json")
@@ -180,7 +180,7 @@ def test_numbers_of_numpy_and_torch_are_plain_ones() -> None:
 
 @pytest.mark.parametrize("bad", [print, object(), {1: 2}, {"inner": [print]}, {1, 2}])
 def test_what_cannot_be_written_is_refused_before_the_work(bad: Any) -> None:
-    with pytest.raises(TypeError, match=r"settings\.key.*cannot be written down"):
+    with pytest.raises(TypeError, match=r"settings\.key.*cannot be saved"):
         provenance(zoo.tiny("llama"), key=bad)
 
 

@@ -251,7 +251,7 @@ def test_no_flipped_bit_is_read_as_another_value(tmp_path: Path) -> None:
 
 
 def test_a_run_that_cannot_be_written_or_is_interrupted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(OSError, match=r"/proc/nowhere/run\.jsonl.*give a place that can be written to"):
+    with pytest.raises(OSError, match=r"/proc/nowhere/run\.jsonl.*give a writable path"):
         store(Path("/proc/nowhere/run"))
     run, made = store(tmp_path / "run"), list[str]()
 
@@ -270,7 +270,7 @@ def test_a_run_that_cannot_be_written_or_is_interrupted(tmp_path: Path, monkeypa
 
     with pytest.raises(KeyboardInterrupt) as caught:
         run.each(["a", "b"], key=str, make=stop)
-    assert caught.value.__notes__ == [f"finished items are kept in {run.path}; make the same call to resume"]
+    assert caught.value.__notes__ == [f"finished items are saved in {run.path}; make the same call again to resume"]
     assert store(tmp_path / "run").keys() == ["a"]
 
 
