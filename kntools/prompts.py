@@ -121,8 +121,8 @@ def encode(model: Any, prompt: PromptLike, *, prepend_bos: bool | None = None) -
 
     Raises:
         PromptError: (a ValueError) no or two masks for a masked model, a mask for a causal one, an answer that is
-            attached to the word before it or of several tokens, a subject that is not in the text or more than once, a text that
-            ends in a space or is longer than the context.
+            attached to the word before it or of several tokens, a subject that is not in the text or more than once, a
+            text that ends in a space or is longer than the context.
     """
     [encoded] = encode_many(model, [prompt], prepend_bos=prepend_bos)
     return encoded
