@@ -30,6 +30,8 @@ RELATIONS = "P36 P1376 P101 P407 P178 P176 P159 P131"
 NUMBER_NEURONS = "L29.N1413 L29.N709 L0.N97 L0.N586 L19.N1044 L26.N891"  # leading ones of an earlier search, by P
 KNOWN_RELATIONS = "P36 P407 P178 P101"
 EDITS = "--layer 5 --second-moment moments/C5.safetensors --limit 100"
+MOMENTS = "moments/C3.safetensors moments/C4.safetensors moments/C5.safetensors"
+EDITORS_LIMIT = 56
 MINIMAL_PAIRS = (
     "determiner_noun_agreement_1 determiner_noun_agreement_irregular_1 regular_plural_subject_verb_agreement_1 "
     "irregular_plural_subject_verb_agreement_1 anaphor_number_agreement"
@@ -72,6 +74,9 @@ COMMANDS: dict[str, str] = {
     ),
     "edit-P36": f"edit_consistency P36 {EDITS} --method rome",
     "edit-P101": f"edit_consistency P101 {EDITS} --method rome",
+    "editors-P36": (
+        f"edit_consistency P36 --layer 5 {each('--second-moment', MOMENTS)} --bound 0.005 --limit {EDITORS_LIMIT}"
+    ),
     "tracing-facts": "tracing_profile facts --limit 100 --samples 1 --sever mlp --sever attn",
     "tracing-determiner-noun": "tracing_profile determiner_noun --limit 100 --samples 1",
     "tracing-subject-verb": "tracing_profile subject_verb --limit 24 --samples 1",
@@ -133,6 +138,29 @@ def by_method(frame: pd.DataFrame) -> pd.DataFrame:
     wide = shown.pivot(index=["condition", "score", "n"], columns="method", values="shown").reset_index()
     order = {score: place for place, score in enumerate(dict.fromkeys(frame["score"]))}
     return wide.sort_values("score", key=lambda names: names.map(order)).sort_values("condition", kind="stable")
+
+
+#: Heading -> facts and score, in the table of many editors.
+EDITOR_SCORES = {
+    "edited": ("all", "reliability, exact"),
+    "goes on as edited": ("all", "reliability, free"),
+    "reverse follows": ("all", "symmetry, exact"),
+    "old reverse gone, of those known": ("known", "old direction gone"),
+    "two hops follow": ("all", "two-hop, exact"),
+    "perplexity": ("all", "perplexity"),
+}
+
+
+def by_editor(frame: pd.DataFrame) -> pd.DataFrame:
+    """Of an evaluation of many editors: a row per editor, a column per score."""
+    cell = share("value", "low", "high")
+    rows = []
+    for method, own in frame.groupby("method", sort=False):
+        scores = {(row["condition"], row["score"]): row for row in own.to_dict("records")}
+        found = {heading: scores[which] for heading, which in EDITOR_SCORES.items()}
+        cells = {h: f"{r['value']:.3g}" if h == "perplexity" else cell(r) for h, r in found.items()}
+        rows.append({"editor": method, "n": found["edited"]["n"], **cells})
+    return pd.DataFrame(rows)
 
 
 def by_state(frame: pd.DataFrame) -> pd.DataFrame:
@@ -292,6 +320,13 @@ TABLES: tuple[Table, ...] = (
             ("P36", ("rome",)),
             ("P101", ("rome",)),
         )
+    ),
+    Table(
+        EVALUATION,
+        "editors-P36",
+        "editors-P36.csv",
+        {name: column(name) for name in ("editor", "n", *EDITOR_SCORES)},
+        by_editor,
     ),
     Table(
         FINDINGS,
