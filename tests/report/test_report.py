@@ -217,7 +217,7 @@ def test_the_command_and_the_one_on_its_page(sample_only: None, tmp_path: Path) 
     assert again.stderr.count("built-in sample instead") == 1
     assert "BLiMP, ParaRel, known facts, CounterFact" in again.stderr
     assert "UserWarning" not in again.stderr and "in its place" not in again.stderr
-    assert "in place of ParaRel, known facts, CounterFact" in html
+    assert "also replaces ParaRel, known facts, CounterFact" in html
     assert files_of(tmp_path / "first") == files_of(tmp_path / "second")
     other = run(*words, "--seed", "5", "--out", str(tmp_path / "first"))
     assert other.exit_code == 2 and "name a new run" in other.stderr
