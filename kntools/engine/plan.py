@@ -52,12 +52,7 @@ class Intervention:
     wrt: Sequence[tuple[str, Positions]] = ()
 
     def __post_init__(self) -> None:
-        hooks = tuple(self.hooks) if isinstance(self.hooks, Iterable) else (self.hooks,)
-        if not all(_is_named(hook) and callable(hook[1]) for hook in hooks):
-            raise TypeError(
-                f"an intervention is a list of hooks, pairs (name, function), but got {shown(self.hooks)}; a sweep "
-                "takes a list of interventions: write [hooks], not hooks, for a single one"
-            )
+        hooks = _checked(self.hooks)
         if not all(map(_is_named, self.wrt)):
             raise TypeError(f"wrt={shown(self.wrt)}; give pairs of hook name and position: [(name, -1)]")
         checked = {"hooks": hooks, "prompt": whole("prompt", self.prompt), "rows": whole("rows", self.rows, 1)}
@@ -119,7 +114,17 @@ def as_intervention(given: Any, prompts: int) -> Intervention:
             f"the sweep has {prompts} prompts, and a list of hooks does not name its prompt; "
             "write kn.Intervention(hooks, prompt=n)"
         )
-    return Intervention(given)
+    return Intervention(_checked(given))
+
+
+def _checked(given: Any) -> tuple[Hook, ...]:
+    hooks = tuple(given) if isinstance(given, Iterable) else (given,)
+    if not all(_is_named(hook) and callable(hook[1]) for hook in hooks):
+        raise TypeError(
+            f"an intervention is a list of hooks, pairs (name, function), but got {shown(given)}; a sweep takes a list "
+            "of interventions: write [hooks], not hooks, for a single one"
+        )
+    return hooks
 
 
 def stage_of(name: str, layers: int) -> int:

@@ -136,7 +136,7 @@ def test_bad_masks_and_lengths() -> None:
     for words, options in cases:
         with pytest.raises(ValueError, match=words):
             kn.sweep(model, tokens, two, **options)
-    with pytest.raises(ValueError, match="leave it out"):
+    with pytest.raises(ValueError, match="omit it"):
         kn.sweep(model, PROMPTS[0], [[]], attention_mask=torch.ones(1, 6))
     with pytest.raises(ValueError, match="does not name its prompt"):
         kn.sweep(model, tokens, [[]], pos=-1)
