@@ -324,7 +324,7 @@ def test_the_result(tmp_path: Path) -> None:
     assert sum(t.startswith("<b>") for t in ticks) == len(trace.subject)
     assert "capital" in trace.plot().layout.title.text
     other = kn.causal_trace(model, fact("llama"), noise=0.3, samples=1)
-    with pytest.raises(ValueError, match="one prompt"):
+    with pytest.raises(ValueError, match="the same prompt and metric"):
         trace_panels([trace, other])
 
 
