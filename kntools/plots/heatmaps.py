@@ -35,10 +35,12 @@ def heatmap(
 
     Arguments:
         values: a tensor, array or lists `[row column]`; a frame, whose index and columns are the labels; or a dict of
-        these. rows, columns: labels; numbers from 0 if there are none. x, y, unit: titles of the axes, and the unit of
-        the values. say: write each value into its cell, instead of a colour bar. power: the colour's strength is
-        `|value| ** power`; below 1, small values stay visible. limits: the values at both ends of the colours; plus and
-        minus the highest |value| if there are none.
+            these.
+        rows, columns: labels; numbers from 0 if there are none.
+        x, y, unit: titles of the axes, and the unit of the values.
+        say: write each value into its cell, instead of a colour bar.
+        power: the colour's strength is `|value| ** power`; below 1, small values stay visible.
+        limits: the values at both ends of the colours; plus and minus the highest absolute value if there are none.
     """
     given = values if isinstance(values, Mapping) else {"": values}
     tables = [_table(table, rows, columns) for table in given.values()]
