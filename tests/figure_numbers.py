@@ -125,6 +125,7 @@ def shift(made: Made) -> list[Any]:
     for number in ("singular", "plural"):
         table = made.table(f"figure-7-order-{number}")
         words = made.table(f"figure-7-{number}").query("group == @number").set_index("word")
+        assert len(table) == words["n"].iloc[0] and table["prompt"].nunique() > 1
         for side in ("right", "wrong"):
             listed = [w for w, n in NUMBER.items() if w in words.index and (n == number) == (side == "right")]
             for when in ("before", "after"):

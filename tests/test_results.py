@@ -147,6 +147,18 @@ def test_scores_of_edits_are_those_of_the_items(name: str) -> None:
     pd.testing.assert_frame_equal(ours, theirs, check_exact=False, rtol=1e-9)
 
 
+def test_what_the_page_says_of_seven_editors() -> None:
+    table = pd.read_csv(RESULTS / "editors-P36.csv").query("condition == 'all' and method != 'before'")
+    value = table.set_index(["score", "method"])["value"]
+    assert value["symmetry, exact"].max() == value["two-hop, exact"].max() == 0 and table["method"].nunique() == 7
+    optimised = ["rome", "rome published key", "emmet", "memit", "alpha_edit"]
+    assert (value["reliability, exact"][optimised] == 1).all() and value["perplexity"][optimised].round().eq(48).all()
+    edits = [p for key, some in items("editors-P36").items() if key.startswith("edit_values/") for p in some]
+    wild = sum(payload["perplexity"] > 1000 for payload in edits)
+    page = " ".join((ROOT / "docs/evaluation.md").read_text("utf-8").split())
+    assert f"the perplexity of other text exceeds 1,000 after {wild} of the {len(edits)} edits" in page
+
+
 @pytest.mark.parametrize("what", TRACES)
 def test_traces_are_those_of_the_items(what: str) -> None:
     name = f"tracing-{what}"

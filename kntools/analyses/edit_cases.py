@@ -93,11 +93,12 @@ def _case(record: Any, asked: dict[str, list[Prompt]]) -> Case:
     edited = asked[record.known_role][0]
     questions += _further(record, edited, asked)
     texts: Sequence[str | None] = ()
-    key = f"{getattr(record, 'relation', '')} {record.subject} {record.target}"
     if isinstance(record, _COUNTERFACT):
         # A reduced record has one text that goes on.
         texts = record.generation_prompts if isinstance(record, CounterFactRecord) else [record.rephrase_prompt]
         key = f"counterfact {record.case_id}"
+    else:
+        key = f"{record.relation} {record.subject} {record.target}"
     generation = next((text.rstrip() for text in texts if text is not None), None)
     return Case(key, replace(edited, foil=None), str(edited.foil), tuple(questions), generation)
 

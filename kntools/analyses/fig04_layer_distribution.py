@@ -34,7 +34,7 @@ class LayerDistribution(Table):
         counts = ", ".join(f"{kind}: {n} groups" for kind, n in self.details["groups"].items())
         if (test := self.details["test"]) is None:
             return f"Layers of knowledge neurons ({counts})"
-        difference = f"distance {test['distance']:.3f}, p = {test['p']:.3g}"
+        difference = f"distance {test['distance']:.3f}, p = {test['p']:.3g} (permutations of {test['permuted']})"
         means = f"mean layer {test['means'][0]:.1f} and {test['means'][1]:.1f}"
         return f"Layers of knowledge neurons ({counts}); {difference}; {means}"
 
@@ -65,9 +65,11 @@ def layer_distribution(
     if isinstance(found, Localisation):
         provenance, given = found.provenance, {k: found.neurons(k) for k in ("linguistic", "factual")}
         units = {k: [row["source"] for row in found.rows if row["kind"] == k] for k in given}
+        what = "paradigms and relations"
     else:
         provenance, given = {"model": "?"}, {k: tuple(map(as_neurons, groups)) for k, groups in found.items()}
         units = {k: [f"{k} {n}" for n in range(len(groups))] for k, groups in given.items()}
+        what = "groups"
     layers = {k: [[n.layer for n in own] for own in groups if own] for k, groups in given.items() if any(groups)}
     kept = [u for k, groups in given.items() for u, own in zip(units[k], groups, strict=True) if own]
     if not layers:
@@ -85,7 +87,10 @@ def layer_distribution(
             {"kind": kind, "layer": layer, "neurons": n, "share": share, "low": low, "high": high}
             for layer, (n, (share, low, high)) in enumerate(zip(neurons, numbers, strict=True))
         ]
-    test = _permutation(list(shares.values()), kept, permutations, seed) if len(shares) == 2 else None
+    test = None
+    if len(shares) == 2:
+        test = _permutation(list(shares.values()), kept, permutations, seed)
+        test["permuted"] = f"{len(set(kept))} {what}"
     sizes = {kind: len(s) for kind, s in shares.items()}
     return LayerDistribution.of(rows, provenance, groups=sizes, test=test, permutations=permutations)
 
@@ -105,4 +110,4 @@ def _permutation(
     # The tolerance is for ties, which are many with few units.
     above = sum(distance(torch.randperm(len(names), generator=generator)) >= found - 1e-12 for _ in range(permutations))
     means = [float(side.mean(0) @ torch.arange(side.shape[1], dtype=torch.float64)) for side in sides]
-    return {"distance": found, "p": (above + 1) / (permutations + 1), "means": means, "units": len(names)}
+    return {"distance": found, "p": (above + 1) / (permutations + 1), "means": means}

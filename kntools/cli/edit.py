@@ -47,11 +47,10 @@ class RomeOptions:
         return by_layer
 
     def arguments(self, model: Any) -> dict[str, Any]:
-        """`layer`, `second_moment` (by layer) and `settings`."""
+        """`layer` and `settings`."""
         settings = replace(RomeSettings.for_model(model), key=self.key)
         return {
             "layer": layer_for(model) if self.layer is None else self.layer,
-            "second_moment": self.moments(),
             "settings": settings if self.steps is None else replace(settings, steps=self.steps),
         }
 
@@ -82,13 +81,12 @@ def edit(
     if save is not None:
         new_folder(save)
     model = options.load()
-    arguments = how.arguments(model)
-    moments = arguments["second_moment"]
+    arguments, moments = how.arguments(model), how.moments()
     c = moments.get(arguments["layer"], next(iter(moments.values()), None))  # rome refuses C of another layer
     prompt = Prompt(text, old or generate(model, text, max_new_tokens=1), subject=subject)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # they are shown under the table
-        made = rome(model, prompt, target, **arguments | {"second_moment": c})
+        made = rome(model, prompt, target, **arguments, second_moment=c)
     if save is not None:
         with made.applied(model):
             save_model(model, save)

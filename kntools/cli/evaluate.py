@@ -31,7 +31,9 @@ class EditorOptions(RomeOptions):
         """The model, and the editors; a wrong name is an error before the model is loaded."""
         choose("method", self.methods, EDITORS)
         model = options.load()
-        return model, editors(model, self.methods, **self.arguments(model), bound=self.bound)
+        return model, editors(
+            model, self.methods, **self.arguments(model), second_moment=self.moments(), bound=self.bound
+        )
 
 
 @command

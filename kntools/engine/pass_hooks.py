@@ -29,10 +29,10 @@ class MustFire:
         return call
 
     def check(self) -> None:
-        for label in self._waiting.values():
+        if self._waiting:
             raise RuntimeError(
-                f"the hook on {label} never fired: this model does not compute that activation, or its use_... switch "
-                "is off (e.g. model.set_use_attn_result(True))"
+                f"the hook on {next(iter(self._waiting.values()))} never fired: this model does not compute that "
+                "activation, or its use_... switch is off (e.g. model.set_use_attn_result(True))"
             )
 
 

@@ -114,7 +114,7 @@ def as_intervention(given: Any, prompts: int) -> Intervention:
             f"the sweep has {prompts} prompts, and a list of hooks does not name its prompt; "
             "write kn.Intervention(hooks, prompt=n)"
         )
-    return Intervention(_checked(given))
+    return Intervention(_checked(given))  # here too: a type checker at run time would report the field alone
 
 
 def _checked(given: Any) -> tuple[Hook, ...]:

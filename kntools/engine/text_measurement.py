@@ -1,6 +1,7 @@
 """Measurements over a stream of texts, saved in a file from which an interrupted run resumes."""
 
 import hashlib
+from abc import ABC, abstractmethod
 from collections.abc import Sized
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,7 +27,7 @@ class Checkpoint(Result):
         return pd.DataFrame({"tokens": [self.tokens], "texts": [self.texts]})
 
 
-class TextMeasurement:
+class TextMeasurement(ABC):
     """The base of what is measured over texts. A subclass adds texts, counts `tokens`, and gives and takes its state.
 
     `path` is the file, if there is one; `about` is the provenance of what is in it.
@@ -37,14 +38,14 @@ class TextMeasurement:
         self.tokens = self.texts = 0
         self.digest = ""
 
-    def add(self, texts: list[str]) -> None:
-        raise NotImplementedError
+    @abstractmethod
+    def add(self, texts: list[str]) -> None: ...
 
-    def state(self) -> dict[str, Any]:
-        raise NotImplementedError
+    @abstractmethod
+    def state(self) -> dict[str, Any]: ...
 
-    def restore(self, state: dict[str, Any]) -> None:
-        raise NotImplementedError
+    @abstractmethod
+    def restore(self, state: dict[str, Any]) -> None: ...
 
     def read(self, texts: Texts, size: int, *, every: int, most: int | None = None) -> None:
         """Add texts, `size` at a time, until there are `most` tokens; save every `every` tokens."""

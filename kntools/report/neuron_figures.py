@@ -79,7 +79,7 @@ def layers(study: Study) -> Shown:
         if test["p"] < ALPHA:
             passed = [f"Layers of agreement and facts differ by a distance of {test['distance']:.2f} (0 to 1)"]
     counts = " and ".join(f"{n} {kind} groups" for kind, n in spread.details["groups"].items())
-    counts += "" if test is None else f" of {test['units']} paradigms and relations"
+    counts += "" if test is None else f" of {test['permuted']}"
     nothing = "difference between the layers of agreement and of facts"
     content = blocks("figure-4", spread.plot(), spread.to_frame(), tables=tables)
     p_values = [] if test is None else [test["p"]]

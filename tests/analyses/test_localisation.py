@@ -199,7 +199,8 @@ def test_groups_of_one_paradigm_are_not_independent() -> None:
     own = distance(("d1", "d2", "s1"))
     expected = [distance(names) >= own - 1e-9 for names in combinations(layer_of, 3)]
     test = found.details["test"]
-    assert (test["units"], test["distance"]) == (7, pytest.approx(own))
+    assert (test["permuted"], test["distance"]) == ("7 paradigms and relations", pytest.approx(own))
+    assert "permutations of 7 paradigms and relations" in found.describe()
     assert test["p"] == pytest.approx(sum(expected) / len(expected), abs=0.03) and test["p"] > 0.05
 
 
