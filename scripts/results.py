@@ -18,6 +18,20 @@ import pandas as pd
 
 from kntools.results.run_file import RunFile
 from scripts import tables
+from scripts.result_cells import (
+    CUT,
+    EDITOR_SCORES,
+    STATES,
+    before_plurals,
+    by_editor,
+    by_method,
+    by_size,
+    by_state,
+    column,
+    interval,
+    p_value,
+    share,
+)
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "docs" / "results"
@@ -31,7 +45,6 @@ NUMBER_NEURONS = "L29.N1413 L29.N709 L0.N97 L0.N586 L19.N1044 L26.N891"  # leadi
 KNOWN_RELATIONS = "P36 P407 P178 P101"
 EDITS = "--layer 5 --second-moment moments/C5.safetensors --limit 100"
 MOMENTS = "moments/C3.safetensors moments/C4.safetensors moments/C5.safetensors"
-EDITORS_LIMIT = 56
 MINIMAL_PAIRS = (
     "determiner_noun_agreement_1 determiner_noun_agreement_irregular_1 regular_plural_subject_verb_agreement_1 "
     "irregular_plural_subject_verb_agreement_1 anaphor_number_agreement"
@@ -74,9 +87,7 @@ COMMANDS: dict[str, str] = {
     ),
     "edit-P36": f"edit_consistency P36 {EDITS} --method rome",
     "edit-P101": f"edit_consistency P101 {EDITS} --method rome",
-    "editors-P36": (
-        f"edit_consistency P36 --layer 5 {each('--second-moment', MOMENTS)} --bound 0.005 --limit {EDITORS_LIMIT}"
-    ),
+    "editors-P36": (f"edit_consistency P36 --layer 5 {each('--second-moment', MOMENTS)} --bound 0.005 --limit 56"),
     "tracing-facts": "tracing_profile facts --limit 100 --samples 1 --sever mlp --sever attn",
     "tracing-determiner-noun": "tracing_profile determiner_noun --limit 100 --samples 1",
     "tracing-subject-verb": "tracing_profile subject_verb --limit 24 --samples 1",
@@ -109,92 +120,6 @@ class Table:
 
     def write(self, page: Path) -> None:
         tables.write(page, list(self.columns), self.cells(), marker=self.marker)
-
-
-def column(name: str, digits: int = 3) -> Callable[[Any], object]:
-    """A number or a word, as it is."""
-    return lambda row: f"{row[name]:.{digits}f}" if isinstance(row[name], float) else row[name]
-
-
-def interval(name: str, low: str = "", high: str = "", digits: int = 2) -> Callable[[Any], object]:
-    """`0.52 (0.40 to 0.61)`."""
-    ends = (low or f"{name}_low", high or f"{name}_high")
-    return lambda row: f"{row[name]:.{digits}f} ({row[ends[0]]:.{digits}f} to {row[ends[1]]:.{digits}f})"
-
-
-def share(name: str, low: str, high: str) -> Callable[[Any], object]:
-    """`52 % (40 to 61)`."""
-    return lambda row: f"{row[name]:.1%} ({100 * row[low]:.1f} to {100 * row[high]:.1f})".replace("%", " %")
-
-
-def p_value(name: str) -> Callable[[Any], object]:
-    return lambda row: "" if pd.isna(row[name]) else ("< 0.001" if row[name] < 0.001 else f"{row[name]:.3f}")
-
-
-def by_method(frame: pd.DataFrame) -> pd.DataFrame:
-    """Of an evaluation of edits: a row per score, a column per method."""
-    cell = interval("value", "low", "high", digits=3)
-    shown = frame.assign(shown=[cell(row) for row in frame.to_dict("records")])
-    wide = shown.pivot(index=["condition", "score", "n"], columns="method", values="shown").reset_index()
-    order = {score: place for place, score in enumerate(dict.fromkeys(frame["score"]))}
-    return wide.sort_values("score", key=lambda names: names.map(order)).sort_values("condition", kind="stable")
-
-
-#: Heading -> facts and score, in the table of many editors.
-EDITOR_SCORES = {
-    "edited": ("all", "reliability, exact"),
-    "goes on as edited": ("all", "reliability, free"),
-    "reverse follows": ("all", "symmetry, exact"),
-    "old reverse gone, of those known": ("known", "old direction gone"),
-    "two hops follow": ("all", "two-hop, exact"),
-    "perplexity": ("all", "perplexity"),
-}
-
-
-def by_editor(frame: pd.DataFrame) -> pd.DataFrame:
-    """Of an evaluation of many editors: a row per editor, a column per score."""
-    cell = share("value", "low", "high")
-    rows = []
-    for method, own in frame.groupby("method", sort=False):
-        scores = {(row["condition"], row["score"]): row for row in own.to_dict("records")}
-        found = {heading: scores[which] for heading, which in EDITOR_SCORES.items()}
-        cells = {h: f"{r['value']:.3g}" if h == "perplexity" else cell(r) for h, r in found.items()}
-        rows.append({"editor": method, "n": found["edited"]["n"], **cells})
-    return pd.DataFrame(rows)
-
-
-def by_state(frame: pd.DataFrame) -> pd.DataFrame:
-    """Of a tracing profile: a row per kind of state, a column per site."""
-    cell = interval("mean", "low", "high", digits=3)
-    names = {name: frame[name].astype(object).fillna("") for name in ("kind", "severed")}
-    shown = frame.assign(**names, shown=[cell(row) for row in frame.to_dict("records")])
-    shown = shown[shown["what"] != "total effect"]
-    wide = shown.pivot(index=["kind", "severed"], columns="what", values="shown").reset_index()
-    order = list(dict.fromkeys(zip(shown["kind"], shown["severed"], strict=True)))
-    wide["place"] = [order.index(key) for key in zip(wide["kind"], wide["severed"], strict=True)]
-    return wide.sort_values("place")
-
-
-def by_size(frame: pd.DataFrame) -> pd.DataFrame:
-    """Of planted facts: a row per method and one for chance, a column per number of neurons."""
-    cell = interval("recall", "low", "high")
-    shown = frame.assign(shown=[cell(row) for row in frame.to_dict("records")], k=frame["k"].astype(str))
-    chance = shown.drop_duplicates("k").assign(
-        method="k/N", n="", shown=lambda rows: rows["chance"].map("{:.3f}".format)
-    )
-    both = pd.concat([shown, chance])
-    order = list(dict.fromkeys(both["method"]))
-    wide = both.pivot(index=["method", "n"], columns="k", values="shown").reset_index()
-    return wide.sort_values("method", key=lambda names: names.map(order.index))
-
-
-STATES = {"hidden": "hidden state", "mlp": "MLP output, 10 layers", "attn": "attention output, 10 layers"}
-CUT = {"": "", "mlp": ", MLPs severed", "attn": ", attention severed"}
-
-
-def before_plurals(frame: pd.DataFrame) -> pd.DataFrame:
-    """Of a suppression effect: the modifiers before plural nouns."""
-    return frame[frame["group"] == "plural"]
 
 
 FINDINGS, EVALUATION, TRACING = "docs/findings.md", "docs/evaluation.md", "docs/tracing.md"
