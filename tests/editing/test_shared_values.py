@@ -61,6 +61,7 @@ def test_whatever_a_value_depends_on_is_searched_anew(searches: list[int]) -> No
         assert searches == [1]
         rome(replace(SHORT, clamp=3.0))
         rome(replace(SHORT, templates=("{}", "No, it was. {}")))
+        rome(replace(SHORT, templates=("Yes, it is. {}",)))  # the same texts, but the bare prompt has no weight
         rome(layer=2)
         rome(target=" London")
         rome(prompt=kn.Prompt("The city of Canada is", " Ottawa", subject="Canada"))
@@ -69,8 +70,8 @@ def test_whatever_a_value_depends_on_is_searched_anew(searches: list[int]) -> No
         model.cfg.default_prepend_bos = not model.cfg.default_prepend_bos
         with kn.rome(model, PROMPTS[1], TARGETS[1], layer=1, settings=SHORT).applied(model):
             rome()  # the weights are others now
-        assert searches == [1] * 9
+        assert searches == [1] * 10
         rome()
-        assert len(searches) == 9
+        assert len(searches) == 10
     rome()
-    assert len(searches) == 10  # nothing is kept after the block
+    assert len(searches) == 11  # nothing is kept after the block
