@@ -48,6 +48,7 @@ from kntools.analyses.fig06_cooccurrence_bias import (
     count_beside,
     noun_numbers,
     read_texts,
+    texts_after,
 )
 from kntools.analyses.fig07_probability_shift import ProbabilityShift, probability_shift
 from kntools.analyses.fig08_reliability import Reliability, reliability
@@ -124,6 +125,7 @@ __all__ = [
     "selection_methods",
     "suppression_effect",
     "sweep_layers",
+    "texts_after",
     "traced_prompts",
     "tracing_and_editing",
     "tracing_profile",
