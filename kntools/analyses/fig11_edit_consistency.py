@@ -14,6 +14,7 @@ from kntools.analyses.edit_result import EDITED, EditConsistency, Payload
 from kntools.analyses.neuron_search import open_run
 from kntools.editing.rome_value import shared_values
 from kntools.editing.weight_edits import WeightEdit
+from kntools.engine.texts import chunks
 
 SAYS_IT = "the new answer is already the model's answer"
 
@@ -64,7 +65,13 @@ def edit_consistency(
     folder = open_run(run, "edit consistency", model, **written)
     drawn = {case.key for case in cases[: how.cases]}
 
-    @lru_cache(maxsize=1)  # the parts of the same cases follow each other
+    part_of = {case.key: part for part in map(tuple, chunks(cases, together)) for case in part}
+
+    @lru_cache(maxsize=1)  # the cases of a part follow each other
+    def unedited_answers(part: tuple[Case, ...]) -> dict[str, Payload]:
+        return {case.key: payload for case, payload in zip(part, measure(model, part, how, drawn=drawn), strict=True)}
+
+    @lru_cache(maxsize=1)  # so do the parts of the same cases
     def unedited(part: tuple[Case, ...]) -> NeighbourLogits:
         return neighbour_logits(model, part)
 
@@ -79,13 +86,13 @@ def edit_consistency(
     answered = folder.each(
         cases,
         key=lambda case: f"before/{case.key}",
-        make=lambda case: measure(model, [case], how, drawn=drawn)[0],
+        make=lambda case: unedited_answers(part_of[case.key])[case.key],
         unit="case",
     )
     before: dict[str, Payload] = dict(zip(keys, answered, strict=True))
     kept = [case for case in cases if not _says_it(before[case.key])]
     # What is edited and asked in shared passes is one item: its last bits may depend on the company.
-    parts = [(name, tuple(kept[i : i + together])) for i in range(0, len(kept), together) for name in chosen]
+    parts = [(name, tuple(part)) for part in chunks(kept, together) for name in chosen]
     with same_weights(model), shared_values():
         found = folder.each(
             parts,

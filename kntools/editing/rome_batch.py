@@ -3,7 +3,7 @@
 Everything below the edited layer, and before the subject's last token, is the same in every run and is computed once.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -30,8 +30,10 @@ class RowBatch:
     """
 
     def __init__(self, model: Any, edits: Sequence[EditRows], layer: int, *, states: bool = False) -> None:
-        self.layer, self.site, device = layer, output_site(model, layer), adapter.device_of(model)
+        self.model, self.layer, self.site = model, layer, output_site(model, layer)
+        device = adapter.device_of(model)
         rows = [encoded for edit in edits for encoded in edit.encoded]
+        self.tokens = [e.tokens[0] for e in rows]
         subjects = [e.subject[-1] for e in rows if e.subject is not None]  # their last tokens: where the value is put
         weights = [w for edit in edits for w in (*edit.weights, 0.0)]
         ends = torch.tensor([len(edit.encoded) for edit in edits]).cumsum(0).tolist()
@@ -40,10 +42,18 @@ class RowBatch:
         self.weights = torch.tensor(weights, device=device, dtype=torch.float32)  # of -log P
         self.subjects = torch.tensor(subjects, device=device)
         self.asked, self.targets = padded([row for edit in edits for row in _asked(edit)], device)
-        self.groups = row_groups(model, [e.tokens[0] for e in rows], subjects, layer)
+        self.keep(range(len(edits)))
         self.original: dict[int, Tensor] = {}  # log-probabilities of the rows that are to stay as they are
         sites = ("mlp.hook_post", self.site, *(("resid_post",) if states else ()))
         self.keys, self.outputs, *self.states = self._run_clean(sites, essences={end - 1 for end in ends})
+
+    def keep(self, edits: Collection[int]) -> None:
+        """Run the rows of these edits alone from now on."""
+        rows = [row for row, edit in enumerate(self.edit.tolist()) if edit in edits]
+        subjects = self.subjects[rows].tolist()
+        self.groups = row_groups(self.model, [self.tokens[row] for row in rows], subjects, self.layer)
+        for group in self.groups:
+            group.numbers = [rows[n] for n in group.numbers]
 
     @torch.no_grad()
     def _run_clean(self, sites: Sequence[str], essences: set[int]) -> list[Float[Tensor, "row ..."]]:
