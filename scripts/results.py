@@ -71,7 +71,7 @@ COMMANDS: dict[str, str] = {
     "profile": "attribution_profile anaphor_number_agreement --limit 24 --classes 4",
     "pairs": "pair_search determiner_noun_agreement_1 --limit 256 --frames 1",
     "pairs-probability": "pair_search determiner_noun_agreement_1 --limit 128 --frames 1 --metric probability",
-    "transfer-plurals": "transfer --pairs 128 --frames 1 --count 3 --limit 50",
+    "transfer-plurals": "transfer --pairs 256 --frames 1 --count 3 --limit 50",
     "localisation": f"localisation {AGREEMENT} {RELATIONS} --known --limit 5 --frames 5 --metric probability",
     "methods": (
         f"selection_methods P36 determiner_noun_agreement_1 --limit 20 --ablation mean {each('--method', COMPARED)}"
@@ -81,7 +81,7 @@ COMMANDS: dict[str, str] = {
     "reliability-pairs": f"reliability {MINIMAL_PAIRS} --limit 105 {each('--neuron', NUMBER_NEURONS)}",
     "effect-plural": f"suppression_effect determiner_noun_agreement_1 --neuron L19.N1044 {OTHER_NOUNS}",
     "effect-plurals": (
-        f"suppression_effect determiner_noun_agreement_1 {each('--neuron', 'L19.N1044 L0.N1293 L0.N586')} {OTHER_NOUNS}"
+        f"suppression_effect determiner_noun_agreement_1 {each('--neuron', 'L19.N1044 L0.N586 L0.N1293')} {OTHER_NOUNS}"
     ),
     "reliability-facts": f"reliability {KNOWN_RELATIONS} --limit 57",
     "edit-layers": f"edit_layer {each('--layer', '1 3 5 8 11')} --limit 8 --tokens 50000 --moments moments",

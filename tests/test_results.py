@@ -155,8 +155,54 @@ def test_what_the_page_says_of_seven_editors() -> None:
     assert (value["reliability, exact"][optimised] == 1).all() and value["perplexity"][optimised].round().eq(48).all()
     edits = [p for key, some in items("editors-P36").items() if key.startswith("edit_values/") for p in some]
     wild = sum(payload["perplexity"] > 1000 for payload in edits)
-    page = " ".join((ROOT / "docs/evaluation.md").read_text("utf-8").split())
+    page = page_text("docs/evaluation.md")
     assert f"the perplexity of other text exceeds 1,000 after {wild} of the {len(edits)} edits" in page
+
+
+def page_text(name: str) -> str:
+    return " ".join((ROOT / name).read_text("utf-8").split())
+
+
+def test_what_the_page_says_of_number_neurons() -> None:
+    page = page_text("docs/findings.md")
+    claims = pd.read_csv(RESULTS / "pairs-claims.csv").set_index("neuron")
+    assert (claims.query("number == 'plural'")["p_holm"] < 0.01).all() and claims["pairs"].eq(58).all()
+    plural = [claims.loc[name, "found"] for name in ("L19.N1044", "L0.N586", "L0.N1293")]
+    assert claims.query("number == 'plural'")["opposite"].eq(0).all() and claims.loc["L26.N1422", "opposite"] == 0
+    assert f"in {plural[0]} of 58 plural pairs and in none of 58 singular ones" in page
+    assert f"L0.N586 is in {plural[1]} and L0.N1293 in {plural[2]} of these pairs, and in no singular one" in page
+    assert f"in {claims.loc['L0.N586', 'against']:.0f} pairs L0.N586 supports the foil" in page
+    assert f"L26.N1422, is in {claims.loc['L26.N1422', 'found']} of 58" in page
+    shares = pd.read_csv(RESULTS / "pairs-shares.csv").set_index(["neuron", "determiner"])
+
+    def counted(neuron: str, determiner: str) -> str:
+        row = shares.loc[(neuron, determiner)]
+        return f"{row['found']} of {row['pairs']}"
+
+    assert f"in {counted('L19.N1044', 'these')} pairs with *these* and in {counted('L19.N1044', 'those')} with" in page
+    words = f"in {counted('L0.N661', 'this')} pairs with *this*, {counted('L0.N661', 'these')} with *these*"
+    assert words in page and shares.loc[("L0.N661", "that"), "found"] == 0
+    assert f"in {counted('L0.N1217', 'that')} with *that* and {counted('L0.N1217', 'this')} with *this*" in page
+    pairs = {half: set(frame["nouns"]) for half, frame in pd.DataFrame(rows("pairs")).groupby("half")}
+    assert pairs["selection"].isdisjoint(pairs["test"])
+
+
+def test_what_the_page_says_of_suppression() -> None:
+    page = page_text("docs/findings.md")
+    one, three = (
+        pd.read_csv(RESULTS / f"effect-{name}.csv").query("group == 'plural'") for name in ("plural", "plurals")
+    )
+    change = {name: frame.set_index("word")["change"] for name, frame in (("one", one), ("three", three))}
+    assert f"fall by {-change['one']['these']:.1f} and {-change['one']['those']:.1f} nats after *these*" in page
+    others = one.query("section == 'plural' and word not in ['these', 'those']")["change"]
+    assert f"change by at most {others.abs().max():.2f} after the other five plural modifiers" in page
+    neutral = one.query("section == 'neutral'")["change"]
+    assert f"Neutral words move by at most {neutral.max():.2f} nats" in page
+    before, after = three.set_index("word")["before"], three.set_index("word")["after"]
+    signs = [f"*{word}* ({before[word]:.1f} to {after[word]:.1f})" for word in ("these", "those")]
+    assert f"change sign after {signs[0]} and {signs[1]}" in page
+    falls = -change["three"][["both", "several", "multiple", "various"]]
+    assert f"fall by {falls.min():.2f} to {falls.max():.2f} after *both*, *several*, *multiple* and *various*" in page
 
 
 @pytest.mark.parametrize("what", TRACES)

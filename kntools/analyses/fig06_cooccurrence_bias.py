@@ -21,6 +21,8 @@ from kntools.engine.generation import sample_texts
 from kntools.results.statistics import pearson, spearman, statistic_interval
 from kntools.results.table import Table
 
+# Tokens of a text that the model writes after a word, and texts that are written together.
+_LENGTH, _ROWS = 8, 128
 _LETTERS = r"[\w\p{Join_Control}--_]+"  # with their marks; digits too
 _WORD = regex.compile(rf"{_LETTERS}(?:['-]{_LETTERS})*|[.!?;:,]", regex.V1)
 
@@ -157,14 +159,14 @@ def texts_after(model: Any, words: Iterable[str], tokens: int, *, seed: int = 0)
     counts = count_beside(texts_after(model, words, 100_000), words, noun_numbers())
     ```
 
-    Rare words occur as often as common ones: the bias of a word only compares its own nouns. A text has eight tokens,
-    since the noun is near.
+    Rare words occur as often as common ones: the bias of a word only compares its own nouns. Texts are short, since
+    the noun is near.
     """
     each = list(dict.fromkeys(words))
     for word in each:
-        own = local_seed(word, seed)
         share = math.ceil(whole("tokens", tokens, least=1) / len(each))
-        yield from sample_texts(model, share, seed=own, start=word.capitalize(), length=8, rows=32)
+        own = {"seed": local_seed(word, seed), "start": word.capitalize(), "length": _LENGTH}
+        yield from sample_texts(model, share, **own, rows=min(_ROWS, math.ceil(share / _LENGTH)))
 
 
 def read_texts(path: str | Path, field: str = "text") -> Iterator[str]:
