@@ -1,11 +1,13 @@
 """Hook functions that pass something on to one another within a run."""
 
 from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import Tensor
 
 
+@dataclass(frozen=True, eq=False)
 class StatefulHook:
     """A hook function that shares `state` with other hooks of its list.
 
@@ -13,12 +15,12 @@ class StatefulHook:
     given to several rows.
     """
 
-    def __init__(self, fn: Callable[[Tensor, dict[str, Any]], Tensor | None], state: dict[str, Any]) -> None:
-        self.fn, self.state = fn, state
+    fn: Callable[[Tensor, dict[str, Any]], Tensor | None]
+    state: dict[str, Any]
 
     def __call__(self, activation: Tensor, hook: Any) -> Tensor | None:
         return self.fn(activation, self.state)
 
     def for_row(self, states: dict[int, dict[str, Any]]) -> "StatefulHook":
         """This hook for one row; `states` are the row's own, by the states that they stand for."""
-        return StatefulHook(self.fn, states.setdefault(id(self.state), {}))
+        return replace(self, state=states.setdefault(id(self.state), {}))
