@@ -1,6 +1,7 @@
 """Constrained fine-tuning of one MLP's output matrix: the baseline that rank-one edits are compared with (FT-L)."""
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, SupportsIndex
 
 import torch
@@ -15,7 +16,7 @@ from kntools.engine.from_layer import row_groups
 from kntools.models import adapter, neuron_layers
 from kntools.models.gradients import with_gradients
 from kntools.options import progress_bar
-from kntools.prompts import Prompts
+from kntools.prompts import Encoded, Prompts
 from kntools.results.display import excerpt
 from kntools.results.provenance import provenance
 
@@ -53,25 +54,15 @@ def fine_tune(
     lr, limit = decimal("lr", lr, above=0), decimal("limit", limit, above=0)
     number = adapter.check_layer(model, layer)
     neuron_layers.width(model, number)
-    tuned = [_tune(model, request, number, steps, lr, limit, stop_loss) for request in requests]
-    return tuned[0] if isinstance(targets, str) else tuned
+    settings = {"steps": steps, "lr": lr, "limit": limit, "stop_loss": stop_loss}
 
-
-def _tune(
-    model: Any, request: EditRequest, layer: int, steps: int, lr: float, limit: float, stop_loss: float
-) -> LayerEdit:
-    encoded = request.encode(model)
-    settings = {"steps": steps, "lr": lr, "limit": limit, "stop_loss": stop_loss, "prepend_bos": encoded.prepend_bos}
-    about = provenance(model, method="fine_tune", **settings)
-    wanted = torch.tensor(encoded.target_ids, device=encoded.tokens.device)
-    asked = torch.tensor([encoded.positions], device=encoded.tokens.device)
-    losses: list[float] = []
-
-    def descend() -> Tensor:
+    def descend(encoded: Encoded, losses: list[float]) -> Tensor:
+        wanted = torch.tensor(encoded.target_ids, device=encoded.tokens.device)
+        asked = torch.tensor([encoded.positions], device=encoded.tokens.device)
         # From the first token on: every token's MLP reads the same matrix.
-        [group] = row_groups(model, [encoded.tokens[0]], [0], layer)
-        update = torch.zeros_like(adapter.w_out(model, layer), dtype=torch.float32, requires_grad=True)
-        hooks = Change(layer, update).hooks(model)
+        [group] = row_groups(model, [encoded.tokens[0]], [0], number)
+        update = torch.zeros_like(adapter.w_out(model, number), dtype=torch.float32, requires_grad=True)
+        hooks = Change(number, update).hooks(model)
         optimiser = torch.optim.Adam([update], lr=lr)
         with progress_bar(steps, "step") as bar:
             for _ in range(steps):
@@ -87,10 +78,12 @@ def _tune(
                 update.detach().clamp_(-limit, limit)  # the same memory
         return update.detach().cpu()
 
-    update = with_gradients(model, descend)
-    return LayerEdit(
-        (Change(layer, update),),
-        f"fine-tuned: {excerpt(request.prompt.text)!r} -> {request.target!r} in L{layer}",
-        about,
-        {"losses": losses},
-    )
+    def tune(request: EditRequest) -> LayerEdit:
+        encoded, losses = request.encode(model), list[float]()
+        about = provenance(model, method="fine_tune", **settings, prepend_bos=encoded.prepend_bos)
+        update = with_gradients(model, partial(descend, encoded, losses))
+        label = f"fine-tuned: {excerpt(request.prompt.text)!r} -> {request.target!r} in L{number}"
+        return LayerEdit((Change(number, update),), label, about, {"losses": losses})
+
+    tuned = [tune(request) for request in requests]
+    return tuned[0] if isinstance(targets, str) else tuned
