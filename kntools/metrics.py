@@ -35,8 +35,7 @@ def log_probability(ids: Ids) -> Callable[[Tensor], Float[Tensor, " row"]]:
     wanted = _token_ids(ids)
 
     def metric(logits: Tensor) -> Tensor:
-        per_piece = _per_piece(logits, len(wanted))
-        _check_ids(wanted, logits)
+        per_piece = _per_piece(logits, len(wanted), wanted)
         at = torch.tensor(wanted, device=logits.device).expand(per_piece.shape[:2])
         # Cross entropy is the log-softmax of one entry, without a second copy of the whole vocabulary.
         loss = torch.nn.functional.cross_entropy(per_piece.flatten(0, 1), at.flatten(), reduction="none")
@@ -61,8 +60,7 @@ def logit(ids: Ids) -> Callable[[Tensor], Float[Tensor, " row"]]:
     wanted = _token_ids(ids)
 
     def metric(logits: Tensor) -> Tensor:
-        per_piece = _per_piece(logits, len(wanted))
-        _check_ids(wanted, logits)
+        per_piece = _per_piece(logits, len(wanted), wanted)
         return per_piece[:, range(len(wanted)), wanted].sum(-1)
 
     return metric
@@ -81,9 +79,8 @@ def logit_difference(target: Ids, foil: Ids) -> Callable[[Tensor], Float[Tensor,
         raise ValueError(f"target={target!r}, foil={foil!r}; give one token id each")
 
     def metric(logits: Tensor) -> Tensor:
-        per_piece = _per_piece(logits, 1)[:, 0]
-        _check_ids(wanted, logits)
-        return per_piece[:, wanted[0]] - per_piece[:, wanted[1]]
+        one_piece = _per_piece(logits, 1, wanted)[:, 0]
+        return one_piece[:, wanted[0]] - one_piece[:, wanted[1]]
 
     return metric
 
@@ -125,17 +122,13 @@ def _wide(logits: Tensor) -> Tensor:
     return logits if logits.dtype == torch.float64 else logits.float()
 
 
-def _per_piece(logits: Tensor, pieces: int) -> Tensor:
-    """Logits as `[row piece d_vocab]`."""
+def _per_piece(logits: Tensor, pieces: int, ids: Sequence[int] = ()) -> Float[Tensor, "row piece d_vocab"]:
     if logits.ndim not in (2, 3):
         raise ValueError(f"logits must be [row d_vocab] or [row pos d_vocab], not {tuple(logits.shape)}")
     out = _wide(logits if logits.ndim == 3 else logits[:, None])
     if out.shape[1] != pieces:
         raise ValueError(f"{pieces} token id(s) for the logits of {out.shape[1]} position(s); give one id per position")
-    return out
-
-
-def _check_ids(ids: Sequence[int], logits: Tensor) -> None:
     for i in ids:
         if not 0 <= i < logits.shape[-1]:
             raise IndexError(f"token id {i} does not exist: the vocabulary has {logits.shape[-1]}")
+    return out

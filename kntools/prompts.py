@@ -156,23 +156,21 @@ def encode_each(
     if not prompts:
         return []
     own = Tokenisation(model, prepend_bos)
-    problems: list[PromptError | None] = []
+    problems: dict[int, PromptError] = {}
     texts: list[str] = []
-    for prompt in prompts:
+    for n, prompt in enumerate(prompts):
         answers = {"target": prompt.target, "foil": prompt.foil}
         try:
             own.check(prompt.text, answers)
-        except PromptError as error:
-            problems.append(error)
-        else:
-            problems.append(None)
             filled = [own.filled(prompt.text, answer) for answer in answers.values() if answer is not None]
             texts += [own.written(prompt.text), *filled]
+        except PromptError as error:
+            problems[n] = error
     tokens = own.tokens(texts)
     found: list[Encoded | PromptError] = []
-    for prompt, problem in zip(prompts, problems, strict=True):
+    for n, prompt in enumerate(prompts):
         try:
-            found.append(_encoded(model, own, prompt, tokens) if problem is None else problem)
+            found.append(problems.get(n) or _encoded(model, own, prompt, tokens))
         except PromptError as error:
             found.append(error)
     return found

@@ -114,6 +114,13 @@ def as_neurons(neurons: NeuronsLike) -> tuple[Neuron, ...]:
     return tuple(dict.fromkeys(as_neuron(n) for n in listed))  # type: ignore[arg-type] # a pair is refused by as_neuron
 
 
+def by_layer(neurons: Iterable[Neuron]) -> dict[int, list[Neuron]]:
+    layers: dict[int, list[Neuron]] = {}
+    for n in neurons:
+        layers.setdefault(n.layer, []).append(n)
+    return layers
+
+
 def hook_name(site: str, layer: SupportsIndex) -> str:
     """The hook point's name of `site` in `layer`, e.g. `("z", 3)` -> `blocks.3.attn.hook_z`."""
     if not isinstance(site, str):

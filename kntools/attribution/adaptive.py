@@ -92,10 +92,9 @@ def _first_pieces(line: Line) -> list[Piece]:
 def _note_starts_and_floors(paths: Paths, pieces: Sequence[Piece], points: Sequence[Points]) -> None:
     """m(0), and what rounding alone makes of a mismatch: in half precision two evaluations tell, a rounding apart."""
     for piece, found in zip(pieces, points, strict=True):
-        line = piece.line
         if piece.a == 0.0:
-            line.start = float(found.values[0])
-        line.floor = max(line.floor, ROUNDINGS * float(np.abs(found.values).max()))
+            piece.line.start = float(found.values[0])
+        piece.line.floor = max(piece.line.floor, ROUNDINGS * float(np.abs(found.values).max()))
     if paths.precision < HALF:
         return
     moved = [replace(piece.nodes(), at=piece.nodes().at * (1 - paths.precision)) for piece in pieces]

@@ -9,10 +9,9 @@ from torch import Tensor
 
 from kntools.attribution.attribution_result import Attribution
 from kntools.attribution.integration_path import Line, Paths
-from kntools.engine.inputs import batches, bos_of, check_choice, in_order
+from kntools.engine.inputs import bos_of, check_choice, in_batches
 from kntools.engine.metric_choice import Metrics, choose_metrics
 from kntools.models import adapter, neuron_layers
-from kntools.options import progress_bar
 from kntools.prompts import Prompts, encode_many
 from kntools.results.provenance import provenance
 
@@ -45,14 +44,13 @@ def attribute(
     if norms and not held:
         warnings.warn(_LIVE, stacklevel=3)
     about = provenance(model, rule=rule, prepend_bos=bos_of(encoded), **settings)
-    groups, parts = batches(encoded), []
-    with progress_bar(len(groups), "batch") as bar:
-        for group in groups:
-            own = [encoded[i] for i in group], [metrics[i] for i in group]
-            paths = Paths(model, *own, site, norms if held else {})
-            parts.append(_tensors(score(paths), paths, adapter.n_layers(model)))
-            bar.update()
-    tensors: dict[str, Any] = dict(in_order(groups, parts))
+
+    def scored(group: list[int]) -> dict[str, Tensor]:
+        own = [encoded[i] for i in group], [metrics[i] for i in group]
+        paths = Paths(model, *own, site, norms if held else {})
+        return _tensors(score(paths), paths, adapter.n_layers(model))
+
+    tensors: dict[str, Any] = in_batches(encoded, scored)
     widths = tensors.pop("widths")[0]
     return Attribution(
         **tensors,

@@ -1,6 +1,5 @@
 """Direct logit attribution: what each neuron adds to the answer's logit by itself, with every norm held."""
 
-from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -54,7 +53,7 @@ def direct_logit_attribution(model: Any, prompts: Prompts, *, metric: Metrics = 
 def _lines(model: Any, paths: Paths, prompt: int, matrix: Float[Tensor, "d_model d_vocab"]) -> list[Line]:
     """The neurons of each layer, read by what the metric reads from the residual stream behind all norms."""
     layers = layer_writes(model, paths, prompt)
-    directions = _coefficients(paths.metrics, prompt, paths.logits[prompt]) @ matrix.float().T
+    directions = _coefficients(paths.metrics[prompt], paths.logits[prompt]) @ matrix.float().T
     outside = unembedding.multipliers(model)[1]
     readers = [
         unembedding.held_norm(model, model.ln_final, state).back(outside * direction)
@@ -70,13 +69,13 @@ def _lines(model: Any, paths: Paths, prompt: int, matrix: Float[Tensor, "d_model
     return lines
 
 
-def _coefficients(metrics: Sequence[Metric], prompt: int, logits: Tensor) -> Float[Tensor, "pos d_vocab"]:
+def _coefficients(metric: Metric, logits: Tensor) -> Float[Tensor, "pos d_vocab"]:
     """What the metric multiplies each logit by: its gradient, which must be the same at two places."""
 
     def gradient(place: Tensor) -> Tensor:
         with torch.inference_mode(False), torch.enable_grad():
             at = place.detach().float().clone().requires_grad_()
-            [found] = torch.autograd.grad(apply_metric(metrics, prompt, at).sum(), at)
+            [found] = torch.autograd.grad(apply_metric(metric, at).sum(), at)
         return found.reshape(-1, place.shape[-1])
 
     here, at_zero = gradient(logits), gradient(torch.zeros_like(logits))

@@ -17,7 +17,7 @@ from kntools.engine.metric_choice import Metrics, choose_metrics
 from kntools.engine.sweep import Intervention, sweep
 from kntools.models import neuron_layers
 from kntools.options import options, progress_bar
-from kntools.prompts import Encoded, Prompts, encode_many
+from kntools.prompts import Prompts, encode_many
 from kntools.results.provenance import provenance
 
 SHARES = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
@@ -76,11 +76,15 @@ def faithfulness(
     masks = torch.cat([lead, ~lead & exists(widths), *(_random(lead, widths, generator) for _ in range(draws))])
     base = replacements(model, encoded, ablation)
     metrics, metric_name = choose_metrics(model, encoded, metric)
-    none = torch.zeros_like(masks[:1])
+    parts = torch.cat([torch.zeros_like(masks[:1]), masks]).split(min(_BLOCK, options().max_rows or _BLOCK))
     found = []
     with progress_bar(len(encoded), "prompt") as bar:
-        for number, e in enumerate(encoded):
-            found.append(_values(model, e, torch.cat([none, masks]), widths, base[number], metrics[number]))
+        for e, put, own_metric in zip(encoded, base, metrics, strict=True):
+            runs = [Intervention(())]
+            for part in parts:
+                hooks = [keep_neurons(part[:, n, :width], put[n, :width], n) for n, width in enumerate(widths) if width]
+                runs.append(Intervention(hooks, rows=len(part)))
+            found.append(sweep(model, e, runs, metric=own_metric).float().cpu())
             bar.update()
     clean, ablated, values = (part.double() for part in torch.stack(found).split([1, 1, len(masks)], dim=1))
     full, empty = masks.sum((1, 2)) == total, ~masks.any(2).any(1)
@@ -140,19 +144,3 @@ def _random(
         for share, count in enumerate(lead[:, layer].sum(1).tolist()):
             found[share, layer, order[:count]] = True
     return found
-
-
-def _values(
-    model: Any,
-    encoded: Encoded,
-    masks: Bool[Tensor, "row layer neuron"],
-    widths: Sequence[int],
-    base: Float[Tensor, "layer neuron"],
-    metric: Any,
-) -> Float[Tensor, " run"]:
-    """The metric as it is, then with the neurons of each mask alone."""
-    runs = [Intervention((), rows=1)]
-    for part in masks.split(min(_BLOCK, options().max_rows or _BLOCK)):
-        hooks = [keep_neurons(part[:, n, :width], base[n, :width], n) for n, width in enumerate(widths) if width]
-        runs.append(Intervention(tuple(hooks), rows=len(part)))
-    return sweep(model, encoded, runs, metric=metric).float().cpu()

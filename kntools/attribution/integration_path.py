@@ -78,16 +78,16 @@ class Paths:
         [(_, inputs)] = make_inputs(model, encoded)
         self.runner = Runner(model, inputs)
         self.clean: list[dict[str, Tensor]] = [{} for _ in encoded]  # w by hook name, [1 pos neuron]; scales of norms
-        self.logits = run_rows(self.runner, [Intervention(self._watch(w), prompt=p) for p, w in enumerate(self.clean)])
-        self.ends = torch.cat([apply_metric(metrics, p, row) for p, row in enumerate(self.logits)])  # m(1)
-        self.probabilities = torch.cat(
-            [apply_metric(probability(e.target_ids), 0, row) for e, row in zip(encoded, self.logits, strict=True)]
-        )
+        sites = [(site, self.layers), *((scale, [layer]) for layer, scale in norms.items())]
+        runs = [
+            Intervention([h for name, layers in sites for h in capture(name, layers, w, ANSWER)], prompt=p)
+            for p, w in enumerate(self.clean)
+        ]
+        self.logits = run_rows(self.runner, runs)
+        self.ends = torch.cat(list(map(apply_metric, metrics, self.logits)))  # m(1)
+        answers = [probability(e.target_ids) for e in encoded]
+        self.probabilities = torch.cat(list(map(apply_metric, answers, self.logits)))
         self.precision = torch.finfo(self.activation(0, self.layers[0]).dtype).eps  # of the activations
-
-    def _watch(self, into: dict[str, Tensor]) -> list[Hook]:
-        scales = [hook for layer, site in self.norms.items() for hook in capture([site], [layer], into, ANSWER)]
-        return capture([self.site], self.layers, into, ANSWER) + scales
 
     def activation(self, prompt: int, layer: int) -> Float[Tensor, "pos neuron"]:
         """w, at the answer's positions."""

@@ -119,7 +119,8 @@ def knowledge_neurons(
             keep = keep & ~(against.sum(0) >= _whole(p, against.shape[0]))
         return keep
 
-    tau, keep = _search(chosen, _exact(share), _exact(step), low, high)
+    # 0.05 is meant as 1/20: shares must not drift in floating point.
+    tau, keep = _search(chosen, Fraction(str(share)), Fraction(str(step)), low, high)
     mean = scores.mean(0)
     found = [Neuron(*pair) for pair in keep.nonzero().tolist()]
     found.sort(key=lambda n: -float(mean[n.layer, n.index]))
@@ -190,11 +191,6 @@ def as_scores(given: Any) -> Float[Tensor, "prompt layer neuron"]:
     return scores
 
 
-def _exact(x: float) -> Fraction:
-    """0.05 is meant as 1/20: shares must not drift in floating point."""
-    return Fraction(str(x))
-
-
 def _whole(p: Fraction, prompts: int) -> int:
     """The least number of prompts that is a share of at least `p`."""
     return max(1, math.ceil(p * prompts))
@@ -206,11 +202,10 @@ def _search(
     """Move the share from `start` until the number of neurons fits; fewer fit as the share grows."""
     p, seen = start, {}
     while p not in seen:
-        keep = chosen(p)
-        seen[p] = keep
-        count = int(keep.sum())
+        seen[p] = chosen(p)
+        count = int(seen[p].sum())
         if low <= count <= high:
-            return p, keep
+            return p, seen[p]
         # Negative prompts can make the number jump either way; a share seen twice ends the search.
         p = min(p + step, Fraction(1)) if count > high else (p - step if p > step else p)
 

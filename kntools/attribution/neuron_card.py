@@ -16,34 +16,20 @@ from kntools.models import neuron_layers, unembedding
 from kntools.models.adapter import tokenizer_of
 from kntools.prompts import Encoded, Prompt, encode_many
 from kntools.results.provenance import provenance
-from kntools.sites import Neuron, NeuronLike, as_neuron, as_neurons, is_one
+from kntools.sites import Neuron, NeuronLike, as_neurons, is_one
 
 _QUANTILES = (0.01, 0.1, 0.5, 0.9, 0.99, 0.999, 1.0)
 
 
 @overload
 def neuron_card(
-    model: Any,
-    neurons: Neuron | str | tuple[int, int],
-    texts: Texts | None = None,
-    *,
-    prompt: Prompt | Encoded | None = None,
-    k: int = 10,
-    run: str | Path | None = None,
+    model: Any, neurons: Neuron | str | tuple[int, int], texts: Texts | None = None, **options: Any
 ) -> NeuronCard: ...
 @overload
 def neuron_card(
-    model: Any,
-    neurons: Iterable[NeuronLike],
-    texts: Texts | None = None,
-    *,
-    prompt: Prompt | Encoded | None = None,
-    k: int = 10,
-    run: str | Path | None = None,
+    model: Any, neurons: Iterable[NeuronLike], texts: Texts | None = None, **options: Any
 ) -> list[NeuronCard]: ...
-
-
-def neuron_card(
+def neuron_card(  # type: ignore[misc] # the signatures above only tell one card from several
     model: Any,
     neurons: NeuronLike | Iterable[NeuronLike],
     texts: Texts | None = None,
@@ -83,8 +69,7 @@ def neuron_card(
             other texts.
     """
     k = whole("k", k, least=1)
-    alone = is_one(neurons)
-    chosen = (as_neuron(neurons),) if alone else as_neurons(neurons)  # type: ignore[arg-type] # one, as was asked
+    chosen = as_neurons(neurons)
     if not chosen:
         raise ValueError("no neurons given; give 'L24.N1005', or a list such as att.top(20)")
     neuron_layers.check_neurons(model, chosen)
@@ -98,7 +83,7 @@ def neuron_card(
         NeuronCard(n, **value, note=note, contexts=contexts, activation=active, in_prompt=part, provenance=about)
         for n, value, (contexts, active), part in zip(chosen, values, keys, parts, strict=True)
     ]
-    return cards[0] if alone else cards
+    return cards[0] if is_one(neurons) else cards
 
 
 def _values(model: Any, neurons: Sequence[Neuron], k: int) -> tuple[list[dict[str, Any]], str]:

@@ -1,6 +1,6 @@
 """Ablate many neurons, one at a time: what attribution scores predict, measured."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -12,17 +12,17 @@ from torch import Tensor
 from kntools.arguments import decimal, instance, whole, whole_numbers
 from kntools.attribution.ablation import Ablation, ablation_name, keep_neurons, replacements
 from kntools.attribution.attribution_result import Attribution, of_prompt
-from kntools.engine.inputs import batches, bos_of, in_order
+from kntools.engine.inputs import bos_of, in_batches
 from kntools.engine.metric_choice import Metrics, choose_metrics
 from kntools.engine.sweep import Intervention, sweep
 from kntools.models import neuron_layers
-from kntools.options import options, progress_bar
+from kntools.options import options
 from kntools.prompts import Prompt, Prompts, encode_many
 from kntools.results.display import excerpt, number
 from kntools.results.provenance import provenance
 from kntools.results.result import Result
 from kntools.results.statistics import pearson, spearman
-from kntools.sites import ANSWER, Neuron, NeuronLike, Positions, as_neurons
+from kntools.sites import ANSWER, Neuron, NeuronLike, Positions, as_neurons, by_layer
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
@@ -159,9 +159,9 @@ def neuron_scan(
     """
     encoded, scanned = encode_many(model, prompts), _scanned(model, neurons, layers)
     factor = decimal("factor", factor)
-    blocks = _blocks(scanned, min(_BLOCK, options().max_rows or _BLOCK))
+    size = min(_BLOCK, options().max_rows or _BLOCK)
+    blocks = [same[i : i + size] for same in by_layer(scanned).values() for i in range(0, len(same), size)]
     column = {n: i for i, n in enumerate(n for block in blocks for n in block)}
-    columns = [column[n] for n in scanned]
     metrics, metric_name = choose_metrics(model, encoded, metric)
     if pos is not ANSWER and isinstance(ablation, str) and ablation != "zero":
         raise ValueError(f"ablation={ablation!r} takes activations at the answers: leave pos out, or use 'zero'")
@@ -176,21 +176,18 @@ def neuron_scan(
         hook = keep_neurons(kept, base[layer, :width], layer, factor=factor, pos=pos)
         return Intervention([hook], prompt=prompt, rows=len(block))
 
-    groups, parts = batches(encoded), []
-    with progress_bar(len(groups), "batch") as bar:
-        for group in groups:
-            part = [encoded[i] for i in group]
-            runs = [
-                run
-                for p, i in enumerate(group)
-                for run in (Intervention((), prompt=p), *(moved(block, base[i], p) for block in blocks))
-            ]
-            found = sweep(model, part, runs, metric=[metrics[i] for i in group])
-            each = found.float().cpu().view(len(part), -1)
-            parts.append({"clean": each[:, 0], "values": each[:, 1:][:, columns]})
-            bar.update()
+    def measured(group: list[int]) -> dict[str, Tensor]:
+        runs = [
+            run
+            for p, i in enumerate(group)
+            for run in (Intervention((), prompt=p), *(moved(block, base[i], p) for block in blocks))
+        ]
+        found = sweep(model, [encoded[i] for i in group], runs, metric=[metrics[i] for i in group])
+        each = found.float().cpu().view(len(group), -1)
+        return {"clean": each[:, 0], "values": each[:, 1:][:, [column[n] for n in scanned]]}
+
     return NeuronScan(
-        **in_order(groups, parts),
+        **in_batches(encoded, measured),
         neurons=scanned,
         factor=factor,
         metric=metric_name,
@@ -214,11 +211,3 @@ def _scanned(
         raise ValueError("no neurons to scan: the list is empty")
     neuron_layers.check_neurons(model, found)
     return found
-
-
-def _blocks(neurons: Sequence[Neuron], size: int) -> list[list[Neuron]]:
-    """Neurons of one layer, at most `size` of them."""
-    by_layer: dict[int, list[Neuron]] = {}
-    for n in neurons:
-        by_layer.setdefault(n.layer, []).append(n)
-    return [same[i : i + size] for same in by_layer.values() for i in range(0, len(same), size)]

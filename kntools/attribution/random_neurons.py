@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 
 import torch
 
-from kntools.sites import Neuron, NeuronLike, as_neurons
+from kntools.sites import Neuron, NeuronLike, as_neurons, by_layer
 
 
 def random_like(
@@ -18,10 +18,9 @@ def random_like(
 
     `width`: neurons per layer, one number or that of each layer.
     """
-    given = as_neurons(neurons)
     drawn = []
-    for layer in sorted({n.layer for n in given}):
-        taken = {n.index for n in given if n.layer == layer}
+    for layer, own in sorted(by_layer(as_neurons(neurons)).items()):
+        taken = {n.index for n in own}
         free = [i for i in range(width if isinstance(width, int) else width[layer]) if i not in taken]
         if len(free) < len(taken):
             raise ValueError(

@@ -16,7 +16,7 @@ from kntools.models.gradients import check_gradients
 from kntools.options import progress_bar
 from kntools.prompts import Encoded, Prompt, encode_many
 from kntools.scopes import scope
-from kntools.sites import NeuronLike, as_neurons
+from kntools.sites import NeuronLike, as_neurons, by_layer
 
 
 @dataclass(frozen=True)
@@ -53,10 +53,7 @@ def planted(
     if not chosen:
         raise ValueError("no neurons given; give the neurons that will store the fact, e.g. ['L2.N7', 'L3.N1']")
     neuron_layers.check_neurons(model, chosen)
-    by_layer: dict[int, list[int]] = {}
-    for n in chosen:
-        by_layer.setdefault(n.layer, []).append(n.index)
-    parts = [part for layer, indices in by_layer.items() for part in _parts(model, layer, indices)]
+    parts = [part for layer, own in by_layer(chosen).items() for part in _parts(model, layer, [n.index for n in own])]
 
     def leave() -> None:
         for part in parts:

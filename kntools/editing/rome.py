@@ -19,26 +19,10 @@ from kntools.results.provenance import provenance
 
 
 @overload
-def rome(
-    model: Any,
-    prompts: PromptLike,
-    targets: str,
-    *,
-    layer: SupportsIndex,
-    second_moment: SecondMoment | None = ...,
-    settings: RomeSettings | None = ...,
-) -> RankOneEdit: ...
+def rome(model: Any, prompts: PromptLike, targets: str, **options: Any) -> RankOneEdit: ...
 @overload
-def rome(
-    model: Any,
-    prompts: Sequence[PromptLike],
-    targets: Sequence[str],
-    *,
-    layer: SupportsIndex,
-    second_moment: SecondMoment | None = ...,
-    settings: RomeSettings | None = ...,
-) -> list[RankOneEdit]: ...
-def rome(
+def rome(model: Any, prompts: Sequence[PromptLike], targets: Sequence[str], **options: Any) -> list[RankOneEdit]: ...
+def rome(  # type: ignore[misc] # the signatures above only tell one edit from several
     model: Any,
     prompts: Prompts,
     targets: str | Sequence[str],

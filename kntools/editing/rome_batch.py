@@ -59,15 +59,17 @@ class RowBatch:
     def _run_clean(self, sites: Sequence[str], essences: set[int]) -> list[Float[Tensor, "row ..."]]:
         found: list[dict[int, Tensor]] = [{} for _ in sites]
         for group in self.groups:
-            hooks = [self._note(site, group, into) for site, into in zip(sites, found, strict=True)]
+            at = self.subjects[group.numbers] - group.start
+            names = [hook_name(site, self.layer) for site in sites]
+            hooks = [_note(name, group, at, into) for name, into in zip(names, found, strict=True)]
             log_p = group.run(hooks, self.asked[group.numbers])[:, 0].float().log_softmax(-1)
             self.original |= {n: log_p[row] for row, n in enumerate(group.numbers) if n in essences}
         return [torch.stack([kept[n] for n in range(len(self.edit))]).float() for kept in found]
 
     def run(self, group: Group, delta: Float[Tensor, "edit d_model"]) -> Float[Tensor, "row piece d_vocab"]:
         """Logits with each edit's `delta` added to the MLP's output at the subjects of its rows."""
-        rows, at = self._places(group)
-        added = delta[self.edit[group.numbers]]
+        at = self.subjects[group.numbers] - group.start
+        rows, added = torch.arange(len(at), device=at.device), delta[self.edit[group.numbers]]
 
         def add(x: Tensor, hook: Any) -> Tensor:
             return x.index_put((rows, at), (x[rows, at].float() + added).to(x.dtype))
@@ -87,18 +89,6 @@ class RowBatch:
         edited = logits[rows, 0].log_softmax(-1)
         original = torch.stack([self.original[group.numbers[row]] for row in rows])
         return zeros.index_put((torch.tensor(rows),), (edited.exp() * (edited - original)).sum(-1))
-
-    def _places(self, group: Group) -> tuple[Tensor, Tensor]:
-        at = self.subjects[group.numbers] - group.start
-        return torch.arange(len(at), device=at.device), at
-
-    def _note(self, site: str, group: Group, into: dict[int, Tensor]) -> WindowHook:
-        rows, at = self._places(group)
-
-        def note(x: Tensor, hook: Any) -> None:
-            into.update(zip(group.numbers, x[rows, at].detach(), strict=True))
-
-        return hook_name(site, self.layer), note
 
 
 class Subjects:
@@ -122,15 +112,23 @@ class Subjects:
         found: dict[int, Tensor] = {}
         for group in self.groups:
             at = self.at[group.numbers]
-
-            def note(x: Tensor, hook: Any, numbers: list[int] = group.numbers, at: Tensor = at) -> None:
-                found.update(zip(numbers, x[torch.arange(len(at), device=x.device), at].float(), strict=True))
-                raise adapter.StopRun
-
             with suppress(adapter.StopRun):
-                group.run([*hooks, (hook_name(site, layer), note)], at[:, None])
-        rows = iter(found[n] for n in range(len(self.at)))
+                group.run([*hooks, _note(hook_name(site, layer), group, at, found, stop=True)], at[:, None])
+        rows = iter(found[n].float() for n in range(len(self.at)))
         return [(edit, torch.stack([next(rows) for _ in edit.prompts])) for edit in self.edits]
+
+
+def _note(
+    name: str, group: Group, at: Int[Tensor, " row"], into: dict[int, Tensor], *, stop: bool = False
+) -> WindowHook:
+    """A hook that keeps what each row has at a position, by the row's number; with `stop`, the run ends there."""
+
+    def note(x: Tensor, hook: Any) -> None:
+        into.update(zip(group.numbers, x[torch.arange(len(at), device=x.device), at].detach(), strict=True))
+        if stop:
+            raise adapter.StopRun
+
+    return name, note
 
 
 def padded(

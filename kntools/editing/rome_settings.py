@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 from kntools.arguments import decimal, instance, whole
+from kntools.engine.inputs import check_choice
 from kntools.models import adapter
 from kntools.models.neuron_layers import layers_of
 
@@ -64,10 +65,8 @@ class RomeSettings:
         }
         for name, value in checked.items():
             object.__setattr__(self, name, value)
-        if self.key not in get_args(Key):
-            raise ValueError(f"key={self.key!r} is unknown; use 'consistent' (the mean key throughout) or 'published'")
-        if self.scale not in get_args(Scale):
-            raise ValueError(f"scale={self.scale!r} is unknown; use 'mlp' or 'residual'")
+        check_choice("key", self.key, get_args(Key))
+        check_choice("scale", self.scale, get_args(Scale))
         if self.templates is not None:
             object.__setattr__(self, "templates", _checked(self.templates))
 
@@ -93,8 +92,7 @@ def layer_for(model: Any) -> int:
 
     `kntools.analyses.layer_choice` measures which layer is best.
     """
-    published = _PUBLISHED.get(_short_name(model))
-    if published is not None:
+    if (published := _PUBLISHED.get(_short_name(model))) is not None:
         return published[0]
     depth = round(DEPTH * adapter.n_layers(model))
     return min(layers_of(model, "mlp.hook_post"), key=lambda layer: abs(layer - depth))

@@ -140,13 +140,11 @@ class SecondMoment(Result):
         Raises:
             ValueError: C is singular: measured on fewer tokens than there are neurons, or not positive.
         """
-        c = self.matrix.double()
-        if not bool(torch.isfinite(c).all()):
+        if not bool(torch.isfinite(self.matrix).all()):
             raise ValueError("this second moment holds nan or inf; measure it again, with the model in float32")
-        width = c.shape[0]
-        added = RIDGE * float(c.diagonal().median())
+        width, ridge = len(self.matrix), self._ridge
         tokens = f"it was measured on {self.count:,} tokens, and there are {width:,} neurons"
-        if self.count < width or added <= 0:
+        if self.count < width or ridge <= 0:
             raise ValueError(
                 f"this second moment is singular: {tokens}. Measure it on more text "
                 f"({TOKENS_PER_NEURON * width:,} tokens are recommended)"
@@ -155,7 +153,7 @@ class SecondMoment(Result):
             raise ValueError(f"this second moment is singular: {tokens}, but most directions never occurred")
         flat = keys.detach().cpu().double().reshape(-1, width)
         solved = torch.cholesky_solve(flat.T, self._factor).T.reshape(keys.shape)
-        return solved.to(keys.dtype).to(keys.device), added
+        return solved.to(keys), ridge
 
     def project(self, keys: Float[Tensor, "... d_mlp"], threshold: float) -> Float[Tensor, "... d_mlp"]:
         """The part of the keys in the null space of C: along eigenvectors whose eigenvalues are below `threshold`.
@@ -170,19 +168,21 @@ class SecondMoment(Result):
                 f"no eigenvalue of C (layer {self.layer}) is below threshold={threshold}; the smallest is "
                 f"{float(values[0]):.3g}: give a threshold above it"
             )
-        return (keys.detach().cpu().double() @ null @ null.T).to(keys.dtype).to(keys.device)
+        return (keys.detach().cpu().double() @ null @ null.T).to(keys)
 
     @cached_property
     def _eigen(self) -> tuple[Tensor, Tensor]:
-        values, vectors = torch.linalg.eigh(self.matrix.double())
-        return values, vectors
+        return tuple(torch.linalg.eigh(self.matrix.double()))
+
+    @property
+    def _ridge(self) -> float:
+        return RIDGE * float(self.matrix.double().diagonal().median())
 
     @cached_property
     def _factor(self) -> Tensor | None:
         """The Cholesky factor of C + r I, kept for the next edit; `None` if there is none."""
         c = self.matrix.double()
-        added = RIDGE * float(c.diagonal().median())
-        factor, wrong = torch.linalg.cholesky_ex(c + added * torch.eye(len(c), dtype=c.dtype))
+        factor, wrong = torch.linalg.cholesky_ex(c + self._ridge * torch.eye(len(c), dtype=c.dtype))
         return None if int(wrong) else factor
 
     @cached_property

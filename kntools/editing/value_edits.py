@@ -15,7 +15,7 @@ from kntools.models import adapter, neuron_layers
 from kntools.models.causality import is_masked
 from kntools.prompts import MASK, Prompt, encode
 from kntools.results.provenance import provenance
-from kntools.sites import Neuron, NeuronLike, as_neurons
+from kntools.sites import Neuron, NeuronLike, as_neurons, by_layer
 
 
 def edit_values(
@@ -111,8 +111,8 @@ def _changes(model: Any, neurons: Iterable[NeuronLike], update: Any) -> tuple[tu
         raise ValueError("no neurons given; pass at least one, e.g. attribution.top(5)")
     neuron_layers.check_neurons(model, wanted)
     changes = []
-    for layer in sorted({n.layer for n in wanted}):
-        rows = torch.tensor([n.index for n in wanted if n.layer == layer])
+    for layer, own in sorted(by_layer(wanted).items()):
+        rows = torch.tensor([n.index for n in own])
         w = adapter.w_out(model, layer).detach()
         changes.append(Change(layer, update(w[rows.to(w.device)].float().cpu()), rows))
     return wanted, tuple(changes)

@@ -5,13 +5,12 @@ that nobody has listed, and it is why a sweep's answer never depends on the shor
 """
 
 import warnings
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Int
 from torch import Tensor
 
 from kntools.engine.forward import ForwardPass, NotBatched
@@ -121,9 +120,12 @@ def _compare(model: Any, tokens: Int[Tensor, "1 pos"]) -> Capability | None:
         return None
 
     def same(start: int) -> bool:
+        """Do all items in one pass over the tokens from `start` on give the same logits?"""
         at = [p for p in asked if p >= start]
         try:
-            return close(_together(model, texts, items, at, start), alone[:, [asked.index(p) for p in at]])
+            prefix = adapter.build_prefix(model, texts[:, :start], Rows()) if start else None
+            found = ForwardPass(model, texts, [at] * 2, Pass(start, items), prefix).run().of_items()
+            return close(torch.cat([found[i.number] for i in items]), alone[:, [asked.index(p) for p in at]])
         except PROBE_ERRORS as error:
             if is_out_of_memory(error):
                 raise
@@ -134,15 +136,6 @@ def _compare(model: Any, tokens: Int[Tensor, "1 pos"]) -> Capability | None:
     whole, begun = (adapter.run(model, tokens[:, :length])[0, asked[0]] for length in (last + 1, asked[0] + 1))
     fill = is_causal(model) and close(begun, whole)
     return Capability(True, prefix=fill and last > 0 and same(1) and same(last), fill=fill)
-
-
-def _together(
-    model: Any, texts: Int[Tensor, "2 pos"], items: Sequence[Item], asked: list[int], start: int
-) -> Float[Tensor, "item asked d_vocab"]:
-    """The logits of all items in one pass over the tokens from `start` on."""
-    prefix = adapter.build_prefix(model, texts[:, :start], Rows()) if start else None
-    shared = ForwardPass(model, texts, [asked] * 2, Pass(start, list(items)), prefix).run()
-    return torch.cat([shared.logits[shared.spans[i.number]] for i in items])
 
 
 def close(found: Tensor, expected: Tensor) -> bool:

@@ -29,15 +29,14 @@ class PassOutput:
     """Logits `[row asked d_vocab]` of one pass: clean rows first, then each item's."""
 
     logits: Tensor
-    spans: dict[int, slice]  # item number -> its rows
+    spans: dict[int, slice]  # item number -> its rows, in ascending order
     watched: dict[int, dict[str, Watched]]  # item number -> hook name -> activation
 
     def of_items(self) -> dict[int, Tensor]:
         """Logits of each item's rows, cut in one piece of graph: the gradient of a slice is as large as all logits."""
-        in_order = sorted(self.spans, key=lambda number: self.spans[number].start)
-        sizes = [self.spans[number].stop - self.spans[number].start for number in in_order]
+        sizes = [span.stop - span.start for span in self.spans.values()]
         pieces = self.logits.split([self.logits.shape[0] - sum(sizes), *sizes])
-        return dict(zip(in_order, pieces[1:], strict=True))
+        return dict(zip(self.spans, pieces[1:], strict=True))
 
 
 class ForwardPass:
@@ -64,6 +63,7 @@ class ForwardPass:
         self.rows = Rows(1)
         self.watched: dict[int, dict[str, Watched]] = {}
         self.must_fire = MustFire()
+        self.trimmed = False  # to the asked positions, before the unembedding
 
     def run(self) -> PassOutput:
         if self.prefix is not None:
@@ -73,9 +73,8 @@ class ForwardPass:
         window = self.tokens[self.prompts[:1], self.start :]
         logits = adapter.run(self.model, window, self.prefix, self._hook_points(residual))
         self.must_fire.check()
-        if logits.shape[1] != self.asked.shape[1]:  # nothing trimmed it before the unembedding
-            logits = gather_positions(logits, self.asked)
-        return PassOutput(logits, self.spans, self.watched)
+        asked = logits if self.trimmed else gather_positions(logits, self.asked)
+        return PassOutput(asked, self.spans, self.watched)
 
     # --- rows -----------------------------------------------------------------------------------------
 
@@ -93,9 +92,8 @@ class ForwardPass:
 
     def _asked(self, asked: Sequence[Sequence[int]]) -> Tensor:
         """Asked positions of every row, within the pass: `[row asked]`."""
-        per_row = [asked[p] for p in self.prompts]
-        for i in self.items:
-            per_row += [asked[i.intervention.prompt]] * i.intervention.rows
+        joined = [i.intervention.prompt for i in self.items for _ in range(i.intervention.rows)]
+        per_row = [asked[p] for p in (*self.prompts, *joined)]
         return torch.tensor(per_row, device=self.tokens.device) - self.start
 
     def _note_rows(self, activation: Tensor, layer: int) -> None:
@@ -132,8 +130,10 @@ class ForwardPass:
             if self._sources(layer) or (layer == 0 and residual is not None):
                 forks.append((adapter.fork_point(self.model, layer), self._fork(layer, residual)))
         inside = self._dispatchers(self.items, lambda stage: stage >= 0, offset=self.start)
-        trim = [] if self._reads_logits() else [(adapter.hook_point(self.model, "unembed.hook_in"), self._trim)]
-        return [*forks, *inside, *trim]
+        names = {name for i in self.items for name in i.intervention.names()}
+        if names.isdisjoint(("unembed.hook_out", "hook_unembed")):
+            inside.append((adapter.hook_point(self.model, "unembed.hook_in"), self._trim))
+        return [*forks, *inside]
 
     def _fork(self, layer: int, residual: Tensor | None) -> Callable[..., Tensor]:
         sources = self._sources(layer)
@@ -150,13 +150,8 @@ class ForwardPass:
 
         return grow
 
-    def _reads_logits(self) -> bool:
-        after = ("unembed.hook_out", "hook_unembed")
-        return any(name in after for i in self.items for name in i.intervention.names())
-
-    def _trim(self, activation: Tensor, hook: Any) -> Tensor | None:
-        if activation.shape[1] == self.asked.shape[1]:
-            return None
+    def _trim(self, activation: Tensor, hook: Any) -> Tensor:
+        self.trimmed = True
         return gather_positions(activation, self.asked)
 
     def _dispatchers(
@@ -181,13 +176,12 @@ class ForwardPass:
 
     def _dispatcher(self, of_items: dict[int, list[PassHook]]) -> PassHook:
         """An item may have several hooks here; they run in the order given."""
-        in_order = sorted(of_items.items(), key=lambda own: self.spans[own[0]].start)
 
         def dispatch(activation: Any, hook: Any) -> Tensor | None:
             if not isinstance(activation, Tensor) or activation.shape[0] != self.rows.count:
                 raise NotBatched(hook.name)
             pieces, done = [], 0
-            for number, fns in in_order:
+            for number, fns in of_items.items():  # in the order of their rows
                 span = self.spans[number]
                 part = old = activation[span]
                 for fn in fns:

@@ -20,6 +20,7 @@ from kntools.engine.forward import gather_positions
 from kntools.engine.memory import rows_that_fit
 from kntools.engine.plan import PASS_OVERHEAD
 from kntools.models import adapter
+from kntools.models.attachment import PointHook
 from kntools.models.prefix import Rows
 from kntools.options import options
 
@@ -36,7 +37,7 @@ def row_groups(model: Any, tokens: Sequence[Tensor], starts: Sequence[int], laye
     lengths = [len(row) for row in tokens]
     can = capability(model, max(tokens, key=len)[None])
     if not can.fork:  # each row in a run of its own, from the first block on
-        return [Group(model, [n], [row], 0, None) for n, row in enumerate(tokens)]
+        return [Group(model, [n], [row], 0, layer, shared=False) for n, row in enumerate(tokens)]
     begins = list(starts) if can.prefix else [0] * len(tokens)
     fit = options().max_rows or rows_that_fit(model, max(lengths), gradients=True)
     numbers = range(len(tokens))
@@ -53,25 +54,24 @@ def row_groups(model: Any, tokens: Sequence[Tensor], starts: Sequence[int], laye
 class Group:
     """The rows of one pass. `numbers` says which of all rows they are, `start` where their window begins."""
 
-    def __init__(self, model: Any, numbers: list[int], tokens: list[Tensor], start: int, layer: int | None) -> None:
+    def __init__(
+        self, model: Any, numbers: list[int], tokens: list[Tensor], start: int, layer: int, *, shared: bool = True
+    ) -> None:
         self.model, self.numbers, self.start, self.layer = model, numbers, start, layer
         # Filled up with each row's own last token: any token would do, but the padding token is special to some models.
         length = max(len(row) for row in tokens)
         self.tokens = torch.stack([torch.cat([row, row[-1:].expand(length - len(row))]) for row in tokens])
         self.rows = Rows(1, torch.zeros(1, dtype=torch.long, device=self.tokens.device))
-        self.prefix = (
-            adapter.build_prefix(model, self.tokens[:, :start], self.rows) if layer is not None and start else None
-        )
-        self.entry = None if layer is None else self._states_at(layer)
+        self.prefix = adapter.build_prefix(model, self.tokens[:, :start], self.rows) if start else None
+        self.entry = self._states_at(layer) if shared else None  # None: each run is a whole one
 
     def run(self, hooks: Iterable[WindowHook], asked: Int[Tensor, "row asked"]) -> Float[Tensor, "row asked d_vocab"]:
         """Logits at the `asked` positions (of the whole text), with hooks that see the window `[row window ...]`."""
-        points = [(adapter.hook_point(self.model, name), fn) for name, fn in hooks]
-        local = asked - self.start
-
-        trim = adapter.hook_point(self.model, "unembed.hook_in")
-        points.append((trim, lambda activation, hook: gather_positions(activation, local)))
-        return self._pass(points)
+        trim = "unembed.hook_in", lambda activation, hook: gather_positions(activation, asked - self.start)
+        points = [(adapter.hook_point(self.model, name), fn) for name, fn in (*hooks, trim)]
+        if self.entry is None:
+            return adapter.run(self.model, self.tokens, hooks=points)
+        return self._pass(points, self.layer, self.entry)
 
     @torch.no_grad()
     def _states_at(self, layer: int) -> Float[Tensor, "row window d_model"]:
@@ -79,7 +79,6 @@ class Group:
         embedded = adapter.run_embedding(self.model, self.tokens, [])[:, self.start :]
         if layer == 0:
             return embedded
-        self.entry, self.layer = embedded, 0
         found: list[Tensor] = []
 
         def keep(activation: Tensor, hook: Any) -> None:
@@ -87,22 +86,19 @@ class Group:
             raise adapter.StopRun
 
         with suppress(adapter.StopRun):
-            self._pass([(adapter.fork_point(self.model, layer), keep)])
-        self.layer = layer
+            self._pass([(adapter.fork_point(self.model, layer), keep)], 0, embedded)
         return found[0]
 
-    def _pass(self, points: list[tuple[Any, Callable[..., Any]]]) -> Tensor:
-        if self.layer is None:
-            return adapter.run(self.model, self.tokens, hooks=points)
-        layer, count = self.layer, self.tokens.shape[0]
+    def _pass(self, points: Sequence[PointHook], layer: int, entry: Float[Tensor, "row window d_model"]) -> Tensor:
+        """A run in which `entry` is what enters block `layer`."""
+        count = self.tokens.shape[0]
         self.rows.count, self.rows.prompt_of = 1, torch.zeros(1, dtype=torch.long, device=self.tokens.device)
 
         def enter(activation: Tensor, hook: Any) -> Tensor:
             self.rows.count = count
             self.rows.prompt_of = torch.arange(count, device=activation.device)
             adapter.after_fork(self.model, layer, count, activation.shape[1])
-            assert self.entry is not None  # there is a layer, and so there are states that enter it
-            return self.entry
+            return entry
 
         if self.prefix is not None:
             self.prefix.use(self.rows)

@@ -1,21 +1,23 @@
 """What is run: prompts or token ids, the positions whose logits are asked for, and where each answer is."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, SupportsIndex, cast
 
 import torch
-from jaxtyping import Int
+from jaxtyping import Int, Shaped
 from torch import Tensor
 
 from kntools.arguments import shown
 from kntools.models import adapter
 from kntools.models.causality import is_masked
+from kntools.options import progress_bar
 from kntools.prompts import Encoded, Prompts, by_length, encode_many
 from kntools.sites import Positions, resolve_positions
 
 #: Prompts, or token ids `[pos]` or `[prompt pos]`.
 PromptsOrTokens = Prompts | Int[Tensor, "prompt pos"] | Int[Tensor, " pos"]
+# Prompts of equal length that are run together: more are no faster.
 _BATCH = 8
 
 
@@ -127,13 +129,16 @@ def check_padding(model: Any, tokens: Int[Tensor, "prompt pos"]) -> None:
             )
 
 
-def batches(encoded: Sequence[Encoded]) -> list[list[int]]:
-    """Indices of `encoded` that are run together: prompts of equal length, at most `_BATCH` (more are no faster)."""
-    return [group[i : i + _BATCH] for group in by_length(encoded) for i in range(0, len(group), _BATCH)]
-
-
-def in_order(groups: Sequence[Sequence[int]], parts: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
-    """The tensors of all batches, each with its prompts as the first axis, in the order of the prompts."""
+def in_batches(
+    encoded: Sequence[Encoded], measure: Callable[[list[int]], dict[str, Tensor]]
+) -> dict[str, Shaped[Tensor, "prompt ..."]]:
+    """What `measure` gives for the prompts of each batch (their numbers), in the order of all prompts."""
+    groups = [group[i : i + _BATCH] for group in by_length(encoded) for i in range(0, len(group), _BATCH)]
+    parts = []
+    with progress_bar(len(groups), "batch") as bar:
+        for group in groups:
+            parts.append(measure(group))
+            bar.update()
     order = torch.tensor([i for group in groups for i in group]).argsort()
     return {name: torch.cat([part[name] for part in parts])[order] for name in parts[0]}
 

@@ -2,6 +2,8 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import groupby
+from operator import attrgetter
 from typing import Any
 
 from kntools.arguments import several, shown, whole
@@ -135,32 +137,8 @@ def stage_of(name: str, layers: int) -> int:
     return -1 if name.split(".")[0] in _EMBEDDING else layers - 1
 
 
-def make_items(
-    interventions: Sequence[Intervention],
-    *,
-    layers: int,
-    length: int,
-    asked: Sequence[Sequence[int]],
-    reuse: bool,
-    embedding: Embedding | None = None,
-) -> list[Item]:
-    """Find out where each intervention first acts: in which block, and at which position."""
-    items = []
-    for number, inter in enumerate(interventions):
-        fork = min((stage_of(n, layers) for n in inter.names()), default=layers - 1)
-        start = _start(inter, length, asked[inter.prompt]) if reuse else 0
-        # Rows that exist from the embedding on start from the tokens, not from what their prompt's embedding became.
-        whole = with_embedding(inter, embedding) if fork == -1 else inter
-        items.append(Item(number, whole, fork, start))
-    return items
-
-
-def with_embedding(inter: Intervention, embedding: Embedding | None) -> Intervention:
-    """`inter` for a run of its own: after the hooks that its prompt's embedding has in every run."""
-    return replace(inter, hooks=(*embedding[inter.prompt], *inter.hooks)) if embedding else inter
-
-
-def _start(inter: Intervention, length: int, asked: Sequence[int]) -> int:
+def start_of(inter: Intervention, length: int, asked: Sequence[int]) -> int:
+    """The first of `length` positions at which an intervention acts, or whose logits are asked for."""
     first = min(asked)
     for name, fn in inter.hooks:
         # A hook that has no position may look anywhere: nothing can be left out.
@@ -177,19 +155,14 @@ def make_passes(items: Sequence[Item], *, max_rows: int) -> list[Pass]:
 
     A small group joins the one before it where that costs less than a pass of its own.
     """
-    groups: list[tuple[int, list[Item]]] = []
-    for item in sorted(items, key=lambda i: i.start):
-        if groups and groups[-1][0] == item.start:
-            groups[-1][1].append(item)
-        else:
-            groups.append((item.start, [item]))
     merged: list[tuple[int, list[Item]]] = []
-    for start, group in groups:
+    for start, alike in groupby(sorted(items, key=attrgetter("start")), attrgetter("start")):
+        group = list(alike)
         rows = sum(i.intervention.rows for i in group)
         if merged and rows * (start - merged[-1][0]) < PASS_OVERHEAD:
             merged[-1][1].extend(group)
         else:
-            merged.append((start, list(group)))
+            merged.append((start, group))
     return [p for start, group in merged for p in _chunks(start, group, max_rows)]
 
 

@@ -1,6 +1,7 @@
 """Pairs of prompts that differ somewhere and are equally long: what patching and tracing compare."""
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -81,13 +82,6 @@ def _pair(model: Any, clean: PromptLike, corrupted: PromptLike | str) -> Pair:
             f"one; it must be the same:\n  clean     {list(a.str_tokens)}\n  corrupted {list(b.str_tokens)}"
         )
     if a.prompt.foil is None and isinstance(other, Prompt) and other.target != a.prompt.target:
-        a = _with_foil(model, a, other.target)
+        with suppress(PromptError):  # nobody asked for this foil: of several tokens, it is left out
+            a = encode(model, replace(a.prompt, foil=other.target), prepend_bos=a.prepend_bos)
     return Pair(a, b)
-
-
-def _with_foil(model: Any, encoded: Encoded, foil: str) -> Encoded:
-    """Whether a foil that nobody asked for is one token is no concern of a metric without one."""
-    try:
-        return encode(model, replace(encoded.prompt, foil=foil), prepend_bos=encoded.prepend_bos)
-    except PromptError:
-        return encoded

@@ -5,7 +5,7 @@ from dataclasses import replace
 from typing import Any, TypeVar
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
 from kntools.engine import plan
@@ -33,7 +33,7 @@ class Runner:
     def __init__(self, model: Any, inputs: Inputs, embedding: plan.Embedding | None = None) -> None:
         self.model, self.inputs, self.embedding = model, inputs, embedding
         self.tokens, self.asked = inputs.tokens, inputs.asked
-        self.embedded = None if embedding is None else _embed(model, self.tokens, embedding)
+        self.embedded = None if embedding is None else self._embed(embedding)
         self._prefixes: dict[tuple[int, tuple[int, ...]], Prefix] = {}
 
     def run(
@@ -46,16 +46,9 @@ class Runner:
         resolved = plan.resolve(interventions, self.inputs)
         for name in {name for inter in resolved for name, fn in inter.hooks if isinstance(fn, PositionedHook)}:
             neuron_layers.check_hook(self.model, name)
-        can, length = capability(self.model, self.tokens), self.tokens.shape[1]
-        items = plan.make_items(
-            resolved,
-            layers=adapter.n_layers(self.model),
-            length=length,
-            asked=self.asked,
-            reuse=can.prefix,
-            embedding=self.embedding,
-        )
-        window = length - min((i.start for i in items), default=0)
+        can = capability(self.model, self.tokens)
+        items = [self._item(number, inter, reuse=can.prefix) for number, inter in enumerate(resolved)]
+        window = self.inputs.length - min((i.start for i in items), default=0)
         fit = options().max_rows or rows_that_fit(self.model, window, gradients=gradients)
         if not can.fork or fit == 1:  # a shared pass has a clean row too
             for item in items:
@@ -80,37 +73,42 @@ class Runner:
                 continue
             yield len(current.items), done
 
+    def _item(self, number: int, inter: Intervention, *, reuse: bool) -> Item:
+        """Where an intervention first acts: in which block, and at which position."""
+        layers = adapter.n_layers(self.model)
+        fork = min((plan.stage_of(name, layers) for name in inter.names()), default=layers - 1)
+        start = plan.start_of(inter, self.inputs.length, self.asked[inter.prompt]) if reuse else 0
+        # Rows that exist from the embedding on start from the tokens, not from what their prompt's embedding became.
+        return Item(number, self._with_embedding(inter) if fork == -1 else inter, fork, start)
+
+    def _with_embedding(self, inter: Intervention) -> Intervention:
+        """For a run of its own: after the hooks that its prompt's embedding has in every run."""
+        return replace(inter, hooks=(*self.embedding[inter.prompt], *inter.hooks)) if self.embedding else inter
+
     def _shared(self, planned: Pass) -> PassOutput:
-        prefix = self._prefix(planned.start, planned.prompts) if planned.start else None
-        forward = ForwardPass(self.model, self.tokens, self.asked, planned, prefix, self.embedded)
-        return forward.run()
+        start, prompts = planned.start, planned.prompts
+        key = start, tuple(prompts)
+        if start and key not in self._prefixes:
+            residual = None if self.embedded is None else self.embedded[prompts, :start]
+            self._prefixes[key] = adapter.build_prefix(self.model, self.tokens[prompts, :start], Rows(), residual)
+        prefix = self._prefixes.get(key)
+        return ForwardPass(self.model, self.tokens, self.asked, planned, prefix, self.embedded).run()
 
     def _plain(self, item: Item) -> PassOutput:
         if item.fork != -1:
-            item = replace(item, intervention=plan.with_embedding(item.intervention, self.embedding))
+            item = replace(item, intervention=self._with_embedding(item.intervention))
         return run_plain(self.model, self.tokens, self.asked, item)
 
-    def _prefix(self, start: int, prompts: list[int]) -> Prefix:
-        key = (start, tuple(prompts))
-        if key not in self._prefixes:
-            residual = None if self.embedded is None else self.embedded[prompts, :start]
-            self._prefixes[key] = adapter.build_prefix(self.model, self.tokens[prompts, :start], Rows(), residual)
-        return self._prefixes[key]
-
-
-@torch.no_grad()
-def _embed(
-    model: Any, tokens: Int[Tensor, "prompt pos"], embedding: plan.Embedding
-) -> Float[Tensor, "prompt pos d_model"]:
-    """What enters block 0, once for each prompt with hooks of its own: the corrupted prompts of causal tracing."""
-    layers = adapter.n_layers(model)
-    rows = []
-    for number, hooks in enumerate(embedding):
-        must_fire = MustFire()
-        for name, _ in hooks:
-            if plan.stage_of(name, layers) != -1:
-                raise ValueError(f"{name!r} is not on the embedding; put such hooks into the interventions")
-        points = [(adapter.hook_point(model, name), must_fire.wrap(repr(name), fn)) for name, fn in hooks]
-        rows.append(adapter.run_embedding(model, tokens[number : number + 1], points))
-        must_fire.check()
-    return torch.cat(rows)
+    @torch.no_grad()
+    def _embed(self, embedding: plan.Embedding) -> Float[Tensor, "prompt pos d_model"]:
+        """What enters block 0, once for each prompt with hooks of its own: the corrupted prompts of causal tracing."""
+        rows = []
+        for number, hooks in enumerate(embedding):
+            must_fire = MustFire()
+            for name, _ in hooks:
+                if plan.stage_of(name, adapter.n_layers(self.model)) != -1:
+                    raise ValueError(f"{name!r} is not on the embedding; put such hooks into the interventions")
+            points = [(adapter.hook_point(self.model, name), must_fire.wrap(repr(name), fn)) for name, fn in hooks]
+            rows.append(adapter.run_embedding(self.model, self.tokens[number : number + 1], points))
+            must_fire.check()
+        return torch.cat(rows)

@@ -95,10 +95,7 @@ def _in_groups(
 ) -> list[T]:
     """Run the interventions on the prompts of each length; what each gives, in order."""
     prompts = sum(len(numbers) for numbers, _ in groups)
-    if metric is not None and not callable(metric):
-        metric = several("metric", metric, "kn.probability(encoded.target_ids), or one per prompt")
-        if len(metric) != prompts or not all(map(callable, metric)):
-            raise ValueError(f"metric has {len(metric)} entries for {prompts} prompts; give one function per prompt")
+    metrics = None if metric is None else _per_prompt(metric, prompts)
     given = as_interventions(interventions, prompts)
     if embedding is not None and len(embedding) != prompts:
         raise ValueError(f"embedding hooks for {len(embedding)} prompts, but there are {prompts}")
@@ -109,22 +106,31 @@ def _in_groups(
         if own:
             runner = Runner(model, inputs, None if embedding is None else [embedding[n] for n in numbers])
             runs = [replace(given[n], prompt=place[given[n].prompt]) for n in own]
-            own_metric = metric if metric is None or callable(metric) else [metric[n] for n in numbers]
-            found |= zip(own, run(runner, runs, own_metric), strict=True)
+            own_metrics = None if metrics is None else [metrics[n] for n in numbers]
+            found |= zip(own, run(runner, runs, own_metrics), strict=True)
     return [found[n] for n in range(len(given))]
+
+
+def _per_prompt(metric: Metric | Sequence[Metric], prompts: int) -> list[Metric]:
+    if callable(metric):
+        return [metric] * prompts
+    metrics = several("metric", metric, "kn.probability(encoded.target_ids), or one per prompt")
+    if len(metrics) != prompts or not all(map(callable, metrics)):
+        raise ValueError(f"metric has {len(metrics)} entries for {prompts} prompts; give one function per prompt")
+    return metrics
 
 
 @torch.no_grad()
 def run_rows(
-    runner: Runner, interventions: Sequence[Intervention], metric: Metric | Sequence[Metric] | None = None
+    runner: Runner, interventions: Sequence[Intervention], metrics: Sequence[Metric] | None = None
 ) -> list[Tensor]:
-    """The rows of each intervention, on a runner that is kept for several rounds."""
+    """The rows of each intervention, on a runner that is kept for several rounds; `metrics` of each prompt."""
 
     def finish(result: PassOutput) -> dict[int, Tensor]:
         logits = _logits(result, runner)
-        if metric is None:
+        if metrics is None:
             return logits
-        return {n: apply_metric(metric, interventions[n].prompt, rows) for n, rows in logits.items()}
+        return {n: apply_metric(metrics[interventions[n].prompt], rows) for n, rows in logits.items()}
 
     return _collect(runner.run(interventions, finish), len(interventions))
 
@@ -201,13 +207,13 @@ def sweep_gradients(
 
 
 def run_gradients(
-    runner: Runner, interventions: Sequence[Intervention], metric: Metric | Sequence[Metric]
+    runner: Runner, interventions: Sequence[Intervention], metrics: Sequence[Metric]
 ) -> list[RowGradients]:
     """`sweep_gradients` on a runner that is kept for several rounds."""
 
     def finish(result: PassOutput) -> dict[int, RowGradients]:
         logits = _logits(result, runner)
-        values = {n: apply_metric(metric, interventions[n].prompt, rows) for n, rows in logits.items()}
+        values = {n: apply_metric(metrics[interventions[n].prompt], rows) for n, rows in logits.items()}
         return _differentiate(values, result.watched)
 
     passes = runner.run(interventions, finish, gradients=True)
@@ -236,15 +242,14 @@ def _differentiate(values: dict[int, Tensor], watched: dict[int, dict[str, Watch
     return {number: RowGradients(rows.detach(), wrt[number]) for number, rows in values.items()}
 
 
-def apply_metric(metric: Metric | Sequence[Metric], prompt: int, logits: Tensor) -> Float[Tensor, " row"]:
+def apply_metric(metric: Metric, logits: Tensor) -> Float[Tensor, " row"]:
     """Values `[row]` of logits, checked: one per row, finite."""
-    own = metric if callable(metric) else metric[prompt]
     try:
-        values = own(logits)
+        values = metric(logits)
     except IndexError:
         if logits.ndim != 2:
             raise
-        values = own(logits[:, None])  # written for TransformerLens: it reads logits[:, -1]
+        values = metric(logits[:, None])  # written for TransformerLens: it reads logits[:, -1]
     if not isinstance(values, Tensor) or values.shape != logits.shape[:1]:
         shape = tuple(values.shape) if isinstance(values, Tensor) else type(values).__name__
         raise ValueError(

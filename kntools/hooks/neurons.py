@@ -20,7 +20,7 @@ from torch import Tensor
 from kntools import randomness
 from kntools.arguments import decimal, tensor
 from kntools.hooks.positioned import PositionedHook
-from kntools.sites import ANSWER, Hook, Neuron, NeuronsLike, Positions, as_neurons, hook_name
+from kntools.sites import ANSWER, Hook, Neuron, NeuronsLike, Positions, as_neurons, by_layer, hook_name
 
 _MEAN = "[layer d_mlp]: kn.activation(model, others).scores.mean(0)"
 
@@ -133,9 +133,6 @@ def _set_from(values: Float[Tensor, "layer d_mlp"], neurons: Sequence[Neuron], p
 
 def _on_neurons(neurons: NeuronsLike, pos: Positions, what: str, change: Any) -> list[Hook]:
     """One hook per layer that applies `change(activations [batch pos chosen], neurons)` to the chosen ones."""
-    layers: dict[int, list[Neuron]] = {}
-    for n in as_neurons(neurons):
-        layers.setdefault(n.layer, []).append(n)
 
     def on_layer(layer: int, group: list[Neuron]) -> Hook:
         name = hook_name("mlp.hook_post", layer)
@@ -150,4 +147,4 @@ def _on_neurons(neurons: NeuronsLike, pos: Positions, what: str, change: Any) ->
 
         return name, PositionedHook(pos, edit, f"{what} {group}", name=name)
 
-    return [on_layer(layer, group) for layer, group in layers.items()]
+    return [on_layer(layer, group) for layer, group in by_layer(as_neurons(neurons)).items()]

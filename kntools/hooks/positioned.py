@@ -5,6 +5,7 @@ positions, and moves it when the first tokens are not there.
 """
 
 from collections.abc import Callable
+from dataclasses import KW_ONLY, dataclass, replace
 from typing import Any
 
 import torch
@@ -30,6 +31,7 @@ def position_axis(hook: Any) -> int:
     return 2 if (hook.name or "").endswith(QUERY_AXIS) else 1
 
 
+@dataclass(frozen=True, eq=False, repr=False)
 class PositionedHook:
     """Apply `edit` to an activation at `pos`, on a copy.
 
@@ -39,23 +41,19 @@ class PositionedHook:
     where a layer without neurons calls something else by their name, it raises an error.
     """
 
-    def __init__(
-        self,
-        pos: Positions,
-        edit: Callable[..., Tensor | None],
-        label: str,
-        *,
-        name: str = "",
-        whole: Tensor | None = None,
-        with_axis: bool = False,
-    ):
-        if not isinstance(pos, slice | Answer | None):
-            whole_numbers("pos", pos)
-        self.pos, self.edit, self.label, self.name, self.whole = pos, edit, label, name, whole
-        self.with_axis = with_axis
-        # How many tokens are left out, and of how many; see `moved`.
-        self.offset = 0
-        self.length: int | None = None
+    pos: Positions
+    edit: Callable[..., Tensor | None]
+    label: str
+    _: KW_ONLY
+    name: str = ""
+    whole: Tensor | None = None
+    with_axis: bool = False
+    offset: int = 0  # how many tokens are left out of the run
+    length: int | None = None  # ... and of how many; `None`: all of them are run
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.pos, slice | Answer | None):
+            whole_numbers("pos", self.pos)
 
     def __repr__(self) -> str:
         where = "all positions" if self.pos is None else "the answer" if self.pos is ANSWER else self.pos
@@ -66,13 +64,11 @@ class PositionedHook:
 
     def moved(self, offset: int, length: int) -> "PositionedHook":
         """This hook for a run that leaves out the first `offset` of `length` tokens."""
-        other = self.at(self.pos)
-        other.offset, other.length = offset, length
-        return other
+        return replace(self, offset=offset, length=length)
 
     def at(self, pos: Positions) -> "PositionedHook":
         """This hook at other positions: where the answer's are known, those of `ANSWER`."""
-        return PositionedHook(pos, self.edit, self.label, name=self.name, whole=self.whole, with_axis=self.with_axis)
+        return replace(self, pos=pos)
 
     def _last_token(self, rows: int) -> int:
         """Where `ANSWER` is in a run of tokens alone: at the last token, or nobody knows."""

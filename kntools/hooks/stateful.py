@@ -1,6 +1,7 @@
 """Hook functions that pass something on to one another within a run."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -9,6 +10,7 @@ from torch import Tensor
 from kntools.sites import Hook
 
 
+@dataclass(frozen=True, eq=False)
 class StatefulHook:
     """A hook function that shares `state` with other hooks of its list, and treats each token by itself.
 
@@ -16,15 +18,15 @@ class StatefulHook:
     given to several rows.
     """
 
-    def __init__(self, fn: Callable[[Tensor, dict[Any, Any]], Tensor | None], state: dict[Any, Any]) -> None:
-        self.fn, self.state = fn, state
+    fn: Callable[[Tensor, dict[Any, Any]], Tensor | None]
+    state: dict[Any, Any]
 
     def __call__(self, activation: Tensor, hook: Any) -> Tensor | None:
         return self.fn(activation, self.state)
 
     def for_row(self, states: dict[int, dict[str, Any]]) -> "StatefulHook":
         """This hook for one row; `states` are the row's own, by the states that they stand for."""
-        return StatefulHook(self.fn, states.setdefault(id(self.state), {}))
+        return replace(self, state=states.setdefault(id(self.state), {}))
 
 
 def by_row(each: Sequence[Sequence[Hook]]) -> list[Hook]:

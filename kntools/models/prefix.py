@@ -78,11 +78,12 @@ def hooked_cache(model: Any, device: torch.device, rows: int) -> Any:
     return TransformerLensKeyValueCache.init_cache(model.cfg, device, rows)
 
 
+@dataclass
 class HookedPrefix:
     """A prefix for `HookedTransformer`, in the form of its own key-value cache."""
 
-    def __init__(self, entries: list[_HookedEntry], length: int) -> None:
-        self.entries, self.length = entries, length
+    entries: list[_HookedEntry]
+    length: int
 
     @classmethod
     def from_run(cls, model: Any, tokens: Tensor, rows: Rows) -> "HookedPrefix":

@@ -13,7 +13,6 @@ from kntools.engine.sweep import Intervention, sweep, sweep_gradients
 from kntools.hooks.positioned import PositionedHook, position_axis
 from kntools.hooks.states import freeze
 from kntools.models import adapter
-from kntools.patching.cells import Cells
 from kntools.patching.pair_batches import Batch, States
 from kntools.sites import Hook, hook_name
 
@@ -31,9 +30,6 @@ class Row:
     at: Sequence[int]
     hooks: list[Hook]
     weight: float
-
-    def layers(self, cells: Cells) -> list[int]:
-        return sorted({n for i in self.at for n in cells.windows[i]})
 
 
 def gradient_cells(batch: Batch, sources: States) -> tuple[Float[Tensor, " pair"], dict[str, Tensor]]:
@@ -92,9 +88,10 @@ def _estimate(
     effects = torch.zeros(pairs, len(cells.windows), len(cells.columns), dtype=torch.float32)
     whole = torch.zeros(pairs, len(cells.windows), dtype=torch.float32)
     for part in (rows[first : first + ROWS] for first in range(0, len(rows), ROWS)):
+        read = [sorted({n for i in row.at for n in cells.windows[i]}) for row in part]
         runs = [
-            Intervention(row.hooks, prompt=row.pair, wrt=[(hook_name(cells.site, n), None) for n in row.layers(cells)])
-            for row in part
+            Intervention(row.hooks, prompt=row.pair, wrt=[(hook_name(cells.site, n), None) for n in layers])
+            for row, layers in zip(part, read, strict=True)
         ]
         for row, found in zip(part, sweep_gradients(batch.model, batch.patched, runs, batch.metrics), strict=True):
             for i in row.at:

@@ -7,12 +7,11 @@ from typing import Any
 from jaxtyping import Float
 from torch import Tensor
 
-from kntools.engine.inputs import batches, bos_of, in_order
+from kntools.engine.inputs import bos_of, in_batches
 from kntools.engine.metric_choice import Metrics, choose_metrics
 from kntools.engine.prompt_pairs import Pair
 from kntools.engine.sweep import Intervention, Metric, sweep
 from kntools.hooks.states import capture
-from kntools.options import progress_bar
 from kntools.patching.cells import CellChoice, Cells, make_cells
 from kntools.patching.patch_grid import PatchGrid
 from kntools.prompts import Encoded
@@ -76,18 +75,18 @@ def patch_grid(
     metrics, metric_name = choose_metrics(model, [p.clean for p in pairs], metric)
     cells = make_cells(model, pairs, choice)
     made_by = provenance(model, prepend_bos=bos_of([p.clean for p in pairs]))
-    groups, parts = batches([p.clean for p in pairs]), []
-    with progress_bar(len(groups), "batch") as bar:
-        for group in groups:
-            batch = Batch(model, [pairs[n] for n in group], [metrics[n] for n in group], cells, noising)
-            sources, other = batch.capture_cells(batch.other)
-            own, found = compute(batch, sources)
-            clean, corrupted = (own, other) if noising else (other, own)
-            parts.append({**found, "clean_per_pair": clean, "corrupted_per_pair": corrupted})
-            bar.update()
-    filled: dict[str, Any] = {**in_order(groups, parts), **about}
+
+    def filled(group: list[int]) -> dict[str, Tensor]:
+        batch = Batch(model, [pairs[n] for n in group], [metrics[n] for n in group], cells, noising)
+        sources, other = batch.capture_cells(batch.other)
+        own, found = compute(batch, sources)
+        clean, corrupted = (own, other) if noising else (other, own)
+        return {**found, "clean_per_pair": clean, "corrupted_per_pair": corrupted}
+
+    tensors: dict[str, Any] = in_batches([p.clean for p in pairs], filled)
     return PatchGrid(
-        **filled,
+        **tensors,
+        **about,
         layers=cells.layers,
         columns=cells.columns,
         axis=cells.axis,

@@ -84,14 +84,11 @@ def make_noise(
         if not bool(torch.isfinite(noise).all()):
             raise ValueError("the noise holds nan or inf")
         return noise.detach().float().cpu()
-    generator = randomness.generator(seed)
-    return _level(noise, like) * torch.randn(samples, *like.shape, generator=generator, dtype=torch.float32)
-
-
-def _level(noise: str | float | int, like: Tensor) -> float:
     if isinstance(noise, str):
         match = _SIGMAS.match(noise)
         if not match:
             raise ValueError(f"noise={noise!r} is unknown; write '3sigma', a standard deviation, or give a tensor")
-        return float(match.group(1)) * float(like.double().std())
-    return decimal("noise", noise, least=0)
+        level = float(match.group(1)) * float(like.double().std())
+    else:
+        level = decimal("noise", noise, least=0)
+    return level * torch.randn(samples, *like.shape, generator=randomness.generator(seed), dtype=torch.float32)

@@ -45,30 +45,22 @@ class Restoration:
     def severed_sites(self) -> list[str]:
         return [] if self.sever is None else [adapter.state_site(self.model, self.sever)]
 
-    def around(self, layer: int) -> range:
-        return layer_window(layer, self.window, len(self.layers))
-
     def hooks(
         self, clean: dict[str, Tensor], held: dict[str, Tensor], layer: int, token: int, length: int
     ) -> list[Hook]:
-        """Restore one state, and hold what is severed."""
-        return self._restore(clean, layer, token) + self._hold(held, layer, token, length)
-
-    def _restore(self, states: dict[str, Tensor], layer: int, token: int) -> list[Hook]:
+        """Restore one state, and hold what is severed in all layers above."""
+        together = layer_window(layer, self.window, len(self.layers))
         # The output of a block is the input of the next: restored there, its rows need not run the block itself. Not
         # with somebody's hooks on that input, which act on the restored state.
         if self.kind == "hidden" and layer + 1 in self.layers and not self.hooked:
-            entry = {hook_name("resid_pre", layer + 1): states[hook_name(self.site, layer)]}
-            return patch("resid_pre", layer + 1, entry, [token])
-        return freeze([self.site], self.around(layer), states, [token])
-
-    def _hold(self, held: dict[str, Tensor], layer: int, token: int, length: int) -> list[Hook]:
-        """Hold what is severed in all layers above the restored ones."""
-        above = range(self.around(layer)[-1] + 1, len(self.layers))
+            entry = {hook_name("resid_pre", layer + 1): clean[hook_name(self.site, layer)]}
+            restored = patch("resid_pre", layer + 1, entry, [token])
+        else:
+            restored = freeze([self.site], together, clean, [token])
         # In a causal model, no token before the restored one can have learnt of it.
-        first = token if is_causal(self.model) else 0
-        where = [token] if self.sever_at == "restored" else range(first, length)
-        return freeze(self.severed_sites, above, held, where)
+        reached = range(token if is_causal(self.model) else 0, length)
+        where = [token] if self.sever_at == "restored" else reached
+        return restored + freeze(self.severed_sites, range(together[-1] + 1, len(self.layers)), held, where)
 
 
 def make_restoration(

@@ -150,7 +150,8 @@ def test_positions_asked_for(name: str) -> None:
     with torch.no_grad():
         whole = model.run_with_hooks(tokens, fwd_hooks=hooks)
     torch.testing.assert_close(kn.sweep(model, tokens, [hooks], pos=slice(None))[0], whole[0], atol=1e-4, rtol=1e-4)
-    torch.testing.assert_close(kn.sweep(model, tokens, [hooks], pos=[1, 4])[0], whole[0, [1, 4]], atol=1e-4, rtol=1e-4)
+    for pos in ([1, 4], [*reversed(range(tokens.shape[1]))]):
+        torch.testing.assert_close(kn.sweep(model, tokens, [hooks], pos=pos)[0], whole[0, pos], atol=1e-4, rtol=1e-4)
     two = kn.sweep(
         model, tokens.repeat(2, 1), [kn.Intervention(hooks), kn.Intervention(hooks, prompt=1)], pos=[[4], [2]]
     )

@@ -129,7 +129,8 @@ def test_a_subject_that_stands_twice_is_corrupted_once_and_warned_of() -> None:
 
 
 def test_proposing_a_layer_warns_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("kntools.tracing.noise._level", lambda noise, like: 0.0)
+    none = "kntools.tracing.causal_tracing.make_noise", lambda like, noise, samples, seed: torch.zeros(1, *like.shape)
+    monkeypatch.setattr(*none)
     prompts = [fact("llama"), kn.Prompt("The capital of Japan is", " Tokyo", subject="Japan")]
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")

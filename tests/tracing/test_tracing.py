@@ -5,7 +5,6 @@ from __future__ import annotations
 import inspect
 import warnings
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -15,8 +14,9 @@ from torch import Tensor
 import kntools as kn
 from kntools.models import adapter
 from kntools.plots.tokens import trace_panels
+from kntools.sites import layer_window
 from kntools.tracing.noise import make_noise, subject_embeddings, subject_sigma
-from kntools.tracing.restoration import KINDS, Restoration, make_restoration
+from kntools.tracing.restoration import KINDS, make_restoration
 from kntools.tracing.token_roles import ROLES, token_roles
 from tests import zoo
 from tests.loop import ALL
@@ -186,13 +186,9 @@ def test_hand_computed_effects_on_one_layer_of_addition() -> None:
 
 
 def test_windows() -> None:
-    def around(layer: int, window: int) -> range:
-        model = SimpleNamespace(cfg=SimpleNamespace(n_layers=30), blocks=())
-        return Restoration(model, "mlp", window, None, "restored", False).around(layer)
-
     for window, expected in ((10, range(10, 20)), (1, range(15, 16)), (2, range(14, 16)), (3, range(14, 17))):
-        assert around(15, window) == expected
-    assert around(2, 10) == range(0, 7) and around(29, 10) == range(24, 30)
+        assert layer_window(15, window, 30) == expected
+    assert layer_window(2, 10, 30) == range(0, 7) and layer_window(29, 10, 30) == range(24, 30)
 
 
 def test_ten_layers_or_all_of_a_smaller_model() -> None:
