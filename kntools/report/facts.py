@@ -20,9 +20,10 @@ from kntools.hooks.neurons import ablate_neurons, enhance_neurons
 from kntools.models import neuron_layers
 from kntools.prompts import MASK, Prompt, PromptError, encode, encode_many
 from kntools.report.choices import NotPossible
-from kntools.report.figure import ALPHA, Shown, asset, chart, paired_test, table, tested, within
+from kntools.report.figure import ALPHA, Shown, asset, chart, paired_test, table, tested
 from kntools.report.page import Block
 from kntools.report.study import Study
+from kntools.results.display import within
 from kntools.results.table import Row
 from kntools.sites import Hook
 

@@ -18,7 +18,6 @@ from torch import Tensor
 
 from kntools.report.page import Block, Chart, PageTable
 from kntools.report.study import Study
-from kntools.results.display import number
 from kntools.results.statistics import share_interval, t_quantile, t_test
 from kntools.results.table import Row
 from kntools.sites import Neuron
@@ -111,11 +110,6 @@ def share(hits: int, of: int) -> str:
         return "0 of 0"
     low, high = share_interval(hits, of)
     return f"{hits} of {of} ({100 * hits / of:.0f} % [{100 * low:.0f}, {100 * high:.0f}])"
-
-
-def within(value: float, low: float, high: float) -> str:
-    """`0.412 [0.363, 0.458]`."""
-    return f"{number(value)} [{number(low)}, {number(high)}]"
 
 
 def paired_test(differences: Float[Tensor, " item"]) -> Row:
