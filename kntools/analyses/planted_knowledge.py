@@ -122,8 +122,7 @@ def planted_facts(
     draws = whole("draws", draws, least=1)
     widths = neuron_layers.widths(model)
     total = sum(widths)
-    if not 1 <= count <= total // 2:
-        raise ValueError(f"count={count}; give 1 to {total // 2} neurons to train a fact into")
+    count = whole("count", count, 1, total // 2)
     training: dict[str, Any] = {"steps": steps, "lr": lr, "until": until}
     folder = open_run(run, "planted facts", model, methods=list(chosen), count=count, seed=seed, **training)
     every = leading(torch.zeros(len(widths), max(widths), dtype=torch.float32), total, widths)

@@ -13,8 +13,6 @@ from kntools.data.records import Candidate, Loaded, Record, Skipped
 from kntools.data.sources import Source
 from kntools.models.names import check_name
 
-NO_NEW_TARGET = "no other target in the relation"
-
 # Relation -> how a fact is asked, and how the reverse is asked of its target.
 PATTERNS = {
     "P36": ("The capital of [X] is [Y].", "[X] is the capital of [Y]."),
@@ -85,7 +83,9 @@ def with_new_targets(
     usable = [fact for fact in facts if meaning(fact) is not None]
     donors = zip(usable, _new_targets(usable, filters.get("seed"), meaning), strict=True)
     records = [record(fact, donor) for fact, donor in donors if donor is not None]
-    skipped = Skipped.of({lacking: len(facts) - len(usable), NO_NEW_TARGET: len(usable) - len(records)})
+    skipped = Skipped.of(
+        {lacking: len(facts) - len(usable), "no other target in the relation": len(usable) - len(records)}
+    )
     return select(records, Source(facts.source, facts.is_sample), skipped, **filters)
 
 
