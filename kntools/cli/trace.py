@@ -43,7 +43,10 @@ def trace(
     Example: kntools trace "The Colosseum is located in the city of" " Rome" --subject "The Colosseum"
     """
     prompt = Prompt(text, target, subject=subject, foil=foil, multi_token=multi_token)
-    level = noise if noise.endswith("sigma") else _number(noise)
+    try:
+        level = noise if noise.endswith("sigma") else float(noise)
+    except ValueError:
+        raise ValueError(f"--noise {noise!r}; write 3sigma, or a standard deviation such as 0.3") from None
     model = options.load()
     kinds: tuple[Kind, ...] = KINDS if kind == "all" else (kind,)
     shared = {"window": window, "noise": level, "samples": samples, "sever": sever, "seed": options.seed}
@@ -76,13 +79,6 @@ def trace(
     sheets = [Sheet(t.describe(), _leading(t).assign(token=lambda frame: frame["token"].map(repr))) for t in traces]
     results = {f"trace-{t.kind}": t for t in traces}
     return pages.page_output(options, first.provenance, sheets, data, page, **results)
-
-
-def _number(noise: str) -> float:
-    try:
-        return float(noise)
-    except ValueError:
-        raise ValueError(f"--noise {noise!r}; write 3sigma, or a standard deviation such as 0.3") from None
 
 
 def _leading(found: Trace) -> pd.DataFrame:
