@@ -31,7 +31,6 @@ from kntools.analyses.method_comparison import selection_methods
 from kntools.analyses.neuron_transfer import transfer
 from kntools.analyses.planted_knowledge import planted_facts
 from kntools.analyses.prompt_group import PromptGroup
-from kntools.cli.neuron_check import Check
 from kntools.data.records import Loaded, Skipped
 from kntools.editing.rome_settings import RomeSettings
 from kntools.editing.weight_edits import WeightEdit
@@ -145,7 +144,6 @@ NO_RESULTS = {
     WeightEdit,
     Table,
     Checkpoint,
-    Check,
 }
 
 

@@ -184,9 +184,13 @@ def _of(
     groups: Sequence[PromptGroup], found: Sequence[Row], provenance: Row, *, seed: int, widths: list[int]
 ) -> PairSearch:
     half_of = halves([str(g.label("determiner")) for g in groups], [noun_of(g) for g in groups], seed)
-    rows = [
-        {**_row(g, row), "nouns": noun_of(g), "half": half} for g, row, half in zip(groups, found, half_of, strict=True)
-    ]
+    rows: list[Row] = []
+    for group, row, half in zip(groups, found, half_of, strict=True):
+        labels = {name: group.label(name) for name in ("determiner", "noun", "number")}
+        measured = {"prompts": row["prompts"], "metric": row["metric"], "tau": row["share"]}
+        measured |= {name: row[name] for name in ("converged", "neurons", "against")}
+        about = {"source": group.source, "pair": group.key, **labels}
+        rows.append({**about, **measured, "nouns": noun_of(group), "half": half})
     return PairSearch.of(rows, provenance, halves_seed=seed, widths=widths)
 
 
@@ -195,13 +199,6 @@ def noun_of(group: PromptGroup) -> str:
     noun, [first, *_] = str(group.label("noun")), group.prompts
     forms = sorted({first.target.strip(), (first.foil or "").strip()})
     return "/".join(forms) if noun in forms else noun
-
-
-def _row(group: PromptGroup, found: Row) -> Row:
-    labels = {name: group.label(name) for name in ("determiner", "noun", "number")}
-    measured = {"prompts": found["prompts"], "metric": found["metric"], "tau": found["share"]}
-    both = {"converged": found["converged"], "neurons": found["neurons"], "against": found["against"]}
-    return {"source": group.source, "pair": group.key, **labels, **measured, **both}
 
 
 def _share(found: Sequence[set[Neuron]], neuron: Neuron) -> float:

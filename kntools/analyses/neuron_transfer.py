@@ -10,8 +10,8 @@ import torch
 from kntools import data
 from kntools.analyses.fig02_pair_search import NUMBERS
 from kntools.analyses.neuron_search import as_pairs, check_neurons, control, open_run
-from kntools.analyses.prompt_group import NamedPrompts, PromptGroup, check_prompts, each_part, is_relation, sample
-from kntools.analyses.words import names_noun
+from kntools.analyses.prompt_group import NamedPrompts, PromptGroup, check_prompts, each_part, sample
+from kntools.analyses.words import pairs_of_number
 from kntools.engine.answers import answer_values
 from kntools.engine.inputs import check_choice
 from kntools.engine.metric_choice import contrast
@@ -167,14 +167,11 @@ def number_prompts(
     if number is not None:
         check_choice("number", number, NUMBERS)
     found: dict[str, list[Prompt]] = {}
-    chosen_by = set(without)
+    nouns = set(without)
     for paradigm in paradigms:
-        if is_relation(paradigm):
-            raise ValueError(f"{paradigm} is a relation; numbers are in paradigms: {', '.join(NUMBER_PARADIGMS[:2])}")
-        asked = data.blimp(paradigm, path=path).prompts(model)
+        asked = pairs_of_number(model, paradigm, nouns, path)
         for record, prompt in zip(asked.records, asked.prompts, strict=True):
-            own = data.number(record)
-            if own and number in (None, own) and not names_noun(record, chosen_by):
+            if number in (None, own := data.number(record)):
                 found.setdefault(f"{paradigm}, {own}", []).append(prompt)
     if not found:
         raise ValueError(f"{', '.join(paradigms)}: no pair of a number is left that this model can be asked")

@@ -13,7 +13,7 @@ from kntools.analyses.method_comparison import RANDOM, Selection, methods_for
 from kntools.analyses.neuron_search import as_pairs, local_seed, open_run
 from kntools.analyses.prompt_group import prompt_item, sample
 from kntools.arguments import whole
-from kntools.attribution.attribution_result import Attribution, leading
+from kntools.attribution.attribution_result import leading
 from kntools.editing.planting import planted
 from kntools.engine.answers import answer_values
 from kntools.models import neuron_layers
@@ -21,7 +21,6 @@ from kntools.prompts import Prompt
 from kntools.randomness import python_random
 from kntools.results.statistics import mean_interval
 from kntools.results.table import Row, Table
-from kntools.sites import Neuron
 
 _TIMES = (1, 2, 5, 10, 20)  # as many neurons as were planted
 
@@ -122,8 +121,7 @@ def planted_facts(
     draws = whole("draws", draws, least=1)
     widths = neuron_layers.widths(model)
     total = sum(widths)
-    if not 1 <= count <= total // 2:
-        raise ValueError(f"count={count}; give 1 to {total // 2} neurons to train a fact into")
+    count = whole("count", count, 1, total // 2)
     training: dict[str, Any] = {"steps": steps, "lr": lr, "until": until}
     folder = open_run(run, "planted facts", model, methods=list(chosen), count=count, seed=seed, **training)
     every = leading(torch.zeros(len(widths), max(widths), dtype=torch.float32), total, widths)
@@ -135,7 +133,8 @@ def planted_facts(
         neurons = [every[i] for i in at[:count].tolist()]
         [before] = answer_values(model, prompt)[0].tolist()
         with planted(model, prompt, neurons, **training) as learned:
-            ranks = {name: _ranks(method(model, prompt), neurons) for name, method in chosen.items()}
+            orders = {name: method(model, prompt).top(total) for name, method in chosen.items()}
+        ranks = {name: [order.index(n) + 1 for n in neurons] for name, order in orders.items()}
         ranks[RANDOM] = (torch.randperm(total, generator=generator)[:count] + 1).tolist()
         about = {"before": before, "after": learned.probability, "steps": learned.steps, "planted": as_pairs(neurons)}
         return [{"method": name, **about, "ranks": places} for name, places in ranks.items()]
@@ -148,10 +147,3 @@ def planted_facts(
         for row in payload
     ]
     return PlantedFacts.of(rows, folder.header, count=count, neurons=total, until=until)
-
-
-def _ranks(att: Attribution, neurons: list[Neuron]) -> list[int]:
-    """Places in the order of scores, from 1."""
-    order = att.top(sum(att.widths))
-    place = {n: rank for rank, n in enumerate(order, start=1)}
-    return [place[n] for n in neurons]

@@ -92,7 +92,10 @@ def prompt_groups(
         # A model need not be asked for all facts.
         records = data.pararel(name, path=path, known_only=known, limit=limit if known_only else None, seed=seed)
         asked, skipped = records.prompts(model), records.skipped
-        found = _by_fact(asked)
+        found = [
+            (f"{fact.subject} -> {fact.target}", prompts, {"subject": fact.subject, "target": fact.target})
+            for fact, prompts in asked.by_record()
+        ]
     else:
         records = data.blimp(name, path=path, known_only=known)
         skipped = records.skipped
@@ -121,11 +124,6 @@ def prompt_groups(
         chosen = sorted(python_random(seed).sample(enough, limit), key=lambda group: group.key)
     reasons = {f"fewer than {least} prompts": len(groups) - len(enough), "over the limit": len(enough) - len(chosen)}
     return Loaded(tuple(chosen), skipped + asked.skipped + Skipped.of(reasons), name, records.is_sample)
-
-
-def _by_fact(asked: PromptSet) -> Iterator[_Group]:
-    for fact, prompts in asked.by_record():
-        yield f"{fact.subject} -> {fact.target}", prompts, {"subject": fact.subject, "target": fact.target}
 
 
 def _by_pair(asked: PromptSet, records: Mapping[str, Sequence[MinimalPair]]) -> Iterator[_Group]:

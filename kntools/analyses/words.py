@@ -13,6 +13,7 @@ from torch import Tensor
 from kntools import data
 from kntools.analyses.prompt_group import is_relation, sample
 from kntools.data.pairs import MinimalPair
+from kntools.data.records import PromptSet
 from kntools.engine.answers import answer_values
 from kntools.engine.sweep import Intervention, sweep
 from kntools.prompts import Encoded, Prompt, PromptError, by_length, encode_each
@@ -72,18 +73,12 @@ def noun_prompts(
     Arguments:
         without: nouns to leave out: those that selected the neurons under test.
     """
-    if is_relation(paradigm):
-        raise ValueError(f"{paradigm} is a relation; numbers of nouns are in determiner_noun_agreement_2 and others")
-    asked = data.blimp(paradigm, path=path).prompts(model)
+    asked = pairs_of_number(model, paradigm, without, path)
     found: dict[str, list[Prompt]] = {}
-    chosen_by = set(without)
     for record, prompt in zip(asked.records, asked.prompts, strict=True):
-        if names_noun(record, chosen_by):
-            continue
-        number, determiner = data.number(record), data.determiner(record)
-        placed = _placed(prompt, determiner) if determiner else None
-        if number and placed:
-            found.setdefault(number, []).append(placed)
+        determiner = data.determiner(record)
+        if determiner and (placed := _placed(prompt, determiner)):
+            found.setdefault(str(data.number(record)), []).append(placed)
     if not found:
         raise ValueError(
             f"{paradigm} has no prompts for this model: no determiner, and no noun after one (skipped: "
@@ -93,9 +88,16 @@ def noun_prompts(
     return {name: sample(listed, limit, rng) for name, listed in sorted(found.items())}
 
 
-def names_noun(pair: MinimalPair, nouns: set[str]) -> bool:
-    """Does one of these words stand in either sentence?"""
-    return not nouns.isdisjoint(re.findall(r"\w+", f"{pair.good} {pair.bad}"))
+def pairs_of_number(model: Any, paradigm: str, without: Iterable[str], path: Any) -> PromptSet:
+    """The minimal pairs of a paradigm that are about a number, and in which none of these nouns stands."""
+    if is_relation(paradigm):
+        raise ValueError(f"{paradigm} is a relation; numbers are in paradigms such as determiner_noun_agreement_2")
+    nouns = set(without)
+
+    def usable(pair: MinimalPair, _: Prompt) -> bool:
+        return bool(data.number(pair)) and nouns.isdisjoint(re.findall(r"\w+", f"{pair.good} {pair.bad}"))
+
+    return data.blimp(paradigm, path=path).prompts(model).where(usable, "of no number, or with a noun that is left out")
 
 
 def _placed(prompt: Prompt, determiner: str) -> Prompt | None:

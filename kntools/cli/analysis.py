@@ -1,6 +1,6 @@
 """What commands of analyses share: `--run`, `--out` as the beginning of file names, and results as output."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -10,9 +10,8 @@ from torch import Tensor
 
 from kntools import files
 from kntools.analyses.neuron_search import ADAPTIVE, PAPER, SearchSettings
-from kntools.analyses.prompt_group import is_relation
 from kntools.cli.options import ModelOptions, Options, method, output
-from kntools.cli.output import Output, Sheet, records
+from kntools.cli.output import Output, Sheet
 from kntools.engine.metric_choice import MetricName
 from kntools.models.names import check_name
 from kntools.results.table import Table
@@ -48,12 +47,6 @@ class Search:
         return replace(PAPER if self.paper else ADAPTIVE, metric=self.metric)
 
 
-def check_sources(names: Iterable[str]) -> None:
-    """A name that is no paradigm and no relation is an error before a model is loaded."""
-    for name in names:
-        is_relation(name)
-
-
 def choose(kind: str, names: list[str] | None, known: tuple[str, ...]) -> list[Any]:
     """What was chosen of `known`, all of it by default; an unknown name is an error."""
     for name in names or ():
@@ -76,7 +69,6 @@ def result_output(
     """
     every = found.tables() if tables is None else tables
     about = {**found.provenance, **(found.details if isinstance(found, Table) else {})}
-    shown = every or {rows: found.to_frame()}
     summary = found.summary()
     further = {name: frame for name, frame in every.items() if frame is not None}
 
@@ -88,7 +80,7 @@ def result_output(
         return [saved, *write_tables({"": found.to_frame(), **further}, options), page]
 
     return Output(
-        {**about, **more, **{name: None if frame is None else records(frame) for name, frame in shown.items()}},
+        {**about, **more, **(every or {rows: found.to_frame()})},
         [
             Sheet(found.describe(), summary),
             *(Sheet(name, frame) for name, frame in further.items() if not frame.equals(summary)),

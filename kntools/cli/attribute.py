@@ -6,9 +6,9 @@ import typer
 
 from kntools.cli import pages
 from kntools.cli.command import command
-from kntools.cli.neuron_check import Draws, check_neurons
+from kntools.cli.neuron_check import Draws
 from kntools.cli.options import Integral, ModelOptions, MultiToken, Target, Text
-from kntools.cli.output import Output, Sheet, records
+from kntools.cli.output import Output, Sheet
 from kntools.plots import neuron_bars
 from kntools.prompts import Prompt
 from kntools.report.page import Chart, PageTable, Section
@@ -33,18 +33,16 @@ def attribute(
     model = options.load()
     att = integral.settings.attribute(model, [prompt])
     neurons = att.top(min(top, sum(att.widths)))
-    check = check_neurons(model, att, neurons, draws, options.seed)
     leading = att.to_frame(top=len(neurons))[["layer", "neuron", "score", "rank"]].rename(columns={"neuron": "index"})
     leading.insert(0, "neuron", [repr(n) for n in neurons])
     probability = float(att.probability[0])
 
-    def page() -> tuple[str, str, list[Section]]:
+    def page() -> pages.Content:
         chart = Chart(neuron_bars(att, k=len(neurons)), "Neurons with the highest scores.", n="1 prompt")
         table = PageTable(leading, "Leading neurons.", csv="neurons.csv")
         lead = f"Which of the {sum(att.widths):,} MLP neurons make this answer probable ({number(probability)})?"
         return f"{text} → {target.strip()}", lead, [Section("Leading neurons", [chart, table])]
 
     sheet = Sheet(f"{text!r} -> {target!r}: probability {number(probability)}", leading, pages.notes(att))
-    asked = {"prompt": {"text": text, "target": target}, "probability": probability}
-    data = {**asked, "neurons": records(leading)}
-    return pages.attribution_output(options, model, att, neurons, check, [sheet], data, page)
+    data = {"prompt": {"text": text, "target": target}, "probability": probability, "neurons": leading}
+    return pages.attribution_output(options, model, att, neurons, draws, [sheet], data, page)

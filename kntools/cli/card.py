@@ -9,7 +9,7 @@ from kntools.attribution.neuron_card import neuron_card
 from kntools.attribution.neuron_card_result import NeuronCard, cards_page
 from kntools.cli.command import command
 from kntools.cli.options import ModelOptions
-from kntools.cli.output import Output, Sheet, records
+from kntools.cli.output import Output, Sheet
 from kntools.engine.sweep import sweep
 from kntools.files import write
 from kntools.prompts import Encoded, Prompt, encode, encode_each
@@ -78,6 +78,6 @@ def _sheets(found: NeuronCard) -> list[Sheet]:
 
 
 def _json(found: NeuronCard) -> dict[str, Any]:
-    tables = {name: records(frame) for name, frame in found.tables().items() if name != "contexts"}
+    tables = {name: frame for name, frame in found.tables().items() if name != "contexts"}
     contexts = [{**vars(c), "activations": c.activations.tolist()} for c in found.contexts]
-    return {"neuron": repr(found.neuron), "tokens": records(found.to_frame()), **tables, "contexts": contexts}
+    return {"neuron": repr(found.neuron), "tokens": found.to_frame(), **tables, "contexts": contexts}

@@ -11,7 +11,7 @@ from kntools.analyses.fig10_edit_examples import edit_examples
 from kntools.cli import pages
 from kntools.cli.command import command
 from kntools.cli.options import ModelOptions, Subject, method
-from kntools.cli.output import Output, Sheet, records
+from kntools.cli.output import Output, Sheet
 from kntools.editing.export import new_folder, save_model
 from kntools.editing.rome import rome
 from kntools.editing.rome_settings import Key, RomeSettings, layer_for
@@ -19,7 +19,6 @@ from kntools.editing.second_moment import SecondMoment
 from kntools.engine.generation import generate
 from kntools.prompts import MASK, Prompt
 from kntools.report.page import Chart, PageTable, Section
-from kntools.results.display import number
 from kntools.results.result import load
 
 UNRELATED = ["The Eiffel Tower is located in the city of", "To treat my toothache, I should see a"]
@@ -92,14 +91,13 @@ def edit(
             save_model(model, save)
     around = {"symmetric": symmetric or [], "synonym": synonym or [], "unrelated": unrelated or UNRELATED}
     examples = edit_examples(model, made, {"edited": [text], **around}, max_new_tokens=tokens).to_frame()
-    used = "C measured on text" if made.uses_second_moment else "C = I"
-    title = f"{made.title()}: probability {number(made.before)} -> {number(made.after)} ({used})"
 
-    def page() -> tuple[str, str, list[Section]]:
+    def page() -> pages.Content:
         written = PageTable(examples, "Before and after the edit.", csv="examples.csv")
         steps = PageTable(made.to_frame(), "Loss by step.", csv="loss.csv", folded=True)
-        loss = Section("Optimisation", [Chart(made.plot(), "Loss of the value.", n="1 edit"), steps])
-        return f"Edit: {text} → {target.strip()}", title, [Section("Continuations", [written]), loss]
+        about, loss = PageTable(made.preview(), "The edit."), Chart(made.plot(), "Loss of the value.", n="1 edit")
+        sections = [Section("Continuations", [written]), Section("Optimisation", [about, loss, steps])]
+        return f"Edit: {text} → {target.strip()}", f"{made.describe()}.", sections
 
     measured = ("target", "layer", "uses_second_moment", "before", "after", "key_cosine", "relative_norm")
     data = {
@@ -108,10 +106,9 @@ def edit(
         "warnings": made.warnings(),
         "saved_model": save and str(save),
         "loss": [step.loss for step in made.steps],
-        "examples": records(examples),
+        "examples": examples,
     }
-    norms = f"key cosine {made.key_cosine:.2f}, update {made.relative_norm:.3f} of the norm of W_out"
     shown = examples.assign(before=examples["before"].map(repr), after=examples["after"].map(repr))
     saved = [] if save is None else [f"wrote the edited model to {save}"]
-    sheets = [Sheet(title, shown, [norms, *(f"warning: {warning}" for warning in made.warnings()), *saved])]
+    sheets = [Sheet(made.describe(), made.preview()), Sheet("Before and after the edit", shown, saved)]
     return pages.page_output(options, made.provenance, sheets, data, page, edit=made)

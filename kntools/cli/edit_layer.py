@@ -10,7 +10,7 @@ from kntools.analyses import layer_choice
 from kntools.analyses.edit_cases import EditData, make_cases
 from kntools.cli.analysis import RunOptions, write_tables
 from kntools.cli.command import command
-from kntools.cli.output import Output, Sheet, records
+from kntools.cli.output import Output, Sheet
 from kntools.models.neuron_layers import layers_of
 from kntools.results.result import Result
 
@@ -39,7 +39,7 @@ def edit_layer(
     table = layer_choice.sweep_layers(model, cases, layer, second_moments=measured, run=options.kept)
     table["traced effect"] = [float(proposal.effects[number]) for number in layer]
     title = f"Edits by layer; causal traces of {proposal.prompts} facts propose layer {proposal.layer}"
-    found = {"proposed": proposal.layer, "traced": proposal.prompts, "rows": records(table)}
+    found = {"proposed": proposal.layer, "traced": proposal.prompts, "rows": table}
     return Output(found, [Sheet(title, table)], lambda out: write_tables({"": table}, options))
 
 

@@ -15,8 +15,9 @@ from kntools.analyses.method_comparison import METHODS
 from kntools.analyses.neuron_search import Null
 from kntools.analyses.neuron_search import check_neurons as in_model
 from kntools.analyses.neuron_transfer import NUMBER_PARADIGMS
+from kntools.analyses.prompt_group import is_relation
 from kntools.attribution.ablation import AblationName
-from kntools.cli.analysis import RunOptions, Search, check_sources, choose, result_output
+from kntools.cli.analysis import RunOptions, Search, choose, result_output
 from kntools.cli.command import command
 from kntools.cli.options import Options
 from kntools.cli.output import Output
@@ -60,7 +61,8 @@ class Groups:
 
 def prepared(options: RunOptions, sources: list[str], neurons: list[str] | None = None) -> tuple[Any, Any]:
     """The model and the neurons, if there are any; a wrong name is an error before the model is loaded."""
-    check_sources(sources)
+    for name in sources:
+        is_relation(name)
     named = as_neurons(neurons or ())
     model = options.load()
     return model, in_model(model, named) if named else None

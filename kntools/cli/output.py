@@ -14,7 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from kntools.cli.options import Options
-from kntools.results.display import number
+from kntools.results.display import number, within
 from kntools.results.encoding import without_nan
 
 # Rows of a table in the terminal; files have them all.
@@ -35,7 +35,7 @@ class Sheet:
 class Output:
     """The result of a command."""
 
-    data: Mapping[str, Any]  # of the JSON object; "command" and "files" are added
+    data: Mapping[str, Any]  # of the JSON object, tables as lists of rows; "command" and "files" are added
     sheets: Sequence[Sheet]
     write: Callable[[Path], Sequence[Path]] = field(default=lambda out: ())  # into a folder, or under a name
 
@@ -52,28 +52,16 @@ def emit(output: Output, options: Options) -> None:
     # Where there is no screen to fit, nothing is wrapped.
     console = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else 1000)
     for sheet in output.sheets:
-        _print(console, sheet)
+        console.print(Text(sheet.title, style="bold") if sheet.frame.empty else _table(sheet))
+        if len(sheet.frame) > _ROWS:
+            console.print(f"... and {len(sheet.frame) - _ROWS} more rows")
+        for note in sheet.notes:
+            console.print(note, markup=False)
+        console.print()
     for file in files[:_FILES]:
         console.print(f"wrote {file}", markup=False)
     if len(files) > _FILES:
         console.print(f"... and {len(files) - _FILES} more files")
-
-
-def records(frame: pd.DataFrame) -> list[dict[str, Any]]:
-    """A table as JSON: one object per row."""
-    return [{str(k): v for k, v in row.items()} for row in frame.to_dict("records")]
-
-
-def _print(console: Console, sheet: Sheet) -> None:
-    if sheet.frame.empty:
-        console.print(Text(sheet.title, style="bold"))
-    else:
-        console.print(_table(sheet))
-    if len(sheet.frame) > _ROWS:
-        console.print(f"... and {len(sheet.frame) - _ROWS} more rows")
-    for note in sheet.notes:
-        console.print(note, markup=False)
-    console.print()
 
 
 def _table(sheet: Sheet) -> Table:
@@ -89,13 +77,12 @@ def _table(sheet: Sheet) -> Table:
 
 def _with_intervals(frame: pd.DataFrame) -> pd.DataFrame:
     """Three columns `x`, `x_low`, `x_high` as one."""
-    shown = frame.copy()
+    shown = frame
     for name in map(str, frame.columns):
         ends = [f"{name}_low", f"{name}_high"]
         if set(ends) <= set(frame.columns):
-            values = frame[[name, *ends]].itertuples(index=False)
-            shown[name] = [f"{number(x)} [{number(low)}, {number(high)}]" for x, low, high in values]
-            shown = shown.drop(columns=ends)
+            cells = list(map(within, *(frame[column] for column in (name, *ends))))
+            shown = shown.assign(**{name: cells}).drop(columns=ends)
     return shown
 
 

@@ -2,12 +2,11 @@
 
 import shlex
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from kntools.attribution.attribution_result import Attribution
-from kntools.cli.neuron_check import Check
+from kntools.cli.neuron_check import check_neurons, check_sheet
 from kntools.cli.options import ModelOptions, Options
 from kntools.cli.output import Output, Sheet
 from kntools.plots import neuron_heatmap
@@ -16,6 +15,9 @@ from kntools.report.cards import page_cards
 from kntools.report.page import Chart, Page, PageTable, Section
 from kntools.report.page import write as write_page
 from kntools.sites import Neuron
+
+#: Title, first sentence and sections of a page.
+Content = tuple[str, str, Sequence[Section]]
 
 _COLOURS = "Red neurons make the answer more probable, blue ones less; the colours are scaled by the square root."
 
@@ -28,29 +30,26 @@ def page_output(
     made: Mapping[str, Any],
     sheets: Sequence[Sheet],
     data: Mapping[str, Any],
-    page: Callable[[], tuple[str, str, Sequence[Section]]],
+    page: Callable[[], Content],
     cards: Callable[[Sequence[Section]], Mapping[str, Any]] = lambda sections: {},
     /,
     **results: Any,
 ) -> Output:
     """A command whose `--out` is a folder with a page, the tables that it names, and `NAME.safetensors` of each result.
 
-    `made` is the provenance of the results; `page` makes title, first sentence and sections, and `cards` what `Page`
-    says of cards from its sections, if there is `--out`.
+    `made` is the provenance of the results; `cards` makes what `Page` says of cards from its sections. Neither it nor
+    `page` is called without `--out`.
     """
     bos = {True: " (with BOS)", False: " (no BOS)"}.get(made["settings"].get("prepend_bos"), "")
     versions = ", ".join(f"{name} {version}" for name, version in made["versions"].items())
-    facts = [("Model", f"{made['model']}, weights {made['fingerprint']}"), ("Versions", versions)]
     source = f"Model: {made['model']}{bos}. Made by `{options.line}`."
 
     def write(out: Path) -> list[Path]:
         title, lead, sections = page()
-        lines = [*facts, ("Command", f"`{options.line}`")]
-        content = Page(title, sections, lead, source, lines, **cards(sections))
-        tables = [
-            block for section in sections for block in section.blocks if isinstance(block, PageTable) and block.csv
-        ]
-        written = [write_page(out / "index.html", content), *(out / table.csv for table in tables)]
+        facts = [("Model", f"{made['model']}, weights {made['fingerprint']}"), ("Versions", versions)]
+        facts.append(("Command", f"`{options.line}`"))
+        content = Page(title, sections, lead, source, facts, **cards(sections))
+        written = [write_page(out / "index.html", content), *(out / name for name in content.files)]
         return [*written, *(result.save(out / f"{name}.safetensors") for name, result in results.items())]
 
     return Output({**made, **data}, sheets, write)
@@ -68,62 +67,51 @@ def attribution_output(
     model: Any,
     att: Attribution,
     neurons: Sequence[Neuron],
-    check: Check | None,
+    draws: int,
     sheets: Sequence[Sheet],
     data: Mapping[str, Any],
-    page: Callable[[], tuple[str, str, Sequence[Section]]],
+    page: Callable[[], Content],
     **results: Any,
 ) -> Output:
     """The same for scores: how they were made, all of them as heatmaps, what suppressing the `neurons` does, and cards
     of the leading neurons in the first prompt.
     """
-    prompt = att.prompts[0]
+    check = check_neurons(model, att, neurons, draws, options.seed)
+    checked = [check_sheet(check)] if check else []
+    prompt, n = att.prompts[0], f"{len(att.prompts)} prompt(s)"
 
     def cards(sections: Sequence[Section]) -> dict[str, Any]:
         return {"cards": page_cards(model, sections, prompt), "card_command": card_command(options, prompt)}
 
-    def with_heatmaps() -> tuple[str, str, Sequence[Section]]:
+    def with_heatmaps() -> Content:
         title, lead, sections = page()
-        return title, lead, [*sections, *heatmaps(att, neurons, check)]
+        leading = Chart(
+            neuron_heatmap(att, mark=neurons),
+            f"Columns are the neuron indices with the highest scores in any layer. {_COLOURS}",
+            n=n,
+            title="The leading columns",
+        )
+        whole = Chart(
+            neuron_heatmap(att, mode="bins", columns=min(96, att.scores.shape[-1]), mark=neurons),
+            f"A cell stands for several neighbouring neurons and shows the strongest of them. {_COLOURS}",
+            n=n,
+            title="The whole model",
+        )
+        tests = [Section(sheet.title, [PageTable(sheet.frame, sheet.notes[0])]) for sheet in checked]
+        return title, lead, [*sections, Section("Scores by layer", [leading, whole]), *tests]
 
-    checked = [Sheet("Ablation test", check.to_frame(), [check.describe()])] if check else []
-    about = {"rule": att.rule, "largest_residual": float(att.residual.abs().max())}
-    data = {**data, **about, "check": check and asdict(check)}
-    sheets = [*sheets, *checked]
-    return page_output(options, att.provenance, sheets, data, with_heatmaps, cards, attribution=att, **results)
-
-
-def heatmaps(att: Attribution, marked: Sequence[Neuron], check: Check | None) -> list[Section]:
-    """All scores, and what suppressing the marked neurons does."""
-    n, columns = f"{len(att.prompts)} prompt(s)", min(96, att.scores.shape[-1])
-    leading = Chart(
-        neuron_heatmap(att, mark=marked),
-        f"Columns are the neuron indices with the highest scores in any layer. {_COLOURS}",
-        n=n,
-        title="The leading columns",
+    data = {**data, "rule": att.rule, "largest_residual": float(att.residual.abs().max()), "check": check}
+    return page_output(
+        options, att.provenance, [*sheets, *checked], data, with_heatmaps, cards, attribution=att, **results
     )
-    whole = Chart(
-        neuron_heatmap(att, mode="bins", columns=columns, mark=marked),
-        f"A cell stands for several neighbouring neurons and shows the strongest of them. {_COLOURS}",
-        n=n,
-        title="The whole model",
-    )
-    checked = [PageTable(check.to_frame(), check.describe())] if check else []
-    return [
-        Section("Scores by layer", [leading, whole]),
-        *([Section("Ablation test", checked)] * len(checked)),
-    ]
 
 
 def notes(att: Attribution) -> list[str]:
     """How the scores were made, and a warning where a fixed rule is not complete."""
-    residual = float(att.residual.abs().max())
-    about = f"{sum(att.widths):,} neurons of {att.provenance['model']}, rule {att.rule}, largest residual"
     share = att.residual.abs() / att.gap.abs().clamp(min=_INCOMPLETE)
-    if att.rule == "adaptive" or float(share.max()) <= _INCOMPLETE:
-        return [f"{about} {residual:.1e}"]
-    return [
-        f"{about} {residual:.1e}",
+    incomplete = (
         f"note: in layer {int(share.amax(0).argmax())} the scores miss {float(share.max()):.0%} of the layer's "
-        "effect; --rule adaptive integrates until they sum to it",
-    ]
+        "effect; --rule adaptive integrates until they sum to it"
+    )
+    missed = att.rule != "adaptive" and float(share.max()) > _INCOMPLETE
+    return [f"{att.describe()}.", *[incomplete] * missed]

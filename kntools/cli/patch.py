@@ -54,7 +54,7 @@ def patch(
     of = f"mean of {len(asked)} pairs" if interval else f"{clean[0].text!r} | {others[0]!r}"
     title = f"{grid.site}: {of}: {grid.metric} {number(grid.clean)} clean, {number(grid.corrupted)} corrupted"
 
-    def page() -> tuple[str, str, list[Section]]:
+    def page() -> pages.Content:
         chart = Chart(grid.plot(), f"{title}.", n=f"{len(asked)} pair(s)")
         cells = PageTable(grid.to_frame(), "All cells.", csv="grid.csv", folded=True)
         lead = "Where does the activation of one prompt change the answer of another?"

@@ -9,9 +9,9 @@ import typer
 from kntools.attribution.knowledge_neurons import KnowledgeNeurons
 from kntools.cli import pages
 from kntools.cli.command import command
-from kntools.cli.neuron_check import Draws, check_neurons
+from kntools.cli.neuron_check import Draws
 from kntools.cli.options import Choice, ModelOptions, MultiToken
-from kntools.cli.output import Output, Sheet, records
+from kntools.cli.output import Output, Sheet
 from kntools.data.read import json_lines
 from kntools.plots import layer_histogram, neuron_bars
 from kntools.prompts import Prompt
@@ -38,7 +38,6 @@ def search(
     att = settings.attribute(model, prompts)
     kns = settings.choose(att)
     listed = kns.neurons[: choice.most]
-    check = check_neurons(model, att, listed, draws, options.seed)
     asked = pd.DataFrame([{"text": p.text, "target": p.target} for p in prompts])
     asked["probability"] = att.probability.tolist()
     rows = zip(listed, kns.scores, kns.counts, strict=False)  # the leading ones
@@ -46,7 +45,7 @@ def search(
     found = pd.DataFrame([(repr(n), n.layer, n.index, score, count) for n, score, count in rows], columns=columns)
     title = f"In the coarse sets of at least {kns.share:.0%} of the {len(prompts)} prompts"
 
-    def page() -> tuple[str, str, list[Section]]:
+    def page() -> pages.Content:
         n, leading = f"{len(prompts)} prompts", att.top(min(20, sum(att.widths)))
         blocks: list[Block] = [
             Text(" ".join([f"{title}.", *_notes(kns, choice.most)])),
@@ -63,9 +62,9 @@ def search(
 
     sheet = Sheet(f"Knowledge neurons: {title.lower()}", found, [*_notes(kns, choice.most), *pages.notes(att)])
     chosen = {"search": kns.settings, "share": kns.share, "converged": kns.converged}
-    chosen |= {"found": len(kns), "neurons": records(found)}
-    data, sheets = {"prompts": records(asked), **chosen}, [Sheet("Prompts", asked), sheet]
-    return pages.attribution_output(options, model, att, listed, check, sheets, data, page, knowledge_neurons=kns)
+    chosen |= {"found": len(kns), "neurons": found}
+    data, sheets = {"prompts": asked, **chosen}, [Sheet("Prompts", asked), sheet]
+    return pages.attribution_output(options, model, att, listed, draws, sheets, data, page, knowledge_neurons=kns)
 
 
 def _asked(target: str | None, texts: list[str], file: Path | None) -> list[tuple[str, str]]:

@@ -8,12 +8,11 @@ import typer
 from kntools.cli import pages
 from kntools.cli.command import command
 from kntools.cli.options import ModelOptions, MultiToken, Subject, Target, Text
-from kntools.cli.output import Output, Sheet, records
+from kntools.cli.output import Output, Sheet
 from kntools.engine.metric_choice import MetricName
 from kntools.plots import trace_panels
 from kntools.prompts import Prompt
 from kntools.report.page import Chart, PageTable, Section
-from kntools.results.display import number
 from kntools.tracing.causal_tracing import causal_trace
 from kntools.tracing.restoration import KINDS, Kind, Severed
 from kntools.tracing.trace import Trace
@@ -44,7 +43,10 @@ def trace(
     Example: kntools trace "The Colosseum is located in the city of" " Rome" --subject "The Colosseum"
     """
     prompt = Prompt(text, target, subject=subject, foil=foil, multi_token=multi_token)
-    level = noise if noise.endswith("sigma") else _number(noise)
+    try:
+        level = noise if noise.endswith("sigma") else float(noise)
+    except ValueError:
+        raise ValueError(f"--noise {noise!r}; write 3sigma, or a standard deviation such as 0.3") from None
     model = options.load()
     kinds: tuple[Kind, ...] = KINDS if kind == "all" else (kind,)
     shared = {"window": window, "noise": level, "samples": samples, "sever": sever, "seed": options.seed}
@@ -52,7 +54,7 @@ def trace(
     traces: list[Trace] = [causal_trace(model, prompt, kind=kind, **shared) for kind in kinds]
     first = traces[0]
 
-    def page() -> tuple[str, str, list[Section]]:
+    def page() -> pages.Content:
         runs = f"{len(first.per_sample)} samples"
         panels = Chart(trace_panels(traces), "Effect of restoring each state on the answer.", n=runs)
         tables = [
@@ -69,27 +71,14 @@ def trace(
             {
                 **{name: getattr(t, name) for name in ("kind", "window", "sever")},
                 "effect": t.effect.tolist(),
-                "leading": records(_leading(t)),
+                "leading": _leading(t),
             }
             for t in traces
         ],
     }
-    sheets = [Sheet(_title(t), _leading(t).assign(token=lambda frame: frame["token"].map(repr))) for t in traces]
+    sheets = [Sheet(t.describe(), _leading(t).assign(token=lambda frame: frame["token"].map(repr))) for t in traces]
     results = {f"trace-{t.kind}": t for t in traces}
     return pages.page_output(options, first.provenance, sheets, data, page, **results)
-
-
-def _number(noise: str) -> float:
-    try:
-        return float(noise)
-    except ValueError:
-        raise ValueError(f"--noise {noise!r}; write 3sigma, or a standard deviation such as 0.3") from None
-
-
-def _title(found: Trace) -> str:
-    what = f"{found.kind}{f', {found.sever} severed' if found.sever else ''}"
-    about = f"{found.prompt.text!r} -> {found.prompt.target!r}"
-    return f"{what}: {about}: clean {number(found.clean)}, corrupted {number(found.corrupted)}"
 
 
 def _leading(found: Trace) -> pd.DataFrame:

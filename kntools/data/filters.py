@@ -13,7 +13,6 @@ from kntools.options import progress_bar
 from kntools.prompts import Prompt
 from kntools.randomness import python_random
 
-OTHER_TARGET = "other target"
 OVER_LIMIT = "over the limit"
 NOTHING = Skipped()
 NOT_KNOWN = "not known to the model"
@@ -60,7 +59,7 @@ def select(
         targets = {t.strip() for t in ((target,) if isinstance(target, str) else target)}
         asked: Sequence[Any] = records  # `T` stands for records without a target too; their loaders take no `target=`
         matching = [i for i in order if asked[i].target.strip() in targets]
-        left_out[OTHER_TARGET] = len(order) - len(matching)
+        left_out["other target"] = len(order) - len(matching)
         order = matching
     if model is None:
         kept = order if limit is None else order[:limit]

@@ -98,14 +98,14 @@ def group(loaded: Loaded[Record], by: Callable[[Record], str | None]) -> dict[st
     """
     names = {id(record): by(record) for record in loaded}
     found = sorted({name for name in names.values() if name is not None})
-    groups = {name: _having(loaded, names, name, f"not {name}") for name in found}
+
+    def having(name: str | None, reason: str) -> Loaded[Record]:
+        return loaded.where(lambda record: names[id(record)] == name, reason)
+
+    groups = {name: having(name, f"not {name}") for name in found}
     if None in names.values():
-        groups[OTHER] = _having(loaded, names, None, "in a named group")
+        groups[OTHER] = having(None, "in a named group")
     return groups
-
-
-def _having(loaded: Loaded[Record], names: dict[int, str | None], name: str | None, reason: str) -> Loaded[Record]:
-    return loaded.where(lambda record: names[id(record)] == name, reason)
 
 
 def _place(pair: MinimalPair) -> int:

@@ -4,14 +4,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from kntools.data.records import Candidate
+from kntools.data.records import EMPTY, Candidate
 from kntools.prompts import MASK, Prompt
 from kntools.word_borders import occurrences
 
-IDENTICAL = "identical pair"
-SEVERAL_DIFFER = "multi-token difference"
-FRAGMENT = "fragment of a word differs"
-EMPTY = "empty context"
 ROLE = "pair"
 
 
@@ -69,13 +65,13 @@ def _candidate(pair: MinimalPair, good_tokens: _Tokens, bad_tokens: _Tokens, mas
     (good, good_spans), (bad, bad_spans) = good_tokens, bad_tokens
     differing = [i for i, (g, b) in enumerate(zip(good, bad, strict=False)) if g != b]
     if good == bad:  # also two sentences which a lower-casing tokenizer cannot tell apart
-        return Candidate(ROLE, None, IDENTICAL)
+        return Candidate(ROLE, None, "identical pair")
     if len(good) != len(bad) or len(differing) != 1:
-        return Candidate(ROLE, None, SEVERAL_DIFFER)
+        return Candidate(ROLE, None, "multi-token difference")
     [at] = differing
     (start, end), (bad_start, bad_end) = _word_span(pair.good, good_spans[at]), _word_span(pair.bad, bad_spans[at])
     if not (_whole(pair.good, start, end) and _whole(pair.bad, bad_start, bad_end)):
-        return Candidate(ROLE, None, FRAGMENT)
+        return Candidate(ROLE, None, "fragment of a word differs")
     if mask is not None:
         text = pair.good[:start] + MASK + pair.good[end:]
         around = (*good[:at], mask, *good[at + 1 :])

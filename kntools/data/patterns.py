@@ -8,17 +8,13 @@ A causal model can be asked only where nothing but a full stop follows the answe
 
 import re
 
-from kntools.data.records import Candidate
+from kntools.data.records import EMPTY, Candidate
 from kntools.prompts import MASK, Prompt
 from kntools.word_borders import occurrences
 
 SUBJECT, ANSWER = "[X]", "[Y]"
 
-NOT_LAST = "mask not last"
-EMPTY = "empty context"
 NO_SUBJECT = "subject not in the prompt"
-SUBJECT_EARLIER = "subject also occurs earlier in the prompt"
-SAME_ANSWERS = "target equal to the new target"
 
 # Some patterns set the full stop apart ("is [Y] ."); a few have none.
 _LAST = re.compile(r"(?P<before>.*?)\s*(?:\[Y\]|\[MASK\])\s*\.?\s*")
@@ -28,7 +24,7 @@ def fill(role: str, pattern: str, subject: str, target: str, masked: bool, foil:
     """The question that `pattern` asks about `subject`."""
     text = pattern.replace(ANSWER, MASK) if masked else before_answer(pattern)
     if text is None:
-        return Candidate(role, None, NOT_LAST)
+        return Candidate(role, None, "mask not last")
     start = text.find(SUBJECT)
     if start < 0:
         return Candidate(role, None, NO_SUBJECT)
@@ -50,14 +46,14 @@ def question(
     Of is by") is left out; where it also stands later, the prompt says that the first place is meant.
     """
     if foil is not None and foil.strip() == target.strip():
-        return Candidate(role, None, SAME_ANSWERS)
+        return Candidate(role, None, "target equal to the new target")
     if not text.strip():
         return Candidate(role, None, EMPTY)
     places = [] if subject is None else [start for start, _ in occurrences(text, subject)]
     if subject is not None and not places:
         return Candidate(role, None, NO_SUBJECT)
     if starts is not None and places and places[0] != starts:
-        return Candidate(role, None, SUBJECT_EARLIER)
+        return Candidate(role, None, "subject also occurs earlier in the prompt")
     space = "" if MASK in text else " "  # after a text the answer brings the space between them
     spaced = None if foil is None else space + foil.strip()
     return Candidate(

@@ -17,7 +17,7 @@ from kntools.models.causality import is_masked
 from kntools.prompts import Encoded, MultiToken, Prompt, PromptError, encode_each
 from kntools.results import display
 
-RE_ENCODES = "does not re-encode to the same tokens"
+EMPTY = "empty context"
 
 Record = TypeVar("Record")
 T = TypeVar("T")
@@ -247,4 +247,4 @@ def _reason(candidate: Candidate, encoded: Encoded | PromptError) -> str:
     # BOS, or [CLS] and [SEP], may stand around the tokens that the candidate was found by.
     around = [i for i in range(len(ids) - len(text) + 1) if tuple(ids[i : i + len(text)]) == text]
     same = around and (encoded.target_ids, encoded.foil_ids) == (target, foil)
-    return "" if same else RE_ENCODES
+    return "" if same else "does not re-encode to the same tokens"

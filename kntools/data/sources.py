@@ -15,6 +15,7 @@ from kntools.data.read import Row
 #: `path="sample"` asks for the built-in sample by name.
 SAMPLE = "sample"
 ENVIRONMENT = "KNTOOLS_DATA"
+_FIX = f"Set {ENVIRONMENT} to the folder that holds the data, or pass path=..."
 
 
 class SampleWarning(UserWarning):
@@ -46,7 +47,7 @@ def load(wanted: Wanted, path: str | Path | None) -> tuple[list[list[Row]], Sour
     own = _inside(sample.FOLDER, wanted.files if wanted.sample is None else wanted.sample)
     if path == SAMPLE:
         if not own:
-            raise ValueError(f"there is no built-in sample of {wanted.name}; {_fix()}")
+            raise ValueError(f"there is no built-in sample of {wanted.name}; {_FIX}")
         return [wanted.read(file) for file in own], Source("built-in sample", is_sample=True)
     if path is not None:
         return _from_path(wanted, Path(path))
@@ -66,17 +67,13 @@ def load(wanted: Wanted, path: str | Path | None) -> tuple[list[list[Row]], Sour
             tried.append(str(error))
     if own:
         warnings.warn(
-            f"{wanted.name} was not found ({'; '.join(tried)}); using kntools' built-in sample instead. {_fix()}",
+            f"{wanted.name} was not found ({'; '.join(tried)}); using kntools' built-in sample instead. {_FIX}",
             SampleWarning,
             stacklevel=3,  # the caller of the loader
         )
         source = Source(f"built-in sample, in place of {wanted.name}", is_sample=True)
         return [wanted.read(file) for file in own], source
-    raise FileNotFoundError(f"{wanted.name} was not found: {'; '.join(tried)}. {_fix()}")
-
-
-def _fix() -> str:
-    return f"Set {ENVIRONMENT} to the folder that holds the data, or pass path=..."
+    raise FileNotFoundError(f"{wanted.name} was not found: {'; '.join(tried)}. {_FIX}")
 
 
 def _from_path(wanted: Wanted, path: Path) -> tuple[list[list[Row]], Source]:

@@ -1,7 +1,7 @@
 """Bijective facts: an edit of "the capital of s is t" should also change what "t is the capital of" says."""
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, Unpack
@@ -12,8 +12,6 @@ from kntools.data.patterns import fill
 from kntools.data.records import Candidate, Loaded, Record, Skipped
 from kntools.data.sources import Source
 from kntools.models.names import check_name
-
-NO_NEW_TARGET = "no other target in the relation"
 
 # Relation -> how a fact is asked, and how the reverse is asked of its target.
 PATTERNS = {
@@ -81,29 +79,23 @@ def with_new_targets(
     lacking: str,
     filters: Filters,
 ) -> Loaded[Record]:
-    """A record of each fact and another one of a different `meaning`; `lacking` is the reason of those without."""
-    usable = [fact for fact in facts if meaning(fact) is not None]
-    donors = zip(usable, _new_targets(usable, filters.get("seed"), meaning), strict=True)
-    records = [record(fact, donor) for fact, donor in donors if donor is not None]
-    skipped = Skipped.of({lacking: len(facts) - len(usable), NO_NEW_TARGET: len(usable) - len(records)})
-    return select(records, Source(facts.source, facts.is_sample), skipped, **filters)
+    """A record of each fact and another one of a different `meaning`, whose target is not true of the fact's subject.
 
-
-def _new_targets(facts: Sequence[Fact], seed: int | None, meaning: Callable[[Fact], str | None]) -> list[Fact | None]:
-    """For each fact another one of a different `meaning` whose target is not true of its subject, or `None`.
-
-    The choice depends on the seed, the fact and the relation's facts alone, not on hash order.
+    `lacking` is the reason of facts without a meaning. The choice depends on the seed, the fact and the facts of the
+    relation alone, not on hash order.
     """
+    usable = [fact for fact in facts if meaning(fact) is not None]
     true_of: dict[str, set[str]] = {}
-    for fact in facts:
+    for fact in usable:
         true_of.setdefault(fact.subject, set()).add(fact.target)
-    meant = [
-        (other, meaning(other)) for other in sorted(facts, key=lambda fact: (fact.target, fact.subject, fact.uuid))
-    ]
-    found: list[Fact | None] = []
-    for fact in facts:
-        rng = random.Random(f"{seed or 0}/{fact.relation}/{fact.subject}/{fact.target}")
+    others = sorted(usable, key=lambda fact: (fact.target, fact.subject, fact.uuid))
+    meant = [(other, meaning(other)) for other in others]
+    records = []
+    for fact in usable:
+        rng = random.Random(f"{filters.get('seed') or 0}/{fact.relation}/{fact.subject}/{fact.target}")
         true, same = true_of[fact.subject], meaning(fact)
-        options = [other for other, means in meant if other.target not in true and means != same]
-        found.append(rng.choice(options) if options else None)
-    return found
+        if options := [other for other, means in meant if other.target not in true and means != same]:
+            records.append(record(fact, rng.choice(options)))
+    alone = len(usable) - len(records)
+    skipped = Skipped.of({lacking: len(facts) - len(usable), "no other target in the relation": alone})
+    return select(records, Source(facts.source, facts.is_sample), skipped, **filters)

@@ -13,8 +13,6 @@ from kntools.data.records import Candidate, Loaded
 from kntools.data.symmetric import with_new_targets
 from kntools.models.names import check_name
 
-NO_OCCUPATION = "no occupation for this field"
-
 PATTERN = "[X] works in the field of [Y]."
 # "famous" stands between the article and the answer, so that no a/an gives the answer away.
 SYNONYM_PATTERN = "[X] is a famous [Y]."
@@ -69,7 +67,7 @@ def synonym_facts(
     def record(fact: Fact, new: Fact) -> SynonymFact:
         return SynonymFact(fact.subject, fact.target, new.target, job[fact.target], job[new.target], relation)
 
-    return with_new_targets(facts, record, lambda fact: job.get(fact.target), NO_OCCUPATION, filters)
+    return with_new_targets(facts, record, lambda fact: job.get(fact.target), "no occupation for this field", filters)
 
 
 def field_occupations(path: str | Path | None = None) -> dict[str, str]:

@@ -10,8 +10,6 @@ from kntools.data.patterns import fill
 from kntools.data.records import Candidate, Loaded
 from kntools.data.symmetric import with_new_targets
 
-NO_CAPITAL = "no capital of this country"
-
 PATTERN = "[X] is a citizen of [Y]."
 BOTH_HOPS = "The capital of the country that [X] is a citizen of is [Y]."
 SECOND_HOP = "The capital of [X] is [Y]."
@@ -61,4 +59,6 @@ def two_hop_facts(*, path: str | Path | None = None, **filters: Unpack[Filters])
     def record(fact: Fact, new: Fact) -> TwoHopFact:
         return TwoHopFact(fact.subject, fact.target, new.target, capitals[fact.target], capitals[new.target], "P27")
 
-    return with_new_targets(facts, record, lambda fact: capitals.get(fact.target), NO_CAPITAL, filters)
+    return with_new_targets(
+        facts, record, lambda fact: capitals.get(fact.target), "no capital of this country", filters
+    )

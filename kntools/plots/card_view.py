@@ -12,21 +12,6 @@ from plotly.offline import get_plotlyjs
 
 COMMAND = "kntools card {neuron}"
 
-# Plotly.js is in the widget, for a notebook may have no network.
-_RENDER = """
-export default {
-  render({ model, el }) {
-    const plot = document.createElement("div"), place = document.createElement("div");
-    plot.className = "plot";
-    place.append(plot);
-    el.append(place);
-    const { data, layout } = JSON.parse(model.get("figure"));
-    Plotly.newPlot(plot, data, layout, { responsive: true }).then(() =>
-      attachCards(plot, data, { cards: JSON.parse(model.get("cards")), command: model.get("command") }));
-  },
-};
-"""
-
 
 def with_cards(figure: go.Figure, cards: Iterable[Any], *, command: str = COMMAND) -> Any:
     """A figure of neurons in which a click on a cell, bar or dot opens the neuron's card, in Jupyter.
@@ -55,7 +40,7 @@ def card_texts(cards: Iterable[Any]) -> dict[str, str]:
 
 
 def asset(name: str) -> str:
-    """What pages and the widget share: `cards.js`, `cards.css`."""
+    """`cards.js` and `cards.css`, which pages and the widget share, and the widget's own `widget.js`."""
     return (files("kntools.plots") / "assets" / name).read_text(encoding="utf-8")
 
 
@@ -65,7 +50,8 @@ def _widget() -> Any:
     import traitlets
 
     class CardView(anywidget.AnyWidget):
-        _esm = f"if (!globalThis.Plotly) {{ {get_plotlyjs()} }}\n{asset('cards.js')}{_RENDER}"
+        # Plotly.js is in the widget, for a notebook may have no network.
+        _esm = f"if (!globalThis.Plotly) {{ {get_plotlyjs()} }}\n{asset('cards.js')}\n{asset('widget.js')}"
         _css = asset("cards.css")
         figure = traitlets.Unicode().tag(sync=True)
         cards = traitlets.Unicode().tag(sync=True)

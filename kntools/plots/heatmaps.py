@@ -70,18 +70,15 @@ def heatmap(
 
 def _table(values: Any, rows: Iterable[Any] | None, columns: Iterable[Any] | None) -> pd.DataFrame:
     table = values if isinstance(values, pd.DataFrame) else pd.DataFrame(finite(values, "values", (None, None)))
-    for axis, labels in enumerate((rows, columns)):
+    for axis, (what, labels) in enumerate({"rows": rows, "columns": columns}.items()):
         if labels is not None:
-            table = table.set_axis(_fitting(labels, table.shape[axis], ("rows", "columns")[axis]), axis=axis)
+            listed, count = list(labels), table.shape[axis]
+            if isinstance(labels, str) or len(listed) != count:
+                n = len(listed)
+                raise ValueError(f"{what}= has {n} labels, the values have {count} {what}; give a list of {count}")
+            table = table.set_axis(listed, axis=axis)
     finite(table.to_numpy(copy=True), "values")
     return table
-
-
-def _fitting(labels: Iterable[Any], count: int, what: str) -> list[Any]:
-    listed = list(labels)
-    if isinstance(labels, str) or len(listed) != count:
-        raise ValueError(f"{what}= has {len(listed)} labels, the values have {count} {what}; give a list of {count}")
-    return listed
 
 
 def _axis(labels: Iterable[Any]) -> tuple[list[Any], dict[str, Any]]:

@@ -115,7 +115,8 @@ def framed(figure: go.Figure, *, plot: int = 0, **look: Unpack[Look]) -> go.Figu
     if look.get("colorscale") is not None:
         _recolour(figure, look["colorscale"])
     width = look.get("width") or _WIDTH
-    lines = wrapped(look.get("title") or "", width // _TITLE_CHARACTER)
+    how: dict[str, Any] = {"break_long_words": False, "break_on_hyphens": False, "max_lines": 3, "placeholder": " ..."}
+    lines = textwrap.wrap(look.get("title") or "", width // _TITLE_CHARACTER, **how)
     names = [t.name for t in figure.data if t.name and t.showlegend is not False and t.type != "heatmap"]
     names += [shape.name for shape in figure.layout.shapes if shape.showlegend]
     panels = _PANELS * any(note.yref == "paper" for note in figure.layout.annotations)
@@ -174,9 +175,3 @@ def _rows(names: list[str], width: int) -> int:
 def plain(text: Any) -> str:
     """Text without markup, for titles, labels and hover boxes (plotly reads some HTML)."""
     return escape(str(text), quote=False)
-
-
-def wrapped(text: str, width: int = 84) -> list[str]:
-    """A title in lines of at most `width` characters, at most three of them."""
-    lines = textwrap.wrap(text, width, break_long_words=False, break_on_hyphens=False)
-    return lines if len(lines) <= 3 else [*lines[:2], f"{lines[2]} ..."]

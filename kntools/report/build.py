@@ -59,9 +59,9 @@ def build(
     content = _page(study, shown, command)
     cards = page_cards(study.model, content.sections)
     written = [page.write(out / "index.html", replace(content, cards=cards, card_command=card_command))]
-    blocks = [block for _, content in shown for block in content.blocks]
-    written += [out / name for block in blocks if isinstance(block, page.PageTable) for name in block.files]
-    drawn, note = pictures.write(out / "figures", [block for block in blocks if isinstance(block, page.Chart)])
+    written += [out / name for name in content.files]
+    charts = [block for _, one in shown for block in one.blocks if isinstance(block, page.Chart)]
+    drawn, note = pictures.write(out / "figures", charts)
     return Report(tuple(shown), written[0], (*written, *drawn), note)
 
 

@@ -1,6 +1,5 @@
 """Figures 10 and 11: what an edit of the weights makes a model say."""
 
-import warnings
 from functools import partial
 from typing import Any
 
@@ -10,13 +9,13 @@ from kntools import analyses
 from kntools.analyses.edit_methods import Method
 from kntools.analyses.fig11_edit_consistency import NoCaseLeft
 from kntools.analyses.neuron_search import open_run
-from kntools.editing.rome import rome
 from kntools.plots import bar_chart
 from kntools.prompts import Prompt
 from kntools.report.choices import NotPossible, each_possible
 from kntools.report.facts import one_line
-from kntools.report.figure import Shown, asset, blocks, share, within
+from kntools.report.figure import Shown, asset, blocks, share
 from kntools.report.study import Study
+from kntools.results.display import within
 from kntools.results.table import Row
 
 _TOKENS = 10  # that each text goes on by
@@ -59,8 +58,7 @@ def _continued(study: Study, example: Row) -> Row:
     """Continuations before and after one edit, or why it cannot be made."""
     prompt = Prompt(example["text"], example["old"], subject=example["subject"])
     try:
-        with warnings.catch_warnings(action="ignore", category=UserWarning):  # the table has the numbers
-            edit = rome(study.model, prompt, example["new"], layer=study.layer, second_moment=study.second_moment)
+        [edit] = analyses.rome_method(study.layer, study.second_moment)(study.model, [prompt], [example["new"]])
     except (ValueError, FloatingPointError) as error:
         return {"why": str(error).rsplit(";", 1)[0]}
     texts: dict[str, list[str]] = {}
@@ -118,9 +116,8 @@ def _edited(study: Study, what: Any) -> analyses.EditConsistency:
     size, model = study.size, study.model
     among = None if study.masked else size.among  # a masked one can be asked for few: all their answers are one token
     make = partial(analyses.make_cases, model, what, size.edits, seed=study.seed, among=among)
-    cases = study.choose(f"cases/{what}", analyses.Case, make)
-    if not cases:
-        raise NotPossible("no fact has prompts for this model in both directions")
+    nothing = "no fact has prompts for this model in both directions"
+    cases = study.choose(f"cases/{what}", analyses.Case, make, nothing)
     drawn = analyses.Continuations(0 if study.masked else size.continuations, seed=study.seed)
     methods: dict[str, Method] = {"edit_values": analyses.values_method()}
     if not study.masked:

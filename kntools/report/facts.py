@@ -19,10 +19,11 @@ from kntools.engine.sweep import sweep
 from kntools.hooks.neurons import ablate_neurons, enhance_neurons
 from kntools.models import neuron_layers
 from kntools.prompts import MASK, Prompt, PromptError, encode, encode_many
-from kntools.report.choices import NotPossible
-from kntools.report.figure import ALPHA, Shown, asset, chart, paired_test, table, tested, within
+from kntools.report.choices import NotPossible, each_possible
+from kntools.report.figure import ALPHA, Shown, asset, chart, paired_test, table, tested
 from kntools.report.page import Block
 from kntools.report.study import Study
+from kntools.results.display import within
 from kntools.results.table import Row
 from kntools.sites import Hook
 
@@ -62,12 +63,14 @@ class FactEffects:
     random: Float[Tensor, "fact draw"]  # as many random ones of the same layers
     says: tuple[tuple[str, ...], ...]  # after the first phrasing: untouched, suppressed, enhanced
     top: int
-    missing: tuple[str, ...]  # facts that this model cannot be asked for
+    missing: dict[str, str]  # facts that this model cannot be asked for, and why
 
 
 def fact_effects(study: Study) -> FactEffects:
     """The whole experiment. `NotPossible` if no answer is one token of this model."""
-    prompts, missing = _askable(study)
+    by_name = {fact.name: fact for fact in FACTS}
+    asked, missing = each_possible(by_name, lambda name: _askable(study, by_name[name]))
+    prompts = dict(list(asked.items())[: study.size.facts])
     top = min(TOP, *(n // 2 for n in neuron_layers.widths(study.model) if n))
     counts = {"top": top, "draws": study.size.draws, "phrasings": study.size.phrasings, "seed": study.seed}
     folder = open_run(study.run("facts"), "facts", study.model, facts=list(prompts), **counts)
@@ -80,26 +83,18 @@ def fact_effects(study: Study) -> FactEffects:
         neurons=tuple(map(knowledge_neurons, attributions)),
         says=tuple(tuple(row["says"]) for row in rows),
         top=top,
-        missing=tuple(missing),
+        missing=missing,
         **{what: torch.tensor([row[what] for row in rows], dtype=torch.float32) for what in measured},
     )
 
 
-def _askable(study: Study) -> tuple[dict[str, tuple[Prompt, ...]], list[str]]:
-    """Prompts of the first facts that this model can be asked for, and the names of those that it cannot."""
-    found: dict[str, tuple[Prompt, ...]] = {}
-    missing = []
-    for fact in FACTS:
-        prompts = fact.prompts(study.masked)[: study.size.phrasings]
-        try:
-            encode_many(study.model, prompts)
-        except PromptError:  # the answer is not one token
-            missing.append(fact.name)
-        else:
-            found[fact.name] = prompts
-    if not found:
-        raise NotPossible("no answer to the facts of this part is one token of this model")
-    return dict(list(found.items())[: study.size.facts]), missing
+def _askable(study: Study, fact: Fact) -> tuple[Prompt, ...]:
+    prompts = fact.prompts(study.masked)[: study.size.phrasings]
+    try:
+        encode_many(study.model, prompts)
+    except PromptError as error:
+        raise NotPossible("the answer is not one token of this model") from error
+    return prompts
 
 
 def _effects(study: Study, prompts: dict[str, tuple[Prompt, ...]], name: str, count: int) -> Row:
@@ -139,7 +134,7 @@ def facts(study: Study) -> Shown:
     return Shown(
         tested(passed, nothing, f"paired t-test, {test}", [result["p"]]),
         [*_control(found), *_scores(found), *_interventions(found)],
-        {name: "the answer is not one token of this model" for name in found.missing},
+        found.missing,
     )
 
 

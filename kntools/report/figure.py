@@ -18,7 +18,6 @@ from torch import Tensor
 
 from kntools.report.page import Block, Chart, PageTable
 from kntools.report.study import Study
-from kntools.results.display import number
 from kntools.results.statistics import share_interval, t_quantile, t_test
 from kntools.results.table import Row
 from kntools.sites import Neuron
@@ -68,19 +67,19 @@ def asset(name: str) -> dict[str, Any]:
     return tomllib.loads((files("kntools.report") / "assets" / name).read_text(encoding="utf-8"))
 
 
-def chart(name: str, figure: Any, part: str = "", **values: object) -> Chart:
-    """A figure with its title and caption; `part` tells charts of the same text apart, `values` fill the text in."""
+def chart(name: str, figure: Any, file: str = "", **values: object) -> Chart:
+    """A figure with its title and caption; `file` tells charts of the same text apart, `values` fill the text in."""
     text = asset("texts.toml")["charts"][name]
     title, caption = (text[what].format(**values) for what in ("title", "caption"))
-    return Chart(figure, caption, title=title, name=_name(name, part), min_width=text.get("min_width", 0))
+    return Chart(figure, caption, title=title, name=file or name, min_width=text.get("min_width", 0))
 
 
-def table(name: str, frame: pd.DataFrame, part: str = "", **values: object) -> PageTable:
+def table(name: str, frame: pd.DataFrame, file: str = "", **values: object) -> PageTable:
     """A table with its caption and files; neurons are written by their names."""
     shown, text = frame.copy(), asset("texts.toml")["tables"][name]
     if "neurons" in frame and frame["neurons"].dtype == object:  # and not their number
         shown["neurons"] = [", ".join(repr(Neuron(*pair)) for pair in pairs) for pairs in frame["neurons"]]
-    csv, json = (f"tables/{_name(name, part)}.{kind}" for kind in ("csv", "json"))
+    csv, json = (f"tables/{file or name}.{kind}" for kind in ("csv", "json"))
     caption, folded = text["caption"].format(**values), len(frame) > _ROWS
     return PageTable(shown, caption, csv=csv, json=json, folded=folded)
 
@@ -90,11 +89,8 @@ def blocks(
 ) -> list[Block]:
     """Charts and tables called `name` (with `part`), and further tables `name-KEY`, with their texts."""
     own = [(name, item) for item in shown] + [(f"{name}-{key}", frame) for key, frame in (tables or {}).items()]
-    return [(table if isinstance(x, pd.DataFrame) else chart)(key, x, part, **values) for key, x in own]
-
-
-def _name(name: str, part: str) -> str:
-    return f"{name}-{part}" if part else name
+    end = part and f"-{part}"
+    return [(table if isinstance(x, pd.DataFrame) else chart)(key, x, f"{key}{end}", **values) for key, x in own]
 
 
 def tested(passed: Sequence[str], nothing: str, test: str, p_values: Iterable[float]) -> str:
@@ -111,11 +107,6 @@ def share(hits: int, of: int) -> str:
         return "0 of 0"
     low, high = share_interval(hits, of)
     return f"{hits} of {of} ({100 * hits / of:.0f} % [{100 * low:.0f}, {100 * high:.0f}])"
-
-
-def within(value: float, low: float, high: float) -> str:
-    """`0.412 [0.363, 0.458]`."""
-    return f"{number(value)} [{number(low)}, {number(high)}]"
 
 
 def paired_test(differences: Float[Tensor, " item"]) -> Row:

@@ -13,9 +13,10 @@ from kntools.models import adapter
 from kntools.prompts import Prompt
 from kntools.report import choices
 from kntools.report.choices import NotPossible, each_possible
-from kntools.report.figure import ALPHA, Shown, blocks, paired_test, share, tested, within
+from kntools.report.figure import ALPHA, Shown, blocks, paired_test, share, tested
 from kntools.report.page import Block
 from kntools.report.study import Study
+from kntools.results.display import within
 from kntools.results.statistics import holm
 
 
@@ -127,7 +128,8 @@ def transfer(study: Study) -> Shown:
 
 def _judged(study: Study, source: str) -> list[Prompt]:
     limit = study.size.judged_facts if is_relation(source) else study.size.judged_pairs
-    return study.choose(f"judged/{source}", Prompt, lambda: choices.judged(study.model, source, limit, study.seed))
+    asked: dict[str, Any] = {"sources": [source], "limit": limit, "seed": study.seed}
+    return study.choose(f"judged/{source}", Prompt, lambda: analyses.known_prompts(study.model, **asked)[source])
 
 
 def tracing(study: Study) -> Shown:

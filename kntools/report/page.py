@@ -108,7 +108,7 @@ class PageTable:
         """Name of a file -> its content; not-a-number is `null` in JSON."""
         found = {self.csv: self.frame.to_csv(index=False)} if self.csv else {}
         if self.json:
-            rows = without_nan(self.frame.to_dict("records"))
+            rows = without_nan(self.frame)
             found[self.json] = json.dumps(rows, ensure_ascii=False, indent=1, allow_nan=False) + "\n"
         return found
 
@@ -152,15 +152,18 @@ class Page:
     cards: Sequence[NeuronCard] = ()  # a click on one of these neurons in a figure opens its card
     card_command: str = COMMAND  # what to type for the card of another {neuron}
 
+    @property
+    def files(self) -> dict[str, str]:
+        """Those of all its tables."""
+        tables = [block for section in self.sections for block in section.blocks if isinstance(block, PageTable)]
+        return {name: text for table in tables for name, text in table.files.items()}
+
 
 def write(path: str | Path, page: Page) -> Path:
     """Write a page, and the files that its tables name, into the folder of `path`. Each appears whole or not at all."""
     path = Path(path)
-    for section in page.sections:
-        for block in section.blocks:
-            if isinstance(block, PageTable):
-                for name, text in block.files.items():
-                    files.write(path.parent / name, text)
+    for name, text in page.files.items():
+        files.write(path.parent / name, text)
     return files.write(path, render(page))
 
 
@@ -176,8 +179,8 @@ def render(page: Page) -> str:
     templates = {name: template.to_plotly_json() for name, template in {"light": LIGHT, "dark": DARK}.items()}
     cards = _script_json({"cards": card_texts(page.cards), "command": page.card_command})
     values = {"page": page, "slugs": slugs, "templates": _script_json(templates), "cards": cards}
-    values |= {name: Markup(asset(f"cards.{kind}")) for name, kind in (("cards_js", "js"), ("cards_css", "css"))}
-    values |= {"plotly": Markup(get_plotlyjs())}
+    values |= {f"cards_{kind}": Markup(asset(f"cards.{kind}")) for kind in ("js", "css")}
+    values["plotly"] = Markup(get_plotlyjs())
     return _environment().get_template("page.html").render(values)
 
 

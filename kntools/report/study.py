@@ -32,7 +32,7 @@ from kntools.sites import Neuron
 # Texts that the model writes together, their tokens, and how many of these make an item of a run: fewer than all, for
 # some texts end early, and a second batch for the rest would take as long as the first.
 _ROWS, _LENGTH, _PER_ITEM = 64, 63, 3_072
-
+UNKNOWN = "the model answers no prompt correctly"
 
 T = TypeVar("T")
 
@@ -106,15 +106,16 @@ class Study:
     def _choices(self) -> RunStore:
         return open_run(self.run("report"), "report", self.model, size=asdict(self.size), seed=self.seed)
 
-    def choose(self, name: str, kind: type[T], make: Callable[[], Sequence[T]]) -> list[T]:
+    def choose(self, name: str, kind: type[T], make: Callable[[], Sequence[T]], nothing: str = UNKNOWN) -> list[T]:
         """What `make` chooses (or why nothing), kept in the folder: a resumed report does not ask the model again."""
 
         def choose(_: str) -> Row:
             try:
                 with possible():
-                    return {"chosen": list(make())}
+                    chosen = list(make())
             except NotPossible as why:
                 return {"why": str(why)}
+            return {"chosen": chosen} if chosen else {"why": nothing}
 
         [payload] = self._choices.each([name], key=str, make=choose)
         if "why" in payload:

@@ -34,7 +34,8 @@ def suppression(study: Study) -> Shown:
         about = {**_about(study, number), "change": _CHANGES[effect.details["change"]]}
         content += blocks("figure-5", effect.plot(), effect.to_frame(), **about)
     p_values = [row["p_corrected"] for effect in effects.values() for row in effect.rows]
-    sentence = tested(passed, nothing, f"paired t-test, Holm-corrected, n = {_prompts(study)}", p_values)
+    counts = ", ".join(f"{len(listed)} prompts with {number} nouns" for number, listed in study.nouns[0].items())
+    sentence = tested(passed, nothing, f"paired t-test, Holm-corrected, n = {counts}", p_values)
     return Shown(sentence, content, missing)
 
 
@@ -145,10 +146,6 @@ def _order(found: analyses.ProbabilityShift, number: str) -> pd.DataFrame:
     return pd.DataFrame({name: values.tolist() for name, values in columns.items()}).assign(
         known=known.tolist(), overturned=lost.tolist()
     )
-
-
-def _prompts(study: Study) -> str:
-    return ", ".join(f"{len(listed)} prompts with {number} nouns" for number, listed in study.nouns[0].items())
 
 
 def _about(study: Study, number: str) -> dict[str, Any]:

@@ -34,6 +34,11 @@ def number(value: float | int, sign: str = "") -> str:
     return f"{value:{sign},.{3 if abs(value) < 1000 else 0}f}"
 
 
+def within(value: float, low: float, high: float) -> str:
+    """`0.412 [0.363, 0.458]`."""
+    return f"{number(value)} [{number(low)}, {number(high)}]"
+
+
 def excerpt(text: str, most: int = 80) -> str:
     """A text, without the middle of a long one: where a prompt ends, its answer begins."""
     half = (most - 5) // 2

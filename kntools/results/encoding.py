@@ -22,6 +22,7 @@ from torch import Tensor
 TENSOR, KIND, FRAME, FLOAT = "$tensor", "$kind", "$frame", "$float"
 
 _classes: dict[str, type] = {}
+_hints = cache(get_type_hints)
 
 
 class Registered:
@@ -143,14 +144,11 @@ def without_numpy(value: Any) -> Any:
 
 
 def without_nan(value: Any) -> Any:
-    """For other programs: JSON has no word for nan and infinity; they become `null`."""
+    """For other programs: tables become lists of rows; nan and infinity, which JSON does not have, become `null`."""
+    if isinstance(value, pd.DataFrame):
+        value = value.to_dict("records")
     if isinstance(value, Mapping):
         return {str(k): without_nan(v) for k, v in value.items()}
     if isinstance(value, list | tuple):
         return [without_nan(v) for v in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-@cache
-def _hints(cls: type) -> dict[str, Any]:
-    return get_type_hints(cls)
