@@ -2,7 +2,6 @@
 
 import difflib
 from collections.abc import Iterable, Mapping
-from types import ModuleType
 
 
 def nearest(name: str, known: Iterable[str], count: int = 4) -> list[str]:
@@ -21,9 +20,3 @@ def check_name(kind: str, name: str, known: Iterable[str] | Mapping[str, str]) -
     offered = [f"{key!r}" + (f" ({names[key]})" if names[key] else "") for key in near]
     hint = f"did you mean {' or '.join(offered)}?" if offered else f"there are {len(names)}, e.g. {next(iter(names))!r}"
     raise ValueError(f"unknown {kind} {name!r}; {hint}")
-
-
-def public_names(module: Mapping[str, object]) -> list[str]:
-    """What a face offers, as `__all__` lists it: constants, classes, functions; no module and no private name."""
-    found = [name for name, value in module.items() if not (name.startswith("_") or isinstance(value, ModuleType))]
-    return sorted(found, key=lambda n: (not n.isupper(), not n[0].isupper(), n))

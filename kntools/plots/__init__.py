@@ -4,23 +4,31 @@ All take `title`, `width` and `height` (pixels), and heatmaps `colorscale` (any 
 (labels that do not fit, nan or inf, a prompt or neuron that does not exist) is a `ValueError` or `IndexError`.
 """
 
-from kntools.models.names import public_names as _public_names
-from kntools.plots.card_view import with_cards as with_cards
-from kntools.plots.charts import bar_chart as bar_chart
-from kntools.plots.charts import line_chart as line_chart
-from kntools.plots.charts import scatter_chart as scatter_chart
-from kntools.plots.comparison import score_scatter as score_scatter
-from kntools.plots.effects import against_random as against_random
-from kntools.plots.effects import role_lines as role_lines
-from kntools.plots.effects import scan_scatter as scan_scatter
-from kntools.plots.heatmaps import heatmap as heatmap
-from kntools.plots.neurons import layer_histogram as layer_histogram
-from kntools.plots.neurons import neuron_bars as neuron_bars
-from kntools.plots.neurons import neuron_heatmap as neuron_heatmap
-from kntools.plots.theme import DARK as DARK
-from kntools.plots.theme import LIGHT as LIGHT
-from kntools.plots.tokens import patch_heatmap as patch_heatmap
-from kntools.plots.tokens import trace_heatmap as trace_heatmap
-from kntools.plots.tokens import trace_panels as trace_panels
+from kntools.plots.card_view import with_cards
+from kntools.plots.charts import bar_chart, line_chart, scatter_chart
+from kntools.plots.comparison import score_scatter
+from kntools.plots.effects import against_random, role_lines, scan_scatter
+from kntools.plots.heatmaps import heatmap
+from kntools.plots.neurons import layer_histogram, neuron_bars, neuron_heatmap
+from kntools.plots.theme import DARK, LIGHT
+from kntools.plots.tokens import patch_heatmap, trace_heatmap, trace_panels
 
-__all__ = _public_names(vars())
+__all__ = [
+    "DARK",
+    "LIGHT",
+    "against_random",
+    "bar_chart",
+    "heatmap",
+    "layer_histogram",
+    "line_chart",
+    "neuron_bars",
+    "neuron_heatmap",
+    "patch_heatmap",
+    "role_lines",
+    "scan_scatter",
+    "scatter_chart",
+    "score_scatter",
+    "trace_heatmap",
+    "trace_panels",
+    "with_cards",
+]
