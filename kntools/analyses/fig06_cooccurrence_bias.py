@@ -165,7 +165,7 @@ def texts_after(model: Any, words: Iterable[str], tokens: int, *, seed: int = 0)
     each = list(dict.fromkeys(words))
     for word in each:
         share = math.ceil(whole("tokens", tokens, least=1) / len(each))
-        own = {"seed": local_seed(word, seed), "start": word.capitalize(), "length": _LENGTH}
+        own: dict[str, Any] = {"seed": local_seed(word, seed), "start": word.capitalize(), "length": _LENGTH}
         yield from sample_texts(model, share, **own, rows=min(_ROWS, math.ceil(share / _LENGTH)))
 
 
