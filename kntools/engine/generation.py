@@ -107,9 +107,9 @@ class Drawing:
         return choose
 
     def draw(self, logits: Float[Tensor, "row d_vocab"], generator: torch.Generator) -> Int[Tensor, " row"]:
-        least = logits.topk(min(self.top_k or logits.shape[-1], logits.shape[-1])).values[:, -1:]
-        left = logits.masked_fill(logits < least, -torch.inf)
-        return torch.multinomial((left / self.temperature).softmax(-1), 1, generator=generator)[:, 0]
+        if self.top_k is not None and self.top_k < logits.shape[-1]:
+            logits = logits.masked_fill(logits < logits.topk(self.top_k).values[:, -1:], -torch.inf)
+        return torch.multinomial((logits / self.temperature).softmax(-1), 1, generator=generator)[:, 0]
 
 
 def continue_tokens(
