@@ -42,7 +42,7 @@ AGREEMENT = (
     "irregular_plural_subject_verb_agreement_1 anaphor_number_agreement"
 )
 RELATIONS = "P36 P1376 P101 P407 P178 P176 P159 P131"
-NUMBER_NEURONS = "L29.N1413 L29.N709 L0.N97 L0.N586 L19.N1044 L26.N891"  # leading ones of an earlier search, by P
+NUMBER_NEURONS = "L19.N1044 L0.N586 L0.N1293 L26.N1422 L0.N1217 L0.N661"  # the leading ones of `pairs`
 KNOWN_RELATIONS = "P36 P407 P178 P101"
 EDITS = "--layer 5 --second-moment moments/C5.safetensors --limit 100"
 MOMENTS = "moments/C3.safetensors moments/C4.safetensors moments/C5.safetensors"
