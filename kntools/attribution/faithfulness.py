@@ -71,7 +71,8 @@ def faithfulness(
     ranking = _ranking(scores, widths)
     total = sum(widths)
     counts = tuple(round(share * total) for share in shares)
-    lead = torch.stack([_leading(ranking, count) for count in counts])
+    rank = ranking.flatten().argsort(descending=True, stable=True).argsort().view_as(ranking)
+    lead = torch.stack([rank < count for count in counts])
     generator = randomness.generator(seed)
     masks = torch.cat([lead, ~lead & exists(widths), *(_random(lead, widths, generator) for _ in range(draws))])
     base = replacements(model, encoded, ablation)
@@ -129,18 +130,12 @@ def _ranking(scores: Attribution | Tensor, widths: Sequence[int]) -> Float[Tenso
     return mean.masked_fill(~exists(widths), -torch.inf)
 
 
-def _leading(ranking: Float[Tensor, "layer neuron"], count: int) -> Bool[Tensor, "layer neuron"]:
-    order = ranking.flatten().argsort(descending=True, stable=True)[:count]
-    return torch.zeros(ranking.numel(), dtype=torch.bool).index_fill(0, order, True).view_as(ranking)
-
-
 def _random(
     lead: Bool[Tensor, "share layer neuron"], widths: Sequence[int], generator: torch.Generator
 ) -> Bool[Tensor, "share layer neuron"]:
     """As many random neurons in each layer; those of a small share are among those of a larger one."""
     found = torch.zeros_like(lead)
     for layer, width in enumerate(widths):
-        order = torch.randperm(width, generator=generator)
-        for share, count in enumerate(lead[:, layer].sum(1).tolist()):
-            found[share, layer, order[:count]] = True
+        rank = torch.randperm(width, generator=generator).argsort()
+        found[:, layer, :width] = rank < lead[:, layer].sum(1, keepdim=True)
     return found

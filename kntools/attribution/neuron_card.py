@@ -13,7 +13,6 @@ from kntools.attribution.neuron_card_result import Activation, Context, InPrompt
 from kntools.attribution.neuron_scan import neuron_scan
 from kntools.engine.texts import Texts, check_context, special_tokens
 from kntools.models import neuron_layers, unembedding
-from kntools.models.adapter import tokenizer_of
 from kntools.prompts import Encoded, Prompt, encode_many
 from kntools.results.provenance import provenance
 from kntools.sites import Neuron, NeuronLike, as_neurons, is_one
@@ -110,10 +109,7 @@ def _values(model: Any, neurons: Sequence[Neuron], k: int) -> tuple[list[dict[st
 
 def _words(model: Any, ids: Iterable[int]) -> tuple[str, ...]:
     """Each token as text; its number, where the model has no tokenizer."""
-    if getattr(model, "tokenizer", None) is None:
-        return tuple(f"<{i}>" for i in ids)
-    tokenizer = tokenizer_of(model)
-    return tuple(tokenizer.decode([i]) for i in ids)
+    return tuple(f"<{i}>" if model.tokenizer is None else model.tokenizer.decode([i]) for i in ids)
 
 
 def _keys(

@@ -110,7 +110,7 @@ def _reading(model: Any, paths: Paths, prompt: int, end: EndOfStream, heads: int
     found: dict[int, Tensor] = {}
     for answer in paths.runner.inputs.answer_of(prompt):
         layers = {own.layer: own for own in AttentionValues.of_prompt(model, paths, prompt, answer)}
-        whole = {layer: end.increase_at(answer, own.stream[answer], own.heads()) for layer, own in layers.items()}
+        whole = {(layer,): end.increase_at(answer, own.stream[answer], own.heads()) for layer, own in layers.items()}
         leading = [place for place, _ in _highest(whole, heads)]
         within = {
             (layer, source, head): end.increase_at(answer, own.stream[answer], own.entries(source, head))
@@ -127,9 +127,5 @@ def _reading(model: Any, paths: Paths, prompt: int, end: EndOfStream, heads: int
 
 def _highest(values: dict[Any, Tensor], count: int) -> list[tuple[tuple[int, ...], float]]:
     """The highest entries of several tensors, each with its place: the tensor's, then the index in it."""
-    every = [
-        ((*(key if isinstance(key, tuple) else (key,)), *at.tolist()), float(x[tuple(at)]))
-        for key, x in values.items()
-        for at in x.isfinite().nonzero()
-    ]
+    every = [((*key, *at.tolist()), float(x[tuple(at)])) for key, x in values.items() for at in x.isfinite().nonzero()]
     return sorted(every, key=lambda entry: -entry[1])[:count]

@@ -104,10 +104,6 @@ def _train(model: Any, encoded: Encoded, parts: list[_Part], steps: int, lr: flo
     optimiser = torch.optim.Adam(leaves, lr=lr)
     flags = [part.parameter.requires_grad for part in parts]
 
-    def loss_now() -> Tensor:
-        [group] = row_groups(model, [encoded.tokens[0]], [0], 0)
-        return cross_entropy(group.run([], asked)[0].float(), wanted, reduction="sum")
-
     def require(values: Iterable[bool]) -> None:
         for part, value in zip(parts, values, strict=True):
             part.parameter.requires_grad_(value)
@@ -117,7 +113,8 @@ def _train(model: Any, encoded: Encoded, parts: list[_Part], steps: int, lr: flo
         with progress_bar(steps, "step") as bar, torch.enable_grad():
             step = 0
             while True:
-                loss = loss_now()
+                [group] = row_groups(model, [encoded.tokens[0]], [0], 0)
+                loss = cross_entropy(group.run([], asked)[0].float(), wanted, reduction="sum")
                 probability = float((-loss.detach()).exp())
                 if not probability >= 0:
                     raise FloatingPointError("the loss is nan or inf; load the model in float32")

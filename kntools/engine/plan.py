@@ -144,7 +144,7 @@ def start_of(inter: Intervention, length: int, asked: Sequence[int]) -> int:
         # A hook that has no position may look anywhere: nothing can be left out.
         if not (isinstance(fn, PositionedHook) and is_local(name, fn)):
             return 0
-        first = min(first, *fn.positions(length))
+        first = min(first, *resolve_positions(fn.pos, length))
     for _, pos in inter.wrt:
         first = min(first, *resolve_positions(pos, length))
     return first

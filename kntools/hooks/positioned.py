@@ -59,9 +59,6 @@ class PositionedHook:
         where = "all positions" if self.pos is None else "the answer" if self.pos is ANSWER else self.pos
         return f"<{self.label} at {where}>"
 
-    def positions(self, length: int) -> tuple[int, ...]:
-        return resolve_positions(self.pos, length)
-
     def moved(self, offset: int, length: int) -> "PositionedHook":
         """This hook for a run that leaves out the first `offset` of `length` tokens."""
         return replace(self, offset=offset, length=length)
@@ -92,30 +89,27 @@ class PositionedHook:
         axis = position_axis(hook)
         x = activation.movedim(axis, 1)
         length = x.shape[1] if self.length is None else self.length
-        absolute = self.positions(length)
+        absolute = resolve_positions(self.pos, length)
         local = [p - self.offset for p in absolute]
         everything = local == list(range(x.shape[1]))
         at = torch.tensor(local, device=x.device)
         chosen = x if everything else x.index_select(1, at)
-        args: list[Any] = [] if self.whole is None else [self._source(self.whole, axis, absolute, length)]
-        new = self.edit(chosen, *args, *[axis] * self.with_axis)
+        args: list[Any] = [axis] if self.with_axis else []
+        if self.whole is not None:
+            other = self.whole.movedim(axis, 1)
+            if other.shape[1] != length:
+                raise ValueError(
+                    f"{self.label}: the other run has {other.shape[1]} tokens, this one {length}; "
+                    "patching needs prompts of equal length"
+                )
+            args.append(other.index_select(1, torch.tensor(absolute, device=other.device)))
+        new = self.edit(chosen, *args)
         if new is None:
             return None
-        if new.dtype != x.dtype:
-            new = new.to(x.dtype)
+        new = new.to(x.dtype)
         # An edit may hand back what it was given; the copy keeps the incoming activation untouched.
-        out = new if everything else x.index_copy(1, at, new)
-        out = out.movedim(1, axis)
+        out = (new if everything else x.index_copy(1, at, new)).movedim(1, axis)
         return activation.copy_(out) if shares_memory(self.name) else out
-
-    def _source(self, other_run: Tensor, axis: int, absolute: tuple[int, ...], length: int) -> Tensor:
-        whole = other_run.movedim(axis, 1)
-        if whole.shape[1] != length:
-            raise ValueError(
-                f"{self.label}: the other run has {whole.shape[1]} tokens, this one {length}; "
-                "patching needs prompts of equal length"
-            )
-        return whole.index_select(1, torch.tensor(absolute, device=whole.device))
 
 
 def shares_memory(name: str) -> bool:

@@ -12,7 +12,7 @@ from kntools.patching.branches import branch_sites
 from kntools.patching.cells import Cells
 from kntools.patching.first_order import shift
 from kntools.patching.pair_batches import Batch, States
-from kntools.sites import Hook, hook_name
+from kntools.sites import hook_name
 
 
 def atp_star_cells(batch: Batch, sources: States) -> tuple[Float[Tensor, " pair"], dict[str, Tensor]]:
@@ -37,8 +37,9 @@ def atp_star_cells(batch: Batch, sources: States) -> tuple[Float[Tensor, " pair"
     dropped: list[int | None] = [*range(layers)] if layers > 1 else [None]
     total = torch.zeros(len(batch.pairs), len(cells.layers), len(cells.columns), dtype=torch.float32)
     size, counted = total.clone(), total.new_zeros(len(cells.layers), 1)
+    cut = PositionedHook(None, lambda x: x.detach(), "let no gradient through")
     for drop in dropped:
-        hooks = [] if drop is None else [_no_gradient(site, drop) for site in branches[drop]]
+        hooks = [] if drop is None else [(hook_name(site, drop), cut) for site in branches[drop]]
         runs = [Intervention(hooks, prompt=p, wrt=[(name, None) for name in read]) for p in range(len(batch.pairs))]
         found = sweep_gradients(model, batch.patched, runs, batch.metrics)
         for i, layer in enumerate(cells.layers):
@@ -52,10 +53,6 @@ def atp_star_cells(batch: Batch, sources: States) -> tuple[Float[Tensor, " pair"
                 total[p, i] += effect
                 size[p, i] += effect.abs()
     return own, {"per_pair": own[:, None, None] + total.sign() * size / counted}
-
-
-def _no_gradient(site: str, layer: int) -> Hook:
-    return hook_name(site, layer), PositionedHook(None, lambda x: x.detach(), "let no gradient through")
 
 
 def _through_the_softmax(

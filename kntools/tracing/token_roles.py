@@ -40,8 +40,5 @@ def _role(p: int, subject: range, answer: int) -> str:
 
 def by_role(values: Float[Tensor, "layer token"], roles: tuple[str, ...]) -> Float[Tensor, "role layer"]:
     """Mean over the tokens of each role, in the order of `ROLES`; nan where a prompt has none."""
-    rows = []
-    for role in ROLES:
-        at = [i for i, r in enumerate(roles) if r == role]
-        rows.append(values[:, at].mean(1) if at else values.new_full(values.shape[:1], torch.nan))
-    return torch.stack(rows)
+    tokens = [[i for i, other in enumerate(roles) if other == role] for role in ROLES]
+    return torch.stack([values[:, at].mean(1) for at in tokens])  # the mean of none is nan
