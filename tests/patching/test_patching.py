@@ -30,14 +30,17 @@ def pair(name: str) -> tuple[kn.Prompt, kn.Prompt]:
 def by_loop(
     model: Any, start: Tensor, source: Tensor, site: str, metric: Any, columns: int, *, axis: str, pos: int = -1
 ) -> Tensor:
-    """The grid by `run_with_cache` and one `run_with_hooks` per cell."""
+    """The grid by `run_with_cache` and one `run_with_hooks` per cell: every third one, the others are nan.
+
+    In each layer and in each column there is such a cell.
+    """
     names = [f"blocks.{layer}.{kn.sites.SITES[site]}" for layer in range(model.cfg.n_layers)]
     query = site in ("pattern", "attn_scores")
     with torch.no_grad():
         _, cache = model.run_with_cache(source)
-        grid = torch.zeros(len(names), columns)
+        grid, step = torch.full((len(names), columns), torch.nan), min(3, columns)
         for layer, name in enumerate(names):
-            for column in range(columns):
+            for column in range(-layer % step, columns, step):
 
                 def put(x: Tensor, hook: Any, name: str = name, column: int = column) -> Tensor:
                     at: list[Any] = [slice(None)] * x.ndim
@@ -59,8 +62,10 @@ def check_grid(name: str, site: str, *, axis: str = "position", noising: bool = 
     start, source = both.corrupted.tokens, both.clean.tokens
     if noising:
         start, source = source, start
-    theirs = by_loop(model, start, source, site, metric, len(ours.columns), axis=axis, pos=both.clean.position)
-    torch.testing.assert_close(ours.values, theirs, atol=1e-5, rtol=0)
+    expected = by_loop(model, start, source, site, metric, len(ours.columns), axis=axis, pos=both.clean.position)
+    cells = ~expected.isnan()
+    assert bool(cells.any(0).all() and cells.any(1).all())
+    torch.testing.assert_close(ours.values[cells], expected[cells], atol=1e-5, rtol=0)
     return ours
 
 
