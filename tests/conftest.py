@@ -12,7 +12,9 @@ import torch
 from transformer_lens.model_bridge import TransformerBridge
 
 import kntools as kn
-from tests import zoo
+from tests import shapes, zoo
+
+shapes.check_only_shapes()  # before any module of kntools is imported; `import kntools` imports none
 
 ROOT = Path(__file__).resolve().parent.parent
 # Under pytest-xdist the workers share the cores, and so do the processes that tests start.

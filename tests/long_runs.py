@@ -1,6 +1,6 @@
-"""The analyses that keep what they have finished, each on a small model: in this process, or in one to be killed.
+"""Analyses that keep what they have finished, on a small model: in this process, or in one to be killed.
 
-python -m tests.long_runs reliability run-folder
+python -m tests.long_runs localisation run-folder
 """
 
 from __future__ import annotations
@@ -13,11 +13,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import kntools as kn
-from kntools.analyses.fig01_attribution_profile import attribution_profile
-from kntools.analyses.fig02_pair_search import pair_search
 from kntools.analyses.fig03_localisation import localisation
-from kntools.analyses.fig05_suppression_effect import suppression_effect
-from kntools.analyses.fig08_reliability import reliability
 from kntools.analyses.fig09_tracing_profile import tracing_profile
 from kntools.analyses.neuron_search import SearchSettings
 from kntools.analyses.prompt_group import PromptGroup, prompt_groups
@@ -29,24 +25,12 @@ PAUSE = 0.5  # seconds after each item, for the one who kills
 ONE = SearchSettings(target_count=(1, 5))
 
 
-def _by_name(groups: Groups) -> dict[str, tuple[kn.Prompt, ...]]:
-    return {str(n): group.prompts for n, group in enumerate(groups)}
-
-
 def _with_subjects(groups: Groups) -> list[kn.Prompt]:
     return [kn.Prompt(p.text, p.target, subject=p.text.split()[-1]) for group in groups for p in group.prompts]
 
 
 ANALYSES: dict[str, Callable[[Any, Groups, dict[str, Any]], Any]] = {
     "localisation": lambda m, groups, run: localisation(m, groups, settings=ONE, null="answers", **run),
-    "pair_search": lambda m, groups, run: pair_search(m, groups, settings=ONE, **run),
-    "reliability": lambda m, groups, run: reliability(
-        m, {"all": [p for g in groups for p in g.prompts]}, count=1, **run
-    ),
-    "suppression_effect": lambda m, groups, run: suppression_effect(
-        m, _by_name(groups), [planted.PLURAL], words=["book", "books"], **run
-    ),
-    "attribution_profile": lambda m, groups, run: attribution_profile(m, _by_name(groups), **run),
     "tracing_profile": lambda m, groups, run: tracing_profile(
         m, _with_subjects(groups)[:6], window=2, samples=2, known_only=False, **run
     ),

@@ -9,6 +9,8 @@ import torch
 from jaxtyping import TypeCheckError
 
 import kntools as kn
+from kntools.options import options
+from tests.shapes import ALIASES, has_shapes
 
 WORKERS = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
 
@@ -16,6 +18,9 @@ WORKERS = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
 def test_shapes_in_signatures_are_checked() -> None:
     with pytest.raises(TypeCheckError, match="reference"):
         kn.kl_divergence(torch.zeros(2, 3))
+    with pytest.raises(TypeCheckError, match="knowledge_neurons"):  # an alias
+        kn.knowledge_neurons(torch.zeros(2, 3))
+    assert "Scores" in ALIASES and has_shapes(kn.Attribution) and not has_shapes(options)
 
 
 def test_tiny_models_have_one_thread() -> None:

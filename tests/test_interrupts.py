@@ -26,7 +26,7 @@ from kntools.analyses.planted_knowledge import planted_facts
 from kntools.analyses.prompt_group import PromptGroup
 from kntools.editing.rome_settings import RomeSettings
 from tests import zoo
-from tests.analyses.test_edit_consistency import cases
+from tests.analyses.test_edit_consistency import SHORT, cases
 from tests.leaks import PROMPTS, nothing_leaks, prepared
 
 CLEAN, CORRUPTED = PROMPTS
@@ -83,7 +83,7 @@ OPERATIONS: dict[str, Callable[[Any], Any]] = {
     "fine_tune": fine_tuned,
     "edit_examples": lambda m: edit_examples(m, fine_tuned(m), {"edited": [CLEAN.text]}, max_new_tokens=4),
     "generate": lambda m: kn.generate(m, CLEAN, max_new_tokens=4),
-    "selection_methods": lambda m: selection_methods(m, {"capitals": PROMPTS}),
+    "selection_methods": lambda m: selection_methods(m, {"capitals": PROMPTS}, methods={"activation": kn.activation}),
     "planted_facts": lambda m: planted_facts(m, [CLEAN], methods={"activation": kn.activation}, steps=3, draws=1),
 }
 EDITORS = {"rome": rome_method(1, settings=replace(FEW_STEPS, steps=2, templates=["{}"])), "values": values_method(3)}
@@ -97,7 +97,7 @@ RUNS: dict[str, Callable[[Any, Path], Any]] = {
     "tracing_profile": lambda m, run: (
         tracing_profile(m, PROMPTS, window=2, samples=1, known_only=False, run=run).effects.nan_to_num().tolist()
     ),
-    "edit_consistency": lambda m, run: edit_consistency(m, cases(2), EDITORS, run=run).after,
+    "edit_consistency": lambda m, run: edit_consistency(m, cases(2), EDITORS, continuations=SHORT, run=run).after,
 }
 
 

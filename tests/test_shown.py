@@ -39,6 +39,7 @@ from kntools.results import display
 from kntools.results.result import Result
 from kntools.results.table import Table
 from tests import planted, zoo
+from tests.analyses.test_edit_consistency import SHORT
 
 EVIL = "<script>alert('1')</script> &"
 PROMPT = kn.Prompt(f"{EVIL} Italy and this", " book", subject="Italy", foil=" books")
@@ -126,7 +127,7 @@ RESULTS: dict[str, Callable[[Any], Any]] = {
     "EditExamples": lambda m: edit_examples(
         m, kn.fine_tune(m, PROMPT, " cat", layer=1, steps=1), {EVIL: [PROMPT.text] * 20}, max_new_tokens=1
     ),
-    "EditConsistency": lambda m: edit_consistency(m, [CASE], {METHOD: values_method(3)}),
+    "EditConsistency": lambda m: edit_consistency(m, [CASE], {METHOD: values_method(3)}, continuations=SHORT),
     "ForgettingCurve": lambda m: forgetting_curve(m, [CASE], {METHOD: values_method(3)}, counts=[1]),
     "TracingAndEditing": traced_and_edited,
     "Loaded": lambda m: Loaded(tuple(GROUPS * 20), Skipped.of([EVIL]), EVIL),

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from kntools import data
 from kntools.analyses.edit_cases import Case, cases_of
+from kntools.analyses.edit_measures import Continuations
 from kntools.analyses.edit_methods import rome_method
 from kntools.analyses.fig11_edit_consistency import edit_consistency
 from kntools.editing.rome_settings import RomeSettings
@@ -101,7 +102,8 @@ def sweep_layers(
     """
     chosen, moments = settings or RomeSettings.for_model(model), dict(second_moments or {})
     methods = {str(layer): rome_method(layer, moments.get(layer), chosen) for layer in layers}
-    found = edit_consistency(model, cases, methods, run=run)
+    alone = Continuations(answer=0, unrelated=())  # the table has no measure of generated text
+    found = edit_consistency(model, cases, methods, continuations=alone, run=run)
     rows = []
     for layer in layers:
         scores = {name: found.value(str(layer), name) for name in _MEASURED}

@@ -1,4 +1,7 @@
-"""Every long analysis, killed at a random moment, goes on: the same bytes in the end, and no finished item again."""
+"""A process killed at a random moment goes on: the same bytes in the end, and no finished item again.
+
+Of numbers and of tensors; every long analysis, interrupted in this process: tests/test_interrupts.py.
+"""
 
 from __future__ import annotations
 

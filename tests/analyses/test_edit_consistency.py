@@ -218,8 +218,8 @@ SCRIPT = """
 import sys
 from kntools.analyses.fig11_edit_consistency import edit_consistency
 from tests import zoo
-from tests.analyses.test_edit_consistency import METHODS, cases
-edit_consistency(zoo.fresh("llama"), cases(6), METHODS, run=sys.argv[1], together=2)
+from tests.analyses.test_edit_consistency import METHODS, SHORT, cases
+edit_consistency(zoo.fresh("llama"), cases(6), METHODS, continuations=SHORT, run=sys.argv[1], together=2)
 """
 
 
@@ -250,10 +250,11 @@ def test_a_killed_run_goes_on_and_nothing_is_done_twice(tmp_path: Path) -> None:
 
         return replace(METHODS[name], edit=method)
 
-    again = edit_consistency(zoo.fresh("llama"), cases(6), {n: watched(n) for n in METHODS}, run=run, together=2)
+    how: dict[str, Any] = {"continuations": SHORT, "together": 2}
+    again = edit_consistency(zoo.fresh("llama"), cases(6), {n: watched(n) for n in METHODS}, run=run, **how)
     assert lines()[: len(there)] == there and len(lines()) == 1 + 6 + parts
     assert len(made) == 1 + 6 + parts - len(there), "a finished part was made again"
-    whole = edit_consistency(zoo.fresh("llama"), cases(6), METHODS, together=2)
+    whole = edit_consistency(zoo.fresh("llama"), cases(6), METHODS, **how)
     assert (again.cases, again.before, again.after) == (whole.cases, whole.before, whole.after)
 
 

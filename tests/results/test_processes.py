@@ -28,7 +28,7 @@ from kntools.analyses.prompt_group import prompt_groups
 from kntools.analyses.fig08_reliability import reliability
 from kntools.analyses.fig11_edit_consistency import edit_consistency
 from tests import planted, zoo
-from tests.analyses.test_edit_consistency import METHODS, cases
+from tests.analyses.test_edit_consistency import METHODS, SHORT, cases
 
 out = Path(sys.argv[1])
 model = planted.build()
@@ -39,7 +39,8 @@ def results(run):
         "localisation": localisation(model, groups, null="answers", settings=SearchSettings(target_count=(1, 5)),
                                      run=run("localisation")),
         "reliability": reliability(model, prompts, count=1, run=run("reliability")),
-        "edits": edit_consistency(zoo.fresh("llama"), cases(5), METHODS, together=2, run=run("edits")),
+        "edits": edit_consistency(zoo.fresh("llama"), cases(5), METHODS, continuations=SHORT, together=2,
+                                  run=run("edits")),
     }
 found = results(lambda name: out / "runs" / name)
 found |= {f"{name} in memory": result for name, result in results(lambda name: None).items()}

@@ -1,24 +1,16 @@
-"""Everything that is left out is counted under its own reason; the nearest determiner decides; seeds alone draw."""
+"""Everything that is left out is counted under its own reason."""
 
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-import kntools as kn
 from kntools import data
-from kntools.analyses.fig06_cooccurrence_bias import count_beside
-from kntools.analyses.prompt_group import by_answer, prompt_groups
-from kntools.analyses.words import noun_prompts
-from tests import planted, zoo
-from tests.conftest import ROOT
+from tests import zoo
 
 
 @pytest.fixture(autouse=True)
@@ -230,173 +222,3 @@ def test_a_limit_does_not_hide_what_the_model_does_not_know() -> None:
         "over the limit": len(frames) - len(before),
     }
     assert dict(found.skipped.counts) == {reason: n for reason, n in expected.items() if n} and len(expected) > 1
-
-
-# --- of two determiners the nearest decides ---------------------------------------------------------
-
-
-def noun_pair(good: str, bad: str, paradigm: str = "determiner_noun_agreement_1") -> data.MinimalPair:
-    return data.MinimalPair(good, bad, paradigm, 0, "morphology", "determiner_noun_agreement")
-
-
-@pytest.mark.parametrize(
-    ("good", "bad", "determiner", "number"),
-    [
-        ("That dog jumps over those books.", "That dog jumps over those book.", "those", "plural"),
-        ("Those people think about this book.", "Those people think about this books.", "this", "singular"),
-        ("Those people and these people see that old book.", "Those people and these people see that old books.",
-         "that", "singular"),
-        ("This dog sees those out in the open books by this table.",
-         "This dog sees those out in the open book by this table.", "those", "plural"),
-        ("That dog jumps over these books.", "That dog jumps over this books.", "these", "plural"),  # it differs itself
-    ],
-)  # fmt: skip
-def test_the_nearest_determiner_before_the_noun_decides(good: str, bad: str, determiner: str, number: str) -> None:
-    pair = noun_pair(good, bad)
-    assert (data.determiner(pair), data.number(pair)) == (determiner, number)
-
-
-TWO = [
-    ("That dog jumps over those books.", "That dog jumps over those book."),
-    ("Those people think about this book.", "Those people think about this books."),
-    ("That cat and those people.", "That cat and those cat."),
-    ("Those people and that cat.", "Those people and that people."),
-    ("This book and this book.", "This book and this books."),  # its determiner stands twice: which one is not known
-]
-
-
-def two_determiners(folder: Path) -> Path:
-    rows = [
-        {"sentence_good": good, "sentence_bad": bad, "UID": "determiner_noun_agreement_1", "pair_id": i,
-         "field": "morphology", "linguistics_term": "determiner_noun_agreement"} for i, (good, bad) in enumerate(TWO)
-    ]  # fmt: skip
-    return write_lines(folder / "determiner_noun_agreement_1.jsonl", rows)
-
-
-def test_a_slot_takes_the_place_of_the_nearest_determiner(tmp_path: Path) -> None:
-    found = noun_prompts(planted.cached(), "determiner_noun_agreement_1", path=two_determiners(tmp_path))
-    assert {number: {(p.text, p.target) for p in some} for number, some in found.items()} == {
-        "plural": {("That dog jumps over {}", " books"), ("That cat and {}", " people")},
-        "singular": {("Those people think about {}", " book"), ("Those people and {}", " cat")},
-    }
-
-
-def test_a_pair_is_the_noun_and_its_nearest_determiner(tmp_path: Path) -> None:
-    path = two_determiners(tmp_path)
-    found = prompt_groups(planted.cached(), "determiner_noun_agreement_1", frames=5, least=1, path=path)
-    labels = {g.key: (g.label("determiner"), g.label("noun"), g.label("number")) for g in found}
-    assert labels == {
-        "those books": ("those", "books", "plural"), "this book": ("this", "book", "singular"),
-        "those people": ("those", "people", "plural"), "that cat": ("that", "cat", "singular"),
-    }  # fmt: skip
-    starts = {"That dog jumps over", "Those people think about", "That cat and", "Those people and", "This book and"}
-    for group in found:
-        assert {p.text for p in group.prompts} == {f"{start} {group.label('determiner')}" for start in starts}
-        assert {p.target for p in group.prompts} == {f" {group.label('noun')}"}
-
-
-def test_frames_agree_with_the_word_they_are_about() -> None:
-    """By the tables of the language: which forms are plural is not read from the frame."""
-    plural = {"these", "those", "are", "were"}
-    for frame in data.agreement_frames():
-        number = "plural" if frame.subject in plural or frame.target in plural else "singular"
-        assert (frame.number, data.number(frame)) == (number, number)
-        if frame.kind == "determiner_noun":
-            demonstratives = [w for w in frame.before.split() if w in ("this", "that", "these", "those")]
-            assert data.determiner(frame) == demonstratives[-1] == frame.before.split()[-2]
-            assert frame.target.endswith("s") == (number == "plural") and frame.foil.endswith("s") != (
-                number == "plural"
-            )
-        else:
-            assert data.determiner(frame) is None
-            assert frame.before.startswith(frame.subject) and frame.before.split()[-1] not in frame.subject
-
-
-def test_the_nearest_noun_decides_what_a_word_stands_beside() -> None:
-    nouns = {"horse": "singular", "doors": "plural", "books": "plural", "man": "singular"}
-    texts = ["some horse doors", "all doors man", "all old books", "some . books"]
-    counts = count_beside(texts, ["some", "all"], nouns)
-    assert counts == {"all": Counter(plural=2, singular=0), "some": Counter(plural=0, singular=1)}
-
-
-# --- seeds ------------------------------------------------------------------------------------------
-
-DRAWS = """
-import json, warnings
-warnings.simplefilter("ignore")
-import torch
-torch.set_num_threads(1)
-from tests.data import test_gaps_data
-print(json.dumps(test_gaps_data.everything_drawn()))
-"""
-
-
-def everything_drawn(seed: int = 5) -> dict[str, Any]:
-    """Whatever a seed chooses, as JSON: samples, pairings, frames, nulls, controls, noise and text."""
-    from kntools.analyses import method_comparison as selection_methods
-    from kntools.analyses import neuron_search
-    from kntools.analyses.fig03_localisation import localisation
-    from kntools.analyses.fig08_reliability import reliability
-    from kntools.engine.generation import sample_texts
-
-    model, masked = zoo.tiny("llama"), kn.load_model("tiny-bert")
-    filters: Any = {"path": "sample", "limit": 6, "seed": seed}
-    found: dict[str, Any] = {
-        "facts": [f.subject for f in data.pararel("P36", **filters)],
-        "symmetric": [(f.subject, f.new_target) for f in data.symmetric_facts("P36", **filters)],
-        "synonyms": [(f.subject, f.new_target) for f in data.synonym_facts(**filters)],
-        "pairs": [p.good for p in data.blimp("sample_determiner_noun_agreement_1", limit=6, seed=seed)],
-        "frames": [f.before for f in data.agreement_frames(limit=6, seed=seed)],
-        "local seed": neuron_search.local_seed(seed, "P36/Canada", ("a", 1)),
-    }
-    groups = {}
-    for paradigm, options in (
-        ("sample_determiner_noun_agreement_1", {"limit": 3, "frames": 4, "least": 1}),
-        ("sample_determiner_noun_agreement_2", {"limit": 3, "frames": 4, "least": 1}),
-        ("sample_subject_verb_agreement", {"frames": 3, "least": 1, "limit": 2}),
-    ):
-        groups[paradigm] = prompt_groups(masked, paradigm, seed=seed, **options)
-    found["groups"] = {name: [(g.item, [p.text for p in g.prompts]) for g in some] for name, some in groups.items()}
-    found["nouns"] = [
-        p.text
-        for some in noun_prompts(masked, "sample_determiner_noun_agreement_2", limit=4, seed=seed).values()
-        for p in some
-    ]
-    found["answers"] = {
-        a: [p.text for p in some]
-        for a, some in by_answer(masked, "sample_determiner_noun_agreement_2", limit=3, seed=seed).items()
-    }
-    group = groups["sample_determiner_noun_agreement_2"][0]
-    pool = [kn.Prompt("x", letter) for letter in "abcd"]
-    shuffled = neuron_search.shuffled_answers(group, pool, neuron_search.local_seed(seed, group.item))
-    found["shuffled"] = [p.target for p in shuffled]
-    prompt = kn.Prompt("The capital of Canada is", " Ottawa", subject="Canada")
-    asked = {"facts": [prompt, kn.Prompt("The capital of Japan is", " Tokyo")]}
-    one = selection_methods.selection_methods(model, asked, methods={"activation": kn.activation}, count=3, seed=seed)
-    found["random neurons"] = [row["neurons"] for row in one.rows if row["method"] == selection_methods.RANDOM]
-    settings = neuron_search.SearchSettings(rule="midpoint", steps=1, target_count=(1, 5))
-    nulls = localisation(masked, groups["sample_determiner_noun_agreement_2"][:2], settings=settings, seed=seed)
-    found["nulls"] = [(row["null_count"], row["null_tau"], round(row["null_r1"], 6)) for row in nulls.rows]
-    asked = {"facts": [kn.Prompt(f"The capital of {c} is", f" {a}") for c, a in zoo.COUNTRIES.items()]}
-    neurons = [(layer, index) for layer in range(4) for index in range(8)]
-    options: Any = {"neurons": neurons, "correct_only": False, "seed": seed}
-    rows = reliability(model, asked, edits=["suppress", "enhance"], **options).rows
-    found["overturned"] = [(row["edit"], row["overturned"], row["random"]) for row in rows]
-    found["noise"] = [
-        round(x, 5) for x in kn.causal_trace(model, prompt, samples=2, seed=seed).noise.flatten().tolist()
-    ]
-    found["text"] = list(sample_texts(model, 12, seed=seed, length=6, rows=2))
-    return found
-
-
-@pytest.mark.slow
-def test_what_a_seed_draws_depends_on_no_process() -> None:
-    """Python's own hash of a text is another one in each process."""
-    hash_seed = "2" if os.environ.get("PYTHONHASHSEED") == "1" else "1"
-    environment = {**os.environ, "PYTHONHASHSEED": hash_seed, "PYTHONPATH": str(ROOT), "KNTOOLS_DATA": ""}
-    run = subprocess.run([sys.executable, "-c", DRAWS], env=environment, capture_output=True, text=True)
-    assert run.returncode == 0, run.stderr
-    there = json.loads(run.stdout.splitlines()[-1])
-    here, other = (json.loads(json.dumps(everything_drawn(seed))) for seed in (5, 6))
-    assert {name for name in here if here[name] != there[name]} == set()
-    assert {name for name in here if here[name] == other[name]} == set(), "another seed, another draw"

@@ -1,9 +1,8 @@
-"""When an edit stops, how it is rounded, and what counts as an exact or a known answer: all worked out by hand."""
+"""What counts as an exact or a known answer, and the score of a layer: all worked out by hand."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
@@ -24,73 +23,11 @@ from kntools.models import adapter
 from kntools.results.provenance import provenance
 from tests import zoo
 from tests.analyses.test_edit_consistency import payload
-from tests.editing.test_weight_edits import edits
 
 PROMPT = kn.Prompt("The capital of Canada is", " Ottawa", subject="Canada")
 TARGET = " Rome"
 LONG = " the city of Paris"  # four tokens
 pytestmark = pytest.mark.filterwarnings("ignore:.*in L[0-9]+. the")
-
-
-# --- the value search -------------------------------------------------------------------------------
-
-
-def test_the_search_stops_by_its_whole_loss() -> None:
-    """At thresholds where each term, and each sum of two terms, would stop it in another step."""
-    model = zoo.tiny("llama")
-    settings = RomeSettings(steps=12, weight_decay=3.0, kl_weight=0.5, stop_loss=-1.0)
-    whole = kn.rome(model, PROMPT, TARGET, layer=1, settings=settings).steps
-    assert len(whole) == 12
-    parts = [
-        lambda s: s.target,
-        lambda s: s.kl,
-        lambda s: s.decay,
-        lambda s: s.target + s.kl,
-        lambda s: s.target + s.decay,
-        lambda s: s.kl + s.decay,
-    ]
-
-    def stop(value: Any, threshold: float) -> int:
-        return next((n for n, step in enumerate(whole) if value(step) < threshold), len(whole) - 1)
-
-    tried = set()
-    for low, high in pairwise(sorted({s.loss for s in whole})):
-        threshold = (low + high) / 2
-        expected = stop(lambda s: s.loss, threshold)
-        if expected < len(whole) - 1:
-            early = kn.rome(model, PROMPT, TARGET, layer=1, settings=replace(settings, stop_loss=threshold))
-            assert early.steps == whole[: expected + 1]
-            tried |= {n for n, part in enumerate(parts) if stop(part, threshold) != expected}
-    assert tried == set(range(len(parts))), "a term would do as well as the loss"
-    # Below, not at: the loss of the first step alone is no reason to stop there.
-    same = replace(settings, stop_loss=whole[0].loss)
-    assert len(kn.rome(model, PROMPT, TARGET, layer=1, settings=same).steps) > 1
-
-
-# --- rounding ---------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("name", ["llama", "gpt2"])
-def test_an_edit_of_a_bfloat16_model_is_rounded_once(name: str) -> None:
-    model = zoo.fresh(name, torch.bfloat16)
-    differs = []
-    for edit in edits(model):
-        once = [adapter.w_out(model, n).detach().clone() for n in range(adapter.n_layers(model))]
-        twice = [w.clone() for w in once]
-        for change in edit.changes:
-            assert change.update.dtype == torch.float32
-            w = adapter.w_out(model, change.layer).detach()
-            rows = torch.arange(len(w)) if change.rows is None else change.rows
-            once[change.layer][rows] = (w[rows].double() + change.update.double()).to(w.dtype)
-            twice[change.layer][rows] = w[rows] + change.update.to(w.dtype)
-        with edit.applied(model):
-            new = [adapter.w_out(model, n).detach().clone() for n in range(len(once))]
-        assert all(torch.equal(a, b) for a, b in zip(new, once, strict=True)), edit.title()
-        differs.append(any(not torch.equal(a, b) for a, b in zip(once, twice, strict=True)))
-    assert differs[:2] == [True, True], "of ROME and of value rows, whose updates are large: rounded twice is the same"
-
-
-# --- a model that says what is written down --------------------------------------------------------
 
 
 def chained(*chains: Sequence[int]) -> Any:
@@ -187,9 +124,6 @@ def test_every_question_that_a_score_rests_on_must_have_been_answered_wholly() -
     assert result.value("rome", "old direction, first") == 1.0 and result.value("rome", "old direction, exact") == 0.0
 
 
-# --- the score S ------------------------------------------------------------------------------------
-
-
 def test_the_score_of_a_layer_is_a_harmonic_mean() -> None:
     """Efficacy 1/2, paraphrase 1/4, neighborhood 1: 3 / (2 + 4 + 1). The edit is too small to change an order."""
     model = zoo.tiny("llama")
@@ -228,9 +162,6 @@ def test_the_score_of_a_layer_is_a_harmonic_mean() -> None:
         assert row["score"] == pytest.approx(3 / 7)
     hopeless = sweep_layers(model, some[1:], [1], **options)
     assert hopeless["efficacy"].tolist() == hopeless["score"].tolist() == [0.0]
-
-
-# --- known facts ------------------------------------------------------------------------------------
 
 
 def test_a_tie_is_not_known() -> None:

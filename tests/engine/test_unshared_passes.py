@@ -1,0 +1,96 @@
+"""The engine finds out which models cannot share passes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+import kntools as kn
+from kntools.engine.capability import Capability, capability
+from tests import zoo
+from tests.engine.test_pass_counts import counted
+from tests.loop import gradient_by_loop, one_by_one, tokens_for
+
+
+def mixing(name: str, layer: int) -> Any:
+    """A model whose block `layer` moves every row of a batch towards the mean of the batch."""
+    model = zoo.fresh(name)
+
+    def mix(module: Any, args: Any, output: Any) -> Any:
+        x = output[0] if isinstance(output, tuple) else output
+        mixed = 0.5 * x + 0.5 * x.mean(0, keepdim=True)
+        return (mixed, *output[1:]) if isinstance(output, tuple) else mixed
+
+    model.blocks[layer].register_forward_hook(mix)
+    return model
+
+
+def forgetful(name: str) -> Any:
+    """A model that fills the cache it is given, but ignores what is in it."""
+    model = zoo.fresh(name)
+
+    def forget(module: Any, args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+        cache = kwargs.get("past_key_values")
+        if cache is not None and cache.get_seq_length():
+            kwargs = {**kwargs, "past_key_values": None}
+        return args, kwargs
+
+    model.original_model.register_forward_pre_hook(forget, with_kwargs=True)
+    return model
+
+
+def interventions_for(model: Any) -> list[list[kn.Hook]]:
+    """In every layer, at early and late positions."""
+    layers = range(model.cfg.n_layers)
+    return [kn.scale_site("mlp.hook_post", layer, f, pos=p) for layer in layers for f in (0.0, 2.0) for p in (1, -1)]
+
+
+def assert_equal_to_loop(model: Any, tokens: Tensor) -> None:
+    """Probabilities and gradients, one prompt and two."""
+    hooks = interventions_for(model)
+    expected = one_by_one(model, tokens, hooks)
+    torch.testing.assert_close(kn.sweep(model, tokens, hooks, pos=-1).softmax(-1), expected, atol=1e-5, rtol=0)
+    two = torch.cat([tokens, tokens.roll(1, dims=1)])
+    runs = [kn.Intervention(h, prompt=p) for p in (1, 0) for h in hooks[::3]]
+    both = torch.cat([one_by_one(model, two[p : p + 1], hooks[::3]) for p in (1, 0)])
+    torch.testing.assert_close(kn.sweep(model, two, runs, pos=-1).softmax(-1), both, atol=1e-5, rtol=0)
+    site, metric = "blocks.1.mlp.hook_post", kn.log_probability(7)
+    asked = [kn.Intervention(h, wrt=[(site, -1)]) for h in hooks[:3]]
+    for h, rows in zip(hooks, kn.sweep_gradients(model, tokens, asked, metric, pos=-1), strict=False):
+        plain = gradient_by_loop(model, tokens, h, site, metric)[:, -1:]
+        torch.testing.assert_close(rows.wrt[site].gradient, plain, atol=1e-6, rtol=1e-3)
+
+
+@pytest.mark.parametrize("name", ["gpt2", "llama", "bert"])
+@pytest.mark.parametrize("layer", [0, -1])
+def test_a_model_that_mixes_its_rows_runs_the_plain_loop(name: str, layer: int) -> None:
+    model = mixing(name, layer % zoo.fresh(name).cfg.n_layers)
+    tokens = tokens_for(model)
+    with pytest.warns(UserWarning, match="cannot share"):
+        assert capability(model, tokens) == Capability(fork=False, prefix=False)
+    assert_equal_to_loop(model, tokens)
+    with counted(model) as shapes:
+        kn.sweep(model, tokens, interventions_for(model), pos=-1)
+    assert shapes == [(1, tokens.shape[1])] * len(interventions_for(model))
+
+
+@pytest.mark.parametrize("name", ["gpt2", "llama"])
+def test_a_model_that_ignores_its_cache_runs_whole_prompts(name: str) -> None:
+    model = forgetful(name)
+    tokens = tokens_for(model)
+    assert capability(model, tokens) == Capability(fork=True, prefix=False, fill=True)
+    assert_equal_to_loop(model, tokens)
+    late = [kn.scale_site("mlp.hook_post", 1, f) for f in (0.0, 0.5, 2.0)]
+    with counted(model) as shapes:
+        kn.sweep(model, tokens, late)
+    assert shapes == [(4, tokens.shape[1])], "rows are shared all the same, from the first token on"
+
+
+def test_a_prompt_of_one_token_does_not_vouch_for_the_cache() -> None:
+    model = forgetful("llama")
+    tokens = tokens_for(model)
+    kn.sweep(model, tokens[:, :1], [[]])
+    assert_equal_to_loop(model, tokens)
