@@ -37,18 +37,13 @@ def by_method(frame: pd.DataFrame) -> pd.DataFrame:
 
 _EDITED = {"edited": ("all", "reliability, exact"), "goes on as edited": ("all", "reliability, free")}
 _DRIFT = {"perplexity": ("all", "perplexity")}
-_REVERSE = {
-    "reverse follows": ("all", "symmetry, exact"),
-    "old reverse gone, of those known": ("known", "old direction gone"),
-}
 #: Data set -> heading -> facts and score, in the table of its editors.
 EDITOR_SCORES = {
-    "P36": {**_EDITED, **_REVERSE, "two hops follow": ("all", "two-hop, exact"), **_DRIFT},
-    "P1376": {**_EDITED, **_REVERSE, **_DRIFT},
-    "P101": {
+    "P36": {
         **_EDITED,
-        "synonym follows": ("all", "synonym, exact"),
-        "of those known": ("known", "synonym, exact"),
+        "reverse follows": ("all", "symmetry, exact"),
+        "old reverse gone, of those known": ("known", "old direction gone"),
+        "two hops follow": ("all", "two-hop, exact"),
         **_DRIFT,
     },
     "counterfact": {

@@ -73,6 +73,7 @@ COMMANDS: dict[str, str] = {
     "pairs-probability": "pair_search determiner_noun_agreement_1 --limit 128 --frames 1 --metric probability",
     "transfer-plurals": "transfer --pairs 256 --frames 1 --count 3 --limit 50",
     "localisation": f"localisation {AGREEMENT} {RELATIONS} --known --limit 5 --frames 5 --metric probability",
+    "localisation-contrast": f"localisation {AGREEMENT} --known --limit 5 --frames 2",
     "methods": (
         f"selection_methods P36 determiner_noun_agreement_1 --limit 20 --ablation mean {each('--method', COMPARED)}"
     ),
@@ -91,9 +92,7 @@ COMMANDS: dict[str, str] = {
     "edit-P36": f"edit_consistency P36 {EDITS} --method rome",
     "edit-P101": f"edit_consistency P101 {EDITS} --method rome",
     "editors-P36": f"edit_consistency P36 {SEVEN} --limit 56",
-    "editors-counterfact": f"edit_consistency counterfact {SEVEN} --together 24 --limit 48 --generations 8",
-    "editors-P101": f"edit_consistency P101 {SEVEN} --together 24 --limit 48",
-    "editors-P1376": f"edit_consistency P1376 {SEVEN} --together 24 --limit 24",
+    "editors-counterfact": f"edit_consistency counterfact {SEVEN} --together 24 --limit 24 --generations 8",
     "tracing-facts": "tracing_profile facts --limit 100 --samples 1 --sever mlp --sever attn",
     "tracing-determiner-noun": "tracing_profile determiner_noun --limit 100 --samples 1",
     "tracing-subject-verb": "tracing_profile subject_verb --limit 24 --samples 1",
@@ -165,19 +164,22 @@ TABLES: tuple[Table, ...] = (
             "p (Holm)": p_value("p_holm"),
         },
     ),
-    Table(
-        FINDINGS,
-        "localisation",
-        "localisation-summary.csv",
-        {
-            "paradigm or relation": lambda row: f"`{row['source']}`",
-            "n": column("groups"),
-            "KNs": interval("count", digits=1),
-            "tau": interval("tau"),
-            "R1^2": interval("r1"),
-            "null R1^2": column("null_r1", 2),
-            "null KNs": column("null_count", 1),
-        },
+    *(
+        Table(
+            FINDINGS,
+            marker,
+            f"{marker}-summary.csv",
+            {
+                "paradigm or relation": lambda row: f"`{row['source']}`",
+                "n": column("groups"),
+                "KNs": interval("count", digits=1),
+                "tau": interval("tau"),
+                "R1^2": interval("r1"),
+                "null R1^2": column("null_r1", 2),
+                "null KNs": column("null_count", 1),
+            },
+        )
+        for marker in ("localisation", "localisation-contrast")
     ),
     Table(
         FINDINGS,

@@ -46,9 +46,9 @@ from kntools.analyses.fig06_cooccurrence_bias import (
     CooccurrenceBias,
     cooccurrence_bias,
     count_beside,
+    expected_beside,
     noun_numbers,
     read_texts,
-    texts_after,
 )
 from kntools.analyses.fig07_probability_shift import ProbabilityShift, probability_shift
 from kntools.analyses.fig08_reliability import Reliability, reliability
@@ -102,6 +102,7 @@ __all__ = [
     "edit_examples",
     "editors",
     "effect_of",
+    "expected_beside",
     "false_facts",
     "fine_tune_method",
     "forgetting_curve",
@@ -125,7 +126,6 @@ __all__ = [
     "selection_methods",
     "suppression_effect",
     "sweep_layers",
-    "texts_after",
     "traced_prompts",
     "tracing_and_editing",
     "tracing_profile",

@@ -14,15 +14,17 @@ import torch
 
 from kntools import data
 from kntools.analyses.fig05_suppression_effect import SuppressionEffect, unit_of
-from kntools.analyses.neuron_search import local_seed
 from kntools.arguments import whole
 from kntools.data.grouping import noun_number
-from kntools.engine.generation import sample_texts
+from kntools.engine.answers import ask
+from kntools.models.causality import is_masked
+from kntools.prompts import Prompt
 from kntools.results.statistics import pearson, spearman, statistic_interval
 from kntools.results.table import Table
 
-# Tokens of a text that the model writes after a word, and texts that are written together.
-_LENGTH, _ROWS = 8, 128
+#: What comes before a word in the texts of `expected_beside`.
+BEGINNINGS = ("They saw", "He likes", "She found", "We need")
+
 _LETTERS = r"[\w\p{Join_Control}--_]+"  # with their marks; digits too
 _WORD = regex.compile(rf"{_LETTERS}(?:['-]{_LETTERS})*|[.!?;:,]", regex.V1)
 
@@ -77,7 +79,7 @@ def count_beside(
     ```
 
     Arguments:
-        texts: any stream: a list, `read_texts`, `texts_after`, a `datasets` stream (its field `text` is read).
+        texts: any stream: a list, `read_texts`, a `datasets` stream (its field `text` is read).
         words: what to count, lower case.
         nouns: noun -> number, as `noun_numbers` makes it.
         between: most words in between (adjectives); the first known noun counts, punctuation ends it.
@@ -115,7 +117,7 @@ def cooccurrence_bias(
     ```
 
     Arguments:
-        counts: of `count_beside`.
+        counts: of `count_beside` or `expected_beside`.
         group: the prompts whose effects are taken (`"plural"`: with plural nouns); the first one by default.
         sections: of words; `None` for all. The neutral ones are the question: grammar ties the marked ones to a number.
         least: words with fewer nouns are left out, and named in `details`. Three must remain.
@@ -152,21 +154,33 @@ def cooccurrence_bias(
     return CooccurrenceBias.of(rows, effect.provenance, **details)
 
 
-def texts_after(model: Any, words: Iterable[str], tokens: int, *, seed: int = 0) -> Iterator[str]:
-    """Texts that the model writes, each beginning with one of the words: about `tokens` tokens, as many for each word.
+def expected_beside(
+    model: Any,
+    words: Iterable[str],
+    nouns: Mapping[str, str],
+    *,
+    beginnings: Sequence[str] = BEGINNINGS,
+    texts: int = 1_000_000,
+) -> dict[str, Counter[str]]:
+    """How often each word would precede a singular and a plural noun, in texts that a causal model continues.
 
     ```python
-    counts = count_beside(texts_after(model, words, 100_000), words, noun_numbers())
+    cooccurrence_bias(effect, expected_beside(model, words, noun_numbers()), sections=None)
     ```
 
-    Rare words occur as often as common ones: the bias of a word only compares its own nouns. Texts are short, since
-    the noun is near.
+    A text is one of the `beginnings` and the word (`"They saw these"`). The expected count is `texts` times the mean,
+    over beginnings, of the sum of P(noun | text) over the nouns of a number, rounded: what a corpus of so many texts
+    would have, without the noise of sampling, and also for rare words. `nouns` as in `count_beside`.
     """
-    each = list(dict.fromkeys(words))
-    for word in each:
-        share = math.ceil(whole("tokens", tokens, least=1) / len(each))
-        own: dict[str, Any] = {"seed": local_seed(word, seed), "start": word.capitalize(), "length": _LENGTH}
-        yield from sample_texts(model, share, **own, rows=min(_ROWS, math.ceil(share / _LENGTH)))
+    if is_masked(model):
+        raise ValueError("a masked model does not continue texts; count in a corpus: count_beside(texts, words, nouns)")
+    each, size = list(dict.fromkeys(words)), whole("texts", texts, least=1) / len(beginnings)
+    asked = [(word, f"{start} {word}", noun) for word in each for start in beginnings for noun in nouns]
+    answers = ask(model, [Prompt(text, f" {noun}", multi_token="sum") for _, text, noun in asked])
+    mass = {word: Counter({"singular": 0.0, "plural": 0.0}) for word in each}
+    for (word, _, noun), answer in zip(asked, answers, strict=True):
+        mass[word][nouns[noun]] += size * answer.probability
+    return {word: Counter({number: round(n) for number, n in own.items()}) for word, own in mass.items()}
 
 
 def read_texts(path: str | Path, field: str = "text") -> Iterator[str]:

@@ -1,7 +1,6 @@
 """Commands of `kntools figure`: one analysis of Niu et al. 2024 each."""
 
 from dataclasses import dataclass
-from itertools import chain
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
@@ -179,10 +178,9 @@ def cooccurrence_bias(
         list[Path] | None, typer.Argument(help="Text files, one sentence a line, or .jsonl with one row a line.")
     ] = None,
     field: Annotated[str, typer.Option(help="Field of the rows of a .jsonl file that holds the text.")] = "text",
-    written: Annotated[
-        int,
-        typer.Option(help="Also count in this many tokens sampled from the model, in texts that begin with a word."),
-    ] = 0,
+    expected: Annotated[
+        bool, typer.Option("--expected", help="Also count what a causal model would write after each word.")
+    ] = False,
     group: Annotated[str, typer.Option(help="Number of the nouns in the prompts.")] = "plural",
     section: Annotated[list[str] | None, typer.Option(help="Words of the effect; may be repeated (neutral).")] = None,
     least: Annotated[int, typer.Option(help="Least number of nouns beside a word.")] = 10,
@@ -193,10 +191,12 @@ def cooccurrence_bias(
     Example: kntools figure 6 effect.json corpus.txt --out bias
     """
     changed = load(effect, analyses.SuppressionEffect)
-    files = (line for path in corpus or () for line in analyses.read_texts(path, field))
-    words, nouns = {row["word"]: None for row in changed.rows}, analyses.noun_numbers()
-    sampled = analyses.texts_after(options.load(), words, written, seed=options.seed) if written else ()
-    counts = analyses.count_beside(chain(files, sampled), words, nouns, between=between)
+    texts = (line for path in corpus or () for line in analyses.read_texts(path, field))
+    words, nouns = [row["word"] for row in changed.rows], analyses.noun_numbers()
+    counts = analyses.count_beside(texts, words, nouns, between=between)
+    if expected:
+        for word, more in analyses.expected_beside(options.load(), words, nouns).items():
+            counts[word.lower()] += more
     which: dict[str, Any] = {"group": group, "sections": section or ["neutral"], "least": least}
     return analyses.cooccurrence_bias(changed, counts, **which, seed=options.seed)
 

@@ -31,7 +31,6 @@ class Size:
     relations: int = 6
     # Figures 5 to 7.
     nouns: int = 200  # prompts with nouns of either number
-    corpus: int = 100_000  # tokens that the model writes, for figure 6
     # Figure 8.
     judged_pairs: int = 100
     judged_facts: int = 100
@@ -62,7 +61,6 @@ QUICK = Size(
     paradigms=2,
     relations=2,
     nouns=12,
-    corpus=3_000,
     judged_pairs=10,
     judged_facts=5,
     transferred=10,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import itertools
 import json
 import math
 from collections import Counter
@@ -17,9 +18,9 @@ from kntools.analyses.fig05_suppression_effect import effect_of, suppression_eff
 from kntools.analyses.fig06_cooccurrence_bias import (
     cooccurrence_bias,
     count_beside,
+    expected_beside,
     noun_numbers,
     read_texts,
-    texts_after,
 )
 from kntools.analyses.fig07_probability_shift import ProbabilityShift, probability_shift
 from kntools.analyses.words import FIGURE_5, noun_prompts
@@ -172,14 +173,22 @@ def test_texts_are_lines_or_a_field_of_rows(tmp_path: Path) -> None:
         list(read_texts(tmp_path / "rows.jsonl"))
 
 
-def test_texts_after_words_begin_with_them() -> None:
-    model, words = zoo.tiny("llama"), ["the", "Canada"]
-    texts = list(texts_after(model, words, 600))
-    begins = [next(word for word in ("The", "Canada") if text.startswith(word)) for text in texts]
-    assert set(begins) == {"The", "Canada"} and begins == sorted(begins, reverse=True)
-    assert texts == [text for word in words for text in texts_after(model, [word], 300)]
-    assert texts != list(texts_after(model, words, 600, seed=1))
-    assert len(texts) >= 600 / 8  # a text has eight new tokens at most
+def test_expected_counts_are_those_of_the_models_own_texts() -> None:
+    model, nouns = zoo.tiny("llama"), {"Canada": "singular", "Ottawa": "plural", "Ouagadougou": "plural"}
+    starts = ("The fox", "Is Japan near")
+    counts = expected_beside(model, ["the", "is"], nouns, beginnings=starts, texts=10**9)
+    for word in ("the", "is"):
+        mass = {"singular": 0.0, "plural": 0.0}
+        for start, (noun, number) in itertools.product(starts, nouns.items()):
+            e = kn.encode(model, kn.Prompt(f"{start} {word}", f" {noun}", multi_token="sum"))
+            with torch.no_grad():
+                rows = model(e.tokens)[0, list(e.positions)].double().softmax(-1)
+            mass[number] += float(rows[range(len(rows)), list(e.target_ids)].prod()) / 2
+        for number, p in mass.items():
+            assert counts[word][number] == pytest.approx(1e9 * p, rel=1e-3, abs=2)
+    assert counts["the"]["plural"] > 0 and counts["the"] != counts["is"]
+    with pytest.raises(ValueError, match="count in a corpus"):
+        expected_beside(zoo.tiny("bert"), ["the"], nouns)
 
 
 def test_nouns_of_the_sample() -> None:
