@@ -1,6 +1,6 @@
 """Cells of the tables of `scripts.results`, and how the rows of a result are brought into the shape of a table."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import pandas as pd
@@ -35,26 +35,44 @@ def by_method(frame: pd.DataFrame) -> pd.DataFrame:
     return wide.sort_values("score", key=lambda names: names.map(order)).sort_values("condition", kind="stable")
 
 
-#: Heading -> facts and score, in the table of many editors.
-EDITOR_SCORES = {
-    "edited": ("all", "reliability, exact"),
-    "goes on as edited": ("all", "reliability, free"),
+_EDITED = {"edited": ("all", "reliability, exact"), "goes on as edited": ("all", "reliability, free")}
+_DRIFT = {"perplexity": ("all", "perplexity")}
+_REVERSE = {
     "reverse follows": ("all", "symmetry, exact"),
     "old reverse gone, of those known": ("known", "old direction gone"),
-    "two hops follow": ("all", "two-hop, exact"),
-    "perplexity": ("all", "perplexity"),
 }
+#: Data set -> heading -> facts and score, in the table of its editors.
+EDITOR_SCORES = {
+    "P36": {**_EDITED, **_REVERSE, "two hops follow": ("all", "two-hop, exact"), **_DRIFT},
+    "P1376": {**_EDITED, **_REVERSE, **_DRIFT},
+    "P101": {
+        **_EDITED,
+        "synonym follows": ("all", "synonym, exact"),
+        "of those known": ("known", "synonym, exact"),
+        **_DRIFT,
+    },
+    "counterfact": {
+        **_EDITED,
+        "paraphrase": ("all", "paraphrase"),
+        "neighborhood": ("all", "neighborhood"),
+        "neighborhood+": ("all", "neighborhood+"),
+        "KL": ("all", "neighborhood KL"),
+        "entropy": ("all", "generation entropy"),
+        **_DRIFT,
+    },
+}
+_NO_SHARES = ("KL", "entropy", "perplexity")
 
 
-def by_editor(frame: pd.DataFrame) -> pd.DataFrame:
+def by_editor(frame: pd.DataFrame, headings: Mapping[str, tuple[str, str]]) -> pd.DataFrame:
     """Of an evaluation of many editors: a row per editor, a column per score."""
     cell = share("value", "low", "high")
     rows = []
     for method, own in frame.groupby("method", sort=False):
         scores = {(row["condition"], row["score"]): row for row in own.to_dict("records")}
-        found = {heading: scores[which] for heading, which in EDITOR_SCORES.items()}
-        cells = {h: f"{r['value']:.3g}" if h == "perplexity" else cell(r) for h, r in found.items()}
-        rows.append({"editor": method, "n": found["edited"]["n"], **cells})
+        found = {heading: scores.get(which) for heading, which in headings.items()}
+        cells = {h: "" if r is None else f"{r['value']:.3g}" if h in _NO_SHARES else cell(r) for h, r in found.items()}
+        rows.append({"editor": method, "n": scores["all", "reliability, exact"]["n"], **cells})
     return pd.DataFrame(rows)
 
 

@@ -11,6 +11,7 @@ import argparse
 import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +46,8 @@ NUMBER_NEURONS = "L29.N1413 L29.N709 L0.N97 L0.N586 L19.N1044 L26.N891"  # leadi
 KNOWN_RELATIONS = "P36 P407 P178 P101"
 EDITS = "--layer 5 --second-moment moments/C5.safetensors --limit 100"
 MOMENTS = "moments/C3.safetensors moments/C4.safetensors moments/C5.safetensors"
+SEVEN = f"--layer 5 {' '.join(f'--second-moment {file}' for file in MOMENTS.split())} --bound 0.005"
+OTHER_NOUNS = "--limit 40 --found-by docs/results/pairs.json"
 MINIMAL_PAIRS = (
     "determiner_noun_agreement_1 determiner_noun_agreement_irregular_1 regular_plural_subject_verb_agreement_1 "
     "irregular_plural_subject_verb_agreement_1 anaphor_number_agreement"
@@ -66,7 +69,7 @@ def each(option: str, values: str) -> str:
 #: Name of a result -> analysis and arguments. `--no-bos`, `--run` and `--out` are the same for all; see `command`.
 COMMANDS: dict[str, str] = {
     "profile": "attribution_profile anaphor_number_agreement --limit 24 --classes 4",
-    "pairs": "pair_search determiner_noun_agreement_1 --limit 128 --frames 1",
+    "pairs": "pair_search determiner_noun_agreement_1 --limit 256 --frames 1",
     "pairs-probability": "pair_search determiner_noun_agreement_1 --limit 128 --frames 1 --metric probability",
     "transfer-plurals": "transfer --pairs 128 --frames 1 --count 3 --limit 50",
     "localisation": f"localisation {AGREEMENT} {RELATIONS} --known --limit 5 --frames 5 --metric probability",
@@ -76,9 +79,9 @@ COMMANDS: dict[str, str] = {
     "planted-smollm2": f"planted_facts P36 --limit 10 --draws 1 --count 46 {each('--method', FINDERS)}",
     "planted-tiny-bert": "planted_facts P36 --model tiny-bert --limit 20",
     "reliability-pairs": f"reliability {MINIMAL_PAIRS} --limit 105 {each('--neuron', NUMBER_NEURONS)}",
-    "effect-plural": "suppression_effect determiner_noun_agreement_1 --neuron L19.N1044 --limit 40",
+    "effect-plural": f"suppression_effect determiner_noun_agreement_1 --neuron L19.N1044 {OTHER_NOUNS}",
     "effect-plurals": (
-        f"suppression_effect determiner_noun_agreement_1 {each('--neuron', 'L19.N1044 L0.N1293 L0.N586')} --limit 40"
+        f"suppression_effect determiner_noun_agreement_1 {each('--neuron', 'L19.N1044 L0.N1293 L0.N586')} {OTHER_NOUNS}"
     ),
     "reliability-facts": f"reliability {KNOWN_RELATIONS} --limit 57",
     "edit-layers": f"edit_layer {each('--layer', '1 3 5 8 11')} --limit 8 --tokens 50000 --moments moments",
@@ -87,7 +90,10 @@ COMMANDS: dict[str, str] = {
     ),
     "edit-P36": f"edit_consistency P36 {EDITS} --method rome",
     "edit-P101": f"edit_consistency P101 {EDITS} --method rome",
-    "editors-P36": (f"edit_consistency P36 --layer 5 {each('--second-moment', MOMENTS)} --bound 0.005 --limit 56"),
+    "editors-P36": f"edit_consistency P36 {SEVEN} --limit 56",
+    "editors-counterfact": f"edit_consistency counterfact {SEVEN} --together 24 --limit 48 --generations 8",
+    "editors-P101": f"edit_consistency P101 {SEVEN} --together 24 --limit 48",
+    "editors-P1376": f"edit_consistency P1376 {SEVEN} --together 24 --limit 24",
     "tracing-facts": "tracing_profile facts --limit 100 --samples 1 --sever mlp --sever attn",
     "tracing-determiner-noun": "tracing_profile determiner_noun --limit 100 --samples 1",
     "tracing-subject-verb": "tracing_profile subject_verb --limit 24 --samples 1",
@@ -246,12 +252,15 @@ TABLES: tuple[Table, ...] = (
             ("P101", ("rome",)),
         )
     ),
-    Table(
-        EVALUATION,
-        "editors-P36",
-        "editors-P36.csv",
-        {name: column(name) for name in ("editor", "n", *EDITOR_SCORES)},
-        by_editor,
+    *(
+        Table(
+            EVALUATION,
+            f"editors-{what}",
+            f"editors-{what}.csv",
+            {name: column(name) for name in ("editor", "n", *headings)},
+            partial(by_editor, headings=headings),
+        )
+        for what, headings in EDITOR_SCORES.items()
     ),
     Table(
         FINDINGS,

@@ -54,6 +54,7 @@ from kntools.analyses.fig06_cooccurrence_bias import cooccurrence_bias as cooccu
 from kntools.analyses.fig06_cooccurrence_bias import count_beside as count_beside
 from kntools.analyses.fig06_cooccurrence_bias import noun_numbers as noun_numbers
 from kntools.analyses.fig06_cooccurrence_bias import read_texts as read_texts
+from kntools.analyses.fig06_cooccurrence_bias import texts_after as texts_after
 from kntools.analyses.fig07_probability_shift import ProbabilityShift as ProbabilityShift
 from kntools.analyses.fig07_probability_shift import probability_shift as probability_shift
 from kntools.analyses.fig08_reliability import Reliability as Reliability

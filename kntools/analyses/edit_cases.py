@@ -43,6 +43,9 @@ class Case:
     generation: str | None = None  # a text to be continued
 
 
+#: The role of the questions whose answers an edit must leave as they are.
+NEIGHBOUR = "neighborhood true"
+
 _Side = Literal["target", "foil"]
 #: Role of a prompt -> its questions: their roles, and which of the prompt's two answers is asked for. An edit goes from
 #: target to foil. Of a symmetric fact s -> t that becomes s -> t', t' should then lead to s (`reverse new`) and t no

@@ -1,21 +1,27 @@
 """What is asked of a model before and after an edit of one case: the payload that scores are made from."""
 
 import math
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+from jaxtyping import Float
+from torch import Tensor
 
-from kntools.analyses.edit_cases import Case
-from kntools.analyses.edit_result import Payload, generation_entropy
-from kntools.engine.answers import answer_values, ask
-from kntools.engine.generation import Drawing, continue_tokens, generate
-from kntools.engine.plan import Intervention
-from kntools.engine.sweep import Metric, sweep
+from kntools.analyses.edit_cases import NEIGHBOUR, Case
+from kntools.analyses.edit_result import generation_entropy
+from kntools.editing.weight_edits import WeightEdit
+from kntools.engine.answers import answer_logits, answer_of
+from kntools.engine.generation import Drawing, continue_tokens, generate_each
 from kntools.metrics import kl_divergence, log_probability
 from kntools.models.causality import is_masked
 from kntools.prompts import Prompt, encode_many, text_tokens
+from kntools.sites import Hook
 from kntools.word_borders import occurrences
+
+#: By a case's key and a text: the logits of the next token.
+NeighbourLogits = Mapping[tuple[str, str], Float[Tensor, " d_vocab"]]
 
 #: Sentences unrelated to every edit. What an edit changes in their perplexity is the drift of the model.
 UNRELATED = (
@@ -46,47 +52,78 @@ class Continuations:
     answer: int = 16  # tokens by which the edited prompt is continued; 0 measures no free answer
     unrelated: tuple[str, ...] = UNRELATED  # sentences of which the perplexity is measured; () measures none
 
-    def entropy(self, model: Any, text: str) -> float:
+    def entropy(self, model: Any, text: str, hooks: Sequence[Hook] = ()) -> float:
         """The mean entropy of the continuations of a text."""
         draw = Drawing(temperature=1.0, top_k=self.top_k, seed=self.seed)
-        drawn = continue_tokens(model, [text_tokens(model, text)] * self.rows, self.tokens, draw)
+        drawn = continue_tokens(model, [text_tokens(model, text)] * self.rows, self.tokens, draw, hooks)
         return sum(generation_entropy(ids.tolist()) for ids in drawn) / self.rows
 
-    def perplexity(self, model: Any) -> float:
+    def perplexity(self, model: Any, hooks: Sequence[Hook] = ()) -> float:
         """Of the unrelated sentences: exp of the mean of -log p over all tokens but each one's first word."""
         words = [text.partition(" ") for text in self.unrelated]
         encoded = encode_many(model, [Prompt(first, f" {rest}", multi_token="sum") for first, _, rest in words])
-        log_p = answer_values(model, encoded, metric_of=lambda e: log_probability(e.target_ids))
-        return math.exp(-float(log_p.double().sum()) / sum(len(e.target_ids) for e in encoded))
+        rows = answer_logits(model, encoded, [hooks] * len(encoded))
+        log_p = [log_probability(e.target_ids)(logits[None]) for e, logits in zip(encoded, rows, strict=True)]
+        return math.exp(-float(torch.cat(log_p).double().sum()) / sum(len(e.target_ids) for e in encoded))
 
 
 def measure(
     model: Any,
-    case: Case,
+    cases: Sequence[Case],
     how: Continuations,
     *,
-    entropy: bool = False,
-    original: list[torch.Tensor] | None = None,
-) -> Payload:
-    """What the model, as it is now, says to a case; `original` are its `neighbour_logits` without the edit."""
-    answers: dict[str, list[dict[str, Any]]] = {}
-    for question, a in zip(case.questions, ask(model, [q.prompt for q in case.questions]), strict=True):
-        taken = {"p": a.probability, "first": a.first, "exact": a.exact, "tokens": a.right}
-        answers.setdefault(question.role, []).append(taken)
-    found: dict[str, Any] = {"answers": answers, "entropy": None}
-    if entropy and case.generation is not None:
-        found["entropy"] = how.entropy(model, case.generation)
-    if not is_masked(model) and how.answer:
-        found["says"] = generate(model, case.prompt, max_new_tokens=how.answer)
-        found["free"] = float(says_only(found["says"], case.target, case.prompt.target))
-    if not is_masked(model) and how.unrelated:
-        found["perplexity"] = how.perplexity(model)
-    if original:
-        metrics: list[Metric] = [kl_divergence(logits) for logits in original]
-        asked = _neighbours(case)
-        moved = sweep(model, asked, [Intervention((), prompt=n) for n in range(len(asked))], metric=metrics)
-        found["kl"] = float(moved.mean())
+    edits: Sequence[WeightEdit] | None = None,
+    drawn: Collection[str] = (),
+    unedited: NeighbourLogits | None = None,
+) -> list[dict[str, Any]]:
+    """What the model, as it is now, says to each case; with `edits`, under the edit of each case.
+
+    Edits are acted out by hooks, so that those of several cases share passes. The entropy is measured for the cases
+    whose keys are in `drawn`; `unedited` are the `neighbour_logits` that the KL divergence is measured from.
+    """
+    hooks: list[Sequence[Hook]] = [()] * len(cases) if edits is None else [edit.hooks(model) for edit in edits]
+    found = _answers(model, cases, hooks, unedited or {})
+    causal = not is_masked(model)
+    if causal and how.answer:
+        texts = generate_each(model, [case.prompt for case in cases], how.answer, hooks)
+        for payload, case, text in zip(found, cases, texts, strict=True):
+            payload |= {"says": text, "free": float(says_only(text, case.target, case.prompt.target))}
+    for payload, case, own in zip(found, cases, hooks, strict=True):
+        asked = case.key in drawn and case.generation is not None
+        payload["entropy"] = how.entropy(model, str(case.generation), own) if asked else None
+        if causal and how.unrelated:
+            payload["perplexity"] = how.perplexity(model, own)
     return found
+
+
+def _answers(
+    model: Any, cases: Sequence[Case], hooks: Sequence[Sequence[Hook]], unedited: NeighbourLogits
+) -> list[dict[str, Any]]:
+    """The answers to the questions of each case by role, and how far those about neighbours have moved."""
+    asked = [(n, question) for n, case in enumerate(cases) for question in case.questions]
+    encoded = encode_many(model, [question.prompt for _, question in asked])
+    found: list[dict[str, Any]] = [{"answers": {}} for _ in cases]
+    moved: dict[int, list[Tensor]] = {}
+    rows = answer_logits(model, encoded, [hooks[n] for n, _ in asked])
+    for (n, question), e, logits in zip(asked, encoded, rows, strict=True):
+        a = answer_of(e, logits)
+        taken = {"p": a.probability, "first": a.first, "exact": a.exact, "tokens": a.right}
+        found[n]["answers"].setdefault(question.role, []).append(taken)
+        before = unedited.get((cases[n].key, question.text))
+        if question.role == NEIGHBOUR and before is not None:
+            moved.setdefault(n, []).append(kl_divergence(before)(logits[:1]))
+    for n, divergences in moved.items():
+        found[n]["kl"] = float(torch.cat(divergences).mean())
+    return found
+
+
+def neighbour_logits(model: Any, cases: Sequence[Case]) -> NeighbourLogits:
+    """The logits of the next token after each neighbour's prompt, by the case's key and the text."""
+    asked = [(case.key, question) for case in cases for question in case.questions if question.role == NEIGHBOUR]
+    if not asked:
+        return {}
+    rows = answer_logits(model, encode_many(model, [question.prompt for _, question in asked]))
+    return {(key, question.text): logits[0] for (key, question), logits in zip(asked, rows, strict=True)}
 
 
 def says_only(text: str, new: str, old: str) -> bool:
@@ -94,16 +131,3 @@ def says_only(text: str, new: str, old: str) -> bool:
     written = text.strip()
     begins = [end for start, end in occurrences(written, new.strip()) if start == 0]
     return bool(begins) and not occurrences(written[begins[0] :], old.strip())
-
-
-def neighbour_logits(model: Any, case: Case) -> list[torch.Tensor]:
-    """The logits of the next token after each neighbour's prompt."""
-    asked = _neighbours(case)
-    if not asked:
-        return []
-    return list(sweep(model, asked, [Intervention((), prompt=n) for n in range(len(asked))]).cpu())
-
-
-def _neighbours(case: Case) -> list[Prompt]:
-    asked = {q.text: q.answer for q in case.questions if q.role == "neighborhood true"}
-    return [Prompt(text, answer, multi_token="first") for text, answer in asked.items()]

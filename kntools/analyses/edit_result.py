@@ -46,9 +46,12 @@ def _prefers(role: str, better: str, worse: str, of: Callable[[float], float]) -
     return score
 
 
+#: The role of the question for the new answer to the edited prompt itself: each data set has one of these.
+EDITED = ("forward new", "rewrite new")
+
+
 def _reliability(after: Payload, field: str) -> float | None:
-    """Of the edited fact itself, whatever the data set calls it."""
-    roles = [role for role in ("forward new", "rewrite new") if role in after["answers"]]
+    roles = [role for role in EDITED if role in after["answers"]]
     return _answered(roles[0], methodcaller("get", field))(after) if roles else None
 
 

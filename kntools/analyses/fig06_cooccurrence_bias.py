@@ -14,8 +14,10 @@ import torch
 
 from kntools import data
 from kntools.analyses.fig05_suppression_effect import SuppressionEffect, unit_of
+from kntools.analyses.neuron_search import local_seed
 from kntools.arguments import whole
 from kntools.data.grouping import noun_number
+from kntools.engine.generation import sample_texts
 from kntools.results.statistics import pearson, spearman, statistic_interval
 from kntools.results.table import Table
 
@@ -73,7 +75,7 @@ def count_beside(
     ```
 
     Arguments:
-        texts: any stream: a list, `read_texts`, a `datasets` stream (its field `text` is read).
+        texts: any stream: a list, `read_texts`, `texts_after`, a `datasets` stream (its field `text` is read).
         words: what to count, lower case.
         nouns: noun -> number, as `noun_numbers` makes it.
         between: most words in between (adjectives); the first known noun counts, punctuation ends it.
@@ -146,6 +148,23 @@ def cooccurrence_bias(
     found = {"n": len(rows), "spearman": spearman(x, y), "low": low, "high": high, "pearson": pearson(x, y)}
     details = {**effect.details, "group": chosen, "rare": rare, "correlation": found}
     return CooccurrenceBias.of(rows, effect.provenance, **details)
+
+
+def texts_after(model: Any, words: Iterable[str], tokens: int, *, seed: int = 0) -> Iterator[str]:
+    """Texts that the model writes, each beginning with one of the words: about `tokens` tokens, as many for each word.
+
+    ```python
+    counts = count_beside(texts_after(model, words, 100_000), words, noun_numbers())
+    ```
+
+    Rare words occur as often as common ones: the bias of a word only compares its own nouns. A text has eight tokens,
+    since the noun is near.
+    """
+    each = list(dict.fromkeys(words))
+    for word in each:
+        own = local_seed(word, seed)
+        share = math.ceil(whole("tokens", tokens, least=1) / len(each))
+        yield from sample_texts(model, share, seed=own, start=word.capitalize(), length=8, rows=32)
 
 
 def read_texts(path: str | Path, field: str = "text") -> Iterator[str]:

@@ -1,19 +1,20 @@
 """Figure 11: does an edit change what follows from it, and nothing else?"""
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
-
 from kntools.analyses.edit_cases import Case
-from kntools.analyses.edit_measures import Continuations, measure, neighbour_logits
+from kntools.analyses.edit_measures import Continuations, NeighbourLogits, measure, neighbour_logits
 from kntools.analyses.edit_methods import Method, Moments, chosen_editors, same_weights, settings_of
-from kntools.analyses.edit_result import EditConsistency, Payload
+from kntools.analyses.edit_result import EDITED, EditConsistency, Payload
 from kntools.analyses.neuron_search import open_run
 from kntools.editing.rome_value import shared_values
+from kntools.editing.weight_edits import WeightEdit
+from kntools.engine.texts import chunks
 
 SAYS_IT = "the new answer is already the model's answer"
 
@@ -33,7 +34,7 @@ def edit_consistency(
     together: int = 8,
     run: str | Path | None = None,
 ) -> EditConsistency:
-    """Edit each case by each method, ask its questions, undo the edit (Niu et al. 2024, figure 11).
+    """Edit each case by each method, and ask its questions under the edit (Niu et al. 2024, figure 11).
 
     ```python
     cases = make_cases(model, "counterfact", 100)
@@ -64,19 +65,39 @@ def edit_consistency(
     folder = open_run(run, "edit consistency", model, **written)
     drawn = {case.key for case in cases[: how.cases]}
 
-    def say(case: Case, original: list[Tensor] | None = None) -> Payload:
-        return measure(model, case, how, entropy=case.key in drawn, original=original)
+    part_of = {case.key: part for part in map(tuple, chunks(cases, together)) for case in part}
 
-    answered = folder.each(cases, key=lambda case: f"before/{case.key}", make=say, unit="case")
+    @lru_cache(maxsize=1)  # the cases of a part follow each other
+    def unedited_answers(part: tuple[Case, ...]) -> dict[str, Payload]:
+        return {case.key: payload for case, payload in zip(part, measure(model, part, how, drawn=drawn), strict=True)}
+
+    @lru_cache(maxsize=1)  # so do the parts of the same cases
+    def unedited(part: tuple[Case, ...]) -> NeighbourLogits:
+        return neighbour_logits(model, part)
+
+    def make(item: tuple[str, tuple[Case, ...]]) -> list[Payload]:
+        name, part = item
+        edits = _edits(model, chosen[name], part)
+        made = [case for case, edit in zip(part, edits, strict=True) if isinstance(edit, WeightEdit)]
+        own = [edit for edit in edits if isinstance(edit, WeightEdit)]
+        said = iter(measure(model, made, how, edits=own, drawn=drawn, unedited=unedited(part)) if made else ())
+        return [next(said) if isinstance(edit, WeightEdit) else {"error": edit} for edit in edits]
+
+    answered = folder.each(
+        cases,
+        key=lambda case: f"before/{case.key}",
+        make=lambda case: unedited_answers(part_of[case.key])[case.key],
+        unit="case",
+    )
     before: dict[str, Payload] = dict(zip(keys, answered, strict=True))
     kept = [case for case in cases if not _says_it(before[case.key])]
-    # What is edited in shared passes is one item: its last bits may depend on the company.
-    parts = [(name, tuple(kept[i : i + together])) for i in range(0, len(kept), together) for name in chosen]
+    # What is edited and asked in shared passes is one item: its last bits may depend on the company.
+    parts = [(name, tuple(part)) for part in chunks(kept, together) for name in chosen]
     with same_weights(model), shared_values():
         found = folder.each(
             parts,
             key=lambda part: f"{part[0]}/{'/'.join(case.key for case in part[1])}",
-            make=lambda part: _edit(model, chosen[part[0]], part[1], say),
+            make=make,
             unit="part",
         )
     after: dict[str, dict[str, Payload]] = {name: {} for name in chosen}
@@ -99,22 +120,16 @@ def edit_consistency(
     )
 
 
-def _edit(model: Any, method: Method, cases: Sequence[Case], say: Callable[..., Payload]) -> list[Payload]:
-    """What the model says to each case after its own edit, or the error of one that cannot be made."""
+def _edits(model: Any, method: Method, cases: Sequence[Case]) -> list[WeightEdit | str]:
+    """The edit of each case, or why it cannot be made."""
     try:
-        edits = method(model, [case.prompt for case in cases], [case.target for case in cases])
+        return [*method(model, [case.prompt for case in cases], [case.target for case in cases])]
     except (ValueError, FloatingPointError) as error:
         if len(cases) == 1:
-            return [{"error": str(error)}]
+            return [str(error)]
         # One of them: the others are edited all the same.
-        return [payload for case in cases for payload in _edit(model, method, [case], say)]
-    payloads = []
-    for case, edit in zip(cases, edits, strict=True):
-        original = neighbour_logits(model, case)
-        with edit.applied(model):
-            payloads.append(say(case, original))
-    return payloads
+        return [edit for case in cases for edit in _edits(model, method, [case])]
 
 
 def _says_it(before: Payload) -> bool:
-    return any(a["exact"] for role in ("rewrite new", "forward new") for a in before["answers"].get(role, []))
+    return any(a["exact"] for role in EDITED for a in before["answers"].get(role, []))

@@ -93,7 +93,7 @@ def forgetting_curve(
 
     def state(count: int, failed: int) -> Row:
         """What the model says now to the first cases."""
-        answers = [measure(model, case, each) for case in cases[:count]]
+        answers = measure(model, cases[:count], each)
         return {"failed": failed, "answers": answers, "perplexity": how.perplexity(model) if how.unrelated else None}
 
     def make(item: tuple[str, str, int]) -> dict[str, Row]:

@@ -14,7 +14,7 @@ from torch import Tensor
 from kntools.analyses.edit_cases import Case
 from kntools.analyses.edit_measures import Continuations
 from kntools.analyses.edit_methods import Method, settings_of
-from kntools.analyses.edit_result import probability_of
+from kntools.analyses.edit_result import EDITED, probability_of
 from kntools.analyses.fig11_edit_consistency import edit_consistency
 from kntools.analyses.neuron_search import open_run
 from kntools.results.statistics import statistic_interval
@@ -126,7 +126,8 @@ def tracing_and_editing(
         raise ValueError("give at least three cases and a method for each layer, {layer: rome_method(layer, C)}")
     named = {str(layer): method for layer, method in methods.items()}
     plain = Continuations(answer=0, unrelated=())
-    edited = edit_consistency(model, cases, named, continuations=plain, run=run)
+    facts = [replace(case, questions=tuple(q for q in case.questions if q.role in EDITED)) for case in cases]
+    edited = edit_consistency(model, facts, named, continuations=plain, run=run)
     if len(edited.cases) < 3:
         raise ValueError(f"{len(edited.cases)} facts could be edited in all layers ({edited.skipped}); give more facts")
     traces_run = None if run is None else Path(run).with_name(f"{Path(run).name.removesuffix('.jsonl')}-traces.jsonl")

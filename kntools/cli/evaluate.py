@@ -43,6 +43,7 @@ def evaluate(
     how: EditorOptions,
     limit: Annotated[int, typer.Option(help="Facts to edit.")] = 20,
     generations: Annotated[int, typer.Option(help="Number of facts for the entropy of generated text.")] = 0,
+    together: Annotated[int, typer.Option(min=1, help="Facts in shared passes; more are faster and need memory.")] = 8,
 ) -> Output:
     """Edit facts one by one with several editors and score the answers after each edit.
 
@@ -50,7 +51,7 @@ def evaluate(
     """
     model, methods = how.load(options)
     cases, drawn = make_cases(model, what, limit, seed=options.seed), Continuations(generations, seed=options.seed)
-    found = edit_consistency(model, cases, methods, continuations=drawn, run=options.kept)
+    found = edit_consistency(model, cases, methods, continuations=drawn, together=together, run=options.kept)
     return result_output(found, options, tables={}, rows="scores", cases=list(found.cases), skipped=found.skipped)
 
 

@@ -21,8 +21,8 @@ from kntools.cli.analysis import RunOptions, Search, choose, result_output
 from kntools.cli.command import command
 from kntools.cli.options import Options
 from kntools.cli.output import Output
-from kntools.engine.generation import sample_texts
 from kntools.models import adapter
+from kntools.prompts import Prompt
 from kntools.results.result import Result, load
 from kntools.sites import as_neurons
 from kntools.tracing.restoration import KINDS, Severed
@@ -39,6 +39,10 @@ MethodNames = Annotated[
 ]
 Factor = Annotated[float, typer.Option(help="Factor of the activations.")]
 Number = Literal["singular", "plural"]
+FoundBy = Annotated[
+    Path | None,
+    typer.Option(help="Result of kntools figure pair_search: leave out the nouns that selected its neurons."),
+]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,6 +66,12 @@ def prepared(options: RunOptions, sources: list[str], neurons: list[str] | None 
     named = as_neurons(neurons or ())
     model = options.load()
     return model, in_model(model, named) if named else None
+
+
+def noun_prompts(model: Any, paradigm: str, limit: int, seed: int, found_by: Path | None) -> dict[str, list[Prompt]]:
+    """Prompts of nouns, without those that selected the neurons."""
+    without = load(found_by, analyses.PairSearch).nouns("selection") if found_by else ()
+    return analyses.noun_prompts(model, paradigm, limit=limit, without=without, seed=seed)
 
 
 def chosen_methods(names: list[str] | None) -> dict[str, Any] | None:
@@ -149,13 +159,14 @@ def suppression_effect(
         typer.Option(help="Definition of the change (default: log_odds; kn_thesis where there is no foil)."),
     ] = None,
     paper: Annotated[bool, typer.Option("--paper", help="Use the published test.")] = False,
+    found_by: FoundBy = None,
 ) -> Result:
     """Effect of suppressing neurons on plural, singular and neutral words.
 
     Example: kntools figure 5 determiner_noun_agreement_1 --neuron L19.N1044 --no-bos --out effect
     """
     model, neurons = prepared(options, [paradigm], neuron)
-    prompts = analyses.noun_prompts(model, paradigm, limit=limit, seed=options.seed)
+    prompts = noun_prompts(model, paradigm, limit, options.seed, found_by)
     how: dict[str, Any] = {"factor": factor, "change": change, "paper": paper}
     return analyses.suppression_effect(model, prompts, neurons, **how, **options.shared)
 
@@ -168,7 +179,10 @@ def cooccurrence_bias(
         list[Path] | None, typer.Argument(help="Text files, one sentence a line, or .jsonl with one row a line.")
     ] = None,
     field: Annotated[str, typer.Option(help="Field of the rows of a .jsonl file that holds the text.")] = "text",
-    written: Annotated[int, typer.Option(help="Also count in this many tokens sampled from the model.")] = 0,
+    written: Annotated[
+        int,
+        typer.Option(help="Also count in this many tokens sampled from the model, in texts that begin with a word."),
+    ] = 0,
     group: Annotated[str, typer.Option(help="Number of the nouns in the prompts.")] = "plural",
     section: Annotated[list[str] | None, typer.Option(help="Words of the effect; may be repeated (neutral).")] = None,
     least: Annotated[int, typer.Option(help="Least number of nouns beside a word.")] = 10,
@@ -180,8 +194,8 @@ def cooccurrence_bias(
     """
     changed = load(effect, analyses.SuppressionEffect)
     files = (line for path in corpus or () for line in analyses.read_texts(path, field))
-    sampled = sample_texts(options.load(), written, seed=options.seed) if written else ()
-    words, nouns = {row["word"] for row in changed.rows}, analyses.noun_numbers()
+    words, nouns = {row["word"]: None for row in changed.rows}, analyses.noun_numbers()
+    sampled = analyses.texts_after(options.load(), words, written, seed=options.seed) if written else ()
     counts = analyses.count_beside(chain(files, sampled), words, nouns, between=between)
     which: dict[str, Any] = {"group": group, "sections": section or ["neutral"], "least": least}
     return analyses.cooccurrence_bias(changed, counts, **which, seed=options.seed)
@@ -189,14 +203,19 @@ def cooccurrence_bias(
 
 @command
 def probability_shift(
-    paradigm: Paradigm, options: RunOptions, neuron: Neurons, limit: Limit = 200, factor: Factor = 0.0
+    paradigm: Paradigm,
+    options: RunOptions,
+    neuron: Neurons,
+    limit: Limit = 200,
+    factor: Factor = 0.0,
+    found_by: FoundBy = None,
 ) -> Result:
     """Word probabilities before and after suppressing neurons.
 
     Example: kntools figure 7 determiner_noun_agreement_1 --neuron L19.N1044 --no-bos --out shift
     """
     model, neurons = prepared(options, [paradigm], neuron)
-    prompts = analyses.noun_prompts(model, paradigm, limit=limit, seed=options.seed)
+    prompts = noun_prompts(model, paradigm, limit, options.seed, found_by)
     return analyses.probability_shift(model, prompts, neurons, factor=factor, run=options.kept)
 
 

@@ -53,6 +53,15 @@ class Change:
         old = self.read(model)
         self.write(model, (old.float() + self.update.to(old.device).float()).to(old.dtype))
 
+    def taken(self, model: Any) -> Float[Tensor, "row d_model"]:
+        """The update as the weights take it: in half precision, what rounding leaves of it."""
+        w = adapter.w_out(model, self.layer).detach()
+        update = self.update.to(w.device).float()
+        if w.dtype in (torch.float32, torch.float64):
+            return update
+        old = self.read(model).float()
+        return (old + update).to(w.dtype).float() - old
+
     def shares_rows(self, other: "Change") -> bool:
         if self.layer != other.layer:
             return False
@@ -69,7 +78,7 @@ class Change:
 
         def add(x: Tensor, state: dict[str, Any]) -> Tensor:
             read = state["neurons"][..., self._at(x.device)].float()
-            return x + (read @ self.update.to(x.device).float()).to(x.dtype)
+            return x + (read @ self.taken(model).to(x.device)).to(x.dtype)
 
         return [
             (hook_name("mlp.hook_post", self.layer), StatefulHook(note, state)),

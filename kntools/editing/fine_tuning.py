@@ -1,21 +1,24 @@
 """Constrained fine-tuning of one MLP's output matrix: the baseline that rank-one edits are compared with (FT-L)."""
 
+import math
 from collections.abc import Sequence
 from typing import Any, SupportsIndex
 
 import torch
 from torch import Tensor
-from torch.nn.functional import cross_entropy
 
 from kntools.arguments import decimal, whole
 from kntools.editing.changes import Change
 from kntools.editing.requests import EditRequest, make_requests
+from kntools.editing.rome_batch import answer_loss, padded
 from kntools.editing.weight_edits import LayerEdit
 from kntools.engine.from_layer import row_groups
+from kntools.engine.texts import chunks
+from kntools.hooks.stateful import by_row
 from kntools.models import adapter, neuron_layers
 from kntools.models.gradients import with_gradients
 from kntools.options import progress_bar
-from kntools.prompts import Prompts
+from kntools.prompts import Encoded, Prompts
 from kntools.results.display import excerpt
 from kntools.results.provenance import provenance
 
@@ -41,7 +44,8 @@ def fine_tune(
 
     At most `steps` updates of Adam on -log P(target) (of a longer target teacher-forced), until it is below
     `stop_loss`; after each the change is clamped to +-`limit` entry by entry (an L-infinity norm). What is tuned is the
-    change, in float32; the model is untouched. One prompt (no subject is needed) gives a `LayerEdit`, several a list.
+    change, in float32; the model is untouched. One prompt (no subject is needed) gives a `LayerEdit`, several a list:
+    each is tuned on its own, in shared passes.
 
     Raises:
         ValueError: a masked model, a layer without neurons, or an argument out of range.
@@ -53,44 +57,73 @@ def fine_tune(
     lr, limit = decimal("lr", lr, above=0), decimal("limit", limit, above=0)
     number = adapter.check_layer(model, layer)
     neuron_layers.width(model, number)
-    tuned = [_tune(model, request, number, steps, lr, limit, stop_loss) for request in requests]
+    # At least one at a time, and as many as take a gigabyte for each of what Adam keeps.
+    together = max(1, 2**28 // adapter.w_out(model, number).numel())
+    tuned = [
+        edit for part in chunks(requests, together) for edit in _tune(model, part, number, steps, lr, limit, stop_loss)
+    ]
     return tuned[0] if isinstance(targets, str) else tuned
 
 
 def _tune(
-    model: Any, request: EditRequest, layer: int, steps: int, lr: float, limit: float, stop_loss: float
-) -> LayerEdit:
-    encoded = request.encode(model)
-    settings = {"steps": steps, "lr": lr, "limit": limit, "stop_loss": stop_loss, "prepend_bos": encoded.prepend_bos}
-    about = provenance(model, method="fine_tune", **settings)
-    wanted = torch.tensor(encoded.target_ids, device=encoded.tokens.device)
-    asked = torch.tensor([encoded.positions], device=encoded.tokens.device)
-    losses: list[float] = []
+    model: Any, requests: Sequence[EditRequest], layer: int, steps: int, lr: float, limit: float, stop_loss: float
+) -> list[LayerEdit]:
+    encoded = [request.encode(model) for request in requests]
+    settings = {"steps": steps, "lr": lr, "limit": limit, "stop_loss": stop_loss}
+    about = [provenance(model, method="fine_tune", **settings, prepend_bos=e.prepend_bos) for e in encoded]
+    losses: list[list[float]] = [[] for _ in requests]
+    updates = with_gradients(model, lambda: _descend(model, encoded, layer, losses, steps, lr, limit, stop_loss))
+    return [
+        LayerEdit(
+            (Change(layer, update.detach().cpu()),),
+            f"fine-tuned: {excerpt(request.prompt.text)!r} -> {request.target!r} in L{layer}",
+            made,
+            {"losses": curve},
+        )
+        for request, update, made, curve in zip(requests, updates, about, losses, strict=True)
+    ]
 
-    def descend() -> Tensor:
-        # From the first token on: every token's MLP reads the same matrix.
-        [group] = row_groups(model, [encoded.tokens[0]], [0], layer)
-        update = torch.zeros_like(adapter.w_out(model, layer), dtype=torch.float32, requires_grad=True)
-        hooks = Change(layer, update).hooks(model)
-        optimiser = torch.optim.Adam([update], lr=lr)
-        with progress_bar(steps, "step") as bar:
-            for _ in range(steps):
-                loss = cross_entropy(group.run(hooks, asked)[0].float(), wanted, reduction="sum")
-                losses.append(float(loss.detach()))
-                [update.grad] = torch.autograd.grad(loss, update)
-                if not bool(torch.isfinite(loss) & torch.isfinite(update.grad).all()):
-                    raise FloatingPointError("the loss is nan or inf; the model is untouched. Load it in float32")
-                bar.update()
-                if losses[-1] < stop_loss:
-                    break
-                optimiser.step()
-                update.detach().clamp_(-limit, limit)  # the same memory
-        return update.detach().cpu()
 
-    update = with_gradients(model, descend)
-    return LayerEdit(
-        (Change(layer, update),),
-        f"fine-tuned: {excerpt(request.prompt.text)!r} -> {request.target!r} in L{layer}",
-        about,
-        {"losses": losses},
-    )
+def _descend(
+    model: Any,
+    encoded: Sequence[Encoded],
+    layer: int,
+    losses: Sequence[list[float]],
+    steps: int,
+    lr: float,
+    limit: float,
+    stop_loss: float,
+) -> list[Tensor]:
+    """The change of each edit, in the same passes, and its losses; one that stops early is left as it is."""
+    # From the first token on: every token's MLP reads the same matrix.
+    groups = row_groups(model, [e.tokens[0] for e in encoded], [0] * len(encoded), layer)
+    shape, device = adapter.w_out(model, layer).shape, encoded[0].tokens.device
+    asked, wanted = padded([(e.positions, e.target_ids) for e in encoded], device)
+    updates = [torch.zeros(shape, dtype=torch.float32, device=device, requires_grad=True) for _ in encoded]
+    hooks = [Change(layer, update).hooks(model) for update in updates]
+    optimiser, active = torch.optim.Adam(updates, lr=lr), set(range(len(encoded)))
+    with progress_bar(steps, "step") as bar:
+        for _ in range(steps):
+            for group in (group for group in groups if not active.isdisjoint(group.numbers)):
+                logits = group.run(by_row([hooks[n] for n in group.numbers]), asked[group.numbers])
+                loss = answer_loss(logits.float(), wanted[group.numbers])
+                gradients = torch.autograd.grad(loss.sum(), [updates[n] for n in group.numbers])
+                for n, value, gradient in zip(group.numbers, loss.tolist(), gradients, strict=True):
+                    if n in active:
+                        _check_finite(value, gradient)
+                        losses[n].append(value)
+                        # An update without a gradient is left alone by the optimiser.
+                        updates[n].grad = gradient if value >= stop_loss else None
+            bar.update()
+            active = {n for n in active if updates[n].grad is not None}
+            if not active:
+                break
+            optimiser.step()
+            for n in active:
+                updates[n].detach().clamp_(-limit, limit)  # the same memory
+    return updates
+
+
+def _check_finite(loss: float, gradient: Tensor) -> None:
+    if not (math.isfinite(loss) and bool(torch.isfinite(gradient).all())):
+        raise FloatingPointError("the loss is nan or inf; the model is untouched. Load it in float32")

@@ -3,11 +3,12 @@
 Everything below the edited layer, and before the subject's last token, is the same in every run and is computed once.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from contextlib import suppress
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
@@ -29,8 +30,10 @@ class RowBatch:
     """
 
     def __init__(self, model: Any, edits: Sequence[EditRows], layer: int, *, states: bool = False) -> None:
-        self.layer, self.site, device = layer, output_site(model, layer), adapter.device_of(model)
+        self.model, self.layer, self.site = model, layer, output_site(model, layer)
+        device = adapter.device_of(model)
         rows = [encoded for edit in edits for encoded in edit.encoded]
+        self.tokens = [e.tokens[0] for e in rows]
         subjects = [e.subject[-1] for e in rows if e.subject is not None]  # their last tokens: where the value is put
         weights = [w for edit in edits for w in (*edit.weights, 0.0)]
         ends = torch.tensor([len(edit.encoded) for edit in edits]).cumsum(0).tolist()
@@ -38,11 +41,19 @@ class RowBatch:
         self.edit = torch.tensor([n for n, edit in enumerate(edits) for _ in edit.encoded], device=device)
         self.weights = torch.tensor(weights, device=device, dtype=torch.float32)  # of -log P
         self.subjects = torch.tensor(subjects, device=device)
-        self.asked, self.targets = _asked(edits, device)
-        self.groups = row_groups(model, [e.tokens[0] for e in rows], subjects, layer)
+        self.asked, self.targets = padded([row for edit in edits for row in _asked(edit)], device)
+        self.keep(range(len(edits)))
         self.original: dict[int, Tensor] = {}  # log-probabilities of the rows that are to stay as they are
         sites = ("mlp.hook_post", self.site, *(("resid_post",) if states else ()))
         self.keys, self.outputs, *self.states = self._run_clean(sites, essences={end - 1 for end in ends})
+
+    def keep(self, edits: Collection[int]) -> None:
+        """Run the rows of these edits alone from now on."""
+        rows = [row for row, edit in enumerate(self.edit.tolist()) if edit in edits]
+        subjects = self.subjects[rows].tolist()
+        self.groups = row_groups(self.model, [self.tokens[row] for row in rows], subjects, self.layer)
+        for group in self.groups:
+            group.numbers = [rows[n] for n in group.numbers]
 
     @torch.no_grad()
     def _run_clean(self, sites: Sequence[str], essences: set[int]) -> list[Float[Tensor, "row ..."]]:
@@ -64,10 +75,8 @@ class RowBatch:
         return group.run([(hook_name(self.site, self.layer), add)], self.asked[group.numbers]).float()
 
     def nll(self, logits: Float[Tensor, "row piece d_vocab"], group: Group) -> Float[Tensor, " row"]:
-        """-log P(target), weighted; the pieces of a longer target add up."""
-        targets, weights = self.targets[group.numbers], self.weights[group.numbers]
-        losses = cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="none", ignore_index=_NO_PIECE)
-        return weights * losses.view(targets.shape).sum(-1)
+        """-log P(target), weighted."""
+        return self.weights[group.numbers] * answer_loss(logits, self.targets[group.numbers])
 
     def kl(self, logits: Float[Tensor, "row piece d_vocab"], group: Group) -> Float[Tensor, " row"]:
         """KL(edited || original) of the essences; zero for other rows."""
@@ -116,22 +125,29 @@ class Subjects:
 
             def note(x: Tensor, hook: Any, numbers: list[int] = group.numbers, at: Tensor = at) -> None:
                 found.update(zip(numbers, x[torch.arange(len(at), device=x.device), at].float(), strict=True))
+                raise adapter.StopRun
 
-            group.run([*hooks, (hook_name(site, layer), note)], at[:, None])
+            with suppress(adapter.StopRun):
+                group.run([*hooks, (hook_name(site, layer), note)], at[:, None])
         rows = iter(found[n] for n in range(len(self.at)))
         return [(edit, torch.stack([next(rows) for _ in edit.prompts])) for edit in self.edits]
 
 
-def _asked(edits: Sequence[EditRows], device: torch.device) -> tuple[Tensor, Tensor]:
-    """Asked positions and wanted ids `[row piece]`, as many for every row as the longest target has pieces."""
-    pieces = max(len(e.positions) for edit in edits for e in edit.prompts)
-    asked: list[list[int]] = []
-    targets: list[list[int]] = []
-    for edit in edits:
-        for e in edit.prompts:
-            missing = pieces - len(e.positions)
-            asked.append([*e.positions, *[e.positions[-1]] * missing])
-            targets.append([*e.target_ids, *[_NO_PIECE] * missing])
-        asked.append([edit.essence_position] * pieces)
-        targets.append([_NO_PIECE] * pieces)
-    return torch.tensor(asked, device=device), torch.tensor(targets, device=device)
+def padded(
+    rows: Sequence[tuple[Sequence[int], Sequence[int]]], device: torch.device
+) -> tuple[Int[Tensor, "row piece"], Int[Tensor, "row piece"]]:
+    """Positions and wanted ids of each row, as many for every row as the longest has pieces."""
+    width = max(len(positions) for positions, _ in rows)
+    asked = [[*positions, *[positions[-1]] * (width - len(positions))] for positions, _ in rows]
+    wanted = [[*ids, *[_NO_PIECE] * (width - len(ids))] for _, ids in rows]
+    return torch.tensor(asked, device=device), torch.tensor(wanted, device=device)
+
+
+def answer_loss(logits: Float[Tensor, "row piece d_vocab"], wanted: Int[Tensor, "row piece"]) -> Float[Tensor, " row"]:
+    """-log P of each row's answer; the pieces of a longer one add up."""
+    losses = cross_entropy(logits.flatten(0, 1), wanted.flatten(), reduction="none", ignore_index=_NO_PIECE)
+    return losses.view(wanted.shape).sum(-1)
+
+
+def _asked(edit: EditRows) -> list[tuple[Sequence[int], Sequence[int]]]:
+    return [*((e.positions, e.target_ids) for e in edit.prompts), ([edit.essence_position], [_NO_PIECE])]

@@ -20,6 +20,9 @@ from kntools.options import progress_bar
 from kntools.prompts import Encoded
 from kntools.results.fingerprint import fingerprint
 
+# Rows of edits that are found are dropped when so few of those that run are left.
+_REGROUPED = 0.75
+
 
 @dataclass(frozen=True)
 class Value:
@@ -83,13 +86,18 @@ def _search(model: Any, edits: Sequence[EditRows], layer: int, settings: RomeSet
     optimiser = torch.optim.Adam([delta], lr=settings.lr)
     curves: list[list[Step]] = [[] for _ in edits]
     found: dict[int, Tensor] = {}
+    running = len(edits)
     with progress_bar(settings.steps, "step") as bar:
         for number in range(settings.steps):
             last = number == settings.steps - 1
+            left = set(range(len(edits))) - found.keys()
+            if len(left) <= _REGROUPED * running:
+                batch.keep(left)
+                running = len(left)
             optimiser.zero_grad()
             loss = torch.no_grad()(_loss) if last else _loss
             losses = loss(batch, delta, size, settings)
-            for n in set(range(len(edits))) - found.keys():
+            for n in left:
                 _check_finite(losses[n], None if delta.grad is None else delta.grad[n], edits[n], number)
                 curves[n].append(losses[n])
                 if last or losses[n].loss < settings.stop_loss:

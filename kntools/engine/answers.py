@@ -13,6 +13,7 @@ from torch import Tensor
 from kntools.engine.from_layer import row_groups
 from kntools.engine.plan import Intervention
 from kntools.engine.sweep import Metric, sweep
+from kntools.hooks.stateful import by_row
 from kntools.metrics import probability
 from kntools.options import progress_bar
 from kntools.prompts import Encoded, Prompts, encode_many
@@ -34,7 +35,6 @@ class Answer:
     preferred: bool | None  # the target is more probable than the foil; None without a foil
 
 
-@torch.no_grad()
 def ask(model: Any, prompts: Prompts) -> list[Answer]:
     """Ask the model, as it is now, for the answers of all prompts, in as few passes as their lengths allow.
 
@@ -50,15 +50,22 @@ def ask(model: Any, prompts: Prompts) -> list[Answer]:
     with progress_bar(len(encoded), "prompt") as bar:
         for first in range(0, len(encoded), _CHUNK):
             part = encoded[first : first + _CHUNK]
-            found += [_answer(e, rows.float()) for e, rows in zip(part, _logits(model, part), strict=True)]
+            found += [answer_of(e, rows) for e, rows in zip(part, answer_logits(model, part), strict=True)]
             bar.update(len(part))
     return found
 
 
-def _logits(model: Any, encoded: Sequence[Encoded]) -> list[Float[Tensor, "piece d_vocab"]]:
+@torch.no_grad()
+def answer_logits(
+    model: Any, encoded: Sequence[Encoded], hooks: Sequence[Sequence[Hook]] | None = None
+) -> list[Float[Tensor, "piece d_vocab"]]:
+    """The logits that each prompt's answer is read from, under hooks of its own if given: those of an edit."""
+    each = [()] * len(encoded) if hooks is None else hooks
     # One row per text that is read: answers of one token share it.
     numbers: dict[tuple[int, ...], int] = {}
-    row_of = [numbers.setdefault(tuple(e.tokens[0].tolist()), len(numbers)) for e in encoded]
+    keys = [(id(own) if own else 0, *e.tokens[0].tolist()) for e, own in zip(encoded, each, strict=True)]
+    row_of = [numbers.setdefault(key, len(numbers)) for key in keys]
+    first_of = [row_of.index(row) for row in range(len(numbers))]
     device = encoded[0].tokens.device
     asked: list[list[int]] = [[] for _ in numbers]
     for row, e in zip(row_of, encoded, strict=True):
@@ -66,12 +73,15 @@ def _logits(model: Any, encoded: Sequence[Encoded]) -> list[Float[Tensor, "piece
     width = max(map(len, asked))
     filled = torch.tensor([[*at, *[at[-1]] * (width - len(at))] for at in asked], device=device)
     found: dict[int, Tensor] = {}
-    for group in row_groups(model, [torch.tensor(ids, device=device) for ids in numbers], [0] * len(numbers), 0):
-        found.update(zip(group.numbers, group.run([], filled[group.numbers]), strict=True))
+    for group in row_groups(model, [encoded[n].tokens[0] for n in first_of], [0] * len(numbers), 0):
+        own = by_row([each[first_of[row]] for row in group.numbers])
+        found.update(zip(group.numbers, group.run(own, filled[group.numbers]), strict=True))
     return [found[row][[asked[row].index(p) for p in e.positions]] for row, e in zip(row_of, encoded, strict=True)]
 
 
-def _answer(encoded: Encoded, logits: Float[Tensor, "piece d_vocab"]) -> Answer:
+def answer_of(encoded: Encoded, logits: Float[Tensor, "piece d_vocab"]) -> Answer:
+    """How the model takes the answer of a prompt, from its `answer_logits`."""
+    logits = logits.float()
     ids = torch.tensor(encoded.target_ids, device=logits.device)
     own = logits.gather(1, ids[:, None])
     p = float((own[:, 0] - logits.logsumexp(-1)).sum().exp())

@@ -13,8 +13,10 @@ from kntools.arguments import decimal, several, whole, whole_text
 from kntools.engine.plan import as_intervention
 from kntools.engine.starts import Starts, start_tokens
 from kntools.engine.writing import Choose, Writer
+from kntools.hooks.stateful import by_row
 from kntools.models import adapter
 from kntools.models.adapter import tokenizer_of
+from kntools.prompts import Prompt
 from kntools.sites import Hook
 
 
@@ -60,12 +62,22 @@ def generate(
     """
     rows, single = start_tokens(model, prompts)
     ends = _Ends(model, stop)
-    draw = Drawing(temperature, top_k, seed)
-    new = continue_tokens(model, rows, max_new_tokens, draw, hooks, ends.ended)
+    own = as_intervention(hooks, 1).hooks
+    new = continue_tokens(model, rows, max_new_tokens, Drawing(temperature, top_k, seed), own, ended=ends.ended)
     if model.tokenizer is None:
         return torch.stack(new)
     texts = [ends.text(row.tolist()) for row in new]
     return texts[0] if single else texts
+
+
+def generate_each(
+    model: Any, prompts: Sequence[Prompt], max_new_tokens: int, each: Sequence[Sequence[Hook]]
+) -> list[str]:
+    """The most probable text after each prompt, under hooks of its own: those of an edit."""
+    rows, _ = start_tokens(model, prompts)
+    ends = _Ends(model, None)
+    new = continue_tokens(model, rows, max_new_tokens, Drawing(), each=each, ended=ends.ended)
+    return [ends.text(row.tolist()) for row in new]
 
 
 @dataclass(frozen=True)
@@ -106,13 +118,19 @@ def continue_tokens(
     count: int,
     draw: Drawing,
     hooks: Sequence[Hook] = (),
+    *,
+    each: Sequence[Sequence[Hook]] | None = None,
     ended: Callable[[Int[Tensor, "row new"]], bool] = lambda new: False,
 ) -> list[Tensor]:
-    """The ids of up to `count` tokens that follow each row of ids; rows written together stop when all have `ended`."""
-    writer = Writer(model, rows, count, as_intervention(hooks, 1).hooks)
+    """The ids of up to `count` tokens that follow each row of ids; rows written together stop when all have `ended`.
+
+    `hooks` act in all rows, or else `each` are those of each row.
+    """
+    writer = Writer(model, rows, count, hooks if each is None else by_row(each))
     written: dict[int, Tensor] = {}
     for part in writer.groups():
-        new = writer.write(torch.stack([rows[n] for n in part]), draw.chooser(part), ended)
+        own = None if each is None else by_row([each[n] for n in part])
+        new = writer.write(torch.stack([rows[n] for n in part]), draw.chooser(part), ended, own)
         written.update(zip(part, new, strict=True))
     return [written[n] for n in range(len(rows))]
 

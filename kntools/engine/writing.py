@@ -14,6 +14,7 @@ from kntools.engine.capability import PROBE_ERRORS, capability, close, probe_tex
 from kntools.engine.memory import is_out_of_memory
 from kntools.engine.pass_hooks import MustFire, PassHook
 from kntools.hooks.positioned import PositionedHook, is_local
+from kntools.hooks.stateful import StatefulHook
 from kntools.models import adapter
 from kntools.models.attachment import with_hooks
 from kntools.models.causality import is_masked
@@ -31,7 +32,8 @@ _TRIED = 16
 class Writer:
     """Continues texts of a model by up to `count` tokens, under hooks.
 
-    Hooks with a position act in the text that is given, those without at its last token and at every new one.
+    Hooks with a position act in the text that is given, those without at its last token and at every new one; those of
+    edits at every token.
     """
 
     def __init__(self, model: Any, rows: Sequence[Tensor], count: int, hooks: Sequence[Hook] = ()) -> None:
@@ -50,8 +52,8 @@ class Writer:
                 check_hook(model, name)
         can = capability(model, longest[None], length)
         # A function of the user's may do anything to its activation: it sees one text, and the whole of it.
-        self.alone = not can.fork or not all(isinstance(fn, PositionedHook) for _, fn in hooks)
-        local = all(is_local(name, fn) for name, fn in hooks)
+        self.alone = not can.fork or not all(isinstance(fn, PositionedHook | StatefulHook) for _, fn in hooks)
+        local = all(isinstance(fn, StatefulHook) or is_local(name, fn) for name, fn in hooks)
         self.steps = can.fill and local and _steps_are_right(model, probe_text(model, longest, length))
 
     def groups(self) -> list[list[int]]:
@@ -67,15 +69,17 @@ class Writer:
         tokens: Int[Tensor, "row pos"],
         choose: Choose,
         ended: Callable[[Int[Tensor, "row new"]], bool] = lambda new: False,
+        hooks: Sequence[Hook] | None = None,
     ) -> Int[Tensor, "row new"]:
-        """The tokens that follow texts of equal length, until all have `ended`."""
+        """The tokens that follow texts of equal length, until all have `ended`; `hooks` are those of these rows."""
+        own = self.hooks if hooks is None else hooks
         steps = adapter.Steps(self.model, tokens.shape[0]) if self.steps else None
         run = partial(adapter.run, self.model) if steps is None else steps
         given, start, text = tokens.shape[1], 0, tokens
         with progress_bar(self.count, "token") as bar:
             for _ in range(self.count):
                 must_fire = MustFire()
-                points = self._points(must_fire, given, start, text.shape[1])
+                points = self._points(own, must_fire, given, start, text.shape[1])
                 found = with_hooks(points, partial(run, text[:, start:]))
                 must_fire.check()
                 logits = found[:, -1].float().cpu()
@@ -88,10 +92,12 @@ class Writer:
                     break
         return text[:, given:].cpu()
 
-    def _points(self, must_fire: MustFire, given: int, start: int, stop: int) -> list[tuple[Any, PassHook]]:
+    def _points(
+        self, hooks: Sequence[Hook], must_fire: MustFire, given: int, start: int, stop: int
+    ) -> list[tuple[Any, PassHook]]:
         """The hooks for a run of the tokens from `start` to `stop`, of which the first `given` were given."""
         points = []
-        for name, fn in self.hooks:
+        for name, fn in hooks:
             placed = _placed(fn, given, start, stop) if isinstance(fn, PositionedHook) else fn
             if placed is not None:
                 points.append((adapter.hook_point(self.model, name), must_fire.wrap(repr(name), placed)))

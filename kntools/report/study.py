@@ -201,6 +201,19 @@ class Study:
         parts = folder.each(range(-(-tokens // _PER_ITEM)), key=str, make=write, unit="batch of texts")
         return [text for part in parts for text in part]
 
+    def written_after(self, words: Sequence[str], tokens: int) -> list[str]:
+        """About so many tokens, in texts that begin with each of the words."""
+        if self.masked:
+            raise NotPossible("a masked model does not generate text")
+        folder = open_run(self.run("written_after"), "text after words", self.model, seed=self.seed)
+        share = -(-tokens // len(words))
+
+        def write(word: str) -> list[str]:
+            return list(analyses.texts_after(self.model, [word], share, seed=self.seed))
+
+        parts = folder.each(words, key=lambda word: f"{word}/{share}", make=write, unit="word")
+        return [text for part in parts for text in part]
+
     @cached_property
     def second_moment(self) -> SecondMoment:
         """C of the layer to edit, measured on text that the model writes."""

@@ -1,5 +1,6 @@
 """Figures 5 to 7: what suppressing the candidate of a number does to words."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import pandas as pd
@@ -59,9 +60,10 @@ def bias(study: Study) -> Shown:
     """Figure 6. The question is about neutral words; that the others correlate is grammar."""
     effect = analyses.effect_of(study.shift("plural"), seed=study.seed)
     with possible():
-        texts, source = _corpus(study)
+        words = list(dict.fromkeys(row["word"] for row in effect.rows))
+        texts, source = _corpus(study, words)
         nouns = analyses.noun_numbers(sample.PARADIGMS[:1] if study.sampled else ())
-        counts = analyses.count_beside(texts, {row["word"] for row in effect.rows}, nouns)
+        counts = analyses.count_beside(texts, words, nouns)
         found = analyses.cooccurrence_bias(effect, counts, group="plural", sections=None, seed=study.seed)
     frame, rare = found.to_frame(), found.details["rare"]
     neutral = frame[frame["section"] == "neutral"]
@@ -92,14 +94,14 @@ def _correlation(frame: pd.DataFrame) -> tuple[float, float]:
     return float(test.statistic), float(test.pvalue)
 
 
-def _corpus(study: Study) -> tuple[list[str], str]:
-    """Sentences of all paradigms at hand, and what the model writes; and in words what they are."""
+def _corpus(study: Study, words: Sequence[str]) -> tuple[list[str], str]:
+    """Sentences of all paradigms at hand, and what the model writes after the words; and in words what they are."""
     names = sample.PARADIGMS if study.sampled else data.PARADIGMS
     texts = [record.good for name in names for record in data.blimp(name)]
     source = f"{len(texts):,} sentences of {'the built-in sample' if study.sampled else 'BLiMP'}"
     if study.size.corpus and not study.masked:
-        written = study.written(study.size.corpus)
-        return [*texts, *written], f"{source} and {len(written):,} texts that the model generated"
+        written = study.written_after(words, study.size.corpus)
+        return [*texts, *written], f"{source} and {len(written):,} texts that the model generated after these words"
     return texts, source
 
 

@@ -72,7 +72,8 @@ def test_what_is_measured_beside_the_questions(name: str) -> None:
         assert found.after["values"][0]["says"] == text
         assert found.value("values", "reliability, free") == says_only(text, case.target, case.prompt.target)
     assert kl[0] > 1e-4 and found.scores("before", "neighborhood KL") == []
-    torch.testing.assert_close(neighbour_logits(model, case)[0], last_logits(model, near[0]), atol=1e-4, rtol=1e-4)
+    logits = neighbour_logits(model, [case])[case.key, near[0]]
+    torch.testing.assert_close(logits, last_logits(model, near[0]), atol=1e-4, rtol=1e-4)
 
 
 def test_answers_token_by_token_under_teacher_forcing() -> None:

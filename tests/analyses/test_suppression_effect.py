@@ -19,6 +19,7 @@ from kntools.analyses.fig06_cooccurrence_bias import (
     count_beside,
     noun_numbers,
     read_texts,
+    texts_after,
 )
 from kntools.analyses.fig07_probability_shift import ProbabilityShift, probability_shift
 from kntools.analyses.words import FIGURE_5, noun_prompts
@@ -169,6 +170,16 @@ def test_texts_are_lines_or_a_field_of_rows(tmp_path: Path) -> None:
     assert counts["some"] == Counter(singular=1, plural=1) and counts["any"] == Counter(singular=2, plural=0)
     with pytest.raises(ValueError, match="line 1: no field 'text'; there are said"):
         list(read_texts(tmp_path / "rows.jsonl"))
+
+
+def test_texts_after_words_begin_with_them() -> None:
+    model, words = zoo.tiny("llama"), ["the", "Canada"]
+    texts = list(texts_after(model, words, 600))
+    begins = [next(word for word in ("The", "Canada") if text.startswith(word)) for text in texts]
+    assert set(begins) == {"The", "Canada"} and begins == sorted(begins, reverse=True)
+    assert texts == [text for word in words for text in texts_after(model, [word], 300)]
+    assert texts != list(texts_after(model, words, 600, seed=1))
+    assert len(texts) >= 600 / 8  # a text has eight new tokens at most
 
 
 def test_nouns_of_the_sample() -> None:

@@ -149,3 +149,23 @@ def test_a_command_has_the_options_of_its_dataclasses() -> None:
     assert made.__name__ == "show" and made.__doc__ == "Show a text."
     assert {"text", "model", "bos", "seed", "out", "as_json"} <= set(made.__annotations__)
     assert "options" not in made.__annotations__ and "line" not in made.__annotations__
+
+
+def test_nouns_that_selected_the_neurons_are_left_out(tmp_path: Path) -> None:
+    """What is claimed of a neuron is shown with other nouns than those that it was chosen by."""
+    search = ("figure", "pair_search", PAIRS, "--model", "tiny-bert", "--frames", "1", "--out", str(tmp_path / "pairs"))
+    run_json(*search)
+    chosen_by = kn.load(tmp_path / "pairs.json").nouns("selection")
+    words = ("figure", "suppression_effect", PAIRS, "--model", "tiny-bert", "--neuron", "L3.N10", "--limit", "500")
+    shifted = ("figure", "probability_shift", *words[2:])
+    model = kn.load_model("tiny-bert")
+    with_all, without = (analyses.noun_prompts(model, PAIRS, without=left_out) for left_out in ((), chosen_by))
+    counts = [
+        {row["n"] for row in run_json(*words, *more)["rows"]}
+        for more in ((), ("--found-by", str(tmp_path / "pairs.json")))
+    ]
+    assert counts == [{len(listed) for listed in prompts.values()} for prompts in (with_all, without)]
+    assert sum(counts[1]) < sum(counts[0])
+    assert run(*shifted, "--found-by", str(tmp_path / "pairs.json")).exit_code == 0
+    wrong = run(*shifted, "--found-by", str(tmp_path / "no.json"))
+    assert wrong.exit_code != 0 and "no.json" in wrong.stderr

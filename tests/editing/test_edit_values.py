@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import math
+from dataclasses import replace
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor
 
 import kntools as kn
 from kntools.editing.value_edits import relation_neurons
+from kntools.engine.answers import answer_values
 from kntools.models import adapter
 from tests import zoo
 
@@ -149,8 +154,22 @@ def test_fine_tuning_one_or_several() -> None:
     together = kn.fine_tune(model, prompts, [" Rome", " Paris"], layer=1, steps=3)
     for prompt, target, edit in zip(prompts, [" Rome", " Paris"], together, strict=True):
         alone = kn.fine_tune(model, prompt, target, layer=1, steps=3)
-        assert torch.equal(alone.changes[0].update, edit.changes[0].update)
+        assert edit.details["losses"] == pytest.approx(alone.details["losses"], rel=1e-4)
+        # Where a gradient is next to nothing, rounding decides on the sign that Adam takes.
+        assert float((alone.changes[0].update - edit.changes[0].update).abs().gt(1e-4).float().mean()) < 0.02
     assert [edit.provenance["settings"]["prepend_bos"] for edit in together] == [True, False]
+
+
+def test_fine_tuning_that_stops_early_is_left_as_it_is() -> None:
+    model = zoo.tiny("llama")
+    options: dict[str, Any] = {"layer": 1, "lr": 0.05, "limit": 1.0, "stop_loss": 2.0, "steps": 60}
+    prompts, targets = [PROMPT, kn.Prompt("Is Japan near", " Tokyo")], [" Rome", " Ouagadougou"]
+    together = kn.fine_tune(model, prompts, targets, **options)
+    lengths = [len(edit.details["losses"]) for edit in together]
+    assert lengths[0] != lengths[1] and max(lengths) < 60
+    for prompt, target, edit in zip(prompts, targets, together, strict=True):
+        [p] = answer_values(model, [replace(prompt, target=target, multi_token="sum")], [edit.hooks(model)])
+        assert -math.log(float(p)) == pytest.approx(edit.details["losses"][-1], rel=1e-3)
 
 
 def test_fine_tuning_stops_and_refuses() -> None:

@@ -76,6 +76,22 @@ def test_the_change_is_what_is_added() -> None:
                 torch.testing.assert_close(adapter.w_out(model, n).detach(), expected[n])
 
 
+@pytest.mark.parametrize("size", [1e-6, 0.3])
+def test_hooks_round_as_the_weights_do(size: float) -> None:
+    """An update that half precision rounds away does nothing, written or acted out."""
+    model = zoo.tiny("llama", torch.bfloat16)
+    draw = torch.Generator().manual_seed(0)
+    update = torch.randn(model.blocks[1].mlp.W_out.shape, generator=draw) * size
+    edit = LayerEdit((Change(1, update),), "noise", provenance(model))
+    before = logits(model)
+    hooked = model.run_with_hooks(torch.arange(5, 12)[None], fwd_hooks=edit.hooks(model)).detach()
+    with edit.applied(model):
+        written = logits(model)
+    assert torch.equal(before, written) == (size < 1e-5)
+    moved, rounded = (hooked - before).float(), (written - before).float()
+    assert float((moved - rounded).norm()) <= 0.2 * float(rounded.norm())
+
+
 def test_scopes_nest() -> None:
     model = zoo.fresh("llama")
     before = zoo.bits(model)

@@ -9,8 +9,12 @@ import torch
 from torch import Tensor
 
 import kntools as kn
-from kntools.engine.answers import answer_values, ask
+from kntools.editing.changes import Change
+from kntools.engine.answers import answer_logits, answer_values, ask
+from kntools.engine.generation import generate_each
 from kntools.hooks.neurons import ablate_neurons
+from kntools.hooks.stateful import by_row
+from kntools.prompts import encode_many
 from tests import zoo
 from tests.loop import ALL
 
@@ -107,3 +111,54 @@ def test_other_metrics_and_bad_input() -> None:
         broken.blocks[1].mlp.W_out.fill_(float("nan"))
     with pytest.raises(FloatingPointError, match="is nan; load the model in float32"):
         ask(broken, prompts)
+
+
+def random_edits(model: Any, count: int) -> list[list[Any]]:
+    """Hooks of edits of one layer each, of which two share a layer."""
+    edits = []
+    for n in range(count):
+        layer = n % model.cfg.n_layers
+        width = model.blocks[layer].mlp.W_out.shape
+        draw = torch.Generator().manual_seed(n)
+        edits.append(Change(layer, torch.randn(width, generator=draw) * 0.2).hooks(model))
+    return edits
+
+
+@pytest.mark.parametrize("max_rows", [None, 2])
+@pytest.mark.parametrize("name", ["llama", "gpt2", "gemma2", "bert"])
+def test_each_prompt_has_the_hooks_of_its_own_edit(name: str, max_rows: int | None) -> None:
+    model, prompts = zoo.tiny(name), prompts_for(name)
+    encoded = encode_many(model, prompts)
+    each = [*random_edits(model, len(prompts) - 1), []]
+    with kn.set_options(max_rows=max_rows):
+        found = answer_logits(model, encoded, each)
+    plain = answer_logits(model, encoded)
+    for e, hooks, logits, unedited in zip(encoded, each, found, plain, strict=True):
+        torch.testing.assert_close(logits.float(), rows_of(model, e, hooks), atol=1e-4, rtol=1e-4)
+        assert bool((logits - unedited).abs().max() > 1e-3) == bool(hooks)
+
+
+@pytest.mark.parametrize("name", ["llama", "gpt2"])
+def test_each_text_is_continued_under_its_own_edit(name: str) -> None:
+    model = zoo.tiny(name)
+    prompts = [
+        kn.Prompt(text, " a") for text in ("The capital of Canada is", "Is Japan near", "The capital of Cuba is")
+    ]
+    each = random_edits(model, 3)
+    texts = generate_each(model, prompts, 6, each)
+    assert texts == [
+        kn.generate(model, p, hooks=hooks, max_new_tokens=6) for p, hooks in zip(prompts, each, strict=True)
+    ]
+    for prompt, hooks, text in zip(prompts, each, texts, strict=True):
+        tokens = kn.encode(model, prompt).tokens
+        start = tokens.shape[1]
+        for _ in range(6):
+            with torch.no_grad():
+                logits = model.run_with_hooks(tokens, fwd_hooks=hooks)
+            tokens = torch.cat([tokens, logits[:, -1:].argmax(-1)], 1)
+        assert model.tokenizer.decode(tokens[0, start:]) == text
+
+
+def test_hooks_that_may_look_at_other_rows_are_refused() -> None:
+    with pytest.raises(TypeError, match="may look at other rows"):
+        by_row([ablate_neurons([(0, 1)])])
