@@ -53,8 +53,6 @@ def assert_95(low: Any, high: Any, values: torch.Tensor, statistic: Callable[...
     assert float(high) == pytest.approx(found.confidence_interval.high, abs=allowed)
 
 
-
-
 @pytest.mark.parametrize("confidence", [0.5, 0.8, 0.9, 0.95, 0.99])
 def test_the_bootstrap_of_a_share_has_the_quantiles_of_the_binomial(confidence: float) -> None:
     """Resampled, 300 ones among 1,000 are binomial: their quantiles are known without a bootstrap."""

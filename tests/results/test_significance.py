@@ -90,8 +90,6 @@ def test_only_pairs_that_differ_decide_between_neurons_and_random_ones() -> None
         assert (row["random_low"], row["random_high"]) == pytest.approx((wilson.low, wilson.high))
 
 
-
-
 def by_definition(p_values: Sequence[float]) -> list[float]:
     """The level at which Holm's procedure begins to reject each: of the hypotheses up to it, the strictest step."""
     order = sorted(p_values)
