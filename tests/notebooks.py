@@ -15,11 +15,6 @@ from nbclient import NotebookClient
 EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
 PATHS = sorted(EXAMPLES.glob("*.ipynb"))
 PLOTLY = "application/vnd.plotly.v1+json"
-#: What tests run less of. `python -m scripts.figures run` runs the whole notebook, whose outputs are stored.
-SMALLER = {
-    "editing": {"sample_texts(model, 2_800,": "sample_texts(model, 700,"},
-    "paper_edits": {"limit=3, seed=0": "limit=1, seed=0"},
-}
 
 
 def stored(name: str) -> Any:
@@ -32,9 +27,6 @@ def execute(name: str, folder: Path) -> Any:
     notebook = stored(name)
     for cell in code(notebook):
         cell.outputs = []
-    for whole, part in SMALLER.get(name, {}).items():
-        [cell] = [cell for cell in code(notebook) if whole in cell.source]
-        cell.source = cell.source.replace(whole, part)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PLOTLY_RENDERER", "plotly_mimetype")
         patch.setenv("HF_HUB_OFFLINE", "1")
