@@ -177,7 +177,7 @@ def expected_beside(
     each, size = list(dict.fromkeys(words)), whole("texts", texts, least=1) / len(beginnings)
     asked = [(word, f"{start} {word}", noun) for word in each for start in beginnings for noun in nouns]
     answers = ask(model, [Prompt(text, f" {noun}", multi_token="sum") for _, text, noun in asked])
-    mass = {word: Counter({"singular": 0.0, "plural": 0.0}) for word in each}
+    mass: dict[str, dict[str, float]] = {word: {"singular": 0.0, "plural": 0.0} for word in each}
     for (word, _, noun), answer in zip(asked, answers, strict=True):
         mass[word][nouns[noun]] += size * answer.probability
     return {word: Counter({number: round(n) for number, n in own.items()}) for word, own in mass.items()}
