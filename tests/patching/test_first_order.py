@@ -183,7 +183,7 @@ def test_grad_drop_by_hand(name: str, site: str) -> None:
 
 @pytest.mark.parametrize("heads", [False, True])
 @pytest.mark.parametrize("site", ["q", "k"])
-@pytest.mark.parametrize("name", ["gpt2", "llama"])
+@pytest.mark.parametrize("name", ["gpt2", "llama", "opt"])
 def test_the_softmax_is_computed_anew(name: str, site: str, heads: bool) -> None:
     """z of every cell's own patch, run by the model itself, times the gradient by z."""
     model, start, source, metric, pos = setting(name)
