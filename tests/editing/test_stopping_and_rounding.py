@@ -52,6 +52,7 @@ def test_the_search_stops_by_its_whole_loss() -> None:
     assert len(kn.rome(model, PROMPT, TARGET, layer=1, settings=same).steps) > 1
 
 
+@pytest.mark.parametrize("name", ["llama", "gpt2"])
 def test_an_edit_of_a_bfloat16_model_is_rounded_once(name: str) -> None:
     model = zoo.fresh(name, torch.bfloat16)
     differs = []

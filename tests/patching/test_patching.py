@@ -197,6 +197,7 @@ def test_hand_computed_effects() -> None:
     assert float(grid.values[last, -1]) == pytest.approx(float(expected), abs=1e-4)
 
 
+@pytest.mark.parametrize("name", READ_OUT)
 def test_a_read_out_is_an_error_and_not_a_grid_of_zeros(name: str) -> None:
     model, (clean, corrupted) = zoo.tiny(name), pair(name)
     for patching in (kn.activation_patch, kn.attribution_patch):
@@ -213,6 +214,7 @@ def test_other_sites_are_live(name: str) -> None:
         check_live(model, both.clean, site, 0)
 
 
+@pytest.mark.parametrize("heads", [True, False])
 def test_queries_whose_heads_stand_before_their_positions(heads: bool) -> None:
     """[batch head pos d_head], as multi-head latent attention has them: by head and by position."""
     model, (clean, corrupted) = zoo.tiny("deepseek2"), pair("deepseek2")
