@@ -1,7 +1,7 @@
 """What is added to `W_out` of one layer: checked, written, or acted out by hooks that leave the weights alone."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -71,14 +71,15 @@ class Change:
 
     def hooks(self, model: Any) -> list[Hook]:
         """What the changed rows would add, added to the MLP's output at every position."""
+        own = replace(self, update=self.update.to(adapter.w_out(model, self.layer).device))  # moved once
         state: dict[str, Any] = {}
 
         def note(x: Tensor, state: dict[str, Any]) -> None:
             state["neurons"] = x
 
         def add(x: Tensor, state: dict[str, Any]) -> Tensor:
-            read = state["neurons"][..., self._at(x.device)].float()
-            return x + (read @ self.taken(model).to(x.device)).to(x.dtype)
+            read = state["neurons"][..., own._at(x.device)].float()
+            return x + (read @ own.taken(model).to(x.device)).to(x.dtype)
 
         return [
             (hook_name("mlp.hook_post", self.layer), StatefulHook(note, state)),
