@@ -73,7 +73,7 @@ class Chart:
     n: str = ""
     title: str = ""  # the figure's own title, if empty
     name: str = ""  # of the files that the buttons save; made from the section's title, if empty
-    min_width: int = 0  # in pixels; on a narrower screen the figure scrolls
+    min_width: int = 0  # in pixels; on a narrower screen the figure is drawn smaller
 
     @property
     def heading(self) -> Markup:

@@ -91,7 +91,18 @@
   }
   toggle.hidden = false;
 
-  // What does not fit scrolls in its own box, and says so.
+  // A figure that is wider than the screen is drawn smaller: it can be enlarged with two fingers.
+  const fits = new ResizeObserver(() => requestAnimationFrame(() => {
+    for (const box of document.querySelectorAll(".fit")) {
+      const inner = box.firstElementChild;
+      const scale = Math.min(1, box.clientWidth / inner.offsetWidth);
+      inner.style.transform = scale < 1 ? `scale(${scale})` : "";
+      box.style.height = scale < 1 ? `${inner.offsetHeight * scale}px` : "";
+    }
+  }));
+  for (const box of document.querySelectorAll(".fit")) for (const part of [box, box.firstElementChild]) fits.observe(part);
+
+  // A table that does not fit scrolls in its own box, and says so.
   const sizes = new ResizeObserver((entries) => requestAnimationFrame(() => {
     for (const { target } of entries) target.toggleAttribute("data-wide", target.scrollWidth > target.clientWidth);
   }));
