@@ -1,7 +1,8 @@
 // Tables wider than the window scroll in their own box and say so.
 addEventListener("load", () => {
-  const observer = new ResizeObserver((entries) => requestAnimationFrame(() => {
-    for (const { target } of entries) target.toggleAttribute("data-wide", target.scrollWidth > target.clientWidth);
-  }));
-  for (const box of document.querySelectorAll(".md-typeset__scrollwrap")) observer.observe(box);
+  const boxes = [...document.querySelectorAll(".md-typeset__scrollwrap")];
+  const mark = () => boxes.forEach((box) => box.toggleAttribute("data-wide", box.scrollWidth > box.clientWidth));
+  mark();
+  const observer = new ResizeObserver(() => requestAnimationFrame(mark));
+  for (const box of boxes) observer.observe(box);
 });

@@ -103,10 +103,11 @@
   for (const box of document.querySelectorAll(".fit")) for (const part of [box, box.firstElementChild]) fits.observe(part);
 
   // A table that does not fit scrolls in its own box, and says so.
-  const sizes = new ResizeObserver((entries) => requestAnimationFrame(() => {
-    for (const { target } of entries) target.toggleAttribute("data-wide", target.scrollWidth > target.clientWidth);
-  }));
-  for (const box of document.querySelectorAll(".scroll")) sizes.observe(box);
+  const boxes = [...document.querySelectorAll(".scroll")];
+  const mark = () => boxes.forEach((box) => box.toggleAttribute("data-wide", box.scrollWidth > box.clientWidth));
+  mark();
+  const sizes = new ResizeObserver(() => requestAnimationFrame(mark));
+  for (const box of boxes) sizes.observe(box);
 
   show();
   const cards = JSON.parse(document.getElementById("cards").textContent);
