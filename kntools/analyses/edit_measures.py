@@ -13,7 +13,7 @@ from kntools.analyses.edit_cases import NEIGHBOUR, Case
 from kntools.analyses.edit_result import generation_entropy
 from kntools.editing.weight_edits import WeightEdit
 from kntools.engine.answers import answer_logits, answer_of
-from kntools.engine.generation import Drawing, continue_tokens, generate_each
+from kntools.engine.generation import Drawing, continue_tokens, generate_edited
 from kntools.metrics import kl_divergence, log_probability
 from kntools.models.causality import is_masked
 from kntools.prompts import Prompt, encode_many, text_tokens
@@ -81,11 +81,11 @@ def measure(
     Edits are acted out by hooks, so that those of several cases share passes. The entropy is measured for the cases
     whose keys are in `drawn`; `unedited` are the `neighbour_logits` that the KL divergence is measured from.
     """
-    hooks: list[Sequence[Hook]] = [()] * len(cases) if edits is None else [edit.hooks(model) for edit in edits]
+    hooks: Sequence[Sequence[Hook]] = [()] * len(cases) if edits is None else [edit.hooks(model) for edit in edits]
     found = _answers(model, cases, hooks, unedited or {})
     causal = not is_masked(model)
     if causal and how.answer:
-        texts = generate_each(model, [case.prompt for case in cases], how.answer, hooks)
+        texts = generate_edited(model, [case.prompt for case in cases], hooks, how.answer)
         for payload, case, text in zip(found, cases, texts, strict=True):
             payload |= {"says": text, "free": float(says_only(text, case.target, case.prompt.target))}
     for payload, case, own in zip(found, cases, hooks, strict=True):

@@ -14,11 +14,11 @@ import torch
 
 from kntools import data
 from kntools.analyses.fig05_suppression_effect import SuppressionEffect, unit_of
-from kntools.arguments import whole
+from kntools.arguments import several, whole
 from kntools.data.grouping import noun_number
-from kntools.engine.answers import ask
+from kntools.engine.answers import Answer, ask
 from kntools.models.causality import is_masked
-from kntools.prompts import Prompt
+from kntools.prompts import Encoded, Prompt, encode_many
 from kntools.results.statistics import pearson, spearman, statistic_interval
 from kntools.results.table import Table
 
@@ -84,10 +84,7 @@ def count_beside(
         nouns: noun -> number, as `noun_numbers` makes it.
         between: most words in between (adjectives); the first known noun counts, punctuation ends it.
     """
-    wanted = {w.lower() for w in words}
-    between = whole("between", between, least=0)
-    if not wanted or not nouns:
-        raise ValueError("nothing to count; give at least one word and one noun (see noun_numbers)")
+    wanted, between = _wanted(words, nouns), whole("between", between, least=0)
     counts = {word: Counter({"singular": 0, "plural": 0}) for word in sorted(wanted)}
     for text in texts:
         composed = unicodedata.normalize("NFC", text if isinstance(text, str) else str(text["text"])).lower()
@@ -170,17 +167,44 @@ def expected_beside(
 
     A text is one of the `beginnings` and the word (`"They saw these"`). The expected count is `texts` times the mean,
     over beginnings, of the sum of P(noun | text) over the nouns of a number, rounded: what a corpus of so many texts
-    would have, without the noise of sampling, and also for rare words. `nouns` as in `count_beside`.
+    would have, without the noise of sampling, and also for rare words. Where the tokens of a noun begin another one
+    (`boss`, `bosses`), the longer one counts alone. `words` and `nouns` are as in `count_beside`.
+
+    Raises:
+        ValueError: a masked model, or no words, nouns or beginnings.
     """
     if is_masked(model):
         raise ValueError("a masked model does not continue texts; count in a corpus: count_beside(texts, words, nouns)")
-    each, size = list(dict.fromkeys(words)), whole("texts", texts, least=1) / len(beginnings)
-    asked = [(word, f"{start} {word}", noun) for word in each for start in beginnings for noun in nouns]
-    answers = ask(model, [Prompt(text, f" {noun}", multi_token="sum") for _, text, noun in asked])
+    each, starts = _wanted(words, nouns), several("beginnings", beginnings, "'They saw'")
+    if not starts:
+        raise ValueError("no beginnings given; give what comes before a word, e.g. ['They saw']")
+    size, asked = whole("texts", texts, least=1) / len(starts), [(word, s) for word in each for s in starts]
     mass: dict[str, dict[str, float]] = {word: {"singular": 0.0, "plural": 0.0} for word in each}
-    for (word, _, noun), answer in zip(asked, answers, strict=True):
-        mass[word][nouns[noun]] += size * answer.probability
+    prompts = [Prompt(f"{start} {word}", f" {noun}", multi_token="sum") for word, start in asked for noun in nouns]
+    encoded = encode_many(model, prompts)
+    answers = iter(zip(encoded, ask(model, encoded), strict=True))
+    for word, _ in asked:
+        for noun, p in _alone({noun: next(answers) for noun in nouns}).items():
+            mass[word][nouns[noun]] += size * p
     return {word: Counter({number: round(n) for number, n in own.items()}) for word, own in mass.items()}
+
+
+def _alone(answers: Mapping[str, tuple[Encoded, Answer]]) -> dict[str, float]:
+    """The probability of each noun without that of the longer nouns that begin with its tokens."""
+    ids = {noun: e.target_ids for noun, (e, _) in answers.items()}
+    found: dict[str, float] = {}
+    for noun in sorted(answers, key=lambda noun: -len(ids[noun])):
+        longer = sum(p for other, p in found.items() if ids[other][: len(ids[noun])] == ids[noun])
+        found[noun] = answers[noun][1].probability - longer
+    return found
+
+
+def _wanted(words: Iterable[str], nouns: Mapping[str, str]) -> list[str]:
+    """The words in lower case, each once."""
+    wanted = list(dict.fromkeys(word.lower() for word in words))
+    if not wanted or not nouns:
+        raise ValueError("nothing to count; give at least one word and one noun (see noun_numbers)")
+    return wanted
 
 
 def read_texts(path: str | Path, field: str = "text") -> Iterator[str]:

@@ -68,11 +68,11 @@ def edit_consistency(
     part_of = {case.key: part for part in map(tuple, chunks(cases, together)) for case in part}
 
     @lru_cache(maxsize=1)  # the cases of a part follow each other
-    def unedited_answers(part: tuple[Case, ...]) -> dict[str, Payload]:
+    def answers_before(part: tuple[Case, ...]) -> dict[str, Payload]:
         return {case.key: payload for case, payload in zip(part, measure(model, part, how, drawn=drawn), strict=True)}
 
     @lru_cache(maxsize=1)  # so do the parts of the same cases
-    def unedited(part: tuple[Case, ...]) -> NeighbourLogits:
+    def neighbours_before(part: tuple[Case, ...]) -> NeighbourLogits:
         return neighbour_logits(model, part)
 
     def make(item: tuple[str, tuple[Case, ...]]) -> list[Payload]:
@@ -80,13 +80,13 @@ def edit_consistency(
         edits = _edits(model, chosen[name], part)
         made = [case for case, edit in zip(part, edits, strict=True) if isinstance(edit, WeightEdit)]
         own = [edit for edit in edits if isinstance(edit, WeightEdit)]
-        said = iter(measure(model, made, how, edits=own, drawn=drawn, unedited=unedited(part)) if made else ())
+        said = iter(measure(model, made, how, edits=own, drawn=drawn, unedited=neighbours_before(part)) if made else ())
         return [next(said) if isinstance(edit, WeightEdit) else {"error": edit} for edit in edits]
 
     answered = folder.each(
         cases,
         key=lambda case: f"before/{case.key}",
-        make=lambda case: unedited_answers(part_of[case.key])[case.key],
+        make=lambda case: answers_before(part_of[case.key])[case.key],
         unit="case",
     )
     before: dict[str, Payload] = dict(zip(keys, answered, strict=True))

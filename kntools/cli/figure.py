@@ -21,7 +21,6 @@ from kntools.cli.command import command
 from kntools.cli.options import Options
 from kntools.cli.output import Output
 from kntools.models import adapter
-from kntools.prompts import Prompt
 from kntools.results.result import Result, load
 from kntools.sites import as_neurons
 from kntools.tracing.restoration import KINDS, Severed
@@ -38,10 +37,6 @@ MethodNames = Annotated[
 ]
 Factor = Annotated[float, typer.Option(help="Factor of the activations.")]
 Number = Literal["singular", "plural"]
-FoundBy = Annotated[
-    Path | None,
-    typer.Option(help="Result of kntools figure pair_search: leave out the nouns that selected its neurons."),
-]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,16 +56,30 @@ class Groups:
 def prepared(options: RunOptions, sources: list[str], neurons: list[str] | None = None) -> tuple[Any, Any]:
     """The model and the neurons, if there are any; a wrong name is an error before the model is loaded."""
     for name in sources:
-        is_relation(name)
+        is_relation(name)  # an error for an unknown name
     named = as_neurons(neurons or ())
     model = options.load()
     return model, in_model(model, named) if named else None
 
 
-def noun_prompts(model: Any, paradigm: str, limit: int, seed: int, found_by: Path | None) -> dict[str, list[Prompt]]:
-    """Prompts of nouns, without those that selected the neurons."""
-    without = load(found_by, analyses.PairSearch).nouns("selection") if found_by else ()
-    return analyses.noun_prompts(model, paradigm, limit=limit, without=without, seed=seed)
+@dataclass(frozen=True, kw_only=True)
+class Suppressed:
+    """Which neurons are suppressed, and before which nouns."""
+
+    neuron: Neurons
+    limit: Limit = 200
+    factor: Factor = 0.0
+    found_by: Annotated[
+        Path | None,
+        typer.Option(help="Result of kntools figure pair_search: leave out the nouns that selected its neurons."),
+    ] = None
+
+    def load(self, options: RunOptions, paradigm: str) -> tuple[Any, Any, Any]:
+        """The model, the prompts and the neurons."""
+        model, neurons = prepared(options, [paradigm], self.neuron)
+        without = load(self.found_by, analyses.PairSearch).nouns("selection") if self.found_by else ()
+        how: dict[str, Any] = {"limit": self.limit, "without": without, "seed": options.seed}
+        return model, analyses.noun_prompts(model, paradigm, **how), neurons
 
 
 def chosen_methods(names: list[str] | None) -> dict[str, Any] | None:
@@ -150,24 +159,20 @@ def layer_distribution(
 def suppression_effect(
     paradigm: Paradigm,
     options: RunOptions,
-    neuron: Neurons,
-    limit: Limit = 200,
-    factor: Factor = 0.0,
+    how: Suppressed,
     change: Annotated[
         Definition | None,
         typer.Option(help="Definition of the change (default: log_odds; kn_thesis where there is no foil)."),
     ] = None,
     paper: Annotated[bool, typer.Option("--paper", help="Use the published test.")] = False,
-    found_by: FoundBy = None,
 ) -> Result:
     """Effect of suppressing neurons on plural, singular and neutral words.
 
     Example: kntools figure 5 determiner_noun_agreement_1 --neuron L19.N1044 --no-bos --out effect
     """
-    model, neurons = prepared(options, [paradigm], neuron)
-    prompts = noun_prompts(model, paradigm, limit, options.seed, found_by)
-    how: dict[str, Any] = {"factor": factor, "change": change, "paper": paper}
-    return analyses.suppression_effect(model, prompts, neurons, **how, **options.shared)
+    tested: dict[str, Any] = {"factor": how.factor, "change": change, "paper": paper}
+    model, prompts, neurons = how.load(options, paradigm)
+    return analyses.suppression_effect(model, prompts, neurons, **tested, **options.shared)
 
 
 @command
@@ -196,27 +201,19 @@ def cooccurrence_bias(
     counts = analyses.count_beside(texts, words, nouns, between=between)
     if expected:
         for word, more in analyses.expected_beside(options.load(), words, nouns).items():
-            counts[word.lower()] += more
+            counts[word] += more
     which: dict[str, Any] = {"group": group, "sections": section or ["neutral"], "least": least}
     return analyses.cooccurrence_bias(changed, counts, **which, seed=options.seed)
 
 
 @command
-def probability_shift(
-    paradigm: Paradigm,
-    options: RunOptions,
-    neuron: Neurons,
-    limit: Limit = 200,
-    factor: Factor = 0.0,
-    found_by: FoundBy = None,
-) -> Result:
+def probability_shift(paradigm: Paradigm, options: RunOptions, how: Suppressed) -> Result:
     """Word probabilities before and after suppressing neurons.
 
     Example: kntools figure 7 determiner_noun_agreement_1 --neuron L19.N1044 --no-bos --out shift
     """
-    model, neurons = prepared(options, [paradigm], neuron)
-    prompts = noun_prompts(model, paradigm, limit, options.seed, found_by)
-    return analyses.probability_shift(model, prompts, neurons, factor=factor, run=options.kept)
+    model, prompts, neurons = how.load(options, paradigm)
+    return analyses.probability_shift(model, prompts, neurons, factor=how.factor, run=options.kept)
 
 
 @command

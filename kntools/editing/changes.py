@@ -53,8 +53,8 @@ class Change:
         old = self.read(model)
         self.write(model, (old.float() + self.update.to(old.device).float()).to(old.dtype))
 
-    def taken(self, model: Any) -> Float[Tensor, "row d_model"]:
-        """The update as the weights take it: in half precision, what rounding leaves of it."""
+    def rounded(self, model: Any) -> Float[Tensor, "row d_model"]:
+        """By how much the weights would change: in half precision, rounding takes a part of the update."""
         w = adapter.w_out(model, self.layer).detach()
         update = self.update.to(w.device).float()
         if w.dtype in (torch.float32, torch.float64):
@@ -79,7 +79,7 @@ class Change:
 
         def add(x: Tensor, state: dict[str, Any]) -> Tensor:
             read = state["neurons"][..., own._at(x.device)].float()
-            return x + (read @ own.taken(model).to(x.device)).to(x.dtype)
+            return x + (read @ own.rounded(model)).to(x.dtype)
 
         return [
             (hook_name("mlp.hook_post", self.layer), StatefulHook(note, state)),

@@ -4,6 +4,7 @@ Ctrl-C may strike at any line. An edit is on its model's stack from before its f
 has been put back, so what the stack says of the weights is never too little.
 """
 
+from collections.abc import Sequence
 from typing import Any, Protocol, runtime_checkable
 from weakref import WeakKeyDictionary
 
@@ -30,14 +31,9 @@ class Application:
     """An edit on its way onto the stack of a model, and off it again."""
 
     def __init__(self, edit: Edit, model: Any) -> None:
-        adapter.check_model(model)
         self.edit, self.changes, self.stack = edit, edit.changes, _stacks.setdefault(model, [])
-        if any(same(self.changes, other.changes) for other in self.stack):
-            raise RuntimeError("this edit is applied already; undo it first, or leave its scope")
+        check(edit, self.changes, model)
         self.before, self.after = fingerprint(model), ""  # of the weights without it and with it
-        self._check_weights(model)  # before anything that another model may not have, such as the layer
-        for change in self.changes:
-            change.check(model)
         self.saved = [(change, change.read(model)) for change in self.changes]
 
     def apply(self, model: Any) -> None:
@@ -71,19 +67,30 @@ class Application:
                 change.write(model, old)
             self.stack.remove(self)
 
-    def _check_weights(self, model: Any) -> None:
-        """Was the edit made on these weights: as they are now, or as they were before one of the edits applied?"""
-        if self.stack and self.before != self.stack[-1].after:
-            raise ValueError(
-                "the weights were changed by something else after the last edit was applied; undo that change, "
-                "or undo the edits first"
-            )
-        made_on = self.edit.provenance["fingerprint"]
-        if made_on not in [other.before for other in (self, *self.stack)]:
-            raise ValueError(
-                f"this edit was made on other weights ({self.edit.provenance['model']}, fingerprint {made_on}) than "
-                f"those of this {adapter.model_name(model)} ({self.before}); compute it again on this model"
-            )
+
+def check(edit: Edit, changes: Sequence[Change], model: Any) -> None:
+    """May the edit, whose `changes` these are, act on the model: applied, or as hooks?
+
+    It was made on these weights, as they are now or as they were before one of the edits applied, and is not there yet.
+    """
+    adapter.check_model(model)
+    stack = _stacks.get(model, [])
+    if any(same(tuple(changes), other.changes) for other in stack):
+        raise RuntimeError("this edit is applied already; undo it first, or leave its scope")
+    now, *before = fingerprints(model)
+    if stack and now != stack[-1].after:
+        raise ValueError(
+            "the weights were changed by something else after the last edit was applied; undo that change, "
+            "or undo the edits first"
+        )
+    made_on = edit.provenance["fingerprint"]
+    if made_on not in (now, *before):
+        raise ValueError(
+            f"this edit was made on other weights ({edit.provenance['model']}, fingerprint {made_on}) than "
+            f"those of this {adapter.model_name(model)} ({now}); compute it again on this model"
+        )
+    for change in changes:  # after the weights: another model may not have the layer
+        change.check(model)
 
 
 _stacks: WeakKeyDictionary[Any, list[Application]] = WeakKeyDictionary()

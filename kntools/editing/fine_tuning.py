@@ -2,9 +2,11 @@
 
 import math
 from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from typing import Any, SupportsIndex
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from kntools.arguments import decimal, whole
@@ -13,8 +15,8 @@ from kntools.editing.requests import EditRequest, make_requests
 from kntools.editing.rome_batch import answer_loss, padded
 from kntools.editing.weight_edits import LayerEdit
 from kntools.engine.from_layer import row_groups
+from kntools.engine.pass_hooks import by_row
 from kntools.engine.texts import chunks
-from kntools.hooks.stateful import by_row
 from kntools.models import adapter, neuron_layers
 from kntools.models.gradients import with_gradients
 from kntools.options import progress_bar
@@ -44,8 +46,8 @@ def fine_tune(
 
     At most `steps` updates of Adam on -log P(target) (of a longer target teacher-forced), until it is below
     `stop_loss`; after each the change is clamped to +-`limit` entry by entry (an L-infinity norm). What is tuned is the
-    change, in float32; the model is untouched. One prompt (no subject is needed) gives a `LayerEdit`, several a list:
-    each is tuned on its own, in shared passes.
+    change, in float32; in half precision the loss is that of the rounded weights. The model is untouched. One prompt
+    (no subject is needed) gives a `LayerEdit`, several a list: each is tuned on its own, in shared passes.
 
     Raises:
         ValueError: a masked model, a layer without neurons, or an argument out of range.
@@ -53,57 +55,57 @@ def fine_tune(
         FloatingPointError: nan or inf.
     """
     requests = make_requests(model, prompts, targets, "fine_tune")
-    steps, stop_loss = whole("steps", steps, least=1), decimal("stop_loss", stop_loss)
-    lr, limit = decimal("lr", lr, above=0), decimal("limit", limit, above=0)
+    how = _Descent(
+        whole("steps", steps, least=1),
+        decimal("lr", lr, above=0),
+        decimal("limit", limit, above=0),
+        decimal("stop_loss", stop_loss),
+    )
     number = adapter.check_layer(model, layer)
     neuron_layers.width(model, number)
     # At least one at a time, and as many as take a gigabyte for each of what Adam keeps.
     together = max(1, 2**28 // adapter.w_out(model, number).numel())
-    tuned = [
-        edit for part in chunks(requests, together) for edit in _tune(model, part, number, steps, lr, limit, stop_loss)
-    ]
-    return tuned[0] if isinstance(targets, str) else tuned
+    tuned = [_tune(model, part, number, how) for part in chunks(requests, together)]
+    edits = [edit for part in tuned for edit in part]
+    return edits[0] if isinstance(targets, str) else edits
 
 
-def _tune(
-    model: Any, requests: Sequence[EditRequest], layer: int, steps: int, lr: float, limit: float, stop_loss: float
-) -> list[LayerEdit]:
+@dataclass(frozen=True)
+class _Descent:
+    steps: int
+    lr: float
+    limit: float
+    stop_loss: float
+
+
+def _tune(model: Any, requests: Sequence[EditRequest], layer: int, how: _Descent) -> list[LayerEdit]:
     encoded = [request.encode(model) for request in requests]
-    settings = {"steps": steps, "lr": lr, "limit": limit, "stop_loss": stop_loss}
-    about = [provenance(model, method="fine_tune", **settings, prepend_bos=e.prepend_bos) for e in encoded]
-    losses: list[list[float]] = [[] for _ in requests]
-    updates = with_gradients(model, lambda: _descend(model, encoded, layer, losses, steps, lr, limit, stop_loss))
+    about = [provenance(model, method="fine_tune", **asdict(how), prepend_bos=e.prepend_bos) for e in encoded]
+    found = with_gradients(model, lambda: _descend(model, encoded, layer, how))
     return [
         LayerEdit(
-            (Change(layer, update.detach().cpu()),),
+            (Change(layer, update),),
             f"fine-tuned: {excerpt(request.prompt.text)!r} -> {request.target!r} in L{layer}",
             made,
-            {"losses": curve},
+            {"losses": losses},
         )
-        for request, update, made, curve in zip(requests, updates, about, losses, strict=True)
+        for request, made, (update, losses) in zip(requests, about, found, strict=True)
     ]
 
 
 def _descend(
-    model: Any,
-    encoded: Sequence[Encoded],
-    layer: int,
-    losses: Sequence[list[float]],
-    steps: int,
-    lr: float,
-    limit: float,
-    stop_loss: float,
-) -> list[Tensor]:
-    """The change of each edit, in the same passes, and its losses; one that stops early is left as it is."""
+    model: Any, encoded: Sequence[Encoded], layer: int, how: _Descent
+) -> list[tuple[Float[Tensor, "neuron d_model"], list[float]]]:
+    """The change of each edit, and its losses, in shared passes; one that stops early is left as it is."""
     # From the first token on: every token's MLP reads the same matrix.
     groups = row_groups(model, [e.tokens[0] for e in encoded], [0] * len(encoded), layer)
     shape, device = adapter.w_out(model, layer).shape, encoded[0].tokens.device
     asked, wanted = padded([(e.positions, e.target_ids) for e in encoded], device)
     updates = [torch.zeros(shape, dtype=torch.float32, device=device, requires_grad=True) for _ in encoded]
-    hooks = [Change(layer, update).hooks(model) for update in updates]
-    optimiser, active = torch.optim.Adam(updates, lr=lr), set(range(len(encoded)))
-    with progress_bar(steps, "step") as bar:
-        for _ in range(steps):
+    hooks, losses = [Change(layer, update).hooks(model) for update in updates], [list[float]() for _ in encoded]
+    optimiser, active = torch.optim.Adam(updates, lr=how.lr), set(range(len(encoded)))
+    with progress_bar(how.steps, "step") as bar:
+        for _ in range(how.steps):
             for group in (group for group in groups if not active.isdisjoint(group.numbers)):
                 logits = group.run(by_row([hooks[n] for n in group.numbers]), asked[group.numbers])
                 loss = answer_loss(logits.float(), wanted[group.numbers])
@@ -113,15 +115,15 @@ def _descend(
                         _check_finite(value, gradient)
                         losses[n].append(value)
                         # An update without a gradient is left alone by the optimiser.
-                        updates[n].grad = gradient if value >= stop_loss else None
+                        updates[n].grad = gradient if value >= how.stop_loss else None
             bar.update()
             active = {n for n in active if updates[n].grad is not None}
             if not active:
                 break
             optimiser.step()
             for n in active:
-                updates[n].detach().clamp_(-limit, limit)  # the same memory
-    return updates
+                updates[n].detach().clamp_(-how.limit, how.limit)  # the same memory
+    return [(update.detach().cpu(), curve) for update, curve in zip(updates, losses, strict=True)]
 
 
 def _check_finite(loss: float, gradient: Tensor) -> None:

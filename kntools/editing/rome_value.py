@@ -20,7 +20,7 @@ from kntools.options import progress_bar
 from kntools.prompts import Encoded
 from kntools.results.fingerprint import fingerprint
 
-# Rows of edits that are found are dropped when so few of those that run are left.
+# Finished edits leave the passes when at most this share of the edits in them is still running.
 _REGROUPED = 0.75
 
 

@@ -176,7 +176,7 @@ class SecondMoment(Result):
 
     @property
     def _ridge(self) -> float:
-        return RIDGE * float(self.matrix.double().diagonal().median())
+        return RIDGE * float(self.matrix.diagonal().double().median())
 
     @cached_property
     def _factor(self) -> Tensor | None:

@@ -13,7 +13,7 @@ import torch
 
 from kntools.editing.changes import Change, as_hooks
 from kntools.editing.constraints import Constraints, joined
-from kntools.editing.edit_stack import Application, find
+from kntools.editing.edit_stack import Application, check, find
 from kntools.results.result import Result
 from kntools.scopes import scope
 from kntools.sites import Hook
@@ -75,9 +75,12 @@ class WeightEdit(Result):
     def hooks(self, model: Any) -> list[Hook]:
         """The edit as hooks, without a change of weights: `kn.sweep(model, tokens, [edit.hooks(model)])`.
 
-        What the changed rows of `W_out` would add is added to the output of the MLP, at every position.
+        What the changed rows of `W_out` would add is added to the output of the MLP, at every position; in half
+        precision, as the rounded weights would add it. Raises as `applied` does.
         """
-        return as_hooks(model, self.changes)
+        changes = self.changes
+        check(self, changes, model)
+        return as_hooks(model, changes)
 
     @property
     def layers(self) -> tuple[int, ...]:

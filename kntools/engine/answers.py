@@ -1,7 +1,7 @@
 """Answers of a model: probabilities, whether an answer is known, and the most probable answer."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,9 +11,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from kntools.engine.from_layer import row_groups
+from kntools.engine.pass_hooks import by_row
 from kntools.engine.plan import Intervention
 from kntools.engine.sweep import Metric, sweep
-from kntools.hooks.stateful import by_row
 from kntools.metrics import probability
 from kntools.options import progress_bar
 from kntools.prompts import Encoded, Prompts, encode_many
@@ -48,22 +48,31 @@ def ask(model: Any, prompts: Prompts) -> list[Answer]:
     encoded = encode_many(model, prompts)
     found: list[Answer] = []
     with progress_bar(len(encoded), "prompt") as bar:
-        for first in range(0, len(encoded), _CHUNK):
-            part = encoded[first : first + _CHUNK]
-            found += [answer_of(e, rows) for e, rows in zip(part, answer_logits(model, part), strict=True)]
-            bar.update(len(part))
+        for e, logits in zip(encoded, answer_logits(model, encoded), strict=True):
+            found.append(answer_of(e, logits))
+            bar.update()
     return found
 
 
-@torch.no_grad()
 def answer_logits(
     model: Any, encoded: Sequence[Encoded], hooks: Sequence[Sequence[Hook]] | None = None
-) -> list[Float[Tensor, "piece d_vocab"]]:
-    """The logits that each prompt's answer is read from, under hooks of its own if given: those of an edit."""
+) -> Iterator[Float[Tensor, "piece d_vocab"]]:
+    """The logits that each prompt's answer is read from, under hooks of its own if given: those of an edit.
+
+    They are made as they are asked for: those of all prompts may not fit in memory.
+    """
     each = [()] * len(encoded) if hooks is None else hooks
-    # One row per text that is read: answers of one token share it.
+    for first in range(0, len(encoded), _CHUNK):
+        yield from _logits(model, encoded[first : first + _CHUNK], each[first : first + _CHUNK])
+
+
+@torch.no_grad()
+def _logits(
+    model: Any, encoded: Sequence[Encoded], hooks: Sequence[Sequence[Hook]]
+) -> list[Float[Tensor, "piece d_vocab"]]:
+    # One row per text and hooks: answers of one token share it.
     numbers: dict[tuple[int, ...], int] = {}
-    keys = [(id(own) if own else 0, *e.tokens[0].tolist()) for e, own in zip(encoded, each, strict=True)]
+    keys = [(id(own), *e.tokens[0].tolist()) for e, own in zip(encoded, hooks, strict=True)]
     row_of = [numbers.setdefault(key, len(numbers)) for key in keys]
     first_of = [row_of.index(row) for row in range(len(numbers))]
     device = encoded[0].tokens.device
@@ -74,7 +83,7 @@ def answer_logits(
     filled = torch.tensor([[*at, *[at[-1]] * (width - len(at))] for at in asked], device=device)
     found: dict[int, Tensor] = {}
     for group in row_groups(model, [encoded[n].tokens[0] for n in first_of], [0] * len(numbers), 0):
-        own = by_row([each[first_of[row]] for row in group.numbers])
+        own = by_row([hooks[first_of[row]] for row in group.numbers])
         found.update(zip(group.numbers, group.run(own, filled[group.numbers]), strict=True))
     return [found[row][[asked[row].index(p) for p in e.positions]] for row, e in zip(row_of, encoded, strict=True)]
 

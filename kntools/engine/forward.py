@@ -7,12 +7,13 @@ and no others.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from kntools.engine.pass_hooks import MustFire, PassHook, Watched, watch
+from kntools.engine.pass_hooks import MustFire, PassHook, Watched, on_rows, watch
 from kntools.engine.plan import Item, Pass, stage_of
 from kntools.hooks.positioned import PositionedHook
 from kntools.models import adapter
@@ -180,19 +181,9 @@ class ForwardPass:
         def dispatch(activation: Any, hook: Any) -> Tensor | None:
             if not isinstance(activation, Tensor) or activation.shape[0] != self.rows.count:
                 raise NotBatched(hook.name)
-            pieces, done = [], 0
-            for number, fns in of_items.items():  # in the order of their rows
-                span = self.spans[number]
-                part = old = activation[span]
-                for fn in fns:
-                    new = fn(part, hook=hook)
-                    part = part if new is None else new
-                if part is not old:
-                    if part.shape != old.shape:
-                        raise ValueError(f"a hook at {hook.name} returned {tuple(part.shape)} for {tuple(old.shape)}")
-                    pieces += [activation[done : span.start], part]
-                    done = span.stop
-            return torch.cat([*pieces, activation[done:]]) if pieces else None
+            # In the order of their rows.
+            parts = [(self.spans[n], [partial(fn, hook=hook) for fn in fns]) for n, fns in of_items.items()]
+            return on_rows(activation, parts, hook.name)
 
         return dispatch
 

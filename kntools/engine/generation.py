@@ -13,7 +13,6 @@ from kntools.arguments import decimal, several, whole, whole_text
 from kntools.engine.plan import as_intervention
 from kntools.engine.starts import Starts, start_tokens
 from kntools.engine.writing import Choose, Writer
-from kntools.hooks.stateful import by_row
 from kntools.models import adapter
 from kntools.models.adapter import tokenizer_of
 from kntools.prompts import Prompt
@@ -61,23 +60,22 @@ def generate(
         FloatingPointError: logits that are nan or inf.
     """
     rows, single = start_tokens(model, prompts)
-    ends = _Ends(model, stop)
+    ends, draw = _Ends(model, stop), Drawing(temperature, top_k, seed)
     own = as_intervention(hooks, 1).hooks
-    new = continue_tokens(model, rows, max_new_tokens, Drawing(temperature, top_k, seed), own, ended=ends.ended)
+    new = continue_tokens(model, rows, max_new_tokens, draw, own, ended=ends.ended)
     if model.tokenizer is None:
         return torch.stack(new)
-    texts = [ends.text(row.tolist()) for row in new]
+    texts = list(map(ends.text, new))
     return texts[0] if single else texts
 
 
-def generate_each(
-    model: Any, prompts: Sequence[Prompt], max_new_tokens: int, each: Sequence[Sequence[Hook]]
+def generate_edited(
+    model: Any, prompts: Sequence[Prompt], edits: Sequence[Sequence[Hook]] | None, max_new_tokens: int
 ) -> list[str]:
-    """The most probable text after each prompt, under hooks of its own: those of an edit."""
+    """The most probable text after each prompt, under the hooks of its own edit."""
     rows, _ = start_tokens(model, prompts)
     ends = _Ends(model, None)
-    new = continue_tokens(model, rows, max_new_tokens, Drawing(), each=each, ended=ends.ended)
-    return [ends.text(row.tolist()) for row in new]
+    return list(map(ends.text, continue_tokens(model, rows, max_new_tokens, Drawing(), edits=edits, ended=ends.ended)))
 
 
 @dataclass(frozen=True)
@@ -119,19 +117,17 @@ def continue_tokens(
     draw: Drawing,
     hooks: Sequence[Hook] = (),
     *,
-    each: Sequence[Sequence[Hook]] | None = None,
+    edits: Sequence[Sequence[Hook]] | None = None,
     ended: Callable[[Int[Tensor, "row new"]], bool] = lambda new: False,
 ) -> list[Tensor]:
     """The ids of up to `count` tokens that follow each row of ids; rows written together stop when all have `ended`.
 
-    `hooks` act in all rows, or else `each` are those of each row.
+    `hooks` act in all rows; or `edits` are the hooks of each row's own edit.
     """
-    writer = Writer(model, rows, count, hooks if each is None else by_row(each))
+    writer = Writer(model, rows, count, hooks, edits=edits)
     written: dict[int, Tensor] = {}
     for part in writer.groups():
-        own = None if each is None else by_row([each[n] for n in part])
-        new = writer.write(torch.stack([rows[n] for n in part]), draw.chooser(part), ended, own)
-        written.update(zip(part, new, strict=True))
+        written.update(zip(part, writer.write(part, draw.chooser(part), ended), strict=True))
     return [written[n] for n in range(len(rows))]
 
 
@@ -170,7 +166,7 @@ def sample_texts(
     together = [[n] for n in range(rows)] if writer.alone else [list(range(rows))]
     done, ends = 0, {tokenizer.eos_token_id, tokenizer.bos_token_id}
     while done < tokens:
-        new = torch.cat([writer.write(begun[n], lambda logits: draw.draw(logits, generator)) for n in together])
+        new = torch.cat([writer.write(n, lambda logits: draw.draw(logits, generator)) for n in together])
         for row in new.tolist():
             # A text that would be empty has its end as its only token: some chat models start with nothing else.
             kept = next((row[:n] for n, token in enumerate(row) if n and token in ends), row)
@@ -214,7 +210,8 @@ class _Ends:
     def ended(self, new: Int[Tensor, "row new"]) -> bool:
         return all(not self.tokens.isdisjoint(ids) or self._stopped(ids) for ids in new.tolist())
 
-    def text(self, ids: list[int]) -> str:
+    def text(self, new: Int[Tensor, " new"]) -> str:
+        ids = new.tolist()
         count = next((n for n, token in enumerate(ids) if token in self.tokens), len(ids))
         text = str(self.tokenizer.decode(ids[:count]))
         return text[: self._stop_of(text)]

@@ -1,13 +1,16 @@
-"""What the hook functions of a pass do beside their own work: they must fire, and may keep an activation."""
+"""What happens to the hook functions of a pass: each must fire, sees its own rows, and may keep an activation."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from kntools.hooks.positioned import position_axis, shares_memory
+from kntools.hooks.stateful import StatefulHook
+from kntools.sites import Hook
 
 PassHook = Callable[..., Any]
 
@@ -34,6 +37,41 @@ class MustFire:
                 f"the hook on {next(iter(self._waiting.values()))} never fired: this model does not compute that "
                 "activation, or its use_... switch is off (e.g. model.set_use_attn_result(True))"
             )
+
+
+def on_rows(
+    x: Tensor, parts: Iterable[tuple[slice, Sequence[Callable[[Tensor], Tensor | None]]]], name: str
+) -> Tensor | None:
+    """Rows of a batch, in ascending order, through functions of their own, in turn; `None` if nothing was changed."""
+    pieces, done = [], 0
+    for span, fns in parts:
+        part = old = x[span]
+        for fn in fns:
+            new = fn(part)
+            part = part if new is None else new
+        if part is not old:
+            if part.shape != old.shape:
+                raise ValueError(f"a hook at {name} returned {tuple(part.shape)} for {tuple(old.shape)}")
+            pieces += [x[done : span.start], part]
+            done = span.stop
+    return torch.cat([*pieces, x[done:]]) if pieces else None
+
+
+def by_row(each: Sequence[Sequence[Hook]]) -> list[Hook]:
+    """Hooks for a pass in which row n of the batch has the hooks `each[n]`, those of an edit, and no others."""
+    points: dict[str, dict[int, list[PassHook]]] = {}
+    states: list[dict[int, dict[str, Any]]] = [{} for _ in each]
+    for row, hooks in enumerate(each):
+        for name, fn in hooks:
+            if not isinstance(fn, StatefulHook):
+                raise TypeError(f"{fn!r} may look at other rows; give the hooks of edits (edit.hooks(model))")
+            points.setdefault(name, {}).setdefault(row, []).append(partial(fn.for_row(states[row]), hook=None))
+
+    def point(name: str, rows: dict[int, list[PassHook]]) -> Hook:
+        parts = [(slice(row, row + 1), fns) for row, fns in rows.items()]
+        return name, StatefulHook(lambda x, _: on_rows(x, parts, name), {})
+
+    return [point(name, rows) for name, rows in points.items()]
 
 
 @dataclass

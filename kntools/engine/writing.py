@@ -12,7 +12,7 @@ from torch import Tensor
 from kntools.arguments import whole
 from kntools.engine.capability import PROBE_ERRORS, capability, close, probe_text
 from kntools.engine.memory import is_out_of_memory
-from kntools.engine.pass_hooks import MustFire, PassHook
+from kntools.engine.pass_hooks import MustFire, PassHook, by_row
 from kntools.hooks.positioned import PositionedHook, is_local
 from kntools.hooks.stateful import StatefulHook
 from kntools.models import adapter
@@ -30,13 +30,21 @@ _TRIED = 16
 
 
 class Writer:
-    """Continues texts of a model by up to `count` tokens, under hooks.
+    """Continues rows of tokens by up to `count` tokens, under hooks: the same in all rows, or each row's own edit.
 
     Hooks with a position act in the text that is given, those without at its last token and at every new one; those of
     edits at every token.
     """
 
-    def __init__(self, model: Any, rows: Sequence[Tensor], count: int, hooks: Sequence[Hook] = ()) -> None:
+    def __init__(
+        self,
+        model: Any,
+        rows: Sequence[Tensor],
+        count: int,
+        hooks: Sequence[Hook] = (),
+        *,
+        edits: Sequence[Sequence[Hook]] | None = None,
+    ) -> None:
         if is_masked(model):
             raise ValueError(
                 "a masked model does not continue texts; read the answer at the mask: kn.sweep(model, prompt, [[]])"
@@ -45,7 +53,8 @@ class Writer:
         length = len(longest) + whole("max_new_tokens", count, least=1)
         if length > limit:
             raise ValueError(f"{len(longest)} tokens and {count} more; the model's context holds {limit}")
-        self.model, self.rows, self.count, self.hooks = model, rows, count, hooks
+        self.model, self.rows, self.count, self.edits = model, rows, count, edits
+        self.hooks = hooks = hooks if edits is None else by_row(edits)
         for name, fn in hooks:
             adapter.hook_point(model, name)
             if isinstance(fn, PositionedHook):
@@ -66,20 +75,20 @@ class Writer:
     @torch.no_grad()
     def write(
         self,
-        tokens: Int[Tensor, "row pos"],
+        numbers: Sequence[int],
         choose: Choose,
         ended: Callable[[Int[Tensor, "row new"]], bool] = lambda new: False,
-        hooks: Sequence[Hook] | None = None,
     ) -> Int[Tensor, "row new"]:
-        """The tokens that follow texts of equal length, until all have `ended`; `hooks` are those of these rows."""
-        own = self.hooks if hooks is None else hooks
+        """The tokens that follow some rows of equal length, until all of these have `ended`."""
+        tokens = torch.stack([self.rows[n] for n in numbers])
+        hooks = self.hooks if self.edits is None else by_row([self.edits[n] for n in numbers])
         steps = adapter.Steps(self.model, tokens.shape[0]) if self.steps else None
         run = partial(adapter.run, self.model) if steps is None else steps
         given, start, text = tokens.shape[1], 0, tokens
         with progress_bar(self.count, "token") as bar:
             for _ in range(self.count):
                 must_fire = MustFire()
-                points = self._points(own, must_fire, given, start, text.shape[1])
+                points = self._points(hooks, must_fire, given, start, text.shape[1])
                 found = with_hooks(points, partial(run, text[:, start:]))
                 must_fire.check()
                 logits = found[:, -1].float().cpu()

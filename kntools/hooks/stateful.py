@@ -1,13 +1,10 @@
 """Hook functions that pass something on to one another within a run."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
-import torch
 from torch import Tensor
-
-from kntools.sites import Hook
 
 
 @dataclass(frozen=True, eq=False)
@@ -18,8 +15,8 @@ class StatefulHook:
     given to several rows.
     """
 
-    fn: Callable[[Tensor, dict[Any, Any]], Tensor | None]
-    state: dict[Any, Any]
+    fn: Callable[[Tensor, dict[str, Any]], Tensor | None]
+    state: dict[str, Any]
 
     def __call__(self, activation: Tensor, hook: Any) -> Tensor | None:
         return self.fn(activation, self.state)
@@ -27,26 +24,3 @@ class StatefulHook:
     def for_row(self, states: dict[int, dict[str, Any]]) -> "StatefulHook":
         """This hook for one row; `states` are the row's own, by the states that they stand for."""
         return replace(self, state=states.setdefault(id(self.state), {}))
-
-
-def by_row(each: Sequence[Sequence[Hook]]) -> list[Hook]:
-    """Hooks for a pass in which row n of the batch has the stateful hooks `each[n]`, and no others."""
-    points: dict[str, list[tuple[int, StatefulHook]]] = {}
-    states: list[dict[int, dict[str, Any]]] = [{} for _ in each]
-    for row, hooks in enumerate(each):
-        for name, fn in hooks:
-            if not isinstance(fn, StatefulHook):
-                raise TypeError(f"{fn!r} may look at other rows; give the hooks of edits (edit.hooks(model))")
-            points.setdefault(name, []).append((row, fn.for_row(states[row])))
-    return [(name, StatefulHook(_of_rows(fns), {})) for name, fns in points.items()]
-
-
-def _of_rows(fns: Sequence[tuple[int, StatefulHook]]) -> Callable[[Tensor, dict[Any, Any]], Tensor]:
-    def in_turn(activation: Tensor, state: dict[Any, Any]) -> Tensor:
-        rows = list(activation.split(1))
-        for row, fn in fns:
-            new = fn(rows[row], None)
-            rows[row] = rows[row] if new is None else new
-        return torch.cat(rows)
-
-    return in_turn

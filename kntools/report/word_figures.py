@@ -97,9 +97,8 @@ def _counts(study: Study, words: Sequence[str]) -> tuple[dict[str, Counter[str]]
     """Nouns beside the words, as a causal model writes them, or in all sentences at hand; and what was counted."""
     nouns = analyses.noun_numbers(sample.PARADIGMS[:1] if study.sampled else ())
     if not study.masked:
-        return analyses.expected_beside(
-            study.model, words, nouns
-        ), "a million texts of the model after each word, expected"
+        counts = analyses.expected_beside(study.model, words, nouns)
+        return counts, "a million texts of the model after each word, expected"
     names = sample.PARADIGMS if study.sampled else data.PARADIGMS
     texts = [record.good for name in names for record in data.blimp(name)]
     source = f"{len(texts):,} sentences of {'the built-in sample' if study.sampled else 'BLiMP'}"

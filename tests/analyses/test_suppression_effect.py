@@ -24,6 +24,7 @@ from kntools.analyses.fig06_cooccurrence_bias import (
 )
 from kntools.analyses.fig07_probability_shift import ProbabilityShift, probability_shift
 from kntools.analyses.words import FIGURE_5, noun_prompts
+from kntools.engine.answers import ask
 from kntools.results.statistics import spearman
 from kntools.sites import Neuron
 from tests import planted, zoo
@@ -176,8 +177,9 @@ def test_texts_are_lines_or_a_field_of_rows(tmp_path: Path) -> None:
 def test_expected_counts_are_those_of_the_models_own_texts() -> None:
     model, nouns = zoo.tiny("llama"), {"Canada": "singular", "Ottawa": "plural", "Ouagadougou": "plural"}
     starts = ("The fox", "Is Japan near")
-    counts = expected_beside(model, ["the", "is"], nouns, beginnings=starts, texts=10**9)
-    for word in ("the", "is"):
+    counts = expected_beside(model, ["The", "is", "the"], nouns, beginnings=starts, texts=10**9)
+    assert list(counts) == ["the", "is"]  # as `count_beside` counts them
+    for word in counts:
         mass = {"singular": 0.0, "plural": 0.0}
         for start, (noun, number) in itertools.product(starts, nouns.items()):
             e = kn.encode(model, kn.Prompt(f"{start} {word}", f" {noun}", multi_token="sum"))
@@ -187,8 +189,35 @@ def test_expected_counts_are_those_of_the_models_own_texts() -> None:
         for number, p in mass.items():
             assert counts[word][number] == pytest.approx(1e9 * p, rel=1e-3, abs=2)
     assert counts["the"]["plural"] > 0 and counts["the"] != counts["is"]
-    with pytest.raises(ValueError, match="count in a corpus"):
-        expected_beside(zoo.tiny("bert"), ["the"], nouns)
+
+
+def test_a_noun_that_begins_a_longer_one_counts_without_it() -> None:
+    model = zoo.tiny("llama")
+    nouns = {"Canada": "singular", "Canadas": "plural", "Canadass": "plural"}
+    e = [kn.encode(model, kn.Prompt("The fox the", f" {noun}", multi_token="sum")) for noun in nouns]
+    assert e[1].target_ids[:1] == e[0].target_ids and e[2].target_ids[: len(e[1].target_ids)] == e[1].target_ids
+    one, two, three = (answer.probability for answer in ask(model, e))
+    counts = expected_beside(model, ["the"], nouns, beginnings=["The fox"], texts=10**15)["the"]
+    assert counts["singular"] == pytest.approx(1e15 * (one - two), rel=1e-3) and three < two < one
+    assert counts["plural"] == pytest.approx(1e15 * two, rel=1e-3)  # both plurals together
+
+
+@pytest.mark.parametrize(
+    ("words", "more", "message"),
+    [
+        ([], {}, "at least one word"),
+        (["the"], {"nouns": {}}, "and one noun"),
+        (["the"], {"beginnings": []}, "no beginnings"),
+        (["the"], {"beginnings": "They saw"}, "give several"),
+        (["the"], {"texts": 0}, "texts=0"),
+        (["the"], {"model": "bert"}, "count in a corpus"),
+    ],
+)
+def test_expected_counts_of_nothing(words: list[str], more: dict[str, Any], message: str) -> None:
+    given = {"nouns": {"Canada": "singular"}, **more}
+    model = zoo.tiny(given.pop("model", "llama"))
+    with pytest.raises((ValueError, TypeError), match=message):
+        expected_beside(model, words, given.pop("nouns"), **given)
 
 
 def test_nouns_of_the_sample() -> None:

@@ -11,9 +11,9 @@ from torch import Tensor
 import kntools as kn
 from kntools.editing.changes import Change
 from kntools.engine.answers import answer_logits, answer_values, ask
-from kntools.engine.generation import generate_each
+from kntools.engine.generation import generate_edited
+from kntools.engine.pass_hooks import by_row
 from kntools.hooks.neurons import ablate_neurons
-from kntools.hooks.stateful import by_row
 from kntools.prompts import encode_many
 from tests import zoo
 from tests.loop import ALL
@@ -131,8 +131,8 @@ def test_each_prompt_has_the_hooks_of_its_own_edit(name: str, max_rows: int | No
     encoded = encode_many(model, prompts)
     each = [*random_edits(model, len(prompts) - 1), []]
     with kn.set_options(max_rows=max_rows):
-        found = answer_logits(model, encoded, each)
-    plain = answer_logits(model, encoded)
+        found = list(answer_logits(model, encoded, each))
+    plain = list(answer_logits(model, encoded))
     for e, hooks, logits, unedited in zip(encoded, each, found, plain, strict=True):
         torch.testing.assert_close(logits.float(), rows_of(model, e, hooks), atol=1e-4, rtol=1e-4)
         assert bool((logits - unedited).abs().max() > 1e-3) == bool(hooks)
@@ -145,7 +145,7 @@ def test_each_text_is_continued_under_its_own_edit(name: str) -> None:
         kn.Prompt(text, " a") for text in ("The capital of Canada is", "Is Japan near", "The capital of Cuba is")
     ]
     each = random_edits(model, 3)
-    texts = generate_each(model, prompts, 6, each)
+    texts = generate_edited(model, prompts, each, 6)
     assert texts == [
         kn.generate(model, p, hooks=hooks, max_new_tokens=6) for p, hooks in zip(prompts, each, strict=True)
     ]
