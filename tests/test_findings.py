@@ -124,7 +124,7 @@ def test_what_the_page_says_of_reliability() -> None:
 
     regular, irregular = shares("suppress")
     assert f"overturns {regular} of determiner-noun pairs and {irregular} of those with irregular nouns" in page
-    assert f"value rows {shares('erase')[0][:2]} and {shares('erase')[1]}; six random neurons" in page
+    assert f"value rows overturns {shares('erase')[0][:2]} and {shares('erase')[1]}; six random neurons" in page
     assert (nouns.query("edit in ['suppress', 'erase']")["random"] == 0).all()
     assert (others.query("edit in ['suppress', 'erase']")["share"] == 0).all()
     assert table.query("edit == 'enhance'")["share"].max() < 0.02 and "overturns at most 2 %" in page

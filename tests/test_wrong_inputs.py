@@ -132,6 +132,8 @@ CALLS: dict[str, tuple[Call, list[Any]]] = {
     "edit_values to": (lambda m, a, x: kn.edit_values(m, "L1.N5", " book", x), [PROMPT, None, [" cat"], 1.5, ""]),
     "erase_values": (lambda m, a, x: kn.erase_values(m, x), NEURONS),
     "applied": (lambda m, a, x: kn.erase_values(m, "L1.N5").applied(x).__enter__(), [None, "x", PROMPT]),
+    "undo": (lambda m, a, x: kn.erase_values(m, "L1.N5").undo(x), [None, "x", PROMPT]),
+    "hooks of an edit": (lambda m, a, x: kn.erase_values(m, "L1.N5").hooks(x), [None, "x", PROMPT]),
     "generate": (lambda m, a, x: kn.generate(m, x, max_new_tokens=1), [None, 3, [], 1.5, torch.ones(2), [[PROMPT]]]),
     "max_new_tokens": (lambda m, a, x: kn.generate(m, TEXT, max_new_tokens=x), [*COUNTS, 10**6]),
     "temperature": (lambda m, a, x: kn.generate(m, TEXT, temperature=x, max_new_tokens=1), ["1", None, -1]),

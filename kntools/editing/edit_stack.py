@@ -31,7 +31,7 @@ class Application:
     """An edit on its way onto the stack of a model, and off it again."""
 
     def __init__(self, edit: Edit, model: Any) -> None:
-        self.edit, self.changes, self.stack = edit, edit.changes, _stacks.setdefault(model, [])
+        self.edit, self.changes, self.stack = edit, edit.changes, _stack(model)
         check(edit, self.changes, model)
         self.before, self.after = fingerprint(model), ""  # of the weights without it and with it
         self.saved = [(change, change.read(model)) for change in self.changes]
@@ -73,8 +73,7 @@ def check(edit: Edit, changes: Sequence[Change], model: Any) -> None:
 
     It was made on these weights, as they are now or as they were before one of the edits applied, and is not there yet.
     """
-    adapter.check_model(model)
-    stack = _stacks.get(model, [])
+    stack = _stack(model)
     if any(same(tuple(changes), other.changes) for other in stack):
         raise RuntimeError("this edit is applied already; undo it first, or leave its scope")
     now, *before = fingerprints(model)
@@ -96,18 +95,23 @@ def check(edit: Edit, changes: Sequence[Change], model: Any) -> None:
 _stacks: WeakKeyDictionary[Any, list[Application]] = WeakKeyDictionary()
 
 
+def _stack(model: Any) -> list[Application]:
+    adapter.check_model(model)
+    return _stacks.setdefault(model, [])
+
+
 def applied_edits(model: Any) -> list[Edit]:
     """The edits that are applied to the model now, the first one first."""
-    return [application.edit for application in _stacks.get(model, [])]
+    return [application.edit for application in _stack(model)]
 
 
 def fingerprints(model: Any) -> list[str]:
     """Of the weights as they are now, and as they were before each of the edits that are applied."""
-    return [fingerprint(model), *(application.before for application in _stacks.get(model, []))]
+    return [fingerprint(model), *(application.before for application in _stack(model))]
 
 
 def find(edit: Edit, model: Any) -> Application:
-    for application in _stacks.get(model, []):
+    for application in _stack(model):
         if application.edit is edit:
             return application
     raise RuntimeError("this edit is not applied to this model; nothing to undo")

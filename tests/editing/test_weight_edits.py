@@ -76,20 +76,23 @@ def test_the_change_is_what_is_added() -> None:
                 torch.testing.assert_close(adapter.w_out(model, n).detach(), expected[n])
 
 
-@pytest.mark.parametrize("size", [1e-6, 0.3])
-def test_hooks_round_as_the_weights_do(size: float) -> None:
-    """An update that half precision rounds away does nothing, written or acted out."""
-    model = zoo.tiny("llama", torch.bfloat16)
-    draw = torch.Generator().manual_seed(0)
-    update = torch.randn(model.blocks[1].mlp.W_out.shape, generator=draw) * size
-    edit = LayerEdit((Change(1, update),), "noise", provenance(model))
+@pytest.mark.parametrize(("size", "lost"), [(0.2, True), (0.8, False)])
+def test_hooks_round_as_the_weights_do(size: float, lost: bool) -> None:
+    """An update that half precision rounds away does nothing, written or acted out: bfloat16 has steps of 0.5 at 64."""
+    model = zoo.fresh("llama", torch.bfloat16)
+    weights = adapter.w_out(model, 1)
+    with torch.no_grad():
+        weights.copy_(torch.full_like(weights, 64.0))
+    edit = LayerEdit((Change(1, torch.full(weights.shape, size)),), "a little more", provenance(model))
+    [change], old = edit.changes, weights.detach().float().clone()
     before = logits(model)
     hooked = model.run_with_hooks(torch.arange(5, 12)[None], fwd_hooks=edit.hooks(model)).detach()
+    expected = change.rounded(model)
     with edit.applied(model):
         written = logits(model)
-    assert torch.equal(before, written) == (size < 1e-5)
-    moved, rounded = (hooked - before).float(), (written - before).float()
-    assert float((moved - rounded).norm()) <= 0.2 * float(rounded.norm())
+        assert torch.equal(adapter.w_out(model, 1).float() - old, expected)
+    assert torch.equal(hooked, before) == torch.equal(written, before) == lost
+    assert torch.equal(Change(1, expected).rounded(zoo.tiny("llama")), expected)  # float32 takes it whole
 
 
 def test_scopes_nest() -> None:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 import kntools as kn
 from kntools.editing.changes import Change
+from kntools.engine import answers
 from kntools.engine.answers import answer_logits, answer_values, ask
 from kntools.engine.generation import generate_edited
 from kntools.engine.pass_hooks import by_row
@@ -124,9 +125,12 @@ def random_edits(model: Any, count: int) -> list[list[Any]]:
     return edits
 
 
-@pytest.mark.parametrize("max_rows", [None, 2])
+@pytest.mark.parametrize(("max_rows", "chunk"), [(None, 256), (2, 256), (None, 2)])
 @pytest.mark.parametrize("name", ["llama", "gpt2", "gemma2", "bert"])
-def test_each_prompt_has_the_hooks_of_its_own_edit(name: str, max_rows: int | None) -> None:
+def test_each_prompt_has_the_hooks_of_its_own_edit(
+    name: str, max_rows: int | None, chunk: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(answers, "_CHUNK", chunk)
     model, prompts = zoo.tiny(name), prompts_for(name)
     encoded = encode_many(model, prompts)
     each = [*random_edits(model, len(prompts) - 1), []]
