@@ -1,9 +1,10 @@
-"""One rank-one edit against the plain loop: `python benchmarks/rome.py`.
+"""One rank-one edit, and 32 together, against the plain loop: `python benchmarks/rome.py`.
 
 The plain loop is how one would write it down: in every step of the value optimisation each template is a forward pass
 and a backward pass of its own, over the whole text and all blocks. Both run in this process, on the same weights,
 threads and templates; parameters get no gradients in either. The loop's time is that of `--steps` steps, scaled up to
-20. CPU seconds are given too: they change less on a busy machine. Peak memory is that of each in a process of its own.
+20; that of 32 edits is estimated from every eighth. CPU seconds are given too: they change less on a busy machine.
+Peak memory is that of each in a process of its own.
 
 Most of the ratio is arithmetic, and it is printed: positions x layers that are run, weighted with their parameters.
 The loop runs the words before the subject, and the blocks below the edited layer, again in every step.
@@ -13,15 +14,15 @@ from __future__ import annotations
 
 import argparse
 import json
-import resource
 import subprocess
 import sys
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
+from peak import peak_gib
 from torch import Tensor
 
 import kntools as kn
@@ -30,28 +31,28 @@ from kntools.editing.rome_batch import RowBatch
 from kntools.editing.rome_rows import EditRows, make_rows
 from kntools.editing.rome_settings import TEMPLATES, RomeSettings
 
-PROMPT = kn.Prompt("The capital of Canada is", " Ottawa", subject="Canada")
 TARGET, STEPS = " Rome", 20
-CAPITALS = {
-    "Canada": "Ottawa",
-    "France": "Paris",
-    "Japan": "Tokyo",
-    "Germany": "Berlin",
-    "Norway": "Oslo",
-    "Spain": "Madrid",
-    "Kenya": "Nairobi",
-    "Cuba": "Havana",
-}
+CAPITALS = (
+    "Canada Ottawa, France Paris, Japan Tokyo, Germany Berlin, Norway Oslo, Spain Madrid, Kenya Nairobi, "
+    "Cuba Havana, Egypt Cairo, Peru Lima, Chile Santiago, Greece Athens, Russia Moscow, China Beijing, "
+    "Poland Warsaw, Austria Vienna, Sweden Stockholm, Finland Helsinki, Denmark Copenhagen, Ireland Dublin, "
+    "Portugal Lisbon, Belgium Brussels, Hungary Budapest, Turkey Ankara, Iran Tehran, Iraq Baghdad, "
+    "Thailand Bangkok, Vietnam Hanoi, Nepal Kathmandu, Ukraine Kyiv, Cyprus Nicosia, Ghana Accra"
+)
+FACTS = [
+    kn.Prompt(f"The capital of {country} is", f" {city}", subject=country)
+    for country, city in (pair.split() for pair in CAPITALS.split(", "))
+]
 
 
-def texts_of(model: Any) -> EditRows:
+def texts_of(model: Any, prompt: kn.Prompt) -> EditRows:
     """The texts of the edit."""
-    return make_rows(model, make_requests(model, PROMPT, TARGET, "rome"), RomeSettings())[0]
+    return make_rows(model, make_requests(model, prompt, TARGET, "rome"), RomeSettings())[0]
 
 
-def plain_loop(model: Any, layer: int, steps: int) -> list[float]:
+def plain_loop(model: Any, layer: int, steps: int, prompt: kn.Prompt = FACTS[0]) -> list[float]:
     """-log P(target), mean over templates, at each step."""
-    rows = texts_of(model)
+    rows = texts_of(model, prompt)
     name = f"blocks.{layer}.mlp.hook_out"
 
     def logits(e: kn.Encoded, delta: Tensor) -> Tensor:
@@ -90,17 +91,11 @@ def plain_loop(model: Any, layer: int, steps: int) -> list[float]:
     return curve
 
 
-def ours(model: Any, layer: int, steps: int = STEPS) -> kn.RankOneEdit:
+def ours(model: Any, layer: int, steps: int = STEPS, prompts: Sequence[kn.Prompt] = FACTS[:1]) -> list[kn.RankOneEdit]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        return kn.rome(model, PROMPT, TARGET, layer=layer, settings=RomeSettings(steps=steps, stop_loss=0.0))
-
-
-def together(model: Any, layer: int) -> list[kn.RankOneEdit]:
-    prompts = [kn.Prompt(f"The capital of {country} is", f" {city}", country) for country, city in CAPITALS.items()]
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        return kn.rome(model, prompts, [TARGET] * len(prompts), layer=layer, settings=RomeSettings(stop_loss=0.0))
+        settings = RomeSettings(steps=steps, stop_loss=0.0)
+        return kn.rome(model, prompts, [TARGET] * len(prompts), layer=layer, settings=settings)
 
 
 def subject_end(e: kn.Encoded) -> int:
@@ -119,7 +114,7 @@ def arithmetic(model: Any, layer: int) -> tuple[float, float]:
     layers = model.cfg.n_layers
     block = sum(p.numel() for p in model.blocks[0].parameters())
     unembed = model.cfg.d_model * model.cfg.d_vocab
-    rows = texts_of(model)
+    rows = texts_of(model, FACTS[0])
     lengths = [e.tokens.shape[1] for e in rows.encoded]
     plain = sum(lengths) * ((layers + layers - layer) * block + 2 * unembed)
     mine = 0
@@ -138,27 +133,26 @@ def peak_memory(which: str, layer: int) -> float:
 
 def measure_alone(which: str, layer: int) -> None:
     model = kn.load_model("smollm2-135m", device="cpu", prepend_bos=False)
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    if which == "plain":
-        plain_loop(model, layer, 2)
-    else:
-        ours(model, layer, 3)
-    after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    print(json.dumps({"gib": (after - before) / 2**20}))
+    work: dict[str, Callable[[], Any]] = {
+        "plain": lambda: plain_loop(model, layer, 2),
+        "ours": lambda: ours(model, layer, 3),
+        "together": lambda: ours(model, layer, 3, FACTS),
+    }
+    print(json.dumps({"gib": peak_gib(work[which])}))
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--layer", type=int, default=5)
     parser.add_argument("--steps", type=int, default=3, help="steps of the plain loop that are timed")
-    parser.add_argument("--only", choices=["plain", "ours"], help=argparse.SUPPRESS)
+    parser.add_argument("--only", choices=["plain", "ours", "together"], help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.only:
         measure_alone(args.only, args.layer)
         return
     model = kn.load_model("smollm2-135m", device="cpu", prepend_bos=False)
     ours(model, args.layer, 2)  # warms up
-    edit, wall, cpu = timed(lambda: ours(model, args.layer))
+    [edit], wall, cpu = timed(lambda: ours(model, args.layer))
     curve, loop_wall, loop_cpu = timed(lambda: plain_loop(model, args.layer, args.steps))
     scale = STEPS / args.steps
     difference = max(abs(a.target - b) for a, b in zip(edit.steps, curve, strict=False))
@@ -171,10 +165,21 @@ def main() -> None:
         f"{by_count:.2e} / {mine:.2e} = {by_count / mine:.1f}\n"
         f"  largest difference in -log P(target) {difference:.1e}"
     )
-    edits, wall, cpu = timed(lambda: together(model, args.layer))
-    print(f"  {len(edits)} edits together: {wall / len(edits):.1f} s each ({cpu / len(edits):.1f} s CPU)")
-    memory = [peak_memory(which, args.layer) for which in ("plain", "ours")]
-    print(f"peak memory above the model: plain {memory[0]:.2f} GiB, ours {memory[1]:.2f} GiB")
+    edits, wall, cpu = timed(lambda: ours(model, args.layer, prompts=FACTS))
+    some = FACTS[::8]
+    _, loop_wall, loop_cpu = timed(lambda: [plain_loop(model, args.layer, args.steps, fact) for fact in some])
+    ratios = (
+        loop / len(some) * scale * len(edits) / together for loop, together in ((loop_wall, wall), (loop_cpu, cpu))
+    )
+    print(
+        f"  {len(edits)} edits together: {wall / len(edits):.1f} s each ({cpu / len(edits):.1f} s CPU); "
+        "ratio {:.1f} (CPU {:.1f})".format(*ratios)
+    )
+    memory = [peak_memory(which, args.layer) for which in ("plain", "ours", "together")]
+    print(
+        f"peak memory above the model: plain {memory[0]:.2f} GiB, ours {memory[1]:.2f} GiB, "
+        f"{len(edits)} edits together {memory[2]:.2f} GiB"
+    )
 
 
 if __name__ == "__main__":
