@@ -6,6 +6,7 @@ from functools import partial
 from typing import Any, Literal
 
 from kntools import data
+from kntools.arguments import instance, several, whole
 from kntools.data import CounterFactRecord, ReducedRecord, SymmetricFact
 from kntools.engine.answers import ask
 from kntools.models.causality import is_masked
@@ -120,12 +121,24 @@ def _further(record: Any, edited: Prompt, asked: dict[str, list[Prompt]]) -> Ite
             yield Question(f"two-hop {which}", f"The country whose capital is{capital} is", f" {record.subject}")
 
 
+def check_cases(cases: Sequence[Case]) -> list[Case]:
+    """The cases, if there are any, each once."""
+    example = "make_cases(model, 'counterfact', 100)"
+    listed = [instance("a case", case, Case, example) for case in several("cases", cases, example)]
+    if not listed:
+        raise ValueError(f"no cases were given; give those of {example}")
+    if len({case.key for case in listed}) < len(listed):
+        raise ValueError("two cases have the same key; give each case once")
+    return listed
+
+
 def make_cases(model: Any, what: EditData, limit: int, *, seed: int = 0, among: int | None = None) -> list[Case]:
     """`limit` cases: `"counterfact"` records that the model knows, or facts of `"P36"`, `"P1376"`, `"P101"`, `"P27"`.
 
     CounterFact records with all fields come first, then reduced ones, which have one neighbour and no paraphrase. Of
     facts, those that the model knows come first, then others up to `limit`; they are looked for in a sample of `among`.
     """
+    limit = whole("limit", limit, least=0)
     if what == "counterfact":
         return _known_counterfact(model, limit)
     load: dict[str, Callable[..., Any]] = {"P101": data.synonym_facts, "P27": data.two_hop_facts}

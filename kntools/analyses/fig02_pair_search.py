@@ -11,6 +11,7 @@ from kntools.analyses.fig03_localisation import Localisation
 from kntools.analyses.neuron_search import ADAPTIVE, HALVES, SearchSettings, halves, local_seed, search_each
 from kntools.analyses.prompt_group import PromptGroup
 from kntools.arguments import whole
+from kntools.engine.inputs import check_choice
 from kntools.models import neuron_layers
 from kntools.randomness import python_random
 from kntools.results.statistics import fisher, holm, share_interval, sign_test
@@ -71,6 +72,7 @@ class PairSearch(Table):
 
     def nouns(self, half: str) -> set[str]:
         """All forms of the nouns of one half: `selection` or `test`."""
+        check_choice("half", half, HALVES)
         return {form for row in self.rows if row["half"] == half for form in row["nouns"].split("/")}
 
     def shuffled(self, seed: int) -> "PairSearch":

@@ -193,7 +193,7 @@ def is_relation(name: str) -> bool:
 
 def sample(items: list[T], limit: int | None, rng: random.Random) -> list[T]:
     """All of them, or `limit` drawn at random."""
-    return items if limit is None or limit >= len(items) else rng.sample(items, limit)
+    return items if limit is None or whole("limit", limit, least=0) >= len(items) else rng.sample(items, limit)
 
 
 def check_prompts(prompts: NamedPrompts, least: int = 1) -> None:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from kntools import data
 from kntools.analyses.prompt_group import is_relation, sample
+from kntools.arguments import several
 from kntools.data.pairs import MinimalPair
 from kntools.data.records import PromptSet
 from kntools.engine.answers import answer_values
@@ -92,7 +93,7 @@ def pairs_of_number(model: Any, paradigm: str, without: Iterable[str], path: Any
     """The minimal pairs of a paradigm that are about a number, and in which none of these nouns stands."""
     if is_relation(paradigm):
         raise ValueError(f"{paradigm} is a relation; numbers are in paradigms such as determiner_noun_agreement_2")
-    nouns = set(without)
+    nouns = set(several("without", without, "found.nouns('selection')"))
 
     def usable(pair: MinimalPair, _: Prompt) -> bool:
         return bool(data.number(pair)) and nouns.isdisjoint(re.findall(r"\w+", f"{pair.good} {pair.bad}"))
