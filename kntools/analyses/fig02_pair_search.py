@@ -9,7 +9,7 @@ import pandas as pd
 
 from kntools.analyses.fig03_localisation import Localisation
 from kntools.analyses.neuron_search import ADAPTIVE, HALVES, SearchSettings, halves, local_seed, search_each
-from kntools.analyses.prompt_group import PromptGroup
+from kntools.analyses.prompt_group import PromptGroup, check_list
 from kntools.arguments import whole
 from kntools.engine.inputs import check_choice
 from kntools.models import neuron_layers
@@ -162,12 +162,11 @@ def pair_search(
     Raises:
         ValueError: no groups, or groups that have no determiner (another paradigm, a relation).
     """
+    example = "prompt_groups(model, 'determiner_noun_agreement_2')"
+    check_list("groups", groups, PromptGroup, example)
     others = [g.key for g in groups if g.label("determiner") is None]
-    if not groups or others:
-        what = f"{others[:3]} have none" if others else "none were given"
-        raise ValueError(
-            f"pair_search needs determiner-noun pairs: {what}; use prompt_groups(model, 'determiner_noun_agreement_2')"
-        )
+    if others:
+        raise ValueError(f"pair_search needs determiner-noun pairs: {others[:3]} have none; use {example}")
     found, provenance = search_each(model, groups, settings, kind="pair search", run=run)
     return _of(groups, found, provenance, seed=seed, widths=list(neuron_layers.widths(model)))
 

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from kntools.arguments import instance, several, shown
 from kntools.editing.weight_edits import WeightEdit
 from kntools.engine.generation import generate
 from kntools.results.table import Table
@@ -25,9 +26,15 @@ def edit_examples(
     edit_examples(model, edit, texts, max_new_tokens=12)
     ```
     """
-    asked = [(group, text) for group, listed in texts.items() for text in listed]
+    instance("edit", edit, WeightEdit, "kn.rome(model, prompt, ' Rome', layer=8)")
+    example = "{'edited': ['The capital of Canada is']}"
+    if not isinstance(texts, Mapping):
+        raise TypeError(f"texts={shown(texts)}; pass e.g. {example}")
+    asked = [(group, text) for group, listed in texts.items() for text in several(f"texts[{group!r}]", listed, example)]
+    if wrong := [text for _, text in asked if not isinstance(text, str)]:
+        raise TypeError(f"{shown(wrong[0])} is not a text; pass e.g. {example}")
     if not asked:
-        raise ValueError("no texts given; pass e.g. {'edited': ['The capital of Canada is']}")
+        raise ValueError(f"no texts given; pass e.g. {example}")
     before = generate(model, [text for _, text in asked], max_new_tokens=max_new_tokens)
     with edit.applied(model):
         after = generate(model, [text for _, text in asked], max_new_tokens=max_new_tokens)

@@ -169,7 +169,7 @@ def number_prompts(
         check_choice("number", number, NUMBERS)
     found: dict[str, list[Prompt]] = {}
     nouns = several("without", without, "found.nouns('selection')")
-    for paradigm in paradigms:
+    for paradigm in (paradigms := several("paradigms", paradigms, "NUMBER_PARADIGMS")):
         asked = pairs_of_number(model, paradigm, nouns, path)
         for record, prompt in zip(asked.records, asked.prompts, strict=True):
             if number in (None, own := data.number(record)):
