@@ -6,7 +6,7 @@ from functools import partial
 from typing import Any, Literal, get_args
 
 from kntools import data
-from kntools.arguments import instance, several, whole
+from kntools.arguments import whole
 from kntools.data import CounterFactRecord, ReducedRecord, SymmetricFact
 from kntools.engine.answers import ask
 from kntools.engine.inputs import check_choice
@@ -120,17 +120,6 @@ def _further(record: Any, edited: Prompt, asked: dict[str, list[Prompt]]) -> Ite
     if isinstance(record, SymmetricFact) and record.relation == "P36":
         for which, capital in (("new", edited.foil), ("true", edited.target)):
             yield Question(f"two-hop {which}", f"The country whose capital is{capital} is", f" {record.subject}")
-
-
-def check_cases(cases: Sequence[Case]) -> list[Case]:
-    """The cases, if there are any, each once."""
-    example = "make_cases(model, 'counterfact', 100)"
-    listed = [instance("a case", case, Case, example) for case in several("cases", cases, example)]
-    if not listed:
-        raise ValueError(f"no cases were given; give those of {example}")
-    if len({case.key for case in listed}) < len(listed):
-        raise ValueError("two cases have the same key; give each case once")
-    return listed
 
 
 def make_cases(model: Any, what: EditData, limit: int, *, seed: int = 0, among: int | None = None) -> list[Case]:

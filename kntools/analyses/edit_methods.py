@@ -167,11 +167,8 @@ def editors(
     chosen, at = settings or RomeSettings.for_model(model), layer_for(model) if layer is None else layer
     instance("second_moment", second_moment, (SecondMoment, Mapping, NoneType), "kn.second_moment(model, layer, texts)")
     moments = {second_moment.layer: second_moment} if isinstance(second_moment, SecondMoment) else second_moment or {}
-    wanted = (
-        [name for name in EDITORS if moments or name != "alpha_edit"]
-        if names is None
-        else several("names", names, "['rome', 'emmet']")
-    )
+    possible = [name for name in EDITORS if moments or name != "alpha_edit"]
+    wanted = possible if names is None else several("names", names, "['rome', 'emmet']")
     for name in wanted:
         check_name("editor", name, EDITORS)
     if moments and at not in moments:

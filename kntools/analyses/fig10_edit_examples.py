@@ -3,7 +3,8 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from kntools.arguments import instance, several, shown
+from kntools.analyses.prompt_group import check_list
+from kntools.arguments import instance, shown
 from kntools.editing.weight_edits import WeightEdit
 from kntools.engine.generation import generate
 from kntools.results.table import Table
@@ -30,9 +31,9 @@ def edit_examples(
     example = "{'edited': ['The capital of Canada is']}"
     if not isinstance(texts, Mapping):
         raise TypeError(f"texts={shown(texts)}; pass e.g. {example}")
-    asked = [(group, text) for group, listed in texts.items() for text in several(f"texts[{group!r}]", listed, example)]
-    if wrong := [text for _, text in asked if not isinstance(text, str)]:
-        raise TypeError(f"{shown(wrong[0])} is not a text; pass e.g. {example}")
+    for group, listed in texts.items():
+        check_list(f"texts of {group!r}", listed, str, example, least=0)
+    asked = [(group, text) for group, listed in texts.items() for text in listed]
     if not asked:
         raise ValueError(f"no texts given; pass e.g. {example}")
     before = generate(model, [text for _, text in asked], max_new_tokens=max_new_tokens)

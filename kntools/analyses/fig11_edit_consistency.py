@@ -7,12 +7,13 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from kntools.analyses.edit_cases import Case, check_cases
+from kntools.analyses.edit_cases import Case
 from kntools.analyses.edit_measures import Continuations, NeighbourLogits, measure, neighbour_logits
 from kntools.analyses.edit_methods import Method, Moments, chosen_editors, same_weights, settings_of
 from kntools.analyses.edit_result import EDITED, EditConsistency, Payload
 from kntools.analyses.neuron_search import local_seed, open_run
-from kntools.arguments import several, shown, whole
+from kntools.analyses.prompt_group import check_list
+from kntools.arguments import whole
 from kntools.editing.rome_value import shared_values
 from kntools.editing.weight_edits import WeightEdit
 from kntools.engine.texts import chunks
@@ -56,8 +57,10 @@ def edit_consistency(
         RuntimeError: in the end the weights are not what they were, bit by bit.
     """
     chosen = chosen_editors(model, methods, layer, second_moment)
-    cases = check_cases(cases)
+    check_list("cases", cases, Case, "make_cases(model, 'counterfact', 100)")
     keys = [case.key for case in cases]
+    if len(set(keys)) != len(keys):
+        raise ValueError("two cases have the same key; give each case once")
     how, together = continuations or Continuations(), whole("together", together, least=1)
     written = {"methods": settings_of(chosen), "together": together, "continuations": asdict(how)}
     folder = open_run(run, "edit consistency", model, **written)
@@ -134,10 +137,10 @@ def _edits(model: Any, method: Method, cases: Sequence[Case]) -> list[WeightEdit
             return [str(error)]
         # One of them: the others are edited all the same.
         return [edit for case in cases for edit in _edits(model, method, [case])]
-    edits = several("edits of a method", found, "one for each fact")
-    if len(edits) != len(cases) or not all(isinstance(edit, WeightEdit) for edit in edits):
-        raise TypeError(f"a method gave {shown(edits)} for {len(cases)} facts; give an edit of each (kn.rome, ...)")
-    return edits
+    check_list("edits of a method", found, WeightEdit, "kn.rome(model, prompts, targets, layer=5)")
+    if len(found) != len(cases):
+        raise ValueError(f"a method gave {len(found)} edits of {len(cases)} facts; give one of each")
+    return list(found)
 
 
 def _says_it(before: Payload) -> bool:

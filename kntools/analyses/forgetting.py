@@ -8,11 +8,12 @@ from typing import Any
 
 import pandas as pd
 
-from kntools.analyses.edit_cases import Case, check_cases
+from kntools.analyses.edit_cases import Case
 from kntools.analyses.edit_measures import Continuations, measure
 from kntools.analyses.edit_methods import Editor, Method, Moments, chosen_editors, same_weights, settings_of
 from kntools.analyses.edit_result import SCORES, Payload, interval_of
 from kntools.analyses.neuron_search import local_seed, open_run
+from kntools.analyses.prompt_group import check_list
 from kntools.arguments import several, whole
 from kntools.editing.edit_stack import AppliedAlready
 from kntools.editing.rome_value import shared_values
@@ -83,7 +84,7 @@ def forgetting_curve(
         ValueError: counts that are not 1 to `len(cases)`, no editors, or the file of another run.
     """
     chosen = chosen_editors(model, methods, layer, second_moment)
-    cases = check_cases(cases)
+    check_list("cases", cases, Case, "make_cases(model, 'counterfact', 100)")
     sizes = sorted({whole("counts", count, 1, len(cases)) for count in several("counts", counts, "[1, 10]")})
     if not sizes:
         raise ValueError("counts is empty; give numbers of edits, e.g. [1, 10, 100]")

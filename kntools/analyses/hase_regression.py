@@ -11,13 +11,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from kntools.analyses.edit_cases import Case, check_cases
+from kntools.analyses.edit_cases import Case
 from kntools.analyses.edit_measures import Continuations
 from kntools.analyses.edit_methods import Method, settings_of
 from kntools.analyses.edit_result import EDITED, probability_of
 from kntools.analyses.fig11_edit_consistency import edit_consistency
 from kntools.analyses.neuron_search import open_run
-from kntools.analyses.prompt_group import prompt_item
+from kntools.analyses.prompt_group import check_list, prompt_item
 from kntools.arguments import shown, whole
 from kntools.engine.inputs import check_choice
 from kntools.models import adapter
@@ -132,7 +132,7 @@ def tracing_and_editing(
     Raises:
         ValueError: no cases or methods, fewer than three facts that can be edited in all layers, or another run's file.
     """
-    cases = check_cases(cases)
+    check_list("cases", cases, Case, "make_cases(model, 'counterfact', 40)")
     if not methods or not isinstance(methods, Mapping):
         raise ValueError(f"methods={shown(methods)}; give a method for each layer, {{layer: rome_method(layer, C)}}")
     check_choice("kind", kind, get_args(Kind))

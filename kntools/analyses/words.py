@@ -11,8 +11,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from kntools import data
-from kntools.analyses.prompt_group import is_relation, sample
-from kntools.arguments import several, shown
+from kntools.analyses.prompt_group import check_list, is_relation, sample
+from kntools.arguments import several
 from kntools.data.pairs import MinimalPair
 from kntools.data.records import PromptSet
 from kntools.engine.answers import answer_values
@@ -39,10 +39,9 @@ def checked_words(words: Words | Sequence[str]) -> list[tuple[str, str]]:
     """`(section, word)` in order; a plain list is one section. Empty lists and repeated words are errors."""
     if isinstance(words, str):
         raise ValueError(f"words={words!r} is one text; give a list, e.g. [{words!r}]")
-    given = words if isinstance(words, Mapping) else {"words": words}
-    sections = {section: several(section, listed, "['the', 'these']") for section, listed in given.items()}
-    if wrong := [word for listed in sections.values() for word in listed if not isinstance(word, str)]:
-        raise TypeError(f"the word {shown(wrong[0])} is no text; give words such as 'these'")
+    sections = words if isinstance(words, Mapping) else {"words": words}
+    for section, listed in sections.items():
+        check_list(section, listed, str, "['the', 'these']", least=0)
     empty = [section for section, listed in sections.items() if not listed]
     if empty or not sections:
         raise ValueError(f"the word list is empty ({empty or 'no section'}); give at least one word per section")
