@@ -3,11 +3,13 @@
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from kntools import data
+from kntools.arguments import whole
 from kntools.data import CounterFactRecord, ReducedRecord, SymmetricFact
 from kntools.engine.answers import ask
+from kntools.engine.inputs import check_choice
 from kntools.models.causality import is_masked
 from kntools.prompts import MASK, Encoded, Prompt, encode_each
 
@@ -126,6 +128,8 @@ def make_cases(model: Any, what: EditData, limit: int, *, seed: int = 0, among: 
     CounterFact records with all fields come first, then reduced ones, which have one neighbour and no paraphrase. Of
     facts, those that the model knows come first, then others up to `limit`; they are looked for in a sample of `among`.
     """
+    check_choice("what", what, get_args(EditData))
+    limit = whole("limit", limit, least=0)
     if what == "counterfact":
         return _known_counterfact(model, limit)
     load: dict[str, Callable[..., Any]] = {"P101": data.synonym_facts, "P27": data.two_hop_facts}

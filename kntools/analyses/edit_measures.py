@@ -11,6 +11,7 @@ from torch import Tensor
 
 from kntools.analyses.edit_cases import NEIGHBOUR, Case
 from kntools.analyses.edit_result import generation_entropy
+from kntools.arguments import several, shown, whole
 from kntools.editing.weight_edits import WeightEdit
 from kntools.engine.answers import answer_logits, answer_of
 from kntools.engine.generation import Drawing, continue_tokens, generate_edited
@@ -51,6 +52,14 @@ class Continuations:
     seed: int = 0
     answer: int = 16  # tokens by which the edited prompt is continued; 0 measures no free answer
     unrelated: tuple[str, ...] = UNRELATED  # sentences of which the perplexity is measured; () measures none
+
+    def __post_init__(self) -> None:
+        for name, least in {"cases": 0, "tokens": 1, "rows": 1, "top_k": 1, "seed": None, "answer": 0}.items():
+            object.__setattr__(self, name, whole(name, getattr(self, name), least))
+        object.__setattr__(self, "unrelated", tuple(several("unrelated", self.unrelated, "UNRELATED")))
+        for text in self.unrelated:
+            if not isinstance(text, str) or not all(text.partition(" ")[::2]):
+                raise ValueError(f"unrelated has {shown(text)}; perplexity is that of sentences of several words")
 
     def entropy(self, model: Any, text: str, hooks: Sequence[Hook] = ()) -> float:
         """The mean entropy of the continuations of a text."""

@@ -5,8 +5,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
+from types import NoneType
 from typing import Any
 
+from kntools.arguments import instance, several, shown
 from kntools.attribution.integrated_gradients import integrated_gradients
 from kntools.editing.fine_tuning import fine_tune
 from kntools.editing.joint_editing import alpha_edit, emmet, memit
@@ -115,6 +117,9 @@ def chosen_editors(
         raise ValueError(
             f"methods {list(methods)}; give at least one, and none called 'before', which is the unedited model"
         )
+    for name, method in methods.items():
+        if not isinstance(name, str) or not callable(method):
+            raise TypeError(f"methods has {name!r}: {shown(method)}; give names with functions, as editors(model) does")
     return methods
 
 
@@ -160,8 +165,10 @@ def editors(
         ValueError: an unknown name, `alpha_edit` without C, or no C for `layer`.
     """
     chosen, at = settings or RomeSettings.for_model(model), layer_for(model) if layer is None else layer
+    instance("second_moment", second_moment, (SecondMoment, Mapping, NoneType), "kn.second_moment(model, layer, texts)")
     moments = {second_moment.layer: second_moment} if isinstance(second_moment, SecondMoment) else second_moment or {}
-    wanted = [name for name in EDITORS if moments or name != "alpha_edit"] if names is None else list(names)
+    possible = [name for name in EDITORS if moments or name != "alpha_edit"]
+    wanted = possible if names is None else several("names", names, "['rome', 'emmet']")
     for name in wanted:
         check_name("editor", name, EDITORS)
     if moments and at not in moments:

@@ -9,8 +9,9 @@ import pandas as pd
 
 from kntools.analyses.fig03_localisation import Localisation
 from kntools.analyses.neuron_search import ADAPTIVE, HALVES, SearchSettings, halves, local_seed, search_each
-from kntools.analyses.prompt_group import PromptGroup
+from kntools.analyses.prompt_group import PromptGroup, check_list
 from kntools.arguments import whole
+from kntools.engine.inputs import check_choice
 from kntools.models import neuron_layers
 from kntools.randomness import python_random
 from kntools.results.statistics import fisher, holm, share_interval, sign_test
@@ -71,6 +72,7 @@ class PairSearch(Table):
 
     def nouns(self, half: str) -> set[str]:
         """All forms of the nouns of one half: `selection` or `test`."""
+        check_choice("half", half, HALVES)
         return {form for row in self.rows if row["half"] == half for form in row["nouns"].split("/")}
 
     def shuffled(self, seed: int) -> "PairSearch":
@@ -160,12 +162,11 @@ def pair_search(
     Raises:
         ValueError: no groups, or groups that have no determiner (another paradigm, a relation).
     """
+    example = "prompt_groups(model, 'determiner_noun_agreement_2')"
+    check_list("groups", groups, PromptGroup, example)
     others = [g.key for g in groups if g.label("determiner") is None]
-    if not groups or others:
-        what = f"{others[:3]} have none" if others else "none were given"
-        raise ValueError(
-            f"pair_search needs determiner-noun pairs: {what}; use prompt_groups(model, 'determiner_noun_agreement_2')"
-        )
+    if others:
+        raise ValueError(f"pair_search needs determiner-noun pairs: {others[:3]} have none; use {example}")
     found, provenance = search_each(model, groups, settings, kind="pair search", run=run)
     return _of(groups, found, provenance, seed=seed, widths=list(neuron_layers.widths(model)))
 

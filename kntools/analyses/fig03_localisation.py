@@ -8,7 +8,7 @@ import pandas as pd
 import torch
 
 from kntools.analyses.neuron_search import ADAPTIVE, Null, SearchSettings, search_each
-from kntools.analyses.prompt_group import PromptGroup
+from kntools.analyses.prompt_group import PromptGroup, check_list
 from kntools.engine.inputs import check_choice
 from kntools.models import neuron_layers
 from kntools.results.statistics import holm, mean_interval, welch
@@ -112,8 +112,7 @@ def localisation(
             each prompt change places where a coin says so. Both cost as much again. `None`: no null.
         seed: of the null.
     """
-    if not groups:
-        raise ValueError("no groups given; make some with prompt_groups(model, 'P36')")
+    check_list("groups", groups, PromptGroup, "prompt_groups(model, 'P36')")
     check_choice("null", null, (*get_args(Null), None))
     small = [g.key for g in groups if len(g.prompts) < 2]
     if small:

@@ -14,9 +14,10 @@ import torch
 
 from kntools import data
 from kntools.analyses.fig05_suppression_effect import SuppressionEffect, unit_of
-from kntools.arguments import several, whole
+from kntools.arguments import several, shown, whole
 from kntools.data.grouping import noun_number
 from kntools.engine.answers import Answer, ask
+from kntools.engine.texts import Texts, strings
 from kntools.models.causality import is_masked
 from kntools.prompts import Encoded, Prompt, encode_many
 from kntools.results.statistics import pearson, spearman, statistic_interval
@@ -69,7 +70,7 @@ def noun_numbers(paradigms: Iterable[str] = ()) -> dict[str, str]:
 
 
 def count_beside(
-    texts: Iterable[str | Mapping[str, Any]], words: Iterable[str], nouns: Mapping[str, str], *, between: int = 1
+    texts: Texts, words: Iterable[str], nouns: Mapping[str, str], *, between: int = 1
 ) -> dict[str, Counter[str]]:
     """How often each word occurs before a singular and before a plural noun.
 
@@ -86,9 +87,8 @@ def count_beside(
     """
     wanted, between = _wanted(words, nouns), whole("between", between, least=0)
     counts = {word: Counter({"singular": 0, "plural": 0}) for word in sorted(wanted)}
-    for text in texts:
-        composed = unicodedata.normalize("NFC", text if isinstance(text, str) else str(text["text"])).lower()
-        tokens = _WORD.findall(composed)
+    for text in strings(texts):
+        tokens = _WORD.findall(unicodedata.normalize("NFC", text).lower())
         for i, token in enumerate(tokens):
             if token in wanted:
                 phrase = takewhile(lambda word: word[0].isalnum(), tokens[i + 1 : i + 2 + between])
@@ -201,7 +201,9 @@ def _alone(answers: Mapping[str, tuple[Encoded, Answer]]) -> dict[str, float]:
 
 def _wanted(words: Iterable[str], nouns: Mapping[str, str]) -> list[str]:
     """The words in lower case, each once."""
-    wanted = list(dict.fromkeys(word.lower() for word in words))
+    wanted = list(dict.fromkeys(word.lower() for word in several("words", words, "['these']")))
+    if not isinstance(nouns, Mapping) or not {"singular", "plural"}.issuperset(nouns.values()):
+        raise TypeError(f"nouns={shown(nouns)}; give noun -> 'singular' or 'plural', as noun_numbers() does")
     if not wanted or not nouns:
         raise ValueError("nothing to count; give at least one word and one noun (see noun_numbers)")
     return wanted

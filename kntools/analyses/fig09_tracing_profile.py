@@ -14,8 +14,9 @@ from torch import Tensor
 
 from kntools import data
 from kntools.analyses.neuron_search import open_run
-from kntools.analyses.prompt_group import prompt_item
-from kntools.arguments import whole
+from kntools.analyses.prompt_group import check_list, prompt_item
+from kntools.arguments import several, whole
+from kntools.engine.inputs import check_choice
 from kntools.models import adapter
 from kntools.prompts import Prompt
 from kntools.results.display import number
@@ -211,8 +212,9 @@ def tracing_profile(
         ValueError: no prompts are left, or the file of another run; see also `causal_trace`.
     """
     samples, seed = whole("samples", samples, least=1), whole("seed", seed)
-    variants: list[tuple[Kind, Severed | None]] = [(kind, None) for kind in kinds]
-    variants += [("hidden", cut) for cut in sever]
+    check_list("prompts", prompts)
+    variants: list[tuple[Kind, Severed | None]] = [(kind, None) for kind in several("kinds", kinds, "['hidden']")]
+    variants += [("hidden", cut) for cut in several("sever", sever, "['mlp']")]
     if not variants:
         raise ValueError(f"nothing to trace: kinds and sever are both empty; kinds are {', '.join(KINDS)}")
     asked = [replace(prompt, multi_token="first") for prompt in prompts]
@@ -261,6 +263,8 @@ def traced_prompts(model: Any, what: Traced, *, limit: int) -> list[Prompt]:
     tracing_profile(model, traced_prompts(model, "subject_verb", limit=50), two_way=True, known_only=False)
     ```
     """
+    check_choice("what", what, tuple(TRACED))
+    limit = whole("limit", limit, least=0)
     if what == "facts":
         asked = list(data.known_facts().prompts(model, multi_token="first"))
     elif what == "determiner_noun":

@@ -3,6 +3,8 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from kntools.analyses.prompt_group import check_list
+from kntools.arguments import instance, shown
 from kntools.editing.weight_edits import WeightEdit
 from kntools.engine.generation import generate
 from kntools.results.table import Table
@@ -25,9 +27,15 @@ def edit_examples(
     edit_examples(model, edit, texts, max_new_tokens=12)
     ```
     """
+    instance("edit", edit, WeightEdit, "kn.rome(model, prompt, ' Rome', layer=8)")
+    example = "{'edited': ['The capital of Canada is']}"
+    if not isinstance(texts, Mapping):
+        raise TypeError(f"texts={shown(texts)}; pass e.g. {example}")
+    for group, listed in texts.items():
+        check_list(f"texts of {group!r}", listed, str, example, least=0)
     asked = [(group, text) for group, listed in texts.items() for text in listed]
     if not asked:
-        raise ValueError("no texts given; pass e.g. {'edited': ['The capital of Canada is']}")
+        raise ValueError(f"no texts given; pass e.g. {example}")
     before = generate(model, [text for _, text in asked], max_new_tokens=max_new_tokens)
     with edit.applied(model):
         after = generate(model, [text for _, text in asked], max_new_tokens=max_new_tokens)

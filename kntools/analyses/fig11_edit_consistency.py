@@ -11,7 +11,9 @@ from kntools.analyses.edit_cases import Case
 from kntools.analyses.edit_measures import Continuations, NeighbourLogits, measure, neighbour_logits
 from kntools.analyses.edit_methods import Method, Moments, chosen_editors, same_weights, settings_of
 from kntools.analyses.edit_result import EDITED, EditConsistency, Payload
-from kntools.analyses.neuron_search import open_run
+from kntools.analyses.neuron_search import local_seed, open_run
+from kntools.analyses.prompt_group import check_list
+from kntools.arguments import whole
 from kntools.editing.rome_value import shared_values
 from kntools.editing.weight_edits import WeightEdit
 from kntools.engine.texts import chunks
@@ -55,21 +57,21 @@ def edit_consistency(
         RuntimeError: in the end the weights are not what they were, bit by bit.
     """
     chosen = chosen_editors(model, methods, layer, second_moment)
-    if not cases:
-        raise ValueError("no cases were given; give those of make_cases(model, 'counterfact', 100)")
+    check_list("cases", cases, Case, "make_cases(model, 'counterfact', 100)")
     keys = [case.key for case in cases]
     if len(set(keys)) != len(keys):
         raise ValueError("two cases have the same key; give each case once")
-    how = continuations or Continuations()
+    how, together = continuations or Continuations(), whole("together", together, least=1)
     written = {"methods": settings_of(chosen), "together": together, "continuations": asdict(how)}
     folder = open_run(run, "edit consistency", model, **written)
     drawn = {case.key for case in cases[: how.cases]}
-
+    content_of = {case.key: local_seed(case, case.key in drawn) for case in cases}
     part_of = {case.key: part for part in map(tuple, chunks(cases, together)) for case in part}
 
     @lru_cache(maxsize=1)  # the cases of a part follow each other
     def answers_before(part: tuple[Case, ...]) -> dict[str, Payload]:
-        return {case.key: payload for case, payload in zip(part, measure(model, part, how, drawn=drawn), strict=True)}
+        found = zip(part, measure(model, part, how, drawn=drawn), strict=True)
+        return {case.key: {**payload, "case": content_of[case.key]} for case, payload in found}
 
     @lru_cache(maxsize=1)  # so do the parts of the same cases
     def neighbours_before(part: tuple[Case, ...]) -> NeighbourLogits:
@@ -90,6 +92,12 @@ def edit_consistency(
         unit="case",
     )
     before: dict[str, Payload] = dict(zip(keys, answered, strict=True))
+    # Runs of earlier versions do not say what a case asked.
+    if other := [key for key in keys if before[key].get("case", content_of[key]) != content_of[key]]:
+        raise ValueError(
+            f"{folder.path} is another run: {len(other)} of its cases have the same names and other contents, such as "
+            f"{other[0]!r} (drawn with another seed?); name a new run"
+        )
     kept = [case for case in cases if not _says_it(before[case.key])]
     # What is edited and asked in shared passes is one item: its last bits may depend on the company.
     parts = [(name, tuple(part)) for part in chunks(kept, together) for name in chosen]
@@ -123,12 +131,16 @@ def edit_consistency(
 def _edits(model: Any, method: Method, cases: Sequence[Case]) -> list[WeightEdit | str]:
     """The edit of each case, or why it cannot be made."""
     try:
-        return [*method(model, [case.prompt for case in cases], [case.target for case in cases])]
+        found = method(model, [case.prompt for case in cases], [case.target for case in cases])
     except (ValueError, FloatingPointError) as error:
         if len(cases) == 1:
             return [str(error)]
         # One of them: the others are edited all the same.
         return [edit for case in cases for edit in _edits(model, method, [case])]
+    check_list("edits of a method", found, WeightEdit, "kn.rome(model, prompts, targets, layer=5)")
+    if len(found) != len(cases):
+        raise ValueError(f"a method gave {len(found)} edits of {len(cases)} facts; give one of each")
+    return list(found)
 
 
 def _says_it(before: Payload) -> bool:

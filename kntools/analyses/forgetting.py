@@ -1,7 +1,7 @@
 """How much of many edits is left: of so many made at once, and of so many made one after the other."""
 
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -12,8 +12,10 @@ from kntools.analyses.edit_cases import Case
 from kntools.analyses.edit_measures import Continuations, measure
 from kntools.analyses.edit_methods import Editor, Method, Moments, chosen_editors, same_weights, settings_of
 from kntools.analyses.edit_result import SCORES, Payload, interval_of
-from kntools.analyses.neuron_search import open_run
-from kntools.arguments import whole
+from kntools.analyses.neuron_search import local_seed, open_run
+from kntools.analyses.prompt_group import check_list
+from kntools.arguments import several, whole
+from kntools.editing.edit_stack import AppliedAlready
 from kntools.editing.rome_value import shared_values
 from kntools.editing.weight_edits import WeightEdit
 from kntools.results.table import Row, Table
@@ -70,8 +72,8 @@ def forgetting_curve(
     ```
 
     At once, `emmet`, `memit` and `alpha_edit` solve all facts together; edits of the other editors are made on the
-    unedited model and add up. In sequence each edit is made on the model that the earlier ones have edited; joint
-    editors preserve its outputs for the earlier keys.
+    unedited model and add up; one that two facts need is applied once. In sequence each edit is made on the model that
+    the earlier ones have edited; joint editors preserve its outputs for the earlier keys.
 
     Arguments:
         cases: from `make_cases`; edited in this order.
@@ -82,12 +84,13 @@ def forgetting_curve(
         ValueError: counts that are not 1 to `len(cases)`, no editors, or the file of another run.
     """
     chosen = chosen_editors(model, methods, layer, second_moment)
-    sizes = sorted({whole("counts", count, 1, len(cases)) for count in counts})
+    check_list("cases", cases, Case, "make_cases(model, 'counterfact', 100)")
+    sizes = sorted({whole("counts", count, 1, len(cases)) for count in several("counts", counts, "[1, 10]")})
     if not sizes:
         raise ValueError("counts is empty; give numbers of edits, e.g. [1, 10, 100]")
     how = continuations or Continuations()
     written = {"methods": settings_of(chosen), "counts": sizes, "continuations": asdict(how)}
-    written["cases"] = [case.key for case in cases[: sizes[-1]]]
+    written["cases"] = [[case.key, local_seed(case)] for case in cases[: sizes[-1]]]
     folder = open_run(run, "forgetting curve", model, **written)
     each = replace(how, unrelated=())
 
@@ -96,6 +99,11 @@ def forgetting_curve(
         answers = measure(model, cases[:count], each)
         return {"failed": failed, "answers": answers, "perplexity": how.perplexity(model) if how.unrelated else None}
 
+    def apply(applied: ExitStack, edits: Sequence[WeightEdit]) -> None:
+        for edit in several("edits of a method", edits, "one for each fact"):
+            with suppress(AppliedAlready):  # another fact needs the same change
+                applied.enter_context(edit.applied(model))
+
     def make(item: tuple[str, str, int]) -> dict[str, Row]:
         name, order, count = item
         if name == "before":
@@ -103,14 +111,12 @@ def forgetting_curve(
         with ExitStack() as applied:
             if order == "at once":
                 edits, failed = _at_once(model, chosen[name], cases[:count])
-                for edit in edits:
-                    applied.enter_context(edit.applied(model))
+                apply(applied, edits)
                 return {str(count): state(count, failed)}
             found, failed = {}, 0
             for n, case in enumerate(cases[:count], start=1):
                 try:
-                    for edit in chosen[name](model, [case.prompt], [case.target]):
-                        applied.enter_context(edit.applied(model))
+                    apply(applied, chosen[name](model, [case.prompt], [case.target]))
                 except (ValueError, FloatingPointError):
                     failed += 1
                 if n in sizes:
@@ -131,11 +137,12 @@ def forgetting_curve(
     return ForgettingCurve.of(rows, folder.header)
 
 
-def _at_once(model: Any, method: Method, cases: Sequence[Case]) -> tuple[list[WeightEdit], int]:
+def _at_once(model: Any, method: Method, cases: Sequence[Case]) -> tuple[Sequence[WeightEdit], int]:
     """Edits to be applied together, and how many facts they leave out because they cannot be edited."""
     edit = method.at_once if isinstance(method, Editor) else method
     try:
-        return [*edit(model, [case.prompt for case in cases], [case.target for case in cases])], 0
+        edits = edit(model, [case.prompt for case in cases], [case.target for case in cases])
+        return several("edits of a method", edits, "one for each fact"), 0
     except (ValueError, FloatingPointError):
         if len(cases) == 1 or (isinstance(method, Editor) and method.joint is not None):
             return [], len(cases)

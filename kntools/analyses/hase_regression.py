@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pandas as pd
 import torch
@@ -17,6 +17,10 @@ from kntools.analyses.edit_methods import Method, settings_of
 from kntools.analyses.edit_result import EDITED, probability_of
 from kntools.analyses.fig11_edit_consistency import edit_consistency
 from kntools.analyses.neuron_search import open_run
+from kntools.analyses.prompt_group import check_list, prompt_item
+from kntools.arguments import shown, whole
+from kntools.engine.inputs import check_choice
+from kntools.models import adapter
 from kntools.results.statistics import statistic_interval
 from kntools.results.table import Table
 from kntools.tracing.causal_tracing import causal_trace
@@ -81,17 +85,23 @@ def r_squared(
     Waugh 1933). Where all successes are the same there is nothing to explain: nan.
     """
     every = (-2, -1)
-    y, x = (values - values.mean(every, keepdim=True) for values in (success, effect))
-    within, moved = (values - values.mean(-2, keepdim=True) for values in (success, effect))
+    y, x = (_deviations(values, every) for values in (success, effect))
+    within, moved = (_deviations(values, (-2,)) for values in (success, effect))
     total = (y**2).sum(every)
     layer, alone, gain = 1 - (within**2).sum(every) / total, _explained(y, x) / total, _explained(within, moved) / total
     return torch.stack([layer, alone, layer + gain, gain], -1)
 
 
+def _deviations(values: Float[Tensor, "*sample fact layer"], axes: tuple[int, ...]) -> Tensor:
+    """From the mean; what is rounding alone is 0."""
+    moved = values - values.mean(axes, keepdim=True)
+    return torch.where(moved.abs() > 1e-12 * values.abs().amax((-2, -1), keepdim=True), moved, 0.0)
+
+
 def _explained(y: Float[Tensor, "*sample fact layer"], x: Float[Tensor, "*sample fact layer"]) -> Tensor:
     """The sum of squares of y that a slope on x explains; both have mean 0."""
     size, both = (x**2).sum((-2, -1)), (x * y).sum((-2, -1))
-    return torch.where(size > 1e-20, both**2 / size.clamp(min=1e-20), 0.0)
+    return torch.where(size > 0, both**2 / size, 0.0)
 
 
 def tracing_and_editing(
@@ -122,30 +132,32 @@ def tracing_and_editing(
     Raises:
         ValueError: no cases or methods, fewer than three facts that can be edited in all layers, or another run's file.
     """
-    if not cases or not methods:
-        raise ValueError("give at least three cases and a method for each layer, {layer: rome_method(layer, C)}")
-    named = {str(layer): method for layer, method in methods.items()}
+    check_list("cases", cases, Case, "make_cases(model, 'counterfact', 40)")
+    if not methods or not isinstance(methods, Mapping):
+        raise ValueError(f"methods={shown(methods)}; give a method for each layer, {{layer: rome_method(layer, C)}}")
+    check_choice("kind", kind, get_args(Kind))
+    named = {str(adapter.check_layer(model, layer)): method for layer, method in methods.items()}
+    traces_run = None if run is None else Path(run).with_name(f"{Path(run).name.removesuffix('.jsonl')}-traces.jsonl")
+    how = {"traced": kind, "window": whole("window", window, 1), "samples": whole("samples", samples, 1), "seed": seed}
+    folder = open_run(traces_run, "traces of edited facts", model, **how, methods=settings_of(named))
     plain = Continuations(answer=0, unrelated=())
     facts = [replace(case, questions=tuple(q for q in case.questions if q.role in EDITED)) for case in cases]
     edited = edit_consistency(model, facts, named, continuations=plain, run=run)
     if len(edited.cases) < 3:
         raise ValueError(f"{len(edited.cases)} facts could be edited in all layers ({edited.skipped}); give more facts")
-    traces_run = None if run is None else Path(run).with_name(f"{Path(run).name.removesuffix('.jsonl')}-traces.jsonl")
-    how = {"traced": kind, "window": window, "samples": samples, "seed": seed}
-    folder = open_run(traces_run, "traces of edited facts", model, **how, methods=settings_of(named))
-    seeds = {case.key: seed + n for n, case in enumerate(cases)}
 
-    def trace(case: Case) -> list[float]:
+    def trace(numbered: tuple[int, Case]) -> list[float]:
+        number, case = numbered
         asked = replace(case.prompt, multi_token="first")
         width = {"window": window} if kind != "hidden" else {}
         with unwarned():
-            found = causal_trace(model, asked, kind=kind, samples=samples, seed=seeds[case.key], **width)
+            found = causal_trace(model, asked, kind=kind, samples=samples, seed=seed + number, **width)
         return found.effect[:, found.subject[-1]].tolist()
 
-    kept = [case for case in cases if case.key in edited.cases]
-    effects = folder.each(kept, key=lambda case: case.key, make=trace, unit="trace")
+    kept = [(number, case) for number, case in enumerate(cases) if case.key in edited.cases]
+    effects = folder.each(kept, key=lambda item: f"{item[0]}/{prompt_item(item[1].prompt)}", make=trace, unit="trace")
     rows = []
-    for n, (case, effect) in enumerate(zip(kept, effects, strict=True)):
+    for n, ((_, case), effect) in enumerate(zip(kept, effects, strict=True)):
         before = probability_of(edited.before[n])
         for layer in methods:
             after = probability_of(edited.after[str(layer)][n])

@@ -16,6 +16,8 @@ from kntools.analyses.edit_cases import Case, cases_of
 from kntools.analyses.edit_measures import Continuations
 from kntools.analyses.edit_methods import rome_method
 from kntools.analyses.fig11_edit_consistency import edit_consistency
+from kntools.analyses.prompt_group import check_list
+from kntools.arguments import whole_numbers
 from kntools.editing.rome_settings import RomeSettings
 from kntools.editing.second_moment import SecondMoment, second_moment
 from kntools.engine.answers import ask
@@ -58,8 +60,7 @@ def propose_layer(
         window: MLPs restored together; `None` is a third of the layers, at most 10.
         samples: of noise per prompt; prompt i draws them with `seed + i`.
     """
-    if not prompts:
-        raise ValueError("no prompts given; give at least one fact that the model answers correctly")
+    check_list("prompts", prompts, example="kn.data.known_facts(known_only=model).prompts(model)")
     size = max(1, min(10, adapter.n_layers(model) // 3)) if window is None else window
     last, traces = ROLES.index("last subject token"), []
     with progress_bar(len(prompts), "prompt") as bar:
@@ -101,6 +102,7 @@ def sweep_layers(
         paraphrase and neighborhood (Meng et al. 2022, S).
     """
     chosen, moments = settings or RomeSettings.for_model(model), dict(second_moments or {})
+    layers = whole_numbers("layers", layers)
     methods = {str(layer): rome_method(layer, moments.get(layer), chosen) for layer in layers}
     alone = Continuations(answer=0, unrelated=())  # the table has no measure of generated text
     found = edit_consistency(model, cases, methods, continuations=alone, run=run)

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from kntools.analyses.neuron_search import as_pairs, check_count, control, local_seed, open_run, shuffled_neurons
 from kntools.analyses.prompt_group import NamedPrompts, check_prompts, each_prompt, prompt_item
+from kntools.arguments import shown
 from kntools.attribution.ablation import AblationName, replacements
 from kntools.attribution.attribution_result import Attribution
 from kntools.attribution.baselines import activation, activation_x_gradient
@@ -134,8 +135,8 @@ def methods_for(model: Any, methods: Mapping[str, Selection] | None) -> Mapping[
     """Those given, or all that the model allows."""
     if methods is None:
         return {name: method for name, method in METHODS.items() if name not in _DIRECT or not is_masked(model)}
-    if not methods or RANDOM in methods:
-        raise ValueError(f"methods {list(methods)}; give at least one, and none called 'random'")
+    if not isinstance(methods, Mapping) or not methods or RANDOM in methods or not all(map(callable, methods.values())):
+        raise ValueError(f"methods={shown(methods)}; give name -> function, as METHODS has them, none called 'random'")
     return methods
 
 

@@ -12,6 +12,7 @@ from kntools.analyses.fig02_pair_search import NUMBERS
 from kntools.analyses.neuron_search import as_pairs, check_neurons, control, open_run
 from kntools.analyses.prompt_group import NamedPrompts, PromptGroup, check_prompts, each_part, sample
 from kntools.analyses.words import pairs_of_number
+from kntools.arguments import several
 from kntools.engine.answers import answer_values
 from kntools.engine.inputs import check_choice
 from kntools.engine.metric_choice import contrast
@@ -167,8 +168,8 @@ def number_prompts(
     if number is not None:
         check_choice("number", number, NUMBERS)
     found: dict[str, list[Prompt]] = {}
-    nouns = set(without)
-    for paradigm in paradigms:
+    nouns = several("without", without, "found.nouns('selection')")
+    for paradigm in (paradigms := several("paradigms", paradigms, "NUMBER_PARADIGMS")):
         asked = pairs_of_number(model, paradigm, nouns, path)
         for record, prompt in zip(asked.records, asked.prompts, strict=True):
             if number in (None, own := data.number(record)):

@@ -10,7 +10,7 @@ from typing import Any, Literal, TypeVar
 
 from kntools import data
 from kntools.analyses.determiner_pairs import pairs_in_frames
-from kntools.arguments import whole
+from kntools.arguments import several, shown, whole
 from kntools.data.grouping import DETERMINER_NUMBER
 from kntools.data.pairs import MinimalPair
 from kntools.data.records import Loaded, PromptSet, Skipped
@@ -26,6 +26,7 @@ NamedPrompts = Mapping[str, Sequence[Prompt]]
 #: Key, prompts and labels of a group.
 _Group = tuple[str, Sequence[Prompt], dict[str, str]]
 T = TypeVar("T")
+_EXAMPLE = "[kn.Prompt('The capital of Canada is', ' Ottawa'), ...]"
 
 
 @dataclass(frozen=True)
@@ -172,7 +173,7 @@ def known_prompts(model: Any, sources: Sequence[str], *, limit: int, seed: int) 
     ```
     """
     prompts = {}
-    for source in sources:
+    for source in several("sources", sources, "['P36']"):
         load = data.pararel if is_relation(source) else data.blimp
         found = load(source, limit=limit, seed=seed, known_only=model).prompts(model)
         prompts[source] = [listed[0] for _, listed in found.by_record()]
@@ -181,11 +182,11 @@ def known_prompts(model: Any, sources: Sequence[str], *, limit: int, seed: int) 
 
 def is_relation(name: str) -> bool:
     """Is it a ParaRel relation? A name that is neither is an error that offers the nearest ones."""
-    if name in data.RELATIONS:
+    if str(name) in data.RELATIONS:
         return True
     paradigms = (*data.PARADIGMS, *SAMPLES)
     if name not in paradigms:
-        if name[:1].upper() == "P" and name[1:].isdigit():
+        if str(name)[:1].upper() == "P" and str(name)[1:].isdigit():
             check_name("ParaRel relation", name, data.RELATIONS)
         check_name("BLiMP paradigm or ParaRel relation", name, {**dict.fromkeys(paradigms, ""), **data.RELATIONS})
     return False
@@ -193,13 +194,25 @@ def is_relation(name: str) -> bool:
 
 def sample(items: list[T], limit: int | None, rng: random.Random) -> list[T]:
     """All of them, or `limit` drawn at random."""
-    return items if limit is None or limit >= len(items) else rng.sample(items, limit)
+    return items if limit is None or whole("limit", limit, least=0) >= len(items) else rng.sample(items, limit)
+
+
+def check_list(name: str, items: Any, kind: type = Prompt, example: str = _EXAMPLE, *, least: int = 1) -> None:
+    """Are these so many things of a kind, that can be gone through again and again?"""
+    if not hasattr(items, "__len__") or not all(isinstance(item, kind) for item in several(name, items, example)):
+        raise TypeError(f"{name}={shown(items)}; give several, as in {example}")
+    if len(items) < least:
+        raise ValueError(f"no {name} given; give at least one, as in {example}")
 
 
 def check_prompts(prompts: NamedPrompts, least: int = 1) -> None:
     """Is there a group, and has each enough prompts?"""
-    if not prompts:
-        raise ValueError("no prompts given; give {name: prompts}, e.g. noun_prompts(model, paradigm)")
+    if not prompts or not isinstance(prompts, Mapping):
+        raise ValueError(
+            f"no prompts by name: {shown(prompts)}; give {{name: prompts}}, e.g. noun_prompts(model, paradigm)"
+        )
+    for name, listed in prompts.items():
+        check_list(f"prompts of {name!r}", listed, least=0)
     few = {name: len(listed) for name, listed in prompts.items() if len(listed) < least}
     if few:
         raise ValueError(f"too few prompts: {few}; every group needs {least}")

@@ -11,7 +11,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from kntools import data
-from kntools.analyses.prompt_group import is_relation, sample
+from kntools.analyses.prompt_group import check_list, is_relation, sample
+from kntools.arguments import several
 from kntools.data.pairs import MinimalPair
 from kntools.data.records import PromptSet
 from kntools.engine.answers import answer_values
@@ -39,6 +40,8 @@ def checked_words(words: Words | Sequence[str]) -> list[tuple[str, str]]:
     if isinstance(words, str):
         raise ValueError(f"words={words!r} is one text; give a list, e.g. [{words!r}]")
     sections = words if isinstance(words, Mapping) else {"words": words}
+    for section, listed in sections.items():
+        check_list(section, listed, str, "['the', 'these']", least=0)
     empty = [section for section, listed in sections.items() if not listed]
     if empty or not sections:
         raise ValueError(f"the word list is empty ({empty or 'no section'}); give at least one word per section")
@@ -92,7 +95,7 @@ def pairs_of_number(model: Any, paradigm: str, without: Iterable[str], path: Any
     """The minimal pairs of a paradigm that are about a number, and in which none of these nouns stands."""
     if is_relation(paradigm):
         raise ValueError(f"{paradigm} is a relation; numbers are in paradigms such as determiner_noun_agreement_2")
-    nouns = set(without)
+    nouns = set(several("without", without, "found.nouns('selection')"))
 
     def usable(pair: MinimalPair, _: Prompt) -> bool:
         return bool(data.number(pair)) and nouns.isdisjoint(re.findall(r"\w+", f"{pair.good} {pair.bad}"))

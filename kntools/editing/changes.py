@@ -49,9 +49,9 @@ class Change:
             w[self._at(w.device)] = values.to(w.device)
 
     def add(self, model: Any) -> None:
-        """Add the update to the rows, in float32: a model in half precision is rounded once, not twice."""
+        """Add the update to the rows, in float32 at least: a model in half precision is rounded once, not twice."""
         old = self.read(model)
-        self.write(model, (old.float() + self.update.to(old.device).float()).to(old.dtype))
+        self.write(model, (old + self.update.to(old.device).float()).to(old.dtype))
 
     def rounded(self, model: Any) -> Float[Tensor, "row d_model"]:
         """By how much the weights would change: in half precision, rounding takes a part of the update."""
@@ -60,7 +60,8 @@ class Change:
         if w.dtype in (torch.float32, torch.float64):
             return update
         old = self.read(model).float()
-        return (old + update).to(w.dtype).float() - old
+        rounded = (old + update.detach()).to(w.dtype).float() - old
+        return rounded + (update - update.detach())  # the gradient by it is not rounded: float16 would lose most of it
 
     def shares_rows(self, other: "Change") -> bool:
         if self.layer != other.layer:

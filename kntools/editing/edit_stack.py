@@ -68,6 +68,10 @@ class Application:
             self.stack.remove(self)
 
 
+class AppliedAlready(RuntimeError):
+    """An edit with the same changes is on the model."""
+
+
 def check(edit: Edit, changes: Sequence[Change], model: Any) -> None:
     """May the edit, whose `changes` these are, act on the model: applied, or as hooks?
 
@@ -75,7 +79,7 @@ def check(edit: Edit, changes: Sequence[Change], model: Any) -> None:
     """
     stack = _stack(model)
     if any(same(tuple(changes), other.changes) for other in stack):
-        raise RuntimeError("this edit is applied already; undo it first, or leave its scope")
+        raise AppliedAlready("this edit is applied already; undo it first, or leave its scope")
     now, *before = fingerprints(model)
     if stack and now != stack[-1].after:
         raise ValueError(

@@ -99,9 +99,10 @@ def _descend(
     """The change of each edit, and its losses, in shared passes; one that stops early is left as it is."""
     # From the first token on: every token's MLP reads the same matrix.
     groups = row_groups(model, [e.tokens[0] for e in encoded], [0] * len(encoded), layer)
-    shape, device = adapter.w_out(model, layer).shape, encoded[0].tokens.device
-    asked, wanted = padded([(e.positions, e.target_ids) for e in encoded], device)
-    updates = [torch.zeros(shape, dtype=torch.float32, device=device, requires_grad=True) for _ in encoded]
+    asked, wanted = padded([(e.positions, e.target_ids) for e in encoded], encoded[0].tokens.device)
+    # On the layer's own device: what hooks move there would not follow the steps.
+    w = adapter.w_out(model, layer)
+    updates = [torch.zeros(w.shape, dtype=torch.float32, device=w.device, requires_grad=True) for _ in encoded]
     hooks, losses = [Change(layer, update).hooks(model) for update in updates], [list[float]() for _ in encoded]
     optimiser, active = torch.optim.Adam(updates, lr=how.lr), set(range(len(encoded)))
     with progress_bar(how.steps, "step") as bar:

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from kntools.arguments import decimal, whole
+from kntools.arguments import decimal, several, shown, whole
 from kntools.editing.changes import Change
 from kntools.editing.weight_edits import LayerEdit
 from kntools.models import adapter, neuron_layers
@@ -44,7 +44,9 @@ def edit_values(
         IndexError: a neuron that does not exist.
     """
     before, after = (_token(model, answer) for answer in (old, new))
-    weak, strong = (decimal("amounts", amount) for amount in amounts)
+    if len(listed := [decimal("amounts", amount) for amount in several("amounts", amounts, "(1.0, 8.0)")]) != 2:
+        raise ValueError(f"amounts={shown(amounts)}; give two, of the old answer and of the new one: (1.0, 8.0)")
+    weak, strong = listed
     wanted, changes = rewritten(model, neurons, before, after, (weak, strong))
     label = f"values of {len(wanted)} neurons: {_spelled(model, before)} -> {_spelled(model, after)}"
     return _edit(model, wanted, changes, label, method="edit_values", old=before, new=after, amounts=[weak, strong])

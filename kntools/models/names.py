@@ -13,10 +13,10 @@ def nearest(name: str, known: Iterable[str], count: int = 4) -> list[str]:
 def check_name(kind: str, name: str, known: Iterable[str] | Mapping[str, str]) -> None:
     """Raise a `ValueError` that offers the nearest of `known` (a mapping also matches by what it says)."""
     names = dict(known) if isinstance(known, Mapping) else dict.fromkeys(known, "")
-    if name in names:
+    if isinstance(name, str) and name in names:
         return
     labels = {label: key for key, label in names.items() if label}
-    near = dict.fromkeys([*nearest(name, names), *(labels[label] for label in nearest(name, labels))])
+    near = dict.fromkeys([*nearest(str(name), names), *(labels[label] for label in nearest(str(name), labels))])
     offered = [f"{key!r}" + (f" ({names[key]})" if names[key] else "") for key in near]
     hint = f"did you mean {' or '.join(offered)}?" if offered else f"there are {len(names)}, e.g. {next(iter(names))!r}"
     raise ValueError(f"unknown {kind} {name!r}; {hint}")

@@ -48,6 +48,8 @@ def test_facts_that_the_model_knows_come_first(what: str, data_root: Path) -> No
     assert len(found) == 30 and len({c.prompt.subject for c in found}) == 30
     right = kn.data.known(model, [c.prompt for c in found])
     assert right == sorted(right, reverse=True)
+    with pytest.raises(ValueError, match="limit=-1"):
+        make_cases(model, what, -1)
 
 
 def test_proposals_and_sweeps_over_layers(tmp_path: Path) -> None:

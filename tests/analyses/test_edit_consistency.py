@@ -186,9 +186,12 @@ def test_a_case_that_a_method_cannot_edit_is_left_out_of_all() -> None:
 
 def test_bad_input(tmp_path: Path) -> None:
     model = zoo.tiny("llama")
-    for wrong in ({"cases": []}, {"methods": {}}, {"methods": {"before": METHODS["rome"]}}, {"cases": cases(1) * 2}):
+    for wrong in (
+        *({"cases": other} for other in ([], cases(1) * 2, "abc", None, [cases(1)[0].prompt])),
+        *({"methods": other} for other in ({}, {"before": METHODS["rome"]}, {"a": 3}, {1: METHODS["rome"]})),
+    ):
         given: dict[str, Any] = {"cases": cases(1), "methods": METHODS, **wrong}
-        with pytest.raises(ValueError):
+        with pytest.raises((TypeError, ValueError), match=next(iter(wrong)).removesuffix("s")):
             edit_consistency(model, given["cases"], given["methods"])
     only = {"rome": METHODS["rome"]}
     edit_consistency(model, cases(1), only, run=tmp_path / "run")
@@ -200,6 +203,38 @@ def test_bad_input(tmp_path: Path) -> None:
         given = {"methods": only, **change}
         with pytest.raises(ValueError, match="another run"):
             edit_consistency(model, cases(1), run=tmp_path / "run", **given)
+
+
+def test_a_run_of_cases_with_other_contents_is_refused(tmp_path: Path) -> None:
+    """Facts drawn with another seed have the same names and other new answers."""
+    model, (first, *others) = zoo.tiny("llama"), cases(3)
+    how: dict[str, Any] = {"continuations": ALONE, "run": tmp_path / "run"}
+    alone = {"ft": METHODS["fine-tuning"]}
+    edit_consistency(model, [first], alone, **how)
+    for change in ({"target": " Oslo"}, {"questions": first.questions[:2]}):
+        with pytest.raises(ValueError, match=r"another run.*'case 0'"):
+            edit_consistency(model, [replace(first, **change)], alone, **how)
+    more = edit_consistency(model, [first, *others], alone, **how)
+    assert more.cases == edit_consistency(model, [first, *others], alone, continuations=ALONE).cases
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"cases": -1}, {"rows": 0}, {"top_k": 0}, {"answer": 1.5}, {"unrelated": "The dog"}, {"unrelated": ("Hi",)}],
+)
+def test_settings_of_continuations_that_make_no_sense(wrong: dict[str, Any]) -> None:
+    with pytest.raises((TypeError, ValueError), match=next(iter(wrong))):
+        Continuations(**wrong)
+
+
+def test_what_a_method_must_return() -> None:
+    model, edit = zoo.tiny("llama"), kn.erase_values(zoo.tiny("llama"), [(1, 2)])
+    for returned in (edit, None, [edit], [edit, None], [edit] * 3):
+        with pytest.raises((TypeError, ValueError), match="edits of"):
+            edit_consistency(model, cases(2), {"own": lambda *_, r=returned: r}, continuations=ALONE)
+    for together in (0, -1, 2.5):
+        with pytest.raises((TypeError, ValueError), match="together"):
+            edit_consistency(model, cases(2), METHODS, together=together)
 
 
 def test_weights_that_are_not_put_back_are_noticed() -> None:

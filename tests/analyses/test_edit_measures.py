@@ -156,6 +156,10 @@ def test_names_of_editors() -> None:
         editors(model, ["alpha_edit"], layer=1)
     with pytest.raises(ValueError, match=r"unknown editor 'rime'.*rome"):
         editors(model, ["rime"])
+    with pytest.raises(TypeError, match="names='rome'"):
+        editors(model, "rome")
+    with pytest.raises(TypeError, match="second_moment=3"):
+        editors(model, ["rome"], second_moment=3)  # type: ignore[arg-type] # which is what is tested
     with pytest.raises(ValueError, match="give C of that layer"):
         editors(model, ["rome"], layer=2, second_moment=text_keys(model, 1))
     with pytest.raises(ValueError, match="by name"):

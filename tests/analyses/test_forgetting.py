@@ -94,11 +94,28 @@ def test_edits_that_cannot_be_made_are_counted() -> None:
     assert values.loc[("alpha_edit", "at once"), "value"] == values.loc[("before", "at once"), "value"]
 
 
+def test_a_change_that_two_facts_need_is_made_once() -> None:
+    model = zoo.fresh("llama")
+    digest = zoo.bits(model)
+
+    def erase(model: Any, prompts: Any, targets: Any) -> Any:
+        return [kn.erase_values(model, [(1, 2)]) for _ in prompts]
+
+    found = forgetting_curve(model, cases(2), {"erase": erase}, counts=[2], continuations=HOW).to_frame()
+    values = found[found["score"] == "perplexity"].set_index(["editor", "order"])["value"]
+    assert zoo.bits(model) == digest and set(found["failed"]) == {0}
+    with kn.erase_values(model, [(1, 2)]).applied(model):
+        expected = perplexity(model, TEXTS)
+    assert values["erase", "at once"] == values["erase", "in sequence"] == pytest.approx(expected, rel=1e-5)
+
+
 def test_what_is_refused() -> None:
     model = zoo.tiny("llama")
-    for counts in ([], [0], [3], [2.5]):
+    for counts in ([], [0], [3], [2.5], 2):
         with pytest.raises((TypeError, ValueError), match="counts"):
             forgetting_curve(model, cases(2), ["rome"], counts=counts, layer=1)
+    with pytest.raises(ValueError, match="no cases"):
+        forgetting_curve(model, [], ["rome"], counts=[1], layer=1)
     with pytest.raises(ValueError, match="by name"):
         forgetting_curve(model, cases(2), {"x": fine_tune_method(1)}, layer=1)
     assert math.isfinite(HOW.perplexity(model))

@@ -57,6 +57,8 @@ def test_number_neurons_in_their_pairs_and_not_in_the_others(groups: Loaded[Prom
     assert [bars.name for bars in found.plot([(0, 3)]).data] == ["L0.N3"]
     assert len(found.plot().data) == 2 and "4 singular, 2 plural; 3 for the selection and 3 for" in repr(found)
     assert found.nouns("selection") | found.nouns("test") == set(planted.NOUNS)
+    with pytest.raises(ValueError, match="half='tests'"):
+        found.nouns("tests")
     assert not found.nouns("selection") & found.nouns("test") and {row["metric"] for row in found.rows} == {"contrast"}
 
 
@@ -119,7 +121,7 @@ def test_a_search_of_a_model_that_knows_nothing_finds_nothing(groups: Loaded[Pro
 
 
 def test_errors_say_what_to_do(groups: Loaded[PromptGroup]) -> None:
-    with pytest.raises(ValueError, match="none were given"):
+    with pytest.raises(ValueError, match="no groups given"):
         pair_search(planted.cached(), [])
     fact = PromptGroup("Canada", "P36", "factual", (kn.Prompt("a", " b"),) * 3)
     with pytest.raises(ValueError, match=r"\['Canada'\] have none"):

@@ -160,6 +160,10 @@ def test_counting_by_hand() -> None:
     assert count_beside(texts, ["some"], nouns, between=0)["some"] == Counter(singular=1, plural=0)
     with pytest.raises(ValueError, match="at least one word"):
         count_beside(texts, [], nouns)
+    for wrong in ({"texts": texts[0]}, {"words": "some"}, {"nouns": ["horse"]}, {"nouns": {"horse": "one"}}):
+        given: dict[str, Any] = {"texts": texts, "words": ["some"], "nouns": nouns, **wrong}
+        with pytest.raises((TypeError, ValueError), match=next(iter(wrong))):
+            count_beside(**given)
 
 
 def test_texts_are_lines_or_a_field_of_rows(tmp_path: Path) -> None:

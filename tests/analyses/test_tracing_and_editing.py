@@ -54,6 +54,16 @@ def test_r_squared_is_that_of_least_squares(slope: float) -> None:
     assert 0 <= gain["low"] <= gain["high"] <= 1 and found["facts"].eq(9).all() and found["layers"].eq(5).all()
 
 
+def test_r_squared_of_constants_and_of_small_effects() -> None:
+    generator = torch.Generator().manual_seed(4)
+    effect, success = torch.rand(2, 7, 3, generator=generator, dtype=torch.float64)
+    assert r_squared(success, 1e-13 * effect).tolist() == pytest.approx(r_squared(success, effect).tolist())
+    assert r_squared(torch.full_like(effect, 0.1), effect).isnan().all(), "there is nothing to explain"
+    layers = torch.tensor([0.1, 0.7, 0.3], dtype=torch.float64).expand(7, 3)  # nothing is left within a layer
+    assert r_squared(layers, effect)[[0, 2, 3]].tolist() == [1, 1, 0]
+    assert r_squared(success, layers)[3] == 0
+
+
 def test_effects_and_successes_are_those_of_plain_calls(tmp_path: Path) -> None:
     model, asked = zoo.fresh("llama"), cases(3)
     digest = zoo.bits(model)
@@ -83,6 +93,9 @@ def test_effects_and_successes_are_those_of_plain_calls(tmp_path: Path) -> None:
     assert len(files) == 2
     assert tracing_and_editing(model, asked, methods, samples=2, run=run) == found
     assert {file: file.read_text() for file in tmp_path.glob("*.jsonl")} == files
+    other = tracing_and_editing(model, asked[::-1], methods, samples=2, run=run).to_frame()
+    trace = kn.causal_trace(model, asked[2].prompt, samples=2, seed=0)  # in another order, noise of another seed
+    assert other["effect"].tolist()[:2] == pytest.approx(trace.effect[[0, 2], trace.subject[-1]].tolist(), abs=1e-5)
     with pytest.raises(ValueError, match="another run"):
         tracing_and_editing(model, asked, methods, samples=3, run=run)
     assert kn.load(found.save(tmp_path / "found.json")) == found and "gain" in found.describe()
@@ -93,5 +106,11 @@ def test_what_is_refused() -> None:
     model = zoo.tiny("llama")
     with pytest.raises(ValueError, match="a method for each layer"):
         tracing_and_editing(model, cases(3), {})
+    for wrong, error in (({9: rome_method(1)}, IndexError), ({-1: rome_method(1)}, IndexError), ({"1": 0}, TypeError)):
+        with pytest.raises(error, match="layer"):
+            tracing_and_editing(model, cases(3), wrong)
+    for settings in ({"kind": "mpl"}, {"samples": 0}, {"seed": "a"}):
+        with pytest.raises((TypeError, ValueError), match=next(iter(settings))):
+            tracing_and_editing(model, cases(3), {1: rome_method(1)}, **settings)
     with pytest.raises(ValueError, match="give more facts"):
         tracing_and_editing(model, cases(2), {1: rome_method(1, settings=FEW)}, samples=1)

@@ -55,6 +55,9 @@ def test_what_is_asked(folder: Path) -> None:
     assert all(p.target == " books" for p in left[f"{paradigm}, plural"])
     with pytest.raises(ValueError, match="no pair of a number is left"):
         number_prompts(model, [paradigm], without={"cat", "book"}, path=folder)
+    for wrong in ({"without": "cat"}, {"limit": -1}):
+        with pytest.raises((TypeError, ValueError), match=next(iter(wrong))):
+            number_prompts(model, [paradigm], path=folder, **wrong)
     with pytest.raises(ValueError, match="'dual' is unknown; use 'singular', 'plural'"):
         number_prompts(model, [paradigm], number="dual", path=folder)
     with pytest.raises(ValueError, match="is a relation"):

@@ -109,6 +109,10 @@ def test_bad_input() -> None:
         (IndexError, "L1.N48", lambda: kn.erase_values(model, [(1, 48)])),
         (IndexError, "layers 0 to 3", lambda: kn.erase_values(model, [(4, 0)])),
         (IndexError, "token id", lambda: kn.edit_values(model, NEURONS, 3, 10_000)),
+        *(
+            (error, r"amounts.*\(1.0, 8.0\)", lambda wrong=wrong: kn.edit_values(model, NEURONS, 3, 4, amounts=wrong))
+            for error, wrong in ((TypeError, 5), (ValueError, (1.0,)), (ValueError, (1.0, 2.0, 3.0)))
+        ),
     ):
         with pytest.raises(error, match=said):
             call()

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 import kntools as kn
+from kntools.editing.changes import Change
 from kntools.editing.rome_settings import RomeSettings
 from kntools.models import adapter
 from tests import zoo
@@ -70,3 +71,23 @@ def test_an_edit_of_a_bfloat16_model_is_rounded_once(name: str) -> None:
         assert all(torch.equal(a, b) for a, b in zip(new, once, strict=True)), edit.title()
         differs.append(any(not torch.equal(a, b) for a, b in zip(once, twice, strict=True)))
     assert differs[:2] == [True, True], "of ROME and of value rows, whose updates are large: rounded twice is the same"
+
+
+def test_an_edit_of_a_float64_model_is_not_rounded() -> None:
+    model = zoo.fresh("llama", torch.float64)
+    edit = kn.edit_values(model, [(1, 2), (1, 7)], " Ottawa", " Rome")
+    [change], w = edit.changes, adapter.w_out(model, 1).detach().clone()
+    w[change.rows] += change.update.double()
+    with edit.applied(model):
+        assert torch.equal(adapter.w_out(model, 1), w)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_the_gradient_by_an_update_is_not_rounded(dtype: torch.dtype) -> None:
+    """Adam moves an entry however small its gradient: 1e-9 is 0 in float16."""
+    model = zoo.tiny("llama", dtype)
+    update = torch.zeros(zoo.D_MLP, zoo.D_MODEL, requires_grad=True)
+    rounded = Change(1, update).rounded(model)
+    (1.1e-9 * rounded).sum().backward()
+    assert update.grad is not None and torch.equal(update.grad, torch.full_like(update, 1.1e-9))
+    assert not rounded.any()
