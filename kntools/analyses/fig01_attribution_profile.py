@@ -104,9 +104,7 @@ def attribution_profile(
     profile.leading(3), profile.to_frame(), profile.plot()
     ```
 
-    Arguments:
-        prompts: class -> prompts, as `by_answer` makes them; each class needs two.
-        seed: of the halves.
+    `prompts` are class -> prompts, as `by_answer` makes them; each class needs two.
     """
     check_prompts(prompts, least=2)
     listed = [(name, prompt) for name, own in prompts.items() for prompt in own]

@@ -98,7 +98,6 @@ def reliability(
             `"values"` (value rows are written from the old answer towards the foil of a pair, or the model's second
             choice for a fact; Dai et al. 2022, section 5.1). They act as hooks: no weight is touched.
         correct_only: leave out prompts that the model gets wrong to begin with; how many is in `details`.
-        seed: of the random neurons.
     """
     if not edits:
         raise ValueError(f"no edits given; there are {', '.join(EDITS)}")

@@ -50,9 +50,7 @@ def sweep(
     p = kn.sweep(model, prompt, hooks, metric=kn.probability(answer_id))     # [1500]
     ```
 
-    Row *i* is `model.run_with_hooks(tokens, fwd_hooks=interventions[i])[0, pos]`, for any hooks. Hooks of your own
-    may do anything to their activation `[1 pos ...]`; hooks of `kntools.hooks` also say where they
-    act; earlier tokens are not run again.
+    Row *i* is `model.run_with_hooks(tokens, fwd_hooks=interventions[i])[0, pos]`, for any hooks.
 
     Arguments:
         prompts: a `Prompt`, an `Encoded` or token ids; or several, of any lengths (then give

@@ -7,8 +7,7 @@ study = Study(model, QUICK, out="out/report")
 build(study, FIGURES).page
 ```
 
-A figure's numbers come from `kntools.analyses`; here stand what each is asked about (`study`), what it shows (one
-function per figure, `figures` lists them) and the page (`build`). If it is interrupted, run it again to resume.
+If it is interrupted, run it again to resume.
 """
 
 from kntools.report.build import Report, build
