@@ -38,7 +38,7 @@ class RunStore:
     def __init__(self, path: str | Path | None, *, kind: str, model: Any, settings: dict[str, Any]) -> None:
         self.header: dict[str, Any] = {"kind": kind, "format": FORMAT, **provenance(model, **settings)}
         self._file = None if path is None else RunFile(path)
-        self._items: dict[str, Any] = {}
+        self.items: dict[str, Any] = {}  # those that are finished, by key
         with processes.main_first():
             if self._file is not None:
                 self._open(self._file)
@@ -48,29 +48,16 @@ class RunStore:
     def path(self) -> Path | None:
         return None if self._file is None else self._file.path
 
-    def __contains__(self, key: str) -> bool:
-        return key in self._items
-
-    def __len__(self) -> int:
-        return len(self._items)
-
-    def keys(self) -> list[str]:
-        return list(self._items)
-
-    def get(self, key: str) -> Any:
-        """The payload of a finished item, or `None`."""
-        return self._items.get(key)
-
     def put(self, key: str, payload: Any) -> None:
         """Keep a finished item. In memory it is what reading the file would give."""
         if self._file is None:
             tensors: dict[str, Tensor] = {}
             text = json.dumps(encode(payload, "payload", tensors))
-            self._items[key] = decode(json.loads(text), Any, tensors)
+            self.items[key] = decode(json.loads(text), Any, tensors)
         else:
             if not self._file.exists():
                 self._file.create({**self.header, "process": processes.index()})
-            self._items[key] = self._file.append(key, payload)
+            self.items[key] = self._file.append(key, payload)
 
     def each(
         self, items: Sequence[T], *, key: Callable[[T], str], make: Callable[[T], Any], unit: str = "item"
@@ -81,7 +68,7 @@ class RunStore:
         A file that cannot be written to is an error before the first item is made.
         """
         names = [key(item) for item in items]
-        todo = {name: item for name, item in zip(names, items, strict=True) if name not in self}
+        todo = {name: item for name, item in zip(names, items, strict=True) if name not in self.items}
         if todo and self._file is not None:
             self._file.check_writable()
         made: dict[str, Any] = {}
@@ -99,14 +86,14 @@ class RunStore:
                         raise
                     failure = error  # the others wait for what this process has to say
                     break
-                made[name] = self._items[name]
+                made[name] = self.items[name]
                 bar.update(processes.count())
         self._merge(made, failure)
-        return [self._items[name] for name in names]
+        return [self.items[name] for name in names]
 
     def _open(self, file: RunFile) -> None:
         if file.exists():
-            header, self._items = file.read()
+            header, self.items = file.read()
             self._compare(header, file.path)
         elif processes.is_main():
             file.create(self.header)
@@ -125,7 +112,7 @@ class RunStore:
 
     def _keep(self, items: Mapping[str, Any]) -> None:
         for key, payload in items.items():
-            if key not in self:
+            if key not in self.items:
                 self.put(key, payload)
 
     def _merge(self, made: dict[str, Any], failure: Exception | None) -> None:
@@ -138,7 +125,7 @@ class RunStore:
             if processes.is_main():
                 self._keep(items)
             else:
-                self._items.update(items)
+                self.items.update(items)
         processes.wait()  # until all of it is on disk
         if self._file is not None and not processes.is_main():
             self._file.remove()

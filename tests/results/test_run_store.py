@@ -33,7 +33,7 @@ def scores(seed: int = 0) -> torch.Tensor:
 def test_items_come_back(kept: bool, tmp_path: Path) -> None:
     run = store(tmp_path / "run" if kept else None)
     run.put("a/b c", {"p": 0.1, "of": (1, 2)})
-    assert run.get("a/b c") == {"p": 0.1, "of": [1, 2]} and "a/b c" in run and run.get("other") is None
+    assert run.items["a/b c"] == {"p": 0.1, "of": [1, 2]} and "other" not in run.items
     calls: list[str] = []
 
     def make(item: str) -> list[str | None]:
@@ -44,13 +44,13 @@ def test_items_come_back(kept: bool, tmp_path: Path) -> None:
         assert run.each(["Zürich", "é\n", "Zürich"], key=str.lower, make=make) == [
             [None, "Zürich"], [None, "é\n"], [None, "Zürich"]
         ]  # fmt: skip
-    assert calls == ["Zürich", "é\n"] and len(run) == 3
+    assert calls == ["Zürich", "é\n"] and len(run.items) == 3
     if kept:
         again = store(tmp_path / "run")
-        assert again.get("a/b c") == run.get("a/b c") and again.keys() == ["a/b c", "zürich", "é\n"]
+        assert again.items["a/b c"] == run.items["a/b c"] and list(again.items) == ["a/b c", "zürich", "é\n"]
         assert [p.name for p in tmp_path.iterdir()] == ["run.jsonl"] and again.path == tmp_path / "run.jsonl"
         assert len((tmp_path / "run.jsonl").read_text(encoding="utf-8").splitlines()) == 4
-        assert store(tmp_path / "run.jsonl").keys() == again.keys()
+        assert list(store(tmp_path / "run.jsonl").items) == list(again.items)
 
 
 @pytest.mark.parametrize("kept", [True, False])
@@ -61,9 +61,9 @@ def test_tensors_and_results_come_back(kept: bool, tmp_path: Path) -> None:
     for key, payload in (("scores", scores(1)), ("odd", odd), ("att", att), ("half", {"half": half}), ("none", 1)):
         run.put(key, payload)
     for there in (run, *([store(tmp_path / "run")] if kept else [])):
-        assert torch.equal(there.get("scores"), scores(1)) and there.get("att") == att and there.get("none") == 1
-        assert torch.equal(there.get("odd")["a"][0], scores()) and math.isnan(there.get("odd")["nan"])
-        assert torch.equal(there.get("half")["half"], half)
+        assert torch.equal(there.items["scores"], scores(1)) and there.items["att"] == att and there.items["none"] == 1
+        assert torch.equal(there.items["odd"]["a"][0], scores()) and math.isnan(there.items["odd"]["nan"])
+        assert torch.equal(there.items["half"]["half"], half)
     if kept:
         assert (tmp_path / "run.tensors").stat().st_size > 2 * scores().nbytes
         assert "base64" not in (tmp_path / "run.jsonl").read_text()
@@ -73,7 +73,7 @@ def test_an_item_that_fails_leaves_the_others(tmp_path: Path) -> None:
     run = store(tmp_path / "run")
     with pytest.raises(ZeroDivisionError):
         run.each([2, 1, 0, 4], key=str, make=lambda n: 1 / n)
-    assert store(tmp_path / "run").keys() == ["2", "1"]
+    assert list(store(tmp_path / "run").items) == ["2", "1"]
 
 
 def test_a_kill_at_any_byte(tmp_path: Path) -> None:
@@ -94,7 +94,7 @@ def test_a_kill_at_any_byte(tmp_path: Path) -> None:
             path.with_suffix(".jsonl").write_bytes(lines[:line_size])
             path.with_suffix(".tensors").write_bytes(tensors[:tensor_size])
             again = store(path)
-            assert again.keys() == [*payloads][:finished]
+            assert list(again.items) == [*payloads][:finished]
             for key in [*payloads][finished:]:
                 again.put(key, payloads[key])
             assert path.with_suffix(".jsonl").read_bytes() == lines
@@ -109,7 +109,7 @@ def _sizes(path: Path) -> tuple[int, int]:
 def test_an_empty_file_is_begun_anew(tmp_path: Path) -> None:
     (tmp_path / "run.jsonl").touch()
     store(tmp_path / "run").put("one", 1)
-    assert store(tmp_path / "run").keys() == ["one"]
+    assert list(store(tmp_path / "run").items) == ["one"]
     assert [p.name for p in tmp_path.iterdir()] == ["run.jsonl"]
 
 
@@ -131,10 +131,12 @@ def test_an_interrupted_write_leaves_what_was_whole(
     with monkeypatch.context() as patch, pytest.raises(type(error)):
         patch.setattr(run_file, "memoryview", stopping, raising=False)
         run.put("two", {"x": scores(2)})
-    assert (tmp_path / "run.jsonl").read_bytes() == before and run.keys() == store(tmp_path / "run").keys() == ["one"]
+    assert (tmp_path / "run.jsonl").read_bytes() == before and list(run.items) == list(
+        store(tmp_path / "run").items
+    ) == ["one"]
     run.put("two", {"x": scores(2)})
     for again in (run, store(tmp_path / "run")):
-        assert torch.equal(again.get("one")["x"], scores(1)) and torch.equal(again.get("two")["x"], scores(2))
+        assert torch.equal(again.items["one"]["x"], scores(1)) and torch.equal(again.items["two"]["x"], scores(2))
 
 
 LIMITED = """
@@ -149,7 +151,7 @@ for name, payload in (("two", torch.ones(2000)), ("three", "x" * 5000)):
     try:
         run.put(name, payload)
     except OSError as error:
-        print(type(error).__name__, run.keys())
+        print(type(error).__name__, list(run.items))
 run.put("four", {"x": torch.zeros(3)})
 """
 
@@ -160,7 +162,7 @@ def test_a_disk_that_is_full(tmp_path: Path) -> None:
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
     assert done.stdout.splitlines() == ["OSError ['one']"] * 2, done.stderr
     run = RunStore(tmp_path / "run", kind="test", model=zoo.tiny("llama"), settings={})
-    assert run.keys() == ["one", "four"] and torch.equal(run.get("four")["x"], torch.zeros(3))
+    assert list(run.items) == ["one", "four"] and torch.equal(run.items["four"]["x"], torch.zeros(3))
 
 
 def test_two_that_write_the_same_run(tmp_path: Path) -> None:
@@ -168,7 +170,7 @@ def test_two_that_write_the_same_run(tmp_path: Path) -> None:
     one.put("one", 1)
     with pytest.raises(RuntimeError, match="another process has written to"):
         other.put("other", 2)
-    assert store(tmp_path / "run").keys() == ["one"]
+    assert list(store(tmp_path / "run").items) == ["one"]
 
 
 @pytest.mark.parametrize(
@@ -222,14 +224,14 @@ def test_foreign_and_damaged_files(tmp_path: Path) -> None:
         with pytest.raises(ValueError, match=r"line 3 is damaged; delete the line"):
             store(tmp_path / "run")
     path.write_bytes(header + lines[0] + lines[2])  # as the message says
-    assert store(tmp_path / "run").keys() == ["one", "three"]
+    assert list(store(tmp_path / "run").items) == ["one", "three"]
 
 
 def test_a_file_that_was_deleted_is_begun_anew(tmp_path: Path) -> None:
     store(tmp_path / "run").put("one", {"x": scores()})
     (tmp_path / "run.jsonl").unlink()
     store(tmp_path / "run").put("two", {"x": scores(2)})
-    assert torch.equal(store(tmp_path / "run").get("two")["x"], scores(2))
+    assert torch.equal(store(tmp_path / "run").items["two"]["x"], scores(2))
 
 
 def test_no_flipped_bit_is_read_as_another_value(tmp_path: Path) -> None:
@@ -244,10 +246,10 @@ def test_no_flipped_bit_is_read_as_another_value(tmp_path: Path) -> None:
                 found = store(tmp_path / "run")
             except ValueError:
                 continue
-            for key in found.keys():  # noqa: SIM118 - a method of its own
-                assert encoding.same(found.get(key), run.get(key))
+            for key in found.items:
+                assert encoding.same(found.items[key], run.items[key])
         path.write_bytes(content)
-    assert store(tmp_path / "run").keys() == run.keys()
+    assert list(store(tmp_path / "run").items) == list(run.items)
 
 
 def test_a_run_that_cannot_be_written_or_is_interrupted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -271,7 +273,7 @@ def test_a_run_that_cannot_be_written_or_is_interrupted(tmp_path: Path, monkeypa
     with pytest.raises(KeyboardInterrupt) as caught:
         run.each(["a", "b"], key=str, make=stop)
     assert caught.value.__notes__ == [f"finished items are saved in {run.path}; make the same call again to resume"]
-    assert store(tmp_path / "run").keys() == ["a"]
+    assert list(store(tmp_path / "run").items) == ["a"]
 
 
 def test_parts_of_processes_that_were_killed_are_merged(tmp_path: Path) -> None:
@@ -287,9 +289,11 @@ def test_parts_of_processes_that_were_killed_are_merged(tmp_path: Path) -> None:
     mine = store(tmp_path / "a.run.7")  # another run, which is called so
     mine.put("mine", 1)
     again = store(tmp_path / "a.run")
-    assert again.keys() == ["one", "of 1", "of 12"] and torch.equal(again.get("of 12")["x"], scores(12))
+    assert list(again.items) == ["one", "of 1", "of 12"] and torch.equal(again.items["of 12"]["x"], scores(12))
     assert sorted(p.name for p in tmp_path.iterdir()) == ["a.run.7.jsonl", "a.run.jsonl", "a.run.tensors"]
-    assert store(tmp_path / "a.run").keys() == again.keys() and store(tmp_path / "a.run.7").keys() == ["mine"]
+    assert list(store(tmp_path / "a.run").items) == list(again.items) and list(store(tmp_path / "a.run.7").items) == [
+        "mine"
+    ]
     part = RunFile(tmp_path / "a.run.2.jsonl")
     part.create({**run.header, "settings": {}, "process": 2})
     with pytest.raises(ValueError, match=r"a\.run\.2\.jsonl is another run: its settings is"):
