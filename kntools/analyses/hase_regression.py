@@ -149,7 +149,7 @@ def tracing_and_editing(
     def trace(numbered: tuple[int, Case]) -> list[float]:
         number, case = numbered
         asked = replace(case.prompt, multi_token="first")
-        width = {"window": window} if kind != "hidden" else {}
+        width: dict[str, Any] = {"window": window} if kind != "hidden" else {}
         with unwarned():
             found = causal_trace(model, asked, kind=kind, samples=samples, seed=seed + number, **width)
         return found.effect[:, found.subject[-1]].tolist()

@@ -1,6 +1,6 @@
 """`kntools trace`: which states restore the answer after its subject was corrupted?"""
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import pandas as pd
 import typer
@@ -49,8 +49,8 @@ def trace(
         raise ValueError(f"--noise {noise!r}; write 3sigma, or a standard deviation such as 0.3") from None
     model = options.load()
     kinds: tuple[Kind, ...] = KINDS if kind == "all" else (kind,)
-    shared = {"window": window, "noise": level, "samples": samples, "sever": sever, "seed": options.seed}
-    shared |= {"corrupted": corrupted, "metric": metric}
+    shared: dict[str, Any] = {"window": window, "noise": level, "samples": samples, "sever": sever}
+    shared |= {"corrupted": corrupted, "metric": metric, "seed": options.seed}
     traces: list[Trace] = [causal_trace(model, prompt, kind=kind, **shared) for kind in kinds]
     first = traces[0]
 
