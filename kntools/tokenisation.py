@@ -44,8 +44,6 @@ class PromptError(ValueError):
 
 
 class Tokenisation:
-    """How a model's tokenizer reads texts with an answer."""
-
     def __init__(self, model: Any, prepend_bos: bool | None = None) -> None:
         self.tokenizer, self.masked = tokenizer_of(model), is_masked(model)
         self.bos: int | None = None  # the token that texts begin with
@@ -116,7 +114,6 @@ class Tokenisation:
     def answer(
         self, text: str, ids: list[int], filled: list[int], name: str, answer: str, multi_token: MultiToken
     ) -> tuple[int, ...]:
-        """The tokens that an answer adds to those of the text."""
         place = self.place(ids)
         after = ids[place + 1 :] if self.masked else []
         end = len(filled) - len(after)

@@ -158,7 +158,6 @@ def _judged(
 def _hooks(
     model: Any, edit: EditName, neurons: Sequence[Neuron], encoded: Encoded, clean: Float[Tensor, " d_vocab"]
 ) -> list[Hook]:
-    """An edit as hooks, so that no weight is touched."""
     if edit == "suppress":
         return ablate_neurons(neurons)
     if edit == "enhance":

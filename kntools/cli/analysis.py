@@ -19,8 +19,6 @@ from kntools.results.table import Table
 
 @dataclass(frozen=True, kw_only=True)
 class RunOptions(ModelOptions):
-    """Of analyses that run a model for long."""
-
     run: Annotated[Path | None, output(help="Save finished items here, to resume (default: OUT.run.jsonl).")] = None
 
     @property
@@ -29,14 +27,11 @@ class RunOptions(ModelOptions):
 
     @property
     def shared(self) -> dict[str, Any]:
-        """What every analysis takes of these."""
         return {"seed": self.seed, "run": self.kept}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Search:
-    """How analyses attribute."""
-
     paper: Annotated[bool, method("--paper", help="Use the published rule.")] = False
     metric: Annotated[
         MetricName | None, method(help="Metric to attribute (default: the contrast of pairs, if the model is causal).")

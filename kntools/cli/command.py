@@ -64,7 +64,6 @@ def _keyword(name: str, annotation: Any, default: Any) -> inspect.Parameter:
 
 
 def _options_of(group: Any) -> list[inspect.Parameter]:
-    """The fields of a dataclass that are options."""
     hints = get_type_hints(group, include_extras=True)
     return [
         _keyword(field.name, hints[field.name], field.default)

@@ -28,8 +28,6 @@ Texts = Annotated[list[str] | None, typer.Option(help="A text to continue; may b
 
 @dataclass(frozen=True, kw_only=True)
 class RomeOptions:
-    """How a rank-one edit is computed."""
-
     layer: Annotated[int | None, method(help="Layer to edit (default: published, or a sixth of the depth).")] = None
     second_moment: Annotated[
         list[str] | None, method(help="C of a layer: a file or hf:// address; one or several (default: C = I).")
@@ -38,7 +36,6 @@ class RomeOptions:
     steps: Annotated[int | None, method(help="Steps of the value optimisation (default: published).")] = None
 
     def moments(self) -> dict[int, SecondMoment]:
-        """C by layer."""
         loaded = [load(where, SecondMoment) for where in self.second_moment or []]
         by_layer = {c.layer: c for c in loaded}
         if len(by_layer) < len(loaded):
@@ -46,7 +43,6 @@ class RomeOptions:
         return by_layer
 
     def arguments(self, model: Any) -> dict[str, Any]:
-        """`layer` and `settings`."""
         settings = replace(RomeSettings.for_model(model), key=self.key)
         return {
             "layer": layer_for(model) if self.layer is None else self.layer,

@@ -19,8 +19,6 @@ from kntools.cli.output import Output
 
 @dataclass(frozen=True, kw_only=True)
 class EditorOptions(RomeOptions):
-    """Which editors, and how they edit."""
-
     methods: Annotated[
         list[str] | None,
         method("--method", help=f"{', '.join(EDITORS)}; one or several (all; alpha_edit needs --second-moment)."),

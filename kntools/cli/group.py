@@ -29,7 +29,6 @@ class LateCommand(TyperCommand):
 
     @cached_property
     def command(self) -> Any:
-        """The command itself."""
         app = typer.Typer(add_completion=False, context_settings=HELP)
         app.command(self.name)(getattr(import_module(f"kntools.cli.{self.module}"), self.function))
         return typer.main.get_command(app)

@@ -27,8 +27,6 @@ MultiToken = Annotated[
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """What every command takes."""
-
     seed: Annotated[int, method(help="Seed of all random draws.")] = 0
     out: Annotated[Path | None, output("--out", "-o", help="Write a page, results and tables here.")] = None
     as_json: Annotated[bool, output("--json", help="Print only JSON to stdout.")] = False
@@ -44,8 +42,6 @@ class Options:
 
 @dataclass(frozen=True, kw_only=True)
 class ModelOptions(Options):
-    """What every command takes that runs a model."""
-
     model: Annotated[str, typer.Option("--model", "-m", help="A name, a folder, a GGUF file or a Hugging Face id.")] = (
         "smollm2-135m"
     )
@@ -71,8 +67,6 @@ class ModelOptions(Options):
 
 @dataclass(frozen=True, kw_only=True)
 class Integral:
-    """How the integral of attribution is computed."""
-
     rule: Annotated[Literal["adaptive", FixedRule], method(help="Rule of integration.")] = "adaptive"
     steps: Annotated[int, method(help="Nodes of a fixed rule (all but adaptive).")] = 20
     tol: Annotated[float, method(help="Relative residual allowed per layer (adaptive).")] = 0.01

@@ -33,8 +33,6 @@ class Sheet:
 
 @dataclass(frozen=True)
 class Output:
-    """The result of a command."""
-
     data: Mapping[str, Any]  # of the JSON object, tables as lists of rows; "command" and "files" are added
     sheets: Sequence[Sheet]
     write: Callable[[Path], Sequence[Path]] = field(default=lambda out: ())  # into a folder, or under a name
@@ -76,7 +74,6 @@ def _table(sheet: Sheet) -> Table:
 
 
 def _with_intervals(frame: pd.DataFrame) -> pd.DataFrame:
-    """Three columns `x`, `x_low`, `x_high` as one."""
     shown = frame
     for name in map(str, frame.columns):
         ends = [f"{name}_low", f"{name}_high"]

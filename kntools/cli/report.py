@@ -20,8 +20,6 @@ from kntools.report import FULL, QUICK, Study, build, choose
 
 @dataclass(frozen=True, kw_only=True)
 class ReportOptions(ModelOptions):
-    """Of a report, which needs a folder."""
-
     out: Annotated[Path, output("--out", "-o", help="Folder of the page and of finished items.")] = (
         field()  # without it the default would be that of `ModelOptions`
     )

@@ -16,8 +16,6 @@ from kntools.data.read import Row
 
 @dataclass(frozen=True)
 class HubSet:
-    """A data set's id and the splits to read."""
-
     id: str
     split: str = "train"
 

@@ -35,14 +35,12 @@ class Row:
         raise self._problem(name, "an integer")
 
     def texts(self, name: str) -> tuple[str, ...]:
-        """A list of strings."""
         value = self.values.get(name)
         if isinstance(value, list) and all(isinstance(entry, str) and entry.strip() for entry in value):
             return tuple(value)
         raise self._problem(name, "a list of strings that are not blank")
 
     def child(self, name: str) -> "Row":
-        """An object inside this one."""
         value = self.values.get(name)
         if isinstance(value, Mapping):
             return Row(f"{self.where}, in {name!r}", value)

@@ -24,16 +24,12 @@ class SampleWarning(UserWarning):
 
 @dataclass(frozen=True)
 class Source:
-    """Where records came from, in words."""
-
     name: str
     is_sample: bool = False
 
 
 @dataclass(frozen=True)
 class Wanted:
-    """A data set as one loader needs it."""
-
     name: str
     files: tuple[str, ...]  # relative to the data folder, all of them needed
     read: Callable[[Path], list[Row]]  # one of them

@@ -91,7 +91,6 @@ def _in_groups(
     run: Callable[..., list[T]],
     embedding: Embedding | None = None,
 ) -> list[T]:
-    """Run the interventions on the prompts of each length; what each gives, in order."""
     prompts = sum(len(numbers) for numbers, _ in groups)
     metrics = None if metric is None else _per_prompt(metric, prompts)
     given = as_interventions(interventions, prompts)
@@ -207,8 +206,6 @@ def sweep_gradients(
 def run_gradients(
     runner: Runner, interventions: Sequence[Intervention], metrics: Sequence[Metric]
 ) -> list[RowGradients]:
-    """`sweep_gradients` on a runner that is kept for several rounds."""
-
     def finish(result: PassOutput) -> dict[int, RowGradients]:
         logits = _logits(result, runner)
         values = {n: apply_metric(metrics[interventions[n].prompt], rows) for n, rows in logits.items()}
@@ -219,7 +216,6 @@ def run_gradients(
 
 
 def _logits(result: PassOutput, runner: Runner) -> dict[int, Tensor]:
-    """Logits of each intervention, `[row d_vocab]` where one position is asked for."""
     return {n: rows[:, 0] if runner.inputs.single else rows for n, rows in result.of_items().items()}
 
 

@@ -23,7 +23,6 @@ class Checkpoint(Result):
     provenance: dict[str, Any]
 
     def to_frame(self) -> pd.DataFrame:
-        """One row: `tokens, texts`."""
         return pd.DataFrame({"tokens": [self.tokens], "texts": [self.texts]})
 
 

@@ -72,7 +72,6 @@ class _HookedEntry:
 
 
 def hooked_cache(model: Any, device: torch.device, rows: int) -> Any:
-    """The key-value cache of a `HookedTransformer`."""
     from transformer_lens.cache.key_value_cache import TransformerLensKeyValueCache
 
     return TransformerLensKeyValueCache.init_cache(model.cfg, device, rows)
@@ -80,8 +79,6 @@ def hooked_cache(model: Any, device: torch.device, rows: int) -> Any:
 
 @dataclass
 class HookedPrefix:
-    """A prefix for `HookedTransformer`, in the form of its own key-value cache."""
-
     entries: list[_HookedEntry]
     length: int
 

@@ -137,7 +137,6 @@ class PatchGrid(Result):
 
     @property
     def title(self) -> str:
-        """What was patched, and how."""
         kinds = {"activation": "Activation patching", "path": "Path patching", "atp_star": "Attribution patching, AtP*"}
         kind = kinds.get(self.method, f"Attribution patching, {self.method}")
         to = f" to {' and '.join(self.receivers)}" if self.receivers else ""

@@ -90,7 +90,6 @@ def path_cells(batch: Batch, sources: States, ends: Sequence[Node]) -> tuple[Flo
         return [*seen, *sent, *(h for site, n in above for h in freeze([site], [n], base[p], at))] if sent else []
 
     def received(p: int, seen: dict[str, Tensor]) -> list[Hook]:
-        """Put into the receivers what they read."""
         at, hooks = cells.changed(batch.pairs[p]), []
         for end, (site, layer) in zip(ends, read, strict=True):
             name, index = hook_name(site, layer), None if end.index is None else [end.index]

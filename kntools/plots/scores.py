@@ -14,8 +14,6 @@ from kntools.sites import Neuron, as_neurons
 
 @dataclass(frozen=True)
 class Scores:
-    """Scores to draw, and what there is to say about them."""
-
     each: np.ndarray  # [prompt layer neuron]
     chosen: np.ndarray  # [layer neuron]: one prompt's, or the mean over prompts
     exists: np.ndarray  # [layer neuron]: False where a layer has fewer neurons than another
@@ -98,7 +96,6 @@ def finite(values: Any, what: str, shape: Sequence[int | None] | None = None) ->
 
 
 def _stacked(values: Any) -> Tensor:
-    """Lists of anything as one tensor."""
     return (
         torch.stack([_stacked(row) for row in values]) if isinstance(values, list | tuple) else torch.as_tensor(values)
     )

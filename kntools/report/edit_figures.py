@@ -86,7 +86,6 @@ SCORES = {
 
 
 def consistency(study: Study) -> Shown:
-    """Figure 11. Shares with intervals, without a test."""
     found, missing = each_possible(SCORES, lambda what: _edited(study, what))
     frame = pd.DataFrame([row for what, result in found.items() for row in _shares(result, what)])
     method = next(name for name in frame["method"] if name != "before")
@@ -130,7 +129,6 @@ def _edited(study: Study, what: Any) -> analyses.EditConsistency:
 
 
 def _shares(result: analyses.EditConsistency, what: str) -> list[Row]:
-    """The scores that are shown."""
     rows = result.to_frame().query("score in @SCORES[@what]").to_dict("records")
     return [{"data": what, **row, "score": SCORES[what][row["score"]]} for row in rows]
 

@@ -33,8 +33,6 @@ TOP = 20
 
 @dataclass(frozen=True)
 class Fact:
-    """A fact, and texts that ask for it."""
-
     name: str
     answer: str
     texts: tuple[str, ...]
@@ -51,8 +49,6 @@ FACTS = tuple(Fact(row["name"], row["answer"], tuple(row["texts"])) for row in a
 
 @dataclass(frozen=True)
 class FactEffects:
-    """Means over the phrasings of each fact, as probabilities of its answer."""
-
     names: tuple[str, ...]
     attributions: tuple[Attribution, ...]  # one per fact
     neurons: tuple[KnowledgeNeurons, ...]  # one per fact

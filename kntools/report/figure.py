@@ -47,8 +47,6 @@ class Shown:
 
 @dataclass(frozen=True)
 class Figure:
-    """One figure of the paper, or the part of the report before them."""
-
     key: str  # "1" to "11", or "facts"
     name: str  # of its analysis
     title: str
@@ -63,7 +61,6 @@ class Figure:
 
 @cache
 def asset(name: str) -> dict[str, Any]:
-    """A TOML file of the report."""
     return tomllib.loads((files("kntools.report") / "assets" / name).read_text(encoding="utf-8"))
 
 

@@ -61,7 +61,6 @@ class Study:
 
     @property
     def header(self) -> dict[str, Any]:
-        """Model, weights, settings and versions."""
         return self._choices.header
 
     @property
@@ -70,7 +69,6 @@ class Study:
 
     @property
     def layer(self) -> int:
-        """The layer to edit."""
         return layer_for(self.model)
 
     @cached_property
@@ -124,7 +122,6 @@ class Study:
 
     @cached_property
     def pairs(self) -> list[PromptGroup]:
-        """Determiner-noun pairs."""
         asked = (self.model, self.paradigms[0], self.size.pairs, self.size.frames, self.seed)
         return self.choose("pairs", PromptGroup, lambda: choices.probable_pairs(*asked))
 

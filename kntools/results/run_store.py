@@ -145,7 +145,6 @@ class RunStore:
 
 
 def _differing(found: Any, expected: Any) -> str:
-    """What differs, and no more."""
     if isinstance(found, dict) and isinstance(expected, dict):
         names = [n for n in sorted({*found, *expected}) if found.get(n) != expected.get(n)]
         found, expected = ({n: side.get(n) for n in names} for side in (found, expected))
