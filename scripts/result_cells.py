@@ -5,6 +5,8 @@ from typing import Any
 
 import pandas as pd
 
+from kntools.analyses.edit_result import SHARES
+
 
 def column(name: str, digits: int = 3) -> Callable[[Any], object]:
     """A number or a word, as it is."""
@@ -26,49 +28,46 @@ def p_value(name: str) -> Callable[[Any], object]:
     return lambda row: "" if pd.isna(row[name]) else ("< 0.001" if row[name] < 0.001 else f"{row[name]:.3f}")
 
 
-def by_method(frame: pd.DataFrame) -> pd.DataFrame:
-    """Of an evaluation of edits: a row per score, a column per method."""
-    cell = interval("value", "low", "high", digits=3)
-    shown = frame.assign(shown=[cell(row) for row in frame.to_dict("records")])
-    wide = shown.pivot(index=["condition", "score", "n"], columns="method", values="shown").reset_index()
-    order = {score: place for place, score in enumerate(dict.fromkeys(frame["score"]))}
-    return wide.sort_values("score", key=lambda names: names.map(order)).sort_values("condition", kind="stable")
+EDITORS = ("rome", "rome published key", "emmet", "memit", "alpha_edit", "fine_tune", "edit_values")
+#: Scores of edits in the short table: data set -> scores of all facts, and of the facts that the model knew.
+_SHORT = {
+    "counterfact": (
+        "reliability, exact", "reliability, free", "paraphrase", "neighborhood", "neighborhood+", "neighborhood KL",
+        "generation entropy", "perplexity",
+    ),
+    "P36": ("reliability, exact", "symmetry, exact", "old direction gone, known", "two-hop, exact"),
+    "P1376": ("reliability, exact", "symmetry, exact", "old direction gone, known"),
+    "P101": ("reliability, exact", "synonym, exact", "synonym, exact, known"),
+}  # fmt: skip
+#: What the paper reports for ROME and GPT-2 XL.
+_PAPER = {("P101", "reliability, exact"): "99.82 %", ("P101", "synonym, exact"): "52.35 %"}
 
 
-_EDITED = {"edited": ("all", "reliability, exact"), "goes on as edited": ("all", "reliability, free")}
-_DRIFT = {"perplexity": ("all", "perplexity")}
-#: Data set -> heading -> facts and score, in the table of its editors.
-EDITOR_SCORES = {
-    "P36": {
-        **_EDITED,
-        "reverse follows": ("all", "symmetry, exact"),
-        "old reverse gone, of those known": ("known", "old direction gone"),
-        "two hops follow": ("all", "two-hop, exact"),
-        **_DRIFT,
-    },
-    "counterfact": {
-        **_EDITED,
-        "paraphrase": ("all", "paraphrase"),
-        "neighborhood": ("all", "neighborhood"),
-        "neighborhood+": ("all", "neighborhood+"),
-        "KL": ("all", "neighborhood KL"),
-        "entropy": ("all", "generation entropy"),
-        **_DRIFT,
-    },
-}
-_NO_SHARES = ("KL", "entropy", "perplexity")
+def by_editor(frame: pd.DataFrame) -> pd.DataFrame:
+    """Of evaluations of edits: a row per data set and score, a column per editor."""
+    frame = frame.assign(
+        shown=[_score(row) for row in frame.to_dict("records")],
+        data=frame["file"].str.removeprefix("editors-"),
+        score=frame["score"] + frame["condition"].map({"all": "", "known": ", known"}),
+    )
+    wide = frame.pivot(index=["data", "score", "n"], columns="method", values="shown")
+    order = frame[["data", "score", "n"]].drop_duplicates()
+    order = order.sort_values("data", key=lambda names: names.map([*_SHORT].index), kind="stable")
+    wide = wide.reindex(index=pd.MultiIndex.from_frame(order)).fillna("").reset_index()
+    return wide.assign(paper=[_PAPER.get((row.data, row.score), "") for row in wide.itertuples()])
 
 
-def by_editor(frame: pd.DataFrame, headings: Mapping[str, tuple[str, str]]) -> pd.DataFrame:
-    """Of an evaluation of many editors: a row per editor, a column per score."""
-    cell = share("value", "low", "high")
-    rows = []
-    for method, own in frame.groupby("method", sort=False):
-        scores = {(row["condition"], row["score"]): row for row in own.to_dict("records")}
-        found = {heading: scores.get(which) for heading, which in headings.items()}
-        cells = {h: "" if r is None else f"{r['value']:.3g}" if h in _NO_SHARES else cell(r) for h, r in found.items()}
-        rows.append({"editor": method, "n": scores["all", "reliability, exact"]["n"], **cells})
-    return pd.DataFrame(rows)
+def _score(row: Mapping[str, Any]) -> object:
+    if row["score"] in SHARES:
+        return f"{row['value']:.0%} ({100 * row['low']:.0f} to {100 * row['high']:.0f})".replace("%", " %")
+    return f"{row['value']:.3g} ({row['low']:.3g} to {row['high']:.3g})"
+
+
+def in_short(frame: pd.DataFrame) -> pd.DataFrame:
+    """The leading scores of `by_editor`."""
+    wide = by_editor(frame)
+    rows = wide.set_index(["data", "score"])
+    return rows.loc[[(data, score) for data, scores in _SHORT.items() for score in scores]].reset_index()
 
 
 def by_state(frame: pd.DataFrame) -> pd.DataFrame:

@@ -11,7 +11,6 @@ import argparse
 import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,14 +20,14 @@ from kntools.results.run_file import RunFile
 from scripts import tables
 from scripts.result_cells import (
     CUT,
-    EDITOR_SCORES,
+    EDITORS,
     STATES,
     before_plurals,
     by_editor,
-    by_method,
     by_size,
     by_state,
     column,
+    in_short,
     interval,
     p_value,
     share,
@@ -44,7 +43,7 @@ AGREEMENT = (
 RELATIONS = "P36 P1376 P101 P407 P178 P176 P159 P131"
 NUMBER_NEURONS = "L19.N1044 L0.N586 L0.N1293 L26.N1422 L0.N1217 L0.N661"  # the leading ones of `pairs`
 KNOWN_RELATIONS = "P36 P407 P178 P101"
-EDITS = "--layer 5 --second-moment moments/C5.safetensors --limit 100"
+CONSEQUENCES = {"P36": 100, "P1376": 50, "P101": 100}  # relations with questions that follow from an edit, and facts
 MOMENTS = "moments/C3.safetensors moments/C4.safetensors moments/C5.safetensors"
 SEVEN = f"--layer 5 {' '.join(f'--second-moment {file}' for file in MOMENTS.split())} --bound 0.005"
 OTHER_NOUNS = "--limit 40 --found-by docs/results/pairs.json"
@@ -86,13 +85,13 @@ COMMANDS: dict[str, str] = {
     ),
     "reliability-facts": f"reliability {KNOWN_RELATIONS} --limit 57",
     "edit-layers": f"edit_layer {each('--layer', '1 3 5 8 11')} --limit 8 --tokens 50000 --moments moments",
-    "edit-counterfact": (
-        f"edit_consistency counterfact {EDITS} {each('--method', 'rome fine_tune edit_values')} --generations 20"
-    ),
-    "edit-P36": f"edit_consistency P36 {EDITS} --method rome",
-    "edit-P101": f"edit_consistency P101 {EDITS} --method rome",
-    "editors-P36": f"edit_consistency P36 {SEVEN} --limit 56",
-    "editors-counterfact": f"edit_consistency counterfact {SEVEN} --together 24 --limit 24 --generations 8",
+    "editors-counterfact": f"edit_consistency counterfact {SEVEN} --together 24 --limit 100 --generations 8",
+    **{
+        f"editors-{relation}": f"edit_consistency {relation} {SEVEN} --together 25 --limit {facts}"
+        for relation, facts in CONSEQUENCES.items()
+    },
+    "fine-tune-published": "edit_consistency counterfact --layer 5 --method fine_tune --together 25 --limit 100",
+    "traced": "tracing_and_editing counterfact --limit 16 --moments moments",
     "tracing-facts": "tracing_profile facts --limit 100 --samples 1 --sever mlp --sever attn",
     "tracing-determiner-noun": "tracing_profile determiner_noun --limit 100 --samples 1",
     "tracing-subject-verb": "tracing_profile subject_verb --limit 24 --samples 1",
@@ -111,7 +110,7 @@ def command(name: str) -> str:
 
 @dataclass(frozen=True)
 class Table:
-    """A table of a page: `columns` are headings and how a cell is made from a row of the CSV file."""
+    """A table of a page: `columns` are headings and how a cell is made from a row of the CSV file, or of several."""
 
     page: str
     marker: str
@@ -120,7 +119,8 @@ class Table:
     prepare: Callable[[pd.DataFrame], pd.DataFrame] = lambda frame: frame
 
     def cells(self) -> list[list[object]]:
-        frame = self.prepare(pd.read_csv(RESULTS / self.csv))
+        files = sorted(RESULTS.glob(self.csv))
+        frame = self.prepare(pd.concat([pd.read_csv(file).assign(file=file.stem) for file in files]))
         return [[make(row) for make in self.columns.values()] for row in frame.to_dict("records")]
 
     def write(self, page: Path) -> None:
@@ -243,26 +243,27 @@ TABLES: tuple[Table, ...] = (
     *(
         Table(
             EVALUATION,
-            f"edit-{what}",
-            f"edit-{what}.csv",
-            {"facts": column("condition"), **{name: column(name) for name in ("score", "n", "before", *methods)}},
-            by_method,
+            marker,
+            "editors-*.csv",
+            {
+                "facts": column("data"),
+                "score": column("score"),
+                **{name: column(name) for name in ("n", "before", *EDITORS, *last)},
+            },
+            prepare,
         )
-        for what, methods in (
-            ("counterfact", ("rome", "fine-tuning", "values")),
-            ("P36", ("rome",)),
-            ("P101", ("rome",)),
-        )
+        for marker, last, prepare in (("editors", ("paper",), in_short), ("editors-all", (), by_editor))
     ),
-    *(
-        Table(
-            EVALUATION,
-            f"editors-{what}",
-            f"editors-{what}.csv",
-            {name: column(name) for name in ("editor", "n", *headings)},
-            partial(by_editor, headings=headings),
-        )
-        for what, headings in EDITOR_SCORES.items()
+    Table(
+        EVALUATION,
+        "traced",
+        "traced-regression.csv",
+        {
+            "success on": column("success on"),
+            "R^2": interval("r2", "low", "high", digits=3),
+            "facts": column("facts"),
+            "layers": column("layers"),
+        },
     ),
     Table(
         FINDINGS,

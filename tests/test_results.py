@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -120,7 +121,7 @@ def test_recall_of_planted_neurons_is_that_of_the_items(what: str) -> None:
         assert (row["n"], row["recall"]) == (len(ranks), pytest.approx(sum(found) / len(found)))
 
 
-@pytest.mark.parametrize("name", ["edit-counterfact", "edit-P36", "edit-P101", "editors-P36", "editors-counterfact"])
+@pytest.mark.parametrize("name", [name for name in COMMANDS if name.startswith(("editors-", "fine-tune"))])
 def test_scores_of_edits_are_those_of_the_items(name: str) -> None:
     payloads = items(name)
     before = {key.removeprefix("before/"): payload for key, payload in payloads.items() if key.startswith("before/")}
@@ -138,13 +139,46 @@ def test_scores_of_edits_are_those_of_the_items(name: str) -> None:
         {},
         {"model": "smollm2-135m"},
     )
-    assert len(done) >= {"editors-P36": 56, "editors-counterfact": 24}.get(name, 95)
+    assert len(before) == len(done) == {"editors-P1376": 50}.get(name, 100)
     table = pd.read_csv(RESULTS / f"{name}.csv")
     columns = ["method", "condition", "score", "n", "value"]
     keys = ["method", "condition", "score"]
     ours = result.to_frame()[columns].sort_values(keys).reset_index(drop=True)
     theirs = table[columns].sort_values(keys).reset_index(drop=True)
     pd.testing.assert_frame_equal(ours, theirs, check_exact=False, rtol=1e-9)
+
+
+def test_the_regression_on_traces_is_that_of_the_items() -> None:
+    payloads = items("traced")
+    before = {
+        k.removeprefix("before/"): p["answers"]["rewrite new"][0]["p"] for k, p in payloads.items() if "before" in k
+    }
+    traced = RunFile(RESULTS / "runs" / "traced-traces").read()[1]
+    effects = {list(before)[int(key.split("/")[0])]: effect for key, effect in traced.items()}
+    facts, success, effect, layers = [], [], [], []
+    for key, after in payloads.items():
+        layer, *cases = key.split("/")
+        if layer == "before":
+            continue
+        for case, payload in zip("/".join(cases).split("/"), after, strict=True):
+            if case in effects:
+                p = payload["answers"]["rewrite new"][0]["p"]
+                facts.append(case)
+                layers.append(int(layer))
+                success.append((p - before[case]) / (1 - before[case]))
+                effect.append(effects[case][int(layer)])
+    table = pd.read_csv(RESULTS / "traced.csv").set_index(["fact", "layer"])
+    mine = pd.DataFrame({"effect": effect, "success": success}, index=pd.MultiIndex.from_arrays([facts, layers]))
+    pd.testing.assert_frame_equal(mine.loc[table.index].rename_axis(table.index.names), table, rtol=1e-9)
+    y, dummies = np.array(success), np.eye(max(layers) + 1)[layers]
+    columns = {"layer": dummies, "effect": np.column_stack([np.ones(len(y)), effect])}
+    columns["layer and effect"] = np.column_stack([dummies, effect])
+    found = pd.read_csv(RESULTS / "traced-regression.csv").set_index("success on")
+    for name, x in columns.items():
+        residual = y - x @ np.linalg.lstsq(x, y, rcond=None)[0]
+        assert found.loc[name, "r2"] == pytest.approx(1 - residual.var() / y.var(), abs=1e-9)
+    assert found.loc["gain", "r2"] == pytest.approx(found.loc["layer and effect", "r2"] - found.loc["layer", "r2"])
+    assert table.index.get_level_values("fact").nunique() >= 16 and set(layers) == set(range(30))
 
 
 @pytest.mark.parametrize("what", TRACES)
@@ -171,7 +205,9 @@ def test_traces_are_those_of_the_items(what: str) -> None:
 def test_runs_of_one_model_say_so() -> None:
     """The headers are what a command that is given again compares with."""
     headers = [
-        RunFile(path).read()[0] for path in sorted((RESULTS / "runs").glob("*.jsonl")) if ".search" not in path.name
+        RunFile(path).read()[0]
+        for path in sorted((RESULTS / "runs").glob("*.jsonl"))
+        if not path.stem.endswith((".search", "-traces"))
     ]
     assert len(headers) == len(COMMANDS) - 1  # that of `profile` is large, and is not kept
     weights = {h["model"]: h["fingerprint"] for h in headers}
