@@ -114,6 +114,7 @@ class Tokenisation:
     def answer(
         self, text: str, ids: list[int], filled: list[int], name: str, answer: str, multi_token: MultiToken
     ) -> tuple[int, ...]:
+        """The tokens that an answer adds to those of the text."""
         place = self.place(ids)
         after = ids[place + 1 :] if self.masked else []
         end = len(filled) - len(after)

@@ -104,7 +104,9 @@ def attribution_profile(
     profile.leading(3), profile.to_frame(), profile.plot()
     ```
 
-    `prompts` are class -> prompts, as `by_answer` makes them; each class needs two.
+    Arguments:
+        prompts: class -> prompts, as `by_answer` makes them; each class needs two.
+        seed: of the halves.
     """
     check_prompts(prompts, least=2)
     listed = [(name, prompt) for name, own in prompts.items() for prompt in own]

@@ -153,7 +153,11 @@ def pair_search(
     found.shares([(9, 1094), (10, 2096)])               # and how often each is found
     ```
 
-    Neurons are chosen on half of the nouns and tested on the others. `groups` are those of a determiner-noun paradigm.
+    Neurons are chosen on half of the nouns and tested on the others.
+
+    Arguments:
+        groups: of a determiner-noun paradigm, from `prompt_groups`: each pair in many sentences.
+        seed: of the halves.
 
     Raises:
         ValueError: no groups, or groups that have no determiner (another paradigm, a relation).

@@ -110,6 +110,7 @@ def localisation(
         null: what chance gives. `"neurons"`: the scores of each prompt and layer stand on random neurons. `"answers"`:
             the same prompts ask for answers drawn from the whole paradigm or relation. `"foils"`: target and foil of
             each prompt change places where a coin says so. Both cost as much again. `None`: no null.
+        seed: of the null.
     """
     check_list("groups", groups, PromptGroup, "prompt_groups(model, 'P36')")
     check_choice("null", null, (*get_args(Null), None))

@@ -59,6 +59,7 @@ def layer_distribution(
         permutations: of a test of two kinds: the distance between their shares (half the sum of absolute
             differences, 0 to 1) against the same with kinds assigned at random, to the paradigms and relations of a
             `Localisation`, whose groups are not independent, or else to groups.
+        seed: of permutations and intervals.
     """
     n_layers, permutations = whole("n_layers", n_layers, least=1), whole("permutations", permutations, least=1)
     if isinstance(found, Localisation):

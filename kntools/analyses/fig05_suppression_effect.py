@@ -99,6 +99,7 @@ def suppression_effect(
         paper: the published test, an unpaired t-test without correction; otherwise a paired one with Holm's
             correction over all words and groups.
         alpha: level of significance.
+        seed: of the bootstrap.
     """
     _check(change, alpha)
     check_prompts(prompts, least=2)

@@ -118,6 +118,7 @@ def cooccurrence_bias(
         group: the prompts whose effects are taken (`"plural"`: with plural nouns); the first one by default.
         sections: of words; `None` for all. The neutral ones are the question: grammar ties the marked ones to a number.
         least: words with fewer nouns are left out, and named in `details`. Three must remain.
+        seed: of the bootstrap over words that gives the interval.
     """
     groups = list(dict.fromkeys(row["group"] for row in effect.rows))
     chosen = groups[0] if group is None else group

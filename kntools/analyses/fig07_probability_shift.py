@@ -129,6 +129,7 @@ def probability_shift(
         prompts: name -> prompts. The words stand in the place of the answer; or, where a text has a `{}`, there, and
             the value is the probability of the prompt's own answer after each word, and of its foil (`noun_prompts`
             makes both).
+        neurons: any, of this model.
         words: section -> words, or a list. In the place of an answer each must be one token.
         factor: what their activations are multiplied by at the answer position: 0 suppresses, 2 enhances.
     """

@@ -98,6 +98,7 @@ def reliability(
             `"values"` (value rows are written from the old answer towards the foil of a pair, or the model's second
             choice for a fact; Dai et al. 2022, section 5.1). They act as hooks: no weight is touched.
         correct_only: leave out prompts that the model gets wrong to begin with; how many is in `details`.
+        seed: of the random neurons.
     """
     if not edits:
         raise ValueError(f"no edits given; there are {', '.join(EDITS)}")
@@ -158,6 +159,7 @@ def _judged(
 def _hooks(
     model: Any, edit: EditName, neurons: Sequence[Neuron], encoded: Encoded, clean: Float[Tensor, " d_vocab"]
 ) -> list[Hook]:
+    """An edit as hooks, so that no weight is touched."""
     if edit == "suppress":
         return ablate_neurons(neurons)
     if edit == "enhance":

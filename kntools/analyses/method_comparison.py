@@ -165,6 +165,7 @@ def selection_methods(
             name only. `None` is `METHODS`, of a masked model without those that read the residual stream directly.
         count: neurons per prompt, the same number for all methods.
         ablation: of faithfulness: what replaces the neurons that are not kept; `"mean"` is that over all prompts.
+        seed: of the random control.
     """
     check_prompts(prompts)
     methods = methods_for(model, methods)

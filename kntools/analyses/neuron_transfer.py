@@ -119,6 +119,7 @@ def transfer(
     Arguments:
         prompts: name -> minimal pairs (prompts with a foil), other ones than the neurons were chosen by.
         neurons: which are suppressed, all together.
+        seed: of the random neurons.
 
     Raises:
         ValueError: no prompts or neurons, a prompt without a foil of one token, a neuron of another model.

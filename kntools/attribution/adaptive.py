@@ -5,7 +5,8 @@ the forward pass, dm/dg out of the backward pass. So on each piece [a, b] the po
 integrated from a to every node and to b, and compared with m there. A piece that passes all of these checks is
 complete, and not by accident: it would have to be wrong between any two nodes without changing m at the second.
 One that fails is cut where it failed. Gauss-Radau nodes include the left end, so that the pieces that tile a line
-know m at both of their ends without asking for more.
+know m at both of their ends without asking for more. The tolerance does not depend on the metric's unit: a
+rescaled metric is integrated at the same nodes.
 """
 
 from collections.abc import Sequence

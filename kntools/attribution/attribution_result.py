@@ -163,6 +163,7 @@ class Attribution(Result):
 
 
 def of_prompt(values: Float[Tensor, "prompt ..."], prompt: int | None) -> Float[Tensor, "..."]:
+    """The values of one prompt, or their mean over prompts."""
     if prompt is None:
         return values.mean(0)
     number = whole("prompt", prompt)

@@ -51,7 +51,8 @@ def faithfulness(
 
     Arguments:
         prompts: one or several; they need not be those of the scores.
-        scores: neurons with the highest mean score over prompts lead. A tensor `[... layer neuron]` will do.
+        scores: neurons with the highest mean score over prompts lead. A tensor `[prompt layer neuron]` or
+            `[layer neuron]` will do; give `scores.abs()` to rank by size.
         shares: from 0 to 1, at least two of them above 0; sorted in the result.
         ablation: what replaces a neuron's activation: 0 (`"zero"`); its `"mean"` over `prompts`; that of the next
             prompt (`"resample"`); or activations `[layer neuron]` or `[prompt layer neuron]`, e.g. those of

@@ -90,9 +90,11 @@ class Paths:
         self.precision = torch.finfo(self.activation(0, self.layers[0]).dtype).eps  # of the activations
 
     def activation(self, prompt: int, layer: int) -> Float[Tensor, "pos neuron"]:
+        """w, at the answer's positions."""
         return self.clean[prompt][hook_name(self.site, layer)][0]
 
     def lines(self) -> list[Line]:
+        """All of them, prompt by prompt."""
         return [Line(prompt, layer, end=end) for prompt, end in enumerate(self.ends.tolist()) for layer in self.layers]
 
     def hold(self, prompt: int, layer: int) -> list[Hook]:

@@ -183,6 +183,7 @@ def r1_squared(att: Scores, *, drop_zero: bool = False) -> float:
 
 
 def as_scores(given: Any) -> Float[Tensor, "prompt layer neuron"]:
+    """Scores of an `Attribution`, a tensor, an array or lists."""
     scores = given.scores if isinstance(given, Attribution) else tensor("scores", given, "[prompt layer neuron]")
     scores = scores if scores.is_floating_point() else scores.float()
     if scores.ndim != 3 or scores.shape[0] == 0:

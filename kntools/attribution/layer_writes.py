@@ -76,6 +76,7 @@ def final_states(model: Any, paths: Paths, prompt: int) -> Float[Tensor, "pos d_
 def watched(
     paths: Paths, prompt: int, sites: Sequence[tuple[str, int]], pos: Positions
 ) -> dict[str, Float[Tensor, "pos ..."]]:
+    """Activations of a prompt by hook name."""
     seen: dict[str, Tensor] = {}
     hooks: list[Hook] = [hook for site, layer in sites for hook in capture([site], [layer], seen, pos)]
     run_rows(paths.runner, [Intervention(hooks, prompt=prompt)])

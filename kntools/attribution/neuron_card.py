@@ -45,9 +45,13 @@ def neuron_card(  # type: ignore[misc] # the signatures above only tell one card
     cards = kn.neuron_card(model, att.top(20), pathlib.Path("texts.txt"))      # one pass over the texts
     ```
 
-    A neuron is a key and a value (Geva et al. 2021). Its value is read through the final norm and the unembedding,
-    `(W_out[i] * gain) . W_U[:, y]` for token y (docs/attribution.md has the details); of a masked model `promoted` is
-    empty and `note` says why. Its key is where it is active: the `k` pieces of text with its highest activations.
+    A neuron is a key and a value (Geva et al. 2021). Its value is read through the final norm and the unembedding:
+
+        weight_y = (W_out[i] * gain_final) . W_U[:, y]
+
+    and through the gain of the norm behind the MLP too, where there is one (Gemma 2). No mean is taken away, and scales
+    are left out: the order of tokens does not depend on them. Of a masked model `promoted` is empty and `note` says
+    why: its head is not linear. Its key is where it is active: the `k` pieces of text with its highest activations.
     Special tokens do not count; quantiles are of all tokens, or of a random sample of 20,000.
 
     Arguments:

@@ -73,8 +73,9 @@ def query_neurons(
 
     Entry d of a head that reads token s writes `c = pattern_s v_sd W_O[d]` at the answer. Its importance is
     `log p(y | h + c) - log p(y | h)`, h the residual stream that enters the layer. It reads the stream x_s along
-    `k = gain W_V[:, d]`, in which neuron i of a layer below has the share `(w_i W_out[i] . k) / (x_s . k)`. A score is
-    the sum of importance times share over the leading entries, at all tokens. `residual` and `gap` are nan.
+    `k = gain W_V[:, d]`; neuron i of a layer below has the share `(w_i W_out[i] . k) / (x_s . k)` in it. A
+    score is the sum of importance times share over the leading entries, at all tokens. The published code takes no mean
+    away from what LayerNorm reads; this does, so that shares add up. `residual` and `gap` are nan.
 
     Arguments:
         heads: pairs of a head and a token whose entries are looked at, those with the highest importance. The

@@ -41,6 +41,8 @@ Number = Literal["singular", "plural"]
 
 @dataclass(frozen=True, kw_only=True)
 class Groups:
+    """Which groups of prompts are searched."""
+
     frames: Annotated[int, typer.Option(help="Sentences per pair of words.")] = 10
     known: Annotated[bool, typer.Option("--known", help="Only pairs and facts that the model answers correctly.")] = (
         False
@@ -62,6 +64,8 @@ def prepared(options: RunOptions, sources: list[str], neurons: list[str] | None 
 
 @dataclass(frozen=True, kw_only=True)
 class Suppressed:
+    """Which neurons are suppressed, and before which nouns."""
+
     neuron: Neurons
     limit: Limit = 200
     factor: Factor = 0.0
@@ -71,6 +75,7 @@ class Suppressed:
     ] = None
 
     def load(self, options: RunOptions, paradigm: str) -> tuple[Any, Any, Any]:
+        """The model, the prompts and the neurons."""
         model, neurons = prepared(options, [paradigm], self.neuron)
         without = load(self.found_by, analyses.PairSearch).nouns("selection") if self.found_by else ()
         how: dict[str, Any] = {"limit": self.limit, "without": without, "seed": options.seed}

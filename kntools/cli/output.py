@@ -74,6 +74,7 @@ def _table(sheet: Sheet) -> Table:
 
 
 def _with_intervals(frame: pd.DataFrame) -> pd.DataFrame:
+    """Three columns `x`, `x_low`, `x_high` as one."""
     shown = frame
     for name in map(str, frame.columns):
         ends = [f"{name}_low", f"{name}_high"]

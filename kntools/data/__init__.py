@@ -1,5 +1,9 @@
 """Data sets as typed records that turn into prompts for any model, with a count of what was left out and why.
 
+    facts = kn.data.pararel("P36", limit=50, seed=0)     # Loaded[Fact]
+    prompts = facts.prompts(model)                       # Prompts: masked or causal, as the model asks
+    prompts.skipped                                      # reason -> count
+
 One module per data set. What all loaders share: data is looked for at `path=` (a file, a data folder, or `"sample"`),
 in `$KNTOOLS_DATA`, on the Hugging Face hub, and in the built-in sample, in this order; `loaded.source` says where.
 `filters` are `limit`, `seed`, `target` and `known_only` (see `Filters`). An unknown name is a `ValueError` that

@@ -83,9 +83,12 @@ def known(model: Any, prompts: PromptSet | Sequence[Prompt], *, two_way: bool | 
     ```
 
     Arguments:
+        prompts: what to ask.
         two_way: `True`: the target must be more probable than the foil; `False`: than every other token (for
-            an answer of several tokens its first one counts); `None`: two-way for minimal pairs and frames. A tie is
-            not known.
+            an answer of several tokens its first one counts); `None`: two-way for minimal pairs and frames.
+
+    Returns:
+        One truth value per prompt, in order. A tie is not known.
 
     Raises:
         ValueError: `two_way=True` and a prompt without a foil.

@@ -109,6 +109,7 @@ def group(loaded: Loaded[Record], by: Callable[[Record], str | None]) -> dict[st
 
 
 def _place(pair: MinimalPair) -> int:
+    """Which word differs."""
     words = zip(pair.good.split(), pair.bad.split(), strict=False)
     return next((i for i, (good, bad) in enumerate(words) if good != bad), 0)
 

@@ -41,6 +41,7 @@ class Row:
         raise self._problem(name, "a list of strings that are not blank")
 
     def child(self, name: str) -> "Row":
+        """An object inside this one."""
         value = self.values.get(name)
         if isinstance(value, Mapping):
             return Row(f"{self.where}, in {name!r}", value)

@@ -219,6 +219,7 @@ class TokenizerOnly:
     tokenizer: Any
 
     def parameters(self) -> Iterator[torch.Tensor]:
+        """Where its tokens are put."""
         return iter([torch.empty(0)])
 
     @property

@@ -30,6 +30,8 @@ class Source:
 
 @dataclass(frozen=True)
 class Wanted:
+    """A data set as one loader needs it."""
+
     name: str
     files: tuple[str, ...]  # relative to the data folder, all of them needed
     read: Callable[[Path], list[Row]]  # one of them

@@ -75,6 +75,7 @@ class Group:
 
     @torch.no_grad()
     def _states_at(self, layer: int) -> Float[Tensor, "row window d_model"]:
+        """What enters block `layer`, untouched."""
         embedded = adapter.run_embedding(self.model, self.tokens, [])[:, self.start :]
         if layer == 0:
             return embedded

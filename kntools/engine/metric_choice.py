@@ -23,6 +23,7 @@ Metrics = Metric | Sequence[Metric] | MetricName | None
 
 
 def choose_metrics(model: Any, encoded: Sequence[Encoded], given: Metrics | str) -> tuple[list[Metric], str]:
+    """One metric per prompt, and what it is called."""
     if given is None:
         given = "contrast" if all(map(has_contrast, encoded)) else "probability"
     if isinstance(given, str):

@@ -71,6 +71,8 @@ def _is_named(pair: Any) -> bool:
 
 @dataclass(frozen=True)
 class Item:
+    """An intervention with its number and what the plan needs to know of it."""
+
     number: int
     intervention: Intervention
     fork: int  # the block on whose way in its rows appear; -1: rows from the embedding on
@@ -95,6 +97,7 @@ class Pass:
 
 
 def as_interventions(given: Sequence[Any], prompts: int) -> list[Intervention]:
+    """Check what is swept over so many prompts."""
     listed = several("interventions", given, "[hooks] for a single one, [[]] for the unmodified run")
     if not listed:
         raise ValueError("no interventions given; pass a list with at least one list of hooks ([] changes nothing)")

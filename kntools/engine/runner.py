@@ -74,6 +74,7 @@ class Runner:
             yield len(current.items), done
 
     def _item(self, number: int, inter: Intervention, *, reuse: bool) -> Item:
+        """Where an intervention first acts: in which block, and at which position."""
         layers = adapter.n_layers(self.model)
         fork = min((plan.stage_of(name, layers) for name in inter.names()), default=layers - 1)
         start = plan.start_of(inter, self.inputs.length, self.asked[inter.prompt]) if reuse else 0

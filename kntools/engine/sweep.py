@@ -50,7 +50,9 @@ def sweep(
     p = kn.sweep(model, prompt, hooks, metric=kn.probability(answer_id))     # [1500]
     ```
 
-    Row *i* is `model.run_with_hooks(tokens, fwd_hooks=interventions[i])[0, pos]`, for any hooks.
+    Row *i* is `model.run_with_hooks(tokens, fwd_hooks=interventions[i])[0, pos]`, for any hooks. Hooks of your own
+    may do anything to their activation `[1 pos ...]`; hooks of `kntools.hooks` also say where they
+    act; earlier tokens are not run again.
 
     Arguments:
         prompts: a `Prompt`, an `Encoded` or token ids; or several, of any lengths (then give
@@ -91,6 +93,7 @@ def _in_groups(
     run: Callable[..., list[T]],
     embedding: Embedding | None = None,
 ) -> list[T]:
+    """Run the interventions on the prompts of each length; what each gives, in order."""
     prompts = sum(len(numbers) for numbers, _ in groups)
     metrics = None if metric is None else _per_prompt(metric, prompts)
     given = as_interventions(interventions, prompts)
@@ -206,6 +209,8 @@ def sweep_gradients(
 def run_gradients(
     runner: Runner, interventions: Sequence[Intervention], metrics: Sequence[Metric]
 ) -> list[RowGradients]:
+    """`sweep_gradients` on a runner that is kept for several rounds."""
+
     def finish(result: PassOutput) -> dict[int, RowGradients]:
         logits = _logits(result, runner)
         values = {n: apply_metric(metrics[interventions[n].prompt], rows) for n, rows in logits.items()}
@@ -216,6 +221,7 @@ def run_gradients(
 
 
 def _logits(result: PassOutput, runner: Runner) -> dict[int, Tensor]:
+    """Logits of each intervention, `[row d_vocab]` where one position is asked for."""
     return {n: rows[:, 0] if runner.inputs.single else rows for n, rows in result.of_items().items()}
 
 

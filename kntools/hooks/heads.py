@@ -70,6 +70,7 @@ def ablate_heads(heads: HeadLike | Iterable[HeadLike], *, site: str = "z", pos: 
 
 
 def check_heads(name: str) -> str:
+    """The name of a hook point, if it has heads."""
     if not name.endswith(WITH_HEADS):
         raise ValueError(f"{name!r} has no heads; they are at z, q, k, v, pattern, attn_scores or result")
     return name

@@ -134,6 +134,7 @@ def patch(
         )
 
     def paste(x: Tensor, other: Tensor) -> Tensor:
+        """Take the values of the other run at the same positions, for some heads or entries if asked."""
         if other.shape[1:] != x.shape[1:]:
             raise ValueError(
                 f"the cached {name} is {tuple(other.shape)}, this run's {tuple(x.shape)}: "

@@ -16,6 +16,7 @@ _MORE_HEADS = ("ForPreTraining", "DoubleHeadsModel")
 
 
 def check_architecture(name: str, config: Mapping[str, Any]) -> None:
+    """Can kntools work with the model of this configuration?"""
     listed = config.get("architectures") or []
     architecture = listed[0] if listed else f"model type {config.get('model_type')!r}"
     if _is_encoder_decoder(config):

@@ -10,6 +10,7 @@ ADAPTER = "adapter_config.json"
 
 
 def base_of(folder: Path) -> str:
+    """The model that an adapter was trained on, as its folder names it."""
     base = json.loads((folder / ADAPTER).read_text(encoding="utf-8")).get("base_model_name_or_path")
     if not base:
         raise ValueError(
@@ -20,6 +21,7 @@ def base_of(folder: Path) -> str:
 
 
 def merge_folder(model: Any, folder: Path) -> Any:
+    """A Hugging Face model with an adapter merged into its weights, which are written to."""
     _check_peft(str(folder))
     from peft import PeftModel
 

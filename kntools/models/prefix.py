@@ -79,6 +79,8 @@ def hooked_cache(model: Any, device: torch.device, rows: int) -> Any:
 
 @dataclass
 class HookedPrefix:
+    """A prefix for `HookedTransformer`, in the form of its own key-value cache."""
+
     entries: list[_HookedEntry]
     length: int
 

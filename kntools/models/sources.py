@@ -85,6 +85,7 @@ def _in_files(given: Any, words: str | None, dtype: torch.dtype) -> Source:
 
 
 def _in_memory(given: Any, words: str | None) -> Source:
+    """A copy: the user's model stays as it is."""
     kind = type(given).__name__
     if hasattr(given, "hook_dict"):
         raise TypeError(f"this {kind} is a model of TransformerLens already; pass it to kntools as it is")

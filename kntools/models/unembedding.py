@@ -21,6 +21,7 @@ class NotLinear(ValueError):
 
 
 def norm_behind(model: Any, layer: int) -> Any:
+    """The norm between the MLP of a layer and the residual stream, if there is one."""
     name = neuron_layers.neurons_of(model)[layer].norm
     return None if name is None else getattr(model.blocks[layer], name)
 
@@ -35,6 +36,7 @@ def gain(model: Any, norm: Any) -> Float[Tensor, " d_model"]:
 
 @torch.no_grad()
 def centres(model: Any, norm: Any) -> bool:
+    """Does a norm take away the mean, as LayerNorm does?"""
     probe = _probe(model)
     plain, moved = _apply(model, norm, torch.stack([probe, probe + 1]) * _SCALE).float()
     return bool((plain - moved).abs().max() < 1e-2 * plain.abs().max())

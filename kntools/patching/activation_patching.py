@@ -90,9 +90,11 @@ def attribution_patch(
 
     Arguments:
         method: `"gradient"` takes it in the run that is patched (Nanda 2023): two forward passes and one backward.
-            `"integrated"` averages it along the straight line between both runs: a layer sums to what patching it
-            whole does, up to `PatchGrid.residual`; `steps` passes per layer. `"atp_star"` (Kramar et al. 2024): one
-            pass per layer, and no window.
+            `"integrated"` averages it along the straight line between both runs, all positions of a layer together:
+            a layer sums to what patching it whole does, up to `PatchGrid.residual`; `steps` passes per layer.
+            `"atp_star"` (Kramar et al. 2024) recomputes the softmax for patched queries and keys, and averages the
+            size of the estimate over backward passes that each omit one layer (paths do not cancel); the
+            sign is that of the sum. One pass per layer, and no window.
         steps: Gauss-Legendre nodes of `"integrated"`.
         metric, noising: as in `activation_patch`.
         cells: `site`, `layers`, `positions`, `heads`, `neurons` and `window` of `activation_patch`.

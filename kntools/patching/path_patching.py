@@ -45,8 +45,10 @@ def path_patch(
     kn.path_patch(model, clean, "The capital of France is", sender="mlp", receiver=["L3.H1.q", "L3.H2.q"])
     ```
 
-    The sender takes its activation from the other run, and all attention and MLPs above it are fixed: the residual
-    stream alone carries the change to the receivers (docs/patching.md). Norms on the path are recomputed.
+    The sender takes its activation from the other run. All attention and MLPs above it are fixed as in the run
+    that is patched: the residual stream alone carries the change to the receivers. What these read then is put into
+    that run, which continues from there. Norms on the path are recomputed. A sender that stands behind all receivers
+    changes nothing.
 
     Arguments:
         clean, corrupted, metric, noising: as in `activation_patch`.
@@ -54,7 +56,8 @@ def path_patch(
             `"L9.MLP"`, `"L9.N1005"` (or a `Neuron`), one or several of a kind. The grid spans their layers and columns:
             `[layer head]`, `[layer position]` (MLPs) or `[layer neuron]`.
         receiver: `"logits"`; a head `"L9.H6"`, or its query, key or value input, `"L9.H6.q"`; `"L9.MLP"`; a
-            neuron. Several are patched together. Heads of `k` and `v` are counted as the model has them.
+            neuron. Several are patched together. Heads of `k` and `v` are counted as the model has them: with grouped
+            queries, several heads of `q` share one.
         positions: columns of the grid of MLPs; where heads or neurons send, the positions that are patched together.
 
     Raises:
@@ -90,6 +93,7 @@ def path_cells(batch: Batch, sources: States, ends: Sequence[Node]) -> tuple[Flo
         return [*seen, *sent, *(h for site, n in above for h in freeze([site], [n], base[p], at))] if sent else []
 
     def received(p: int, seen: dict[str, Tensor]) -> list[Hook]:
+        """Put into the receivers what they read."""
         at, hooks = cells.changed(batch.pairs[p]), []
         for end, (site, layer) in zip(ends, read, strict=True):
             name, index = hook_name(site, layer), None if end.index is None else [end.index]

@@ -35,6 +35,7 @@ def with_cards(figure: go.Figure, cards: Iterable[Any], *, command: str = COMMAN
 
 
 def card_texts(cards: Iterable[Any]) -> dict[str, str]:
+    """Name of the neuron -> its card as HTML."""
     return {repr(card.neuron): card._repr_html_() for card in cards}
 
 

@@ -14,6 +14,8 @@ from kntools.sites import Neuron, as_neurons
 
 @dataclass(frozen=True)
 class Scores:
+    """Scores to draw, and what there is to say about them."""
+
     each: np.ndarray  # [prompt layer neuron]
     chosen: np.ndarray  # [layer neuron]: one prompt's, or the mean over prompts
     exists: np.ndarray  # [layer neuron]: False where a layer has fewer neurons than another

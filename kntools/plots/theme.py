@@ -1,6 +1,8 @@
 """How all figures look: fonts, colours, a light and a dark template, and where title, legend and panels stand.
 
-Colours can be told apart with any kind of colour vision. Nothing but the templates depends on the background.
+Colours are Okabe and Ito's where groups are told apart, and red against blue where a sign matters; both can be told
+apart with any kind of colour vision. Nothing but the templates depends on the background, so a figure becomes dark
+with `fig.update_layout(template="kntools_dark")`.
 """
 
 import textwrap

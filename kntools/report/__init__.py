@@ -7,7 +7,8 @@ study = Study(model, QUICK, out="out/report")
 build(study, FIGURES).page
 ```
 
-If it is interrupted, run it again to resume.
+A figure's numbers come from `kntools.analyses`; here stand what each is asked about (`study`), what it shows (one
+function per figure, `figures` lists them) and the page (`build`). If it is interrupted, run it again to resume.
 """
 
 from kntools.report.build import Report, build

@@ -20,6 +20,8 @@ _PAPER = "Niu et al. 2024 (What does the Knowledge Neuron Thesis have to do with
 
 @dataclass(frozen=True)
 class Report:
+    """What is shown, figure by figure, and which files were written (by the main process alone)."""
+
     shown: tuple[tuple[Figure, Shown], ...]
     page: Path
     files: tuple[Path, ...]

@@ -121,6 +121,7 @@ def by_determiner(pairs: Sequence[PromptGroup], limit: int) -> dict[str, list[Pr
 
 
 def nouns(model: Any, paradigm: str, limit: int, without: set[str], seed: int) -> dict[str, list[Prompt]]:
+    """Prompts of either number, two at least, for a test."""
     found = noun_prompts(model, paradigm, limit=limit, without=without, seed=seed)
     if min(map(len, found.values())) < 2 or len(found) < 2:
         raise ValueError(f"{paradigm} has fewer than 2 prompts of a number that fit this model")
@@ -128,6 +129,7 @@ def nouns(model: Any, paradigm: str, limit: int, without: set[str], seed: int) -
 
 
 def words(model: Any, prompts: dict[str, list[Prompt]]) -> dict[str, tuple[str, ...]]:
+    """The words of figure 5 that this model can be asked."""
     asked = [prompt for listed in prompts.values() for prompt in listed]
 
     def usable(word: str) -> bool:

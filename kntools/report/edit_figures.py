@@ -86,6 +86,7 @@ SCORES = {
 
 
 def consistency(study: Study) -> Shown:
+    """Figure 11. Shares with intervals, without a test."""
     found, missing = each_possible(SCORES, lambda what: _edited(study, what))
     frame = pd.DataFrame([row for what, result in found.items() for row in _shares(result, what)])
     method = next(name for name in frame["method"] if name != "before")

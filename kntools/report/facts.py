@@ -49,6 +49,8 @@ FACTS = tuple(Fact(row["name"], row["answer"], tuple(row["texts"])) for row in a
 
 @dataclass(frozen=True)
 class FactEffects:
+    """Means over the phrasings of each fact, as probabilities of its answer."""
+
     names: tuple[str, ...]
     attributions: tuple[Attribution, ...]  # one per fact
     neurons: tuple[KnowledgeNeurons, ...]  # one per fact

@@ -47,6 +47,8 @@ class Shown:
 
 @dataclass(frozen=True)
 class Figure:
+    """One figure of the paper, or the part of the report before them."""
+
     key: str  # "1" to "11", or "facts"
     name: str  # of its analysis
     title: str

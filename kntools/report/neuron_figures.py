@@ -52,6 +52,7 @@ def pair_search(study: Study) -> Shown:
 
 
 def localisation(study: Study) -> Shown:
+    """Figure 3."""
     found, missing = study.localised
     tests = found.difference()
     passed = [
@@ -67,6 +68,7 @@ def localisation(study: Study) -> Shown:
 
 
 def layers(study: Study) -> Shown:
+    """Figure 4."""
     found, missing = study.localised
     if not any(found.neurons()):
         raise NotPossible("no group has a knowledge neuron")
@@ -86,6 +88,7 @@ def layers(study: Study) -> Shown:
 
 
 def overturned(study: Study) -> Shown:
+    """Figure 8."""
     prompts, missing = each_possible((study.paradigms[0], *study.relations), lambda source: _judged(study, source))
     found = analyses.reliability(study.model, prompts, seed=study.seed, run=study.run("reliability"))
     summary = found.summary()
@@ -130,6 +133,7 @@ def _judged(study: Study, source: str) -> list[Prompt]:
 
 
 def tracing(study: Study) -> Shown:
+    """Figure 9."""
     profiles, missing = each_possible(TRACED, lambda what: _traced(study, what))
     effects = pd.concat([_in_sites(profile, what) for what, profile in profiles.items()], ignore_index=True)
     columns = ["prompts", "kind", "severed", "site"]

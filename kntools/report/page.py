@@ -1,8 +1,12 @@
 """One HTML file with figures and tables that opens anywhere: no network, no other file, no build step.
 
 ```python
-scores = page.Section("Scores", [page.Text("..."), page.Chart(figure, "What one sees.", n="4 prompts")])
-page.write("out/index.html", page.Page(title="Where a model keeps a fact", sections=[scores]))
+page.write("out/index.html", page.Page(
+    title="Where a model keeps a fact",
+    lead="Attribution of SmolLM2-135M.",
+    source="Model: smollm2-135m. Made by `python my_script.py`.",
+    sections=[page.Section("Scores", [page.Text("..."), page.Chart(figure, "What one sees.", n="4 prompts")])],
+))
 ```
 
 Texts are shown as they are written; backticks set code. plotly.js is in the file once. The page follows the reader's

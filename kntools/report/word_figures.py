@@ -26,6 +26,7 @@ _CHANGES = {
 
 
 def suppression(study: Study) -> Shown:
+    """Figure 5."""
     effects, missing = each_possible(NUMBERS, lambda number: analyses.effect_of(study.shift(number), seed=study.seed))
     passed = [line for number, effect in effects.items() if (line := _less_probable(study, number, effect))]
     nothing = "decrease of a word at nouns of the candidate's number"
@@ -105,6 +106,7 @@ def _counts(study: Study, words: Sequence[str]) -> tuple[dict[str, Counter[str]]
 
 
 def shift(study: Study) -> Shown:
+    """Figure 7. A count with its interval, without a test."""
     shifts, missing = each_possible(NUMBERS, study.shift)
     texts = {number: [prompt.text for prompt in prompts] for number, prompts in study.nouns[0].items()}
     orders = {number: _order(found, number).assign(prompt=texts[number]) for number, found in shifts.items()}

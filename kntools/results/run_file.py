@@ -38,6 +38,7 @@ class RunFile:
         self._ends[self.path] = self._sizes[self.path] = len(line)
 
     def read(self) -> tuple[dict[str, Any], dict[str, Any]]:
+        """The header, and the payload of every item."""
         raw = self.path.read_bytes()
         *lines, unfinished = raw.split(b"\n")
         header = _parsed(lines[0]) if lines else None

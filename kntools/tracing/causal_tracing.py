@@ -52,8 +52,9 @@ def causal_trace(  # type: ignore[misc] # the signatures above only tell one tra
     kn.causal_trace(model, prompt, corrupted="The Parthenon is located in the city of")      # instead of noise
     ```
 
-    docs/tracing.md describes the runs; all cells have the same noise. Several prompts give a list. A warning says where
-    the corruption does not lower the metric.
+    Three kinds of runs: the clean one; corrupted ones, with noise on the embeddings of the subject; and for every
+    layer and token the corrupted ones again, with the state of the clean run put back there. All cells have the same
+    noise. Several prompts give a list. A warning says where the corruption does not lower the metric.
 
     Arguments:
         prompts: a prompt with a subject, or several. For a masked model the answer is read at the mask.
@@ -61,11 +62,14 @@ def causal_trace(  # type: ignore[misc] # the signatures above only tell one tra
             layers add to the residual stream.
         window: how many layers `"mlp"` and `"attn"` restore together: `[l - window // 2, l - window // 2 + window)`,
             clipped to the model. `None` is 10 layers, or all of a smaller model.
-        noise: `"3sigma"` is Gaussian noise with 3 times the standard deviation of this subject's own embeddings; a
-            number is its standard deviation; a tensor `[sample subject d_model]` is the noise itself.
+        noise: `"3sigma"` is Gaussian noise with 3 times the standard deviation of this subject's own embeddings (for
+            that of a data set, 3 times `kntools.tracing.noise.subject_sigma(model, prompts)`); a number is its
+            standard deviation; a tensor `[sample subject d_model]` is the noise itself.
         corrupted: instead of noise, another prompt (or text) of as many tokens (symmetric token replacement, Zhang &
-            Nanda 2024), or as many as there are prompts. Without a subject, the part that differs counts as one.
-        metric: as in `activation_patch`; `None` is the probability.
+            Nanda 2024), or as many as there are prompts. The answer is the clean one. Without a subject, the part
+            that differs counts as one.
+        metric: as in `activation_patch`; `None` is the probability. `"two_way"`, P(target) / (P(target) +
+            P(foil)), is for agreement, where the right noun is one of thousands.
         samples: how many samples of noise (drawn with `seed`); the metric is averaged over them.
         sever: fix the outputs of all `"mlp"` or `"attn"` above the restored state at their values in the corrupted
             run, sample by sample: the remaining effect does not pass through them.

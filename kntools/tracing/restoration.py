@@ -24,6 +24,8 @@ WINDOW = 10
 
 @dataclass(frozen=True)
 class Restoration:
+    """Which states are put back together, and what is held at its corrupted values above them."""
+
     model: Any
     kind: Kind
     window: int
@@ -46,6 +48,7 @@ class Restoration:
     def hooks(
         self, clean: dict[str, Tensor], held: dict[str, Tensor], layer: int, token: int, length: int
     ) -> list[Hook]:
+        """Restore one state, and hold what is severed in all layers above."""
         together = layer_window(layer, self.window, len(self.layers))
         # The output of a block is the input of the next: restored there, its rows need not run the block itself. Not
         # with somebody's hooks on that input, which act on the restored state.
