@@ -87,6 +87,18 @@ def several(name: str, value: Any, example: str) -> list[Any]:
     return list(value)
 
 
+#: What a list of prompts looks like, for errors.
+PROMPTS = "[kn.Prompt('The capital of Canada is', ' Ottawa'), ...]"
+
+
+def check_list(name: str, items: Any, kind: type, example: str, *, least: int = 1) -> None:
+    """Are these so many things of a kind, that can be gone through again and again?"""
+    if not hasattr(items, "__len__") or not all(isinstance(item, kind) for item in several(name, items, example)):
+        raise TypeError(f"{name}={shown(items)}; give several, as in {example}")
+    if len(items) < least:
+        raise ValueError(f"no {name} given; give at least one, as in {example}")
+
+
 def tensor(name: str, value: Any, axes: str, *, finite: bool = True) -> Tensor:
     """A tensor of numbers, also from an array or a list (float64); `axes` says which, e.g. `"[d_model]"`."""
     try:

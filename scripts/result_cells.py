@@ -28,17 +28,16 @@ def p_value(name: str) -> Callable[[Any], object]:
     return lambda row: "" if pd.isna(row[name]) else ("< 0.001" if row[name] < 0.001 else f"{row[name]:.3f}")
 
 
-EDITORS = ("rome", "rome published key", "emmet", "memit", "alpha_edit", "fine_tune", "edit_values")
 #: Scores of edits in the short table: data set -> scores of all facts, and of the facts that the model knew.
 _SHORT = {
     "counterfact": (
-        "reliability, exact", "reliability, free", "paraphrase", "neighborhood", "neighborhood+", "neighborhood KL",
-        "generation entropy", "perplexity",
+        *("reliability, exact", "reliability, free", "paraphrase", "neighborhood", "neighborhood+", "neighborhood KL"),
+        *("generation entropy", "perplexity"),
     ),
     "P36": ("reliability, exact", "symmetry, exact", "old direction gone, known", "two-hop, exact"),
     "P1376": ("reliability, exact", "symmetry, exact", "old direction gone, known"),
     "P101": ("reliability, exact", "synonym, exact", "synonym, exact, known"),
-}  # fmt: skip
+}
 #: What the paper reports for ROME and GPT-2 XL.
 _PAPER = {("P101", "reliability, exact"): "99.82 %", ("P101", "synonym, exact"): "52.35 %"}
 

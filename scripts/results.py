@@ -16,11 +16,11 @@ from typing import Any
 
 import pandas as pd
 
+from kntools.analyses import EDITORS
 from kntools.results.run_file import RunFile
 from scripts import tables
 from scripts.result_cells import (
     CUT,
-    EDITORS,
     STATES,
     before_plurals,
     by_editor,

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import pandas as pd
+import pytest
 from scipy import stats
 
 import kntools as kn
+from kntools.editing.rank_one import LOW_COSINE
+from kntools.editing.rome_settings import RomeSettings
 from scripts.results import RESULTS, ROOT, items
 
 
@@ -41,13 +45,38 @@ def test_what_the_page_says_of_symmetry() -> None:
         capitals["symmetry, exact"].max() == capitals["two-hop, exact"].max() == reverse["symmetry, exact"].max() == 0
     )
     gone = scores("P36", "known")["old direction gone"] * 8
-    assert gone.drop("edit_values").max() == 2 and "in at least 6 of 8 facts of P36" in page
+    assert gone.drop("edit_values").max() == 2 and "in P36, it remains in at least 6 of 8 facts" in page
+    assert gone["edit_values"] == 7 and "Only value slots remove it (7 of 8)" in page
     written = reverse["reliability, exact"]
     mean_key = written[[name for name in OPTIMISED if name != "rome published key"]]
     assert f"write {100 * mean_key.min():.0f} to {percent(mean_key.max())}. The published key" in page
     drift = reverse["perplexity"]
     words = f"writes {percent(written['rome published key'])}, but it raises the perplexity of unrelated sentences from"
-    assert f"{words} {drift['before']:.0f} to {drift['rome published key']:.0f}" in page
+    lost = scores("P1376", "known")["old direction gone"]["rome published key"]
+    words += f" {drift['before']:.0f} to {drift['rome published key']:.0f}, and {percent(lost)} of the old reverses"
+    assert words in page
+
+
+@pytest.mark.smollm2
+def test_what_the_page_says_of_keys(smollm2: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(smollm2.cfg, "default_prepend_bos", False)
+    cities = ("Edmonton", "Cairo", "Copenhagen", "Edinburgh", "Bucharest")
+    countries = ("Alberta", "Egypt", "Denmark", "Scotland", "Romania")
+    both = list(zip(cities, countries, strict=True))
+    first = [kn.Prompt(f"{city} is the capital of", f" {country}", subject=city) for city, country in both]
+    later = [kn.Prompt(f"The capital of {country} is", f" {city}", subject=country) for city, country in both]
+
+    def cosines(prompts: list[kn.Prompt]) -> str:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # keys do not depend on the steps, which are too few
+            edits = kn.rome(smollm2, prompts, [" Rome"] * 5, layer=5, settings=RomeSettings(steps=2))
+        found = [edit.key_cosine for edit in edits]
+        return f"{min(found):.2f} to {max(found):.2f}"
+
+    assert f"the cosine is {cosines(first)}, against {cosines(later)} for the same facts" in page_text(
+        "docs/evaluation.md"
+    )
+    assert "below 0.5" in page_text("docs/evaluation.md") and LOW_COSINE == 0.5
 
 
 def test_what_the_page_says_of_editors_on_counterfact() -> None:

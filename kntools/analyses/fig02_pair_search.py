@@ -9,8 +9,8 @@ import pandas as pd
 
 from kntools.analyses.fig03_localisation import Localisation
 from kntools.analyses.neuron_search import ADAPTIVE, HALVES, SearchSettings, halves, local_seed, search_each
-from kntools.analyses.prompt_group import PromptGroup, check_list
-from kntools.arguments import whole
+from kntools.analyses.prompt_group import PromptGroup
+from kntools.arguments import check_list, whole
 from kntools.engine.inputs import check_choice
 from kntools.models import neuron_layers
 from kntools.randomness import python_random

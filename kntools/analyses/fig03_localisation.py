@@ -8,7 +8,8 @@ import pandas as pd
 import torch
 
 from kntools.analyses.neuron_search import ADAPTIVE, Null, SearchSettings, search_each
-from kntools.analyses.prompt_group import PromptGroup, check_list
+from kntools.analyses.prompt_group import PromptGroup
+from kntools.arguments import check_list
 from kntools.engine.inputs import check_choice
 from kntools.models import neuron_layers
 from kntools.results.statistics import holm, mean_interval, welch

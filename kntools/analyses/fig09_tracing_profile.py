@@ -14,8 +14,8 @@ from torch import Tensor
 
 from kntools import data
 from kntools.analyses.neuron_search import open_run
-from kntools.analyses.prompt_group import check_list, prompt_item
-from kntools.arguments import several, whole
+from kntools.analyses.prompt_group import prompt_item
+from kntools.arguments import PROMPTS, check_list, several, whole
 from kntools.engine.inputs import check_choice
 from kntools.models import adapter
 from kntools.prompts import Prompt
@@ -212,7 +212,7 @@ def tracing_profile(
         ValueError: no prompts are left, or the file of another run; see also `causal_trace`.
     """
     samples, seed = whole("samples", samples, least=1), whole("seed", seed)
-    check_list("prompts", prompts)
+    check_list("prompts", prompts, Prompt, PROMPTS)
     variants: list[tuple[Kind, Severed | None]] = [(kind, None) for kind in several("kinds", kinds, "['hidden']")]
     variants += [("hidden", cut) for cut in several("sever", sever, "['mlp']")]
     if not variants:

@@ -3,8 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from kntools.analyses.prompt_group import check_list
-from kntools.arguments import instance, shown
+from kntools.arguments import check_list, instance, shown
 from kntools.editing.weight_edits import WeightEdit
 from kntools.engine.generation import generate
 from kntools.results.table import Table

@@ -12,8 +12,7 @@ from kntools.analyses.edit_measures import Continuations, NeighbourLogits, measu
 from kntools.analyses.edit_methods import Method, Moments, chosen_editors, same_weights, settings_of
 from kntools.analyses.edit_result import EDITED, EditConsistency, Payload
 from kntools.analyses.neuron_search import local_seed, open_run
-from kntools.analyses.prompt_group import check_list
-from kntools.arguments import whole
+from kntools.arguments import check_list, whole
 from kntools.editing.rome_value import shared_values
 from kntools.editing.weight_edits import WeightEdit
 from kntools.engine.texts import chunks

@@ -13,8 +13,7 @@ from kntools.analyses.edit_measures import Continuations, measure
 from kntools.analyses.edit_methods import Editor, Method, Moments, chosen_editors, same_weights, settings_of
 from kntools.analyses.edit_result import SCORES, Payload, interval_of
 from kntools.analyses.neuron_search import local_seed, open_run
-from kntools.analyses.prompt_group import check_list
-from kntools.arguments import several, whole
+from kntools.arguments import check_list, several, whole
 from kntools.editing.edit_stack import AppliedAlready
 from kntools.editing.rome_value import shared_values
 from kntools.editing.weight_edits import WeightEdit

@@ -17,8 +17,8 @@ from kntools.analyses.edit_methods import Method, settings_of
 from kntools.analyses.edit_result import EDITED, probability_of
 from kntools.analyses.fig11_edit_consistency import edit_consistency
 from kntools.analyses.neuron_search import open_run
-from kntools.analyses.prompt_group import check_list, prompt_item
-from kntools.arguments import shown, whole
+from kntools.analyses.prompt_group import prompt_item
+from kntools.arguments import check_list, shown, whole
 from kntools.engine.inputs import check_choice
 from kntools.models import adapter
 from kntools.results.statistics import statistic_interval

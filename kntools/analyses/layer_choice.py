@@ -16,8 +16,7 @@ from kntools.analyses.edit_cases import Case, cases_of
 from kntools.analyses.edit_measures import Continuations
 from kntools.analyses.edit_methods import rome_method
 from kntools.analyses.fig11_edit_consistency import edit_consistency
-from kntools.analyses.prompt_group import check_list
-from kntools.arguments import whole_numbers
+from kntools.arguments import check_list, whole_numbers
 from kntools.editing.rome_settings import RomeSettings
 from kntools.editing.second_moment import SecondMoment, second_moment
 from kntools.engine.answers import ask
@@ -60,7 +59,7 @@ def propose_layer(
         window: MLPs restored together; `None` is a third of the layers, at most 10.
         samples: of noise per prompt; prompt i draws them with `seed + i`.
     """
-    check_list("prompts", prompts, example="kn.data.known_facts(known_only=model).prompts(model)")
+    check_list("prompts", prompts, Prompt, "kn.data.known_facts(known_only=model).prompts(model)")
     size = max(1, min(10, adapter.n_layers(model) // 3)) if window is None else window
     last, traces = ROLES.index("last subject token"), []
     with progress_bar(len(prompts), "prompt") as bar:

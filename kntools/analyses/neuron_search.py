@@ -103,7 +103,7 @@ def open_run(run: str | Path | None, kind: str, model: Any, **settings: Any) -> 
 
 
 def local_seed(*parts: object) -> int:
-    """A seed for one item: the same in every process and every order."""
+    """A number of what it is given, the same in every process and order: one item's seed, or a sign of its content."""
     return int.from_bytes(hashlib.blake2b(repr(without_numpy(parts)).encode(), digest_size=7).digest())
 
 

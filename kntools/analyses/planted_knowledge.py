@@ -11,8 +11,8 @@ import torch
 from kntools import data
 from kntools.analyses.method_comparison import RANDOM, Selection, methods_for
 from kntools.analyses.neuron_search import as_pairs, local_seed, open_run
-from kntools.analyses.prompt_group import check_list, prompt_item, sample
-from kntools.arguments import whole
+from kntools.analyses.prompt_group import prompt_item, sample
+from kntools.arguments import check_list, whole
 from kntools.attribution.attribution_result import leading
 from kntools.editing.planting import planted
 from kntools.engine.answers import answer_values
@@ -116,7 +116,7 @@ def planted_facts(
         steps, lr, until: of the training: updates at most, learning rate, the probability at which it ends.
     """
     chosen = methods_for(model, methods)
-    check_list("prompts", prompts, example="false_facts('P36', model)")
+    check_list("prompts", prompts, Prompt, "false_facts('P36', model)")
     draws = whole("draws", draws, least=1)
     widths = neuron_layers.widths(model)
     total = sum(widths)

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import random
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import chain
@@ -10,7 +11,7 @@ from typing import Any, Literal, TypeVar
 
 from kntools import data
 from kntools.analyses.determiner_pairs import pairs_in_frames
-from kntools.arguments import several, shown, whole
+from kntools.arguments import PROMPTS, check_list, several, shown, whole
 from kntools.data.grouping import DETERMINER_NUMBER
 from kntools.data.pairs import MinimalPair
 from kntools.data.records import Loaded, PromptSet, Skipped
@@ -26,7 +27,6 @@ NamedPrompts = Mapping[str, Sequence[Prompt]]
 #: Key, prompts and labels of a group.
 _Group = tuple[str, Sequence[Prompt], dict[str, str]]
 T = TypeVar("T")
-_EXAMPLE = "[kn.Prompt('The capital of Canada is', ' Ottawa'), ...]"
 
 
 @dataclass(frozen=True)
@@ -182,27 +182,17 @@ def known_prompts(model: Any, sources: Sequence[str], *, limit: int, seed: int) 
 
 def is_relation(name: str) -> bool:
     """Is it a ParaRel relation? A name that is neither is an error that offers the nearest ones."""
-    if str(name) in data.RELATIONS:
-        return True
-    paradigms = (*data.PARADIGMS, *SAMPLES)
-    if name not in paradigms:
-        if str(name)[:1].upper() == "P" and str(name)[1:].isdigit():
-            check_name("ParaRel relation", name, data.RELATIONS)
-        check_name("BLiMP paradigm or ParaRel relation", name, {**dict.fromkeys(paradigms, ""), **data.RELATIONS})
-    return False
+    if isinstance(name, str) and re.fullmatch(r"[Pp]\d+", name):
+        check_name("ParaRel relation", name, data.RELATIONS)
+    else:
+        paradigms = dict.fromkeys((*data.PARADIGMS, *SAMPLES), "")
+        check_name("BLiMP paradigm or ParaRel relation", name, {**paradigms, **data.RELATIONS})
+    return name in data.RELATIONS
 
 
 def sample(items: list[T], limit: int | None, rng: random.Random) -> list[T]:
     """All of them, or `limit` drawn at random."""
     return items if limit is None or whole("limit", limit, least=0) >= len(items) else rng.sample(items, limit)
-
-
-def check_list(name: str, items: Any, kind: type = Prompt, example: str = _EXAMPLE, *, least: int = 1) -> None:
-    """Are these so many things of a kind, that can be gone through again and again?"""
-    if not hasattr(items, "__len__") or not all(isinstance(item, kind) for item in several(name, items, example)):
-        raise TypeError(f"{name}={shown(items)}; give several, as in {example}")
-    if len(items) < least:
-        raise ValueError(f"no {name} given; give at least one, as in {example}")
 
 
 def check_prompts(prompts: NamedPrompts, least: int = 1) -> None:
@@ -212,7 +202,7 @@ def check_prompts(prompts: NamedPrompts, least: int = 1) -> None:
             f"no prompts by name: {shown(prompts)}; give {{name: prompts}}, e.g. noun_prompts(model, paradigm)"
         )
     for name, listed in prompts.items():
-        check_list(f"prompts of {name!r}", listed, least=0)
+        check_list(f"prompts of {name!r}", listed, Prompt, PROMPTS, least=0)
     few = {name: len(listed) for name, listed in prompts.items() if len(listed) < least}
     if few:
         raise ValueError(f"too few prompts: {few}; every group needs {least}")

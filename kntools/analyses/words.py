@@ -11,8 +11,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from kntools import data
-from kntools.analyses.prompt_group import check_list, is_relation, sample
-from kntools.arguments import several
+from kntools.analyses.prompt_group import is_relation, sample
+from kntools.arguments import check_list, several
 from kntools.data.pairs import MinimalPair
 from kntools.data.records import PromptSet
 from kntools.engine.answers import answer_values
