@@ -19,7 +19,7 @@ from kntools.data import TwoHopFact
 from kntools.editing.rome_settings import MEMIT, RomeSettings
 from tests import zoo
 from tests.analyses.test_edit_consistency import ALONE, METHODS, SHORT, cases
-from tests.editing.test_rome import text_keys
+from tests.plain_rome import text_keys
 
 FEW = RomeSettings(steps=3, templates=["{}"])
 

@@ -16,7 +16,7 @@ from kntools.editing.rome_settings import RomeSettings
 from tests import zoo
 from tests.analyses.test_edit_consistency import cases
 from tests.analyses.test_edit_measures import perplexity
-from tests.editing.test_rome import text_keys
+from tests.plain_rome import text_keys
 
 FEW = RomeSettings(steps=3, templates=["{}"])
 TEXTS = (zoo.SENTENCES[1],)

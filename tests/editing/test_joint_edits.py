@@ -17,7 +17,7 @@ from kntools.editing.rome_settings import RomeSettings
 from kntools.models import adapter, neuron_layers
 from kntools.sites import hook_name
 from tests import zoo
-from tests.editing.test_rome import text_keys
+from tests.plain_rome import text_keys
 
 FACTS = [("Canada", " Ottawa", " Rome"), ("France", " Paris", " London"), ("Italy", " Rome", " Paris")]
 PROMPTS = [kn.Prompt(f"The capital of {subject} is", answer, subject=subject) for subject, answer, _ in FACTS]

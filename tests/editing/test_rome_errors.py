@@ -12,7 +12,7 @@ import torch
 import kntools as kn
 from kntools.models import adapter
 from tests import zoo
-from tests.editing.test_rome import PROMPT, TARGET, rome, text_keys
+from tests.plain_rome import PROMPT, TARGET, rome, text_keys
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*in L[0-9]+. the")  # a random model knows nothing, and edits say so
 

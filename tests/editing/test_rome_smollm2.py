@@ -17,7 +17,7 @@ from kntools.editing.weight_edits import LayerEdit
 from kntools.engine.answers import ask
 from kntools.models.gradients import with_gradients
 from tests import zoo
-from tests.editing.test_rome import Plain
+from tests.plain_rome import Plain
 
 pytestmark = [pytest.mark.smollm2, pytest.mark.slow]
 PROMPT = kn.Prompt("The capital of Canada is", " Ottawa", subject="Canada")
