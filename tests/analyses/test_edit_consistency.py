@@ -214,6 +214,10 @@ def test_a_run_of_cases_with_other_contents_is_refused(tmp_path: Path) -> None:
     for change in ({"target": " Oslo"}, {"questions": first.questions[:2]}):
         with pytest.raises(ValueError, match=r"another run.*'case 0'"):
             edit_consistency(model, [replace(first, **change)], alone, **how)
+    drawing: dict[str, Any] = {"continuations": replace(ALONE, cases=1, tokens=2, rows=1), "run": tmp_path / "drawn"}
+    edit_consistency(model, [first, *others], alone, **drawing)
+    with pytest.raises(ValueError, match="is another run"):  # the entropy is that of the first case alone
+        edit_consistency(model, [*others, first], alone, **drawing)
     more = edit_consistency(model, [first, *others], alone, **how)
     assert more.cases == edit_consistency(model, [first, *others], alone, continuations=ALONE).cases
 

@@ -232,3 +232,12 @@ def test_neighbours_behind_the_edited_sentence() -> None:
     behind = [q for q in case.questions if q.role == "neighborhood+ true"]
     assert [q.text for q in behind] == [f"{case.prompt.text}{case.target}. {q.text}" for q in near] and near
     assert [q.answer for q in behind] == [q.answer for q in near]
+
+
+def test_the_entropy_is_that_of_the_edited_weights() -> None:
+    model = zoo.fresh("llama")
+    edit = kn.edit_values(model, [(1, n) for n in range(8)], " book", " cat")
+    how, text = Continuations(tokens=8, rows=3), zoo.SENTENCES[0]
+    before, hooked = how.entropy(model, text), how.entropy(model, text, edit.hooks(model))
+    with edit.applied(model):
+        assert hooked == how.entropy(model, text) != before

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -119,3 +120,11 @@ def test_what_is_refused() -> None:
     with pytest.raises(ValueError, match="by name"):
         forgetting_curve(model, cases(2), {"x": fine_tune_method(1)}, layer=1)
     assert math.isfinite(HOW.perplexity(model))
+
+
+def test_a_run_of_facts_with_other_answers_is_another_run(tmp_path: Path) -> None:
+    model, [case] = zoo.fresh("llama"), cases(1)
+    tuned = {"ft": fine_tune_method(1, steps=1)}
+    for asked in (case, replace(case, target=" Oslo")):
+        with nullcontext() if asked is case else pytest.raises(ValueError, match="another run"):
+            forgetting_curve(model, [asked], tuned, counts=[1], continuations=HOW, run=tmp_path / "run")
