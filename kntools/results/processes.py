@@ -1,7 +1,7 @@
 """Many processes, one table: `accelerate launch -m kntools report ...` splits the items of an analysis.
 
-`torchrun --nproc_per_node 2 -m kntools report ...` does so on a machine without GPUs, where `accelerate launch` would
-need MPI. Started alone there is one process, and nothing here does anything.
+So does `torchrun --nproc_per_node 2 -m kntools report ...`, the only way on a machine without GPUs, where
+`accelerate launch` would need MPI. Started alone there is one process, and nothing here does anything.
 """
 
 import os
@@ -29,18 +29,25 @@ def is_main() -> bool:
 
 
 def device() -> str | None:
-    """The device of this process, where there are several; `None` leaves the choice to others."""
-    return None if count() == 1 else str(_state().device)
+    """The device of this process, where there are several, in turn; `None` leaves the choice to others."""
+    if count() == 1:
+        return None
+    import torch
+
+    here = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+    if here is None:
+        return "cpu"
+    return f"{here.type}:{int(os.environ.get('LOCAL_RANK', '0')) % torch.accelerator.device_count()}"
 
 
 @contextmanager
 def main_first() -> Iterator[None]:
     """The main process goes through this block before all others."""
-    if count() == 1:
-        yield
-        return
-    with _state().main_process_first():
-        yield
+    if not is_main():
+        wait()
+    yield
+    if is_main():
+        wait()
 
 
 def share(items: Sequence[T]) -> Sequence[T]:
@@ -52,20 +59,21 @@ def gather(items: Sequence[T]) -> list[T]:
     """The items of all processes, in all processes. Every process must call it."""
     if count() == 1:
         return list(items)
-    from accelerate.utils import gather_object
-
-    _state()
-    return gather_object(list(items))
+    parts: list[Any] = [None] * count()
+    _distributed().all_gather_object(parts, list(items))
+    return [item for part in parts for item in part]
 
 
 def wait() -> None:
     """Until all processes are here. Every process must call it."""
     if count() > 1:
-        _state().wait_for_everyone()
+        _distributed().barrier()
 
 
-def _state() -> Any:
-    import torch
-    from accelerate import PartialState
+def _distributed() -> Any:
+    """`torch.distributed`, over gloo: results are Python objects, and NCCL allows one process per GPU only."""
+    from torch import distributed
 
-    return PartialState(cpu=not torch.accelerator.is_available(), timeout=_PATIENCE)
+    if not distributed.is_initialized():
+        distributed.init_process_group("gloo", timeout=_PATIENCE)
+    return distributed
