@@ -18,7 +18,7 @@ from torch import Tensor
 from kntools.engine.capability import capability
 from kntools.engine.forward import gather_positions
 from kntools.engine.memory import rows_that_fit
-from kntools.engine.plan import PASS_OVERHEAD
+from kntools.engine.plan import pass_overhead
 from kntools.models import adapter
 from kntools.models.attachment import PointHook
 from kntools.models.prefix import Rows
@@ -40,12 +40,12 @@ def row_groups(model: Any, tokens: Sequence[Tensor], starts: Sequence[int], laye
         return [Group(model, [n], [row], 0, layer, shared=False) for n, row in enumerate(tokens)]
     begins = list(starts) if can.prefix else [0] * len(tokens)
     fit = options().max_rows or rows_that_fit(model, max(lengths), gradients=True)
-    numbers = range(len(tokens))
+    numbers, overhead = range(len(tokens)), pass_overhead(model)
     # What may not be filled up shares a pass with rows of its own length alone.
     alike = [list(numbers)] if can.fill else [[n for n in numbers if lengths[n] == k] for k in sorted(set(lengths))]
     found = []
     for group in alike:
-        for part in grouped([begins[n] for n in group], [lengths[n] for n in group], fit):
+        for part in grouped([begins[n] for n in group], [lengths[n] for n in group], fit, overhead):
             rows = [group[i] for i in part]
             found.append(Group(model, rows, [tokens[n] for n in rows], min(begins[n] for n in rows), layer))
     return found
@@ -106,7 +106,7 @@ class Group:
         return adapter.run(self.model, self.tokens[:1, self.start :], self.prefix, [fork, *points])
 
 
-def grouped(starts: Sequence[int], lengths: Sequence[int], max_rows: int) -> list[list[int]]:
+def grouped(starts: Sequence[int], lengths: Sequence[int], max_rows: int, overhead: int) -> list[list[int]]:
     """Which rows share a pass, so that as few positions as possible are run: the cheapest cut of their order."""
     order = sorted(range(len(starts)), key=lambda n: (starts[n], lengths[n]))
     best: list[tuple[int, int]] = [(0, 0)]  # for the first n rows: the cost, and where their last group begins
@@ -114,7 +114,7 @@ def grouped(starts: Sequence[int], lengths: Sequence[int], max_rows: int) -> lis
         ways = []
         for begin in range(max(0, stop - max_rows), stop):
             window = max(lengths[n] for n in order[begin:stop]) - starts[order[begin]]
-            ways.append((best[begin][0] + PASS_OVERHEAD + (stop - begin) * window, begin))
+            ways.append((best[begin][0] + overhead + (stop - begin) * window, begin))
         best.append(min(ways))
     cuts = [len(order)]
     while cuts[-1]:

@@ -10,6 +10,7 @@ from kntools.arguments import several, shown, whole
 from kntools.engine.inputs import Inputs
 from kntools.hooks.positioned import PositionedHook, is_local
 from kntools.hooks.stateful import StatefulHook
+from kntools.models import adapter
 from kntools.sites import ANSWER, Hook, Positions, layer_of, resolve_positions
 
 # Hook points before block 0; everything else outside the blocks comes after the last one.
@@ -30,6 +31,9 @@ Embedding = Sequence[Sequence[Hook]]
 
 # A pass costs about as much as this many token positions, whatever is in it: every weight is read once.
 PASS_OVERHEAD = 64
+# A GPU also waits for Python to launch the operations of every block: about 3 ms, forwards and backwards (SmolLM2 on an
+# H200), in which it computes this many positions times d_model squared.
+GPU_PASS_OVERHEAD = 1.4e9
 
 
 @dataclass(frozen=True)
@@ -150,7 +154,13 @@ def start_of(inter: Intervention, length: int, asked: Sequence[int]) -> int:
     return first
 
 
-def make_passes(items: Sequence[Item], *, max_rows: int) -> list[Pass]:
+def pass_overhead(model: Any) -> int:
+    """What a pass costs whatever is in it, in token positions."""
+    launching = 0 if adapter.device_of(model).type == "cpu" else GPU_PASS_OVERHEAD / model.cfg.d_model**2
+    return max(PASS_OVERHEAD, int(launching))
+
+
+def make_passes(items: Sequence[Item], *, max_rows: int, overhead: int) -> list[Pass]:
     """Group items by the position at which they start, in passes of at most `max_rows` rows.
 
     A small group joins the one before it where that costs less than a pass of its own.
@@ -159,7 +169,7 @@ def make_passes(items: Sequence[Item], *, max_rows: int) -> list[Pass]:
     for start, alike in groupby(sorted(items, key=attrgetter("start")), attrgetter("start")):
         group = list(alike)
         rows = sum(i.intervention.rows for i in group)
-        if merged and rows * (start - merged[-1][0]) < PASS_OVERHEAD:
+        if merged and rows * (start - merged[-1][0]) < overhead:
             merged[-1][1].extend(group)
         else:
             merged.append((start, group))

@@ -54,7 +54,8 @@ class Runner:
             for item in items:
                 yield 1, finish(self._plain(item))
             return
-        todo = plan.make_passes(items, max_rows=fit)
+        overhead = plan.pass_overhead(self.model)
+        todo = plan.make_passes(items, max_rows=fit, overhead=overhead)
         while todo:
             current = todo.pop(0)
             try:
@@ -69,7 +70,7 @@ class Runner:
                 # What did not fit once will not fit in the passes to come.
                 clean = len(current.prompts)
                 fit = max(2, (current.rows - clean) // 2 + clean)
-                todo = plan.make_passes([i for p in (current, *todo) for i in p.items], max_rows=fit)
+                todo = plan.make_passes([i for p in (current, *todo) for i in p.items], max_rows=fit, overhead=overhead)
                 continue
             yield len(current.items), done
 

@@ -1,6 +1,6 @@
 """Many processes, one table: `accelerate launch -m kntools report ...` splits the items of an analysis.
 
-So does `torchrun --nproc_per_node 2 -m kntools report ...`, the only way on a machine without GPUs, where
+So does `torchrun --nproc_per_node 2 -m -- kntools report ...`, the only way on a machine without GPUs, where
 `accelerate launch` would need MPI. Started alone there is one process, and nothing here does anything.
 """
 

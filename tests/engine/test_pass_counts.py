@@ -14,8 +14,10 @@ from torch import Tensor
 import kntools as kn
 from kntools.engine import memory
 from kntools.engine.capability import capability
+from kntools.engine.from_layer import row_groups
 from kntools.engine.memory import MOST_ROWS, rows_that_fit
-from kntools.engine.plan import PASS_OVERHEAD
+from kntools.engine.plan import PASS_OVERHEAD, pass_overhead
+from kntools.models import adapter
 from kntools.models.neuron_layers import neurons_of
 from tests import zoo
 from tests.loop import tokens_for
@@ -90,6 +92,24 @@ def test_a_pass_of_its_own_must_save_more_positions_than_it_costs() -> None:
     early = scaled(1, 0)
     assert passes(model, tokens, scaled(enough - 1, 4) + early) == [(enough + 1, n)]
     assert passes(model, tokens, scaled(enough, 4) + early) == [(2, n), (1, 4), (enough + 1, n - 4)]
+
+
+def test_on_a_gpu_a_pass_of_its_own_must_save_far_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    """There Python launches the operations of a pass one by one, however small they are."""
+    model = zoo.tiny("llama")
+    tokens = tokens_for(model)
+    n, runs = tokens.shape[1], [*scaled(PASS_OVERHEAD, 4), *scaled(1, 0)]
+    texts, starts = [tokens[0, :3], *[tokens[0]] * PASS_OVERHEAD], [0, *[n - 1] * PASS_OVERHEAD]
+    assert len(passes(model, tokens, runs)) == 3 and len(row_groups(model, texts, starts, 1)) == 2
+    with monkeypatch.context() as on_gpu:
+        on_gpu.setattr(adapter, "device_of", lambda model: torch.device("cuda"))
+        wide = SimpleNamespace(cfg=SimpleNamespace(d_model=8192))
+        gpu = pass_overhead(model)
+        assert gpu > pass_overhead(wide) == PASS_OVERHEAD  # a wide model keeps the GPU busy
+    assert pass_overhead(model) == PASS_OVERHEAD
+    monkeypatch.setattr("kntools.engine.plan.PASS_OVERHEAD", gpu)
+    assert passes(model, tokens, runs) == [(PASS_OVERHEAD + 2, n)]
+    assert len(row_groups(model, texts, starts, 1)) == 1
 
 
 def test_an_attribution_baseline_is_one_pass_for_prompts_of_equal_length() -> None:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
+import shlex
 import subprocess
 import sys
 from itertools import chain
 from pathlib import Path
 
 import pytest
+import torch
+from torch.distributed.run import parse_args
 
 from kntools.results import processes
 from kntools.results.run_file import RunFile
@@ -126,3 +129,27 @@ def test_every_item_goes_to_one_process(monkeypatch: pytest.MonkeyPatch) -> None
         monkeypatch.setenv("RANK", str(rank))
         parts.append(list(processes.share(range(8))))
     assert sorted(chain(*parts)) == list(range(8)) and [len(p) for p in parts] == [3, 3, 2]
+
+
+def test_torchrun_leaves_the_options_of_kntools_alone() -> None:
+    """As the page has the command, and with `--run`, which torchrun would read as the beginning of its `--run-path`."""
+    [line] = [line for line in (ROOT / "docs" / "processes.md").read_text().splitlines() if " torchrun --" in line]
+    command = shlex.split(line)
+    found = parse_args([*command[command.index("torchrun") + 1 :], "--run", "runs/a.jsonl"])
+    assert found.module and found.nproc_per_node == "2"
+    assert [found.training_script, *found.training_script_args][:2] == ["kntools", "report"]
+    assert found.training_script_args[-4:] == ["--out", "report", "--run", "runs/a.jsonl"]
+
+
+def test_processes_take_the_devices_in_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "3")
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: False)
+    assert processes.device() == "cpu"
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: True)
+    monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda: torch.device("cuda"))
+    monkeypatch.setattr(torch.accelerator, "device_count", lambda: 2)
+    found = []
+    for rank in range(3):
+        monkeypatch.setenv("LOCAL_RANK", str(rank))
+        found.append(processes.device())
+    assert found == ["cuda:0", "cuda:1", "cuda:0"]
