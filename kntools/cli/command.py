@@ -1,14 +1,14 @@
 """From a function to a command: shared options, errors in one line, and one way to print and to write."""
 
-import inspect
 import shlex
 import sys
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import MISSING, fields, is_dataclass
+from dataclasses import is_dataclass
+from inspect import Parameter, Signature, signature
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any
 
 import typer
 
@@ -31,11 +31,12 @@ def command(function: Callable[..., Output | Result]) -> Callable[..., None]:
 
     A parameter whose type is a dataclass stands for its fields, which are options. One of them is an `Options`.
     """
-    own = inspect.signature(function, eval_str=True).parameters
+    own = signature(function, eval_str=True).parameters
     groups: dict[str, Any] = {name: p.annotation for name, p in own.items() if is_dataclass(p.annotation)}
-    parameters = [_keyword("context", typer.Context, MISSING)]
+    fields = {name: signature(group, eval_str=True).parameters for name, group in groups.items()}
+    parameters = [Parameter("context", Parameter.KEYWORD_ONLY, annotation=typer.Context)]
     parameters += [p.replace(kind=p.KEYWORD_ONLY) for name, p in own.items() if name not in groups]
-    parameters += [p for group in groups.values() for p in _options_of(group)]
+    parameters += [p for options in fields.values() for p in options.values() if hasattr(p.annotation, "__metadata__")]
 
     def run(context: Any, **values: Any) -> None:
         typed = [word for word in context.find_root().obj if word not in ("--json", "--debug")]
@@ -43,7 +44,7 @@ def command(function: Callable[..., Output | Result]) -> Callable[..., None]:
         every = {**values, "command": function.__name__, "line": shlex.join(["kntools", *words])}
         given = {name: value for name, value in values.items() if name in own}
         for name, group in groups.items():
-            given[name] = group(**{field.name: every[field.name] for field in fields(group)})
+            given[name] = group(**{field: every[field] for field in fields[name]})
         [options] = [value for value in given.values() if isinstance(value, Options)]
         with _one_line_per_problem(options):
             with set_options(progress=sys.stderr.isatty(), max_rows=values.get("max_rows")):
@@ -52,24 +53,10 @@ def command(function: Callable[..., Output | Result]) -> Callable[..., None]:
             if processes.is_main():
                 emit(output, options)
 
-    run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined] # typer reads it
+    run.__signature__ = Signature(parameters)  # type: ignore[attr-defined] # typer reads it
     run.__annotations__ = {p.name: p.annotation for p in parameters}
     run.__name__, run.__doc__ = function.__name__, function.__doc__
     return run
-
-
-def _keyword(name: str, annotation: Any, default: Any) -> inspect.Parameter:
-    given = inspect.Parameter.empty if default is MISSING else default
-    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=given, annotation=annotation)
-
-
-def _options_of(group: Any) -> list[inspect.Parameter]:
-    hints = get_type_hints(group, include_extras=True)
-    return [
-        _keyword(field.name, hints[field.name], field.default)
-        for field in fields(group)
-        if hasattr(hints[field.name], "__metadata__")
-    ]
 
 
 @contextmanager

@@ -5,7 +5,6 @@ import sys
 from collections.abc import Mapping
 from functools import cache, cached_property
 from importlib import import_module
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -40,9 +39,7 @@ class LateCommand(TyperCommand):
 @cache
 def _docstrings(module: str) -> dict[str, str]:
     """The docstring of each function of a module, which is not imported."""
-    spec = find_spec(f"kntools.cli.{module}")
-    assert spec is not None and spec.origin is not None
-    tree = ast.parse(Path(spec.origin).read_text(encoding="utf-8"))
+    tree = ast.parse(Path(__file__).with_name(f"{module}.py").read_text(encoding="utf-8"))
     return {node.name: ast.get_docstring(node) or "" for node in tree.body if isinstance(node, ast.FunctionDef)}
 
 
