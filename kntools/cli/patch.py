@@ -1,11 +1,13 @@
 """`kntools patch`: patch activations of one prompt into the run of another."""
 
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import pandas as pd
 import typer
+from torch import Tensor
 
 from kntools.cli import pages
 from kntools.cli.command import command
@@ -60,11 +62,9 @@ def patch(
         lead = "Where does the activation of one prompt change the answer of another?"
         return f"Patching: {clean[0].text}", lead, [Section("Patched", [chart, cells])]
 
+    measured = ("site", "method", "window", "metric", "noising", "clean", "corrupted")
     data = {
-        **{
-            name: getattr(grid, name)
-            for name in ("site", "method", "window", "metric", "noising", "clean", "corrupted")
-        },
+        **{name: getattr(grid, name) for name in measured},
         "pairs": len(asked),
         "tokens": list(grid.tokens[0]),
         "layers": list(grid.layers),
@@ -73,7 +73,7 @@ def patch(
         "effect": grid.effect.tolist(),
         "effect_interval": {end: values.tolist() for end, values in interval.items()} or None,
     }
-    sheets = [Sheet(title, _leading(grid, top, options.seed))]
+    sheets = [Sheet(title, _leading(grid, top, interval))]
     return pages.page_output(options, grid.provenance, sheets, data, page, grid=grid)
 
 
@@ -98,16 +98,14 @@ def _asked(
     return [(text, target, foil, corrupted)]
 
 
-def _leading(grid: PatchGrid, top: int, seed: int) -> pd.DataFrame:
+def _leading(grid: PatchGrid, top: int, interval: Mapping[str, Tensor]) -> pd.DataFrame:
     """The cells with the largest effects; of one pair with their tokens, of several with intervals."""
-    several = len(grid.pairs) > 1
-    values = {grid.metric: grid.values, "effect": grid.effect}
-    if several:
-        values |= {f"effect_{end}": bound for end, bound in grid.interval(seed=seed)._asdict().items()}
+    ends = {f"effect_{end}": bound for end, bound in interval.items()}
+    values = {grid.metric: grid.values, "effect": grid.effect, **ends}
     rows = []
     for layer, column in grid.top(min(top, grid.values.numel())):
         cell = grid.layers.index(layer), grid.columns.index(column)
-        token = f" {grid.tokens[0][column]!r}" if grid.axis == "position" and not several else ""
+        token = f" {grid.tokens[0][column]!r}" if grid.axis == "position" and not interval else ""
         numbers = {name: float(value[cell]) for name, value in values.items()}
         rows.append({grid.axis: f"{column}{token}", "layer": layer, **numbers})
     return pd.DataFrame(rows)
