@@ -6,7 +6,6 @@ import typer
 
 from kntools.cli import pages
 from kntools.cli.command import command
-from kntools.cli.neuron_check import Draws
 from kntools.cli.options import Integral, ModelOptions, MultiToken, Target, Text
 from kntools.cli.output import Output, Sheet
 from kntools.plots import neuron_bars
@@ -23,7 +22,7 @@ def attribute(
     integral: Integral,
     multi_token: MultiToken = "error",
     top: Annotated[int, typer.Option(min=1, help="Number of leading neurons to show and to test.")] = 10,
-    draws: Draws = 10,
+    draws: pages.Draws = 10,
 ) -> Output:
     """Attribute an answer to the neurons of a model.
 

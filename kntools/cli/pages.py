@@ -1,20 +1,27 @@
-"""The pages that `--out` writes."""
+"""The pages that `--out` writes, and what `attribute` and `search` share: heatmaps, a test of neurons, cards."""
 
 import shlex
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+import pandas as pd
+
+from kntools import randomness
 from kntools.attribution.attribution_result import Attribution
-from kntools.cli.neuron_check import check_neurons, check_sheet
-from kntools.cli.options import ModelOptions, Options
+from kntools.attribution.random_neurons import random_like
+from kntools.cli.options import ModelOptions, Options, method
 from kntools.cli.output import Output, Sheet
+from kntools.engine.answers import answer_values
+from kntools.hooks.neurons import ablate_neurons, enhance_neurons
 from kntools.plots import neuron_heatmap
 from kntools.prompts import Prompt
 from kntools.report.cards import page_cards
 from kntools.report.page import Chart, Page, PageTable, Section
 from kntools.report.page import write as write_page
 from kntools.sites import Neuron
+
+Draws = Annotated[int, method(min=0, help="Draws of random neurons for comparison; 0: no test.")]
 
 #: Title, first sentence and sections of a page.
 Content = tuple[str, str, Sequence[Section]]
@@ -76,8 +83,8 @@ def attribution_output(
     """The same for scores: how they were made, all of them as heatmaps, what suppressing the `neurons` does, and cards
     of the leading neurons in the first prompt.
     """
-    check = check_neurons(model, att, neurons, draws, options.seed)
-    checked = [check_sheet(check)] if check else []
+    check = _check_neurons(model, att, neurons, draws, options.seed)
+    checked = [_check_sheet(check)] if check else []
     prompt, n = att.prompts[0], f"{len(att.prompts)} prompt(s)"
 
     def cards(sections: Sequence[Section]) -> dict[str, Any]:
@@ -104,6 +111,46 @@ def attribution_output(
     return page_output(
         options, att.provenance, [*sheets, *checked], data, with_heatmaps, cards, attribution=att, **results
     )
+
+
+def _check_neurons(
+    model: Any, att: Attribution, neurons: Sequence[Neuron], draws: int, seed: int
+) -> dict[str, Any] | None:
+    """The answer's probability (mean over prompts) untouched and under interventions on some neurons; as JSON."""
+    if draws == 0 or not neurons:
+        return None
+    generator = randomness.generator(seed)
+    others = [random_like(neurons, att.widths, generator) for _ in range(draws)]
+    edits = [[], ablate_neurons(neurons), enhance_neurons(neurons), *map(ablate_neurons, others)]
+    untouched, suppressed, enhanced, *random = answer_values(model, att.prompts, edits).mean(1).tolist()
+    return {
+        "neurons": len(neurons),
+        "prompts": len(att.prompts),
+        "draws": draws,
+        "seed": seed,
+        "untouched": untouched,
+        "suppressed": suppressed,
+        "enhanced": enhanced,
+        "random_suppressed": random,
+        "random_mean": sum(random) / draws,
+    }
+
+
+def _check_sheet(check: Mapping[str, Any]) -> Sheet:
+    values = {
+        "none": check["untouched"],
+        "these neurons set to 0": check["suppressed"],
+        "these neurons doubled": check["enhanced"],
+        "random neurons set to 0, mean": check["random_mean"],
+        "lowest": min(check["random_suppressed"]),
+        "highest": max(check["random_suppressed"]),
+    }
+    note = (
+        f"{check['neurons']} neurons at the answer position; mean over {check['prompts']} prompt(s). "
+        f"Random neurons: as many, of the same layers, {check['draws']} draws with seed {check['seed']}."
+    )
+    frame = pd.DataFrame({"intervention": list(values), "probability of the answer": list(values.values())})
+    return Sheet("Ablation test", frame, [note])
 
 
 def notes(att: Attribution) -> list[str]:

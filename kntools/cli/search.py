@@ -9,7 +9,6 @@ import typer
 from kntools.attribution.knowledge_neurons import KnowledgeNeurons
 from kntools.cli import pages
 from kntools.cli.command import command
-from kntools.cli.neuron_check import Draws
 from kntools.cli.options import Choice, ModelOptions, MultiToken
 from kntools.cli.output import Output, Sheet
 from kntools.data.read import json_lines
@@ -26,7 +25,7 @@ def search(
     texts: Annotated[list[str] | None, typer.Argument(help="Phrasings of one fact; three or more are best.")] = None,
     file: Annotated[Path | None, typer.Option("--file", "-f", help='JSON lines: {"text": .., "target": ..}.')] = None,
     multi_token: MultiToken = "error",
-    draws: Draws = 10,
+    draws: pages.Draws = 10,
 ) -> Output:
     """Find the knowledge neurons of a fact from several phrasings of it.
 
