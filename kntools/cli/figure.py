@@ -28,14 +28,11 @@ from kntools.tracing.restoration import KINDS, Severed
 Sources = Annotated[list[str], typer.Argument(help="BLiMP paradigms and ParaRel relations.")]
 Paradigm = Annotated[str, typer.Argument(help="A BLiMP paradigm of determiners and nouns.")]
 Count = Annotated[int, typer.Option(help="Neurons per prompt: those with its highest scores.")]
-Neurons = Annotated[list[str], typer.Option("--neuron", "-n", help="A neuron, e.g. L9.N1094; may be repeated.")]
 SomeNeurons = Annotated[list[str] | None, typer.Option("--neuron", "-n", help="A neuron; may be repeated.")]
 Limit = Annotated[int, typer.Option(help="Number of prompts, pairs or facts of each source.")]
-AnyLimit = Annotated[int | None, typer.Option(help="Number of pairs (default: all).")]
 MethodNames = Annotated[
     list[str] | None, typer.Option("--method", help=f"{', '.join(METHODS)}; may be repeated (all).")
 ]
-Factor = Annotated[float, typer.Option(help="Factor of the activations.")]
 Number = Literal["singular", "plural"]
 
 
@@ -66,9 +63,9 @@ def prepared(options: RunOptions, sources: list[str], neurons: list[str] | None 
 class Suppressed:
     """Which neurons are suppressed, and before which nouns."""
 
-    neuron: Neurons
+    neuron: Annotated[list[str], typer.Option("--neuron", "-n", help="A neuron, e.g. L9.N1094; may be repeated.")]
     limit: Limit = 200
-    factor: Factor = 0.0
+    factor: Annotated[float, typer.Option(help="Factor of the activations.")] = 0.0
     found_by: Annotated[
         Path | None,
         typer.Option(help="Result of kntools figure pair_search: leave out the nouns that selected its neurons."),
@@ -106,7 +103,7 @@ def pair_search(
     options: RunOptions,
     search: Search,
     chosen: Groups,
-    limit: AnyLimit = None,
+    limit: Annotated[int | None, typer.Option(help="Number of pairs (default: all).")] = None,
     neuron: SomeNeurons = None,
 ) -> Output:
     """Determiner-noun pairs in which each neuron is a knowledge neuron.
@@ -239,10 +236,7 @@ def reliability(
 
 @command
 def transfer(
-    sources: Annotated[
-        list[str] | None,
-        typer.Argument(help="BLiMP paradigms (default: nine of number)."),
-    ] = None,
+    sources: Annotated[list[str] | None, typer.Argument(help="BLiMP paradigms (default: nine of number).")] = None,
     *,
     options: RunOptions,
     search: Search,
