@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 from torch import Tensor
 
@@ -25,10 +26,8 @@ class Scores:
     @property
     def ranks(self) -> np.ndarray:
         """1 for the highest score of all; equal scores in the order of `Attribution.top`."""
-        order = np.argsort(-np.where(self.exists, self.chosen, -np.inf), axis=None, kind="stable")
-        ranks = np.empty(order.size, dtype=np.int64)
-        ranks[order] = np.arange(1, order.size + 1)
-        return ranks.reshape(self.chosen.shape)
+        scores = pd.Series(np.where(self.exists, self.chosen, -np.inf).ravel())
+        return scores.rank(method="first", ascending=False).to_numpy(int).reshape(self.chosen.shape)
 
 
 def read_scores(given: Any, prompt: int | None = None) -> Scores:
