@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 
 import plotly.io
 
@@ -11,7 +10,7 @@ from kntools.report.page import Chart
 
 # What a figure is drawn as, and pixels per CSS pixel.
 _FORMATS = {"png": 2, "svg": 1}
-_WIDTH, _HEIGHT = 1000, 450
+_WIDTH = 1000
 
 
 def write(folder: Path, pictures: Sequence[Chart]) -> tuple[list[Path], str]:
@@ -21,16 +20,16 @@ def write(folder: Path, pictures: Sequence[Chart]) -> tuple[list[Path], str]:
     if not pictures:
         return [], ""
     folder.mkdir(parents=True, exist_ok=True)
-    drawn: dict[str, list[Any]] = {"fig": [], "file": [], "width": [], "height": [], "scale": []}
-    for picture in pictures:
-        for ending, scale in _FORMATS.items():
-            drawn["fig"].append(picture.figure)
-            drawn["file"].append(folder / f"{picture.name}.{ending}")
-            drawn["width"].append(max(_WIDTH, picture.min_width))
-            drawn["height"].append(picture.figure.layout.height or _HEIGHT)
-            drawn["scale"].append(scale)
+    drawn = [(picture, ending) for picture in pictures for ending in _FORMATS]
+    written = [folder / f"{picture.name}.{ending}" for picture, ending in drawn]
     try:
-        plotly.io.write_images(**drawn)
+        plotly.io.write_images(
+            fig=[picture.figure for picture, _ in drawn],
+            file=written,
+            width=[max(_WIDTH, picture.min_width) for picture, _ in drawn],
+            height=[picture.height for picture, _ in drawn],
+            scale=[_FORMATS[ending] for _, ending in drawn],
+        )
     except Exception as error:  # kaleido, the browser and what is between them have errors of many kinds
         return [], f"no PNG and SVG files (the buttons on the page save them): {type(error).__name__}: {error}"
-    return drawn["file"], ""
+    return written, ""
