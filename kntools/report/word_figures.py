@@ -6,7 +6,6 @@ from typing import Any
 
 import pandas as pd
 import torch
-from torch import Tensor
 
 from kntools import analyses, data
 from kntools.analyses.fig02_pair_search import NUMBERS
@@ -129,23 +128,17 @@ def shift(study: Study) -> Shown:
 
 def _order(found: analyses.ProbabilityShift, number: str) -> pd.DataFrame:
     """Mean probability with the demonstratives of a number and with the others, before and after, per prompt."""
-    words = [word for _, word in found.words if word in DETERMINER_NUMBER]
-    sides = {
-        "right": [word for word in words if DETERMINER_NUMBER[word] == number],
-        "wrong": [word for word in words if DETERMINER_NUMBER[word] != number],
-    }
-    if not all(sides.values()):
-        raise NotPossible("this model has no one token for the demonstratives of a number")
-    columns: dict[str, Tensor] = {}
-    for side, listed in sides.items():
-        pairs = [found.pair(number, word) for word in listed]
+    [other] = {*NUMBERS} - {number}
+    frame = pd.DataFrame()
+    for side, own in {"right": number, "wrong": other}.items():
+        pairs = [found.pair(number, word) for _, word in found.words if DETERMINER_NUMBER.get(word) == own]
+        if not pairs:
+            raise NotPossible("this model has no one token for the demonstratives of a number")
         for when, values in zip(("before", "after"), zip(*pairs, strict=True), strict=True):
-            columns[f"{side} {when}"] = torch.stack(values).double().mean(0)
-    known = columns["right before"] > columns["wrong before"]
-    lost = known & (columns["right after"] <= columns["wrong after"])
-    return pd.DataFrame({name: values.tolist() for name, values in columns.items()}).assign(
-        known=known.tolist(), overturned=lost.tolist()
-    )
+            frame[f"{side} {when}"] = torch.stack(values).double().mean(0).tolist()
+    frame["known"] = frame["right before"] > frame["wrong before"]
+    frame["overturned"] = frame["known"] & (frame["right after"] <= frame["wrong after"])
+    return frame
 
 
 def _about(study: Study, number: str) -> dict[str, Any]:
