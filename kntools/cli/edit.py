@@ -81,8 +81,7 @@ def edit(
     arguments, moments = how.arguments(model), how.moments()
     c = moments.get(arguments["layer"], next(iter(moments.values()), None))  # rome refuses C of another layer
     prompt = Prompt(text, old or generate(model, text, max_new_tokens=1), subject=subject)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # they are shown under the table
+    with warnings.catch_warnings(action="ignore"):  # they are shown under the table
         made = rome(model, prompt, target, **arguments, second_moment=c)
     if save is not None:
         with made.applied(model):
