@@ -9,7 +9,6 @@ from kntools import analyses
 from kntools.analyses.edit_cases import EditData, make_cases
 from kntools.analyses.edit_measures import Continuations
 from kntools.analyses.edit_methods import EDITORS, Editor, editors
-from kntools.analyses.fig11_edit_consistency import edit_consistency
 from kntools.cli.analysis import RunOptions, choose, result_output
 from kntools.cli.command import command
 from kntools.cli.edit import RomeOptions
@@ -49,7 +48,7 @@ def evaluate(
     """
     model, methods = how.load(options)
     cases, drawn = make_cases(model, what, limit, seed=options.seed), Continuations(generations, seed=options.seed)
-    found = edit_consistency(model, cases, methods, continuations=drawn, together=together, run=options.kept)
+    found = analyses.edit_consistency(model, cases, methods, continuations=drawn, together=together, run=options.kept)
     return result_output(found, options, tables={}, rows="scores", cases=list(found.cases), skipped=found.skipped)
 
 

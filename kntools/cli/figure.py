@@ -13,7 +13,6 @@ from kntools.analyses.fig09_tracing_profile import TRACED, Traced
 from kntools.analyses.method_comparison import METHODS
 from kntools.analyses.neuron_search import Null
 from kntools.analyses.neuron_search import check_neurons as in_model
-from kntools.analyses.neuron_transfer import NUMBER_PARADIGMS
 from kntools.analyses.prompt_group import is_relation
 from kntools.attribution.ablation import AblationName
 from kntools.cli.analysis import RunOptions, Search, choose, result_output
@@ -242,7 +241,7 @@ def transfer(
     search: Search,
     chosen: Groups,
     limit: Limit = 50,
-    found_in: Annotated[str, typer.Option(help="Paradigm to find neurons in.")] = NUMBER_PARADIGMS[0],
+    found_in: Annotated[str, typer.Option(help="Paradigm to find neurons in.")] = analyses.NUMBER_PARADIGMS[0],
     number: Annotated[Number, typer.Option(help="Number of the neurons and of the pairs.")] = "plural",
     pairs: Annotated[int | None, typer.Option(help="Pairs of words to find them in (default: all).")] = 100,
     count: Annotated[int, typer.Option(min=1, help="Number of leading neurons to suppress together.")] = 3,
@@ -252,7 +251,7 @@ def transfer(
 
     Example: kntools figure transfer --limit 30 --no-bos --out transfer
     """
-    names = list(sources or NUMBER_PARADIGMS)
+    names = list(sources or analyses.NUMBER_PARADIGMS)
     model, neurons = prepared(options, [*names, found_in], neuron)
     left_out: set[str] = set()
     if neurons is None:

@@ -9,8 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from kntools import plots, randomness
-from kntools.analyses import SearchSettings
-from kntools.analyses.neuron_search import as_pairs, local_seed, open_run
+from kntools.analyses.neuron_search import SearchSettings, as_pairs, local_seed, open_run
 from kntools.attribution.attribution_result import Attribution
 from kntools.attribution.knowledge_neurons import KnowledgeNeurons, knowledge_neurons
 from kntools.attribution.random_neurons import random_like

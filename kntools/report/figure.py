@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from importlib.resources import files
-from math import nan, sqrt
 from typing import Any
 
 import pandas as pd
@@ -111,9 +110,9 @@ def share(hits: int, of: int) -> str:
 def paired_test(differences: Float[Tensor, " item"]) -> Row:
     """`n, mean, low, high, t, p`: the mean of differences, Student's 95 % interval, and the t-test of mean 0."""
     present = differences[~differences.isnan()].double()
-    n, mean = len(present), float(present.mean()) if len(present) else nan
+    n, mean = len(present), float(present.mean()) if len(present) else math.nan
     if n < 2:
-        return {"n": n, "mean": mean, "low": nan, "high": nan, "t": nan, "p": nan}
-    margin = t_quantile(n - 1) * float(present.std()) / sqrt(n)
+        return {"n": n, "mean": mean, "low": math.nan, "high": math.nan, "t": math.nan, "p": math.nan}
+    margin = t_quantile(n - 1) * float(present.std()) / math.sqrt(n)
     t, p = t_test(present * 0, present)
     return {"n": n, "mean": mean, "low": mean - margin, "high": mean + margin, "t": t, "p": p}

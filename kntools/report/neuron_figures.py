@@ -11,8 +11,7 @@ from kntools.analyses.fig09_tracing_profile import SITES, TRACED, site_effects
 from kntools.analyses.prompt_group import is_relation
 from kntools.models import adapter
 from kntools.prompts import Prompt
-from kntools.report import choices
-from kntools.report.choices import NotPossible, each_possible
+from kntools.report.choices import NotPossible, by_determiner, each_possible, traced
 from kntools.report.figure import ALPHA, Shown, blocks, paired_test, share, tested
 from kntools.report.page import Block
 from kntools.report.study import Study
@@ -22,7 +21,7 @@ from kntools.results.statistics import holm
 
 def attribution(study: Study) -> Shown:
     """Figure 1. It has no test: what leads is a candidate."""
-    prompts = choices.by_determiner(study.pairs, study.size.per_determiner)
+    prompts = by_determiner(study.pairs, study.size.per_determiner)
     profile = analyses.attribution_profile(study.model, prompts, seed=study.seed, run=study.run("attribution_profile"))
     candidates = ", ".join(
         f"{neuron!r} ({name})" for name, neuron in zip(profile.classes, profile.leading_of_each(), strict=True)
@@ -161,7 +160,7 @@ def tracing(study: Study) -> Shown:
 def _traced(study: Study, what: Any) -> analyses.TracingProfile:
     size, model = study.size, study.model
     asked = (model, what, size.traces, study.sampled)
-    prompts = study.choose(f"traced/{what}", Prompt, lambda: choices.traced(*asked))
+    prompts = study.choose(f"traced/{what}", Prompt, lambda: traced(*asked))
     return analyses.tracing_profile(
         model,
         prompts,

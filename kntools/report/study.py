@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from kntools import analyses, data
-from kntools.analyses import NUMBER_PARADIGMS, PromptGroup
 from kntools.analyses.neuron_search import local_seed, open_run
 from kntools.data import sample
 from kntools.data.records import Loaded
@@ -88,8 +87,7 @@ class Study:
     @cached_property
     def stand_ins(self) -> tuple[str, ...]:
         """Data sets that are not at hand, for which the built-in sample stands in."""
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", SampleWarning)
+        with warnings.catch_warnings(action="ignore", category=SampleWarning):
             loaded: dict[str, Loaded[Any]] = {
                 "BLiMP": data.blimp(choices.CAUSAL[0]),
                 "ParaRel": data.pararel(choices.RELATIONS[0]),
@@ -121,16 +119,16 @@ class Study:
         return [decode(row, kind, {}) for row in payload["chosen"]]
 
     @cached_property
-    def pairs(self) -> list[PromptGroup]:
+    def pairs(self) -> list[analyses.PromptGroup]:
         asked = (self.model, self.paradigms[0], self.size.pairs, self.size.frames, self.seed)
-        return self.choose("pairs", PromptGroup, lambda: choices.probable_pairs(*asked))
+        return self.choose("pairs", analyses.PromptGroup, lambda: choices.probable_pairs(*asked))
 
-    def groups(self, name: str) -> list[PromptGroup]:
+    def groups(self, name: str) -> list[analyses.PromptGroup]:
         """Groups of a paradigm or relation that the model gets right."""
         if name == self.paradigms[0]:
             return self.pairs
         asked = (self.model, name, self.size.groups, self.size.frames, self.seed)
-        return self.choose(f"groups/{name}", PromptGroup, lambda: choices.known_groups(*asked))
+        return self.choose(f"groups/{name}", analyses.PromptGroup, lambda: choices.known_groups(*asked))
 
     @cached_property
     def nouns(self) -> tuple[dict[str, list[Prompt]], dict[str, tuple[str, ...]]]:
@@ -142,7 +140,7 @@ class Study:
 
     # What several figures show.
 
-    def localise(self, groups: Sequence[PromptGroup]) -> analyses.Localisation:
+    def localise(self, groups: Sequence[analyses.PromptGroup]) -> analyses.Localisation:
         return analyses.localisation(self.model, groups, seed=self.seed, run=self.run("localisation"))
 
     @cached_property
@@ -170,7 +168,7 @@ class Study:
     def transfer(self, number: str) -> tuple[analyses.Transfer, dict[str, str]]:
         """The candidate of one number, suppressed in pairs of all paradigms; and those that are left out, with why."""
         neuron, others = self.candidate(number), self.pair_search.nouns("selection")
-        names = (*self.paradigms, *NUMBER_PARADIGMS) if not (self.masked or self.sampled) else self.paradigms
+        names = (*self.paradigms, *analyses.NUMBER_PARADIGMS) if not (self.masked or self.sampled) else self.paradigms
 
         def choose(name: str) -> dict[str, list[Prompt]]:
             how: dict[str, Any] = {"limit": self.size.transferred, "number": number, "without": others}
