@@ -57,11 +57,10 @@ app = typer.Typer(
 app.add_typer(figures, name="figure", help="Run one analysis of Niu et al. 2024, by number or by name.")
 
 
-def _print_version(wanted: bool) -> bool:
+def _print_version(wanted: bool) -> None:
     if wanted:
         typer.echo(f"kntools {version('kntools')}")
         raise typer.Exit
-    return wanted
 
 
 @app.callback()
