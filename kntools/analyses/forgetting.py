@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 import pandas as pd
 
@@ -17,9 +17,11 @@ from kntools.arguments import check_list, several, whole
 from kntools.editing.edit_stack import AppliedAlready
 from kntools.editing.rome_value import shared_values
 from kntools.editing.weight_edits import WeightEdit
+from kntools.engine.inputs import check_choice
 from kntools.results.table import Row, Table
 
-ORDERS = ("at once", "in sequence")
+Order = Literal["at once", "in sequence"]
+ORDERS: tuple[Order, ...] = get_args(Order)
 _SHOWN = ("reliability, exact", "reliability, free", "neighborhood", "perplexity")
 
 
@@ -58,6 +60,7 @@ def forgetting_curve(
     methods: Mapping[str, Method] | Sequence[str] | None = None,
     *,
     counts: Sequence[int] = (1, 10, 50, 100),
+    orders: Sequence[Order] = ORDERS,
     layer: int | None = None,
     second_moment: Moments = None,
     continuations: Continuations | None = None,
@@ -78,17 +81,23 @@ def forgetting_curve(
         cases: from `make_cases`; edited in this order.
         methods, layer, second_moment, continuations: as in `edit_consistency`; the perplexity is of the whole state.
         counts: at most as many as there are cases.
+        orders: one of the two alone; in sequence takes far longer, since no two edits share a pass.
 
     Raises:
-        ValueError: counts that are not 1 to `len(cases)`, no editors, or the file of another run.
+        ValueError: counts that are not 1 to `len(cases)`, no editors, an unknown order, or the file of another run.
     """
     chosen = chosen_editors(model, methods, layer, second_moment)
     check_list("cases", cases, Case, "make_cases(model, 'counterfact', 100)")
     sizes = sorted({whole("counts", count, 1, len(cases)) for count in several("counts", counts, "[1, 10]")})
     if not sizes:
         raise ValueError("counts is empty; give numbers of edits, e.g. [1, 10, 100]")
+    wanted = several("orders", orders, "['at once']")
+    for order in wanted:
+        check_choice("orders", order, ORDERS)
+    if not wanted:
+        raise ValueError(f"orders is empty; give some of {list(ORDERS)}")
     how = continuations or Continuations()
-    written = {"methods": settings_of(chosen), "counts": sizes, "continuations": asdict(how)}
+    written = {"methods": settings_of(chosen), "counts": sizes, "orders": wanted, "continuations": asdict(how)}
     written["cases"] = [[case.key, local_seed(case)] for case in cases[: sizes[-1]]]
     folder = open_run(run, "forgetting curve", model, **written)
     each = replace(how, unrelated=())
@@ -122,15 +131,15 @@ def forgetting_curve(
                     found[str(n)] = state(n, failed)
             return found
 
+    states = {"at once": sizes, "in sequence": sizes[-1:]}  # a sequence goes through all sizes
     items = [("before", "", sizes[-1])]
-    items += [(name, "at once", size) for name in chosen for size in sizes]
-    items += [(name, "in sequence", sizes[-1]) for name in chosen]
+    items += [(name, order, size) for order in wanted for name in chosen for size in states[order]]
     with same_weights(model), shared_values():
         payloads = folder.each(items, key=lambda item: "/".join(map(str, item)), make=make, unit="run")
     rows: list[Row] = []
     for (name, order, _), payload in zip(items, payloads, strict=True):
         for size, found in payload.items():
-            for panel in [order] if order else ORDERS:
+            for panel in [order] if order else wanted:
                 at = {"editor": name, "order": panel, "edits": int(size), "failed": found["failed"]}
                 rows += [{**at, **row} for row in _scores(found)]
     return ForgettingCurve.of(rows, folder.header)

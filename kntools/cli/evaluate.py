@@ -9,6 +9,7 @@ from kntools import analyses
 from kntools.analyses.edit_cases import EditData, make_cases
 from kntools.analyses.edit_measures import Continuations
 from kntools.analyses.edit_methods import EDITORS, Editor, editors
+from kntools.analyses.forgetting import ORDERS
 from kntools.cli.analysis import RunOptions, choose, result_output
 from kntools.cli.command import command
 from kntools.cli.edit import RomeOptions
@@ -58,13 +59,15 @@ def forgetting_curve(
     options: RunOptions,
     how: EditorOptions,
     edits: Annotated[list[int] | None, typer.Option(help="A number of edits; one or several (1, 10, 50, 100).")] = None,
+    order: Annotated[list[str] | None, typer.Option(help=f"{', '.join(ORDERS)} (both).")] = None,
 ) -> Output:
     """Success of 1, 10, 50 and 100 edits, made at once and in sequence, by several editors.
 
     Example: kntools figure forgetting_curve counterfact --method rome --method emmet --edits 10 --out forgotten
     """
+    orders = choose("order", order, ORDERS)
     model, methods = how.load(options)
     counts = edits or [1, 10, 50, 100]
     cases = make_cases(model, what, max(counts), seed=options.seed)
-    found = analyses.forgetting_curve(model, cases, methods, counts=counts, run=options.kept)
+    found = analyses.forgetting_curve(model, cases, methods, counts=counts, orders=orders, run=options.kept)
     return result_output(found, options, tables={"summary": found.summary()})

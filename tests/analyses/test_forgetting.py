@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 import torch
 
@@ -69,6 +70,10 @@ def test_each_state_is_that_of_edits_applied_by_hand(tmp_path: Path) -> None:
         table["rome", "in sequence", 1, "reliability, p"], rel=1e-3
     )
     assert by_hand["rome", "at once"][1] != pytest.approx(by_hand["emmet", "at once"][1], rel=1e-4)
+    for order in ("at once", "in sequence"):
+        one = forgetting_curve(model, asked, how, counts=[1, 3], orders=[order], continuations=HOW).to_frame()
+        both = found.to_frame()
+        pd.testing.assert_frame_equal(one, both[both["order"] == order].reset_index(drop=True))
     lines = run.read_text()
     assert forgetting_curve(model, asked, how, counts=[1, 3], continuations=HOW, run=run) == found
     assert run.read_text() == lines  # nothing is done twice
@@ -115,6 +120,9 @@ def test_what_is_refused() -> None:
     for counts in ([], [0], [3], [2.5], 2):
         with pytest.raises((TypeError, ValueError), match="counts"):
             forgetting_curve(model, cases(2), ["rome"], counts=counts, layer=1)
+    for orders, problem in ((["at last"], "'at once', 'in sequence'"), ([], "orders is empty")):
+        with pytest.raises(ValueError, match=problem):
+            forgetting_curve(model, cases(2), ["rome"], counts=[1], orders=orders, layer=1)
     with pytest.raises(ValueError, match="no cases"):
         forgetting_curve(model, [], ["rome"], counts=[1], layer=1)
     with pytest.raises(ValueError, match="by name"):
