@@ -59,6 +59,8 @@ def by_editor(frame: pd.DataFrame) -> pd.DataFrame:
 def _score(row: Mapping[str, Any]) -> object:
     if row["score"] in SHARES:
         return f"{row['value']:.0%} ({100 * row['low']:.0f} to {100 * row['high']:.0f})".replace("%", " %")
+    if pd.isna(row["low"]):
+        return f"{row['value']:.3g}"
     return f"{row['value']:.3g} ({row['low']:.3g} to {row['high']:.3g})"
 
 
@@ -67,6 +69,20 @@ def in_short(frame: pd.DataFrame) -> pd.DataFrame:
     wide = by_editor(frame)
     rows = wide.set_index(["data", "score"])
     return rows.loc[[(data, score) for data, scores in _SHORT.items() for score in scores]].reset_index()
+
+
+def by_count(frame: pd.DataFrame) -> pd.DataFrame:
+    """Of a forgetting curve: a row per editor, a column per number of edits, and the other scores after the most."""
+    most = frame["edits"].max()
+    shown = frame.assign(shown=[_score(row) for row in frame.to_dict("records")])
+    held = shown[shown["score"] == "reliability, exact"].assign(column=lambda rows: rows["edits"].astype(str))
+    kept = shown[shown["score"].isin(KEPT) & (shown["edits"] == most)].assign(column=lambda rows: rows["score"])
+    wide = pd.concat([held, kept]).pivot(index="editor", columns="column", values="shown")
+    return wide.loc[frame["editor"].unique()].reset_index()
+
+
+#: Scores beside that of a forgetting curve.
+KEPT = ("paraphrase", "neighborhood", "perplexity")
 
 
 def by_state(frame: pd.DataFrame) -> pd.DataFrame:

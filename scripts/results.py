@@ -21,8 +21,10 @@ from kntools.results.run_file import RunFile
 from scripts import tables
 from scripts.result_cells import (
     CUT,
+    KEPT,
     STATES,
     before_plurals,
+    by_count,
     by_editor,
     by_size,
     by_state,
@@ -46,6 +48,7 @@ KNOWN_RELATIONS = "P36 P407 P178 P101"
 CONSEQUENCES = {"P36": 100, "P1376": 50, "P101": 100}  # relations with questions that follow from an edit, and facts
 MOMENTS = "moments/C3.safetensors moments/C4.safetensors moments/C5.safetensors"
 SEVEN = f"--layer 5 {' '.join(f'--second-moment {file}' for file in MOMENTS.split())} --bound 0.005"
+COUNTS = (1, 10, 50, 100)  # edits of `forgetting_curve`
 OTHER_NOUNS = "--limit 40 --found-by docs/results/pairs.json"
 MINIMAL_PAIRS = (
     "determiner_noun_agreement_1 determiner_noun_agreement_irregular_1 regular_plural_subject_verb_agreement_1 "
@@ -91,6 +94,7 @@ COMMANDS: dict[str, str] = {
         for relation, facts in CONSEQUENCES.items()
     },
     "fine-tune-published": "edit_consistency counterfact --layer 5 --method fine_tune --together 25 --limit 100",
+    "forgetting": f"forgetting_curve counterfact {SEVEN} --order 'at once'",
     "traced": "tracing_and_editing counterfact --limit 16 --moments moments",
     "tracing-facts": "tracing_profile facts --limit 100 --samples 1 --sever mlp --sever attn",
     "tracing-determiner-noun": "tracing_profile determiner_noun --limit 100 --samples 1",
@@ -253,6 +257,17 @@ TABLES: tuple[Table, ...] = (
             prepare,
         )
         for marker, last, prepare in (("editors", ("paper",), in_short), ("editors-all", (), by_editor))
+    ),
+    Table(
+        EVALUATION,
+        "forgetting",
+        "forgetting.csv",
+        {
+            "editor": column("editor"),
+            **{f"{count} edit{'s' * (count > 1)}": column(str(count)) for count in COUNTS},
+            **{f"{score}, {COUNTS[-1]}": column(score) for score in KEPT},
+        },
+        by_count,
     ),
     Table(
         EVALUATION,

@@ -105,6 +105,20 @@ def test_what_the_page_says_of_editors_on_counterfact() -> None:
     assert f"it writes {100 * tuned['value'].item():.0f} of 100" in page and tuned["n"].item() == 100
 
 
+def test_what_the_page_says_of_many_edits() -> None:
+    page, alone = page_text("docs/evaluation.md"), scores("counterfact")["reliability, exact"]
+    table = pd.read_csv(RESULTS / "forgetting.csv").set_index(["score", "edits", "editor"])["value"]
+    held, read = table["reliability, exact"], table["perplexity"]
+    joint = held[100][["emmet", "memit", "alpha_edit"]]
+    assert f"The joint editors hold {100 * joint.min():.0f} to {percent(joint.max())} of 100 facts" in page
+    assert f"the sum of separate ROME edits {percent(held[100]['rome'])}" in page
+    assert f"holds in {percent(alone['rome published key'])} (table above)" in page
+    assert f"{percent(held[10]['rome published key'])} of ten hold" in page
+    assert f"from {read[100]['before']:.0f} to {read[100]['rome published key']:.0f} after 100" in page
+    assert f"Fine-tuned alone, {percent(alone['fine_tune'])} hold; of 100 such" in page
+    assert f"changes added up, {percent(held[100]['fine_tune'])}." in page
+
+
 def test_what_the_page_says_of_synonyms() -> None:
     page, value = page_text("docs/evaluation.md"), scores("P101")
     written, follows = value["reliability, exact"][OPTIMISED], value["synonym, exact"][OPTIMISED]

@@ -12,7 +12,8 @@ import pytest
 import torch
 
 import kntools as kn
-from kntools.analyses.edit_result import EditConsistency
+from kntools.analyses import EDITORS
+from kntools.analyses.edit_result import SCORES, EditConsistency
 from kntools.analyses.fig09_tracing_profile import TracingProfile, two_sites
 from kntools.attribution.faithfulness import SHARES
 from kntools.results import run_store
@@ -146,6 +147,22 @@ def test_scores_of_edits_are_those_of_the_items(name: str) -> None:
     ours = result.to_frame()[columns].sort_values(keys).reset_index(drop=True)
     theirs = table[columns].sort_values(keys).reset_index(drop=True)
     pd.testing.assert_frame_equal(ours, theirs, check_exact=False, rtol=1e-9)
+
+
+def test_the_forgetting_curve_is_that_of_the_items() -> None:
+    table = pd.read_csv(RESULTS / "forgetting.csv").set_index(["editor", "order", "edits", "score"]).sort_index()
+    seen = 0
+    for key, states in items("forgetting").items():
+        editor, order, _ = key.split("/")
+        for edits, state in states.items():
+            assert len(state["answers"]) == int(edits)
+            rows = table.loc[(editor, order or "at once", int(edits))]
+            assert set(rows["failed"]) == {state["failed"]}
+            answers = {score: [v for v in map(of, state["answers"]) if v is not None] for score, of in SCORES.items()}
+            expected = {score: np.mean(values) for score, values in answers.items() if values}
+            assert rows["value"].to_dict() == pytest.approx({**expected, "perplexity": state["perplexity"]}, rel=1e-9)
+            seen += len(rows)
+    assert seen == len(table) and {*table.index.get_level_values("editor")} == {"before", *EDITORS}
 
 
 def test_the_regression_on_traces_is_that_of_the_items() -> None:

@@ -3,7 +3,6 @@
 Numbers and long texts look alike everywhere: in tables, titles, pages and at the command line.
 """
 
-import math
 from html import escape
 from numbers import Integral, Real
 
@@ -25,11 +24,11 @@ def html(title: str, frame: pd.DataFrame, *, rows: int = ROWS) -> str:
 
 
 def number(value: float | int, sign: str = "") -> str:
-    """Three decimals, or three significant digits where that is more: `0.250`, `0.0042`, `3.1e-05`, `1,234`.
+    """Three decimals, or three significant digits where that is more: `0.250`, `0.0042`, `3.1e-05`, `1,234`, `1.8e+27`.
 
     What is not 0 never looks like 0. With `sign="+"`, `+0.250`.
     """
-    if not 0.1 <= abs(value) < math.inf:
+    if not 0.1 <= abs(value) < 1e7:
         return f"{value:{sign if value else ''}.3g}"
     return f"{value:{sign},.{3 if abs(value) < 1000 else 0}f}"
 
