@@ -40,15 +40,15 @@ class ForgettingCurve(Table):
         return wide.reset_index().rename_axis(columns=None)
 
     def plot(self, *, score: str = "reliability, exact", **look: Any) -> Any:
-        """A line per editor over the number of edits, a panel per order, with intervals."""
-        from kntools.plots.charts import line_chart
+        """A bar per editor and number of edits, a panel per order, with intervals."""
+        from kntools.plots.charts import bar_chart
 
         chosen = self.frame[self.frame["score"] == score]
         if chosen.empty:
             raise ValueError(f"no score {score!r}; there are {sorted(set(self.frame['score']))}")
-        options = {"color": "editor", "facet_col": "order", "markers": True, "labels": {"value": score}}
-        figure = line_chart(chosen, "edits", "value", **{**options, "title": self.describe(), **look})
-        return figure.update_xaxes(type="log", dtick=1)
+        counts = chosen.assign(edits=chosen["edits"].astype(str))
+        options = {"color": "editor", "facet_col": "order", "labels": {"value": score}, "title": self.describe()}
+        return bar_chart(counts, "edits", "value", **{**options, **look}).update_xaxes(type="category")
 
     def describe(self) -> str:
         return f"Forgetting of up to {self.frame['edits'].max()} edits ({self.provenance['model']})"
