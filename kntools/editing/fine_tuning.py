@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any, SupportsIndex
 
 import torch
@@ -11,7 +11,7 @@ from torch import Tensor
 
 from kntools.arguments import decimal, whole
 from kntools.editing.changes import Change
-from kntools.editing.requests import EditRequest, make_requests
+from kntools.editing.requests import make_requests
 from kntools.editing.rome_batch import answer_loss, padded
 from kntools.editing.weight_edits import LayerEdit
 from kntools.engine.from_layer import row_groups
@@ -55,46 +55,35 @@ def fine_tune(
         FloatingPointError: nan or inf.
     """
     requests = make_requests(model, prompts, targets, "fine_tune")
-    how = _Descent(
-        whole("steps", steps, least=1),
-        decimal("lr", lr, above=0),
-        decimal("limit", limit, above=0),
-        decimal("stop_loss", stop_loss),
-    )
+    how: dict[str, Any] = {
+        "steps": whole("steps", steps, least=1),
+        "lr": decimal("lr", lr, above=0),
+        "limit": decimal("limit", limit, above=0),
+        "stop_loss": decimal("stop_loss", stop_loss),
+    }
     number = adapter.check_layer(model, layer)
     neuron_layers.width(model, number)
+    encoded = [request.encode(model) for request in requests]
+    about = [provenance(model, method="fine_tune", **how, prepend_bos=e.prepend_bos) for e in encoded]
     # At least one at a time, and as many as take a gigabyte for each of what Adam keeps.
     together = max(1, 2**28 // adapter.w_out(model, number).numel())
-    tuned = [_tune(model, part, number, how) for part in chunks(requests, together)]
-    edits = [edit for part in tuned for edit in part]
-    return edits[0] if isinstance(targets, str) else edits
-
-
-@dataclass(frozen=True)
-class _Descent:
-    steps: int
-    lr: float
-    limit: float
-    stop_loss: float
-
-
-def _tune(model: Any, requests: Sequence[EditRequest], layer: int, how: _Descent) -> list[LayerEdit]:
-    encoded = [request.encode(model) for request in requests]
-    about = [provenance(model, method="fine_tune", **asdict(how), prepend_bos=e.prepend_bos) for e in encoded]
-    found = with_gradients(model, lambda: _descend(model, encoded, layer, how))
-    return [
+    found: list[tuple[Float[Tensor, "neuron d_model"], list[float]]] = []
+    for part in chunks(encoded, together):
+        found += with_gradients(model, partial(_descend, model, part, number, **how))
+    edits = [
         LayerEdit(
-            (Change(layer, update),),
-            f"fine-tuned: {excerpt(request.prompt.text)!r} -> {request.target!r} in L{layer}",
+            (Change(number, update),),
+            f"fine-tuned: {excerpt(request.prompt.text)!r} -> {request.target!r} in L{number}",
             made,
             {"losses": losses},
         )
         for request, made, (update, losses) in zip(requests, about, found, strict=True)
     ]
+    return edits[0] if isinstance(targets, str) else edits
 
 
 def _descend(
-    model: Any, encoded: Sequence[Encoded], layer: int, how: _Descent
+    model: Any, encoded: Sequence[Encoded], layer: int, steps: int, lr: float, limit: float, stop_loss: float
 ) -> list[tuple[Float[Tensor, "neuron d_model"], list[float]]]:
     """The change of each edit, and its losses, in shared passes; one that stops early is left as it is."""
     # From the first token on: every token's MLP reads the same matrix.
@@ -104,9 +93,9 @@ def _descend(
     w = adapter.w_out(model, layer)
     updates = [torch.zeros(w.shape, dtype=torch.float32, device=w.device, requires_grad=True) for _ in encoded]
     hooks, losses = [Change(layer, update).hooks(model) for update in updates], [list[float]() for _ in encoded]
-    optimiser, active = torch.optim.Adam(updates, lr=how.lr), set(range(len(encoded)))
-    with progress_bar(how.steps, "step") as bar:
-        for _ in range(how.steps):
+    optimiser, active = torch.optim.Adam(updates, lr=lr), set(range(len(encoded)))
+    with progress_bar(steps, "step") as bar:
+        for _ in range(steps):
             for group in (group for group in groups if not active.isdisjoint(group.numbers)):
                 logits = group.run(by_row([hooks[n] for n in group.numbers]), asked[group.numbers])
                 loss = answer_loss(logits.float(), wanted[group.numbers])
@@ -116,14 +105,14 @@ def _descend(
                         _check_finite(value, gradient)
                         losses[n].append(value)
                         # An update without a gradient is left alone by the optimiser.
-                        updates[n].grad = gradient if value >= how.stop_loss else None
+                        updates[n].grad = gradient if value >= stop_loss else None
             bar.update()
             active = {n for n in active if updates[n].grad is not None}
             if not active:
                 break
             optimiser.step()
             for n in active:
-                updates[n].detach().clamp_(-how.limit, how.limit)  # the same memory
+                updates[n].detach().clamp_(-limit, limit)  # the same memory
     return [(update.detach().cpu(), curve) for update, curve in zip(updates, losses, strict=True)]
 
 
