@@ -3,6 +3,7 @@
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from typing import Any, SupportsIndex
 
 import torch
@@ -37,11 +38,12 @@ SHARE = 0.01
 
 @dataclass(frozen=True)
 class _Method:
-    """How the system is weighed: directions of the keys, and what is added to its diagonal."""
+    """How the system of each layer is weighed: directions of the keys, and what is added to its diagonal."""
 
     name: str
-    directions: Callable[[int, Keys], Keys]
-    ridge: Callable[[Constraints], float]
+    moments: Mapping[int, SecondMoment | None]  # of the layers to edit, in ascending order
+    directions: Callable[[Any, Keys], Keys]  # from C of the layer and its keys
+    ridge: Callable[[Constraints], float] = lambda _: 0.0
 
 
 def emmet(
@@ -78,8 +80,7 @@ def emmet(
         IndexError: no such layer.
     """
     moments = _moments(model, layers, second_moments)
-    method = _Method("emmet", lambda layer, keys: _inverse(moments.get(layer), keys), lambda _: 0.0)
-    return _edit(model, prompts, targets, method, layers, moments, settings, {})
+    return _edit(model, prompts, targets, _Method("emmet", moments, _inverse), settings)
 
 
 def memit(
@@ -113,12 +114,11 @@ def memit(
     """
     moments = _moments(model, layers, second_moments)
     weight = regularisation_for(model) if regularisation is None else decimal("regularisation", regularisation, above=0)
-    method = _Method(
-        "memit",
-        lambda layer, keys: _inverse(moments.get(layer), keys),
-        lambda c: SHARE * float((c.keys * c.directions).sum(1).mean()) if weight is None else weight,
-    )
-    return _edit(model, prompts, targets, method, layers, moments, settings, {"regularisation": weight})
+
+    def ridge(c: Constraints) -> float:
+        return SHARE * float((c.keys * c.directions).sum(1).mean()) if weight is None else weight
+
+    return _edit(model, prompts, targets, _Method("memit", moments, _inverse, ridge), settings, regularisation=weight)
 
 
 def alpha_edit(
@@ -153,8 +153,8 @@ def alpha_edit(
         raise ValueError("alpha_edit needs second_moments; measure kn.second_moment(model, layers, texts)")
     moments, limit = _moments(model, layers, second_moments), float(threshold)
     ridge = decimal("regularisation", regularisation, above=0)
-    method = _Method("alpha_edit", lambda layer, keys: moments[layer].project(keys, limit), lambda _: ridge)
-    return _edit(model, prompts, targets, method, layers, moments, settings, {"threshold": limit, "l2": ridge})
+    method = _Method("alpha_edit", moments, lambda c, keys: c.project(keys, limit), lambda _: ridge)
+    return _edit(model, prompts, targets, method, settings, threshold=limit, l2=ridge)
 
 
 def _edit(
@@ -162,28 +162,27 @@ def _edit(
     prompts: Prompts,
     targets: str | Sequence[str],
     method: _Method,
-    layers: Layers,
-    moments: Mapping[int, SecondMoment],
     settings: RomeSettings | None,
-    weights: Mapping[str, float | None],
+    **weights: float | None,
 ) -> JointEdit:
-    numbers = _layers(model, layers)
+    layers = list(method.moments)
     chosen = chosen_settings(model, settings)
     if chosen.key != "consistent":
         raise ValueError(f"key={chosen.key!r} is ROME's alone; {method.name} uses the mean key: key='consistent'")
     requests = make_requests(model, prompts, targets, method.name)
-    _check_facts(model, requests, numbers, method.name)
+    _check_facts(model, requests, layers, method.name)
     rows = make_rows(model, requests, chosen)
     before = new_targets(model, rows)
-    used = {"second_moments": {str(n): c.title() for n, c in moments.items()}, "prepend_bos": rows[0].bare.prepend_bos}
+    titles = {str(n): c.title() for n, c in method.moments.items() if c is not None}
+    used = {"second_moments": titles, "prepend_bos": rows[0].bare.prepend_bos}
     about = provenance(model, **asdict(chosen), **used, **weights)
-    values = find_values(model, rows, numbers[-1], chosen)
-    constraints, ridges, changes = _solved(model, rows, values, numbers, method)
+    values = find_values(model, rows, layers[-1], chosen)
+    constraints, ridges, changes = zip(*_solved(model, rows, values, layers, method), strict=True)
     edit = JointEdit(
         method=method.name,
-        changes=tuple(changes),
-        constraints=tuple(constraints),
-        ridges=tuple(ridges),
+        changes=changes,
+        constraints=constraints,
+        ridges=ridges,
         prompts=tuple(r.prompt for r in requests),
         targets=tuple(r.target for r in requests),
         steps=tuple(value.steps for value in values),
@@ -200,33 +199,33 @@ def _edit(
 
 def _solved(
     model: Any, rows: Sequence[EditRows], values: Sequence[Value], layers: Sequence[int], method: _Method
-) -> tuple[list[Constraints], list[float], list[Change]]:
+) -> list[tuple[Constraints, float, Change]]:
     """Layer by layer: the keys as they are with the layers below edited, and the share of what is left to do."""
     delta = torch.stack([value.delta for value in values]).cpu()
     labels = tuple(repr(own.bare.prompt.text) for own in rows)
     subjects = Subjects(model, rows, layers[0]) if len(layers) > 1 else None
     start = None if subjects is None else _start(model, subjects, layers)
-    found: tuple[list[Constraints], list[float], list[Change]] = ([], [], [])
+    found: list[tuple[Constraints, float, Change]] = []
     for n, layer in enumerate(layers):
         if subjects is None or start is None:
             keys, missing = torch.stack([own.mean_of(v.keys) for own, v in zip(rows, values, strict=True)]).cpu(), delta
         else:
-            hooks = as_hooks(model, found[2])
+            hooks = as_hooks(model, [change for *_, change in found])
             keys = subjects.means("mlp.hook_post", layer, hooks)
             missing = delta - (subjects.bare("resid_post", layers[-1], hooks) - start)
-        own = Constraints(layer, keys, method.directions(layer, keys), missing / (len(layers) - n), labels)
-        every = joined([own, *_earlier(model, layer, method)])
+        directions_of = partial(method.directions, method.moments[layer])
+        own = Constraints(layer, keys, directions_of(keys), missing / (len(layers) - n), labels)
         ridge = method.ridge(own)
-        found[0].append(own)
-        found[1].append(ridge)
-        found[2].append(Change(layer, every.solve(ridge)))
+        # What the layer gives for the keys of edits that are applied now stays.
+        held = _applied(model, layer)
+        kept = [replace(c, directions=directions_of(c.keys), wanted=torch.zeros_like(c.wanted)) for c in held]
+        found.append((own, ridge, Change(layer, joined([own, *kept]).solve(ridge))))
     return found
 
 
-def _earlier(model: Any, layer: int, method: _Method) -> list[Constraints]:
-    """The keys of edits that are applied now: what the layer gives for them stays."""
-    kept = [c for edit in applied_edits(model) for c in edit.constraints if c.layer == layer]
-    return [replace(c, directions=method.directions(layer, c.keys), wanted=torch.zeros_like(c.wanted)) for c in kept]
+def _applied(model: Any, layer: int) -> list[Constraints]:
+    """Of the edits that are applied now."""
+    return [c for edit in applied_edits(model) for c in edit.constraints if c.layer == layer]
 
 
 def _start(model: Any, subjects: Subjects, layers: Sequence[int]) -> Float[Tensor, "edit d_model"]:
@@ -252,27 +251,24 @@ def _inverse(c: SecondMoment | None, keys: Keys) -> Keys:
     return keys if c is None else c.solve(keys)[0]
 
 
-def _layers(model: Any, layers: Layers) -> list[int]:
+def _moments(model: Any, layers: Layers, given: SecondMoments) -> dict[int, SecondMoment | None]:
+    """C of each layer to edit, in ascending order."""
     listed = [adapter.check_layer(model, n) for n in whole_numbers("layers", layers)]
     if not listed:
         raise ValueError("no layers given; name one or several, e.g. layers=[5]")
     if len(set(listed)) < len(listed):
         raise ValueError(f"layers={listed} names a layer twice; name each once")
-    for n in listed:
+    numbers = sorted(listed)
+    for n in numbers:
         neuron_layers.width(model, n)
-    return sorted(listed)
-
-
-def _moments(model: Any, layers: Layers, given: SecondMoments) -> dict[int, SecondMoment]:
-    numbers = _layers(model, layers)
     if given is None:
-        return {}
+        return dict.fromkeys(numbers)
     each = [given] if isinstance(given, SecondMoment) else given.values() if isinstance(given, Mapping) else given
     example = "kn.second_moment(model, layers, texts)"
-    listed = [instance("second_moments", c, SecondMoment, example) for c in several("second_moments", each, example)]
-    of = {c.layer: c for c in listed}
-    if len(of) < len(listed):
-        raise ValueError(f"second_moments has two C of one layer ({[c.layer for c in listed]}); give one of each")
+    moments = [instance("second_moments", c, SecondMoment, example) for c in several("second_moments", each, example)]
+    of = {c.layer: c for c in moments}
+    if len(of) < len(moments):
+        raise ValueError(f"second_moments has two C of one layer ({[c.layer for c in moments]}); give one of each")
     missing = [n for n in numbers if n not in of]
     if missing:
         raise ValueError(
@@ -296,7 +292,7 @@ def _check_facts(model: Any, facts: Sequence[EditRequest], layers: Sequence[int]
                 f"({first.prompt.text!r}) and to {fact.target!r} ({fact.prompt.text!r}); give one of them"
             )
     for layer in layers:
-        held = sum(len(c.keys) for edit in applied_edits(model) for c in edit.constraints if c.layer == layer)
+        held = sum(len(c.keys) for c in _applied(model, layer))
         width = neuron_layers.width(model, layer)
         if len(facts) + held > width:
             raise ValueError(
