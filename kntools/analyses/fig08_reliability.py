@@ -165,11 +165,11 @@ def _hooks(
     if edit == "enhance":
         return enhance_neurons(neurons)
     if edit == "erase":
-        return as_hooks(model, erased(model, neurons)[1])
+        return as_hooks(model, erased(model, neurons))
     old = encoded.target_ids[0]
     second = next(i for i in clean.topk(2).indices.tolist() if i != old)
     new = second if encoded.foil_ids is None else encoded.foil_ids[0]
-    return as_hooks(model, rewritten(model, neurons, old, new)[1])
+    return as_hooks(model, rewritten(model, neurons, old, new))
 
 
 def _says(logits: Float[Tensor, " d_vocab"], encoded: Encoded) -> int:

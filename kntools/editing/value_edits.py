@@ -1,7 +1,7 @@
 """Edits of value slots: the rows of `W_out` that belong to knowledge neurons (Dai et al. 2022, section 5)."""
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
@@ -47,7 +47,8 @@ def edit_values(
     if len(listed := [decimal("amounts", amount) for amount in several("amounts", amounts, "(1.0, 8.0)")]) != 2:
         raise ValueError(f"amounts={shown(amounts)}; give two, of the old answer and of the new one: (1.0, 8.0)")
     weak, strong = listed
-    wanted, changes = rewritten(model, neurons, before, after, (weak, strong))
+    wanted = as_neurons(neurons)
+    changes = rewritten(model, wanted, before, after, (weak, strong))
     label = f"values of {len(wanted)} neurons: {_spelled(model, before)} -> {_spelled(model, after)}"
     return _edit(model, wanted, changes, label, method="edit_values", old=before, new=after, amounts=[weak, strong])
 
@@ -62,14 +63,14 @@ def erase_values(model: Any, neurons: Iterable[NeuronLike]) -> LayerEdit:
     Raises:
         ValueError, IndexError: no neurons; one that does not exist.
     """
-    wanted, changes = erased(model, neurons)
-    return _edit(model, wanted, changes, f"{len(wanted)} neurons erased", method="erase_values")
+    wanted = as_neurons(neurons)
+    return _edit(model, wanted, erased(model, wanted), f"{len(wanted)} neurons erased", method="erase_values")
 
 
 def rewritten(
-    model: Any, neurons: Iterable[NeuronLike], old: int, new: int, amounts: tuple[float, float] = (1.0, 8.0)
-) -> tuple[tuple[Neuron, ...], tuple[Change, ...]]:
-    """The neurons, and what `edit_values` changes, without the record of the weights that an edit keeps."""
+    model: Any, neurons: Sequence[Neuron], old: int, new: int, amounts: tuple[float, float] = (1.0, 8.0)
+) -> tuple[Change, ...]:
+    """What `edit_values` changes, without the record of the weights that an edit keeps."""
     if old == new:
         raise ValueError(f"the old answer and the new one are the same token, {old}: there is nothing to edit")
     e_old, e_new = (model.W_U[:, token].detach().float().cpu() for token in (old, new))
@@ -81,7 +82,7 @@ def rewritten(
     return _changes(model, neurons, update)
 
 
-def erased(model: Any, neurons: Iterable[NeuronLike]) -> tuple[tuple[Neuron, ...], tuple[Change, ...]]:
+def erased(model: Any, neurons: Sequence[Neuron]) -> tuple[Change, ...]:
     return _changes(model, neurons, lambda v: -v)
 
 
@@ -107,17 +108,16 @@ def relation_neurons(
     return tuple(n for _, n in sorted(kept)[:count])
 
 
-def _changes(model: Any, neurons: Iterable[NeuronLike], update: Any) -> tuple[tuple[Neuron, ...], tuple[Change, ...]]:
-    wanted = as_neurons(neurons)
-    if not wanted:
+def _changes(model: Any, neurons: Sequence[Neuron], update: Callable[[Tensor], Tensor]) -> tuple[Change, ...]:
+    if not neurons:
         raise ValueError("no neurons given; pass at least one, e.g. attribution.top(5)")
-    neuron_layers.check_neurons(model, wanted)
+    neuron_layers.check_neurons(model, neurons)
     changes = []
-    for layer, own in sorted(by_layer(wanted).items()):
+    for layer, own in sorted(by_layer(neurons).items()):
         rows = torch.tensor([n.index for n in own])
         w = adapter.w_out(model, layer).detach()
         changes.append(Change(layer, update(w[rows.to(w.device)].float().cpu()), rows))
-    return wanted, tuple(changes)
+    return tuple(changes)
 
 
 def _edit(
