@@ -14,7 +14,7 @@ from transformer_lens.hook_points import HookPoint
 import kntools as kn
 from kntools import options as options_module
 from kntools import scopes
-from kntools.editing import changes, edit_stack, fine_tuning, weight_edits
+from kntools.editing import changes, fine_tuning, weight_edits
 from kntools.engine import from_layer, plain, runner
 from kntools.models import adapter, attachment, causality, neuron_layers
 from tests import zoo
@@ -25,7 +25,7 @@ CLEAN, _ = PROMPTS
 ABLATION = kn.ablate_neurons([(1, 3)])
 NOISE = kn.corrupt([1], torch.ones(1, 32))
 CLEANUP = (adapter, attachment, options_module, scopes)
-EDITING = (changes, edit_stack, weight_edits, scopes)
+EDITING = (changes, weight_edits, scopes)
 
 
 def scoped(model: Any) -> None:

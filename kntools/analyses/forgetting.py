@@ -14,9 +14,8 @@ from kntools.analyses.edit_methods import Editor, Method, Moments, chosen_editor
 from kntools.analyses.edit_result import SCORES, Payload, interval_of
 from kntools.analyses.neuron_search import local_seed, open_run
 from kntools.arguments import check_list, several, whole
-from kntools.editing.edit_stack import AppliedAlready
 from kntools.editing.rome_value import shared_values
-from kntools.editing.weight_edits import WeightEdit
+from kntools.editing.weight_edits import AppliedAlready, WeightEdit
 from kntools.engine.inputs import check_choice
 from kntools.results.table import Row, Table
 

@@ -13,7 +13,6 @@ from torch import Tensor
 from kntools.arguments import decimal, instance, several, whole_numbers
 from kntools.editing.changes import Change, as_hooks
 from kntools.editing.constraints import Constraints, joined
-from kntools.editing.edit_stack import applied_edits
 from kntools.editing.joint_edit import JointEdit
 from kntools.editing.requests import EditRequest, make_requests
 from kntools.editing.rome_batch import Subjects
@@ -21,6 +20,7 @@ from kntools.editing.rome_rows import EditRows, make_rows, new_targets
 from kntools.editing.rome_settings import RomeSettings, chosen_settings, regularisation_for
 from kntools.editing.rome_value import Value, find_values
 from kntools.editing.second_moment import SecondMoment
+from kntools.editing.weight_edits import applied_edits
 from kntools.engine.answers import answer_values
 from kntools.models import adapter, neuron_layers
 from kntools.prompts import Prompts

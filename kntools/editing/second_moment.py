@@ -14,7 +14,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from kntools.arguments import whole, whole_numbers
-from kntools.editing.edit_stack import fingerprints
+from kntools.editing.weight_edits import fingerprints
 from kntools.engine.text_measurement import TextMeasurement
 from kntools.engine.texts import Texts, check_context, neurons_in, passes, pieces, rows_of_texts, special_tokens
 from kntools.models import adapter, neuron_layers

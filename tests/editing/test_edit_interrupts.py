@@ -11,14 +11,14 @@ import torch
 
 import kntools as kn
 from kntools import scopes
-from kntools.editing import changes, edit_stack, weight_edits
+from kntools.editing import changes, weight_edits
 from kntools.editing.changes import Change
 from kntools.editing.weight_edits import LayerEdit
 from kntools.results.provenance import provenance
 from tests import zoo
 from tests.line_interrupts import Line, tracing
 
-FILES = {str(module.__file__) for module in (changes, edit_stack, scopes, weight_edits)}
+FILES = {str(module.__file__) for module in (changes, scopes, weight_edits)}
 
 
 @contextmanager
@@ -52,7 +52,7 @@ def edit(model: Any) -> kn.WeightEdit:
 
 def is_applied(edit: kn.WeightEdit, model: Any) -> bool:
     try:
-        edit_stack.find(edit, model)
+        weight_edits.find(edit, model)
     except RuntimeError:
         return False
     return True
