@@ -78,6 +78,3 @@ class JointEdit(WeightEdit):
     def title(self) -> str:
         facts = "1 fact" if len(self.prompts) == 1 else f"{len(self.prompts)} facts"
         return f"{self.method} of {facts} in " + ", ".join(f"L{c.layer}" for c in self.changes)
-
-    def describe(self) -> str:
-        return f"JointEdit {self.title()} ({self.provenance['model']})"

@@ -133,9 +133,6 @@ class RankOneEdit(WeightEdit):
     def title(self) -> str:
         return f"{excerpt(self.prompt.text)!r} -> {self.target!r} in L{self.layer}"
 
-    def describe(self) -> str:
-        return f"RankOneEdit {self.title()} ({self.provenance['model']})"
-
     def preview(self) -> pd.DataFrame:
         settings = self.provenance["settings"]
         used = f"C of {settings['second_moment']} (ridge {self.ridge:.1e})" if self.ridge is not None else "C = I"

@@ -130,6 +130,9 @@ class WeightEdit(Result):
         """A description in one line."""
         return f"edit of layers {list(self.layers)}"
 
+    def describe(self) -> str:
+        return f"{type(self).__name__} {self.title()} ({self.provenance['model']})"
+
 
 @dataclass(frozen=True, eq=False, repr=False)
 class LayerEdit(WeightEdit):
@@ -146,9 +149,6 @@ class LayerEdit(WeightEdit):
 
     def title(self) -> str:
         return self.label
-
-    def describe(self) -> str:
-        return f"LayerEdit {self.label} ({self.provenance['model']})"
 
     def to_frame(self) -> pd.DataFrame:
         """One row per change: `layer, rows of W_out, norm of the change`."""
