@@ -21,7 +21,6 @@ from kntools.hooks.positioned import PositionedHook
 from kntools.models import adapter
 from kntools.models.attachment import has_hooks
 from kntools.models.causality import is_causal
-from kntools.models.prefix import Rows
 from kntools.sites import hook_name
 
 
@@ -123,7 +122,7 @@ def _compare(model: Any, tokens: Int[Tensor, "1 pos"]) -> Capability | None:
         """Do all items in one pass over the tokens from `start` on give the same logits?"""
         at = [p for p in asked if p >= start]
         try:
-            prefix = adapter.build_prefix(model, texts[:, :start], Rows()) if start else None
+            prefix = adapter.build_prefix(model, texts[:, :start]) if start else None
             found = ForwardPass(model, texts, [at] * 2, Pass(start, items), prefix).run().of_items()
             return close(torch.cat([found[i.number] for i in items]), alone[:, [asked.index(p) for p in at]])
         except PROBE_ERRORS as error:

@@ -7,7 +7,6 @@ it. Below `layer` a pass still runs one row of the model, whose result is droppe
 """
 
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import suppress
 from itertools import pairwise
 from typing import Any
 
@@ -61,8 +60,7 @@ class Group:
         # Filled up with each row's own last token: any token would do, but the padding token is special to some models.
         length = max(len(row) for row in tokens)
         self.tokens = torch.stack([torch.cat([row, row[-1:].expand(length - len(row))]) for row in tokens])
-        self.rows = Rows(1, torch.zeros(1, dtype=torch.long, device=self.tokens.device))
-        self.prefix = adapter.build_prefix(model, self.tokens[:, :start], self.rows) if start else None
+        self.prefix = adapter.build_prefix(model, self.tokens[:, :start]) if start else None
         self.entry = self._states_at(layer) if shared else None  # None: each run is a whole one
 
     def run(self, hooks: Iterable[WindowHook], asked: Int[Tensor, "row asked"]) -> Float[Tensor, "row asked d_vocab"]:
@@ -79,29 +77,20 @@ class Group:
         embedded = adapter.run_embedding(self.model, self.tokens, [])[:, self.start :]
         if layer == 0:
             return embedded
-        found: list[Tensor] = []
-
-        def keep(activation: Tensor, hook: Any) -> None:
-            found.append(activation)
-            raise adapter.StopRun
-
-        with suppress(adapter.StopRun):
-            self._pass([(adapter.fork_point(self.model, layer), keep)], 0, embedded)
-        return found[0]
+        return adapter.run_until(adapter.fork_point(self.model, layer), lambda stop: self._pass([stop], 0, embedded))
 
     def _pass(self, points: Sequence[PointHook], layer: int, entry: Float[Tensor, "row window d_model"]) -> Tensor:
         """A run in which `entry` is what enters block `layer`."""
         count = self.tokens.shape[0]
-        self.rows.count, self.rows.prompt_of = 1, torch.zeros(1, dtype=torch.long, device=self.tokens.device)
+        rows = Rows(1, torch.zeros(1, dtype=torch.long, device=self.tokens.device))
 
         def enter(activation: Tensor, hook: Any) -> Tensor:
-            self.rows.count = count
-            self.rows.prompt_of = torch.arange(count, device=activation.device)
+            rows.count, rows.prompt_of = count, torch.arange(count, device=activation.device)
             adapter.after_fork(self.model, layer, count, activation.shape[1])
             return entry
 
         if self.prefix is not None:
-            self.prefix.use(self.rows)
+            self.prefix.use(rows)
         fork = (adapter.fork_point(self.model, layer), enter)
         return adapter.run(self.model, self.tokens[:1, self.start :], self.prefix, [fork, *points])
 

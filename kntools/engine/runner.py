@@ -18,7 +18,7 @@ from kntools.engine.plain import run_plain
 from kntools.engine.plan import Intervention, Item, Pass
 from kntools.hooks.positioned import PositionedHook
 from kntools.models import adapter, neuron_layers
-from kntools.models.prefix import Prefix, Rows
+from kntools.models.prefix import Prefix
 from kntools.options import options
 
 T = TypeVar("T")
@@ -91,7 +91,7 @@ class Runner:
         key = start, tuple(prompts)
         if start and key not in self._prefixes:
             residual = None if self.embedded is None else self.embedded[prompts, :start]
-            self._prefixes[key] = adapter.build_prefix(self.model, self.tokens[prompts, :start], Rows(), residual)
+            self._prefixes[key] = adapter.build_prefix(self.model, self.tokens[prompts, :start], residual)
         prefix = self._prefixes.get(key)
         return ForwardPass(self.model, self.tokens, self.asked, planned, prefix, self.embedded).run()
 

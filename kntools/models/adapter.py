@@ -6,7 +6,7 @@ writable `W_out`.
 """
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from types import FrameType
 from typing import Any, TypeVar
@@ -22,7 +22,7 @@ from transformers import DynamicCache
 from kntools.arguments import whole
 from kntools.models.attachment import PointHook, with_hooks, without_hooks
 from kntools.models.names import nearest
-from kntools.models.prefix import BridgePrefix, HookedPrefix, Prefix, Rows, hooked_cache
+from kntools.models.prefix import BridgePrefix, HookedPrefix, Prefix, hooked_cache
 from kntools.models.rotary import forget_lengths
 
 T = TypeVar("T")
@@ -211,12 +211,9 @@ def _logits(model: Any, tokens: Tensor, prefix: Prefix | None) -> Tensor:
 
 @torch.no_grad()
 def build_prefix(
-    model: Any,
-    tokens: Int[Tensor, "prompt pos"],
-    rows: Rows,
-    residual: Float[Tensor, "prompt pos d_model"] | None = None,
+    model: Any, tokens: Int[Tensor, "prompt pos"], residual: Float[Tensor, "prompt pos d_model"] | None = None
 ) -> Prefix:
-    """Run the beginning of each prompt once and keep its keys and values; `rows` says which row needs which.
+    """Run the beginning of each prompt once and keep its keys and values.
 
     With `residual`, that is what enters block 0, not the tokens' own embeddings.
     """
@@ -233,8 +230,8 @@ def build_prefix(
             # masks of a longer prompt count every position.
             cache = DynamicCache()
             model(tokens, return_type="logits", past_key_values=cache, use_cache=True)
-            return BridgePrefix.from_cache(cache, rows)
-        return HookedPrefix.from_run(model, tokens, rows)
+            return BridgePrefix.from_cache(cache)
+        return HookedPrefix.from_run(model, tokens)
 
     return with_hooks(hooks, keep)
 
@@ -260,10 +257,8 @@ class StopRun(Exception):
     """What a hook raises to end a forward pass of which no more is needed. Whoever attached the hook catches it."""
 
 
-def run_embedding(
-    model: Any, tokens: Int[Tensor, "batch pos"], hooks: Sequence[PointHook]
-) -> Float[Tensor, "batch pos d_model"]:
-    """The residual stream that enters block 0, with `hooks` attached."""
+def run_until(point: HookPoint, call: Callable[[PointHook], Any]) -> Tensor:
+    """What a forward pass brings to a hook point, where it ends; `call` runs it with the hook that it is given."""
     found: list[Tensor] = []
 
     def keep(activation: Tensor, hook: HookPoint) -> None:
@@ -271,5 +266,12 @@ def run_embedding(
         raise StopRun
 
     with suppress(StopRun):
-        run(model, tokens, hooks=[*hooks, (fork_point(model, 0), keep)])
+        call((point, keep))
     return found[0]
+
+
+def run_embedding(
+    model: Any, tokens: Int[Tensor, "batch pos"], hooks: Sequence[PointHook]
+) -> Float[Tensor, "batch pos d_model"]:
+    """The residual stream that enters block 0, with `hooks` attached."""
+    return run_until(fork_point(model, 0), lambda stop: run(model, tokens, hooks=[*hooks, stop]))

@@ -29,10 +29,10 @@ class Rows:
 class _PrefixLayer(DynamicLayer):
     """One layer of a `transformers` cache that answers with prefix + new keys, and keeps neither."""
 
-    def __init__(self, keys: Tensor, values: Tensor, rows: Rows) -> None:
+    def __init__(self, keys: Tensor, values: Tensor) -> None:
         super().__init__()
         self.lazy_initialization(keys, values)
-        self.keys, self.values, self.rows = keys, values, rows
+        self.keys, self.values, self.rows = keys, values, Rows()
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
         return (
@@ -48,20 +48,19 @@ class BridgePrefix(Cache):
     """
 
     @classmethod
-    def from_cache(cls, cache: Any, rows: Rows) -> "BridgePrefix":
-        return cls(layers=[_PrefixLayer(layer.keys, layer.values, rows) for layer in cache.layers])
+    def from_cache(cls, cache: Any) -> "BridgePrefix":
+        return cls(layers=[_PrefixLayer(layer.keys, layer.values) for layer in cache.layers])
 
     def use(self, rows: Rows) -> None:
         for layer in self.layers:
-            assert isinstance(layer, _PrefixLayer)
             layer.rows = rows
 
 
 class _HookedEntry:
     """One layer for `HookedTransformer`; `past_keys` shows batch 1, which is what the model checks."""
 
-    def __init__(self, keys: Tensor, values: Tensor, rows: Rows) -> None:
-        self.keys, self.values, self.rows = keys, values, rows
+    def __init__(self, keys: Tensor, values: Tensor) -> None:
+        self.keys, self.values, self.rows = keys, values, Rows()
         self.past_keys, self.past_values = keys[:1], values[:1]
 
     def append(self, new_keys: Tensor, new_values: Tensor) -> tuple[Tensor, Tensor]:
@@ -85,11 +84,10 @@ class HookedPrefix:
     length: int
 
     @classmethod
-    def from_run(cls, model: Any, tokens: Tensor, rows: Rows) -> "HookedPrefix":
+    def from_run(cls, model: Any, tokens: Tensor) -> "HookedPrefix":
         cache = hooked_cache(model, tokens.device, tokens.shape[0])
         model(tokens, return_type=None, past_kv_cache=cache, attention_mask=torch.ones_like(tokens))
-        entries = [_HookedEntry(e.past_keys, e.past_values, rows) for e in cache.entries]
-        return cls(entries, tokens.shape[1])
+        return cls([_HookedEntry(e.past_keys, e.past_values) for e in cache.entries], tokens.shape[1])
 
     def use(self, rows: Rows) -> None:
         for entry in self.entries:
