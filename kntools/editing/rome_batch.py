@@ -3,7 +3,7 @@
 Everything below the edited layer, and before the subject's last token, is the same in every run and is computed once.
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from kntools.editing.rome_rows import EditRows
-from kntools.engine.from_layer import Group, WindowHook, row_groups
+from kntools.engine.from_layer import Group, row_groups
 from kntools.models import adapter
 from kntools.models.neuron_layers import output_site
 from kntools.sites import Hook, hook_name
@@ -43,9 +43,10 @@ class RowBatch:
         self.subjects = torch.tensor(subjects, device=device)
         self.asked, self.targets = padded([row for edit in edits for row in _asked(edit)], device)
         self.keep(range(len(edits)))
-        self.original: dict[int, Tensor] = {}  # log-probabilities of the rows that are to stay as they are
-        sites = ("mlp.hook_post", self.site, *(("resid_post",) if states else ()))
-        self.keys, self.outputs, *self.states = self._run_clean(sites, essences={end - 1 for end in ends})
+        self.essences = {end - 1 for end in ends}
+        self.original: dict[int, Tensor] = {}  # their log-probabilities, from the first run: nothing is added in it
+        names = [hook_name(s, layer) for s in ("mlp.hook_post", self.site, *(("resid_post",) if states else ()))]
+        self.keys, self.outputs, *self.states = _read_at(self.groups, self.subjects, names)
 
     def keep(self, edits: Collection[int]) -> None:
         """Run the rows of these edits alone from now on."""
@@ -54,17 +55,6 @@ class RowBatch:
         self.groups = row_groups(self.model, [self.tokens[row] for row in rows], subjects, self.layer)
         for group in self.groups:
             group.numbers = [rows[n] for n in group.numbers]
-
-    @torch.no_grad()
-    def _run_clean(self, sites: Sequence[str], essences: set[int]) -> list[Float[Tensor, "row ..."]]:
-        found: list[dict[int, Tensor]] = [{} for _ in sites]
-        for group in self.groups:
-            at = self.subjects[group.numbers] - group.start
-            names = [hook_name(site, self.layer) for site in sites]
-            hooks = [_note(name, group, at, into) for name, into in zip(names, found, strict=True)]
-            log_p = group.run(hooks, self.asked[group.numbers])[:, 0].float().log_softmax(-1)
-            self.original |= {n: log_p[row] for row, n in enumerate(group.numbers) if n in essences}
-        return [torch.stack([kept[n] for n in range(len(self.edit))]).float() for kept in found]
 
     def run(self, group: Group, delta: Float[Tensor, "edit d_model"]) -> Float[Tensor, "row piece d_vocab"]:
         """Logits with each edit's `delta` added to the MLP's output at the subjects of its rows."""
@@ -83,11 +73,12 @@ class RowBatch:
     def kl(self, logits: Float[Tensor, "row piece d_vocab"], group: Group) -> Float[Tensor, " row"]:
         """KL(edited || original) of the essences; zero for other rows."""
         zeros = logits.new_zeros(len(group.numbers))
-        rows = [row for row, number in enumerate(group.numbers) if number in self.original]
+        rows = [row for row, number in enumerate(group.numbers) if number in self.essences]
         if not rows:
             return zeros
         edited = logits[rows, 0].log_softmax(-1)
-        original = torch.stack([self.original[group.numbers[row]] for row in rows])
+        kept = zip((group.numbers[row] for row in rows), edited.detach(), strict=True)
+        original = torch.stack([self.original.setdefault(number, own) for number, own in kept])
         return zeros.index_put((torch.tensor(rows),), (edited.exp() * (edited - original)).sum(-1))
 
 
@@ -107,28 +98,31 @@ class Subjects:
     def bare(self, site: str, layer: int, hooks: Sequence[Hook]) -> Float[Tensor, "edit width"]:
         return torch.stack([own[0] for _, own in self._read(site, layer, hooks)]).cpu()
 
-    @torch.no_grad()
     def _read(self, site: str, layer: int, hooks: Sequence[Hook]) -> list[tuple[EditRows, Float[Tensor, "row width"]]]:
-        found: dict[int, Tensor] = {}
-        for group in self.groups:
-            at = self.at[group.numbers]
-            with suppress(adapter.StopRun):
-                group.run([*hooks, _note(hook_name(site, layer), group, at, found, stop=True)], at[:, None])
-        rows = iter(found[n].float() for n in range(len(self.at)))
-        return [(edit, torch.stack([next(rows) for _ in edit.prompts])) for edit in self.edits]
+        [rows] = _read_at(self.groups, self.at, [hook_name(site, layer)], hooks)
+        return list(zip(self.edits, rows.split([len(edit.prompts) for edit in self.edits]), strict=True))
 
 
-def _note(
-    name: str, group: Group, at: Int[Tensor, " row"], into: dict[int, Tensor], *, stop: bool = False
-) -> WindowHook:
-    """A hook that keeps what each row has at a position, by the row's number; with `stop`, the run ends there."""
+@torch.no_grad()
+def _read_at(
+    groups: Sequence[Group], at: Int[Tensor, " row"], names: Sequence[str], hooks: Sequence[Hook] = ()
+) -> list[Float[Tensor, "row ..."]]:
+    """What each row has at its position, at hook points in the order of the pass, which ends at the last of them."""
+    found: list[dict[int, Tensor]] = [{} for _ in names]
 
-    def note(x: Tensor, hook: Any) -> None:
-        into.update(zip(group.numbers, x[torch.arange(len(at), device=x.device), at].detach(), strict=True))
-        if stop:
-            raise adapter.StopRun
+    def note(group: Group, number: int) -> Callable[..., None]:
+        def keep(x: Tensor, hook: Any) -> None:
+            own = x[torch.arange(len(x), device=x.device), at[group.numbers] - group.start]
+            found[number].update(zip(group.numbers, own, strict=True))
+            if number == len(names) - 1:
+                raise adapter.StopRun
 
-    return name, note
+        return keep
+
+    for group in groups:
+        with suppress(adapter.StopRun):
+            group.run([*hooks, *((name, note(group, n)) for n, name in enumerate(names))], at[group.numbers][:, None])
+    return [torch.stack([kept[n] for n in range(len(at))]).float() for kept in found]
 
 
 def padded(
