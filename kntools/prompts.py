@@ -159,11 +159,10 @@ def encode_each(
     problems: dict[int, PromptError] = {}
     texts: list[str] = []
     for n, prompt in enumerate(prompts):
-        answers = {"target": prompt.target, "foil": prompt.foil}
+        answers = {"target": prompt.target} | ({} if prompt.foil is None else {"foil": prompt.foil})
         try:
             own.check(prompt.text, answers)
-            filled = [own.filled(prompt.text, answer) for answer in answers.values() if answer is not None]
-            texts += [own.written(prompt.text), *filled]
+            texts += [own.written(prompt.text), *(own.filled(prompt.text, answer) for answer in answers.values())]
         except PromptError as error:
             problems[n] = error
     tokens = own.tokens(texts)

@@ -4,7 +4,7 @@ Answers are taken as written: the tokens of an answer are what the tokenizer mak
 place, minus what it makes of the text.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from enum import StrEnum
 from typing import Any, Literal
 
@@ -62,7 +62,7 @@ class Tokenisation:
     def filled(self, text: str, answer: str) -> str:
         return text.replace(MASK, answer) if self.masked else text + answer
 
-    def check(self, text: str, answers: dict[str, str | None]) -> None:
+    def check(self, text: str, answers: Mapping[str, str]) -> None:
         """What the text and its answers (the target and the foil, by name) show without a tokenizer."""
         masks = text.count(MASK)
         if self.masked:
@@ -75,8 +75,6 @@ class Tokenisation:
                 Reason.MASK, f"{text!r} holds a mask, but this is a causal model: end the text where the answer begins"
             )
         for name, answer in answers.items():
-            if answer is None:
-                continue
             if text[-1] in " \t":
                 text, answer = text.rstrip(" \t"), " " + answer.lstrip()
                 raise PromptError(
