@@ -103,13 +103,9 @@ def _train(model: Any, encoded: Encoded, parts: list[_Part], steps: int, lr: flo
     leaves = [part.saved.float().clone().requires_grad_() for part in parts]
     optimiser = torch.optim.Adam(leaves, lr=lr)
     flags = [part.parameter.requires_grad for part in parts]
-
-    def require(values: Iterable[bool]) -> None:
-        for part, value in zip(parts, values, strict=True):
-            part.parameter.requires_grad_(value)
-
     try:
-        require([True] * len(parts))
+        for part in parts:
+            part.parameter.requires_grad_(True)
         with progress_bar(steps, "step") as bar, torch.enable_grad():
             step = 0
             while True:
@@ -129,4 +125,5 @@ def _train(model: Any, encoded: Encoded, parts: list[_Part], steps: int, lr: flo
                 bar.update()
                 step += 1
     finally:
-        require(flags)
+        for part, flag in zip(parts, flags, strict=True):
+            part.parameter.requires_grad_(flag)
