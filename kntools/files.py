@@ -12,6 +12,8 @@ from secrets import token_hex
 
 import psutil
 
+from kntools.scopes import scope
+
 
 @contextmanager
 def atomic(path: str | Path) -> Iterator[Path]:
@@ -28,19 +30,12 @@ def atomic(path: str | Path) -> Iterator[Path]:
     path = Path(path)
     begin = f"{path.name}.part-{platform.node()}-"
     part = path.with_name(f"{begin}{os.getpid()}-{token_hex(4)}")
-    try:
-        try:
-            permissions = _make_room(path, part, begin)
-            yield part
-            for file in part.rglob("*") if part.is_dir() else [part]:
-                if file.is_file():
-                    file.chmod(permissions)  # safetensors makes files that their owner alone may read
-            os.replace(part, path)
-        finally:
-            _remove(part)
-    except BaseException:
-        _remove(part)  # an interrupt in the line above
-        raise
+    with scope(lambda: _make_room(path, part, begin), lambda: _remove(part)) as permissions:
+        yield part
+        for file in part.rglob("*") if part.is_dir() else [part]:
+            if file.is_file():
+                file.chmod(permissions)  # safetensors makes files that their owner alone may read
+        os.replace(part, path)
 
 
 def write(path: str | Path, content: str | bytes) -> Path:
