@@ -23,8 +23,7 @@ class RunFile:
         path = Path(path)
         self.path = path if path.suffix == ".jsonl" else path.with_name(f"{path.name}.jsonl")
         self.tensors = self.path.with_suffix(".tensors")
-        self._ends: dict[Path, int] = {}  # how far each file is whole
-        self._sizes: dict[Path, int] = {}
+        self._known: dict[Path, tuple[int, int]] = {}  # how far each file is whole, and its size
 
     def exists(self) -> bool:
         """Is there anything in it? An empty file is none."""
@@ -35,7 +34,7 @@ class RunFile:
         line = _line(header)
         write(self.path, line)
         self.tensors.unlink(missing_ok=True)  # of a run whose file was deleted
-        self._ends[self.path] = self._sizes[self.path] = len(line)
+        self._known[self.path] = len(line), len(line)
 
     def read(self) -> tuple[dict[str, Any], dict[str, Any]]:
         """The header, and the payload of every item."""
@@ -53,8 +52,8 @@ class RunFile:
                 raise ValueError(f"{self.path}, line {number} is damaged; delete the line to compute its item again")
             items[item["key"]] = decode(item["payload"], Any, tensors)
             end = max(end, sum(item.get("tensors", [0, 0])[:2]))
-        self._ends = {self.path: len(raw) - len(unfinished), self.tensors: end}
-        self._sizes = {self.path: len(raw), self.tensors: self.tensors.stat().st_size if self.tensors.exists() else 0}
+        size = self.tensors.stat().st_size if self.tensors.exists() else 0
+        self._known = {self.path: (len(raw) - len(unfinished), len(raw)), self.tensors: (end, size)}
         return header, items
 
     def append(self, key: str, payload: Any) -> Any:
@@ -76,11 +75,11 @@ class RunFile:
     def remove(self) -> None:
         for path in (self.path, self.tensors):
             path.unlink(missing_ok=True)
-        self._ends, self._sizes = {}, {}
+        self._known = {}
 
     def _append(self, path: Path, data: bytes) -> int:
         """Where the data begins. After an error, the file is as before."""
-        end, size = self._ends.get(path, 0), self._sizes.get(path, 0)
+        end, size = self._known.get(path, (0, 0))
         with path.open("r+b" if path.exists() else "x+b", buffering=0) as file:
             if file.seek(0, 2) != size:
                 raise RuntimeError(f"another process has written to {path}; let one process work on a run at a time")
@@ -91,9 +90,9 @@ class RunFile:
                     rest = rest[file.write(rest) :]
             except BaseException:
                 file.truncate(end)
-                self._sizes[path] = end
+                self._known[path] = end, end
                 raise
-            self._ends[path] = self._sizes[path] = end + len(data)
+            self._known[path] = end + len(data), end + len(data)
         return end
 
     def _tensors(self, item: dict[str, Any]) -> dict[str, Tensor] | None:
