@@ -19,11 +19,10 @@ class Rows:
     count: int = 1
     prompt_of: Tensor | None = None
 
-    def spread(self, kept: Tensor) -> Tensor:
-        """`kept [prompt ...]` as `[row ...]`."""
-        if self.prompt_of is None:
-            return kept.expand(self.count, *kept.shape[1:])
-        return kept[self.prompt_of]
+    def extend(self, kept: Tensor, new: Tensor, axis: int) -> Tensor:
+        """`kept [prompt ...]` as `[row ...]`, followed by `new` along the axis of positions."""
+        of_rows = kept.expand(self.count, *kept.shape[1:]) if self.prompt_of is None else kept[self.prompt_of]
+        return torch.cat([of_rows, new], dim=axis)
 
 
 class _PrefixLayer(DynamicLayer):
@@ -35,10 +34,7 @@ class _PrefixLayer(DynamicLayer):
         self.keys, self.values, self.rows = keys, values, Rows()
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
-        return (
-            torch.cat([self.rows.spread(self.keys), key_states], dim=-2),
-            torch.cat([self.rows.spread(self.values), value_states], dim=-2),
-        )
+        return self.rows.extend(self.keys, key_states, -2), self.rows.extend(self.values, value_states, -2)
 
 
 class BridgePrefix(Cache):
@@ -64,10 +60,7 @@ class _HookedEntry:
         self.past_keys, self.past_values = keys[:1], values[:1]
 
     def append(self, new_keys: Tensor, new_values: Tensor) -> tuple[Tensor, Tensor]:
-        return (
-            torch.cat([self.rows.spread(self.keys), new_keys], dim=1),
-            torch.cat([self.rows.spread(self.values), new_values], dim=1),
-        )
+        return self.rows.extend(self.keys, new_keys, 1), self.rows.extend(self.values, new_values, 1)
 
 
 def hooked_cache(model: Any, device: torch.device, rows: int) -> Any:
