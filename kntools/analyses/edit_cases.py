@@ -3,15 +3,18 @@
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import islice
 from typing import Any, Literal, get_args
 
 from kntools import data
 from kntools.arguments import whole
 from kntools.data import CounterFactRecord, ReducedRecord, SymmetricFact
+from kntools.data.records import Loaded, Skipped
 from kntools.engine.answers import ask
 from kntools.engine.inputs import check_choice
+from kntools.engine.texts import chunks
 from kntools.models.causality import is_masked
-from kntools.prompts import MASK, Encoded, Prompt, encode_each
+from kntools.prompts import MASK, Prompt
 
 #: The data sets that edits are evaluated on.
 EditData = Literal["counterfact", "P36", "P1376", "P101", "P27"]
@@ -72,27 +75,26 @@ def cases_of(model: Any, records: Iterable[Any]) -> list[Case]:
 
     A masked model can be asked for answers of one token alone.
     """
-    listed, masked = list(records), is_masked(model)
-    found = [(n, c) for n, record in enumerate(listed) for c in record.candidates(masked) if c.role in QUESTIONS]
-    prompts = [(n, c.role, c.prompt) for n, c in found if c.prompt is not None]
-    encoded = encode_each(model, [replace(prompt, multi_token="sum") for *_, prompt in prompts])
-    asked: list[dict[str, list[Prompt]]] = [{} for _ in listed]
-    for (n, role, prompt), e in zip(prompts, encoded, strict=True):
-        if isinstance(e, Encoded):
-            asked[n].setdefault(role, []).append(prompt)
-    needed = [{record.known_role} for record in listed]
-    for n, c in found:
-        if not isinstance(listed[n], _COUNTERFACT):  # whose records need not have paraphrases and neighbours
-            needed[n].add(c.role)
-    each = zip(listed, asked, needed, strict=True)
-    return [_case(record, by_role) for record, by_role, roles in each if by_role.keys() >= roles]
+    listed, masked = tuple(records), is_masked(model)
+    prompts = Loaded(listed, Skipped(), "").prompts(model, multi_token="sum")
+    asked: dict[int, dict[str, list[Prompt]]] = {id(record): {} for record in listed}
+    for record, role, prompt in zip(prompts.records, prompts.roles, prompts.prompts, strict=True):
+        asked[id(record)].setdefault(role, []).append(prompt)
+    found = []
+    for record in listed:
+        needed = {record.known_role}
+        if not isinstance(record, _COUNTERFACT):  # whose records need not have paraphrases and neighbours
+            needed |= {candidate.role for candidate in record.candidates(masked)}
+        if asked[id(record)].keys() >= needed:
+            found.append(_case(record, asked[id(record)]))
+    return found
 
 
 def _case(record: Any, asked: dict[str, list[Prompt]]) -> Case:
     questions = [
         Question(name, prompt.text, str(getattr(prompt, side)))
         for role, prompts in asked.items()
-        for name, side in QUESTIONS[role]
+        for name, side in QUESTIONS.get(role, ())
         for prompt in prompts
     ]
     edited = asked[record.known_role][0]
@@ -105,7 +107,7 @@ def _case(record: Any, asked: dict[str, list[Prompt]]) -> Case:
     else:
         key = f"{record.relation} {record.subject} {record.target}"
     generation = next((text.rstrip() for text in texts if text is not None), None)
-    return Case(key, replace(edited, foil=None), str(edited.foil), tuple(questions), generation)
+    return Case(key, replace(edited, foil=None, multi_token="error"), str(edited.foil), tuple(questions), generation)
 
 
 def _further(record: Any, edited: Prompt, asked: dict[str, list[Prompt]]) -> Iterator[Question]:
@@ -148,12 +150,8 @@ def _known_counterfact(model: Any, limit: int) -> list[Case]:
         return found
     ids = {record.case_id for record in data.counterfact()}
     more = data.counterfact_reduced().where(lambda record: record.case_id not in ids, "in the full set")
-    for start in range(0, len(more), _ASKED_TOGETHER):
-        if len(found) >= limit:
-            break
-        cases = cases_of(model, more[start : start + _ASKED_TOGETHER])
-        found += [case for known, case in _known(model, cases) if known]
-    return found[:limit]
+    parts = (_known(model, cases_of(model, part)) for part in chunks(more, _ASKED_TOGETHER))
+    return found + list(islice((case for part in parts for known, case in part if known), limit - len(found)))
 
 
 def _known(model: Any, cases: list[Case]) -> list[tuple[bool, Case]]:
