@@ -7,7 +7,7 @@ from typing import Any
 
 import pandas as pd
 
-from kntools.analyses.fig03_localisation import Localisation
+from kntools.analyses.fig03_localisation import Localisation, row_of
 from kntools.analyses.neuron_search import ADAPTIVE, HALVES, SearchSettings, halves, local_seed, search_each
 from kntools.analyses.prompt_group import PromptGroup
 from kntools.arguments import check_list, whole
@@ -168,31 +168,23 @@ def pair_search(
     if others:
         raise ValueError(f"pair_search needs determiner-noun pairs: {others[:3]} have none; use {example}")
     found, provenance = search_each(model, groups, settings, kind="pair search", run=run)
-    return _of(groups, found, provenance, seed=seed, widths=list(neuron_layers.widths(model)))
+    located = Localisation.of(map(row_of, groups, found), provenance, widths=list(neuron_layers.widths(model)))
+    return pairs_of(located, groups, seed=seed)
 
 
 def pairs_of(found: Localisation, groups: Sequence[PromptGroup], *, seed: int = 0) -> PairSearch:
     """A `PairSearch` from the pairs of a `Localisation`, without a second search."""
     if [row["group"] for row in found.rows] != [group.key for group in groups]:
         raise ValueError("these are not the groups that were localised; give the same ones, in the same order")
-    pairs = [(g, {**row, "share": row["tau"]}) for g, row in zip(groups, found.rows, strict=True) if g.label("noun")]
-    return _of(
-        [g for g, _ in pairs], [row for _, row in pairs], found.provenance, seed=seed, widths=found.details["widths"]
-    )
-
-
-def _of(
-    groups: Sequence[PromptGroup], found: Sequence[Row], provenance: Row, *, seed: int, widths: list[int]
-) -> PairSearch:
-    half_of = halves([str(g.label("determiner")) for g in groups], [noun_of(g) for g in groups], seed)
+    pairs = [(group, row) for group, row in zip(groups, found.rows, strict=True) if group.label("noun")]
+    half_of = halves([str(g.label("determiner")) for g, _ in pairs], [noun_of(g) for g, _ in pairs], seed)
     rows: list[Row] = []
-    for group, row, half in zip(groups, found, half_of, strict=True):
-        labels = {name: group.label(name) for name in ("determiner", "noun", "number")}
-        measured = {"prompts": row["prompts"], "metric": row["metric"], "tau": row["share"]}
-        measured |= {name: row[name] for name in ("converged", "neurons", "against")}
-        about = {"source": group.source, "pair": group.key, **labels}
+    for (group, row), half in zip(pairs, half_of, strict=True):
+        about: Row = {"source": group.source, "pair": group.key}
+        about |= {name: group.label(name) for name in ("determiner", "noun", "number")}
+        measured = {name: row[name] for name in ("prompts", "metric", "tau", "converged", "neurons", "against")}
         rows.append({**about, **measured, "nouns": noun_of(group), "half": half})
-    return PairSearch.of(rows, provenance, halves_seed=seed, widths=widths)
+    return PairSearch.of(rows, found.provenance, halves_seed=seed, widths=found.details["widths"])
 
 
 def noun_of(group: PromptGroup) -> str:

@@ -119,10 +119,10 @@ def localisation(
     if small:
         raise ValueError(f"R1^2 compares prompts: {small[:3]} have fewer than 2; give least=3 to prompt_groups")
     found, provenance = search_each(model, groups, settings, kind="localisation", run=run, null=null, seed=seed)
-    return Localisation.of(map(_row, groups, found), provenance, widths=list(neuron_layers.widths(model)))
+    return Localisation.of(map(row_of, groups, found), provenance, widths=list(neuron_layers.widths(model)))
 
 
-def _row(group: PromptGroup, found: Row) -> Row:
+def row_of(group: PromptGroup, found: Row) -> Row:
     row = {"source": group.source, "kind": group.kind, "group": group.key, "prompts": found["prompts"]}
     for prefix, side in {"": found, "null_": found.get("null")}.items():
         if side:
