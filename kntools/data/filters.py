@@ -9,6 +9,7 @@ from kntools.arguments import whole
 from kntools.data.records import Loaded, PromptSet, Record, Skipped
 from kntools.data.sources import Source
 from kntools.engine.answers import ask
+from kntools.engine.texts import chunks
 from kntools.options import progress_bar
 from kntools.prompts import Prompt
 from kntools.randomness import python_random
@@ -115,10 +116,9 @@ def _known_records(
     kept, reasons = list[int](), Counter[str]()
     goal = len(order) if limit is None else limit
     with progress_bar(len(order), "record") as bar:
-        for start in range(0, len(order), _CHUNK):
+        for chunk in chunks(order, _CHUNK):
             if len(kept) >= goal:
                 break
-            chunk = order[start : start + _CHUNK]
             for i, reason in zip(chunk, _judge(model, [records[i] for i in chunk]), strict=True):
                 if len(kept) >= goal:
                     break
@@ -134,9 +134,7 @@ def _judge(model: Any, records: list[Any]) -> list[str]:
     """For each record an empty string if the model answers its first usable prompt, else why it is not known."""
     role = getattr(records[0], "known_role", None)  # a record of several roles is known by one of them
     prompts = Loaded(tuple(records), Skipped(), "").prompts(model, role=role)
-    first: dict[int, Prompt] = {}
-    for record, prompt in zip(prompts.records, prompts.prompts, strict=True):
-        first.setdefault(id(record), prompt)
+    first = {id(record): asked[0] for record, asked in prompts.by_record()}
     right = known(model, list(first.values()), two_way=is_two_way(records[0]))
     reasons = {key: "" if r else NOT_KNOWN for key, r in zip(first, right, strict=True)}
     return [reasons.get(id(record), NO_PROMPT) for record in records]
