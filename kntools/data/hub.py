@@ -5,6 +5,7 @@ import socket
 import threading
 import time
 import urllib.request
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -58,11 +59,8 @@ def rows(wanted: HubSet, config: str | None, *, folder: Path | None = None) -> l
 def is_layout(folder: Path) -> bool:
     """Does a folder look like a downloaded hub data set: parquet files, or a card with a YAML head?"""
     card = folder / "README.md"
-    if card.is_file():
-        with card.open("rb") as file:
-            if file.read(3) == b"---":
-                return True
-    return next(folder.rglob("*.parquet"), None) is not None
+    has_head = card.is_file() and card.read_bytes().startswith(b"---")
+    return has_head or any(folder.rglob("*.parquet"))
 
 
 def _reachable() -> bool:
@@ -82,11 +80,8 @@ def _answers(host: str, port: int, minute: int) -> bool:
     answered = threading.Event()
 
     def knock() -> None:
-        try:
-            socket.create_connection((host, port), timeout=PATIENCE).close()
-        except OSError:
-            return
-        answered.set()
+        with suppress(OSError), socket.create_connection((host, port), timeout=PATIENCE):
+            answered.set()
 
     thread = threading.Thread(target=knock, daemon=True)
     thread.start()
