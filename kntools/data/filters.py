@@ -58,7 +58,7 @@ def select(
     target = filters.get("target")
     if target is not None:
         targets = {t.strip() for t in ((target,) if isinstance(target, str) else target)}
-        asked: Sequence[Any] = records  # `T` stands for records without a target too; their loaders take no `target=`
+        asked: Sequence[Any] = records  # some have no target; their loaders take no `target=`
         matching = [i for i in order if asked[i].target.strip() in targets]
         left_out["other target"] = len(order) - len(matching)
         order = matching
