@@ -13,9 +13,8 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from kntools.engine.forward import ForwardPass, NotBatched
+from kntools.engine.forward import ForwardPass, NotBatched, run_plain
 from kntools.engine.memory import is_out_of_memory
-from kntools.engine.plain import run_plain
 from kntools.engine.plan import Intervention, Item, Pass
 from kntools.hooks.positioned import PositionedHook
 from kntools.models import adapter

@@ -1,4 +1,4 @@
-"""One forward pass with many interventions in it.
+"""One forward pass with many interventions in it; and with one, which is what a sweep falls back to.
 
 The batch starts as one row per prompt, untouched by any hook. On the way into the block where an intervention
 first acts, its rows join the batch as copies of its prompt's clean row. From there on its hooks see these rows,
@@ -186,6 +186,21 @@ class ForwardPass:
             return on_rows(activation, parts, hook.name)
 
         return dispatch
+
+
+def run_plain(model: Any, tokens: Tensor, asked: Sequence[Sequence[int]], item: Item) -> PassOutput:
+    """The plain loop: one intervention in a run of its own, the whole prompt, every row from the embedding on."""
+    inter, must_fire = item.intervention, MustFire()
+    watched: dict[str, Watched] = {}
+    watches = [(name, watch(name, resolve_positions(pos, tokens.shape[1]), watched)) for name, pos in inter.wrt]
+    hooks = [
+        (adapter.hook_point(model, name), must_fire.wrap(f"{name!r} (intervention {item.number})", fn))
+        for name, fn in [*inter.hooks, *watches]
+    ]
+    logits = adapter.run(model, tokens[inter.prompt].expand(inter.rows, -1), hooks=hooks)
+    must_fire.check()
+    picked = logits[:, list(asked[inter.prompt])]
+    return PassOutput(picked, {item.number: slice(0, inter.rows)}, {item.number: watched})
 
 
 def gather_positions(x: Tensor, positions: Tensor) -> Tensor:

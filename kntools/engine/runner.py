@@ -10,11 +10,10 @@ from torch import Tensor
 
 from kntools.engine import plan
 from kntools.engine.capability import capability
-from kntools.engine.forward import ForwardPass, NotBatched, PassOutput
+from kntools.engine.forward import ForwardPass, NotBatched, PassOutput, run_plain
 from kntools.engine.inputs import Inputs
 from kntools.engine.memory import is_out_of_memory, rows_that_fit
 from kntools.engine.pass_hooks import MustFire
-from kntools.engine.plain import run_plain
 from kntools.engine.plan import Intervention, Item, Pass
 from kntools.hooks.positioned import PositionedHook
 from kntools.models import adapter, neuron_layers
