@@ -58,9 +58,15 @@ class ForwardPass:
         self.layers = adapter.n_layers(model)
         self.items = sorted(plan.items, key=lambda i: i.fork)
         self.prompts = plan.prompts
-        self.row_of = {prompt: row for row, prompt in enumerate(self.prompts)}
-        self.spans = self._spans()
-        self.asked = self._asked(asked)
+        row_of = {prompt: row for row, prompt in enumerate(self.prompts)}
+        self.sources = [*row_of.values()]  # of each row: the clean row that it is a copy of
+        self.spans: dict[int, slice] = {}
+        for item in self.items:
+            first = len(self.sources)
+            self.sources += [row_of[item.intervention.prompt]] * item.intervention.rows
+            self.spans[item.number] = slice(first, len(self.sources))
+        per_row = [asked[self.prompts[source]] for source in self.sources]
+        self.asked = torch.tensor(per_row, device=tokens.device) - self.start  # [row asked], within the pass
         self.rows = Rows(1)
         self.watched: dict[int, dict[str, Watched]] = {}
         self.must_fire = MustFire()
@@ -79,30 +85,15 @@ class ForwardPass:
 
     # --- rows -----------------------------------------------------------------------------------------
 
-    def _spans(self) -> dict[int, slice]:
-        spans, row = {}, len(self.prompts)
-        for item in self.items:
-            spans[item.number] = slice(row, row + item.intervention.rows)
-            row += item.intervention.rows
-        return spans
-
-    def _sources(self, layer: int) -> list[int]:
-        """The clean row that each row which joins at `layer` is a copy of."""
-        joining = [i for i in self.items if i.fork == layer]
-        return [self.row_of[i.intervention.prompt] for i in joining for _ in range(i.intervention.rows)]
-
-    def _asked(self, asked: Sequence[Sequence[int]]) -> Tensor:
-        """Asked positions of every row, within the pass: `[row asked]`."""
-        joined = [i.intervention.prompt for i in self.items for _ in range(i.intervention.rows)]
-        per_row = [asked[p] for p in (*self.prompts, *joined)]
-        return torch.tensor(per_row, device=self.tokens.device) - self.start
+    def _joining(self, layer: int) -> list[int]:
+        """The sources of the rows that join at `layer`."""
+        return [source for i in self.items if i.fork == layer for source in self.sources[self.spans[i.number]]]
 
     def _note_rows(self, activation: Tensor, layer: int) -> None:
         """Keep what depends on the number of rows in step with the batch that enters block `layer`."""
         self.rows.count = activation.shape[0]
         if len(self.prompts) > 1:
-            joined = [s for stage in range(-1, layer + 1) for s in self._sources(stage)]
-            self.rows.prompt_of = torch.tensor([*range(len(self.prompts)), *joined], device=activation.device)
+            self.rows.prompt_of = torch.tensor(self.sources[: self.rows.count], device=activation.device)
         adapter.after_fork(self.model, layer, activation.shape[0], activation.shape[1])
 
     def _embed_separately(self) -> Tensor | None:
@@ -114,7 +105,7 @@ class ForwardPass:
         early = [i for i in self.items if i.fork == -1]
         if len(self.prompts) == 1 and not early:
             return None if self.embedded is None else self.embedded[self.prompts, self.start :]
-        sources = list(range(len(self.prompts))) + self._sources(-1)
+        sources = list(range(len(self.prompts))) + self._joining(-1)
         tokens = self.tokens[[self.prompts[s] for s in sources]]
         self.rows.count = len(sources)
         embedding = self._dispatchers(early, lambda stage: stage < 0, offset=0)
@@ -128,7 +119,7 @@ class ForwardPass:
     def _hook_points(self, residual: Tensor | None) -> list[tuple[Any, Callable[..., Any]]]:
         forks: list[tuple[Any, Callable[..., Any]]] = []
         for layer in range(self.layers):
-            if self._sources(layer) or (layer == 0 and residual is not None):
+            if self._joining(layer) or (layer == 0 and residual is not None):
                 forks.append((adapter.fork_point(self.model, layer), self._fork(layer, residual)))
         inside = self._dispatchers(self.items, lambda stage: stage >= 0, offset=self.start)
         names = {name for i in self.items for name in i.intervention.names()}
@@ -137,7 +128,7 @@ class ForwardPass:
         return [*forks, *inside]
 
     def _fork(self, layer: int, residual: Tensor | None) -> Callable[..., Tensor]:
-        sources = self._sources(layer)
+        sources = self._joining(layer)
 
         def grow(activation: Tensor, hook: Any) -> Tensor:
             if layer == 0 and residual is not None:
