@@ -94,9 +94,7 @@ def _ask(model: Any, tokens: Int[Tensor, "1 pos"]) -> Capability | None:
     """What the model can do; `None` if it cannot be told: memory ran out, or the logits are nan."""
     try:
         return _compare(model, tokens)
-    except MemoryError:
-        return None
-    except PROBE_ERRORS as error:
+    except (MemoryError, *PROBE_ERRORS) as error:
         return None if is_out_of_memory(error) else Capability(False)
 
 
