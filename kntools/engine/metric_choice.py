@@ -7,8 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Literal, get_args
 
 from kntools import metrics
-from kntools.arguments import several
-from kntools.engine.sweep import Metric, sweep
+from kntools.engine.sweep import Metric, per_prompt, sweep
 from kntools.prompts import Encoded
 
 #: `"contrast"` is the logit of the target minus that of the foil (`"logit_difference"` is the same); `"kl_divergence"`
@@ -31,15 +30,11 @@ def choose_metrics(model: Any, encoded: Sequence[Encoded], given: Metrics | str)
             names = ", ".join(map(repr, get_args(MetricName)))
             raise ValueError(f"unknown metric {given!r}; use one of {names}, or a function of logits [row d_vocab]")
         return [_NAMED[given](model, e) for e in encoded], given
-    if callable(given):
-        name = getattr(given, "__name__", type(given).__name__)
-        return [given] * len(encoded), name if name.isidentifier() else "metric"
-    each = several("metric", given, "a name such as 'probability', a function of logits, or one per prompt")
-    if len(each) != len(encoded) or not all(callable(m) for m in each):
-        raise ValueError(
-            f"{len(each)} metrics for {len(encoded)} prompts; give one function for all, or one per prompt"
-        )
-    return each, "one per prompt"
+    each = per_prompt(given, len(encoded), "a name such as 'probability', a function of logits")
+    if not callable(given):
+        return each, "one per prompt"
+    name = getattr(given, "__name__", type(given).__name__)
+    return each, name if name.isidentifier() else "metric"
 
 
 def has_contrast(encoded: Encoded) -> bool:

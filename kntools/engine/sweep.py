@@ -95,7 +95,7 @@ def _in_groups(
 ) -> list[T]:
     """Run the interventions on the prompts of each length; what each gives, in order."""
     prompts = sum(len(numbers) for numbers, _ in groups)
-    metrics = None if metric is None else _per_prompt(metric, prompts)
+    metrics = None if metric is None else per_prompt(metric, prompts, "kn.probability(encoded.target_ids)")
     given = as_interventions(interventions, prompts)
     if embedding is not None and len(embedding) != prompts:
         raise ValueError(f"embedding hooks for {len(embedding)} prompts, but there are {prompts}")
@@ -111,12 +111,12 @@ def _in_groups(
     return [found[n] for n in range(len(given))]
 
 
-def _per_prompt(metric: Metric | Sequence[Metric], prompts: int) -> list[Metric]:
+def per_prompt(metric: Metric | Sequence[Metric], prompts: int, example: str) -> list[Metric]:
     if callable(metric):
         return [metric] * prompts
-    metrics = several("metric", metric, "kn.probability(encoded.target_ids), or one per prompt")
+    metrics = several("metric", metric, f"{example}, or one per prompt")
     if len(metrics) != prompts or not all(map(callable, metrics)):
-        raise ValueError(f"metric has {len(metrics)} entries for {prompts} prompts; give one function per prompt")
+        raise ValueError(f"{len(metrics)} metrics for {prompts} prompts; give one function for all, or one per prompt")
     return metrics
 
 
