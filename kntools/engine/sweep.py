@@ -125,14 +125,8 @@ def run_rows(
     runner: Runner, interventions: Sequence[Intervention], metrics: Sequence[Metric] | None = None
 ) -> list[Tensor]:
     """The rows of each intervention, on a runner that is kept for several rounds; `metrics` of each prompt."""
-
-    def finish(result: PassOutput) -> dict[int, Tensor]:
-        logits = _logits(result, runner)
-        if metrics is None:
-            return logits
-        return {n: apply_metric(metrics[interventions[n].prompt], rows) for n, rows in logits.items()}
-
-    return _collect(runner.run(interventions, finish), len(interventions))
+    passes = runner.run(interventions, lambda result: _values(result, runner, interventions, metrics))
+    return _collect(passes, len(interventions))
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -212,17 +206,20 @@ def run_gradients(
     """`sweep_gradients` on a runner that is kept for several rounds."""
 
     def finish(result: PassOutput) -> dict[int, RowGradients]:
-        logits = _logits(result, runner)
-        values = {n: apply_metric(metrics[interventions[n].prompt], rows) for n, rows in logits.items()}
-        return _differentiate(values, result.watched)
+        return _differentiate(_values(result, runner, interventions, metrics), result.watched)
 
     passes = runner.run(interventions, finish, gradients=True)
     return with_gradients(runner.model, lambda: _collect(passes, len(interventions)))
 
 
-def _logits(result: PassOutput, runner: Runner) -> dict[int, Tensor]:
-    """Logits of each intervention, `[row d_vocab]` where one position is asked for."""
-    return {n: rows[:, 0] if runner.inputs.single else rows for n, rows in result.of_items().items()}
+def _values(
+    result: PassOutput, runner: Runner, interventions: Sequence[Intervention], metrics: Sequence[Metric] | None
+) -> dict[int, Tensor]:
+    """The metric of each intervention's rows; or their logits, `[row d_vocab]` where one position is asked for."""
+    logits = {n: rows[:, 0] if runner.inputs.single else rows for n, rows in result.of_items().items()}
+    if metrics is None:
+        return logits
+    return {n: apply_metric(metrics[interventions[n].prompt], rows) for n, rows in logits.items()}
 
 
 def _differentiate(values: dict[int, Tensor], watched: dict[int, dict[str, Watched]]) -> dict[int, RowGradients]:
