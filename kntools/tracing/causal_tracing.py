@@ -12,8 +12,7 @@ from kntools.arguments import whole
 from kntools.engine.metric_choice import RISING, Metrics, choose_metrics
 from kntools.engine.prompt_pairs import Corrupted, Pair, encode_pairs
 from kntools.engine.sweep import Intervention, Metric, sweep
-from kntools.hooks.states import capture
-from kntools.models.causality import is_causal
+from kntools.hooks.states import capture, corrupt
 from kntools.options import progress_bar
 from kntools.prompts import Encoded, Prompt, PromptLike, Prompts, encode_many
 from kntools.results.provenance import provenance
@@ -102,15 +101,12 @@ def causal_trace(  # type: ignore[misc] # the signatures above only tell one tra
                 seed=drawn,
                 prepend_bos=e.prepend_bos,
             )
-            clean, per_sample, restored = _run(e, corruption, own, restoration)
             traces.append(
                 Trace(
-                    per_sample=restored,
-                    corrupted_per_sample=per_sample,
+                    **_run(model, e, corruption, own, restoration),
                     noise=corruption.noise,
                     noise_at=corruption.noise_at,
                     corrupted_prompt=corruption.prompt,
-                    clean=clean,
                     metric=name,
                     tokens=e.str_tokens,
                     subject=corruption.subject,
@@ -146,9 +142,10 @@ class _Corruption:
 def _noisy(model: Any, encoded: Encoded, noise: Noise, samples: int, seed: int) -> _Corruption:
     subject = subject_embeddings(model, encoded)
     added = make_noise(subject.embeddings, noise, samples, seed)
-    hooks = [subject.add(sample) for sample in added]
-    at = subject.positions
-    return _Corruption([encoded] * len(added), hooks, at, at[0], noise=added, noise_at=subject.place)
+    at, hook, scale = subject.positions, subject.hook, subject.scale
+    hooks = [corrupt(at, scale * sample, hook=hook) for sample in added]
+    place = hook if scale == 1 else f"{hook} ({scale:g} x the embedding)"
+    return _Corruption([encoded] * len(added), hooks, at, at[0], noise=added, noise_at=place)
 
 
 def _replaced(pair: Pair) -> _Corruption:
@@ -161,20 +158,20 @@ def _replaced(pair: Pair) -> _Corruption:
 
 
 def _run(
-    encoded: Encoded, corruption: _Corruption, metric: Metric, restoration: Restoration
-) -> tuple[float, Float[Tensor, " sample"], Float[Tensor, "sample layer token"]]:
+    model: Any, encoded: Encoded, corruption: _Corruption, metric: Metric, restoration: Restoration
+) -> dict[str, Any]:
     """The metric of the clean run, of the corrupted ones, and of the corrupted ones with each state restored."""
-    model, layers, length = restoration.model, restoration.layers, encoded.tokens.shape[1]
+    layers, length = restoration.layers, encoded.tokens.shape[1]
     clean_states: dict[str, Tensor] = {}
     clean = sweep(model, encoded, [capture([restoration.site], layers, clean_states)], metric=metric)
 
     runs, embedding, samples = corruption.runs, corruption.embedding, range(len(corruption.runs))
     held: list[dict[str, Tensor]] = [{} for _ in samples]
-    watched = [Intervention(capture(restoration.severed_sites, layers, held[s]), prompt=s) for s in samples]
+    watched = [Intervention(capture(restoration.severed, layers, held[s]), prompt=s) for s in samples]
     corrupted = sweep(model, runs, watched, metric=metric, embedding=embedding).float().cpu()
 
     # In a causal model, the corruption changes no state before it.
-    first = corruption.first if is_causal(model) else 0
+    first = corruption.first if restoration.causal else 0
     cells = [(layer, token) for token in range(first, length) for layer in layers]
     patched = [
         Intervention(restoration.hooks(clean_states, held[s], *cell, length), prompt=s)
@@ -185,4 +182,4 @@ def _run(
     restored = corrupted[:, None, None].repeat(1, len(layers), length)
     rows, columns = torch.tensor(cells).T
     restored[:, rows, columns] = found.view(len(cells), len(samples)).T
-    return float(clean), corrupted, restored
+    return {"clean": float(clean), "corrupted_per_sample": corrupted, "per_sample": restored}

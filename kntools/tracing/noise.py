@@ -10,10 +10,8 @@ from torch import Tensor
 
 from kntools import randomness
 from kntools.arguments import decimal
-from kntools.hooks.states import corrupt
 from kntools.models import adapter
 from kntools.prompts import Encoded, Prompts, encode_many
-from kntools.sites import Hook
 
 #: `"3sigma"`, a standard deviation, or the noise itself.
 Noise = str | float | int | Tensor
@@ -43,14 +41,6 @@ class SubjectEmbeddings:
     hook: str
     scale: float  # the hook shows this many times the embedding (Granite)
     positions: range
-
-    def add(self, noise: Float[Tensor, "subject d_model"]) -> list[Hook]:
-        return corrupt(self.positions, self.scale * noise, hook=self.hook)
-
-    @property
-    def place(self) -> str:
-        """Where noise is added: a hook, and how many times the embedding it shows if that is not once."""
-        return self.hook if self.scale == 1 else f"{self.hook} ({self.scale:g} x the embedding)"
 
 
 def subject_embeddings(model: Any, encoded: Encoded) -> SubjectEmbeddings:

@@ -26,41 +26,28 @@ WINDOW = 10
 class Restoration:
     """Which states are put back together, and what is held at its corrupted values above them."""
 
-    model: Any
-    kind: Kind
+    site: str
+    layers: range
     window: int
-    sever: Severed | None
+    severed: list[str]  # sites
     sever_at: SeverAt
-    hooked: bool  # somebody's own hooks are attached to the model
-
-    @property
-    def layers(self) -> range:
-        return range(adapter.n_layers(self.model))
-
-    @property
-    def site(self) -> str:
-        return adapter.state_site(self.model, self.kind)
-
-    @property
-    def severed_sites(self) -> list[str]:
-        return [] if self.sever is None else [adapter.state_site(self.model, self.sever)]
+    early: bool  # restored where the next block reads it
+    causal: bool
 
     def hooks(
         self, clean: dict[str, Tensor], held: dict[str, Tensor], layer: int, token: int, length: int
     ) -> list[Hook]:
         """Restore one state, and hold what is severed in all layers above."""
         together = layer_window(layer, self.window, len(self.layers))
-        # The output of a block is the input of the next: restored there, its rows need not run the block itself. Not
-        # with somebody's hooks on that input, which act on the restored state.
-        if self.kind == "hidden" and layer + 1 in self.layers and not self.hooked:
+        if self.early and layer + 1 in self.layers:
             entry = {hook_name("resid_pre", layer + 1): clean[hook_name(self.site, layer)]}
             restored = patch("resid_pre", layer + 1, entry, [token])
         else:
             restored = freeze([self.site], together, clean, [token])
         # In a causal model, no token before the restored one can have learnt of it.
-        reached = range(token if is_causal(self.model) else 0, length)
+        reached = range(token if self.causal else 0, length)
         where = [token] if self.sever_at == "restored" else reached
-        return restored + freeze(self.severed_sites, range(together[-1] + 1, len(self.layers)), held, where)
+        return restored + freeze(self.severed, range(together[-1] + 1, len(self.layers)), held, where)
 
 
 def make_restoration(
@@ -71,4 +58,9 @@ def make_restoration(
     check_choice("sever_at", sever_at, get_args(SeverAt))
     layers = adapter.n_layers(model)
     size = 1 if kind == "hidden" else whole("window", min(WINDOW, layers) if window is None else window, 1, layers)
-    return Restoration(model, kind, size, sever, sever_at, has_hooks(model))
+    severed = [] if sever is None else [adapter.state_site(model, sever)]
+    # The output of a block is the input of the next: restored there, its rows need not run the block itself. Not
+    # with somebody's hooks on that input, which act on the restored state.
+    early = kind == "hidden" and not has_hooks(model)
+    site = adapter.state_site(model, kind)
+    return Restoration(site, range(layers), size, severed, sever_at, early, is_causal(model))
