@@ -240,7 +240,7 @@ def tracing_profile(
         list(enumerate(asked)), key=lambda item: f"{item[0]}/{prompt_item(item[1])}", make=trace, unit="prompt"
     )
     clean, corrupted = ([payload[side] for payload in found] for side in ("clean", "corrupted"))
-    warn_of_weak_corruption([prompt.text for prompt in asked], clean, corrupted)
+    warn_of_weak_corruption(list(zip([prompt.text for prompt in asked], clean, corrupted, strict=True)))
     return TracingProfile(
         effects=torch.stack([payload["effects"] for payload in found], dim=1),
         clean=torch.tensor(clean, dtype=torch.float32),

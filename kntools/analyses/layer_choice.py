@@ -68,9 +68,7 @@ def propose_layer(
             with unwarned():
                 traces.append(causal_trace(model, asked, kind="mlp", window=size, samples=samples, seed=seed + n))
             bar.update()
-    warn_of_weak_corruption(
-        [p.text for p in prompts], [trace.clean for trace in traces], [trace.corrupted for trace in traces]
-    )
+    warn_of_weak_corruption([(p.text, t.clean, t.corrupted) for p, t in zip(prompts, traces, strict=True)])
     mean = torch.stack([trace.by_role()[last] for trace in traces]).nanmean(0)
     editable = layers_of(model, "mlp.hook_post")
     return Proposal(max(editable, key=lambda layer: float(mean[layer])), mean, len(prompts))

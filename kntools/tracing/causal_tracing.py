@@ -120,9 +120,7 @@ def causal_trace(  # type: ignore[misc] # the signatures above only tell one tra
                 )
             )
             bar.update()
-    warn_of_weak_corruption(
-        [t.prompt.text for t in traces], [t.clean for t in traces], [t.corrupted for t in traces], rising=name in RISING
-    )
+    warn_of_weak_corruption([(t.prompt.text, t.clean, t.corrupted) for t in traces], rising=name in RISING)
     return traces[0] if isinstance(prompts, Prompt | Encoded) else traces
 
 

@@ -19,18 +19,19 @@ def unwarned() -> Iterator[None]:
         yield
 
 
-def warn_of_weak_corruption(
-    texts: Sequence[str], clean: Sequence[float], corrupted: Sequence[float], *, rising: bool = True
-) -> None:
-    """Warn of prompts whose answer the corruption does not lower; if not `rising`, does not change."""
+def warn_of_weak_corruption(traces: Sequence[tuple[str, float, float]], *, rising: bool = True) -> None:
+    """Warn of texts whose answer the corruption does not lower; if not `rising`, does not change.
+
+    `traces` are texts with the metric of the clean and of the corrupted run.
+    """
     weak = [
-        f"{text!r}: {number(before)} -> {number(after)}"
-        for text, before, after in zip(texts, clean, corrupted, strict=True)
-        if after == before or (rising and after > before)
+        f"{text!r}: {number(clean)} -> {number(corrupted)}"
+        for text, clean, corrupted in traces
+        if corrupted == clean or (rising and corrupted > clean)
     ]
     if weak:
         warnings.warn(
-            f"the corruption does not lower the answer in {len(weak)} of {len(texts)} traces: there is nothing to "
+            f"the corruption does not lower the answer in {len(weak)} of {len(traces)} traces: there is nothing to "
             f"restore ({'; '.join(weak[:3])}{'; ...' if len(weak) > 3 else ''}). Use stronger noise, prompts that "
             "the model answers, or another occurrence of a subject that occurs twice",
             WeakCorruption,
