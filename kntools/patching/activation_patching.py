@@ -8,7 +8,7 @@ from typing import Any, get_args
 from kntools.arguments import whole
 from kntools.engine.inputs import check_choice
 from kntools.engine.metric_choice import Metrics
-from kntools.engine.prompt_pairs import Corrupted, encode_pairs
+from kntools.engine.prompt_pairs import Corrupted
 from kntools.patching.atp_star import atp_star_cells
 from kntools.patching.cells import CellChoice
 from kntools.patching.first_order import Method, gradient_cells, integrated_cells
@@ -62,8 +62,7 @@ def activation_patch(
         FloatingPointError: activations or metrics that are nan.
     """
     choice = CellChoice(site, layers, positions, heads, neurons, window)
-    pairs = encode_pairs(model, clean, corrupted)
-    return patch_grid(model, pairs, choice, metric, noising, patched_cells, method="activation")
+    return patch_grid(model, clean, corrupted, choice, metric, noising, patched_cells, method="activation")
 
 
 def attribution_patch(
@@ -114,6 +113,4 @@ def attribution_patch(
     choice = CellChoice(**cells)
     if method == "atp_star" and choice.window != 1:
         raise ValueError(f"method='atp_star' supports single layers only, but window={choice.window}; use 'integrated'")
-    return patch_grid(
-        model, encode_pairs(model, clean, corrupted), choice, metric, noising, ways[method], method=method
-    )
+    return patch_grid(model, clean, corrupted, choice, metric, noising, ways[method], method=method)

@@ -9,12 +9,12 @@ from torch import Tensor
 
 from kntools.engine.inputs import bos_of, in_batches
 from kntools.engine.metric_choice import Metrics, choose_metrics
-from kntools.engine.prompt_pairs import Pair
+from kntools.engine.prompt_pairs import Corrupted, Pair, encode_pairs
 from kntools.engine.sweep import Intervention, Metric, sweep
 from kntools.hooks.states import capture
 from kntools.patching.cells import CellChoice, Cells, make_cells
 from kntools.patching.patch_grid import PatchGrid
-from kntools.prompts import Encoded
+from kntools.prompts import Encoded, Prompts
 from kntools.results.provenance import provenance
 
 #: Activations of one run of each pair, by hook name.
@@ -64,7 +64,8 @@ Compute = Callable[[Batch, States], tuple[Float[Tensor, " pair"], dict[str, Tens
 
 def patch_grid(
     model: Any,
-    pairs: list[Pair],
+    clean: Prompts,
+    corrupted: Corrupted,
     choice: CellChoice,
     metric: Metrics | str,
     noising: bool,
@@ -72,6 +73,7 @@ def patch_grid(
     **about: Any,
 ) -> PatchGrid:
     """Check what is asked for, and fill the grid batch by batch. `about` are further fields of it."""
+    pairs = encode_pairs(model, clean, corrupted)
     metrics, metric_name = choose_metrics(model, [p.clean for p in pairs], metric)
     cells = make_cells(model, pairs, choice)
     made_by = provenance(model, prepend_bos=bos_of([p.clean for p in pairs]))
@@ -80,8 +82,8 @@ def patch_grid(
         batch = Batch(model, [pairs[n] for n in group], [metrics[n] for n in group], cells, noising)
         sources, other = batch.capture_cells(batch.other)
         own, found = compute(batch, sources)
-        clean, corrupted = (own, other) if noising else (other, own)
-        return {**found, "clean_per_pair": clean, "corrupted_per_pair": corrupted}
+        ends = (own, other) if noising else (other, own)
+        return {**found, "clean_per_pair": ends[0], "corrupted_per_pair": ends[1]}
 
     tensors: dict[str, Any] = in_batches([p.clean for p in pairs], filled)
     return PatchGrid(

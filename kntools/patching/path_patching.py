@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from kntools.engine.metric_choice import Metrics
-from kntools.engine.prompt_pairs import Corrupted, encode_pairs
+from kntools.engine.prompt_pairs import Corrupted
 from kntools.engine.sweep import Intervention, sweep
 from kntools.hooks.positioned import position_axis
 from kntools.hooks.states import capture, freeze, patch
@@ -68,8 +68,7 @@ def path_patch(
     choice, ends = senders(model, sender, positions), receivers(model, receiver)
     compute = partial(path_cells, ends=ends)
     names = tuple(map(str, ends)) or (LOGITS,)
-    pairs = encode_pairs(model, clean, corrupted)
-    return patch_grid(model, pairs, choice, metric, noising, compute, method="path", receivers=names)
+    return patch_grid(model, clean, corrupted, choice, metric, noising, compute, method="path", receivers=names)
 
 
 def path_cells(batch: Batch, sources: States, ends: Sequence[Node]) -> tuple[Float[Tensor, " pair"], dict[str, Tensor]]:
