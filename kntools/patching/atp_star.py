@@ -63,11 +63,10 @@ def _through_the_softmax(
     All queries behind a key see it: with positions as columns, each key has a run of its own.
     """
     cells, found = batch.cells, []
+    together = cells.columns if cells.axis == "position" else cells.positions
     alone = cells.site == "k" and cells.axis == "position"
+    wanted = [[c] for c in cells.columns] if alone else [together]
     for p, (source, own) in enumerate(zip(sources, states, strict=True)):
-        wanted = (
-            [[c] for c in cells.columns] if alone else [cells.columns if cells.axis == "position" else cells.positions]
-        )
         seen: States = [{} for _ in wanted]
         runs = [
             Intervention(patch(cells.site, layer, source, at) + capture(["z"], [layer], into), prompt=p)

@@ -50,9 +50,8 @@ class Cells:
         where = tuple(p for p in wanted if p in self.changed(pair))
         if not where:
             return []
-        heads = [column] if self.axis == "head" else None
-        neurons = [column] if self.axis == "neuron" else None
-        return [h for n in window for h in patch(self.site, n, source, where, heads=heads, neurons=neurons)]
+        entry = {} if self.axis == "position" else {f"{self.axis}s": [column]}
+        return [h for n in window for h in patch(self.site, n, source, where, **entry)]
 
     def changed(self, pair: Pair) -> range:
         return range(pair.first_difference if self.causal else 0, pair.length)

@@ -54,10 +54,8 @@ def integrated_cells(batch: Batch, sources: States, steps: int) -> tuple[Float[T
     path = _path(batch, sources, states, ((1 + nodes) / 2).tolist(), (weights / 2).tolist())
     effects, whole = _estimate(batch, sources, states, path)
     ends = [Intervention(row.hooks, prompt=row.pair) for row in _path(batch, sources, states, [1.0], [1.0])]
-    change = (
-        sweep(batch.model, batch.patched, ends, metric=batch.metrics).float().cpu().view(whole.shape) - own[:, None]
-    )
-    return own, {"per_pair": own[:, None, None] + effects, "residual": change - whole}
+    patched = sweep(batch.model, batch.patched, ends, metric=batch.metrics).float().cpu().view(whole.shape)
+    return own, {"per_pair": own[:, None, None] + effects, "residual": patched - own[:, None] - whole}
 
 
 def _path(batch: Batch, sources: States, states: States, nodes: Sequence[float], weights: Sequence[float]) -> list[Row]:

@@ -73,14 +73,8 @@ def senders(model: Any, sender: NodeLike | Sequence[NodeLike], positions: Positi
         [kind] = kinds
         site, layers = nodes[0].site(model), sorted({node.layer for node in nodes})
         columns = sorted({node.index for node in nodes if node.index is not None})
-    chosen = True if columns is None else columns
-    return CellChoice(
-        site,
-        layers,
-        positions,
-        heads=chosen if kind == "head" else False,
-        neurons=chosen if kind == "neuron" else False,
-    )
+    axis: dict[str, Any] = {} if kind == "mlp" else {f"{kind}s": True if columns is None else columns}
+    return CellChoice(site, layers, positions, **axis)
 
 
 def receivers(model: Any, receiver: NodeLike | Sequence[NodeLike]) -> list[Node]:
