@@ -40,12 +40,11 @@ class AttentionValues:
                 norm, of_values, of_output = block.ln1, block.attn.W_V, block.attn.W_O
             except (AttributeError, NotImplementedError):  # no norm in front, or latent attention
                 raise ValueError(_refusal(model, layer)) from None
-            weights = of_values.detach().float(), of_output.detach().float()
+            w_v, w_o = of_values.detach().float(), of_output.detach().float()
             held = [unembedding.held_norm(model, norm, x) for x in stream]
-            v = v.float()
-            group = pattern.shape[0] // v.shape[1]
-            values = v.repeat_interleave(group, 1)
-            w_v = weights[0].repeat_interleave(len(values[0]) // len(weights[0]), 0)
+            heads = pattern.shape[0]
+            values = v.float().repeat_interleave(heads // v.shape[1], 1)
+            w_v = w_v.repeat_interleave(heads // len(w_v), 0)
             parts = pattern[:, at].float().T[..., None] * values
             read = torch.stack([norm.forward(x.float()) for norm, x in zip(held, stream, strict=True)])
             read = torch.einsum("sm,hmd->shd", read, w_v)
@@ -53,14 +52,14 @@ class AttentionValues:
             if not (_same(parts.sum(0), z[at].float()) and _same(read[1:] - read[0], values[1:] - values[0])):
                 raise ValueError(_refusal(model, layer))
             bias = getattr(block.attn, "b_O", None)
-            whole = torch.einsum("hd,hdm->m", z[at].float(), weights[1]) + (0 if bias is None else bias.float())
+            whole = torch.einsum("hd,hdm->m", z[at].float(), w_o) + (0 if bias is None else bias.float())
             behind = getattr(block, "ln1_post", None)
             yield AttentionValues(
                 layer,
                 stream.float(),
                 parts,
                 w_v,
-                weights[1],
+                w_o,
                 held,
                 None if behind is None else unembedding.held_norm(model, behind, whole.to(stream)),
                 unembedding.multipliers(model)[0],

@@ -116,10 +116,8 @@ def patch(
     name = hook_name(site, layer)
     if isinstance(cache, Tensor) or not hasattr(cache, "keys"):
         raise TypeError(f"cache={shown(cache)}; give activations by name: _, cache = model.run_with_cache(tokens)")
-    heads, neurons = (
-        None if given is None else whole_numbers(what, given)
-        for what, given in (("heads", heads), ("neurons", neurons))
-    )
+    heads = None if heads is None else whole_numbers("heads", heads)
+    neurons = None if neurons is None else whole_numbers("neurons", neurons)
     if heads is not None and neurons is not None:
         raise ValueError("give heads or neurons, not both: they are entries of different axes")
     if heads is not None:
