@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pandas as pd
 import torch
@@ -12,11 +12,8 @@ from torch import Tensor
 from kntools.arguments import whole
 from kntools.prompts import Prompt
 from kntools.results.display import excerpt
-from kntools.results.result import Result
+from kntools.results.result import Figure, Result
 from kntools.sites import Neuron, NeuronLike, as_neuron
-
-if TYPE_CHECKING:
-    from plotly.graph_objects import Figure
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -75,29 +72,26 @@ class Attribution(Result):
         for number, prompt in enumerate(self.prompts):
             scores = self.scores[number]
             order = _only_neurons(scores, self.widths).flatten().argsort(descending=True)[: sum(self.widths)][:top]
-            parts.append(
-                pd.DataFrame(
-                    {
-                        "prompt": number,
-                        "text": prompt.text,
-                        "target": prompt.target,
-                        "layer": (order // scores.shape[1]).numpy(),
-                        "neuron": (order % scores.shape[1]).numpy(),
-                        "score": scores.flatten()[order].numpy(),
-                        "rank": range(1, len(order) + 1),
-                        "metric": self.metric,
-                    }
-                )
-            )
+            columns = {
+                "prompt": number,
+                "text": prompt.text,
+                "target": prompt.target,
+                "layer": (order // scores.shape[1]).numpy(),
+                "neuron": (order % scores.shape[1]).numpy(),
+                "score": scores.flatten()[order].numpy(),
+                "rank": range(1, len(order) + 1),
+                "metric": self.metric,
+            }
+            parts.append(pd.DataFrame(columns))
         return pd.concat(parts, ignore_index=True)
 
-    def plot(self, **options: Any) -> "Figure":
+    def plot(self, **options: Any) -> Figure:
         """Layers x neurons heatmap: `kntools.plots.neuron_heatmap`."""
         from kntools.plots.neurons import neuron_heatmap
 
         return neuron_heatmap(self, **options)
 
-    def plot_against(self, other: "Attribution", **options: Any) -> "Figure":
+    def plot_against(self, other: "Attribution", **options: Any) -> Figure:
         """Scores of the same prompts in two attributions, a dot per neuron: `kntools.plots.score_scatter`."""
         from kntools.plots.comparison import score_scatter
 

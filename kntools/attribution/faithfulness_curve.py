@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pandas as pd
 import torch
@@ -12,10 +12,7 @@ from torch import Tensor
 from kntools import randomness
 from kntools.prompts import Prompt
 from kntools.results.display import number
-from kntools.results.result import Result
-
-if TYPE_CHECKING:
-    from plotly.graph_objects import Figure
+from kntools.results.result import Figure, Result
 
 _RESAMPLES = 2000
 
@@ -107,7 +104,7 @@ class FaithfulnessCurve(Result):
             parts.append(pd.DataFrame(facts | {column: values.numpy() for column, values in columns.items()}))
         return pd.concat(parts, ignore_index=True)
 
-    def plot(self, **options: Any) -> "Figure":
+    def plot(self, **options: Any) -> Figure:
         """f over the share of neurons: `kntools.plots.line_chart`. A share of 0 is not drawn."""
         from kntools.plots import line_chart
 

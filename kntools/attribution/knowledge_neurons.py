@@ -12,7 +12,7 @@ from torch import Tensor
 
 from kntools.arguments import decimal, tensor, whole_numbers
 from kntools.attribution.attribution_result import Attribution
-from kntools.results.result import Result
+from kntools.results.result import Figure, Result
 from kntools.sites import Neuron
 
 Scores = Attribution | Float[Tensor, "prompt layer neuron"]
@@ -58,7 +58,7 @@ class KnowledgeNeurons(Result):
             }
         )
 
-    def plot(self, **options: Any) -> Any:
+    def plot(self, **options: Any) -> Figure:
         """Bars of the neurons' mean scores: `kntools.plots.neuron_bars`."""
         from kntools.plots.neurons import neuron_bars
 

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pandas as pd
 from jaxtyping import Float
@@ -11,11 +11,8 @@ from torch import Tensor
 
 from kntools.prompts import Prompt
 from kntools.results.display import number
-from kntools.results.result import Result
+from kntools.results.result import Figure, Result
 from kntools.sites import Neuron
-
-if TYPE_CHECKING:
-    from plotly.graph_objects import Figure
 
 #: A token and its weight.
 TokenWeights = tuple[tuple[str, float], ...]
@@ -107,7 +104,7 @@ class NeuronCard(Result):
         found = {"contexts": pd.DataFrame(contexts, columns=["context", "text", "token", "activation"])}
         return found | {name: pd.DataFrame([facts]) for name, facts in self._facts().items()}
 
-    def plot(self, **options: Any) -> "Figure":
+    def plot(self, **options: Any) -> Figure:
         """Bars of the tokens that the neuron promotes and suppresses: `kntools.plots.bar_chart`."""
         from kntools.plots import bar_chart
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pandas as pd
 import torch
@@ -20,12 +20,9 @@ from kntools.options import options
 from kntools.prompts import Prompt, Prompts, encode_many
 from kntools.results.display import excerpt, number
 from kntools.results.provenance import provenance
-from kntools.results.result import Result
+from kntools.results.result import Figure, Result
 from kntools.results.statistics import pearson, spearman
 from kntools.sites import ANSWER, Neuron, NeuronLike, Positions, as_neurons, by_layer
-
-if TYPE_CHECKING:
-    from plotly.graph_objects import Figure
 
 # Neurons of a layer that share one hook; a pass holds as many such blocks as fit.
 _BLOCK = 64
@@ -87,7 +84,7 @@ class NeuronScan(Result):
         predicted, lost = self._scores(scores).flatten(), -self.effect.flatten()
         return {"pearson": pearson(predicted, lost), "spearman": spearman(predicted, lost)}
 
-    def plot(self, scores: Attribution | None = None, **options: Any) -> "Figure":
+    def plot(self, scores: Attribution | None = None, **options: Any) -> Figure:
         """Effects against scores: `kntools.plots.scan_scatter`."""
         from kntools.plots.effects import scan_scatter
 

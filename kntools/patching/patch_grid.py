@@ -1,7 +1,7 @@
 """What patching returns."""
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pandas as pd
 from jaxtyping import Float
@@ -10,11 +10,8 @@ from torch import Tensor
 from kntools.arguments import whole
 from kntools.prompts import Prompt
 from kntools.results.display import number
-from kntools.results.result import Result
+from kntools.results.result import Figure, Result
 from kntools.results.statistics import Interval, bootstrap_interval, pearson, spearman
-
-if TYPE_CHECKING:
-    from plotly.graph_objects import Figure
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -120,7 +117,7 @@ class PatchGrid(Result):
             corrupted=self.corrupted_per_pair.numpy()[frame["pair"]],
         )
 
-    def plot(self, **options: Any) -> "Figure":
+    def plot(self, **options: Any) -> Figure:
         """Heatmap of the effect: `kntools.plots.patch_heatmap`."""
         from kntools.plots.tokens import patch_heatmap
 

@@ -6,7 +6,7 @@ import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any, TypeVar, overload
+from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 import pandas as pd
 import torch
@@ -18,6 +18,11 @@ from kntools.arguments import shown
 from kntools.files import atomic, write
 from kntools.results import display, encoding
 from kntools.results.hub import SCHEME, Address
+
+if TYPE_CHECKING:
+    from plotly.graph_objects import Figure as Figure
+else:
+    Figure = Any  # Plotly is imported when a figure is drawn.
 
 FORMAT = 2
 

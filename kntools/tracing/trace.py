@@ -1,7 +1,7 @@
 """What causal tracing returns."""
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pandas as pd
 from jaxtyping import Float
@@ -10,11 +10,8 @@ from torch import Tensor
 from kntools.arguments import whole
 from kntools.prompts import Prompt
 from kntools.results.display import excerpt, number
-from kntools.results.result import Result
+from kntools.results.result import Figure, Result
 from kntools.tracing.token_roles import by_role, token_roles
-
-if TYPE_CHECKING:
-    from plotly.graph_objects import Figure
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -87,7 +84,7 @@ class Trace(Result):
         frame.insert(0, "kind", self.kind)
         return frame.assign(score=self.scores.flatten().numpy(), effect=self.effect.flatten().numpy())
 
-    def plot(self, **options: Any) -> "Figure":
+    def plot(self, **options: Any) -> Figure:
         """Layers x tokens: `kntools.plots.trace_heatmap`."""
         from kntools.plots.tokens import trace_heatmap
 
