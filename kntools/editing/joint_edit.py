@@ -1,7 +1,7 @@
 """What `emmet`, `memit` and `alpha_edit` return: an edit of many facts, solved together."""
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pandas as pd
 
@@ -11,9 +11,7 @@ from kntools.editing.rank_one import LOW_PROBABILITY, Step
 from kntools.editing.second_moment import unprotected
 from kntools.editing.weight_edits import WeightEdit
 from kntools.prompts import Prompt
-
-if TYPE_CHECKING:
-    from plotly.graph_objects import Figure
+from kntools.results.result import Figure
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -67,7 +65,7 @@ class JointEdit(WeightEdit):
             }
         )
 
-    def plot(self, **look: Any) -> "Figure":
+    def plot(self, **look: Any) -> Figure:
         """The probability of each target before and after the edit."""
         from kntools.plots.charts import bar_chart
 

@@ -1,7 +1,7 @@
 """What `rome` returns: an edit whose change of `W_out` is an outer product, and what it says about itself."""
 
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pandas as pd
 import torch
@@ -14,9 +14,7 @@ from kntools.editing.second_moment import unprotected
 from kntools.editing.weight_edits import WeightEdit
 from kntools.prompts import Prompt
 from kntools.results.display import excerpt, number
-
-if TYPE_CHECKING:
-    from plotly.graph_objects import Figure
+from kntools.results.result import Figure
 
 #: Warnings: below this cosine the mean key is not the prompt's own key; above this norm (relative to that of `W_out`)
 #: an update changes what other keys read too; below this probability the edit has not taken.
@@ -120,7 +118,7 @@ class RankOneEdit(WeightEdit):
         """The loss curve: one row per step, `step, loss, target, kl, decay`."""
         return pd.DataFrame([{"step": n, **asdict(step)} for n, step in enumerate(self.steps)])
 
-    def plot(self, **look: Any) -> "Figure":
+    def plot(self, **look: Any) -> Figure:
         """The loss per step, and its three terms."""
         from kntools.plots.charts import line_chart
 
