@@ -35,7 +35,7 @@ class PairSearch(Table):
         if number not in NUMBERS:
             raise ValueError(f"number={number!r}; it is 'singular' or 'plural'")
         here, there = (self._found(half="selection", number=n) for n in (number, _other(number)))
-        above = {n: _share(here, n) - _share(there, n) for n in set[Neuron]().union(*here)}
+        above = {n: _share(here, n) - (_share(there, n) if there else 0.0) for n in set[Neuron]().union(*here)}
         return tuple(n for n in sorted(above, key=lambda n: (-above[n], n)) if above[n] > 0)[: whole("k", k, least=0)]
 
     def claims(self, k: int = 3) -> pd.DataFrame:
@@ -65,7 +65,7 @@ class PairSearch(Table):
             p = max(p, sign_test(sum(won), sum(lost), "greater") if won else 0.0)
         low, high = share_interval(hits, len(own))
         in_layer = sum(n.layer == neuron.layer for found in own for n in found)
-        chance = in_layer / (self.details["widths"][neuron.layer] * max(1, len(own)))
+        chance = in_layer / (self.details["widths"][neuron.layer] * len(own)) if own else math.nan
         about = {"neuron": repr(neuron), "number": number, "pairs": len(own), "found": hits}
         shares = {"share": _share(own, neuron), "low": low, "high": high, "opposite": _share(others, neuron)}
         return {**about, **shares, "random": chance, "against": sum(lost) if lost else math.nan, "p": p}
@@ -195,7 +195,7 @@ def noun_of(group: PromptGroup) -> str:
 
 
 def _share(found: Sequence[set[Neuron]], neuron: Neuron) -> float:
-    return sum(neuron in neurons for neurons in found) / max(1, len(found))
+    return sum(neuron in neurons for neurons in found) / len(found) if found else math.nan
 
 
 def _other(number: str) -> str:

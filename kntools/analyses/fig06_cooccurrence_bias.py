@@ -1,6 +1,5 @@
 """Figure 6: correlation of an effect with co-occurrences of words and plural nouns."""
 
-import json
 import math
 import unicodedata
 from collections import Counter
@@ -16,6 +15,7 @@ from kntools import data
 from kntools.analyses.fig05_suppression_effect import SuppressionEffect, unit_of
 from kntools.arguments import several, shown, whole
 from kntools.data.grouping import noun_number
+from kntools.data.read import json_lines, numbered_lines
 from kntools.engine.answers import Answer, ask
 from kntools.engine.texts import Texts, strings
 from kntools.models.causality import is_masked
@@ -212,8 +212,10 @@ def _wanted(words: Iterable[str], nouns: Mapping[str, str]) -> list[str]:
 def read_texts(path: str | Path, field: str = "text") -> Iterator[str]:
     """The lines of a text file, or one field of every row of a `.jsonl` file."""
     path = Path(path)
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
-        row = json.loads(line) if path.suffix == ".jsonl" else {field: line}
-        if field not in row:
-            raise ValueError(f"{path}, line {number}: no field {field!r}; there are {', '.join(row)}; give field=")
-        yield str(row[field])
+    if path.suffix != ".jsonl":
+        yield from (line for _, line in numbered_lines(path, "texts", blank_is_error=False))
+        return
+    for row in json_lines(path):
+        if field not in row.values:
+            raise ValueError(f"{row.where}: no field {field!r}; there are {', '.join(row.values)}; give field=")
+        yield str(row.values[field])

@@ -122,8 +122,8 @@ class TracingProfile(Result):
 
     def describe(self) -> str:
         n = len(self.prompts)
-        several = [_CUT[kind] for kind in ("mlp", "attn") if (kind, None) in self.variants]
-        windows = f"; {' and '.join(several)} of {self.window} layers together" if several else ""
+        cut = [_CUT[kind] for kind in ("mlp", "attn") if (kind, None) in self.variants]
+        windows = f"; {' and '.join(cut)} of {self.window} layers together" if cut else ""
         means = [number(float(values.mean())) for values in (self.total_effect, self.clean, self.corrupted)]
         return (
             f"Causal traces of {n} prompt{'s' if n != 1 else ''} ({self.provenance['model']}): mean total effect "

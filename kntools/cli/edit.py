@@ -28,12 +28,14 @@ Texts = Annotated[list[str] | None, typer.Option(help="A text to continue; may b
 
 @dataclass(frozen=True, kw_only=True)
 class RomeOptions:
-    layer: Annotated[int | None, method(help="Layer to edit (default: published, or a sixth of the depth).")] = None
+    layer: Annotated[int | None, method(min=0, help="Layer to edit (default: published, or a sixth of the depth).")] = (
+        None
+    )
     second_moment: Annotated[
         list[str] | None, method(help="C of a layer: a file or hf:// address; one or several (default: C = I).")
     ] = None
     key: Annotated[Key, method(help="One mean key, or the two keys of the released code.")] = "consistent"
-    steps: Annotated[int | None, method(help="Steps of the value optimisation (default: published).")] = None
+    steps: Annotated[int | None, method(min=2, help="Steps of the value optimisation (default: published).")] = None
 
     def moments(self) -> dict[int, SecondMoment]:
         loaded = [load(where, SecondMoment) for where in self.second_moment or []]
@@ -61,7 +63,7 @@ def edit(
     symmetric: Texts = None,
     synonym: Texts = None,
     unrelated: Texts = None,
-    tokens: Annotated[int, typer.Option(help="Tokens to generate.")] = 12,
+    tokens: Annotated[int, typer.Option(min=0, help="Tokens to generate.")] = 12,
     save: Annotated[
         Path | None,
         typer.Option("--save-model", help="Save the edited model to this new folder, in the format of transformers."),

@@ -14,16 +14,16 @@ from kntools.cli.output import Output, Sheet
 from kntools.models.neuron_layers import layers_of
 from kntools.results.result import Result
 
-Tokens = Annotated[int, typer.Option(help="Tokens to measure second moments on; 0: C = I.")]
+Tokens = Annotated[int, typer.Option(min=0, help="Tokens to measure second moments on; 0: C = I.")]
 Folder = Annotated[Path | None, typer.Option(help="Folder for second moments: C3.safetensors, ...")]
 
 
 @command
 def edit_layer(
     options: RunOptions,
-    layer: Annotated[list[int], typer.Option(help="A layer to edit; may be repeated.")],
-    limit: Annotated[int, typer.Option(help="Facts to edit in every layer.")] = 12,
-    traced: Annotated[int, typer.Option(help="Known facts to trace for the proposal of a layer.")] = 10,
+    layer: Annotated[list[int], typer.Option(min=0, help="A layer to edit; may be repeated.")],
+    limit: Annotated[int, typer.Option(min=1, help="Facts to edit in every layer.")] = 12,
+    traced: Annotated[int, typer.Option(min=1, help="Known facts to trace for the proposal of a layer.")] = 10,
     tokens: Tokens = 50_000,
     moments: Folder = None,
 ) -> Output:
@@ -47,9 +47,9 @@ def edit_layer(
 def tracing_and_editing(
     what: Annotated[EditData, typer.Argument(help="Data set of the facts.")],
     options: RunOptions,
-    limit: Annotated[int, typer.Option(help="Facts to trace, and to edit in every layer.")] = 40,
-    layer: Annotated[list[int] | None, typer.Option(help="A layer to edit; one or several (all).")] = None,
-    samples: Annotated[int, typer.Option(help="Samples of noise per trace.")] = 10,
+    limit: Annotated[int, typer.Option(min=1, help="Facts to trace, and to edit in every layer.")] = 40,
+    layer: Annotated[list[int] | None, typer.Option(min=0, help="A layer to edit; one or several (all).")] = None,
+    samples: Annotated[int, typer.Option(min=1, help="Samples of noise per trace.")] = 10,
     tokens: Tokens = 50_000,
     moments: Folder = None,
 ) -> Result:

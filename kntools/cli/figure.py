@@ -26,9 +26,9 @@ from kntools.tracing.restoration import KINDS, Severed
 
 Sources = Annotated[list[str], typer.Argument(help="BLiMP paradigms and ParaRel relations.")]
 Paradigm = Annotated[str, typer.Argument(help="A BLiMP paradigm of determiners and nouns.")]
-Count = Annotated[int, typer.Option(help="Neurons per prompt: those with its highest scores.")]
+Count = Annotated[int, typer.Option(min=1, help="Neurons per prompt: those with its highest scores.")]
 SomeNeurons = Annotated[list[str] | None, typer.Option("--neuron", "-n", help="A neuron; may be repeated.")]
-Limit = Annotated[int, typer.Option(help="Number of prompts, pairs or facts of each source.")]
+Limit = Annotated[int, typer.Option(min=1, help="Number of prompts, pairs or facts of each source.")]
 MethodNames = Annotated[
     list[str] | None, typer.Option("--method", help=f"{', '.join(METHODS)}; may be repeated (all).")
 ]
@@ -39,7 +39,7 @@ Number = Literal["singular", "plural"]
 class Groups:
     """Which groups of prompts are searched."""
 
-    frames: Annotated[int, typer.Option(help="Sentences per pair of words.")] = 10
+    frames: Annotated[int, typer.Option(min=1, help="Sentences per pair of words.")] = 10
     known: Annotated[bool, typer.Option("--known", help="Only pairs and facts that the model answers correctly.")] = (
         False
     )
@@ -88,7 +88,7 @@ def attribution_profile(
     options: RunOptions,
     search: Search,
     limit: Limit = 100,
-    classes: Annotated[int, typer.Option(help="Answers, the most frequent ones.")] = 8,
+    classes: Annotated[int, typer.Option(min=1, help="Answers, the most frequent ones.")] = 8,
 ) -> Result:
     """Mean scores of neurons by answer."""
     model, _ = prepared(options, [source])
@@ -102,7 +102,7 @@ def pair_search(
     options: RunOptions,
     search: Search,
     chosen: Groups,
-    limit: Annotated[int | None, typer.Option(help="Number of pairs (default: all).")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Number of pairs (default: all).")] = None,
     neuron: SomeNeurons = None,
 ) -> Output:
     """Determiner-noun pairs in which each neuron is a knowledge neuron.
@@ -184,8 +184,8 @@ def cooccurrence_bias(
     ] = False,
     group: Annotated[str, typer.Option(help="Number of the nouns in the prompts.")] = "plural",
     section: Annotated[list[str] | None, typer.Option(help="Words of the effect; may be repeated (neutral).")] = None,
-    least: Annotated[int, typer.Option(help="Least number of nouns beside a word.")] = 10,
-    between: Annotated[int, typer.Option(help="Words allowed between a word and its noun.")] = 1,
+    least: Annotated[int, typer.Option(min=1, help="Least number of nouns beside a word.")] = 10,
+    between: Annotated[int, typer.Option(min=0, help="Words allowed between a word and its noun.")] = 1,
 ) -> Result:
     """Correlate the effect of figure 5 with how often words occur with plural nouns.
 
@@ -243,7 +243,7 @@ def transfer(
     limit: Limit = 50,
     found_in: Annotated[str, typer.Option(help="Paradigm to find neurons in.")] = analyses.NUMBER_PARADIGMS[0],
     number: Annotated[Number, typer.Option(help="Number of the neurons and of the pairs.")] = "plural",
-    pairs: Annotated[int | None, typer.Option(help="Pairs of words to find them in (default: all).")] = 100,
+    pairs: Annotated[int | None, typer.Option(min=1, help="Pairs of words to find them in (default: all).")] = 100,
     count: Annotated[int, typer.Option(min=1, help="Number of leading neurons to suppress together.")] = 3,
     neuron: SomeNeurons = None,
 ) -> Result:
@@ -288,8 +288,8 @@ def planted_facts(
     source: Annotated[str, typer.Argument(help="A ParaRel relation; its facts are trained with wrong answers.")],
     options: RunOptions,
     limit: Limit = 10,
-    count: Annotated[int, typer.Option(help="Neurons per trained fact.")] = 10,
-    draws: Annotated[int, typer.Option(help="Draws of these neurons, per fact.")] = 3,
+    count: Annotated[int, typer.Option(min=1, help="Neurons per trained fact.")] = 10,
+    draws: Annotated[int, typer.Option(min=1, help="Draws of these neurons, per fact.")] = 3,
     method: MethodNames = None,
 ) -> Result:
     """Train facts into few neurons, and compare which attribution methods find them.
@@ -307,8 +307,8 @@ def tracing_profile(
     what: Annotated[Traced, typer.Argument(help="Prompts to trace.")],
     options: RunOptions,
     limit: Limit = 100,
-    samples: Annotated[int, typer.Option(help="Samples of noise per prompt.")] = 10,
-    window: Annotated[int, typer.Option(help="Layers restored together for mlp and attn.")] = 10,
+    samples: Annotated[int, typer.Option(min=1, help="Samples of noise per prompt.")] = 10,
+    window: Annotated[int, typer.Option(min=1, help="Layers restored together for mlp and attn.")] = 10,
     kind: Annotated[list[str] | None, typer.Option(help=f"{', '.join(KINDS)}; may be repeated (all).")] = None,
     sever: Annotated[list[str] | None, typer.Option(help="mlp, attn; may be repeated (none).")] = None,
 ) -> Result:

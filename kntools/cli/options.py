@@ -27,7 +27,7 @@ MultiToken = Annotated[
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    seed: Annotated[int, method(help="Seed of all random draws.")] = 0
+    seed: Annotated[int, method(min=0, help="Seed of all random draws.")] = 0
     out: Annotated[Path | None, output("--out", "-o", help="Write a page, results and tables here.")] = None
     as_json: Annotated[bool, output("--json", help="Print only JSON to stdout.")] = False
     debug: Annotated[bool, running("--debug", help="Show the traceback of an error.")] = False
@@ -51,7 +51,7 @@ class ModelOptions(Options):
     device: Annotated[str | None, running(help="auto, cpu, cuda, mps (default: auto).")] = None
     dtype: Annotated[str | None, running(help="float32 (default), bfloat16, float16.")] = None
     hooked: Annotated[bool, running("--hooked", help="Load as HookedTransformer or HookedEncoder (TL 3).")] = False
-    max_rows: Annotated[int | None, running(help="Rows per forward pass (default: from free memory).")] = None
+    max_rows: Annotated[int | None, running(min=1, help="Rows per forward pass (default: from free memory).")] = None
 
     def load(self) -> Any:
         """The model, on the device of this process, with a progress line on stderr."""
@@ -68,7 +68,7 @@ class ModelOptions(Options):
 @dataclass(frozen=True, kw_only=True)
 class Integral:
     rule: Annotated[Literal["adaptive", FixedRule], method(help="Rule of integration.")] = "adaptive"
-    steps: Annotated[int, method(help="Nodes of a fixed rule (all but adaptive).")] = 20
+    steps: Annotated[int, method(min=1, help="Nodes of a fixed rule (all but adaptive).")] = 20
     tol: Annotated[float, method(help="Relative residual allowed per layer (adaptive).")] = 0.01
 
     @property
@@ -82,8 +82,8 @@ class Choice(Integral):
 
     threshold: Annotated[float, method(help="Coarse set: neurons with this share of a prompt's highest score.")] = 0.2
     share: Annotated[float, method(help="Initial share of the prompts that must select a neuron.")] = 0.7
-    least: Annotated[int, method(help="Fewest neurons wanted.")] = 2
-    most: Annotated[int, method(help="Most neurons wanted.")] = 5
+    least: Annotated[int, method(min=0, help="Fewest neurons wanted.")] = 2
+    most: Annotated[int, method(min=1, help="Most neurons wanted.")] = 5
     step: Annotated[float, method(help="Step by which the share changes.")] = 0.05
 
     @property

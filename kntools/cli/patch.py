@@ -38,7 +38,7 @@ def patch(
     heads: Annotated[bool, typer.Option("--heads", help="One column per head, not per position.")] = False,
     noising: Annotated[bool, typer.Option("--noising", help="Patch corrupted activations into the clean run.")] = False,
     method: Annotated[Literal["activation", Method], typer.Option(help="Exact, or an estimate.")] = "activation",
-    window: Annotated[int, typer.Option(help="Layers patched together.")] = 1,
+    window: Annotated[int, typer.Option(min=1, help="Layers patched together.")] = 1,
     multi_token: MultiToken = "error",
     top: Annotated[int, typer.Option(min=1, help="Number of cells to show.")] = 10,
 ) -> Output:

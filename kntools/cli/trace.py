@@ -27,10 +27,12 @@ def trace(
     kind: Annotated[
         Literal[Kind, "all"], typer.Option(help="States to restore; all: the three side by side.")
     ] = "hidden",
-    window: Annotated[int | None, typer.Option(help="Layers restored together for mlp, attn (default: 10).")] = None,
+    window: Annotated[
+        int | None, typer.Option(min=1, help="Layers restored together for mlp, attn (default: 10).")
+    ] = None,
     noise: Annotated[str, typer.Option(help="3sigma, or a standard deviation.")] = "3sigma",
     corrupted: Annotated[str | None, typer.Option(help="A text of as many tokens, instead of noise.")] = None,
-    samples: Annotated[int, typer.Option(help="Samples of noise.")] = 10,
+    samples: Annotated[int, typer.Option(min=1, help="Samples of noise.")] = 10,
     metric: Annotated[MetricName, typer.Option(help="Metric of the answer.")] = "probability",
     foil: Annotated[str | None, typer.Option(help="The wrong answer, for contrast and two_way.")] = None,
     sever: Annotated[

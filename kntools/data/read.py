@@ -85,7 +85,7 @@ def json_lines(path: Path) -> list[Row]:
     """A `.jsonl` file: one JSON object per line."""
     expected = "one JSON object per line"
     rows = []
-    for number, line in _lines(path, expected):
+    for number, line in numbered_lines(path, expected):
         where = f"{path}:{number}"
         try:
             values = json.loads(line)
@@ -98,7 +98,7 @@ def json_lines(path: Path) -> list[Row]:
 def json_array(path: Path) -> list[Row]:
     """A `.json` file that holds one array of objects. Each row knows the line on which it begins."""
     expected = "one JSON array of objects"
-    text = "\n".join(line for _, line in _lines(path, expected, blank_is_error=False))
+    text = "\n".join(line for _, line in numbered_lines(path, expected, blank_is_error=False))
     ends = [at for at, letter in enumerate(text) if letter == "\n"]
     at, rows = _past_space(text, 0), list[Row]()
     if text[at : at + 1] != "[":
@@ -124,7 +124,7 @@ def json_array(path: Path) -> list[Row]:
 def table(path: Path, columns: tuple[str, ...]) -> list[Row]:
     """A tab-separated file whose first line names its columns."""
     expected = f"tab-separated columns {', '.join(columns)}"
-    lines = list(_lines(path, expected))
+    lines = list(numbered_lines(path, expected))
     if tuple(lines[0][1].split("\t")) != columns:
         raise ValueError(f"{path}:1: the first line is {lines[0][1]!r}; expected {expected}")
     if len(lines) == 1:
@@ -144,7 +144,7 @@ def _row(where: str, values: Any, expected: str) -> Row:
     return Row(where, values)
 
 
-def _lines(path: Path, expected: str, *, blank_is_error: bool = True) -> Iterator[tuple[int, str]]:
+def numbered_lines(path: Path, expected: str, *, blank_is_error: bool = True) -> Iterator[tuple[int, str]]:
     """Numbered lines, without their ends. Only `\\n` ends a line: a sentence may hold other separators."""
     if path.is_dir():
         raise ValueError(f"{path} is a folder; expected a file with {expected}")

@@ -1,10 +1,14 @@
 """A corruption that takes nothing away leaves nothing to restore: say so, once per call."""
 
+import math
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from kntools.results.display import number
+
+#: Runs that differ by so much of the metric differ by rounding: they are passes of other sizes.
+ROUNDING = 1e-4
 
 
 class WeakCorruption(UserWarning):
@@ -14,8 +18,7 @@ class WeakCorruption(UserWarning):
 @contextmanager
 def unwarned() -> Iterator[None]:
     """For a caller that traces many prompts one by one, and warns of all of them together."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", WeakCorruption)
+    with warnings.catch_warnings(action="ignore", category=WeakCorruption):
         yield
 
 
@@ -27,7 +30,7 @@ def warn_of_weak_corruption(traces: Sequence[tuple[str, float, float]], *, risin
     weak = [
         f"{text!r}: {number(clean)} -> {number(corrupted)}"
         for text, clean, corrupted in traces
-        if corrupted == clean or (rising and corrupted > clean)
+        if math.isclose(corrupted, clean, rel_tol=ROUNDING) or (rising and corrupted > clean)
     ]
     if weak:
         warnings.warn(

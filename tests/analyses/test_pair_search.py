@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from scipy import stats
@@ -109,6 +110,11 @@ def test_claims_stand_on_other_pairs_and_shuffled_foils_give_none() -> None:
     contrasts = sum(row["metric"] == "contrast" for row in half if (row["half"], row["number"]) == ("test", "plural"))
     mixed = PairSearch.of(half, found.provenance, **found.details).claims().set_index("number").loc["plural"]
     assert 0 < contrasts < 12 and mixed["p"] == pytest.approx(max(by_fisher, 0.5**contrasts))
+    # A share of no pairs is none.
+    for number, absent in (("singular", ["opposite"]), ("plural", ["share", "low", "high", "random"])):
+        rows = [row for row in found.rows if (row["half"], row["number"]) != ("test", number)]
+        of_one = PairSearch.of(rows, found.provenance, **found.details).claims().set_index("number").loc["plural"]
+        assert of_one[absent].isna().all() and np.isnan(of_one["p"]) and of_one["found"] == (number == "singular") * 12
     halves = found.frame.groupby("nouns")["half"].nunique()
     assert (halves == 1).all() and found.frame["half"].value_counts().to_dict() == {"selection": 24, "test": 24}
 

@@ -174,7 +174,13 @@ def test_texts_are_lines_or_a_field_of_rows(tmp_path: Path) -> None:
     assert texts == rows
     counts = count_beside(texts, ["some", "all", "any"], {"boy": "singular", "guys": "plural"})
     assert counts["some"] == Counter(singular=1, plural=1) and counts["any"] == Counter(singular=2, plural=0)
-    with pytest.raises(ValueError, match="line 1: no field 'text'; there are said"):
+    # Only \n ends a line: JSON may hold other separators, and a text a form feed.
+    (tmp_path / "odd.jsonl").write_text('{"said": "a\u2028b"}\n', encoding="utf-8")
+    (tmp_path / "odd.txt").write_text("\ufeffa\x0cb\u0085c\r\n\nd\n", encoding="utf-8")
+    assert [*read_texts(tmp_path / "odd.jsonl", "said"), *read_texts(tmp_path / "odd.txt")] == [
+        *("a\u2028b", "a\x0cb\u0085c", "", "d")
+    ]
+    with pytest.raises(ValueError, match=r"rows\.jsonl:1: no field 'text'; there are said"):
         list(read_texts(tmp_path / "rows.jsonl"))
 
 

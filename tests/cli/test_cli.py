@@ -6,9 +6,11 @@ import subprocess
 import sys
 import warnings
 from functools import cache
+from importlib import import_module
+from inspect import signature
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 from typer.main import get_command
@@ -95,14 +97,14 @@ def test_help_lists_the_commands() -> None:
         (["attribute", TEXT, TARGET, "--model", "./no-such-folder"], "unknown model"),
         (["attribute", TEXT, " Ouagadougou", "--model", "TINY"], "multi_token='first'"),
         (["attribute", "The capital is [MASK].", "Ottawa", "--model", "TINY"], "causal model"),
-        (["attribute", TEXT, TARGET, "--model", "TINY", "--rule", "dai", "--steps", "0"], "steps=0"),
+        (["attribute", TEXT, TARGET, "--model", "TINY", "--rule", "dai", "--steps", "0"], "--steps"),
         (["attribute", TEXT, TARGET, "--model", "TINY", "--tol", "2"], "tol=2"),
         (["attribute", TEXT, TARGET, "--model", "TINY", "--top", "0"], "--top"),
         (["attribute", TEXT, TARGET, "--model", "TINY", "--draws", "-1"], "--draws"),
         (["attribute", "Canada " * 100 + "is", TARGET, "--model", "TINY"], "context holds"),
         (["attribute", TEXT, TARGET, "--model", "TINY", "--device", "abacus"], "device='abacus' is not a device"),
         (["attribute", TEXT, TARGET, "--model", "TINY", "--dtype", "int8"], "dtype='int8'"),
-        (["attribute", TEXT, TARGET, "--model", "TINY", "--max-rows", "0"], "max_rows=0"),
+        (["attribute", TEXT, TARGET, "--model", "TINY", "--max-rows", "0"], "--max-rows"),
         (["attribute", TEXT, TARGET, "--model", "TINY", "--rule", "simpson"], "'gauss_legendre'"),
         (["attribute", TEXT, "Ottawa", "--model", "TINY"], "write ' Ottawa'"),
         (["attribute", TEXT], "target"),
@@ -230,6 +232,19 @@ def test_the_list_says_what_the_commands_say(group: Any) -> None:
         if name != "figure":
             assert late.command.name == name and late.help.removeprefix(f"{name}: ").endswith(late.command.help)
             assert [p.name for p in late.command.params] and late.command.hidden is False
+
+
+@pytest.mark.parametrize("group", [app, figures])
+def test_every_number_has_a_least_value(group: Any) -> None:
+    """A number that is too small is an error before the model is loaded."""
+    seen = 0
+    for name, late in get_command(group).commands.items():
+        made = None if name == "figure" else getattr(import_module(f"kntools.cli.{late.module}"), late.function)
+        for option in signature(made).parameters.values() if made else ():
+            if re.search(r"\bint\b", str(get_args(option.annotation)[:1])):
+                seen += 1
+                assert option.annotation.__metadata__[0].min is not None, f"{name} --{option.name}"
+    assert seen > 20
 
 
 def test_what_a_face_has_is_imported_when_it_is_asked_for() -> None:

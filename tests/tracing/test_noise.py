@@ -13,7 +13,7 @@ import kntools as kn
 from kntools.analyses.layer_choice import propose_layer
 from kntools.models import adapter
 from kntools.tracing.noise import subject_sigma
-from kntools.tracing.weak_corruption import WeakCorruption
+from kntools.tracing.weak_corruption import WeakCorruption, warn_of_weak_corruption
 from tests import zoo
 
 pytestmark = pytest.mark.filterwarnings("ignore:the corruption does not lower", "ignore:.*cannot share a forward pass")
@@ -126,6 +126,19 @@ def test_a_subject_that_stands_twice_is_corrupted_once_and_warned_of() -> None:
             call()
         [warning] = [w for w in caught if issubclass(w.category, WeakCorruption)]
         assert "2 of 2" in str(warning.message)
+
+
+def test_what_differs_by_rounding_is_no_corruption() -> None:
+    def warned(*values: tuple[float, float], rising: bool = True) -> list[str]:
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            warn_of_weak_corruption([("text", clean, corrupted) for clean, corrupted in values], rising=rising)
+        return [str(w.message) for w in caught]
+
+    for same in ((0.5, 0.5), (1e-6, 1e-6 * (1 - 1e-6)), (-3.0, -3.0 * (1 + 1e-6)), (0.0, 0.0)):
+        assert "1 of 2" in warned(same, (0.5, 0.4))[0] and warned(same, rising=False)
+    assert warned((0.4, 0.5)) and not warned((0.4, 0.5), rising=False)
+    assert not warned((0.5, 0.499), (1e-6, 9.9e-7), (-3.0, -3.01))
 
 
 def test_proposing_a_layer_warns_once(monkeypatch: pytest.MonkeyPatch) -> None:
