@@ -95,7 +95,7 @@ COMMANDS: dict[str, str] = {
     },
     "fine-tune-published": "edit_consistency counterfact --layer 5 --method fine_tune --together 25 --limit 100",
     "forgetting": f"forgetting_curve counterfact {SEVEN} --order 'at once'",
-    "traced": "tracing_and_editing counterfact --limit 16 --moments moments",
+    "traced": "tracing_and_editing counterfact --limit 40 --moments moments",
     "tracing-facts": "tracing_profile facts --limit 100 --samples 1 --sever mlp --sever attn",
     "tracing-determiner-noun": "tracing_profile determiner_noun --limit 100 --samples 1",
     "tracing-subject-verb": "tracing_profile subject_verb --limit 24 --samples 1",

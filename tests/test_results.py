@@ -195,7 +195,7 @@ def test_the_regression_on_traces_is_that_of_the_items() -> None:
         residual = y - x @ np.linalg.lstsq(x, y, rcond=None)[0]
         assert found.loc[name, "r2"] == pytest.approx(1 - residual.var() / y.var(), abs=1e-9)
     assert found.loc["gain", "r2"] == pytest.approx(found.loc["layer and effect", "r2"] - found.loc["layer", "r2"])
-    assert table.index.get_level_values("fact").nunique() >= 16 and set(layers) == set(range(30))
+    assert table.index.get_level_values("fact").nunique() == 40 and set(layers) == set(range(30))
 
 
 @pytest.mark.parametrize("what", TRACES)
