@@ -95,6 +95,10 @@ COMMANDS: dict[str, str] = {
     },
     "fine-tune-published": "edit_consistency counterfact --layer 5 --method fine_tune --together 25 --limit 100",
     "forgetting": f"forgetting_curve counterfact {SEVEN} --order 'at once'",
+    "forgetting-sequence": (
+        f"forgetting_curve counterfact {SEVEN} {each('--method', 'rome memit fine_tune edit_values')} "
+        "--order 'in sequence'"
+    ),
     "traced": "tracing_and_editing counterfact --limit 40 --moments moments",
     "tracing-facts": "tracing_profile facts --limit 100 --samples 1 --sever mlp --sever attn",
     "tracing-determiner-noun": "tracing_profile determiner_noun --limit 100 --samples 1",
@@ -258,16 +262,19 @@ TABLES: tuple[Table, ...] = (
         )
         for marker, last, prepare in (("editors", ("paper",), in_short), ("editors-all", (), by_editor))
     ),
-    Table(
-        EVALUATION,
-        "forgetting",
-        "forgetting.csv",
-        {
-            "editor": column("editor"),
-            **{f"{count} edit{'s' * (count > 1)}": column(str(count)) for count in COUNTS},
-            **{f"{score}, {COUNTS[-1]}": column(score) for score in KEPT},
-        },
-        by_count,
+    *(
+        Table(
+            EVALUATION,
+            marker,
+            f"{marker}.csv",
+            {
+                "editor": column("editor"),
+                **{f"{count} edit{'s' * (count > 1)}": column(str(count)) for count in COUNTS},
+                **{f"{score}, {COUNTS[-1]}": column(score) for score in KEPT},
+            },
+            by_count,
+        )
+        for marker in ("forgetting", "forgetting-sequence")
     ),
     Table(
         EVALUATION,

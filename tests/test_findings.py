@@ -117,6 +117,14 @@ def test_what_the_page_says_of_many_edits() -> None:
     assert f"from {read[100]['before']:.0f} to {read[100]['rome published key']:.0f} after 100" in page
     assert f"Fine-tuned alone, {percent(alone['fine_tune'])} hold; of 100 such" in page
     assert f"changes added up, {percent(held[100]['fine_tune'])}." in page
+    sequence = pd.read_csv(RESULTS / "forgetting-sequence.csv").query("edits == 100").set_index(["score", "editor"])
+    left, beside = (sequence["value"][score] for score in ("reliability, exact", "neighborhood"))
+    assert f"ROME holds {percent(left['rome'])} of 100 facts and MEMIT {percent(left['memit'])}, as at once" in page
+    assert abs(left - held[100])[["rome", "memit"]].max() < 0.02 and left["fine_tune"] > held[100]["fine_tune"]
+    words = f"Fine-tuning holds {percent(left['fine_tune'])}, more than at once, and at the cost of the neighbours"
+    assert f"{words} ({percent(beside['fine_tune'])}, before {percent(beside['before'])})" in page
+    failed = sequence["failed"]["reliability, exact"]["edit_values"]
+    assert left["edit_values"] == 0 and f"and {failed} edits could not be made at all" in page
 
 
 def test_what_the_page_says_of_synonyms() -> None:
