@@ -15,7 +15,7 @@ import kntools as kn
 from kntools import options as options_module
 from kntools import scopes
 from kntools.editing import changes, fine_tuning, weight_edits
-from kntools.engine import from_layer, plain, runner
+from kntools.engine import forward, from_layer, runner
 from kntools.models import adapter, attachment, causality, neuron_layers
 from tests import zoo
 from tests.leaks import PROMPTS
@@ -56,7 +56,7 @@ OPERATIONS: dict[str, tuple[tuple[Any, ...], Callable[[Any], Any]]] = {
     "second_moment": (CLEANUP, lambda m: kn.second_moment(m, 1, ["The quick brown fox", "jumps over the lazy dog"])),
     "generate": (CLEANUP, lambda m: kn.generate(m, CLEAN, max_new_tokens=2)),
     "fine_tune": ((fine_tuning, scopes), lambda m: kn.fine_tune(m, CLEAN, " Rome", layer=1, steps=2)),
-    "plain": ((*CLEANUP, plain), lambda m: kn.sweep(m, CLEAN, [ABLATION])),
+    "plain": ((*CLEANUP, forward), lambda m: kn.sweep(m, CLEAN, [ABLATION])),
     "asked": ((causality, neuron_layers, attachment, scopes), asked),
     "options": (CLEANUP, with_options),
     "edit": (EDITING, scoped),
