@@ -4,6 +4,7 @@ They take the logits `[row d_vocab]` of one position, or `[row pos d_vocab]` of 
 pieces of one answer under teacher forcing). Softmax is always computed in float32 at least.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from typing import SupportsIndex
 
@@ -12,6 +13,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from kntools.arguments import shown, tensor, whole_numbers
+
+#: Two values of a metric that differ by this share of them differ by rounding: passes of other sizes add up otherwise.
+ROUNDING = 1e-4
 
 Ids = SupportsIndex | Sequence[SupportsIndex] | Tensor
 
@@ -23,6 +27,11 @@ UNITS = {
     "logit_difference": "logit of the answer minus logit of the foil",
     "kl_divergence": "KL divergence from the clean run (nats)",
 }
+
+
+def alike(one: float, other: float) -> bool:
+    """Do two values of a metric differ by rounding alone? Then nothing is to be divided by their difference."""
+    return math.isclose(one, other, rel_tol=ROUNDING)
 
 
 def log_probability(ids: Ids) -> Callable[[Tensor], Float[Tensor, " row"]]:

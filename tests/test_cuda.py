@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -43,18 +44,24 @@ def on_gpu(name: str, dtype: torch.dtype = torch.float32) -> Any:
 
 
 def tensors(found: Any, folder: Path) -> list[Tensor]:
-    """All tensors of what a function gave, on the CPU."""
-    if isinstance(found, tuple | list):
-        return [t for part in found for t in tensors(part, folder)]
-    if isinstance(found, kn.Result):
-        again = kn.load(found.save(folder / "found.safetensors"))
-        assert type(again) is type(found)
-        return list(load_file(folder / "found.safetensors").values())
-    return [found.detach().cpu()] if isinstance(found, Tensor) else []
+    """The tensors of a result, as its file has them."""
+    if isinstance(found, Tensor):
+        return [found.detach().cpu()]
+    again = kn.load(found.save(folder / "found.safetensors"))
+    assert type(again) is type(found)
+    return list(load_file(folder / "found.safetensors").values())
 
 
 def assert_same(found: Any, expected: Any, folder: Path) -> None:
     """Rounding is measured by the largest of a result's numbers: residuals are rounding alone."""
+    assert type(found) is type(expected)
+    if isinstance(found, tuple | list):
+        for mine, theirs in zip(found, expected, strict=True):
+            assert_same(mine, theirs, folder)
+        return
+    if not isinstance(found, Tensor | kn.Result):  # a text
+        assert found == expected
+        return
     pairs = list(zip(tensors(found, folder), tensors(expected, folder), strict=True))
     numbers = [theirs for _, theirs in pairs if theirs.is_floating_point() and theirs.numel()]
     largest = max((float(theirs.abs().nan_to_num().amax()) for theirs in numbers), default=0.0)
@@ -63,8 +70,7 @@ def assert_same(found: Any, expected: Any, folder: Path) -> None:
         if mine.is_floating_point():
             torch.testing.assert_close(mine, theirs, rtol=1e-3, atol=1e-4 * largest, equal_nan=True)
     if isinstance(found, kn.Result) and not pairs:
-        mine, theirs = found.to_frame(), expected.to_frame()
-        assert list(mine.columns) == list(theirs.columns) and len(mine) == len(theirs)
+        pd.testing.assert_frame_equal(found.to_frame(), expected.to_frame(), rtol=1e-3)
 
 
 @pytest.fixture(scope="module")

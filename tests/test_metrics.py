@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 import kntools as kn
+from kntools import metrics
 
 
 def logits(*shape: int, seed: int = 0, scale: float = 3.0) -> Tensor:
@@ -115,3 +116,9 @@ def test_tokens_outside_the_vocabulary_are_errors(token: int) -> None:
     for metric in (kn.probability(token), kn.log_probability([token]), kn.logit_difference(token, 0)):
         with pytest.raises((IndexError, ValueError)):
             metric(torch.zeros(2, 9))
+
+
+def test_values_are_alike_but_for_rounding() -> None:
+    for value in (0.5, 1e-9, -20.0):
+        assert metrics.alike(value, value * (1 + 1e-6)) and not metrics.alike(value, value * 1.001)
+    assert metrics.alike(0.0, 0.0) and not metrics.alike(0.0, 1e-9) and not metrics.alike(-0.1, 0.1)

@@ -90,9 +90,10 @@ def forgetting_curve(
     sizes = sorted({whole("counts", count, 1, len(cases)) for count in several("counts", counts, "[1, 10]")})
     if not sizes:
         raise ValueError("counts is empty; give numbers of edits, e.g. [1, 10, 100]")
-    wanted = several("orders", orders, "['at once']")
-    for order in wanted:
+    named = several("orders", orders, "['at once']")
+    for order in named:
         check_choice("orders", order, ORDERS)
+    wanted = [order for order in ORDERS if order in named]
     if not wanted:
         raise ValueError(f"orders is empty; give some of {list(ORDERS)}")
     how = continuations or Continuations()

@@ -15,6 +15,7 @@ from kntools.attribution.faithfulness_curve import FaithfulnessCurve
 from kntools.engine.inputs import bos_of
 from kntools.engine.metric_choice import Metrics, choose_metrics
 from kntools.engine.sweep import Intervention, sweep
+from kntools.metrics import alike
 from kntools.models import neuron_layers
 from kntools.options import options, progress_bar
 from kntools.prompts import Prompts, encode_many
@@ -91,7 +92,7 @@ def faithfulness(
     full, empty = masks.sum((1, 2)) == total, ~masks.any(2).any(1)
     # The same runs under another name: rounding in a batch of another size is no effect.
     values = torch.where(full, clean, torch.where(empty, ablated, values))
-    if float(clean.mean()) == float(ablated.mean()):
+    if alike(float(clean.mean()), float(ablated.mean())):
         raise ValueError(f"{metric_name} is the same with all neurons ablated: faithfulness is not defined")
     kept, removed, *random = values.split(len(shares), dim=1)
     return FaithfulnessCurve(

@@ -8,6 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from kntools.arguments import whole
+from kntools.metrics import alike
 from kntools.prompts import Prompt
 from kntools.results.display import number
 from kntools.results.result import Figure, Result
@@ -70,10 +71,9 @@ class PatchGrid(Result):
     @property
     def normalized(self) -> Float[Tensor, "layer column"]:
         """The metric on a scale from the corrupted prompt (0) to the clean one (1), of the means over pairs."""
-        gap = self.clean - self.corrupted
-        if gap == 0:
+        if alike(self.clean, self.corrupted):
             raise ValueError("the metric is the same for both prompts, so .normalized divides by 0; use .effect")
-        return (self.values - self.corrupted) / gap
+        return (self.values - self.corrupted) / (self.clean - self.corrupted)
 
     def interval(self, *, confidence: float = 0.95, resamples: int = 2000, seed: int = 0) -> Interval:
         """Bootstrap interval, over pairs, of the mean effect: `(low, high)`, `[layer column]` each."""

@@ -1,14 +1,11 @@
 """A corruption that takes nothing away leaves nothing to restore: say so, once per call."""
 
-import math
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
+from kntools.metrics import alike
 from kntools.results.display import number
-
-#: Runs that differ by so much of the metric differ by rounding: they are passes of other sizes.
-ROUNDING = 1e-4
 
 
 class WeakCorruption(UserWarning):
@@ -30,7 +27,7 @@ def warn_of_weak_corruption(traces: Sequence[tuple[str, float, float]], *, risin
     weak = [
         f"{text!r}: {number(clean)} -> {number(corrupted)}"
         for text, clean, corrupted in traces
-        if math.isclose(corrupted, clean, rel_tol=ROUNDING) or (rising and corrupted > clean)
+        if alike(clean, corrupted) or (rising and corrupted > clean)
     ]
     if weak:
         warnings.warn(

@@ -74,6 +74,8 @@ def test_each_state_is_that_of_edits_applied_by_hand(tmp_path: Path) -> None:
         one = forgetting_curve(model, asked, how, counts=[1, 3], orders=[order], continuations=HOW).to_frame()
         both = found.to_frame()
         pd.testing.assert_frame_equal(one, both[both["order"] == order].reset_index(drop=True))
+    twice = forgetting_curve(model, asked, how, counts=[1, 1], orders=["at once"] * 2, continuations=HOW).to_frame()
+    assert not twice.duplicated(["editor", "order", "edits", "score"]).any()
     lines = run.read_text()
     assert forgetting_curve(model, asked, how, counts=[1, 3], continuations=HOW, run=run) == found
     assert run.read_text() == lines  # nothing is done twice

@@ -96,6 +96,8 @@ def test_what_cannot_be() -> None:
     ):
         with pytest.raises(ValueError):
             kn.faithfulness(model, PROMPTS, scores, **bad)
+    with pytest.raises(ValueError, match="not defined"):  # a metric that moves by rounding alone
+        kn.faithfulness(model, PROMPTS, scores, metric=lambda logits: 1 + 1e-6 * logits[:, 0].tanh())
     with pytest.raises(ValueError, match="layers"):
         kn.faithfulness(model, PROMPTS, scores[:1])
     with pytest.raises(ValueError, match="at least two"):
