@@ -43,12 +43,14 @@ def capability(model: Any, tokens: Tensor, length: int | None = None) -> Capabil
     Rotary tables may depend on the length of a run: the probe is at least as long as the prompt. While somebody else's
     hooks are attached to the model, nothing is shared: they would see other batches, and fewer positions.
     """
-    _check_dropout(model)
+    training = adapter.is_training(model)
+    if training:
+        _check_dropout(model)
     if has_hooks(model):
         return Capability(False)
     probe = probe_text(model, tokens[0], length or tokens.shape[1])
     known = _known.setdefault(model, {})
-    key = (adapter.is_training(model), probe.shape[1])
+    key = (training, probe.shape[1])
     if key not in known:
         found = _ask(model, probe)
         if found is None:  # that says nothing about the model: ask again next time
@@ -119,7 +121,7 @@ def _compare(model: Any, tokens: Int[Tensor, "1 pos"]) -> Capability | None:
         """Do all items in one pass over the tokens from `start` on give the same logits?"""
         at = [p for p in asked if p >= start]
         try:
-            prefix = adapter.build_prefix(model, texts[:, :start]) if start else None
+            prefix = adapter.build_prefix(model, texts[:, :last]).before(start) if start else None
             found = ForwardPass(model, texts, [at] * 2, Pass(start, items), prefix).run().of_items()
             return close(torch.cat([found[i.number] for i in items]), alone[:, [asked.index(p) for p in at]])
         except PROBE_ERRORS as error:

@@ -41,7 +41,7 @@ class PassOutput:
 
 
 class ForwardPass:
-    """Runs one `Pass`. `prefix` holds the keys and values of what comes before it."""
+    """Runs one `Pass`. `prefix` holds the keys and values of what comes before it, of all prompts."""
 
     def __init__(
         self,
@@ -67,7 +67,7 @@ class ForwardPass:
             self.spans[item.number] = slice(first, len(self.sources))
         per_row = [asked[self.prompts[source]] for source in self.sources]
         self.asked = torch.tensor(per_row, device=tokens.device) - self.start  # [row asked], within the pass
-        self.rows = Rows(1)
+        self.rows = Rows()
         self.watched: dict[int, dict[str, Watched]] = {}
         self.must_fire = MustFire()
         self.trimmed = False  # to the asked positions, before the unembedding
@@ -76,7 +76,7 @@ class ForwardPass:
         if self.prefix is not None:
             self.prefix.use(self.rows)
         residual = self._embed_separately()
-        self.rows.count = 1
+        self._note_rows(1)
         window = self.tokens[self.prompts[:1], self.start :]
         logits = adapter.run(self.model, window, self.prefix, self._hook_points(residual))
         self.must_fire.check()
@@ -89,12 +89,12 @@ class ForwardPass:
         """The sources of the rows that join at `layer`."""
         return [source for i in self.items if i.fork == layer for source in self.sources[self.spans[i.number]]]
 
-    def _note_rows(self, activation: Tensor, layer: int) -> None:
-        """Keep what depends on the number of rows in step with the batch that enters block `layer`."""
-        self.rows.count = activation.shape[0]
-        if len(self.prompts) > 1:
-            self.rows.prompt_of = torch.tensor(self.sources[: self.rows.count], device=activation.device)
-        adapter.after_fork(self.model, layer, activation.shape[0], activation.shape[1])
+    def _note_rows(self, count: int) -> None:
+        """Keep the prompts of the rows in step with the batch."""
+        self.rows.count = count
+        if len(self.tokens) > 1:
+            prompts = [self.prompts[source] for source in self.sources[:count]]
+            self.rows.prompt_of = torch.tensor(prompts, device=self.tokens.device)
 
     def _embed_separately(self) -> Tensor | None:
         """The residual stream before block 0, where its batch is not simply one prompt.
@@ -137,7 +137,8 @@ class ForwardPass:
                 # Copies must not send gradients back into the clean row: rows are independent of each other.
                 index = torch.tensor(sources, device=activation.device)
                 activation = torch.cat([activation, activation.detach().index_select(0, index)])
-            self._note_rows(activation, layer)
+            self._note_rows(activation.shape[0])
+            adapter.after_fork(self.model, layer, activation.shape[0], activation.shape[1])
             return activation
 
         return grow

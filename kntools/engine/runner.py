@@ -33,7 +33,7 @@ class Runner:
         self.model, self.inputs, self.embedding = model, inputs, embedding
         self.tokens, self.asked = inputs.tokens, inputs.asked
         self.embedded = None if embedding is None else self._embed(embedding)
-        self._prefixes: dict[tuple[int, tuple[int, ...]], Prefix] = {}
+        self._prefix: Prefix | None = None  # of all prompts, up to their last token
 
     def run(
         self, interventions: Sequence[Intervention], finish: Callable[[PassOutput], T], *, gradients: bool = False
@@ -47,18 +47,21 @@ class Runner:
             neuron_layers.check_hook(self.model, name)
         can = capability(self.model, self.tokens)
         items = [self._item(number, inter, reuse=can.prefix) for number, inter in enumerate(resolved)]
+        overhead = plan.pass_overhead(self.model)
+        if self._prefix is None and sum(i.start * i.intervention.rows for i in items) < overhead:
+            # To keep the beginnings takes a pass of its own, which costs more than to run them with each row.
+            items = [replace(i, start=0) for i in items]
         window = self.inputs.length - min((i.start for i in items), default=0)
         fit = options().max_rows or rows_that_fit(self.model, window, gradients=gradients)
         if not can.fork or fit == 1:  # a shared pass has a clean row too
             for item in items:
                 yield 1, finish(self._plain(item))
             return
-        overhead = plan.pass_overhead(self.model)
         todo = plan.make_passes(items, max_rows=fit, overhead=overhead)
         while todo:
             current = todo.pop(0)
             try:
-                done = finish(self._shared(current))
+                done = finish(self._shared(current, fit))
             except NotBatched:
                 for item in current.items:
                     yield 1, finish(self._plain(item))
@@ -85,13 +88,11 @@ class Runner:
         """For a run of its own: after the hooks that its prompt's embedding has in every run."""
         return replace(inter, hooks=(*self.embedding[inter.prompt], *inter.hooks)) if self.embedding else inter
 
-    def _shared(self, planned: Pass) -> PassOutput:
-        start, prompts = planned.start, planned.prompts
-        key = start, tuple(prompts)
-        if start and key not in self._prefixes:
-            residual = None if self.embedded is None else self.embedded[prompts, :start]
-            self._prefixes[key] = adapter.build_prefix(self.model, self.tokens[prompts, :start], residual)
-        prefix = self._prefixes.get(key)
+    def _shared(self, planned: Pass, fit: int) -> PassOutput:
+        if planned.start and self._prefix is None:
+            residual = None if self.embedded is None else self.embedded[:, :-1]
+            self._prefix = adapter.build_prefix(self.model, self.tokens[:, :-1], residual, rows=fit)
+        prefix = self._prefix.before(planned.start) if self._prefix is not None and planned.start else None
         return ForwardPass(self.model, self.tokens, self.asked, planned, prefix, self.embedded).run()
 
     def _plain(self, item: Item) -> PassOutput:

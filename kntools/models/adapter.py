@@ -211,29 +211,39 @@ def _logits(model: Any, tokens: Tensor, prefix: Prefix | None) -> Tensor:
 
 @torch.no_grad()
 def build_prefix(
-    model: Any, tokens: Int[Tensor, "prompt pos"], residual: Float[Tensor, "prompt pos d_model"] | None = None
+    model: Any,
+    tokens: Int[Tensor, "prompt pos"],
+    residual: Float[Tensor, "prompt pos d_model"] | None = None,
+    *,
+    rows: int | None = None,
 ) -> Prefix:
-    """Run the beginning of each prompt once and keep its keys and values.
+    """Run these tokens of each prompt once, `rows` prompts at a time (all), and keep their keys and values.
 
     With `residual`, that is what enters block 0, not the tokens' own embeddings.
     """
+    rows = rows or len(tokens)
+    entries = [None] * len(tokens) if residual is None else residual.split(rows)
+    caches = [_filled_cache(model, part, entry) for part, entry in zip(tokens.split(rows), entries, strict=False)]
+    return (BridgePrefix if is_bridge(model) else HookedPrefix).from_caches(caches)
+
+
+def _filled_cache(model: Any, tokens: Int[Tensor, "prompt pos"], residual: Tensor | None) -> Any:
     hooks: list[PointHook] = []
     if residual is not None:
         hooks.append((fork_point(model, 0), lambda x, hook: residual))
-    if is_bridge(model):  # nobody asks for these logits; those of one position are the least that it gives
-        hooks.append((hook_point(model, "unembed.hook_in"), lambda x, hook: x[:, -1:]))
     forget_lengths(model)
-
-    def keep() -> Prefix:
-        if is_bridge(model):
-            # A cache of our own: the one that a model makes forgets what is outside of a sliding window, while the
-            # masks of a longer prompt count every position.
-            cache = DynamicCache()
-            model(tokens, return_type="logits", past_key_values=cache, use_cache=True)
-            return BridgePrefix.from_cache(cache)
-        return HookedPrefix.from_run(model, tokens)
-
-    return with_hooks(hooks, keep)
+    if not is_bridge(model):
+        cache = hooked_cache(model, tokens.device, tokens.shape[0])
+        options = {"return_type": None, "past_kv_cache": cache, "attention_mask": torch.ones_like(tokens)}
+    else:
+        # Nobody asks for these logits; those of one position are the least that it gives.
+        hooks.append((hook_point(model, "unembed.hook_in"), lambda x, hook: x[:, -1:]))
+        # A cache of our own: the one that a model makes forgets what is outside of a sliding window, while the masks
+        # of a longer prompt count every position.
+        cache = DynamicCache()
+        options = {"return_type": "logits", "past_key_values": cache, "use_cache": True}
+    with_hooks(hooks, lambda: model(tokens, **options))
+    return cache
 
 
 class Steps:

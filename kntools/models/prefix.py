@@ -1,9 +1,11 @@
-"""Keys and values of a prompt's beginning, computed once and shared by every row of a batch that grows.
+"""Keys and values of prompts, computed once and shared by every row of a batch that grows.
 
 Both caches are read-only. A row takes the keys of the prompt it was forked from; which one that is,
-and how many rows there are, changes from layer to layer, and is kept in `Rows`.
+and how many rows there are, changes from layer to layer, and is kept in `Rows`. In a causal model those of a prompt
+begin with those of every shorter beginning of it.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -44,8 +46,14 @@ class BridgePrefix(Cache):
     """
 
     @classmethod
-    def from_cache(cls, cache: Any) -> "BridgePrefix":
-        return cls(layers=[_PrefixLayer(layer.keys, layer.values) for layer in cache.layers])
+    def from_caches(cls, caches: Sequence[Any]) -> "BridgePrefix":
+        """The prompts of all caches, one after the other."""
+        layers = zip(*(cache.layers for cache in caches), strict=True)
+        return cls(layers=[_PrefixLayer(*_joined([(a.keys, a.values) for a in parts])) for parts in layers])
+
+    def before(self, start: int) -> "BridgePrefix":
+        """The part before a position."""
+        return BridgePrefix(layers=[_PrefixLayer(x.keys[:, :, :start], x.values[:, :, :start]) for x in self.layers])
 
     def use(self, rows: Rows) -> None:
         for layer in self.layers:
@@ -77,10 +85,13 @@ class HookedPrefix:
     length: int
 
     @classmethod
-    def from_run(cls, model: Any, tokens: Tensor) -> "HookedPrefix":
-        cache = hooked_cache(model, tokens.device, tokens.shape[0])
-        model(tokens, return_type=None, past_kv_cache=cache, attention_mask=torch.ones_like(tokens))
-        return cls([_HookedEntry(e.past_keys, e.past_values) for e in cache.entries], tokens.shape[1])
+    def from_caches(cls, caches: Sequence[Any]) -> "HookedPrefix":
+        layers = zip(*(cache.entries for cache in caches), strict=True)
+        entries = [_HookedEntry(*_joined([(a.past_keys, a.past_values) for a in parts])) for parts in layers]
+        return cls(entries, entries[0].keys.shape[1])
+
+    def before(self, start: int) -> "HookedPrefix":
+        return HookedPrefix([_HookedEntry(x.keys[:, :start], x.values[:, :start]) for x in self.entries], start)
 
     def use(self, rows: Rows) -> None:
         for entry in self.entries:
@@ -91,6 +102,11 @@ class HookedPrefix:
 
     def __getitem__(self, layer: int) -> _HookedEntry:
         return self.entries[layer]
+
+
+def _joined(parts: Sequence[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+    keys, values = (torch.cat(own) if len(parts) > 1 else own[0] for own in zip(*parts, strict=True))
+    return keys, values
 
 
 #: The kept beginning of some prompts, for either kind of model.

@@ -20,7 +20,7 @@ from kntools.engine.plan import PASS_OVERHEAD, pass_overhead
 from kntools.models import adapter
 from kntools.models.neuron_layers import neurons_of
 from tests import zoo
-from tests.loop import tokens_for
+from tests.loop import one_by_one, tokens_for
 
 
 @contextmanager
@@ -55,13 +55,42 @@ def test_late_interventions_share_a_pass_and_the_tokens_before_them(name: str) -
     model = zoo.tiny(name)
     tokens = tokens_for(model)
     n = tokens.shape[1]
-    kept = (1, n - 1)
-    assert passes(model, tokens, scaled(12, -1)) == [kept, (13, 1)]
-    assert passes(model, tokens, scaled(12, 0)) == [(13, n)]
-    assert passes(model, tokens, scaled(12, -1), max_rows=5) == [kept, (5, 1), (5, 1), (5, 1)]
-    assert passes(model, tokens, scaled(12, -1), max_rows=13) == [kept, (13, 1)]
-    assert passes(model, tokens, scaled(3, -1), max_rows=2) == [kept, (2, 1), (2, 1), (2, 1)]
-    assert passes(model, tokens, scaled(3, -1), max_rows=1) == [(1, n), (1, n), (1, n)]
+    kept, many = (1, n - 1), PASS_OVERHEAD // (n - 1) + 1  # rows that keeping the beginning is worth a pass for
+    assert passes(model, tokens, scaled(many, -1)) == [kept, (many + 1, 1)]
+    assert passes(model, tokens, scaled(many, 0)) == [(many + 1, n)]
+    assert passes(model, tokens, scaled(many, -1), max_rows=many) == [kept, (many, 1), (2, 1)]
+    assert passes(model, tokens, scaled(many, -1), max_rows=many + 1) == [kept, (many + 1, 1)]
+    assert passes(model, tokens, scaled(many, -1), max_rows=1) == [(1, n)] * many
+
+
+@pytest.mark.parametrize("name", ["gpt2", "llama", "opt"])
+def test_a_beginning_is_kept_where_that_saves_more_positions_than_a_pass_costs(name: str) -> None:
+    model = zoo.tiny(name)
+    tokens = tokens_for(model)
+    n = tokens.shape[1]
+    few = PASS_OVERHEAD // (n - 1)
+    assert few * (n - 1) < PASS_OVERHEAD <= (few + 1) * (n - 1)
+    assert passes(model, tokens, scaled(1, -1)) == [(2, n)]
+    assert passes(model, tokens, scaled(few, -1)) == [(few + 1, n)]
+    assert passes(model, tokens, scaled(few, -1), max_rows=2) == [(2, n)] * few
+    assert passes(model, tokens, scaled(few + 1, -1)) == [(1, n - 1), (few + 2, 1)]
+
+
+def test_beginnings_are_kept_once_for_all_positions_and_prompts() -> None:
+    """Those of a longer beginning hold those of a shorter one; not more prompts are run at once than rows may be."""
+    model = zoo.tiny("llama")
+    tokens = tokens_for(model)
+    n, two = tokens.shape[1], torch.cat([tokens, tokens.roll(1, dims=1)])
+    many = [[kn.Intervention(h, prompt=p) for h in scaled(PASS_OVERHEAD, pos)] for p, pos in ((0, 2), (1, 4))]
+    runs = [run for part in many for run in part]
+    full = PASS_OVERHEAD + 1
+    assert passes(model, two, runs) == [(2, n - 1), (full, n - 2), (full, n - 4)]
+    found = passes(model, two, runs, max_rows=PASS_OVERHEAD // 2 + 1)
+    half = PASS_OVERHEAD // 2 + 1
+    assert found == [(2, n - 1), *[(half, n - 2)] * 2, *[(half, n - 4)] * 2]
+    assert passes(model, two, runs, max_rows=2)[:2] == [(2, n - 1), (2, n - 2)]
+    expected = torch.cat([one_by_one(model, two[r.prompt][None], [r.hooks]) for r in runs])
+    torch.testing.assert_close(kn.sweep(model, two, runs, pos=-1).softmax(-1), expected, atol=1e-5, rtol=0)
 
 
 def test_a_masked_model_runs_whole_prompts() -> None:
@@ -91,7 +120,7 @@ def test_a_pass_of_its_own_must_save_more_positions_than_it_costs() -> None:
     enough = PASS_OVERHEAD // 4  # rows that would run the four tokens before theirs in vain
     early = scaled(1, 0)
     assert passes(model, tokens, scaled(enough - 1, 4) + early) == [(enough + 1, n)]
-    assert passes(model, tokens, scaled(enough, 4) + early) == [(2, n), (1, 4), (enough + 1, n - 4)]
+    assert passes(model, tokens, scaled(enough, 4) + early) == [(2, n), (1, n - 1), (enough + 1, n - 4)]
 
 
 def test_on_a_gpu_a_pass_of_its_own_must_save_far_more(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -120,12 +149,12 @@ def test_an_attribution_baseline_is_one_pass_for_prompts_of_equal_length() -> No
     capability(model, tokens), neurons_of(model)
     with counted(model) as shapes:
         kn.activation_x_gradient(model, prompts)
-    # Beginnings, the prompts as they are (the metric's value), and the rows with gradients.
-    assert shapes == [(3, n - 1), (6, 1), (6, 1)]
+    # The prompts as they are (the metric's value), and the rows with gradients: too few to keep the beginnings for.
+    assert shapes == [(6, n), (6, n)]
 
 
 def test_an_attribution_is_one_pass_per_round() -> None:
-    """The beginnings of the prompts are run once, their ends once; a fixed rule is a row per node and one for P(0)."""
+    """The prompts are run as they are, their beginnings once more; a fixed rule is a row per node and one for P(0)."""
     model = zoo.tiny("llama")
     prompts = [kn.Prompt(f"The capital of {c} is", " Paris") for c in ("Canada", "France", "Japan")]
     tokens = kn.encode(model, prompts[0]).tokens
@@ -134,13 +163,13 @@ def test_an_attribution_is_one_pass_per_round() -> None:
     with counted(model) as shapes:
         kn.integrated_gradients(model, prompts, rule="midpoint", steps=4)
     # Rows of the last block's own line join behind where rows are counted.
-    assert shapes == [(3, n - 1), (6, 1), (3 + 3 * (layers - 1) * (4 + 1), 1)]
+    assert shapes == [(6, n), (3, n - 1), (3 + 3 * (layers - 1) * (4 + 1), 1)]
     with counted(model) as shapes:
         att = kn.integrated_gradients(model, prompts[0])
-    # Beginnings once, then a pass per round, all of which hold what the result counts, and the prompt as it is.
-    assert shapes[0] == (1, n - 1) and {positions for _, positions in shapes[1:]} == {1}
+    # The prompt as it is, its beginning once, then a pass per round, all of which hold what the result counts.
+    assert shapes[:2] == [(2, n), (1, n - 1)] and {positions for _, positions in shapes[2:]} == {1}
     of_the_last = int(att.nodes[0, -1])
-    assert sum(rows - 1 for rows, _ in shapes[1:]) == int(att.nodes.sum()) - of_the_last + 1
+    assert sum(rows - 1 for rows, _ in shapes[2:]) == int(att.nodes.sum()) - of_the_last
 
 
 def with_free_memory(monkeypatch: pytest.MonkeyPatch, count: int) -> None:
