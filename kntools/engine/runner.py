@@ -48,8 +48,10 @@ class Runner:
         can = capability(self.model, self.tokens)
         items = [self._item(number, inter, reuse=can.prefix) for number, inter in enumerate(resolved)]
         overhead = plan.pass_overhead(self.model)
-        if self._prefix is None and sum(i.start * i.intervention.rows for i in items) < overhead:
-            # To keep the beginnings takes a pass of its own, which costs more than to run them with each row.
+        spared = sum(i.start * i.intervention.rows for i in items)
+        unused = len(self.tokens) - len({i.intervention.prompt for i in items})
+        if self._prefix is None and spared < overhead + unused * (self.inputs.length - 1):
+            # Keeping the beginnings takes a pass of all prompts, which costs more than running them with each row.
             items = [replace(i, start=0) for i in items]
         window = self.inputs.length - min((i.start for i in items), default=0)
         fit = options().max_rows or rows_that_fit(self.model, window, gradients=gradients)

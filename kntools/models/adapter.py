@@ -221,13 +221,14 @@ def build_prefix(
 
     With `residual`, that is what enters block 0, not the tokens' own embeddings.
     """
-    rows = rows or len(tokens)
-    entries = [None] * len(tokens) if residual is None else residual.split(rows)
-    caches = [_filled_cache(model, part, entry) for part, entry in zip(tokens.split(rows), entries, strict=False)]
+    size = rows or len(tokens)
+    parts = [slice(first, first + size) for first in range(0, len(tokens), size)]
+    caches = [_filled_cache(model, tokens[part], None if residual is None else residual[part]) for part in parts]
     return (BridgePrefix if is_bridge(model) else HookedPrefix).from_caches(caches)
 
 
 def _filled_cache(model: Any, tokens: Int[Tensor, "prompt pos"], residual: Tensor | None) -> Any:
+    """The model's own kind of cache, after a run of the tokens."""
     hooks: list[PointHook] = []
     if residual is not None:
         hooks.append((fork_point(model, 0), lambda x, hook: residual))

@@ -1,8 +1,8 @@
 """Keys and values of prompts, computed once and shared by every row of a batch that grows.
 
 Both caches are read-only. A row takes the keys of the prompt it was forked from; which one that is,
-and how many rows there are, changes from layer to layer, and is kept in `Rows`. In a causal model those of a prompt
-begin with those of every shorter beginning of it.
+and how many rows there are, changes from layer to layer, and is kept in `Rows`. In a causal model, the keys and values
+before a position do not depend on what follows: `before` cuts them out.
 """
 
 from collections.abc import Sequence

@@ -88,9 +88,20 @@ def test_beginnings_are_kept_once_for_all_positions_and_prompts() -> None:
     found = passes(model, two, runs, max_rows=PASS_OVERHEAD // 2 + 1)
     half = PASS_OVERHEAD // 2 + 1
     assert found == [(2, n - 1), *[(half, n - 2)] * 2, *[(half, n - 4)] * 2]
-    assert passes(model, two, runs, max_rows=2)[:2] == [(2, n - 1), (2, n - 2)]
+    three = torch.cat([two, tokens.roll(2, dims=1)])
+    last = [kn.Intervention(h, prompt=2) for h in scaled(1, -1)]
+    assert passes(model, three, [*runs, *last], max_rows=2)[:3] == [(2, n - 1), (1, n - 1), (2, n - 2)]
     expected = torch.cat([one_by_one(model, two[r.prompt][None], [r.hooks]) for r in runs])
     torch.testing.assert_close(kn.sweep(model, two, runs, pos=-1).softmax(-1), expected, atol=1e-5, rtol=0)
+
+
+def test_beginnings_of_many_prompts_are_not_kept_for_few_of_them() -> None:
+    model = zoo.tiny("llama")
+    tokens = tokens_for(model)
+    n, many = tokens.shape[1], tokens.repeat(100, 1)
+    runs = [kn.Intervention(h, prompt=3) for h in scaled(PASS_OVERHEAD, -1)]
+    assert PASS_OVERHEAD < PASS_OVERHEAD * (n - 1) < 99 * (n - 1)
+    assert passes(model, many, runs) == [(PASS_OVERHEAD + 1, n)]
 
 
 def test_a_masked_model_runs_whole_prompts() -> None:
