@@ -97,10 +97,10 @@ def _counts(study: Study, words: Sequence[str]) -> tuple[dict[str, Counter[str]]
     nouns = analyses.noun_numbers(sample.PARADIGMS[:1] if study.sampled else ())
     if not study.masked:
         counts = analyses.expected_beside(study.model, words, nouns)
-        return counts, "a million texts of the model after each word, expected"
+        return counts, "Counts that the model expects in a million texts after each word"
     names = sample.PARADIGMS if study.sampled else data.PARADIGMS
     texts = [record.good for name in names for record in data.blimp(name)]
-    source = f"{len(texts):,} sentences of {'the built-in sample' if study.sampled else 'BLiMP'}"
+    source = f"Counts in {len(texts):,} sentences of {'the built-in sample' if study.sampled else 'BLiMP'}"
     return analyses.count_beside(texts, words, nouns), source
 
 
