@@ -1,5 +1,6 @@
 """What all tests share: no network, the real model loaded once, and a watch on global state."""
 
+import gc
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,6 +24,12 @@ os.environ["OMP_NUM_THREADS"] = str(THREADS)
 # One thread for tiny models: on a busy machine, splitting a 32 x 48 product makes it 10 x slower. From the start, so
 # that what the fixtures of a module make has the last bits of what its tests make.
 torch.set_num_threads(1)
+
+
+def pytest_collection_finish() -> None:
+    """What is imported by now stays: searching it for garbage again and again is a tenth of the tests' time."""
+    gc.collect()
+    gc.freeze()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

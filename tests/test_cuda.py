@@ -59,8 +59,8 @@ def assert_same(found: Any, expected: Any, folder: Path) -> None:
         for mine, theirs in zip(found, expected, strict=True):
             assert_same(mine, theirs, folder)
         return
-    if not isinstance(found, Tensor | kn.Result):  # a text
-        assert found == expected
+    if not isinstance(found, Tensor | kn.Result):  # a text, a number
+        assert found == (pytest.approx(expected, rel=1e-3) if isinstance(found, float) else expected)
         return
     pairs = list(zip(tensors(found, folder), tensors(expected, folder), strict=True))
     numbers = [theirs for _, theirs in pairs if theirs.is_floating_point() and theirs.numel()]

@@ -18,7 +18,7 @@ def activation_x_gradient(
     """`w_i * dm/dw_i`: integrated gradients with a single node at g = 1. Cheap, but not complete.
 
     ```python
-    att = kn.activation_x_gradient(model, prompt)      # one forward and one backward pass per prompt
+    att = kn.activation_x_gradient(model, prompt)      # two forward passes and a backward one
     ```
 
     Arguments and result are those of `integrated_gradients`; `residual` and `gap` are nan. Where a norm follows the

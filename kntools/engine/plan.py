@@ -29,11 +29,12 @@ _EMBEDDING = {
 #: Hooks before block 0, for each prompt: every run of that prompt has them.
 Embedding = Sequence[Sequence[Hook]]
 
-# A pass costs about as much as this many token positions, whatever is in it: every weight is read once.
+# A pass costs about as much as this many token positions, whatever is in it: every weight is read once. On two cores
+# benchmarks/pass_overhead.py finds 51 to 82.
 PASS_OVERHEAD = 64
 # A GPU also waits for Python to launch the operations of every block. In this time it could compute so many positions,
-# times d_model squared. An estimate, not tuned: a pass of SmolLM2 and its gradient took about 80 ms on one H200.
-GPU_PASS_OVERHEAD = 1.4e9
+# times d_model squared; four times as many in 16 bits. Both from benchmarks/pass_overhead.py on one H200.
+GPU_PASS_OVERHEAD = 3.5e9
 
 
 @dataclass(frozen=True)
@@ -156,8 +157,10 @@ def start_of(inter: Intervention, length: int, asked: Sequence[int]) -> int:
 
 def pass_overhead(model: Any) -> int:
     """What a pass costs whatever is in it, in token positions."""
-    launching = 0 if adapter.device_of(model).type == "cpu" else GPU_PASS_OVERHEAD / model.cfg.d_model**2
-    return max(PASS_OVERHEAD, int(launching))
+    if adapter.device_of(model).type == "cpu":
+        return PASS_OVERHEAD
+    speed = 4 if next(model.parameters()).element_size() == 2 else 1
+    return max(PASS_OVERHEAD, int(speed * GPU_PASS_OVERHEAD / model.cfg.d_model**2))
 
 
 def make_passes(items: Sequence[Item], *, max_rows: int, overhead: int) -> list[Pass]:

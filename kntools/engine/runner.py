@@ -47,10 +47,11 @@ class Runner:
             neuron_layers.check_hook(self.model, name)
         can = capability(self.model, self.tokens)
         items = [self._item(number, inter, reuse=can.prefix) for number, inter in enumerate(resolved)]
-        overhead = plan.pass_overhead(self.model)
+        # A backward pass goes through no position in vain: an infinite gradient there is nan at the later ones.
+        overhead = 0 if gradients else plan.pass_overhead(self.model)
         spared = sum(i.start * i.intervention.rows for i in items)
         unused = len(self.tokens) - len({i.intervention.prompt for i in items})
-        if self._prefix is None and spared < overhead + unused * (self.inputs.length - 1):
+        if self._prefix is None and not gradients and spared < overhead + unused * (self.inputs.length - 1):
             # Keeping the beginnings takes a pass of all prompts, which costs more than running them with each row.
             items = [replace(i, start=0) for i in items]
         window = self.inputs.length - min((i.start for i in items), default=0)

@@ -143,9 +143,10 @@ def test_on_a_gpu_a_pass_of_its_own_must_save_far_more(monkeypatch: pytest.Monke
     assert len(passes(model, tokens, runs)) == 3 and len(row_groups(model, texts, starts, 1)) == 2
     with monkeypatch.context() as on_gpu:
         on_gpu.setattr(adapter, "device_of", lambda model: torch.device("cuda"))
-        wide = SimpleNamespace(cfg=SimpleNamespace(d_model=8192))
+        wide = SimpleNamespace(cfg=SimpleNamespace(d_model=8192), parameters=lambda: iter([torch.zeros(1)]))
         gpu = pass_overhead(model)
         assert gpu > pass_overhead(wide) == PASS_OVERHEAD  # a wide model keeps the GPU busy
+        assert pass_overhead(zoo.tiny("llama", torch.bfloat16)) > gpu  # products of 16 bits take less time
     assert pass_overhead(model) == PASS_OVERHEAD
     monkeypatch.setattr("kntools.engine.plan.PASS_OVERHEAD", gpu)
     assert passes(model, tokens, runs) == [(PASS_OVERHEAD + 2, n)]
@@ -160,8 +161,8 @@ def test_an_attribution_baseline_is_one_pass_for_prompts_of_equal_length() -> No
     capability(model, tokens), neurons_of(model)
     with counted(model) as shapes:
         kn.activation_x_gradient(model, prompts)
-    # The prompts as they are (the metric's value), and the rows with gradients: too few to keep the beginnings for.
-    assert shapes == [(6, n), (6, n)]
+    # The prompts as they are (the metric's value), their beginnings, and the rows with gradients.
+    assert shapes == [(6, n), (3, n - 1), (6, 1)]
 
 
 def test_an_attribution_is_one_pass_per_round() -> None:

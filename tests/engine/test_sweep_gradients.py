@@ -47,6 +47,26 @@ def test_finite_differences_in_float64(name: str) -> None:
     assert slope == pytest.approx((up - down) / (2 * h), rel=1e-2)
 
 
+@pytest.mark.parametrize("also", [[], [1], [1, 3]])
+def test_infinite_gradients_at_earlier_tokens_do_not_reach_later_ones(also: list[int]) -> None:
+    """BOS embedded as zero (the padding of its embedding): each norm multiplies its gradient by 1 / sqrt(eps)."""
+    model = zoo.fresh("llama")
+    tokens = tokens_for(model)
+    model.original_model.get_input_embeddings().weight.data[tokens[0, 0]] = 0
+    for module in model.original_model.modules():
+        if hasattr(module, "variance_epsilon"):
+            module.variance_epsilon = 1e-30
+    hook, metric = "blocks.0.mlp.hook_post", kn.log_probability(7)
+    assert not gradient_by_loop(model, tokens, [], hook, metric).isfinite().all()
+    runs = [kn.Intervention((), wrt=[(hook, pos)]) for pos in (-1, *also)]
+    rows = kn.sweep_gradients(model, tokens, runs, metric, pos=-1)
+    direction = torch.randn(48, generator=torch.Generator().manual_seed(0))
+    for pos, row in zip((-1, *also), rows, strict=True):
+        moved = [kn.add_vector("mlp.hook_post", 0, direction, pos, scale=h) for h in (0.01, -0.01)]
+        up, down = kn.sweep(model, tokens, moved, metric=metric, pos=-1).tolist()
+        assert float(row.wrt[hook].gradient[0, 0] @ direction) == pytest.approx((up - down) / 0.02, rel=2e-2)
+
+
 def test_rows_do_not_touch_each_other() -> None:
     """The gradient of a row is the same, whatever else is in its pass."""
     model = zoo.tiny("llama")
