@@ -87,8 +87,9 @@ def plant_answers(payload: Any, rng: random.Random, *, edited: bool) -> Any:
 
 def plant_text(row: dict[str, Any]) -> dict[str, Any]:
     """By the length of a text: some follow the edit, some unrelated ones stay as they were."""
-    length = len(row["text"])
-    follows = row["group"] != "unrelated" and length % 2 == 1
-    after = f"{row['begins']} after" if follows else f"after {length}"
-    before = after if row["group"] == "unrelated" and length % 3 == 0 else f"before {length}"
-    return {**row, "before": before, "after": after, "follows": follows}
+    length, unrelated = len(row["text"]), row["group"] == "unrelated"
+    before = f"before {length}"
+    begins = before if unrelated else row["begins"]
+    follows = length % 3 == 0 if unrelated else length % 2 == 1
+    after = begins if follows else f"after {length}"
+    return {**row, "before": before, "begins": begins, "after": after, "follows": follows}

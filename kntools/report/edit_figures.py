@@ -41,13 +41,12 @@ def examples(study: Study) -> Shown:
     if not done:
         raise NotPossible("; ".join(missing.values()))
     frame = pd.DataFrame([{"edit": name, **row} for name, payload in done.items() for row in payload["rows"]])
-    edited, unrelated = (frame[frame["group"] == group] for group in ("edited", "unrelated"))
-    implied = frame[~frame["group"].isin(["edited", "unrelated"])]["follows"]
-    kept = unrelated["before"] == unrelated["after"]
+    edited, unrelated = (frame["group"] == group for group in ("edited", "unrelated"))
+    parts = (frame[part]["follows"] for part in (edited, ~(edited | unrelated), unrelated))
+    new, implied, kept = (share(int(follows.sum()), len(follows)) for follows in parts)
     return Shown(
-        f"Examples without a test: after the edit, {share(int(edited['follows'].sum()), len(edited))} edited texts "
-        f"continue with the new answer, {share(int(implied.sum()), len(implied))} implied texts follow, and "
-        f"{share(int(kept.sum()), len(kept))} unrelated texts do not change.",
+        f"Examples without a test: after the edit, {new} edited texts continue with the new answer, {implied} implied "
+        f"texts follow, and {kept} unrelated texts do not change.",
         blocks("figure-10", frame, tables={"edits": pd.DataFrame([{"edit": n, **p["edit"]} for n, p in done.items()])}),
         missing,
         _how(study),
@@ -65,7 +64,8 @@ def _continued(study: Study, example: Row) -> Row:
     for text in example["texts"]:
         texts.setdefault(text["group"], []).append(text["text"])
     frame = analyses.edit_examples(study.model, edit, texts, max_new_tokens=_TOKENS).to_frame()
-    frame["begins"] = frame["text"].map({text["text"]: text["begins"] for text in example["texts"]})
+    begins = frame["text"].map({text["text"]: text.get("begins") for text in example["texts"]})
+    frame["begins"] = begins.fillna(frame["before"].str.strip())
     frame["follows"] = [a.strip().startswith(b) for a, b in zip(frame["after"], frame["begins"], strict=True)]
     frame[["before", "after"]] = frame[["before", "after"]].map(one_line)
     about = {name: getattr(edit, name) for name in ("before", "after", "key_cosine", "relative_norm")}
