@@ -1,5 +1,6 @@
 """Figure 4: in which layers do knowledge neurons lie, those of agreement and those of facts?"""
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -110,4 +111,6 @@ def _permutation(
     # The tolerance is for ties, which are many with few units.
     above = sum(distance(torch.randperm(len(names), generator=generator)) >= found - 1e-12 for _ in range(permutations))
     means = [float(side.mean(0) @ torch.arange(side.shape[1], dtype=torch.float64)) for side in sides]
-    return {"distance": found, "p": (above + 1) / (permutations + 1), "means": means}
+    # Of all ways to choose the first side, one is as found; where both have as many units, its mirror image is too.
+    least = (2 if 2 * first == len(names) else 1) / math.comb(len(names), first)
+    return {"distance": found, "p": (above + 1) / (permutations + 1), "least": least, "means": means}

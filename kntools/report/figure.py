@@ -91,10 +91,14 @@ def blocks(
     return [(table if isinstance(x, pd.DataFrame) else chart)(key, x, f"{key}{end}", **values) for key, x in own]
 
 
-def tested(passed: Sequence[str], nothing: str, test: str, p_values: Iterable[float]) -> str:
-    """A sentence of what passes a test, that no `nothing` does, or that no test was possible (all p are nan)."""
+def tested(passed: Sequence[str], nothing: str, test: str, p_values: Iterable[float], least: float = 0.0) -> str:
+    """A sentence of what passes a test, or that no `nothing` does, unless no test was possible (all p are nan), or none
+    that could be passed: an exact test has a `least` p, whatever a sample of its size holds.
+    """
     if all(math.isnan(p) for p in p_values):
         return f"No test was possible in this sample ({test})."
+    if least >= ALPHA:
+        return f"This sample is too small for its test, whose p is at least {least:.2g} ({test})."
     claim = "; ".join(passed) or f"No {nothing} passes the test in this sample"
     return f"{claim[0].upper()}{claim[1:]} ({test}, p < {ALPHA:g})."
 

@@ -16,7 +16,7 @@ from kntools.report.figure import ALPHA, Shown, blocks, paired_test, share, test
 from kntools.report.page import Block
 from kntools.report.study import Study
 from kntools.results.display import within
-from kntools.results.statistics import holm
+from kntools.results.statistics import fisher, holm, sign_test
 
 
 def attribution(study: Study) -> Shown:
@@ -47,7 +47,8 @@ def pair_search(study: Study) -> Shown:
     against = " and sign test against the foil" if metric == "contrast" else ""
     test = f"one-sided Fisher's exact test{against} on the test half, Holm-corrected, n = {tested_on} pairs"
     content = blocks("figure-2", found.plot(), claims, tables={"shares": found.shares(), "pairs": found.to_frame()})
-    return Shown(tested(passed, nothing, test, claims["p_holm"]), content)
+    least = [fisher(n, n, 0, tested_on - n, "greater") for n in claims["pairs"]]  # found in all, and in no other
+    return Shown(tested(passed, nothing, test, claims["p_holm"], min(holm(least), default=0.0)), content)
 
 
 def localisation(study: Study) -> Shown:
@@ -82,8 +83,8 @@ def layers(study: Study) -> Shown:
     counts += "" if test is None else f" of {test['permuted']}"
     nothing = "difference between the layers of agreement and of facts"
     content = blocks("figure-4", spread.plot(), spread.to_frame(), tables=tables)
-    p_values = [] if test is None else [test["p"]]
-    return Shown(tested(passed, nothing, f"permutation test, n = {counts}", p_values), content, missing)
+    p_values, least = ([], 0.0) if test is None else ([test["p"]], test["least"])
+    return Shown(tested(passed, nothing, f"permutation test, n = {counts}", p_values, least), content, missing)
 
 
 def overturned(study: Study) -> Shown:
@@ -99,7 +100,9 @@ def overturned(study: Study) -> Shown:
     ]
     counts = ", ".join(f"{n} of {source}" for source, n in summary.groupby("source", sort=False)["n"].first().items())
     nothing = "edit of leading neurons, against random ones,"
-    sentence = tested(passed, nothing, f"McNemar's exact test, Holm-corrected, n = {counts}", summary["p_holm"])
+    least = min(holm([sign_test(n, 0) for n in summary["n"]]))  # all overturned, and none by random neurons
+    test = f"McNemar's exact test, Holm-corrected, n = {counts}"
+    sentence = tested(passed, nothing, test, summary["p_holm"], least)
     return Shown(sentence, blocks("figure-8", found.plot(), summary, tables={"prompts": found.to_frame()}), missing)
 
 

@@ -1,5 +1,6 @@
 """Figures 5 to 7: what suppressing the candidate of a number does to words."""
 
+import math
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any
@@ -68,9 +69,10 @@ def bias(study: Study) -> Shown:
     rho, p = _correlation(neutral)
     passed = [f"Effect and plural bias of neutral words correlate at {rho:+.2f} (Spearman)"] if p < ALPHA else []
     how = f"permutation test, n = {len(neutral)} neutral words"
+    least = 2 / math.factorial(len(neutral))  # all in one order, or in the reverse one
     tables = {"test": pd.DataFrame([{"n": len(neutral), "spearman": rho, "p": p}])}
     return Shown(
-        tested(passed, "correlation of effect and plural bias among neutral words", how, [p]),
+        tested(passed, "correlation of effect and plural bias among neutral words", how, [p], least),
         blocks("figure-6", found.plot(), frame, tables=tables, neuron=study.candidate("plural"), source=source),
         {", ".join(rare): "they precede too few nouns"} if rare else {},
     )

@@ -202,6 +202,7 @@ def test_groups_of_one_paradigm_are_not_independent() -> None:
     assert (test["permuted"], test["distance"]) == ("7 paradigms and relations", pytest.approx(own))
     assert "permutations of 7 paradigms and relations" in found.describe()
     assert test["p"] == pytest.approx(sum(expected) / len(expected), abs=0.03) and test["p"] > 0.05
+    assert test["least"] == 1 / len(expected)
 
 
 def test_layers_of_another_model() -> None:

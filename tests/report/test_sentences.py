@@ -19,10 +19,12 @@ from typing import Any
 
 import pandas as pd
 import pytest
+from scipy import stats
 
 import kntools as kn
 from kntools.analyses import SearchSettings
 from kntools.analyses.fig03_localisation import Localisation
+from kntools.analyses.fig08_reliability import EDITS
 from kntools.report import FIGURES, QUICK, Study, build, choose, neuron_figures
 from kntools.report.figure import ALPHA
 from kntools.report.figure import tested as sentence_of
@@ -118,7 +120,9 @@ def test_nothing_is_claimed_where_there_is_nothing(tmp_path_factory: pytest.Temp
         report = build(Study(model, SIZE, tmp_path_factory.mktemp("nothing")), choose(TESTED))
     sentences = {figure.key: shown.sentence for figure, shown in report.shown}
     claims = {
-        key: text for key, text in sentences.items() if not re.match(r"No (.* passes the test|test was possible)", text)
+        key: text
+        for key, text in sentences.items()
+        if not re.match(r"No (.* passes the test|test was possible)|This sample is too small for its test", text)
     }
     assert not claims
 
@@ -134,6 +138,20 @@ def test_nothing_is_claimed_where_there_is_nothing(tmp_path_factory: pytest.Temp
 )
 def test_what_was_not_tested_did_not_fail_a_test(passed: list[str], p_values: list[float], sentence: str) -> None:
     assert sentence_of(passed, "effect", "t-test, n = 1", p_values) == sentence
+
+
+def test_a_test_that_no_sample_of_this_size_passes_was_not_failed() -> None:
+    asked = ("McNemar's exact test, n = 5", [0.0625])
+    assert sentence_of([], "edit", *asked, 0.0625) == (
+        "This sample is too small for its test, whose p is at least 0.062 (McNemar's exact test, n = 5)."
+    )
+    assert sentence_of([], "edit", *asked, 0.04).startswith("No edit passes the test")
+
+
+def test_quick_reports_have_prompts_enough_to_pass_the_test_of_figure_8() -> None:
+    tests = len(EDITS) * (1 + QUICK.relations)
+    for n in (QUICK.judged_pairs, QUICK.judged_facts):
+        assert tests * stats.binomtest(n, n).pvalue < ALPHA
 
 
 def test_every_figure_names_its_test_or_says_that_it_has_none(bert: Made, llama: Made) -> None:
