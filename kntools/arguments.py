@@ -36,9 +36,14 @@ def whole(name: str, value: Any, least: int | None = None, most: int | None = No
     return number
 
 
+def is_one_number(value: Any) -> bool:
+    """One, and not several: arrays and tensors of several claim to be an index too."""
+    return isinstance(value, SupportsIndex) and not getattr(value, "ndim", 0)
+
+
 def whole_numbers(name: str, values: Any, least: int | None = None) -> tuple[int, ...]:
     """The same of one number or of several."""
-    if isinstance(values, SupportsIndex) and not getattr(values, "ndim", 0):  # arrays and tensors have it too
+    if is_one_number(values):
         return (whole(name, values, least),)
     return tuple(whole(name, value, least) for value in several(name, values, "[2, 3], or one whole number"))
 

@@ -142,11 +142,25 @@ def encode_many(model: Any, prompts: Prompts, *, prepend_bos: bool | None = None
     new = iter(encode_each(model, [p for p in asked if isinstance(p, Prompt)], prepend_bos=prepend_bos))
     out = []
     for prompt in asked:
-        result = prompt if isinstance(prompt, Encoded) else next(new)
+        result = _own(model, prompt) if isinstance(prompt, Encoded) else next(new)
         if isinstance(result, PromptError):
             raise result
         out.append(result)
     return out
+
+
+def _own(model: Any, encoded: Encoded) -> Encoded:
+    """An `Encoded`, if this model reads the same in its tokens (one without a tokenizer cannot tell)."""
+    if model.tokenizer is None:
+        return encoded
+    tokenizer = adapter.tokenizer_of(model)
+    read = tuple(tokenizer.decode([token]) for token in encoded.tokens[0].tolist())
+    if read != encoded.str_tokens:
+        raise ValueError(
+            f"the tokens of {excerpt(encoded.prompt.text)!r} are of another model: this one reads "
+            f"{excerpt(''.join(read))!r} in them; give the Prompt: encoded.prompt"
+        )
+    return encoded
 
 
 def encode_each(

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from transformers import AutoTokenizer, PreTrainedModel
 
+from kntools.engine.capability import check_dropout
 from kntools.files import atomic
 from kntools.models import adapter
 from kntools.models.attachment import without_hooks
@@ -96,6 +97,7 @@ def _tokenizer(model: Any) -> Any:
 def _check(model: Any, model_class: type[PreTrainedModel], folder: Path) -> None:
     generator, length = torch.Generator().manual_seed(0), min(12, adapter.context_length(model))
     tokens = torch.randint(int(model.cfg.d_vocab), (2, length), generator=generator).to(adapter.device_of(model))
+    check_dropout(model)
     expected = without_hooks(model, lambda: adapter.run(model, tokens))
     read = model_class.from_pretrained(folder, dtype=expected.dtype, attn_implementation="eager")
     logits = read.to(tokens.device).eval()(tokens).logits

@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from kntools.arguments import whole, whole_numbers
+from kntools.arguments import is_one_number, whole, whole_numbers
 from kntools.editing.weight_edits import fingerprints
 from kntools.engine.text_measurement import TextMeasurement
 from kntools.engine.texts import Texts, check_context, neurons_in, passes, pieces, rows_of_texts, special_tokens
@@ -258,7 +258,7 @@ def second_moment(
         number: SecondMoment((total / sums.tokens).float().cpu(), sums.tokens, sums.texts, number, sums.about)
         for number, total in sums.totals.items()
     }
-    return found[wanted[0]] if isinstance(layer, SupportsIndex) else found
+    return found[wanted[0]] if is_one_number(layer) else found
 
 
 class _Sums(TextMeasurement):

@@ -45,7 +45,7 @@ def capability(model: Any, tokens: Tensor, length: int | None = None) -> Capabil
     """
     training = adapter.is_training(model)
     if training:
-        _check_dropout(model)
+        check_dropout(model)
     if has_hooks(model):
         return Capability(False)
     probe = probe_text(model, tokens[0], length or tokens.shape[1])
@@ -73,7 +73,8 @@ def probe_text(model: Any, tokens: Int[Tensor, " pos"], length: int) -> Int[Tens
     return text.repeat(-(-size // len(text)))[None, :size]
 
 
-def _check_dropout(model: Any) -> None:
+def check_dropout(model: Any) -> None:
+    """Raise if the model drops values at random: it is in training mode, and no rate is zero."""
     for module in adapter.all_modules(model):
         if not module.training:
             continue

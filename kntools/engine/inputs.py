@@ -2,13 +2,13 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, SupportsIndex, cast
+from typing import Any, cast
 
 import torch
 from jaxtyping import Int, Shaped
 from torch import Tensor
 
-from kntools.arguments import shown
+from kntools.arguments import is_one_number, shown
 from kntools.models import adapter
 from kntools.models.causality import is_masked
 from kntools.options import progress_bar
@@ -82,7 +82,7 @@ def make_inputs(
         of_group = [asked[n] for n in group]
         if len({len(at) for at in of_group}) != 1 or not of_group[0]:
             raise ValueError("every prompt must have the same number of positions, at least one")
-        single = isinstance(pos, SupportsIndex) or (pos is None and len(of_group[0]) == 1)
+        single = is_one_number(pos) or (pos is None and len(of_group[0]) == 1)
         known_answers = None if answers is None else [answers[n] for n in group]
         found.append((group, Inputs(tokens, of_group, single, known_answers)))
     return found
@@ -90,7 +90,7 @@ def make_inputs(
 
 def _asked(pos: Positions | Sequence[Positions], rows: Sequence[Tensor]) -> list[tuple[int, ...]]:
     """Asked positions of each row. A list of sequences has one entry per row."""
-    if isinstance(pos, list | tuple) and pos and not all(isinstance(p, SupportsIndex) for p in pos):
+    if isinstance(pos, list | tuple) and pos and not all(map(is_one_number, pos)):
         if len(pos) != len(rows):
             raise ValueError(f"positions for {len(pos)} prompts, but there are {len(rows)}")
         per_row = cast(Sequence[Positions], pos)
@@ -160,7 +160,9 @@ def as_batch(model: Any, tokens: Tensor) -> Tensor:
         raise ValueError(
             f"tokens must be token ids [prompt pos], at least one; got {batch.dtype} {tuple(tokens.shape)}"
         )
-    limit = adapter.context_length(model)
+    limit, words = adapter.context_length(model), int(model.cfg.d_vocab)
     if batch.shape[1] > limit:
         raise ValueError(f"{batch.shape[1]} tokens, but the model's context holds {limit}")
+    if not 0 <= int(batch.min()) <= int(batch.max()) < words:
+        raise ValueError(f"token ids from {int(batch.min())} to {int(batch.max())}; the model's are 0 to {words - 1}")
     return batch.to(adapter.device_of(model))

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from kntools.hooks.positioned import position_axis, shares_memory
+from kntools.hooks.positioned import axis_of_positions, shares_memory
 from kntools.hooks.stateful import StatefulHook
 from kntools.sites import Hook
 
@@ -94,7 +94,7 @@ def watch(name: str, local: tuple[int, ...], into: dict[str, Watched]) -> PassHo
     def keep(activation: Tensor, hook: Any) -> Tensor:
         # A new tensor in any case: the slice that came in is not what the pass goes on with.
         kept = activation.clone() if activation.requires_grad else activation.detach().clone().requires_grad_()
-        into[name] = Watched(kept, position_axis(hook), local)
+        into[name] = Watched(kept, axis_of_positions(activation, hook), local)
         return activation.copy_(kept) if shares_memory(name) else kept
 
     return keep

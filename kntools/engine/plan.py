@@ -62,6 +62,9 @@ class Intervention:
         hooks = _checked(self.hooks)
         if not all(map(_is_named, self.wrt)):
             raise TypeError(f"wrt={shown(self.wrt)}; give pairs of hook name and position: [(name, -1)]")
+        names = [name for name, _ in self.wrt]
+        if twice := [name for name in names if names.count(name) > 1]:
+            raise ValueError(f"wrt names {twice[0]!r} twice; give its positions together: ({twice[0]!r}, [0, -1])")
         checked = {"hooks": hooks, "prompt": whole("prompt", self.prompt), "rows": whole("rows", self.rows, 1)}
         for name, value in checked.items():
             object.__setattr__(self, name, value)

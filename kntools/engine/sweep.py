@@ -52,7 +52,8 @@ def sweep(
 
     Row *i* is `model.run_with_hooks(tokens, fwd_hooks=interventions[i])[0, pos]`, for any hooks. Hooks of your own
     may do anything to their activation `[1 pos ...]`; hooks of `kntools.hooks` also say where they
-    act; earlier tokens are not run again.
+    act; earlier tokens are not run again. All rows run together: hooks that hand something on to other hooks need a
+    place of their own for it in each intervention.
 
     Arguments:
         prompts: a `Prompt`, an `Encoded` or token ids; or several, of any lengths (then give
@@ -206,7 +207,10 @@ def run_gradients(
     """`sweep_gradients` on a runner that is kept for several rounds."""
 
     def finish(result: PassOutput) -> dict[int, RowGradients]:
-        return _differentiate(_values(result, runner, interventions, metrics), result.watched)
+        values = _values(result, runner, interventions, metrics)
+        if result.logits.requires_grad and not any(rows.requires_grad for rows in values.values()):
+            raise ValueError("the metric has no gradient; compute it from the logits with torch alone, without argmax")
+        return _differentiate(values, result.watched)
 
     passes = runner.run(interventions, finish, gradients=True)
     return with_gradients(runner.model, lambda: _collect(passes, len(interventions)))
@@ -230,7 +234,9 @@ def _differentiate(values: dict[int, Tensor], watched: dict[int, dict[str, Watch
         total = torch.cat(list(values.values())).sum()
         tensors = [w.tensor for w in activations]
         # A metric may not depend on an activation at all (a later position): then its gradient is zero.
-        gradients = torch.autograd.grad(total, tensors, allow_unused=True, materialize_grads=True)
+        gradients = [torch.zeros_like(x) for x in tensors]
+        if total.requires_grad:
+            gradients = torch.autograd.grad(total, tensors, allow_unused=True, materialize_grads=True)
     wrt: dict[int, dict[str, Derivative]] = {number: {} for number in values}
     for (item, name), w, gradient in zip(keys, activations, gradients, strict=True):
         if not bool(torch.isfinite(gradient).all()):

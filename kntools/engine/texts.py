@@ -13,6 +13,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from kntools.arguments import shown, whole, whole_text
+from kntools.engine.capability import check_dropout
 from kntools.models import adapter
 from kntools.models.adapter import tokenizer_of
 from kntools.models.causality import is_masked
@@ -118,6 +119,7 @@ def neurons_in(
     model: Any, batch: Sequence[Piece], wanted: Mapping[int, Sequence[int] | slice]
 ) -> dict[int, Float[Tensor, "row pos neuron"]]:
     """Activations of some neurons of each layer. Layers above the last of them are not run."""
+    check_dropout(model)
     found: dict[int, Tensor] = {}
     last = max(wanted)
 

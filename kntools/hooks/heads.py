@@ -9,6 +9,7 @@ from torch import Tensor
 
 from kntools.arguments import decimal, several, shown, whole
 from kntools.hooks.positioned import PositionedHook
+from kntools.models import adapter
 from kntools.sites import ANSWER, Hook, Positions, hook_name, is_one
 
 #: `(layer, head)`, counted from zero, or `"L5.H3"`.
@@ -51,6 +52,7 @@ def scale_heads(
             for head in chosen:
                 if x.ndim != 4 or head >= x.shape[2]:
                     raise IndexError(f"head {head} does not exist at {name}, whose shape is {tuple(x.shape)} here")
+            check_whole_heads(adapter.running_model(), name, x.shape[2])
             at = torch.tensor(chosen, device=x.device)
             return x.index_copy(2, at, x.index_select(2, at) * factor)
 
@@ -74,6 +76,16 @@ def check_heads(name: str) -> str:
     if not name.endswith(WITH_HEADS):
         raise ValueError(f"{name!r} has no heads; they are at z, q, k, v, pattern, attn_scores or result")
     return name
+
+
+def check_whole_heads(model: Any, name: str, count: int) -> None:
+    """With latent attention TransformerLens cuts `z` by the width of a query, which is not that of a value."""
+    heads = getattr(getattr(model, "cfg", None), "n_heads", None)
+    if name.endswith("hook_z") and isinstance(heads, int) and count != heads:
+        raise ValueError(
+            f"{name} comes in {count} parts, but the layer has {heads} heads (latent attention): its parts are no "
+            "heads; use site='v' or 'pattern'"
+        )
 
 
 def _as_head(head: HeadLike) -> tuple[int, int]:

@@ -31,6 +31,16 @@ def position_axis(hook: Any) -> int:
     return 2 if (hook.name or "").endswith(QUERY_AXIS) else 1
 
 
+def axis_of_positions(activation: Tensor, hook: Any) -> int:
+    """The same of an activation that has an axis of the batch and one of positions."""
+    if activation.ndim < 3 and activation.is_floating_point():
+        raise ValueError(
+            f"{hook.name} is {tuple(activation.shape)} in this model: its rows are the tokens of all prompts, without "
+            "positions; write a hook of your own, which gets it as it is"
+        )
+    return position_axis(hook)
+
+
 @dataclass(frozen=True, eq=False, repr=False)
 class PositionedHook:
     """Apply `edit` to an activation at `pos`, on a copy.
@@ -86,7 +96,7 @@ class PositionedHook:
             return self.at(self._last_token(activation.shape[0]))(activation, hook)
         if neuron_layers.is_of_neurons(self.name) and (model := adapter.running_model()) is not None:
             neuron_layers.check_hook(model, self.name, activation.shape[:2])
-        axis = position_axis(hook)
+        axis = axis_of_positions(activation, hook)
         x = activation.movedim(axis, 1)
         length = x.shape[1] if self.length is None else self.length
         absolute = resolve_positions(self.pos, length)

@@ -9,8 +9,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from kntools.arguments import several, shown, tensor, whole_numbers
-from kntools.hooks.heads import check_heads
+from kntools.hooks.heads import check_heads, check_whole_heads
 from kntools.hooks.positioned import PositionedHook
+from kntools.models import adapter
 from kntools.sites import ANSWER, Hook, Positions, hook_name
 
 P = ParamSpec("P")
@@ -140,6 +141,7 @@ def patch(
             )
         value = other.to(x).expand_as(x)
         if heads is not None:  # [batch pos head d_head]; a pattern comes as [batch query head key]
+            check_whole_heads(adapter.running_model(), name, x.shape[2])
             return _only(x, value, 2, heads, name, "head")
         if neurons is not None:
             return _only(x, value, x.ndim - 1, neurons, name, "neuron")

@@ -11,6 +11,7 @@ from torch import Tensor
 from kntools.arguments import whole, whole_numbers
 from kntools.engine.prompt_pairs import Pair
 from kntools.engine.sweep import sweep
+from kntools.hooks.heads import check_whole_heads
 from kntools.hooks.positioned import position_axis
 from kntools.hooks.states import capture, patch
 from kntools.models import adapter
@@ -110,7 +111,9 @@ def _columns(
     if choice.heads is not False:
         if found.ndim != 4:
             raise ValueError(f"site {choice.site!r} has no heads; those of z, q, k, v and pattern do")
-        return "head", _chosen(choice.heads, found.shape[3 - position_axis(adapter.hook_point(model, name))], "head")
+        count = found.shape[3 - position_axis(adapter.hook_point(model, name))]
+        check_whole_heads(model, name, count)
+        return "head", _chosen(choice.heads, count, "head")
     if found.ndim != 3:
         raise ValueError(f"site {choice.site!r} is split into heads; neurons are entries of e.g. mlp.hook_post")
     if len({x.shape[-1] for x in seen.values()}) > 1:

@@ -11,6 +11,7 @@ from torch import Tensor
 from kntools.engine.metric_choice import Metrics
 from kntools.engine.prompt_pairs import Corrupted
 from kntools.engine.sweep import Intervention, sweep
+from kntools.hooks.heads import check_whole_heads
 from kntools.hooks.positioned import position_axis
 from kntools.hooks.states import capture, freeze, patch
 from kntools.models import adapter
@@ -131,6 +132,8 @@ def _check_head(model: Any, end: Node, state: Tensor) -> None:
         return
     if state.ndim != 4:
         raise ValueError(f"layer {end.layer} shows no heads on this model; {end} cannot receive")
-    count = state.shape[3 - position_axis(adapter.hook_point(model, hook_name(end.site(model), end.layer)))]
+    name = hook_name(end.site(model), end.layer)
+    count = state.shape[3 - position_axis(adapter.hook_point(model, name))]
+    check_whole_heads(model, name, count)
     if end.index >= count:
         raise IndexError(f"{end} does not exist: layer {end.layer} has {count} heads of {end.kind}")

@@ -118,3 +118,22 @@ def test_one_metric_per_prompt(max_rows: int | None) -> None:
     for inter, rows in zip(asked, found, strict=True):
         expected = gradient_by_loop(model, each[inter.prompt], [], hook, metrics[inter.prompt])[:, -1:]
         torch.testing.assert_close(rows.wrt[hook].gradient, expected, atol=1e-7, rtol=1e-3)
+
+
+def test_a_name_twice_is_an_error() -> None:
+    name = "blocks.1.mlp.hook_post"
+    with pytest.raises(ValueError, match=r"names 'blocks.1.mlp.hook_post' twice; give its positions together"):
+        kn.Intervention((), wrt=[(name, 0), (name, -1)])
+
+
+def test_what_the_metric_does_not_depend_on_has_gradient_zero() -> None:
+    """A pattern that the model shows and does not use, alone and beside a row with a gradient."""
+    model = zoo.tiny("gptj")
+    tokens, shown = tokens_for(model), "blocks.2.attn.hook_pattern"
+    asked = [kn.Intervention((), wrt=[(shown, -1)]), kn.Intervention((), wrt=[("blocks.1.mlp.hook_post", -1)])]
+    for runs in (asked[:1], asked):
+        [first, *others] = kn.sweep_gradients(model, tokens, runs, kn.probability(5))
+        assert not first.wrt[shown].gradient.any()
+        assert all(bool(row.wrt["blocks.1.mlp.hook_post"].gradient.any()) for row in others)
+    with pytest.raises(ValueError, match="the metric has no gradient"):
+        kn.sweep_gradients(model, tokens, asked[1:], lambda logits: logits.argmax(-1).float())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -172,6 +173,23 @@ def test_training_mode_is_not_remembered() -> None:
         assert not capability(model, LONG).fork
     assert capability(model.eval(), LONG).prefix
     assert not capability(model.train(), LONG).fork
+
+
+def test_dropout_is_refused_by_measurements_over_texts_and_by_saving(tmp_path: Path) -> None:
+    model = zoo.fresh("gpt2")
+    model.train()
+    for module in model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.1
+    state = torch.random.get_rng_state()
+    for call in (
+        lambda: kn.second_moment(model, 1, zoo.SENTENCES),
+        lambda: kn.neuron_card(model, "L1.N5", zoo.SENTENCES),
+        lambda: kn.save_model(model, tmp_path / "saved"),
+    ):
+        with pytest.raises(ValueError, match=r"training mode, and its Dropout drops 10% .* call model.eval\(\)"):
+            call()
+    assert torch.equal(state, torch.random.get_rng_state()) and not (tmp_path / "saved").exists()
 
 
 def test_logits_that_are_nan_say_nothing_of_the_model() -> None:
