@@ -66,6 +66,13 @@ def decimal(
     return number
 
 
+def flag(name: str, value: Any, *others: Any) -> Any:
+    """True or False, or one of the others; a text that says "no" is neither."""
+    if not isinstance(value, bool | np.bool_) and not any(value is other for other in others):
+        raise TypeError(f"{name}={shown(value)}; give {' or '.join(map(repr, (True, False, *others)))}")
+    return value
+
+
 def _range(least: object, most: object, above: object = None, below: object = None) -> str:
     if least is not None and most is not None:
         return f" from {least} to {most}"

@@ -7,7 +7,7 @@ from typing import Any
 
 from tqdm.auto import tqdm
 
-from kntools.arguments import whole
+from kntools.arguments import flag, whole
 from kntools.scopes import scope
 
 
@@ -17,8 +17,7 @@ class Options:
     max_rows: int | None = None  # rows per forward pass, clean ones included; None chooses from free memory
 
     def __post_init__(self) -> None:
-        if not isinstance(self.progress, bool):
-            raise TypeError(f"progress={self.progress!r}; give True or False")
+        flag("progress", self.progress)
         if self.max_rows is not None:
             object.__setattr__(self, "max_rows", whole("max_rows", self.max_rows, least=1))
 

@@ -62,6 +62,8 @@ class Prompt:
         if self.multi_token not in get_args(MultiToken):
             raise ValueError(f"multi_token={self.multi_token!r} is unknown; use 'error', 'first' or 'sum'")
         if self.occurrence is not None:
+            if self.subject is None:
+                raise ValueError(f"occurrence={self.occurrence}, but there is no subject; give subject= too")
             object.__setattr__(self, "occurrence", whole("occurrence", self.occurrence))
 
 

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from enum import StrEnum
 from typing import Any, Literal
 
+from kntools.arguments import flag
 from kntools.models.adapter import tokenizer_of
 from kntools.models.causality import is_masked
 from kntools.word_borders import is_glued, occurrences
@@ -45,6 +46,7 @@ class PromptError(ValueError):
 
 class Tokenisation:
     def __init__(self, model: Any, prepend_bos: bool | None = None) -> None:
+        flag("prepend_bos", prepend_bos, None)
         self.tokenizer, self.masked = tokenizer_of(model), is_masked(model)
         self.bos: int | None = None  # the token that texts begin with
         if not self.masked and (

@@ -243,3 +243,66 @@ def run_metric(model: Any, metric: Any) -> float:
 def test_a_name_that_is_nearly_right_is_offered() -> None:
     with pytest.raises(AttributeError, match="integrated_gradients"):
         kn.integrated_gradient  # noqa: B018
+
+
+def _twice(m: Any) -> Any:
+    group = kn.analyses.PromptGroup("g", "P36", "factual", (PROMPT, OTHER))
+    return kn.analyses.localisation(m, [group, group])
+
+
+def _other_tokens(m: Any) -> Any:
+    return kn.activation(m, kn.encode(m, PROMPT)) - kn.activation(m, kn.encode(m, PROMPT, prepend_bos=False))
+
+
+def _of_another_depth(m: Any) -> Any:
+    rows = [{"source": "P36", "kind": "factual", "group": "g", "neurons": [[1, 5]]}]
+    found = kn.analyses.Localisation.of(rows, {"model": "m"}, widths=[48] * 4)
+    assert len(kn.analyses.layer_distribution(found).to_frame()) == 4
+    return kn.analyses.layer_distribution(found, n_layers=300)
+
+
+def _sent(sender: str, receiver: str) -> Callable[[Any], Any]:
+    return lambda m: kn.path_patch(m, PROMPT, OTHER, sender=sender, receiver=receiver)
+
+
+CONTRADICTIONS: dict[str, tuple[Callable[[Any], Any], str]] = {
+    "prepend_bos": (lambda m: kn.encode(m, PROMPT, prepend_bos="no"), "prepend_bos='no'; give True or False or None"),
+    "load": (lambda m: kn.load_model("tiny-bert", prepend_bos="no"), "prepend_bos='no'"),
+    "hooked": (lambda m: kn.load_model("tiny-bert", hooked=1), "hooked=1; give True or False"),
+    "noising": (lambda m: kn.activation_patch(m, PROMPT, OTHER, noising="no"), "noising='no'; give True or False"),
+    "known_only": (lambda m: kn.analyses.prompt_groups(m, "P36", known_only="yes"), "known_only='yes'"),
+    "other tokens": (_other_tokens, "prepend_bos is True in one attribution and False in the other"),
+    "a group twice": (_twice, "is given twice and would count twice"),
+    "depth": (_of_another_depth, "n_layers=300, but the model has 4 layers"),
+    "no verb for it": (
+        lambda m: kn.analyses.prompt_groups(m, "sample_determiner_noun_agreement_2", path="sample"),
+        "before it reads the noun.*determiner_noun_agreement_1",
+    ),
+    "severed nothing": (lambda m: kn.causal_trace(m, PROMPT, sever_at="all"), "nothing is severed; give sever="),
+    "occurrence of nothing": (lambda m: kn.Prompt(TEXT, " book", occurrence=1), "there is no subject"),
+    "device": (lambda m: kn.load_model("tiny-bert", device="meta:x"), "is not a device"),
+    "a folder": (lambda m: kn.load("."), "it is a folder"),
+    "head to an earlier head": (_sent("L2.H1", "L1.H1.q"), "no sender stands before a receiver"),
+    "head to its own layer's": (_sent("L2.H1", "L2.H0.q"), "no sender stands before a receiver"),
+    "MLP to its own layer's head": (_sent("L2.MLP", "L2.H0"), "there is no path"),
+    "neuron to an earlier MLP": (_sent("L2.N3", "L1.MLP"), "there is no path"),
+}
+
+
+@pytest.mark.parametrize("name", CONTRADICTIONS)
+def test_what_cannot_be_meant_is_an_error_and_no_number(name: str, model: Any) -> None:
+    call, message = CONTRADICTIONS[name]
+    with pytest.raises(ERRORS, match=message):
+        call(model)
+
+
+def test_a_path_within_a_layer_goes_from_heads_to_the_mlp(model: Any) -> None:
+    assert kn.path_patch(model, PROMPT, OTHER, sender="L2.H1", receiver="L2.MLP").values.shape == (1, 1)
+
+
+def test_a_run_is_never_written_beside_a_file_of_another_kind(model: Any, tmp_path: Any) -> None:
+    (tmp_path / "notes.md").write_text("mine")
+    for path in (tmp_path, tmp_path / "notes.md"):
+        with pytest.raises(ValueError, match=r"is no run; give the name of a run: FILE\.jsonl"):
+            kn.analyses.attribution_profile(model, {"a": [PROMPT, OTHER]}, run=path)
+    assert sorted(tmp_path.iterdir()) == [tmp_path / "notes.md"]

@@ -43,26 +43,30 @@ class LayerDistribution(Table):
 def layer_distribution(
     found: Localisation | Mapping[str, Sequence[Sequence[NeuronLike]]],
     *,
-    n_layers: int,
+    n_layers: int | None = None,
     permutations: int = 2000,
     seed: int = 0,
 ) -> LayerDistribution:
     """Layers of knowledge neurons (Niu et al. 2024, figure 4), and a test of two kinds.
 
     ```python
-    layer_distribution(localisation(model, groups), n_layers=model.cfg.n_layers).plot()
+    layer_distribution(localisation(model, groups)).plot()
     layer_distribution({"facts": [(n1, n2), (n3,)], "agreement": [...]}, n_layers=12)
     ```
 
     Arguments:
         found: a `Localisation`, or for each kind the neurons of every group. Groups without neurons are left out.
-        n_layers: of the model; a neuron beyond them is an error.
+        n_layers: of the model, where it is not in `found`, as in a `Localisation`; a neuron beyond them is an error.
         permutations: of a test of two kinds: the distance between their shares (half the sum of absolute
             differences, 0 to 1) against the same with kinds assigned at random, to the paradigms and relations of a
             `Localisation`, whose groups are not independent, or else to groups.
         seed: of permutations and intervals.
     """
-    n_layers, permutations = whole("n_layers", n_layers, least=1), whole("permutations", permutations, least=1)
+    widths = found.details.get("widths") if isinstance(found, Localisation) else None
+    given_layers = len(widths) if n_layers is None and widths else n_layers
+    n_layers, permutations = whole("n_layers", given_layers, least=1), whole("permutations", permutations, least=1)
+    if widths and len(widths) != n_layers:
+        raise ValueError(f"n_layers={n_layers}, but the model has {len(widths)} layers")
     if isinstance(found, Localisation):
         provenance, given = found.provenance, {k: found.neurons(k) for k in ("linguistic", "factual")}
         units = {k: [row["source"] for row in found.rows if row["kind"] == k] for k in given}

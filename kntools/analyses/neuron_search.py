@@ -119,6 +119,8 @@ def search_each(
 ) -> tuple[list[Row], Row]:
     """What is found in every group, and in its null, as rows of JSON; and the header of the run."""
     sources: dict[str, list[Prompt]] = {}
+    if twice := [item for item, n in Counter(group.item for group in groups).items() if n > 1]:
+        raise ValueError(f"the group {twice[0]!r} is given twice and would count twice; omit one")
     for group in groups:
         sources.setdefault(group.source, []).extend(group.prompts)
     asked = {source: settings.asking(model, prompts) for source, prompts in sources.items()}

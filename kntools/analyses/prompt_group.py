@@ -11,11 +11,12 @@ from typing import Any, Literal, TypeVar
 
 from kntools import data
 from kntools.analyses.determiner_pairs import pairs_in_frames
-from kntools.arguments import PROMPTS, check_list, several, shown, whole
+from kntools.arguments import PROMPTS, check_list, flag, several, shown, whole
 from kntools.data.grouping import DETERMINER_NUMBER
 from kntools.data.pairs import MinimalPair
 from kntools.data.records import Loaded, PromptSet, Skipped
 from kntools.data.sample import PARADIGMS as SAMPLES
+from kntools.models.causality import is_masked
 from kntools.models.names import check_name
 from kntools.prompts import Prompt
 from kntools.randomness import python_random
@@ -83,6 +84,7 @@ def prompt_groups(
     Raises:
         ValueError: an unknown name (the nearest are offered), or no group has `least` prompts.
     """
+    flag("known_only", known_only)
     frames = whole("frames", frames, least=1)
     least = min(3, frames) if least is None else whole("least", least, least=1)
     limit = None if limit is None else whole("limit", limit, least=0)
@@ -104,6 +106,11 @@ def prompt_groups(
             in_frames, left_out = pairs_in_frames(records, frames, limit, seed)
             skipped += left_out
             asked = replace(records, records=tuple(chain.from_iterable(in_frames.values()))).prompts(model)
+            if not is_masked(model) and any(prompt.target.strip() in DETERMINER_NUMBER for prompt in asked.prompts):
+                raise ValueError(
+                    f"{name}: a causal model predicts the determiner before it reads the noun, which alone says the "
+                    "number; use a paradigm where the noun is the answer: determiner_noun_agreement_1"
+                )
             found = _by_pair(asked, in_frames)
         else:
             asked = records.prompts(model)

@@ -126,6 +126,12 @@ class Attribution(Result):
         if self.prompts != other.prompts:
             texts = " and ".join(str([excerpt(p.text) for p in att.prompts[:3]]) for att in (self, other))
             raise ValueError(f"the attributions are of different prompts: {texts}; attribute the same ones")
+        bos = [att.provenance["settings"].get("prepend_bos") for att in (self, other)]
+        if bos[0] != bos[1]:
+            raise ValueError(
+                f"prepend_bos is {bos[0]} in one attribution and {bos[1]} in the other, so their tokens differ; "
+                "attribute kn.encode(model, prompt, prepend_bos=...) in both"
+            )
         if self.widths != other.widths:
             raise ValueError(f"the layers have {self.widths} and {other.widths} neurons; compare models of one shape")
 

@@ -11,6 +11,7 @@ from kntools.analyses.edit_cases import EditData, make_cases
 from kntools.cli.analysis import RunOptions, write_tables
 from kntools.cli.command import command
 from kntools.cli.output import Output, Sheet
+from kntools.models.adapter import check_layer
 from kntools.models.neuron_layers import layers_of
 from kntools.results.result import Result
 
@@ -32,6 +33,8 @@ def edit_layer(
     Example: kntools figure edit_layer --layer 1 --layer 3 --layer 5 --moments moments --out layers
     """
     model = options.load()
+    for number in layer:
+        check_layer(model, number)
     facts = data.known_facts(known_only=model, limit=traced, seed=options.seed).prompts(model, multi_token="first")
     proposal = layer_choice.propose_layer(model, list(facts), seed=options.seed)
     measured = layer_choice.measure(model, layer, tokens=tokens, seed=options.seed, folder=moments)

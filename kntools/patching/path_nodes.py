@@ -87,5 +87,17 @@ def receivers(model: Any, receiver: NodeLike | Sequence[NodeLike]) -> list[Node]
     return sorted({parse(model, node) for node in listed}, key=str)
 
 
+def check_path(choice: CellChoice, ends: Sequence[Node]) -> None:
+    """Does some sender stand before some receiver? In a layer the attention is first."""
+    if choice.layers is None or not ends:
+        return
+    attention = choice.heads is not False
+    first, last = min(choice.layers), max(end.layer for end in ends)
+    beside = attention and any(end.layer == last and end.kind in ("mlp", "neuron") for end in ends)
+    if first > last or (first == last and not beside):
+        names = ", ".join(map(str, ends))
+        raise ValueError(f"no sender stands before a receiver ({names}): there is no path; give later receivers")
+
+
 def _listed(nodes: NodeLike | Sequence[NodeLike]) -> list[NodeLike]:
     return [nodes] if isinstance(nodes, str | Neuron) else several("sender and receiver", nodes, "'L9.H6' or 'logits'")

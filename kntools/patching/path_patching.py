@@ -18,7 +18,7 @@ from kntools.models import adapter
 from kntools.patching.branches import branch_sites
 from kntools.patching.pair_batches import Batch, States, patch_grid
 from kntools.patching.patch_grid import PatchGrid
-from kntools.patching.path_nodes import LOGITS, Node, NodeLike, receivers, senders
+from kntools.patching.path_nodes import LOGITS, Node, NodeLike, check_path, receivers, senders
 from kntools.prompts import Prompts
 from kntools.sites import Hook, Positions, hook_name
 
@@ -49,7 +49,7 @@ def path_patch(
     The sender takes its activation from the other run. All attention and MLPs above it are fixed as in the run
     that is patched: the residual stream alone carries the change to the receivers. What these read then is put into
     that run, which continues from there. Norms on the path are recomputed. A sender that stands behind all receivers
-    changes nothing.
+    changes nothing; if all do, that is an error.
 
     Arguments:
         clean, corrupted, metric, noising: as in `activation_patch`.
@@ -67,6 +67,7 @@ def path_patch(
         IndexError: a layer, head or neuron that does not exist.
     """
     choice, ends = senders(model, sender, positions), receivers(model, receiver)
+    check_path(choice, ends)
     compute = partial(path_cells, ends=ends)
     names = tuple(map(str, ends)) or (LOGITS,)
     return patch_grid(model, clean, corrupted, choice, metric, noising, compute, method="path", receivers=names)

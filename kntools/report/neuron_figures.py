@@ -72,7 +72,7 @@ def layers(study: Study) -> Shown:
     found, missing = study.localised
     if not any(found.neurons()):
         raise NotPossible("no group has a knowledge neuron")
-    spread = analyses.layer_distribution(found, n_layers=adapter.n_layers(study.model), seed=study.seed)
+    spread = analyses.layer_distribution(found, seed=study.seed)
     test, passed, tables = spread.details["test"], [], {}
     if test is not None:
         means = dict(zip(("mean layer of agreement", "mean layer of facts"), test["means"], strict=True))

@@ -170,7 +170,8 @@ def load(path: str | Path, kind: type[Result] = Result) -> Any:
     if str(source).startswith(SCHEME):
         path = Address.parse(str(source)).download()
     if not path.is_file():
-        raise FileNotFoundError(f"no file {path}; results are written by .save(path)")
+        what = " (it is a folder)" if path.is_dir() else ""
+        raise FileNotFoundError(f"no file {path}{what}; results are written by .save(path)")
     tensors: dict[str, Tensor] = {}
     try:
         if path.suffix == ".json":

@@ -21,6 +21,8 @@ class RunFile:
 
     def __init__(self, path: str | Path) -> None:
         path = Path(path)
+        if path.suffix != ".jsonl" and path.exists():
+            raise ValueError(f"{path} is no run; give the name of a run: FILE.jsonl")
         self.path = path if path.suffix == ".jsonl" else path.with_name(f"{path.name}.jsonl")
         self.tensors = self.path.with_suffix(".tensors")
         self._known: dict[Path, tuple[int, int]] = {}  # how far each file is whole, and its size

@@ -57,6 +57,8 @@ def make_restoration(
     check_choice("sever", sever, (None, *get_args(Severed)))
     check_choice("sever_at", sever_at, get_args(SeverAt))
     layers = adapter.n_layers(model)
+    if sever is None and sever_at != "restored":
+        raise ValueError(f"sever_at={sever_at!r}, but nothing is severed; give sever='mlp' or 'attn' too")
     size = 1 if kind == "hidden" else whole("window", min(WINDOW, layers) if window is None else window, 1, layers)
     severed = [] if sever is None else [adapter.state_site(model, sever)]
     # The output of a block is the input of the next: restored there, its rows need not run the block itself. Not
