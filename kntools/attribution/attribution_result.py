@@ -21,7 +21,7 @@ class Attribution(Result):
     """Scores of all neurons for some prompts. Neurons and layers are counted from zero.
 
     ```python
-    att.top(3)                        # (L29.N393, L28.N79, L0.N605)
+    att.top(3)                        # (L24.N1005, L23.N298, L0.N1297)
     kn.ablate_neurons(att.top(20))    # ... goes straight into hooks
     att.to_frame(top=100)             # tidy pandas table
     att.save("canada.safetensors"); kn.load("canada.safetensors")

@@ -30,7 +30,7 @@ def integrated_gradients(
     ```python
     att = kn.integrated_gradients(model, kn.Prompt("The capital of Canada is", " Ottawa"))
     att.scores                  # [prompt layer neuron], in the metric's unit
-    att.top(5)                  # (L29.N393, ...)
+    att.top(5)                  # (L24.N1005, ...)
     att.residual.abs().max()    # how far the scores of a layer are from adding up to what the layer does
     pair = kn.Prompt("Carla could see the", " horses", foil=" horse")
     kn.integrated_gradients(model, pair).metric     # "contrast": logit of " horses" minus logit of " horse"

@@ -41,7 +41,7 @@ def neuron_card(  # type: ignore[misc] # the signatures above only tell one card
 
     ```python
     card = kn.neuron_card(model, "L24.N1005", texts, prompt=kn.Prompt("The capital of Canada is", " Ottawa"))
-    card.promoted                             # ((" Ottawa", 1.31), ...)
+    card.suppressed                           # ((" capitals", -3.60), ...): active below 0, it promotes them
     cards = kn.neuron_card(model, att.top(20), pathlib.Path("texts.txt"))      # one pass over the texts
     ```
 

@@ -16,6 +16,7 @@ from kntools.sites import Neuron
 
 #: A token and its weight.
 TokenWeights = tuple[tuple[str, float], ...]
+_REVERSED = "Its activation is negative here: it suppresses the tokens that it is said to promote, and the reverse."
 _POSITIVE, _NEGATIVE = "219,58,36", "40,120,220"  # readable behind dark and light text
 _STRONGEST = 0.55
 
@@ -60,7 +61,7 @@ class NeuronCard(Result):
     """A neuron: promoted tokens, contexts, and its effect in a prompt.
 
     ```python
-    card.promoted, card.suppressed        # ((" Ottawa", 1.31), ...): dot product of value and unembedding
+    card.promoted, card.suppressed        # ((" cities", 2.71), ...): dot product of value and unembedding
     card.contexts[0].tokens, card.contexts[0].activations
     card.activation.mean, card.activation.active, card.activation.quantiles["0.99"]
     card.in_prompt.direct, card.in_prompt.effect
@@ -130,6 +131,15 @@ class NeuronCard(Result):
             found["activation"] = {"tokens": a.tokens, "mean": a.mean, "share active": a.active, **quantiles}
         return found
 
+    def __repr__(self) -> str:
+        lines = [super().__repr__()]
+        for name, facts in self._facts().items():
+            values = ", ".join(f"{what} {number(value)}" for what, value in facts.items() if value is not None)
+            lines.append(f"{name.replace('_', ' ')}: {values}")
+        if self.in_prompt is not None and self.in_prompt.activation < 0:
+            lines.append(_REVERSED)
+        return "\n".join(lines)
+
     def _repr_html_(self) -> str:
         parts = [f"<h3>{escape(self.describe())}</h3>"]
         if self.note:
@@ -141,7 +151,8 @@ class NeuronCard(Result):
                 parts.append(f"<p><b>{name}</b> {words}</p>")
         if self.in_prompt is not None:
             p = self.in_prompt.prompt
-            parts.append(f"<p><b>In</b> {escape(p.text)} → {escape(p.target)}</p>")
+            note = f" {_REVERSED}" if self.in_prompt.activation < 0 else ""
+            parts.append(f"<p><b>In</b> {escape(p.text)} → {escape(p.target)}{note}</p>")
         parts += [_rows(facts) for facts in self._facts().values()]
         if self.contexts:
             items = "".join(f"<li style='white-space:pre-wrap'>{_context(c)}</li>" for c in self.contexts)

@@ -5,7 +5,7 @@ writes, keeps dtype and device, and raises an error where its layer, neuron or p
 hook acts at the answer, which a sweep knows of its prompt.
 
 ```python
-hooks = kn.ablate_neurons(["L9.N1094"]) + kn.enhance_neurons([(10, 2096)], pos=2)
+hooks = kn.ablate_neurons(["L9.N1094"]) + kn.enhance_neurons([(10, 209)], pos=2)
 logits = model.run_with_hooks(tokens, fwd_hooks=hooks)
 ```
 """
@@ -29,7 +29,7 @@ def scale_neurons(neurons: NeuronsLike, factor: float, *, pos: Positions = ANSWE
     """Multiply each neuron's activation by `factor` at `pos`: one hook per layer.
 
     ```python
-    hooks = kn.scale_neurons([(9, 1094), (10, 2096)], 0.5)
+    hooks = kn.scale_neurons([(9, 1094), (10, 209)], 0.5)
     ```
 
     Arguments:
@@ -73,7 +73,7 @@ def set_neurons(
     """Set each neuron's activation to a value: one for all, or one per neuron.
 
     ```python
-    hooks = kn.set_neurons([(9, 1094), (10, 2096)], [3.0, 0.0])
+    hooks = kn.set_neurons([(9, 1094), (10, 209)], [3.0, 0.0])
     ```
 
     Raises:

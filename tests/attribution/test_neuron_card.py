@@ -13,6 +13,7 @@ import torch
 
 import kntools as kn
 from kntools.attribution import neuron_activity
+from kntools.results import display
 from tests.models.test_neuron_layers import native
 from tests.zoo import SENTENCES, tiny
 
@@ -202,3 +203,18 @@ def test_a_wrong_prompt_is_an_error_before_texts_are_read() -> None:
 
     with pytest.raises(TypeError, match=r"give one kn\.Prompt"):
         inspect.unwrap(kn.neuron_card)(tiny("llama"), (1, 3), texts(), prompt=7)
+
+
+def test_a_printed_card_says_what_the_neuron_does_in_the_prompt() -> None:
+    model, reverse = tiny("llama"), "it suppresses the tokens that it is said to promote"
+    prompt = kn.Prompt("The capital of Canada is", " Ottawa")
+    cards = kn.neuron_card(model, [(2, n) for n in range(20)], prompt=prompt)
+    signs = set()
+    for card in cards:
+        assert card.in_prompt is not None
+        negative = card.in_prompt.activation < 0
+        signs.add(negative)
+        assert f"effect of switching off {display.number(card.in_prompt.effect)}" in repr(card)
+        assert (reverse in repr(card)) == (reverse in card._repr_html_()) == negative
+    assert signs == {True, False}
+    assert reverse not in repr(kn.neuron_card(model, (2, 0)))

@@ -110,7 +110,9 @@ def test_layers_that_differ_between_paradigms_and_relations() -> None:
         for layer, (kind, sources) in zip((2, 1), kinds.items(), strict=True)
         for n, source in enumerate(sources)
     ]
-    study: Any = SimpleNamespace(localised=(Localisation.of(rows, {"model": "m"}), {}), model=zoo.tiny("bert"), seed=0)
+    study: Any = SimpleNamespace(
+        localised=(Localisation.of(rows, {"model": "m"}, widths=[48] * 3), {}), model=zoo.tiny("bert"), seed=0
+    )
     assert_numbers(neuron_figures.layers(study).sentence, [1.0, 0, 1, 4, 4, 8, ALPHA])
 
 
