@@ -107,5 +107,6 @@ def edit(
     }
     shown = examples.assign(before=examples["before"].map(repr), after=examples["after"].map(repr))
     saved = [] if save is None else [f"wrote the edited model to {save}"]
-    sheets = [Sheet(made.describe(), made.preview()), Sheet("Before and after the edit", shown, saved)]
+    about, warned = made.preview().query("about != 'warning'"), [f"warning: {line}" for line in made.warnings()]
+    sheets = [Sheet(made.describe(), about, warned), Sheet("Before and after the edit", shown, saved)]
     return pages.page_output(options, made.provenance, sheets, data, page, edit=made)

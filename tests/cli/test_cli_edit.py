@@ -56,6 +56,8 @@ def test_edit_prints_what_the_library_says(tiny: str, tmp_path: Path) -> None:
     assert "Before and after" in (tmp_path / "index.html").read_text()
     table = run("edit", TEXT, TARGET, "--subject", "Canada", "--model", tiny, "--steps", "2", "--unrelated", "Is Japan")
     assert table.exit_code == 0 and "in L1" in table.stdout and "C = I" in table.stdout and "Is Japan" in table.stdout
+    warned = [line for line in table.stdout.splitlines() if line.startswith("warning: ")]
+    assert warned and max(len(line) for line in table.stdout.splitlines() if line not in warned) < 150
 
 
 def test_the_edited_model_as_a_folder(tiny: str, tmp_path: Path) -> None:

@@ -94,6 +94,9 @@ def test_dtype_and_device() -> None:
         assert {p.device.type for p in model.parameters()} == {expected}
     with pytest.raises(ValueError, match="device='gpu' is not a device; use 'auto', 'cpu', 'cuda'"):
         kn.load_model("tiny-bert", device="gpu")
+    if torch.version.cuda is None:
+        with pytest.raises(ValueError, match="device='cuda': this machine has none"):
+            kn.load_model("tiny-bert", device="cuda")
     with pytest.raises(ValueError, match="dtype='int8' is not a floating-point type"):
         kn.load_model(given, tokenizer=words, dtype="int8")
 
