@@ -16,7 +16,9 @@ from kntools.sites import Neuron
 
 #: A token and its weight.
 TokenWeights = tuple[tuple[str, float], ...]
-_REVERSED = "Its activation is negative here: it suppresses the tokens that it is said to promote, and the reverse."
+_REVERSED = (
+    "Its activation in the prompt is negative: there it suppresses the tokens that it promotes, and the reverse."
+)
 _POSITIVE, _NEGATIVE = "219,58,36", "40,120,220"  # readable behind dark and light text
 _STRONGEST = 0.55
 
@@ -131,14 +133,15 @@ class NeuronCard(Result):
             found["activation"] = {"tokens": a.tokens, "mean": a.mean, "share active": a.active, **quantiles}
         return found
 
+    def _reversed(self) -> list[str]:
+        return [_REVERSED] if self.in_prompt is not None and self.in_prompt.activation < 0 else []
+
     def __repr__(self) -> str:
         lines = [super().__repr__()]
         for name, facts in self._facts().items():
-            values = ", ".join(f"{what} {number(value)}" for what, value in facts.items() if value is not None)
+            values = ", ".join(f"{what} {_shown(value)}" for what, value in facts.items() if value is not None)
             lines.append(f"{name.replace('_', ' ')}: {values}")
-        if self.in_prompt is not None and self.in_prompt.activation < 0:
-            lines.append(_REVERSED)
-        return "\n".join(lines)
+        return "\n".join([*lines, *self._reversed()])
 
     def _repr_html_(self) -> str:
         parts = [f"<h3>{escape(self.describe())}</h3>"]
@@ -151,8 +154,8 @@ class NeuronCard(Result):
                 parts.append(f"<p><b>{name}</b> {words}</p>")
         if self.in_prompt is not None:
             p = self.in_prompt.prompt
-            note = f" {_REVERSED}" if self.in_prompt.activation < 0 else ""
-            parts.append(f"<p><b>In</b> {escape(p.text)} → {escape(p.target)}{note}</p>")
+            parts.append(f"<p><b>In</b> {escape(p.text)} → {escape(p.target)}</p>")
+            parts += [f"<p>{note}</p>" for note in self._reversed()]
         parts += [_rows(facts) for facts in self._facts().values()]
         if self.contexts:
             items = "".join(f"<li style='white-space:pre-wrap'>{_context(c)}</li>" for c in self.contexts)
@@ -174,8 +177,12 @@ def _shaded(text: str, value: float, strongest: float) -> str:
     return f"<span title='{number(value)}' style='background:rgba({colour},{strength:.2f})'>{escape(text)}</span>"
 
 
+def _shown(value: float) -> str:
+    return f"{value:,}" if isinstance(value, int) else number(value)
+
+
 def _rows(facts: dict[str, float | int | None]) -> str:
-    shown = {name: "" if value is None else number(value) for name, value in facts.items()}
+    shown = {name: "" if value is None else _shown(value) for name, value in facts.items()}
     cells = (f"<th align=left>{escape(name)}</th><td align=right>{value}</td>" for name, value in shown.items())
     return f"<table>{''.join(f'<tr>{row}</tr>' for row in cells)}</table>"
 

@@ -206,7 +206,7 @@ def test_a_wrong_prompt_is_an_error_before_texts_are_read() -> None:
 
 
 def test_a_printed_card_says_what_the_neuron_does_in_the_prompt() -> None:
-    model, reverse = tiny("llama"), "it suppresses the tokens that it is said to promote"
+    model, reverse = tiny("llama"), "there it suppresses the tokens that it promotes"
     prompt = kn.Prompt("The capital of Canada is", " Ottawa")
     cards = kn.neuron_card(model, [(2, n) for n in range(20)], prompt=prompt)
     signs = set()
@@ -218,3 +218,5 @@ def test_a_printed_card_says_what_the_neuron_does_in_the_prompt() -> None:
         assert (reverse in repr(card)) == (reverse in card._repr_html_()) == negative
     assert signs == {True, False}
     assert reverse not in repr(kn.neuron_card(model, (2, 0)))
+    read = kn.neuron_card(model, (2, 0), SENTENCES)
+    assert read.activation is not None and f"tokens {read.activation.tokens}, mean" in repr(read)
