@@ -67,7 +67,8 @@ def _continued(study: Study, example: Row) -> Row:
     begins = frame["text"].map({text["text"]: text.get("begins") for text in example["texts"]})
     frame["begins"] = begins.fillna(frame["before"].str.strip())
     frame["follows"] = [a.strip().startswith(b) for a, b in zip(frame["after"], frame["begins"], strict=True)]
-    frame[["before", "after"]] = frame[["before", "after"]].map(one_line)
+    shown = ["before", "after", "begins"]
+    frame[shown] = frame[shown].map(one_line)
     about = {name: getattr(edit, name) for name in ("before", "after", "key_cosine", "relative_norm")}
     return {"rows": frame.to_dict("records"), "edit": about}
 
