@@ -155,8 +155,7 @@ def _own(model: Any, encoded: Encoded) -> Encoded:
     """An `Encoded`, if this model reads the same in its tokens (one without a tokenizer cannot tell)."""
     if model.tokenizer is None:
         return encoded
-    tokenizer = adapter.tokenizer_of(model)
-    read = tuple(tokenizer.decode([token]) for token in encoded.tokens[0].tolist())
+    read = tuple(map(Tokenisation(model).piece, encoded.tokens[0].tolist()))
     if read != encoded.str_tokens:
         raise ValueError(
             f"the tokens of {excerpt(encoded.prompt.text)!r} are of another model: this one reads "

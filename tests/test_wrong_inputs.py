@@ -271,6 +271,11 @@ CONTRADICTIONS: dict[str, tuple[Callable[[Any], Any], str]] = {
     "hooked": (lambda m: kn.load_model("tiny-bert", hooked=1), "hooked=1; give True or False"),
     "noising": (lambda m: kn.activation_patch(m, PROMPT, OTHER, noising="no"), "noising='no'; give True or False"),
     "known_only": (lambda m: kn.analyses.prompt_groups(m, "P36", known_only="yes"), "known_only='yes'"),
+    "drop_zero": (lambda m: kn.r1_squared(torch.ones(2, 4, 48), drop_zero="no"), "drop_zero='no'"),
+    "two_way": (lambda m: kn.data.known(m, [PROMPT], two_way="no"), "two_way='no'; give True or False or None"),
+    "paper": (lambda m: kn.analyses.suppression_effect(m, {"a": [PROMPT, OTHER]}, "L1.N5", paper="no"), "paper='no'"),
+    "correct_only": (lambda m: kn.analyses.reliability(m, {"a": [PROMPT]}, correct_only="no"), "correct_only='no'"),
+    "trace known_only": (lambda m: kn.analyses.tracing_profile(m, [PROMPT], known_only="no"), "known_only='no'"),
     "other tokens": (_other_tokens, "prepend_bos is True in one attribution and False in the other"),
     "a group twice": (_twice, "is given twice and would count twice"),
     "depth": (_of_another_depth, "n_layers=300, but the model has 4 layers"),
@@ -296,8 +301,12 @@ def test_what_cannot_be_meant_is_an_error_and_no_number(name: str, model: Any) -
         call(model)
 
 
-def test_a_path_within_a_layer_goes_from_heads_to_the_mlp(model: Any) -> None:
-    assert kn.path_patch(model, PROMPT, OTHER, sender="L2.H1", receiver="L2.MLP").values.shape == (1, 1)
+def test_a_path_within_a_layer_goes_from_heads_to_the_mlp_that_reads_them(model: Any) -> None:
+    sent = {"sender": "L2.H1", "receiver": "L2.MLP"}
+    assert kn.path_patch(model, PROMPT, OTHER, **sent).effect.abs().max() > 0
+    for name in ("neox", "gptj"):  # both read what enters the layer
+        with pytest.raises(ValueError, match="there is no path"):
+            kn.path_patch(zoo.tiny(name), PROMPT, OTHER, **sent)
 
 
 def test_a_run_is_never_written_beside_a_file_of_another_kind(model: Any, tmp_path: Any) -> None:

@@ -11,7 +11,7 @@ from torch import Tensor
 from kntools.analyses.fig07_probability_shift import ProbabilityShift, probability_shift
 from kntools.analyses.prompt_group import NamedPrompts, check_prompts
 from kntools.analyses.words import FIGURE_5, Words
-from kntools.arguments import decimal
+from kntools.arguments import decimal, flag
 from kntools.engine.inputs import check_choice
 from kntools.results.statistics import holm, statistic_interval, t_test
 from kntools.results.table import Row, Table
@@ -101,7 +101,7 @@ def suppression_effect(
         alpha: level of significance.
         seed: of the bootstrap.
     """
-    _check(change, alpha)
+    _check(change, alpha, paper)
     check_prompts(prompts, least=2)
     shift = probability_shift(model, prompts, neurons, words=words, factor=factor, run=run)
     return effect_of(shift, change=change, paper=paper, alpha=alpha, seed=seed)
@@ -116,7 +116,7 @@ def effect_of(
     seed: int = 0,
 ) -> SuppressionEffect:
     """`suppression_effect` from existing probabilities (a `ProbabilityShift` of any edit)."""
-    _check(change, alpha)
+    _check(change, alpha, paper)
     if change is None:
         change = "kn_thesis" if paper or shift.foil_before is None else "log_odds"
     rows: list[Row] = []
@@ -142,6 +142,7 @@ def effect_of(
     return SuppressionEffect.of(tested, shift.provenance, **made)
 
 
-def _check(change: str | None, alpha: float) -> None:
+def _check(change: str | None, alpha: float, paper: bool) -> None:
+    flag("paper", paper)
     check_choice("change", change, (*CHANGES, None))
     decimal("alpha", alpha, above=0, below=1)

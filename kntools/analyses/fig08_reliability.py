@@ -12,7 +12,7 @@ from torch import Tensor
 from kntools.analyses import neuron_search
 from kntools.analyses.neuron_search import ADAPTIVE, SearchSettings, as_pairs, open_run
 from kntools.analyses.prompt_group import NamedPrompts, check_prompts, each_prompt, prompt_item
-from kntools.arguments import several
+from kntools.arguments import flag, several
 from kntools.editing.changes import as_hooks
 from kntools.editing.value_edits import erased, rewritten
 from kntools.engine.inputs import check_choice
@@ -100,6 +100,7 @@ def reliability(
         correct_only: leave out prompts that the model gets wrong to begin with; how many is in `details`.
         seed: of the random neurons.
     """
+    flag("correct_only", correct_only)
     if not edits:
         raise ValueError(f"no edits given; there are {', '.join(EDITS)}")
     for edit in (edits := several("edits", edits, "['suppress']")):

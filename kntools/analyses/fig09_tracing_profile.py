@@ -15,7 +15,7 @@ from torch import Tensor
 from kntools import data
 from kntools.analyses.neuron_search import open_run
 from kntools.analyses.prompt_group import prompt_item
-from kntools.arguments import PROMPTS, check_list, several, whole
+from kntools.arguments import PROMPTS, check_list, flag, several, whole
 from kntools.engine.inputs import check_choice
 from kntools.models import adapter
 from kntools.prompts import Prompt
@@ -212,6 +212,8 @@ def tracing_profile(
         ValueError: no prompts are left, or the file of another run; see also `causal_trace`.
     """
     samples, seed = whole("samples", samples, least=1), whole("seed", seed)
+    flag("two_way", two_way)
+    flag("known_only", known_only)
     check_list("prompts", prompts, Prompt, PROMPTS)
     variants: list[tuple[Kind, Severed | None]] = [(kind, None) for kind in several("kinds", kinds, "['hidden']")]
     variants += [("hidden", cut) for cut in several("sever", sever, "['mlp']")]

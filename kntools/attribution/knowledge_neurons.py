@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from kntools.arguments import decimal, tensor, whole_numbers
+from kntools.arguments import decimal, flag, tensor, whole_numbers
 from kntools.attribution.attribution_result import Attribution
 from kntools.results.result import Figure, Result
 from kntools.sites import Neuron
@@ -169,6 +169,7 @@ def r1_squared(att: Scores, *, drop_zero: bool = False) -> float:
     Raises:
         ValueError: fewer than two prompts, or an all-zero prompt and not `drop_zero`.
     """
+    flag("drop_zero", drop_zero)
     rows = as_scores(att).flatten(1).double()
     norms = rows.norm(dim=1)
     zero = (norms == 0).nonzero().flatten().tolist()

@@ -5,7 +5,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import replace
 from typing import Any, TypedDict, Unpack
 
-from kntools.arguments import whole
+from kntools.arguments import flag, whole
 from kntools.data.records import Loaded, PromptSet, Record, Skipped
 from kntools.data.sources import Source
 from kntools.engine.answers import ask
@@ -94,7 +94,7 @@ def known(model: Any, prompts: PromptSet | Sequence[Prompt], *, two_way: bool | 
     Raises:
         ValueError: `two_way=True` and a prompt without a foil.
     """
-    if two_way is None:
+    if flag("two_way", two_way, None) is None:
         two_way = isinstance(prompts, PromptSet) and bool(prompts.records) and is_two_way(prompts.records[0])
     asked = [replace(prompt, multi_token="first") for prompt in prompts]
     for prompt in asked:

@@ -87,11 +87,11 @@ def receivers(model: Any, receiver: NodeLike | Sequence[NodeLike]) -> list[Node]
     return sorted({parse(model, node) for node in listed}, key=str)
 
 
-def check_path(choice: CellChoice, ends: Sequence[Node]) -> None:
-    """Does some sender stand before some receiver? In a layer the attention is first."""
+def check_path(model: Any, choice: CellChoice, ends: Sequence[Node]) -> None:
+    """Does some sender stand before some receiver? In a layer the attention is first, or beside the MLP."""
     if choice.layers is None or not ends:
         return
-    attention = choice.heads is not False
+    attention = choice.heads is not False and not getattr(model.cfg, "parallel_attn_mlp", False)
     first, last = min(choice.layers), max(end.layer for end in ends)
     beside = attention and any(end.layer == last and end.kind in ("mlp", "neuron") for end in ends)
     if first > last or (first == last and not beside):

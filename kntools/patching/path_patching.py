@@ -67,7 +67,7 @@ def path_patch(
         IndexError: a layer, head or neuron that does not exist.
     """
     choice, ends = senders(model, sender, positions), receivers(model, receiver)
-    check_path(choice, ends)
+    check_path(model, choice, ends)
     compute = partial(path_cells, ends=ends)
     names = tuple(map(str, ends)) or (LOGITS,)
     return patch_grid(model, clean, corrupted, choice, metric, noising, compute, method="path", receivers=names)

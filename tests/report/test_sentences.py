@@ -156,6 +156,33 @@ def test_quick_reports_have_prompts_enough_to_pass_the_test_of_figure_8() -> Non
         assert tests * stats.binomtest(n, n).pvalue < ALPHA
 
 
+@pytest.mark.parametrize(("n", "least"), [(5, 0.75), (10, 0.0234375)])
+def test_figure_8_says_where_its_sample_cannot_pass(monkeypatch: pytest.MonkeyPatch, n: int, least: float) -> None:
+    """Twelve tests of n prompts each; p is at least 12 * 2 / 2 ** n."""
+    outcome = {
+        "source": "P36",
+        "kind": "fact",
+        "target": " t",
+        "overturned": False,
+        "random": False,
+        "before": 0.5,
+        "after": 0.5,
+    }
+    rows = [
+        {**outcome, "source": source, "text": f"{source} {i}", "edit": edit}
+        for source in ("a", "b", "c")
+        for edit in EDITS
+        for i in range(n)
+    ]
+    found = kn.analyses.Reliability.of(rows, {"model": "m"}, wrong=0, correct_only=True)
+    monkeypatch.setattr(kn.analyses, "reliability", lambda *args, **options: found)
+    monkeypatch.setattr(neuron_figures, "_judged", lambda study, source: [])
+    study: Any = SimpleNamespace(paradigms=["a"], relations=["b", "c"], model=None, seed=0, run=lambda name: None)
+    sentence = neuron_figures.overturned(study).sentence
+    assert sentence.startswith("This sample is too small") == (least > ALPHA)
+    assert least < ALPHA or f"at least {least:.2g}" in sentence
+
+
 def test_every_figure_names_its_test_or_says_that_it_has_none(bert: Made, llama: Made) -> None:
     assert list(NUMBERS) == [figure.key for figure in FIGURES]
     for made in (bert, llama):
