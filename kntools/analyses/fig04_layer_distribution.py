@@ -117,4 +117,5 @@ def _permutation(
     means = [float(side.mean(0) @ torch.arange(side.shape[1], dtype=torch.float64)) for side in sides]
     # Of all ways to choose the first side, one is as found; where both have as many units, its mirror image is too.
     least = (2 if 2 * first == len(names) else 1) / math.comb(len(names), first)
-    return {"distance": found, "p": (above + 1) / (permutations + 1), "least": least, "means": means}
+    p = max(least, (above + 1) / (permutations + 1))  # drawn, it may fall below what is possible
+    return {"distance": found, "p": p, "least": least, "means": means}

@@ -29,6 +29,9 @@ def test_a_permutation_p_is_never_0(permutations: int) -> None:
     test = layer_distribution(apart, n_layers=4, permutations=permutations).details["test"]
     assert test["p"] == 1 / (permutations + 1)
     same = {"a": [[(0, 1)]] * 5, "b": [[(0, 2)]] * 5}
+    few = {kind: groups[:2] for kind, groups in apart.items()}
+    least = [layer_distribution(few, n_layers=4, permutations=9, seed=seed).details["test"] for seed in range(20)]
+    assert {test["least"] for test in least} == {2 / 6} and min(test["p"] for test in least) == 2 / 6
     assert layer_distribution(same, n_layers=4, permutations=permutations).details["test"]["p"] == 1
 
 
