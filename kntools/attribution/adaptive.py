@@ -4,9 +4,9 @@ Along a line (`integration_path.py`) both a function and its derivative are know
 the forward pass, dm/dg out of the backward pass. So on each piece [a, b] the polynomial through the derivatives is
 integrated from a to every node and to b, and compared with m there. A piece that passes all of these checks is
 complete, and not by accident: it would have to be wrong between any two nodes without changing m at the second.
-One that fails is cut where it failed. Gauss-Radau nodes include the left end, so that the pieces that tile a line
-know m at both of their ends without asking for more. The tolerance does not depend on the metric's unit: a
-rescaled metric is integrated at the same nodes.
+One that fails is cut where it failed. Gauss-Lobatto nodes include both ends: a piece shares them with its neighbours
+and with what it was cut from, and at g = 1 one backward pass serves all layers. The tolerance does not depend on the
+metric's unit: a rescaled metric is integrated at the same nodes.
 """
 
 from collections.abc import Sequence
@@ -16,8 +16,8 @@ from itertools import pairwise
 import numpy as np
 from jaxtyping import Float
 
-from kntools.attribution.integration_path import Line, Nodes, Paths, Points
-from kntools.attribution.quadrature import radau
+from kntools.attribution.integration_path import Line, Paths
+from kntools.attribution.quadrature import LobattoRule, lobatto
 
 # Nodes of a piece: at first, after a cut, and when a piece that nearly passed is tried again as a whole.
 FIRST_NODES = 5
@@ -32,7 +32,6 @@ FIRST_LAYER_PIECES = (0.0, 0.0625, 0.25, 0.5, 1.0)
 MAX_ROUNDS = 12
 MAX_NODES = 400
 SHARE = 0.7  # of a line's tolerance that its pieces may use up, all together
-INNER = 2.0  # how far a piece may be off between its ends, in shares
 # A line that hardly changes the metric is held to the tolerance of this share of the largest gap of its prompt.
 SMALL_GAP = 0.02
 # No residual can be below what rounding makes of it: a few roundings of the metric itself, and in half precision so
@@ -48,11 +47,15 @@ class Piece:
     a: float
     b: float
     size: int  # number of nodes
-    end: float | None = None  # m(b)
 
-    def nodes(self) -> Nodes:
-        rule, width = radau(self.size), self.b - self.a
-        return Nodes(self.line, self.a + width * rule.nodes, width * rule.weights)
+    @property
+    def rule(self) -> LobattoRule:
+        return lobatto(self.size)
+
+    @property
+    def nodes(self) -> list[float]:
+        inner = self.a + (self.b - self.a) * self.rule.nodes[1:-1]
+        return [self.a, *inner.tolist(), self.b]
 
 
 def integrate_adaptively(paths: Paths, tol: float) -> list[Line]:
@@ -61,17 +64,15 @@ def integrate_adaptively(paths: Paths, tol: float) -> list[Line]:
     todo = [piece for line in lines for piece in _first_pieces(line)]
     most = MAX_NODES if paths.precision < HALF else MAX_NODES_HALF
     for round_number in range(MAX_ROUNDS + 1):
-        points = paths.evaluate([piece.nodes() for piece in todo])
-        _close(todo, points)
+        _evaluate(paths, todo)
         if round_number == 0:
-            _note_starts_and_floors(paths, todo, points)
+            _note_starts_and_floors(paths, todo)
             _allow(lines, tol)
         smaller: list[Piece] = []
-        for piece, found in zip(todo, points, strict=True):
-            line, mismatch = piece.line, _mismatch(piece, found)
-            line.nodes += piece.size
+        for piece in todo:
+            line, mismatch = piece.line, _mismatch(piece)
             if _is_complete(line, mismatch) or round_number == MAX_ROUNDS or line.nodes > most:
-                line.scores = line.scores + found.integral
+                line.scores = line.scores + line.integral(piece.nodes, (piece.b - piece.a) * piece.rule.weights)
                 line.residual += mismatch[-1]
             elif np.abs(mismatch).max() <= NEARLY * line.allowed and piece.size < MORE_NODES:
                 smaller.append(replace(piece, size=MORE_NODES))
@@ -89,19 +90,25 @@ def _first_pieces(line: Line) -> list[Piece]:
     return [Piece(line, a, b, LATER_NODES) for a, b in pairwise(FIRST_LAYER_PIECES)]
 
 
-def _note_starts_and_floors(paths: Paths, pieces: Sequence[Piece], points: Sequence[Points]) -> None:
+def _evaluate(paths: Paths, pieces: Sequence[Piece], factor: float = 1.0) -> None:
+    asked: dict[Line, list[float]] = {}
+    for piece in pieces:
+        asked.setdefault(piece.line, []).extend(factor * g for g in piece.nodes)
+    paths.evaluate(asked)
+
+
+def _note_starts_and_floors(paths: Paths, pieces: Sequence[Piece]) -> None:
     """m(0), and what rounding alone makes of a mismatch: in half precision two evaluations tell, a rounding apart."""
-    for piece, found in zip(pieces, points, strict=True):
-        if piece.a == 0.0:
-            piece.line.start = float(found.values[0])
-        piece.line.floor = max(piece.line.floor, ROUNDINGS * float(np.abs(found.values).max()))
+    for line in {piece.line for piece in pieces}:
+        line.start = line.points[0.0].value
+        line.floor = ROUNDINGS * max(abs(point.value) for point in line.points.values())
     if paths.precision < HALF:
         return
-    moved = [replace(piece.nodes(), at=piece.nodes().at * (1 - paths.precision)) for piece in pieces]
-    for piece, found, again in zip(pieces, points, paths.evaluate(moved), strict=True):
-        apart = np.abs(_mismatch(piece, found) - _mismatch(piece, again)).max()
+    factor = 1 - paths.precision
+    _evaluate(paths, pieces, factor)
+    for piece in pieces:
+        apart = np.abs(_mismatch(piece) - _mismatch(piece, factor)).max()
         piece.line.floor = max(piece.line.floor, 2 * float(apart))
-        piece.line.nodes += piece.size
 
 
 def _allow(lines: Sequence[Line], tol: float) -> None:
@@ -114,33 +121,22 @@ def _allow(lines: Sequence[Line], tol: float) -> None:
         line.allowed = max(SHARE * tol * max(abs(line.end - line.start), smallest), line.floor)
 
 
-def _close(pieces: Sequence[Piece], points: Sequence[Points]) -> None:
-    """m at the end of a piece is m at the start of the piece to its right."""
-    starts = {(id(piece.line), piece.a): found.values[0] for piece, found in zip(pieces, points, strict=True)}
-    for piece in pieces:
-        if piece.b == 1.0:
-            piece.end = piece.line.end
-        elif piece.end is None:
-            piece.end = float(starts[(id(piece.line), piece.b)])
-
-
-def _mismatch(piece: Piece, points: Points) -> Float[np.ndarray, " node"]:
-    """How far the integrated derivative is from m: at each node but the first, and at the end."""
-    assert piece.end is not None
-    integrated = points.values[0] + (piece.b - piece.a) * (radau(piece.size).running[1:] @ points.slopes)
-    return integrated - np.append(points.values[1:], piece.end)
+def _mismatch(piece: Piece, factor: float = 1.0) -> Float[np.ndarray, " node"]:
+    """How far the integrated derivative is from m, at each node but the first."""
+    points = [piece.line.points[factor * g] for g in piece.nodes]
+    values, slopes = (np.array([getattr(point, name) for point in points]) for name in ("value", "slope"))
+    return values[0] + (piece.b - piece.a) * (piece.rule.running[1:] @ slopes) - values[1:]
 
 
 def _is_complete(line: Line, mismatch: Float[np.ndarray, " node"]) -> bool:
     # What is wrong at the ends of the pieces adds up to the residual; what is wrong before tells of accidents.
     at_end = abs(line.residual + mismatch[-1]) <= line.allowed
-    return bool(at_end and np.abs(mismatch).max() <= INNER * line.allowed)
+    return bool(at_end and np.abs(mismatch).max() <= line.allowed)
 
 
 def _cut(piece: Piece, mismatch: Float[np.ndarray, " node"]) -> list[Piece]:
     """Pieces for the next round: the intervals between nodes where it went wrong on their own, the rest together."""
-    width = piece.b - piece.a
-    edges = piece.a + width * np.append(radau(piece.size).nodes, 1.0)
+    edges = piece.nodes
     wrong = np.abs(np.diff(np.concatenate([[0.0], mismatch])))
     bad = wrong > max(piece.line.allowed, 0.3 * wrong.max())
     inner = [edges[k] for k in range(1, len(edges) - 1) if bad[k - 1] or bad[k]]
@@ -148,6 +144,4 @@ def _cut(piece: Piece, mismatch: Float[np.ndarray, " node"]) -> list[Piece]:
         step = (len(inner) + 1) / MOST_PIECES
         inner = [inner[round(step * k) - 1] for k in range(1, MOST_PIECES)]
     cuts = [piece.a, *inner, piece.b] if inner else [piece.a, (piece.a + piece.b) / 2, piece.b]
-    pieces = [Piece(piece.line, a, b, LATER_NODES) for a, b in pairwise(cuts)]
-    pieces[-1].end = piece.end
-    return pieces
+    return [Piece(piece.line, a, b, LATER_NODES) for a, b in pairwise(cuts)]

@@ -7,9 +7,7 @@ from kntools.attribution.attribution_result import Attribution
 from kntools.attribution.attribution_run import PostNorm, attribute
 from kntools.attribution.integration_path import Line, Paths
 from kntools.engine.metric_choice import Metrics
-from kntools.engine.sweep import Intervention
 from kntools.prompts import Prompts
-from kntools.sites import ANSWER, hook_name
 
 
 def activation_x_gradient(
@@ -26,23 +24,9 @@ def activation_x_gradient(
     """
 
     def score(paths: Paths) -> list[Line]:
-        # Each norm that is held is held for its own layer alone.
-        alone = [[layer] for layer in paths.norms]
-        together = [layer for layer in paths.layers if layer not in paths.norms]
-        groups = [(p, own) for p in range(len(paths.metrics)) for own in (*alone, together) if own]
-        runs = [
-            Intervention(
-                [hook for layer in own for hook in paths.hold(p, layer)],
-                prompt=p,
-                wrt=[(hook_name(site, layer), ANSWER) for layer in own],
-            )
-            for p, own in groups
-        ]
-        return [
-            Line(p, layer, scores=(d.activation * d.gradient)[0].sum(0), nodes=1)
-            for (p, own), rows in zip(groups, paths.gradients(runs), strict=True)
-            for layer, d in zip(own, rows.wrt.values(), strict=True)
-        ]
+        lines = paths.lines()
+        paths.evaluate(dict.fromkeys(lines, (1.0,)))
+        return [Line(line.prompt, line.layer, scores=line.points[1.0].terms, nodes=1) for line in lines]
 
     rule = "activation_x_gradient"
     return attribute(model, prompts, score, rule=rule, site=site, metric=metric, post_norm=post_norm)

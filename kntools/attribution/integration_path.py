@@ -6,7 +6,7 @@ number of lines are evaluated in one sweep.
 """
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -28,8 +28,19 @@ from kntools.models.neuron_layers import is_of_neurons, layers_of
 from kntools.prompts import Encoded
 from kntools.sites import ANSWER, Hook, hook_name
 
+_TOGETHER = 16  # nodes of one intervention, whose rows are not divided between passes
 
-@dataclass
+
+@dataclass(frozen=True)
+class Point:
+    """What is known at one g."""
+
+    value: float  # m(g)
+    slope: float  # dm/dg
+    terms: Float[Tensor, " neuron"]  # w_i dm/dw_i, float64
+
+
+@dataclass(eq=False)
 class Line:
     """The integral over one line, as far as it is known."""
 
@@ -42,22 +53,11 @@ class Line:
     residual: float = 0.0  # `sum(scores)` minus the change of m on what is integrated so far
     allowed: float = 0.0  # what the adaptive rule lets `residual` be
     floor: float = 0.0  # what rounding alone makes of it
+    points: dict[float, Point] = field(default_factory=dict)  # by g
 
-
-@dataclass(frozen=True)
-class Nodes:
-    """Points of a line, and what each counts in an integral."""
-
-    line: Line
-    at: Float[np.ndarray, " node"]
-    weights: Float[np.ndarray, " node"]
-
-
-@dataclass(frozen=True)
-class Points:
-    values: Float[np.ndarray, " node"]  # m(g)
-    slopes: Float[np.ndarray, " node"]  # dm/dg
-    integral: Float[Tensor, " neuron"]  # sum_k weights[k] * w_i dm/dw_i(g_k), float64
+    def integral(self, at: Iterable[float], weights: Float[np.ndarray, " node"]) -> Float[Tensor, " neuron"]:
+        """`sum_k weights[k] * w_i dm/dw_i(g_k)`, at points that are known."""
+        return torch.from_numpy(weights) @ torch.stack([self.points[g].terms for g in at])
 
 
 class Paths:
@@ -111,36 +111,45 @@ class Paths:
             warnings.filterwarnings("ignore", category=UserWarning, module=r"transformer_lens\.")
             return run_gradients(self.runner, runs, self.metrics)
 
-    def evaluate(self, nodes: Sequence[Nodes]) -> list[Points]:
-        """m along lines, and the integral of `w_i dm/dw_i`: a row of one sweep per node."""
-        runs = [
-            Intervention(
-                scale_site(self.site, n.line.layer, torch.from_numpy(n.at), pos=ANSWER)
-                + self.hold(n.line.prompt, n.line.layer),
-                prompt=n.line.prompt,
-                rows=len(n.at),
-                wrt=[(hook_name(self.site, n.line.layer), ANSWER)],
-            )
-            for n in nodes
-        ]
-        found = []
-        for n, row in zip(nodes, self.gradients(runs), strict=True):
-            [derivative] = row.wrt.values()
-            terms = self.activation(n.line.prompt, n.line.layer).double() * derivative.gradient.double()
-            # Over the answer's positions (one, unless it has several pieces) contributions add up.
-            per_node = reduce(terms, "node pos neuron -> node neuron", "sum").cpu()
-            integral = torch.from_numpy(n.weights) @ per_node
-            found.append(Points(row.values.double().cpu().numpy(), per_node.sum(-1).numpy(), integral))
-        return found
+    def evaluate(self, asked: Mapping[Line, Iterable[float]]) -> None:
+        """Fill in the `points` of lines at these g, where they are not known: a row of one sweep each.
+
+        At g = 1 nothing is scaled: one row serves all layers of a prompt, but for those whose own norm is held.
+        """
+        rows: list[tuple[list[Line], list[float]]] = []  # lines that the same rows are of, and where
+        unscaled: dict[int, list[Line]] = {}
+        for line, at in asked.items():
+            new = [g for g in dict.fromkeys(at) if g not in line.points]
+            if 1.0 in new and line.layer not in self.norms:
+                new.remove(1.0)
+                unscaled.setdefault(line.prompt, []).append(line)
+            rows += [([line], new[k : k + _TOGETHER]) for k in range(0, len(new), _TOGETHER)]
+        rows += [(lines, [1.0]) for lines in unscaled.values()]
+        runs = [self._run(lines, at) for lines, at in rows]
+        for (lines, at), found in zip(rows, self.gradients(runs), strict=True):
+            for line, derivative in zip(lines, found.wrt.values(), strict=True):
+                terms = self.activation(line.prompt, line.layer).double() * derivative.gradient.double()
+                # Over the answer's positions (one, unless it has several pieces) contributions add up.
+                per_node = reduce(terms, "node pos neuron -> node neuron", "sum").cpu()
+                points = map(Point, found.values.tolist(), per_node.sum(-1).tolist(), per_node)
+                line.points |= zip(at, points, strict=True)
+                line.nodes += len(at)
+
+    def _run(self, lines: Sequence[Line], at: Sequence[float]) -> Intervention:
+        factors = torch.tensor(at, dtype=torch.float64)
+        hooks: list[Hook] = []
+        for line in lines:
+            hooks += scale_site(self.site, line.layer, factors, pos=ANSWER) + self.hold(line.prompt, line.layer)
+        wrt = [(hook_name(self.site, line.layer), ANSWER) for line in lines]
+        return Intervention(hooks, prompt=lines[0].prompt, rows=len(at), wrt=wrt)
 
 
 def integrate(paths: Paths, rule: Rule) -> list[Line]:
     """All lines, each at the nodes of `rule`."""
-    # One more row at g = 0 gives m(0), without which nobody could tell how complete the rule is.
-    before = np.zeros(int(rule.nodes[0] != 0))
-    nodes, weights = np.concatenate([before, rule.nodes]), np.concatenate([before, rule.weights])
-    lines = paths.lines()
-    points = paths.evaluate([Nodes(line, nodes, weights) for line in lines])
-    for line, found in zip(lines, points, strict=True):
-        line.scores, line.start, line.nodes = found.integral, float(found.values[0]), len(rule.nodes)
+    lines, nodes = paths.lines(), rule.nodes.tolist()
+    # m(0) as well, without which nobody could tell how complete the rule is.
+    paths.evaluate(dict.fromkeys(lines, (0.0, *nodes)))
+    for line in lines:
+        line.scores = line.integral(nodes, rule.weights)
+        line.start, line.nodes = line.points[0.0].value, len(nodes)
     return lines

@@ -1,6 +1,6 @@
 """Nodes and weights for integrals over the unit interval.
 
-Fixed rules, under the names of who published them, and the Gauss-Radau rule with what the adaptive rule needs to
+Fixed rules, under the names of who published them, and the Gauss-Lobatto rule with what the adaptive rule needs to
 check itself (`adaptive.py`).
 """
 
@@ -51,24 +51,23 @@ def fixed_rule(name: str, steps: int) -> Rule:
 
 
 @dataclass(frozen=True)
-class RadauRule(Rule):
-    """Gauss-Radau: the left end is a node, exact to degree 2n - 2.
+class LobattoRule(Rule):
+    """Gauss-Lobatto: both ends are nodes, exact to degree 2n - 3.
 
-    `running[k] @ f(nodes)` is the integral from 0 to `nodes[k]` of the polynomial through all nodes; the last to 1.
+    `running[k] @ f(nodes)` is the integral from 0 to `nodes[k]` of the polynomial through all nodes.
     """
 
-    running: Float[np.ndarray, "node+1 node"]
+    running: Float[np.ndarray, "node node"]
 
 
 @lru_cache
-def radau(n: int) -> RadauRule:
-    # Its nodes are the roots of P_{n-1} + P_n, of which -1 is one.
-    inner = np.sort(legendre.legroots([0.0] * (n - 1) + [1.0, 1.0]).real)
-    nodes = np.concatenate([[0.0], (inner[1:] + 1) / 2])
-    running = np.empty((n + 1, n))
+def lobatto(n: int) -> LobattoRule:
+    # Between the ends, its nodes are the roots of the derivative of P_{n-1}.
+    inner = np.sort(legendre.legroots(legendre.legder([0.0] * (n - 1) + [1.0])).real)
+    nodes = np.concatenate([[0.0], (inner + 1) / 2, [1.0]])
+    running = np.empty((n, n))
     for j in range(n):
         others = np.delete(nodes, j)
         lagrange = polynomial.polyfromroots(others) / np.prod(nodes[j] - others)
-        integral = polynomial.polyint(lagrange)
-        running[:, j] = polynomial.polyval(np.append(nodes, 1.0), integral)
-    return RadauRule(nodes, running[-1].copy(), running)
+        running[:, j] = polynomial.polyval(nodes, polynomial.polyint(lagrange))
+    return LobattoRule(nodes, running[-1].copy(), running)
