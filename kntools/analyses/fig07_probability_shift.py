@@ -98,9 +98,12 @@ class ProbabilityShift(Result):
             forms.append(own.assign(**other))
         frame = pd.concat(forms).melt(["group", "word"], ["before", "after"], var_name="edit", value_name="probability")
         options: dict[str, Any] = {"color": "edit", "join": "word", "facet_col": "group", "log_x": True}
+        options |= {"symbol": "edit", "symbol_sequence": ["circle-open", "circle"]}
         options["facet_col_wrap"] = len(set(self.groups))  # the other forms below
         options |= {"labels": {"probability": "mean probability", "word": ""}, "title": self.describe(), **look}
-        return scatter_chart(frame, "probability", "word", **options).update_xaxes(dtick=1)
+        figure = scatter_chart(frame, "probability", "word", **options).update_xaxes(dtick=1)
+        # A ring around the dot, where nothing changed.
+        return figure.update_traces(marker={"size": 10, "line_width": 1.5}, selector={"name": "before"})
 
     def describe(self) -> str:
         named = ", ".join(map(repr, self.neurons[:5])) + (" ..." if len(self.neurons) > 5 else "")

@@ -9,9 +9,11 @@ import plotly.express as px
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from kntools.plots.theme import CATEGORIES, COLOURS, NEUTRAL, Look, framed, plain
+from kntools.plots.theme import CATEGORIES, CHARACTER, COLOURS, NEUTRAL, WIDTH, Look, framed, plain
 
 _PANEL, _BETWEEN = 290, 70  # pixels: a panel, and between two rows of them
+# Where a name may stand, best first, and on which side of its dot that is.
+_AROUND = {"top center": (0, 1), "bottom center": (0, -1), "middle right": (1, 0), "middle left": (-1, 0)}
 
 
 def bar_chart(
@@ -83,13 +85,14 @@ def scatter_chart(frame: pd.DataFrame, x: str, y: str, *, join: str = "", **opti
     Arguments:
         x, y: columns.
         join: a column: a thin line joins the dots that have the same value, e.g. before and after.
-        options: of `plotly.express.scatter`, as in `bar_chart`; `text` is a column of labels beside the dots.
+        options: of `plotly.express.scatter`, as in `bar_chart`; `text` is a column of labels beside the dots,
+            of which those that would cover another one are shown on hover alone.
     """
     height = 24 + 22 * max(3, frame[y].nunique()) if _is_text(frame, y) else _PANEL
     figure, look = _drawn(px.scatter, frame, x, y, height, **options)
     figure.update_traces(marker_size=5 if len(frame) > 100 else 10)
     if "text" in options and not _is_text(frame, x) and not _is_text(frame, y):
-        _part_names(figure)
+        _part_names(figure, look.get("width") or WIDTH)
     if join:
         whole = frame[frame[join].notna()]
         lines, _ = _drawn(px.line, whole, x, y, height, line_group=join, **_shared(options))
@@ -98,16 +101,30 @@ def scatter_chart(frame: pd.DataFrame, x: str, y: str, *, join: str = "", **opti
     return framed(figure, **look)
 
 
-def _part_names(figure: go.Figure) -> None:
-    """A name stands above its dot, or below if the nearest other dot with a name is higher."""
-    named = [(t, i) for t, dots in enumerate(figure.data) for i, text in enumerate(dots.text) if text]
-    places = np.array([(figure.data[t].x[i], figure.data[t].y[i]) for t, i in named], dtype=float).reshape(-1, 2)
-    spread = places.std(axis=0) if named else 1.0
-    apart = np.linalg.norm((places[:, None] - places) / np.maximum(spread, 1e-12), axis=-1)
-    np.fill_diagonal(apart, np.inf)
-    below = {at for at, own, row in zip(named, places, apart, strict=True) if own[1] < places[row.argmin()][1]}
-    for t, dots in enumerate(figure.data):
-        dots.textposition = ["bottom center" if (t, i) in below else "top center" for i in range(len(dots.y))]
+def _part_names(figure: go.Figure, width: int) -> None:
+    """Names above, below or beside their dots, where they cover no other; one without room is shown on hover alone."""
+    dots = [
+        (t, *place) for t, trace in enumerate(figure.data) for place in zip(trace.x, trace.y, trace.text, strict=True)
+    ]
+    places = np.array([dot[1:3] for dot in dots], dtype=float)
+    pixels = (places - places.min(axis=0)) / np.maximum(np.ptp(places, axis=0), 1e-12) * (width - 120, _PANEL)
+    named = [n for n, (*_, name) in enumerate(dots) if name]
+    taken = [(pixels[n], np.array([6.0, 6.0])) for n in named]  # middles and half sizes: of the dots, then of names
+    where = dict.fromkeys(named, "")
+    for n in named:
+        half = np.array([0.5 * CHARACTER * len(dots[n][3]), 8.0])
+        for position, side in _AROUND.items():
+            middle = pixels[n] + side * (half + 7)
+            if all((abs(middle - other) >= half + size).any() for other, size in taken):
+                where[n] = position
+                taken.append((middle, half))
+                break
+    for t, trace in enumerate(figure.data):
+        own = [n for n, dot in enumerate(dots) if dot[0] == t]
+        trace.hovertext = trace.text if trace.hovertext is None else trace.hovertext
+        trace.hovertemplate = trace.hovertemplate.replace("%{text}", "%{hovertext}")
+        trace.text = [dots[n][3] if where.get(n) else "" for n in own]
+        trace.textposition = [where.get(n) or "top center" for n in own]
 
 
 def beside(figures: Mapping[str, go.Figure], **look: Unpack[Look]) -> go.Figure:

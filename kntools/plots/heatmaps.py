@@ -12,6 +12,8 @@ from kntools.plots.scores import finite
 from kntools.plots.theme import CATEGORIES, Look, diverging, faded, framed, plain
 from kntools.results.display import number
 
+_FEW = 24  # labels that all have room; left to itself, plotly would put some between them
+
 
 def heatmap(
     values: Any,
@@ -85,9 +87,10 @@ def _axis(labels: Iterable[Any]) -> tuple[list[Any], dict[str, Any]]:
     """Where cells are, and an axis on which all are equally wide and equal labels stand apart."""
     names = [plain(label) if isinstance(label, str) else label for label in labels]
     places = list(range(len(names)))
-    axis = {"showgrid": False, "zeroline": False, "range": [-0.5, len(names) - 0.5]}
+    frame = {"showline": True, "mirror": True}  # cells of 0 have no colour
+    axis = {"showgrid": False, "zeroline": False, "range": [-0.5, len(names) - 0.5], **frame}
     if names == places:
-        return names, axis | {"tickformat": "d"}
+        return names, axis | {"tickformat": "d", "dtick": 1 if len(names) <= _FEW else None}
     if len(set(names)) == len(names):
         return names, axis | {"type": "category"}
     return places, axis | {"tickvals": places, "ticktext": names}

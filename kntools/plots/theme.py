@@ -38,7 +38,7 @@ FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, s
 _STOPS = 16  # per sign: enough for a smooth power law
 # In pixels: a figure without a width of its own, what is above the title, lines of title and legend, names of panels,
 # what is below the axes, and a character of the title and of the legend.
-_WIDTH, _ABOVE, _LINE, _LEGEND, _PANELS, _BOTTOM, _TITLE_CHARACTER, _CHARACTER = 800, 18, 21, 20, 26, 56, 9, 6.3
+WIDTH, _ABOVE, _LINE, _LEGEND, _PANELS, _BOTTOM, _TITLE_CHARACTER, CHARACTER = 800, 18, 21, 20, 26, 56, 9, 6.3
 
 
 def diverging(power: float = 1.0, strongest: float = 1.0) -> list[tuple[float, str]]:
@@ -114,7 +114,7 @@ def framed(figure: go.Figure, *, plot: int = 0, **look: Unpack[Look]) -> go.Figu
         check_name("option of a figure", name, list(Look.__annotations__))
     if look.get("colorscale") is not None:
         _recolour(figure, look["colorscale"])
-    width = look.get("width") or _WIDTH
+    width = look.get("width") or WIDTH
     how: dict[str, Any] = {"break_long_words": False, "break_on_hyphens": False, "max_lines": 3, "placeholder": " ..."}
     lines = textwrap.wrap(look.get("title") or "", width // _TITLE_CHARACTER, **how)
     names = [t.name for t in figure.data if t.name and t.showlegend is not False and t.type != "heatmap"]
@@ -168,7 +168,7 @@ def sampled(colorscale: Any, count: int) -> list[str]:
 
 def _rows(names: list[str], width: int) -> int:
     """How many lines a legend takes: one where all names fit, else columns as wide as the longest name."""
-    widths = [40 + _CHARACTER * len(name) for name in names]
+    widths = [40 + CHARACTER * len(name) for name in names]
     return -(-len(names) // max(1, int(width // max(widths)))) if sum(widths) > width else int(bool(names))
 
 

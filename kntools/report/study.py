@@ -100,7 +100,9 @@ class Study:
 
     @cached_property
     def _choices(self) -> RunStore:
-        return open_run(self.run("report"), "report", self.model, size=asdict(self.size), seed=self.seed)
+        # What is chosen is kept by name: from other data, it would be something else.
+        asked: dict[str, Any] = {"size": asdict(self.size), "seed": self.seed, "stand_ins": list(self.stand_ins)}
+        return open_run(self.run("report"), "report", self.model, **asked)
 
     def choose(self, name: str, kind: type[T], make: Callable[[], Sequence[T]], nothing: str = UNKNOWN) -> list[T]:
         """What `make` chooses (or why nothing), kept in the folder: a resumed report does not ask the model again."""

@@ -87,3 +87,23 @@ def test_traces_and_patches_take_plain_tensors() -> None:
     assert list(plots.trace_heatmap(effects).layout.yaxis.ticktext) == ["0", "1", "2", "3"]
     with pytest.raises(ValueError, match="any x 3"):
         plots.trace_heatmap(effects, tokens=tokens[:3])
+
+
+def test_names_cover_no_other_and_all_are_shown_on_hover() -> None:
+    names = ["far", *"abcdef"]
+    frame = pd.DataFrame({"x": [5.0] + 6 * [0.0], "y": [1.0] + 6 * [0.0], "word": names})
+    [dots] = plots.scatter_chart(frame, "x", "y", text="word").data
+    assert list(dots.text) == ["far", "a", "b", "c", "d", "", ""]
+    assert dots.textposition[0] == dots.textposition[1] == "top center" and len(set(dots.textposition[1:5])) == 4
+    assert list(dots.hovertext) == names and "%{hovertext}" in dots.hovertemplate
+    # Many dots without a name hide none; names of the points themselves stay on hover.
+    frame = pd.DataFrame({"x": range(300), "y": 0.0, "word": ["first"] + 299 * [""], "neuron": map(str, range(300))})
+    [dots] = plots.scatter_chart(frame, "x", "y", text="word", hover_name="neuron").data
+    assert dots.text[0] == "first" and list(dots.hovertext) == list(frame["neuron"])
+
+
+@pytest.mark.parametrize("count", [1, 2, 4, 24])
+def test_axes_of_few_numbers_have_no_ticks_between_cells(count: int) -> None:
+    figure = plots.heatmap(np.zeros((count, count)))
+    assert figure.layout.xaxis.dtick == figure.layout.yaxis.dtick == 1
+    assert figure.layout.xaxis.mirror and figure.layout.yaxis.mirror  # cells of 0 have an outline, all together

@@ -194,6 +194,17 @@ def test_the_folder_of_another_report_is_refused(bert: Report) -> None:
         Study(zoo.tiny("llama"), SIZE, bert.page.parent)
 
 
+def test_a_report_does_not_go_on_with_other_data(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sample_only: None
+) -> None:
+    bert_study(tmp_path / "out")
+    (tmp_path / "data/blimp").mkdir(parents=True)
+    planted.write_pairs(tmp_path / "data/blimp")
+    monkeypatch.setenv("KNTOOLS_DATA", str(tmp_path / "data"))
+    with pytest.raises(ValueError, match=r"another run: its settings is \{'stand_ins': \['BLiMP', .*not .*\['ParaRel'"):
+        bert_study(tmp_path / "out")
+
+
 def test_unknown_figures() -> None:
     assert [f.key for f in choose(["localisation", "1"])] == ["1", "3"]
     assert choose([]) == FIGURES
