@@ -36,6 +36,13 @@ def whole(name: str, value: Any, least: int | None = None, most: int | None = No
     return number
 
 
+def without_effect(where: str, **given: Any) -> None:
+    """An argument that would change nothing is an error where it is given."""
+    for name, value in given.items():
+        if value is not None:
+            raise ValueError(f"{name}={shown(value)} has no effect {where}; omit it")
+
+
 def is_one_number(value: Any) -> bool:
     """One, and not several: arrays and tensors of several claim to be an index too."""
     return isinstance(value, SupportsIndex) and not getattr(value, "ndim", 0)

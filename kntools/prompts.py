@@ -144,6 +144,11 @@ def encode_many(model: Any, prompts: Prompts, *, prepend_bos: bool | None = None
     new = iter(encode_each(model, [p for p in asked if isinstance(p, Prompt)], prepend_bos=prepend_bos))
     out = []
     for prompt in asked:
+        if isinstance(prompt, Encoded) and prepend_bos not in (None, prompt.prepend_bos):
+            raise ValueError(
+                f"prepend_bos={prepend_bos}, but {excerpt(prompt.prompt.text)!r} was encoded with "
+                f"prepend_bos={prompt.prepend_bos}; give the Prompt: encoded.prompt"
+            )
         result = _own(model, prompt) if isinstance(prompt, Encoded) else next(new)
         if isinstance(result, PromptError):
             raise result

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import traceback
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,9 @@ import pytest
 import torch
 
 import kntools as kn
+from kntools.analyses import layer_choice
+from kntools.analyses.edit_measures import Continuations
+from kntools.analyses.neuron_search import SearchSettings
 from tests import zoo
 
 TEXT = "this book is"
@@ -25,7 +29,8 @@ ERRORS = (ValueError, TypeError, IndexError, KeyError, FileNotFoundError)
 NEURONS = ["24.1005", [(1.0, 5)], [(-1, 5)], [(99, 5)], [(1, 9999)], 5, None, [(1, 2, 3)], PROMPT, torch.ones(3)]
 HEADS = ["L1.N5", [(-1, 0)], [(1.5, 0)], (1, 99), (99, 0), 3, None, kn.Neuron(1, 5)]
 LAYERS = [-1, 99, 1.5, "1", None, "L1", [1.5], [-1]]
-COUNTS = [-1, 1.5, "2", [2], None]
+GIVEN = [-1, 1.5, "2", [2]]
+COUNTS = [*GIVEN, None]
 PROMPTS = [[TEXT], {"text": TEXT}, None, 3, [], [[PROMPT]], kn.Neuron(1, 5), 1.5, torch.ones(1, 3)]
 METRICS = ["prob", 5, [], 1.5]
 SITES = ["hook_pos", None, 3, "zz"]
@@ -74,8 +79,8 @@ CALLS: dict[str, tuple[Call, list[Any]]] = {
     "integrated_gradients": (lambda m, a, x: kn.integrated_gradients(m, x), [*PROMPTS, TEXT]),
     "attribution site": (lambda m, a, x: kn.integrated_gradients(m, PROMPT, site=x), [*SITES, "z", "resid_pre"]),
     "attribution metric": (lambda m, a, x: kn.integrated_gradients(m, PROMPT, metric=x), METRICS),
-    "tol": (lambda m, a, x: kn.integrated_gradients(m, PROMPT, tol=x), ["0.1", None, 0, 2]),
-    "steps": (lambda m, a, x: kn.integrated_gradients(m, PROMPT, rule="midpoint", steps=x), COUNTS),
+    "tol": (lambda m, a, x: kn.integrated_gradients(m, PROMPT, tol=x), ["0.1", 0, 2]),
+    "steps": (lambda m, a, x: kn.integrated_gradients(m, PROMPT, rule="midpoint", steps=x), GIVEN),
     "rule": (lambda m, a, x: kn.integrated_gradients(m, PROMPT, rule=x), ["adaptve", None, 3]),
     "activation": (lambda m, a, x: kn.activation(m, x), [*PROMPTS, TEXT]),
     "activation site": (lambda m, a, x: kn.activation(m, PROMPT, site=x), [*SITES, "z", "resid_pre"]),
@@ -114,7 +119,7 @@ CALLS: dict[str, tuple[Call, list[Any]]] = {
     ),
     "causal_trace": (lambda m, a, x: kn.causal_trace(m, x, samples=1, window=1), [*PROMPTS, TEXT]),
     "noise": (lambda m, a, x: kn.causal_trace(m, PROMPT, samples=1, noise=x), ["3sgma", None, -1, [1], torch.ones(2)]),
-    "samples": (lambda m, a, x: kn.causal_trace(m, PROMPT, samples=x), COUNTS),
+    "samples": (lambda m, a, x: kn.causal_trace(m, PROMPT, samples=x), GIVEN),
     "seed": (lambda m, a, x: kn.causal_trace(m, PROMPT, samples=1, seed=x), [1.5, "x", None]),
     "rome": (lambda m, a, x: kn.rome(m, x, " cat", layer=1), [*PROMPTS, TEXT]),
     "rome layer": (lambda m, a, x: kn.rome(m, PROMPT, " cat", layer=x), [*LAYERS, [1]]),
@@ -291,6 +296,57 @@ CONTRADICTIONS: dict[str, tuple[Callable[[Any], Any], str]] = {
     "head to its own layer's": (_sent("L2.H1", "L2.H0.q"), "no sender stands before a receiver"),
     "MLP to its own layer's head": (_sent("L2.MLP", "L2.H0"), "there is no path"),
     "neuron to an earlier MLP": (_sent("L2.N3", "L1.MLP"), "there is no path"),
+}
+
+
+def _edited_in_one_layer(m: Any) -> Any:
+    c = kn.second_moment(m, 1, ["this book is good", "that book is here"])
+    return kn.emmet(m, PROMPT, " cat", layers=[1], second_moments={2: c})
+
+
+def _forgetting(m: Any) -> Any:
+    case = kn.analyses.Case("a", "a", PROMPT, " cat", ())
+    return kn.analyses.forgetting_curve(m, [case], ["rome"], layer=1, counts=[1], continuations=Continuations(cases=2))
+
+
+CONTRADICTIONS |= {
+    f"no effect: {name}": (call, "has no effect .*; omit it")
+    for name, call in {
+        "steps": lambda m: kn.integrated_gradients(m, PROMPT, steps=9),
+        "tol": lambda m: kn.integrated_gradients(m, PROMPT, rule="dai", tol=0.1),
+        "steps of a search": lambda m: SearchSettings(steps=9),
+        "tol of a search": lambda m: SearchSettings(rule="midpoint", tol=0.1),
+        "steps of an estimate": lambda m: kn.attribution_patch(m, PROMPT, OTHER, site="z", steps=5),
+        "samples of given noise": lambda m: kn.causal_trace(m, PROMPT, noise=torch.zeros(1, 1, 32), samples=3),
+        "samples of a prompt": lambda m: kn.causal_trace(m, PROMPT, corrupted=OTHER, samples=3),
+        "run of a card": lambda m: kn.neuron_card(m, "L1.N5", run="card.safetensors"),
+        "top_k": lambda m: kn.generate(m, TEXT, top_k=3),
+        "by": lambda m: kn.analyses.prompt_groups(m, "P36", by=kn.data.number),
+        "among": lambda m: kn.analyses.make_cases(m, "counterfact", 1, among=3),
+        "folder of moments": lambda m: layer_choice.measure(m, [1], tokens=0, folder=Path()),
+        "entropy of a forgetting curve": _forgetting,
+        "path of the sample": lambda m: kn.data.blimp("sample_subject_verb_agreement", path="x"),
+        "tokens of a trace": lambda m: kn.plots.trace_heatmap(kn.causal_trace(m, PROMPT, samples=1), tokens=["a"]),
+        "scores of effects": lambda m: kn.plots.trace_heatmap(torch.zeros(2, 2), scores=True),
+        "labels of a grid": lambda m: kn.plots.patch_heatmap(kn.activation_patch(m, PROMPT, OTHER), labels=["a"]),
+        "normalized effects": lambda m: kn.plots.patch_heatmap(torch.zeros(2, 2), normalized=True),
+        "prompt of neurons": lambda m: kn.plots.neuron_bars(kn.knowledge_neurons(kn.activation(m, PROMPT)), prompt=0),
+    }.items()
+} | {
+    "wrt in a sweep": (
+        lambda m: kn.sweep(m, PROMPT, [kn.Intervention((), wrt=[("blocks.1.mlp.hook_post", -1)])]),
+        "use kn.sweep_gradients",
+    ),
+    "rows of a text": (lambda m: kn.generate(m, TEXT, hooks=kn.Intervention((), rows=3)), "give those of the Interv"),
+    "encoded otherwise": (
+        lambda m: kn.encode(m, kn.encode(m, PROMPT, prepend_bos=False), prepend_bos=True),
+        "was encoded with prepend_bos=False; give the Prompt",
+    ),
+    "C under another layer": (_edited_in_one_layer, "has the C of layer 1 under 2; give {1: C}"),
+    "C under a text": (
+        lambda m: layer_choice.sweep_layers(m, [], [1], second_moments={"1": None}),
+        "a layer of second_moments='1'; give a whole number",
+    ),
 }
 
 

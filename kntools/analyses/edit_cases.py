@@ -7,7 +7,7 @@ from itertools import islice
 from typing import Any, Literal, get_args
 
 from kntools import data
-from kntools.arguments import whole
+from kntools.arguments import whole, without_effect
 from kntools.data import CounterFactRecord, ReducedRecord, SymmetricFact
 from kntools.data.records import Loaded, Skipped
 from kntools.engine.answers import ask
@@ -133,6 +133,7 @@ def make_cases(model: Any, what: EditData, limit: int, *, seed: int = 0, among: 
     check_choice("what", what, get_args(EditData))
     limit = whole("limit", limit, least=0)
     if what == "counterfact":
+        without_effect("for 'counterfact', of which all records are read", among=among)
         return _known_counterfact(model, limit)
     load: dict[str, Callable[..., Any]] = {"P101": data.synonym_facts, "P27": data.two_hop_facts}
     facts = load.get(what, partial(data.symmetric_facts, what))(seed=seed, limit=among)

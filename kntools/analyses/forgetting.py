@@ -13,7 +13,7 @@ from kntools.analyses.edit_measures import Continuations, measure
 from kntools.analyses.edit_methods import Editor, Method, Moments, chosen_editors, same_weights, settings_of
 from kntools.analyses.edit_result import SCORES, Payload, interval_of
 from kntools.analyses.neuron_search import local_seed, open_run
-from kntools.arguments import check_list, several, whole
+from kntools.arguments import check_list, several, whole, without_effect
 from kntools.editing.rome_value import shared_values
 from kntools.editing.weight_edits import AppliedAlready, WeightEdit
 from kntools.engine.inputs import check_choice
@@ -97,6 +97,7 @@ def forgetting_curve(
     if not wanted:
         raise ValueError(f"orders is empty; give some of {list(ORDERS)}")
     how = continuations or Continuations()
+    without_effect("in a forgetting curve, which has no entropy", **{"Continuations.cases": how.cases or None})
     written = {"methods": settings_of(chosen), "counts": sizes, "orders": wanted, "continuations": asdict(how)}
     written["cases"] = [[case.key, local_seed(case)] for case in cases[: sizes[-1]]]
     folder = open_run(run, "forgetting curve", model, **written)

@@ -16,7 +16,7 @@ from kntools.analyses.edit_cases import Case, cases_of
 from kntools.analyses.edit_measures import Continuations
 from kntools.analyses.edit_methods import rome_method
 from kntools.analyses.fig11_edit_consistency import edit_consistency
-from kntools.arguments import check_list, whole_numbers
+from kntools.arguments import check_list, whole, whole_numbers, without_effect
 from kntools.editing.rome_settings import RomeSettings
 from kntools.editing.second_moment import SecondMoment, second_moment
 from kntools.engine.answers import ask
@@ -98,7 +98,8 @@ def sweep_layers(
         One row per layer: `layer`, the scores of `EditConsistency`, and `score`, the harmonic mean of efficacy,
         paraphrase and neighborhood (Meng et al. 2022, S).
     """
-    chosen, moments = settings or RomeSettings.for_model(model), dict(second_moments or {})
+    chosen = settings or RomeSettings.for_model(model)
+    moments = {whole("a layer of second_moments", n): c for n, c in (second_moments or {}).items()}
     layers = whole_numbers("layers", layers)
     methods = {str(layer): rome_method(layer, moments.get(layer), chosen) for layer in layers}
     alone = Continuations(answer=0, unrelated=())  # the table has no measure of generated text
@@ -128,11 +129,20 @@ def cases_for_choice(model: Any, limit: int) -> list[Case]:
 def measure(
     model: Any, layers: Sequence[int], *, tokens: int, seed: int = 0, folder: Path | None = None
 ) -> dict[int, SecondMoment]:
-    """Second moments of some layers on text that the model writes; those that are in the folder are read."""
+    """Second moments of some layers on text that the model writes; those that are in the folder are read.
+
+    With `tokens=0` there are none.
+    """
     if tokens == 0:
+        without_effect("with tokens=0, which edits without second moments", folder=folder)
         return {}
     files = {n: folder / f"C{n}.safetensors" for n in layers} if folder is not None else {}
     done = {n: load(file, SecondMoment) for n, file in files.items() if file.exists()}
+    for n, c in done.items():
+        if c.count < tokens:
+            raise ValueError(
+                f"{files[n]} was measured on {c.count} tokens, not {tokens}; name another folder, or ask for {c.count}"
+            )
     missing = [n for n in layers if n not in done]
     if missing:
         checkpoint = None if folder is None else folder / "sums.part.safetensors"

@@ -15,7 +15,7 @@ from kntools import randomness
 from kntools.analyses.prompt_group import PromptGroup
 from kntools.arguments import whole
 from kntools.attribution.attribution_result import Attribution, exists
-from kntools.attribution.integrated_gradients import integrated_gradients
+from kntools.attribution.integrated_gradients import integrated_gradients, nodes_of
 from kntools.attribution.knowledge_neurons import KnowledgeNeurons, Scores, knowledge_neurons, r1_squared
 from kntools.attribution.quadrature import FixedRule
 from kntools.attribution.random_neurons import random_like
@@ -49,8 +49,8 @@ class SearchSettings:
     """
 
     rule: Literal["adaptive"] | FixedRule = "adaptive"
-    steps: int = 20
-    tol: float = 0.01
+    steps: int | None = None
+    tol: float | None = None
     threshold: float = 0.2
     share: float = 0.7
     target_count: tuple[int, int] = (2, 5)
@@ -58,6 +58,7 @@ class SearchSettings:
     metric: MetricName | None = None
 
     def __post_init__(self) -> None:
+        nodes_of(self.rule, self.steps, self.tol)
         self.choose(torch.zeros(1, 1, 1))  # a mistake is an error before the work, not after it
 
     def asking(self, model: Any, prompts: Sequence[Prompt]) -> "SearchSettings":

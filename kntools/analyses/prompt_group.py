@@ -11,7 +11,7 @@ from typing import Any, Literal, TypeVar
 
 from kntools import data
 from kntools.analyses.determiner_pairs import pairs_in_frames
-from kntools.arguments import PROMPTS, check_list, flag, several, shown, whole
+from kntools.arguments import PROMPTS, check_list, flag, several, shown, whole, without_effect
 from kntools.data.grouping import DETERMINER_NUMBER
 from kntools.data.pairs import MinimalPair
 from kntools.data.records import Loaded, PromptSet, Skipped
@@ -92,6 +92,7 @@ def prompt_groups(
     found: Iterable[_Group]
     records: Loaded[Any]
     if relation := is_relation(name):
+        without_effect(f"for the relation {name!r}, whose groups are facts", by=by)
         # A model need not be asked for all facts.
         records = data.pararel(name, path=path, known_only=known, limit=limit if known_only else None, seed=seed)
         asked, skipped = records.prompts(model), records.skipped

@@ -4,12 +4,12 @@ import warnings
 from functools import partial
 from typing import Any, Literal
 
-from kntools.arguments import decimal, whole
+from kntools.arguments import decimal, without_effect
 from kntools.attribution.adaptive import SMALL_GAP, integrate_adaptively
 from kntools.attribution.attribution_result import Attribution
 from kntools.attribution.attribution_run import PostNorm, attribute
 from kntools.attribution.integration_path import integrate
-from kntools.attribution.quadrature import FixedRule, fixed_rule
+from kntools.attribution.quadrature import FixedRule, Rule, fixed_rule
 from kntools.engine.metric_choice import Metrics
 from kntools.prompts import Prompts
 
@@ -19,8 +19,8 @@ def integrated_gradients(
     prompts: Prompts,
     *,
     rule: Literal["adaptive"] | FixedRule = "adaptive",
-    steps: int = 20,
-    tol: float = 0.01,
+    steps: int | None = None,
+    tol: float | None = None,
     site: str = "mlp.hook_post",
     metric: Metrics = None,
     post_norm: PostNorm = "frozen",
@@ -48,8 +48,8 @@ def integrated_gradients(
     Arguments:
         rule: `"adaptive"` refines each layer until it is complete to `tol`. `"midpoint"`, `"gauss_legendre"`,
             `"dai"` (left sums, the code of Dai et al.) and `"kn_thesis"` (the code of Niu et al. and EleutherAI)
-            use `steps` nodes; in the first layers, where the metric can leap, they may be off by 10 % to 70 %.
-        tol: for `"adaptive"`: the residual allowed per layer, relative to |m(w) - m(0)|, or to a fiftieth of the
+            use `steps` nodes (20); in the first layers, where the metric can leap, they may be off by 10 % to 70 %.
+        tol: for `"adaptive"`: the residual allowed per layer (0.01), relative to |m(w) - m(0)|, or to a fiftieth of the
             largest such gap of the prompt if that is more. In half precision, rounding may leave more than that
             (`Attribution.floor`): refinement stops there, with a warning.
         site: the scaled activation: `"mlp.hook_post"`, the input of `W_out`; `"mlp.hook_pre"`, as in the code of Niu et
@@ -67,14 +67,22 @@ def integrated_gradients(
             mixture of experts in every layer).
         FloatingPointError: activations that are nan or inf.
     """
-    steps, tol = whole("steps", steps, least=1), decimal("tol", tol, above=0, below=1)
-    adaptive = rule == "adaptive"
-    score = partial(integrate_adaptively, tol=tol) if adaptive else partial(integrate, rule=fixed_rule(rule, steps))
-    nodes: dict[str, Any] = {"tol": tol, "steps": None} if adaptive else {"tol": None, "steps": steps}
-    att = attribute(model, prompts, score, rule=rule, site=site, metric=metric, post_norm=post_norm, **nodes)
-    if adaptive:
-        _warn_of_residuals(att, tol)
+    exact = nodes_of(rule, steps, tol)
+    score = partial(integrate, rule=exact) if isinstance(exact, Rule) else partial(integrate_adaptively, tol=exact)
+    how = {"tol": None, "steps": len(exact.nodes)} if isinstance(exact, Rule) else {"tol": exact, "steps": None}
+    att = attribute(model, prompts, score, rule=rule, site=site, metric=metric, post_norm=post_norm, **how)
+    if not isinstance(exact, Rule):
+        _warn_of_residuals(att, exact)
     return att
+
+
+def nodes_of(rule: str, steps: int | None, tol: float | None) -> Rule | float:
+    """The nodes of a fixed rule, or the tolerance of the adaptive one."""
+    if rule == "adaptive":
+        without_effect("with rule='adaptive', which chooses its nodes by tol=", steps=steps)
+        return decimal("tol", 0.01 if tol is None else tol, above=0, below=1)
+    without_effect(f"with rule={rule!r}, which has steps= nodes", tol=tol)
+    return fixed_rule(rule, 20 if steps is None else steps)
 
 
 def _warn_of_residuals(att: Attribution, tol: float) -> None:

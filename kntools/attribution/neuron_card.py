@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, overload
 
-from kntools.arguments import shown, whole
+from kntools.arguments import shown, whole, without_effect
 from kntools.attribution.baselines import activation
 from kntools.attribution.direct_logit import direct_logit_attribution
 from kntools.attribution.integrated_gradients import integrated_gradients
@@ -68,6 +68,8 @@ def neuron_card(  # type: ignore[misc] # the signatures above only tell one card
             other texts.
     """
     k = whole("k", k, least=1)
+    if texts is None:
+        without_effect("without texts", run=run)
     chosen = as_neurons(neurons)
     if not chosen:
         raise ValueError("no neurons given; give 'L24.N1005', or a list such as att.top(20)")

@@ -47,6 +47,7 @@ def command(function: Callable[..., Output | Result]) -> Callable[..., None]:
             given[name] = group(**{field: every[field] for field in fields[name]})
         [options] = [value for value in given.values() if isinstance(value, Options)]
         with _one_line_per_problem(options):
+            options.check_out()
             with set_options(progress=sys.stderr.isatty(), max_rows=values.get("max_rows")):
                 found = function(**given)
                 output = found if isinstance(found, Output) else result_output(found, options)

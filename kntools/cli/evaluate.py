@@ -10,6 +10,7 @@ from kntools.analyses.edit_cases import EditData, make_cases
 from kntools.analyses.edit_measures import Continuations
 from kntools.analyses.edit_methods import EDITORS, Editor, editors
 from kntools.analyses.forgetting import ORDERS
+from kntools.arguments import without_effect
 from kntools.cli.analysis import RunOptions, choose, result_output
 from kntools.cli.command import command
 from kntools.cli.edit import RomeOptions
@@ -47,6 +48,8 @@ def evaluate(
 
     Example: kntools evaluate counterfact --method rome --method emmet --limit 20 --out edits
     """
+    if what != "counterfact":
+        without_effect(f"for {what}, whose facts have no texts to continue", generations=generations or None)
     model, methods = how.load(options)
     cases, drawn = make_cases(model, what, limit, seed=options.seed), Continuations(generations, seed=options.seed)
     found = analyses.edit_consistency(model, cases, methods, continuations=drawn, together=together, run=options.kept)

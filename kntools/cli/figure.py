@@ -17,7 +17,7 @@ from kntools.analyses.prompt_group import is_relation
 from kntools.attribution.ablation import AblationName
 from kntools.cli.analysis import RunOptions, Search, choose, result_output
 from kntools.cli.command import command
-from kntools.cli.options import Options
+from kntools.cli.options import ModelOptions, Options
 from kntools.cli.output import Output
 from kntools.results.result import Result, load
 from kntools.sites import as_neurons
@@ -173,7 +173,7 @@ def suppression_effect(
 @command
 def cooccurrence_bias(
     effect: Annotated[Path, typer.Argument(help="The result of kntools figure suppression_effect.")],
-    options: RunOptions,
+    options: ModelOptions,
     corpus: Annotated[
         list[Path] | None, typer.Argument(help="Text files, one sentence a line, or .jsonl with one row a line.")
     ] = None,
@@ -307,7 +307,7 @@ def tracing_profile(
     options: RunOptions,
     limit: Limit = 100,
     samples: Annotated[int, typer.Option(min=1, help="Samples of noise per prompt.")] = 10,
-    window: Annotated[int, typer.Option(min=1, help="Layers restored together for mlp and attn.")] = 10,
+    window: Annotated[int | None, typer.Option(min=1, help="Layers restored together for mlp and attn (10).")] = None,
     kind: Annotated[list[str] | None, typer.Option(help=f"{', '.join(KINDS)}; may be repeated (all).")] = None,
     sever: Annotated[list[str] | None, typer.Option(help="mlp, attn; may be repeated (none).")] = None,
 ) -> Result:

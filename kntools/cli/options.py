@@ -1,5 +1,6 @@
 """Options of several commands, as fields of the dataclasses that commands take."""
 
+import os
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -33,6 +34,13 @@ class Options:
     debug: Annotated[bool, running("--debug", help="Show the traceback of an error.")] = False
     command: str = ""  # the name of the command
     line: str = ""  # the command that repeats it
+
+    def check_out(self) -> None:
+        """Can files be written under `--out`? Asked before the work."""
+        if self.out is not None:
+            there = next(path for path in (self.out, *self.out.absolute().parents) if path.exists())
+            if not there.is_dir() or not os.access(there, os.W_OK):
+                raise ValueError(f"--out {self.out}: {there} is no folder that files can be written to; give another")
 
     @property
     def kept(self) -> Path | None:
@@ -68,8 +76,8 @@ class ModelOptions(Options):
 @dataclass(frozen=True, kw_only=True)
 class Integral:
     rule: Annotated[Literal["adaptive", FixedRule], method(help="Rule of integration.")] = "adaptive"
-    steps: Annotated[int, method(min=1, help="Nodes of a fixed rule (all but adaptive).")] = 20
-    tol: Annotated[float, method(help="Relative residual allowed per layer (adaptive).")] = 0.01
+    steps: Annotated[int | None, method(min=1, help="Nodes of a fixed rule (20).")] = None
+    tol: Annotated[float | None, method(help="Relative residual allowed per layer by adaptive (0.01).")] = None
 
     @property
     def settings(self) -> SearchSettings:

@@ -9,12 +9,13 @@ import pandas as pd
 import typer
 from torch import Tensor
 
+from kntools.arguments import without_effect
 from kntools.cli import pages
 from kntools.cli.command import command
 from kntools.cli.options import ModelOptions, MultiToken
 from kntools.cli.output import Output, Sheet
 from kntools.data.read import json_lines
-from kntools.engine.metric_choice import MetricName
+from kntools.engine.metric_choice import FOIL_METRICS, MetricName
 from kntools.patching.activation_patching import activation_patch, attribution_patch
 from kntools.patching.first_order import Method
 from kntools.patching.patch_grid import PatchGrid
@@ -46,6 +47,8 @@ def patch(
 
     Example: kntools patch "The capital of Canada is" " Ottawa" "The capital of France is" --foil " Paris"
     """
+    if metric not in (None, *FOIL_METRICS):
+        without_effect(f"with --metric {metric}", foil=foil)
     asked = _asked(text, target, corrupted, foil, file)
     clean = [Prompt(text, answer, foil=wrong, multi_token=multi_token) for text, answer, wrong, _ in asked]
     others = [other for *_, other in asked]

@@ -69,10 +69,13 @@ def search(
 def _asked(target: str | None, texts: list[str], file: Path | None) -> list[tuple[str, str]]:
     """Texts and answers, of the file and of the command line."""
     asked = []
-    for row in json_lines(file) if file is not None else ():
+    rows = [] if file is None else json_lines(file)
+    for row in rows:
         if target is None and "target" not in row.values:
             raise ValueError(f"{row.where} has no 'target'; write one there, or give the answer as first argument")
         asked.append((row.text("text"), row.text("target") if "target" in row.values else str(target)))
+    if target is not None and asked and not texts and all("target" in row.values for row in rows):
+        raise ValueError(f"the answer {target!r} belongs to no text: each line of {file} has its own; omit it")
     asked += [(text, target) for text in texts if target is not None]
     if not asked:
         raise ValueError(

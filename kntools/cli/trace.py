@@ -5,11 +5,12 @@ from typing import Annotated, Any, Literal
 import pandas as pd
 import typer
 
+from kntools.arguments import without_effect
 from kntools.cli import pages
 from kntools.cli.command import command
 from kntools.cli.options import ModelOptions, MultiToken, Subject, Target, Text
 from kntools.cli.output import Output, Sheet
-from kntools.engine.metric_choice import MetricName
+from kntools.engine.metric_choice import FOIL_METRICS, MetricName
 from kntools.plots import trace_panels
 from kntools.prompts import Prompt
 from kntools.report.page import Chart, PageTable, Section
@@ -32,7 +33,7 @@ def trace(
     ] = None,
     noise: Annotated[str, typer.Option(help="3sigma, or a standard deviation.")] = "3sigma",
     corrupted: Annotated[str | None, typer.Option(help="A text of as many tokens, instead of noise.")] = None,
-    samples: Annotated[int, typer.Option(min=1, help="Samples of noise.")] = 10,
+    samples: Annotated[int | None, typer.Option(min=1, help="Samples of noise (default: 10).")] = None,
     metric: Annotated[MetricName, typer.Option(help="Metric of the answer.")] = "probability",
     foil: Annotated[str | None, typer.Option(help="The wrong answer, for contrast and two_way.")] = None,
     sever: Annotated[
@@ -44,6 +45,8 @@ def trace(
 
     Example: kntools trace "The Colosseum is located in the city of" " Rome" --subject "The Colosseum"
     """
+    if metric not in FOIL_METRICS:
+        without_effect(f"with --metric {metric}", foil=foil)
     prompt = Prompt(text, target, subject=subject, foil=foil, multi_token=multi_token)
     try:
         level = noise if noise.endswith("sigma") else float(noise)

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Unpack
 
+from kntools.arguments import without_effect
 from kntools.data import hub, sample, sources
 from kntools.data.filters import Filters, select
 from kntools.data.pairs import MinimalPair
@@ -36,6 +37,8 @@ def blimp(paradigm: str, *, path: str | Path | None = None, **filters: Unpack[Fi
     """
     check_name("BLiMP paradigm", paradigm, (*PARADIGMS, *sample.PARADIGMS))
     own = paradigm if paradigm in sample.PARADIGMS else _STAND_INS.get(paradigm)
+    if own == paradigm:
+        without_effect(f"for {paradigm!r}, which is part of kntools", path=None if path == sources.SAMPLE else path)
     wanted = sources.Wanted(
         name=f"BLiMP {paradigm}",
         files=(f"blimp/{paradigm}.jsonl",),

@@ -266,6 +266,10 @@ def _moments(model: Any, layers: Layers, given: SecondMoments) -> dict[int, Seco
     each = [given] if isinstance(given, SecondMoment) else given.values() if isinstance(given, Mapping) else given
     example = "kn.second_moment(model, layers, texts)"
     moments = [instance("second_moments", c, SecondMoment, example) for c in several("second_moments", each, example)]
+    if isinstance(given, Mapping):
+        for n, c in given.items():
+            if n != c.layer:
+                raise ValueError(f"second_moments has the C of layer {c.layer} under {n!r}; give {{{c.layer}: C}}")
     of = {c.layer: c for c in moments}
     if len(of) < len(moments):
         raise ValueError(f"second_moments has two C of one layer ({[c.layer for c in moments]}); give one of each")

@@ -9,8 +9,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from kntools import randomness
-from kntools.arguments import decimal, several, whole, whole_text
-from kntools.engine.plan import as_intervention
+from kntools.arguments import decimal, several, whole, whole_text, without_effect
+from kntools.engine.plan import Intervention, as_intervention
 from kntools.engine.starts import Starts, start_tokens
 from kntools.engine.writing import Choose, Writer
 from kntools.models import adapter
@@ -61,6 +61,8 @@ def generate(
     """
     rows, single = start_tokens(model, prompts)
     ends, draw = _Ends(model, stop), Drawing(temperature, top_k, seed)
+    if isinstance(hooks, Intervention):
+        raise TypeError("generate takes hooks, which act in every text; give those of the Intervention: run.hooks")
     own = as_intervention(hooks, 1).hooks
     new = continue_tokens(model, rows, max_new_tokens, draw, own, ended=ends.ended)
     if model.tokenizer is None:
@@ -91,6 +93,8 @@ class Drawing:
         whole("seed", self.seed)
         if self.top_k is not None:
             whole("top_k", self.top_k, least=1)
+        if self.temperature == 0:
+            without_effect("at temperature=0, which takes the most probable token", top_k=self.top_k)
 
     def chooser(self, rows: Sequence[int]) -> Choose:
         """For these rows, whatever others there are."""

@@ -17,6 +17,8 @@ MetricName = Literal[
 ]
 #: Those that are the higher, the better the answer.
 RISING = ("probability", "log_probability", "logit", "contrast", "logit_difference", "two_way")
+#: Those that compare the answer with the foil.
+FOIL_METRICS = ("contrast", "logit_difference", "two_way")
 #: One for all prompts, or one per prompt. `None` is the contrast where every prompt has a foil, else the probability.
 Metrics = Metric | Sequence[Metric] | MetricName | None
 

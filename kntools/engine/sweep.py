@@ -126,6 +126,8 @@ def run_rows(
     runner: Runner, interventions: Sequence[Intervention], metrics: Sequence[Metric] | None = None
 ) -> list[Tensor]:
     """The rows of each intervention, on a runner that is kept for several rounds; `metrics` of each prompt."""
+    if with_wrt := [n for n, inter in enumerate(interventions) if inter.wrt]:
+        raise ValueError(f"intervention {with_wrt[0]} has wrt=, but sweep takes no gradients; use kn.sweep_gradients")
     passes = runner.run(interventions, lambda result: _values(result, runner, interventions, metrics))
     return _collect(passes, len(interventions))
 

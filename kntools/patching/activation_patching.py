@@ -5,7 +5,7 @@ from dataclasses import fields
 from functools import partial
 from typing import Any, get_args
 
-from kntools.arguments import whole
+from kntools.arguments import whole, without_effect
 from kntools.engine.inputs import check_choice
 from kntools.engine.metric_choice import Metrics
 from kntools.engine.prompt_pairs import Corrupted
@@ -71,7 +71,7 @@ def attribution_patch(
     corrupted: Corrupted,
     *,
     method: Method = "gradient",
-    steps: int = 20,
+    steps: int | None = None,
     metric: Metrics = None,
     noising: bool = False,
     **cells: Any,
@@ -94,7 +94,7 @@ def attribution_patch(
             `"atp_star"` (Kramar et al. 2024) recomputes the softmax for patched queries and keys, and averages the
             size of the estimate over backward passes that each omit one layer (paths do not cancel); the
             sign is that of the sum. One pass per layer, and no window.
-        steps: Gauss-Legendre nodes of `"integrated"`.
+        steps: Gauss-Legendre nodes of `"integrated"` (20).
         metric, noising: as in `activation_patch`.
         cells: `site`, `layers`, `positions`, `heads`, `neurons` and `window` of `activation_patch`.
 
@@ -102,9 +102,11 @@ def attribution_patch(
         ValueError: an unknown method; see also `activation_patch`.
     """
     check_choice("method", method, get_args(Method))
+    if method != "integrated":
+        without_effect(f"with method={method!r}", steps=steps)
     ways: dict[str, Compute] = {
         "gradient": gradient_cells,
-        "integrated": partial(integrated_cells, steps=whole("steps", steps, least=1)),
+        "integrated": partial(integrated_cells, steps=whole("steps", 20 if steps is None else steps, least=1)),
         "atp_star": atp_star_cells,
     }
     names = [field.name for field in fields(CellChoice)]

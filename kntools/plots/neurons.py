@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
-from kntools.arguments import decimal, whole
+from kntools.arguments import decimal, whole, without_effect
 from kntools.plots.charts import bar_chart
 from kntools.plots.heatmaps import heatmap
 from kntools.plots.scores import read_neurons, read_scores, score_title
@@ -121,6 +121,7 @@ def neuron_bars(given: Any, k: int = 20, *, prompt: int | None = None, **look: U
     """
     k = whole("k", k, least=1)
     if hasattr(given, "counts"):
+        without_effect("for knowledge neurons, whose scores are means over prompts", prompt=prompt)
         frame = pd.DataFrame({"neuron": list(map(repr, given.neurons)), "score": given.scores})[:k]
         frame["note"] = [f"in the coarse sets of {c} of {given.prompts} prompts" for c in given.counts[:k]]
         title = f"Knowledge neurons of {given.prompts} prompts (τ = {given.share:.2f}"

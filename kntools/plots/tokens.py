@@ -6,7 +6,7 @@ from typing import Any, Unpack
 import numpy as np
 import plotly.graph_objects as go
 
-from kntools.arguments import several
+from kntools.arguments import several, without_effect
 from kntools.plots.heatmaps import heatmap
 from kntools.plots.scores import finite
 from kntools.plots.theme import MARK, Look, plain
@@ -35,7 +35,9 @@ def trace_heatmap(
         A figure. The subject's tokens are bold, with a bar beside them; a token that occurs twice has two rows.
     """
     if hasattr(trace, "tokens"):
+        without_effect("for a Trace, which has its tokens", tokens=tokens)
         return trace_panels([trace], scores=scores, **look)
+    without_effect("for plain effects", scores=scores or None)
     options: dict[str, Any] = {"title": "Causal trace", **look}
     return _layers_across({"": trace}, tokens, **options)
 
@@ -104,8 +106,10 @@ def patch_heatmap(
         normalized: of a `PatchGrid`, where the metric lies between the corrupted (0) and the clean prompt (1).
     """
     if not hasattr(grid, "pairs"):
+        without_effect("for plain effects", normalized=normalized or None)
         plain_options: dict[str, Any] = {"title": "Patching", **look}
         return _layers_across({"": grid}, labels, **plain_options)
+    without_effect("for a PatchGrid, which has its labels", labels=labels)
     effects, axis = finite(grid.normalized if normalized else grid.effect, "effects"), ""
     kept, (clean, corrupted), n = range(effects.shape[1]), grid.pairs[0], len(grid.pairs)
     if grid.axis == "position":

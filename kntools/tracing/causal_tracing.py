@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from kntools.arguments import whole
+from kntools.arguments import whole, without_effect
 from kntools.engine.metric_choice import RISING, Metrics, choose_metrics
 from kntools.engine.prompt_pairs import Corrupted, Pair, encode_pairs
 from kntools.engine.sweep import Intervention, Metric, sweep
@@ -36,7 +36,7 @@ def causal_trace(  # type: ignore[misc] # the signatures above only tell one tra
     noise: Noise = "3sigma",
     corrupted: Corrupted | None = None,
     metric: Metrics = None,
-    samples: int = 10,
+    samples: int | None = None,
     sever: Severed | None = None,
     sever_at: SeverAt = "restored",
     seed: int = 0,
@@ -69,7 +69,7 @@ def causal_trace(  # type: ignore[misc] # the signatures above only tell one tra
             that differs counts as one.
         metric: as in `activation_patch`; `None` is the probability. `"two_way"`, P(target) / (P(target) +
             P(foil)), is for agreement, where the right noun is one of thousands.
-        samples: how many samples of noise (drawn with `seed`); the metric is averaged over them.
+        samples: how many samples of noise (10, drawn with `seed`); the metric is averaged over them.
         sever: fix the outputs of all `"mlp"` or `"attn"` above the restored state at their values in the corrupted
             run, sample by sample: the remaining effect does not pass through them.
         sever_at: at the `"restored"` token (as published), or at `"all"` tokens.
@@ -79,7 +79,9 @@ def causal_trace(  # type: ignore[misc] # the signatures above only tell one tra
             zero, a corrupted prompt of other length, an unknown kind or metric.
         FloatingPointError: activations that are nan or inf.
     """
-    samples, seed = whole("samples", samples, least=1), whole("seed", seed)
+    if corrupted is not None or isinstance(noise, Tensor):
+        without_effect("where no noise is drawn", samples=samples)
+    samples, seed = whole("samples", 10 if samples is None else samples, least=1), whole("seed", seed)
     restoration = make_restoration(model, kind, window, sever, sever_at)
     if corrupted is None:
         encoded = encode_many(model, prompts)

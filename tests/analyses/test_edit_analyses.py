@@ -62,7 +62,12 @@ def test_proposals_and_sweeps_over_layers(tmp_path: Path) -> None:
     assert proposal.layer == int(expected.argmax()) and proposal.prompts == 2
     written = measure(model, [0, 2], tokens=20, seed=0, folder=tmp_path)
     assert all(c.count >= 20 for c in written.values())
-    assert [c.layer for c in measure(model, [0, 2], tokens=10**9, seed=0, folder=tmp_path).values()] == [0, 2]
+    again = measure(model, [0, 2], tokens=20, seed=5, folder=tmp_path)  # read, and not written anew
+    assert again.keys() == {0, 2} and all(torch.equal(c.matrix, written[n].matrix) for n, c in again.items())
+    with pytest.raises(
+        ValueError, match=r"C0.safetensors was measured on .* tokens, not 1000000000; name another folder"
+    ):
+        measure(model, [0, 2], tokens=10**9, seed=0, folder=tmp_path)
     moments = kn.second_moment(model, [0, 2], zoo.SENTENCES * 3)
     few = RomeSettings(steps=2, templates=["{}"])
     table = sweep_layers(model, cases(2), [0, 2], second_moments=moments, settings=few)

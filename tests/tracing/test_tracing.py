@@ -119,8 +119,8 @@ def test_nothing_left_out_by_position_or_rows(name: str, monkeypatch: pytest.Mon
 def test_without_noise_every_cell_is_clean(name: str) -> None:
     model = zoo.tiny(name)
     for kind in KINDS:
-        for noise in (0, torch.zeros(2, 2, zoo.D_MODEL)):
-            trace = kn.causal_trace(model, fact(name), kind=kind, window=1, noise=noise, samples=2)
+        for noise, samples in ((0, 2), (torch.zeros(2, 2, zoo.D_MODEL), None)):
+            trace = kn.causal_trace(model, fact(name), kind=kind, window=1, noise=noise, samples=samples)
             torch.testing.assert_close(trace.scores, torch.full_like(trace.scores, trace.clean), atol=1e-5, rtol=0)
             assert trace.corrupted == pytest.approx(trace.clean, abs=1e-5)
 
@@ -151,9 +151,11 @@ def test_restoring_everything_is_clean_and_nothing_is_corrupted(name: str) -> No
 def test_given_noise_the_table_depends_on_nothing_else() -> None:
     model, prompt = zoo.tiny("llama"), fact("llama")
     drawn = kn.causal_trace(model, prompt, samples=3, seed=5)
-    given = kn.causal_trace(model, prompt, noise=drawn.noise, samples=99, seed=7)
+    given = kn.causal_trace(model, prompt, noise=drawn.noise, seed=7)
     assert torch.equal(given.per_sample, drawn.per_sample)
     assert not torch.equal(kn.causal_trace(model, prompt, samples=3, seed=6).noise, drawn.noise)
+    with pytest.raises(ValueError, match="samples=99 has no effect where no noise is drawn; omit it"):
+        kn.causal_trace(model, prompt, noise=drawn.noise, samples=99)
     # Samples are independent of each other.
     alone = kn.causal_trace(model, prompt, noise=drawn.noise[1:2])
     torch.testing.assert_close(alone.per_sample[0], drawn.per_sample[1], atol=1e-6, rtol=0)
