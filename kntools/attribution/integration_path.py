@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from einops import reduce
 from jaxtyping import Float
 from torch import Tensor
 
@@ -125,23 +124,33 @@ class Paths:
                 unscaled.setdefault(line.prompt, []).append(line)
             rows += [([line], new[k : k + _TOGETHER]) for k in range(0, len(new), _TOGETHER)]
         rows += [(lines, [1.0]) for lines in unscaled.values()]
-        runs = [self._run(lines, at) for lines, at in rows]
-        for (lines, at), found in zip(rows, self.gradients(runs), strict=True):
-            for line, derivative in zip(lines, found.wrt.values(), strict=True):
-                terms = self.activation(line.prompt, line.layer).double() * derivative.gradient.double()
-                # Over the answer's positions (one, unless it has several pieces) contributions add up.
-                per_node = reduce(terms, "node pos neuron -> node neuron", "sum").cpu()
-                points = map(Point, found.values.tolist(), per_node.sum(-1).tolist(), per_node)
-                line.points |= zip(at, points, strict=True)
-                line.nodes += len(at)
+        found = self.gradients([self._run(lines, at) for lines, at in rows])
+        read = [
+            (line, at, own.values, derivative.gradient)
+            for (lines, at), own in zip(rows, found, strict=True)
+            for line, derivative in zip(lines, own.wrt.values(), strict=True)
+        ]
+        # Over the answer's positions (one, unless it has several pieces) contributions add up.
+        terms = [(self.activation(line.prompt, line.layer).float() * by.float()).sum(1) for line, *_, by in read]
+        values = _on_cpu([own for *_, own, _ in read])
+        for (line, at, *_), own, per_node in zip(read, values, _on_cpu(terms), strict=True):
+            line.points |= zip(at, map(Point, own.tolist(), per_node.sum(1).tolist(), per_node), strict=True)
+            line.nodes += len(at)
 
     def _run(self, lines: Sequence[Line], at: Sequence[float]) -> Intervention:
         factors = torch.tensor(at, dtype=torch.float64)
         hooks: list[Hook] = []
         for line in lines:
-            hooks += scale_site(self.site, line.layer, factors, pos=ANSWER) + self.hold(line.prompt, line.layer)
+            hooks += [] if at == [1.0] else scale_site(self.site, line.layer, factors, pos=ANSWER)
+            hooks += self.hold(line.prompt, line.layer)
         wrt = [(hook_name(self.site, line.layer), ANSWER) for line in lines]
         return Intervention(hooks, prompt=lines[0].prompt, rows=len(at), wrt=wrt)
+
+
+def _on_cpu(tensors: Sequence[Tensor]) -> list[Tensor]:
+    """In float64, and all at once: a GPU is waited for a single time."""
+    flat = torch.cat([x.flatten() for x in tensors]).cpu().double() if tensors else torch.empty(0)
+    return [part.view(x.shape) for part, x in zip(flat.split([x.numel() for x in tensors]), tensors, strict=True)]
 
 
 def integrate(paths: Paths, rule: Rule) -> list[Line]:

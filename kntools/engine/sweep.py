@@ -239,9 +239,10 @@ def _differentiate(values: dict[int, Tensor], watched: dict[int, dict[str, Watch
         gradients = [torch.zeros_like(x) for x in tensors]
         if total.requires_grad:
             gradients = torch.autograd.grad(total, tensors, allow_unused=True, materialize_grads=True)
+    finite = torch.stack([torch.isfinite(gradient).all() for gradient in gradients]).tolist() if keys else []
     wrt: dict[int, dict[str, Derivative]] = {number: {} for number in values}
-    for (item, name), w, gradient in zip(keys, activations, gradients, strict=True):
-        if not bool(torch.isfinite(gradient).all()):
+    for (item, name), w, gradient, right in zip(keys, activations, gradients, finite, strict=True):
+        if not right:
             raise FloatingPointError(f"the gradient at {name} holds nan or inf; load the model in float32")
         wrt[item][name] = Derivative(w.select(w.tensor).detach(), w.select(gradient))
     return {number: RowGradients(rows.detach(), wrt[number]) for number, rows in values.items()}
