@@ -118,11 +118,15 @@ def reliability(
     metrics = {name: own.metric for name, own in asked.items()} if given is None else {}
     folder = open_run(run, "reliability", model, **chosen, metrics=metrics, edits=list(edits), seed=seed)
 
-    def judge(prompt: Prompt) -> Row:
-        own = metric_of[prompt].attribute(model, [prompt]).top(count) if given is None else given
-        return _judged(model, prompt, own, neuron_search.control(model, own, seed, prompt_item(prompt)), edits)
+    def judge(part: Sequence[Prompt]) -> list[Row]:
+        own = [given or ()] * len(part)
+        if given is None:
+            asked = [metric_of[prompt] for prompt in part]
+            own = [att.top(count) for att in neuron_search.attribute_each(model, asked, [[prompt] for prompt in part])]
+        others = [neuron_search.control(model, n, seed, prompt_item(p)) for n, p in zip(own, part, strict=True)]
+        return [_judged(model, *one, edits) for one in zip(part, own, others, strict=True)]
 
-    found = each_prompt(folder, prompts, judge)
+    found = each_prompt(folder, prompts, judge, neuron_search.TOGETHER)
     rows: list[Row] = []
     for source, prompt, payload in found:
         if payload["correct"] or not correct_only:

@@ -201,7 +201,7 @@ def selection_methods(
 
     rows = [
         {"source": source, "text": prompt.text, "target": prompt.target, **row}
-        for source, prompt, payload in each_prompt(folder, prompts, compare)
+        for source, prompt, payload in each_prompt(folder, prompts, lambda part: list(map(compare, part)))
         for row in payload
     ]
     counts = [round(share * sum(neuron_layers.widths(model))) for share in SHARES]

@@ -233,9 +233,15 @@ def prompt_item(prompt: Prompt) -> str:
     return PromptGroup(prompt.text[:60], "", "factual", (prompt,)).item
 
 
-def each_prompt(run: RunStore, prompts: NamedPrompts, make: Callable[[Prompt], T]) -> list[tuple[str, Prompt, T]]:
-    """Source, prompt and what is made of it, for every prompt of a run."""
+def each_prompt(
+    run: RunStore, prompts: NamedPrompts, make: Callable[[Sequence[Prompt]], Sequence[T]], size: int = 1
+) -> list[tuple[str, Prompt, T]]:
+    """Source, prompt and what is made of it, for every prompt of a run; `make` is given up to `size` at a time."""
     # Pairs may differ only behind the answer; what a causal model reads of them is then one prompt.
     asked = list(dict.fromkeys((source, prompt) for source, listed in prompts.items() for prompt in listed))
-    found = run.each(asked, key=lambda named: prompt_item(named[1]), make=lambda named: make(named[1]), unit="prompt")
+
+    def made(part: Sequence[tuple[str, Prompt]]) -> Sequence[T]:
+        return make([prompt for _, prompt in part])
+
+    found = run.together(asked, size, key=lambda named: prompt_item(named[1]), make=made, unit="prompt")
     return [(source, prompt, payload) for (source, prompt), payload in zip(asked, found, strict=True)]

@@ -15,6 +15,9 @@ from kntools.results.display import excerpt
 from kntools.results.result import Figure, Result
 from kntools.sites import Neuron, NeuronLike, as_neuron
 
+# What has an entry per prompt.
+_BY_PROMPT = ("scores", "residual", "gap", "nodes", "value", "probability", "floor", "prompts")
+
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Attribution(Result):
@@ -50,6 +53,18 @@ class Attribution(Result):
         super().__post_init__()
         if not self.widths:
             object.__setattr__(self, "widths", (self.scores.shape[2],) * self.scores.shape[1])
+
+    def __getitem__(self, which: int | slice) -> "Attribution":
+        """That of one of the prompts, or of some: `att[0]`, `att[2:5]`."""
+        count = len(self.prompts)
+        if isinstance(which, slice):
+            rows = which
+        elif -count <= (n := whole("prompt", which)) < count:
+            rows = slice(n % count, n % count + 1)
+        else:
+            raise IndexError(f"prompt {n} does not exist: the attribution has {count}")
+        own = {name: value[rows] for name, value in vars(self).items() if name in _BY_PROMPT and value is not None}
+        return replace(self, **own)
 
     def top(self, k: int = 10, *, prompt: int | None = None) -> tuple[Neuron, ...]:
         """The `k` neurons with the highest score: of one prompt, or of the mean over prompts."""

@@ -11,7 +11,7 @@ merged it; all of them get all payloads.
 """
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -67,16 +67,36 @@ class RunStore:
         Items of the same `key` are made once. `make` must not depend on other items: another process may have those.
         A file that cannot be written to is an error before the first item is made.
         """
+        return self.together(items, 1, key=key, make=lambda part: [make(part[0])], unit=unit)
+
+    def together(
+        self,
+        items: Sequence[T],
+        size: int,
+        *,
+        key: Callable[[T], str],
+        make: Callable[[Sequence[T]], Iterable[Any]],
+        unit: str = "item",
+    ) -> list[Any]:
+        """`each`, with up to `size` items made at a time.
+
+        A part of which anything is missing is made as a whole: company can decide the last bits of an item.
+        """
         names = [key(item) for item in items]
-        todo = {name: item for name, item in zip(names, items, strict=True) if name not in self.items}
+        distinct = list(dict(zip(names, items, strict=True)).items())
+        parts = [distinct[start : start + size] for start in range(0, len(distinct), size)]
+        todo = [dict(part) for part in parts if any(name not in self.items for name, _ in part)]
         if todo and self._file is not None:
             self._file.check_writable()
         made: dict[str, Any] = {}
         failure: Exception | None = None
-        with progress_bar(len(todo), unit) as bar:
-            for name in processes.share(list(todo)):
+        with progress_bar(sum(map(len, todo)), unit) as bar:
+            for part in processes.share(todo):
                 try:
-                    self.put(name, make(todo[name]))
+                    for name, payload in zip(part, make(list(part.values())), strict=True):
+                        if name not in self.items:
+                            self.put(name, payload)
+                        made[name] = self.items[name]
                 except KeyboardInterrupt as error:
                     if self.path is not None:
                         error.add_note(f"finished items are saved in {self.path}; make the same call again to resume")
@@ -86,8 +106,7 @@ class RunStore:
                         raise
                     failure = error  # the others wait for what this process has to say
                     break
-                made[name] = self.items[name]
-                bar.update(processes.count())
+                bar.update(len(part) * processes.count())
         self._merge(made, failure)
         return [self.items[name] for name in names]
 

@@ -92,7 +92,7 @@ def test_masked_and_causal_models(name: str, null: Any, tmp_path: Path) -> None:
     model = zoo.tiny(name)
     found = localisation(model, facts(model), null=null, run=tmp_path / "run")
     scores = kn.integrated_gradients(model, facts(model)[0].prompts)
-    assert found.rows[0]["r1"] == pytest.approx(kn.r1_squared(scores), abs=1e-9)
+    assert found.rows[0]["r1"] == pytest.approx(kn.r1_squared(scores), rel=1e-4)
     kns = kn.knowledge_neurons(scores)
     assert found.neurons("factual")[0] == kns.neurons and found.rows[0]["tau"] == kns.share
     assert ("null_r1" in found.to_frame()) == (null is not None)

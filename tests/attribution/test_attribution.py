@@ -132,6 +132,20 @@ def likely_answer(model: Any, text: str) -> str:
     return answer
 
 
+def test_one_of_several_prompts() -> None:
+    model, prompts = zoo.tiny("llama"), prompts_for("llama")
+    att = kn.integrated_gradients(model, prompts)
+    count = len(prompts)
+    for which, own in ((1, [1]), (-1, [count - 1]), (slice(1, None), list(range(1, count)))):
+        part = att[which]
+        assert part.prompts == tuple(prompts[n] for n in own) and part.metric == att.metric
+        for name in ("scores", "residual", "gap", "nodes", "value", "probability", "floor"):
+            assert torch.equal(getattr(part, name), getattr(att, name)[own])
+    assert [len(one.prompts) for one in att] == [1] * count
+    with pytest.raises(IndexError, match=f"prompt {count} does not exist: the attribution has {count}"):
+        att[count]
+
+
 def test_answers_of_several_tokens() -> None:
     """Teacher forcing: P is the product over pieces, and scores add up to its change."""
     model = zoo.tiny("llama")

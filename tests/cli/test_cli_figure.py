@@ -68,6 +68,7 @@ def test_an_interrupted_figure_is_resumed(tmp_path: Path, monkeypatch: pytest.Mo
         return attribute(self, model, prompts)
 
     monkeypatch.setattr(analyses.SearchSettings, "attribute", interrupted)
+    monkeypatch.setattr("kntools.analyses.neuron_search.TOGETHER", 1)
     stopped = run(*words)
     assert stopped.exit_code == 130 and stopped.stdout == ""
     assert str(tmp_path / "run.jsonl") in stopped.stderr.splitlines()[-1] and "resume" in stopped.stderr

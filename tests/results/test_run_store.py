@@ -53,6 +53,26 @@ def test_items_come_back(kept: bool, tmp_path: Path) -> None:
         assert list(store(tmp_path / "run.jsonl").items) == list(again.items)
 
 
+def test_parts_are_the_same_whatever_was_finished(tmp_path: Path) -> None:
+    """An item may depend on the company in which it is made: a part is made as a whole, or not at all."""
+    asked: list[list[str]] = []
+
+    def make(part: Any) -> Any:
+        asked.append(list(part))
+        for item in part:
+            if item == stop:
+                raise KeyboardInterrupt
+            yield item + "".join(part)
+
+    items, stop = [*"abcdea"], "d"
+    with pytest.raises(KeyboardInterrupt):
+        store(tmp_path / "run").together(items, 2, key=str, make=make)
+    run, stop = store(tmp_path / "run"), ""
+    assert list(run.items) == ["a", "b", "c"]
+    assert run.together(items, 2, key=str, make=make) == ["aab", "bab", "ccd", "dcd", "ee", "aab"]
+    assert asked == [["a", "b"], ["c", "d"], ["c", "d"], ["e"]]
+
+
 @pytest.mark.parametrize("kept", [True, False])
 def test_tensors_and_results_come_back(kept: bool, tmp_path: Path) -> None:
     run = store(tmp_path / "run" if kept else None)
