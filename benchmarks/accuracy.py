@@ -1,6 +1,6 @@
 """The adaptive rule against 512 midpoints in every layer, on 20 facts: `python benchmarks/accuracy.py`.
 
-Takes about 40 minutes on two cores (307,200 forward and backward rows); `--facts 3` takes 6.
+Takes about 25 minutes on two cores (307,200 forward and backward rows); `--facts 3` takes 4.
 """
 
 from __future__ import annotations

@@ -29,6 +29,10 @@ PROMPTS = [
     kn.Prompt("The Eiffel Tower is located in the city of", " Paris"),
 ]
 STEPS = 20
+TOGETHER = [kn.Prompt(f"The capital of {country} is", " the") for country in (
+    "France", "Italy", "Japan", "Germany", "Spain", "Russia", "Egypt", "England",
+    "China", "India", "Greece", "Turkey", "Poland", "Norway", "Sweden", "Canada",
+)]  # fmt: skip
 
 
 def plain_loop(model: Any, prompt: kn.Prompt) -> Tensor:
@@ -127,6 +131,11 @@ def main() -> None:
             f"largest residual: plain {float((theirs.sum(-1) - att.gap[0]).abs().max()):.3f}, "
             f"adaptive {float(att.residual.abs().max()):.5f}"
         )
+    alone = min(seconds(lambda: [ours(model, prompt) for prompt in TOGETHER]) for _ in range(2))
+    together = min(seconds(lambda: ours(model, TOGETHER)) for _ in range(2))
+    print(
+        f"{len(TOGETHER)} prompts: one by one {alone:.1f} s, in one call {together:.1f} s, ratio {alone / together:.2f}"
+    )
     print(f"peak memory above the model: plain {peak_memory('plain'):.2f} GiB, ours {peak_memory('ours'):.2f} GiB")
 
 

@@ -129,9 +129,10 @@ def _mismatch(piece: Piece, factor: float = 1.0) -> Float[np.ndarray, " node"]:
 
 
 def _is_complete(line: Line, mismatch: Float[np.ndarray, " node"]) -> bool:
-    # What is wrong at the ends of the pieces adds up to the residual; what is wrong before tells of accidents.
+    # What is wrong at the ends of the pieces adds up to the residual; what is wrong before tells of accidents, or of
+    # rounding, which may be worse at one of many nodes.
     at_end = abs(line.residual + mismatch[-1]) <= line.allowed
-    return bool(at_end and np.abs(mismatch).max() <= line.allowed)
+    return bool(at_end and np.abs(mismatch).max() <= max(line.allowed, 2 * line.floor))
 
 
 def _cut(piece: Piece, mismatch: Float[np.ndarray, " node"]) -> list[Piece]:

@@ -1,5 +1,6 @@
 """A fact at a time: its knowledge neurons over several phrasings, and what becomes of it without them."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from kntools import plots, randomness
-from kntools.analyses.neuron_search import SearchSettings, as_pairs, local_seed, open_run
+from kntools.analyses.neuron_search import TOGETHER, SearchSettings, as_pairs, attribute_each, local_seed, open_run
 from kntools.attribution.attribution_result import Attribution
 from kntools.attribution.knowledge_neurons import KnowledgeNeurons, knowledge_neurons
 from kntools.attribution.random_neurons import random_like
@@ -71,7 +72,12 @@ def fact_effects(study: Study) -> FactEffects:
     top = min(TOP, *(n // 2 for n in neuron_layers.widths(study.model) if n))
     counts = {"top": top, "draws": study.size.draws, "phrasings": study.size.phrasings, "seed": study.seed}
     folder = open_run(study.run("facts"), "facts", study.model, facts=list(prompts), **counts)
-    rows = folder.each(list(prompts), key=str, make=lambda name: _effects(study, prompts, name, top), unit="fact")
+
+    def make(names: Sequence[str]) -> list[Row]:
+        scored = attribute_each(study.model, [SearchSettings()] * len(names), [prompts[name] for name in names])
+        return [_effects(study, prompts, name, att, top) for name, att in zip(names, scored, strict=True)]
+
+    rows = folder.together(list(prompts), max(1, TOGETHER // study.size.phrasings), key=str, make=make, unit="fact")
     attributions = tuple(row["attribution"] for row in rows)
     measured = ("clean", "suppressed", "enhanced", "leading", "random")
     return FactEffects(
@@ -94,10 +100,9 @@ def _askable(study: Study, fact: Fact) -> tuple[Prompt, ...]:
     return prompts
 
 
-def _effects(study: Study, prompts: dict[str, tuple[Prompt, ...]], name: str, count: int) -> Row:
+def _effects(study: Study, prompts: dict[str, tuple[Prompt, ...]], name: str, att: Attribution, count: int) -> Row:
     """Probabilities of all answers without, or with doubled, neurons of this fact; of its own without random ones."""
     model, generator = study.model, randomness.generator(local_seed(study.seed, name))
-    att = SearchSettings().attribute(model, prompts[name])
     own, top = knowledge_neurons(att).neurons, att.top(count)
     others = [random_like(top, neuron_layers.widths(model), generator) for _ in range(study.size.draws)]
     edits: list[list[Hook]] = [[], ablate_neurons(own), enhance_neurons(own)] if own else [[], [], []]
