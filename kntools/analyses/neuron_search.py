@@ -32,7 +32,7 @@ from kntools.sites import Neuron, NeuronLike, as_neurons
 #: What chance gives; see `localisation`.
 Null = Literal["neurons", "answers", "foils"]
 
-#: About so many prompts are attributed at a time: those of one length share passes, twice as fast as one by one.
+#: About so many prompts are attributed at a time: those of one length share passes.
 TOGETHER = 32
 
 #: Neurons are chosen on one half; what is claimed of them stands on the other.

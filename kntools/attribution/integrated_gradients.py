@@ -81,8 +81,9 @@ def nodes_of(rule: str, steps: int | None, tol: float | None) -> Rule | float:
     if rule == "adaptive":
         without_effect("with rule='adaptive', which chooses its nodes by tol=", steps=steps)
         return decimal("tol", 0.01 if tol is None else tol, above=0, below=1)
+    fixed = fixed_rule(rule, 20 if steps is None else steps)
     without_effect(f"with rule={rule!r}, which has steps= nodes", tol=tol)
-    return fixed_rule(rule, 20 if steps is None else steps)
+    return fixed
 
 
 def _warn_of_residuals(att: Attribution, tol: float) -> None:

@@ -106,9 +106,13 @@ def _part_names(figure: go.Figure, width: int) -> None:
     dots = [
         (t, *place) for t, trace in enumerate(figure.data) for place in zip(trace.x, trace.y, trace.text, strict=True)
     ]
-    places = np.array([dot[1:3] for dot in dots], dtype=float)
-    pixels = (places - places.min(axis=0)) / np.maximum(np.ptp(places, axis=0), 1e-12) * (width - 120, _PANEL)
-    named = [n for n, (*_, name) in enumerate(dots) if name]
+    places = np.array([dot[1:3] for dot in dots], dtype=float).reshape(-1, 2)
+    drawn = np.isfinite(places).all(axis=1)
+    if not drawn.any():
+        return
+    low, high = places[drawn].min(axis=0), places[drawn].max(axis=0)
+    pixels = (places - low) / np.maximum(high - low, 1e-12) * (width - 120, _PANEL)
+    named = [n for n, (*_, name) in enumerate(dots) if name and drawn[n]]
     taken = [(pixels[n], np.array([6.0, 6.0])) for n in named]  # middles and half sizes: of the dots, then of names
     where = dict.fromkeys(named, "")
     for n in named:

@@ -96,6 +96,10 @@ def test_names_cover_no_other_and_all_are_shown_on_hover() -> None:
     assert list(dots.text) == ["far", "a", "b", "c", "d", "", ""]
     assert dots.textposition[0] == dots.textposition[1] == "top center" and len(set(dots.textposition[1:5])) == 4
     assert list(dots.hovertext) == names and "%{hovertext}" in dots.hovertemplate
+    # What cannot be drawn hides none, and nothing is nothing.
+    frame = pd.DataFrame({"x": [0.0, np.nan, 1.0], "y": [1.0, 2.0, 3.0], "word": ["a", "b", "c"]})
+    assert list(plots.scatter_chart(frame, "x", "y", text="word").data[0].text) == ["a", "", "c"]
+    plots.scatter_chart(frame[:0], "x", "y", text="word")
     # Many dots without a name hide none; names of the points themselves stay on hover.
     frame = pd.DataFrame({"x": range(300), "y": 0.0, "word": ["first"] + 299 * [""], "neuron": map(str, range(300))})
     [dots] = plots.scatter_chart(frame, "x", "y", text="word", hover_name="neuron").data
