@@ -116,9 +116,9 @@ def _part_names(figure: go.Figure, width: int) -> None:
     taken = [(pixels[n], np.array([6.0, 6.0])) for n in named]  # middles and half sizes: of the dots, then of names
     where = dict.fromkeys(named, "")
     for n in named:
-        half = np.array([0.5 * CHARACTER * len(dots[n][3]), 8.0])
+        half = np.array([0.5 * CHARACTER * len(dots[n][3]) + 4, 8.0])
         for position, side in _AROUND.items():
-            middle = pixels[n] + side * (half + 7)
+            middle = pixels[n] + side * (half + 8)
             if all((abs(middle - other) >= half + size).any() for other, size in taken):
                 where[n] = position
                 taken.append((middle, half))
