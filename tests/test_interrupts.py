@@ -12,6 +12,7 @@ import pytest
 import torch
 
 import kntools as kn
+from kntools.analyses import neuron_search
 from kntools.analyses.edit_methods import rome_method, values_method
 from kntools.analyses.fig01_attribution_profile import attribution_profile
 from kntools.analyses.fig02_pair_search import pair_search
@@ -121,7 +122,8 @@ def test_an_interrupted_model_is_clean(name: str, model: Any) -> None:
 
 @pytest.mark.filterwarnings("ignore:the corruption does not lower", "ignore:.*it has not taken")
 @pytest.mark.parametrize("name", RUNS)
-def test_an_interrupted_run_is_kept(name: str, model: Any, tmp_path: Path) -> None:
+def test_an_interrupted_run_is_kept(name: str, model: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(neuron_search, "TOGETHER", 1)  # several parts
     RUNS[name](model, tmp_path / "first")  # what is learnt of a model once
     with counted() as total:
         expected = RUNS[name](model, tmp_path / "whole")

@@ -84,7 +84,6 @@ class RunStore:
         """
         names = [key(item) for item in items]
         distinct = list(dict(zip(names, items, strict=True)).items())
-        size = min(size, max(1, -(-len(distinct) // processes.count())))  # no process is without a part
         parts = [distinct[start : start + size] for start in range(0, len(distinct), size)]
         todo = [dict(part) for part in parts if any(name not in self.items for name, _ in part)]
         if todo and self._file is not None:

@@ -53,7 +53,7 @@ def test_patch_prints_what_the_library_says(tiny: str, tmp_path: Path) -> None:
         assert ours == pytest.approx(theirs, abs=1e-5)
     assert len(pd.read_csv(tmp_path / "grid.csv")) == grid.values.numel()
     assert kn.load(tmp_path / "grid.safetensors").site == "resid_pre"
-    heads = run_json(*words, "--site", "z", "--heads", "--metric", "probability", "--method", "atp_star", "--noising")
+    heads = run_json(*words, "--site", "z", "--heads", "--metric", "contrast", "--method", "atp_star", "--noising")
     assert heads["heads"] == [0, 1, 2, 3] and heads["method"] == "atp_star" and heads["noising"]
     table = run(*words, "--top", "3")
     assert table.exit_code == 0 and "Canada/France" in table.stdout
