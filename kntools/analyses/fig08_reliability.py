@@ -119,10 +119,11 @@ def reliability(
     folder = open_run(run, "reliability", model, **chosen, metrics=metrics, edits=list(edits), seed=seed)
 
     def judge(part: Sequence[Prompt]) -> list[Row]:
-        own = [given or ()] * len(part)
         if given is None:
             asked = [metric_of[prompt] for prompt in part]
             own = [att.top(count) for att in neuron_search.attribute_each(model, asked, [[prompt] for prompt in part])]
+        else:
+            own = [given] * len(part)
         others = [neuron_search.control(model, n, seed, prompt_item(p)) for n, p in zip(own, part, strict=True)]
         return [_judged(model, *one, edits) for one in zip(part, own, others, strict=True)]
 
