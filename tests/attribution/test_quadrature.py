@@ -215,3 +215,12 @@ def test_values_in_low_precision_do_not_set_off_endless_cutting(noise: float) ->
     found, paths = integrated(*[(lambda g: 0.3 + 0.3 * g, lambda g: 0.3 + 0 * g)] * 4, noise=noise)
     assert max(paths.nodes) < 2000
     assert all(abs(residual(line)) < 0.05 for line in found)
+
+
+@pytest.mark.parametrize(("noise", "most"), [(3e-3, 560), (1e-2, 600)])
+def test_rounding_at_one_of_many_nodes_cuts_nothing(noise: float, most: int) -> None:
+    """In half precision; without allowing for it, 598 and 620 nodes."""
+    paths = Known(*[(lambda g: 0.3 + 0.3 * g, lambda g: 0.3 + 0 * g)] * 40, noise=noise)
+    paths.precision = 2.0**-8
+    adaptive.integrate_adaptively(paths, 0.01)
+    assert sum(paths.nodes) < most

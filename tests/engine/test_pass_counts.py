@@ -185,6 +185,15 @@ def test_an_attribution_is_one_pass_per_round() -> None:
     assert sum(rows - 1 for rows, _ in shapes[2:]) == int(att.nodes.sum()) - of_the_last - (layers - 1) + 1
 
 
+def test_the_nodes_of_a_rule_are_divided_between_passes() -> None:
+    model = zoo.tiny("llama")
+    prompt = kn.Prompt("The capital of Canada is", " Paris")
+    capability(model, kn.encode(model, prompt).tokens), neurons_of(model)
+    with counted(model) as shapes, kn.set_options(max_rows=20):
+        kn.integrated_gradients(model, prompt, rule="midpoint", steps=100)
+    assert max(rows for rows, _ in shapes) <= 20
+
+
 def with_free_memory(monkeypatch: pytest.MonkeyPatch, count: int) -> None:
     monkeypatch.setattr(memory, "free_bytes", lambda device: count)
 
