@@ -19,8 +19,10 @@ from kntools.options import progress_bar
 from kntools.prompts import Encoded, Prompts, encode_many
 from kntools.sites import Hook
 
-# Prompts of one length whose logits are held at a time.
+# Rows whose logits are held at a time.
 _CHUNK = 256
+
+_Row = tuple[int, ...]  # which hooks, and the tokens
 
 
 @dataclass(frozen=True)
@@ -62,30 +64,42 @@ def answer_logits(
     They are made as they are asked for: those of all prompts may not fit in memory.
     """
     each = [()] * len(encoded) if hooks is None else hooks
-    for first in range(0, len(encoded), _CHUNK):
-        yield from _logits(model, encoded[first : first + _CHUNK], each[first : first + _CHUNK])
-
-
-@torch.no_grad()
-def _logits(
-    model: Any, encoded: Sequence[Encoded], hooks: Sequence[Sequence[Hook]]
-) -> list[Float[Tensor, "piece d_vocab"]]:
     # One row per text and hooks: answers of one token share it.
-    numbers: dict[tuple[int, ...], int] = {}
-    keys = [(id(own), *e.tokens[0].tolist()) for e, own in zip(encoded, hooks, strict=True)]
-    row_of = [numbers.setdefault(key, len(numbers)) for key in keys]
-    first_of = [row_of.index(row) for row in range(len(numbers))]
+    rows: list[_Row] = [(id(own), *e.tokens[0].tolist()) for e, own in zip(encoded, each, strict=True)]
+    for part in _parts(rows):
+        yield from _logits(model, encoded[part], each[part], rows[part])
+
+
+def _parts(rows: Sequence[_Row]) -> Iterator[slice]:
+    """Prompts that follow each other, and have at most `_CHUNK` rows together."""
+    first, found = 0, set[_Row]()
+    for n, row in enumerate(rows):
+        if row not in found and len(found) == _CHUNK:
+            yield slice(first, n)
+            first, found = n, set()
+        found.add(row)
+    if rows:
+        yield slice(first, len(rows))
+
+
+def _logits(
+    model: Any, encoded: Sequence[Encoded], hooks: Sequence[Sequence[Hook]], rows: Sequence[_Row]
+) -> Iterator[Float[Tensor, "piece d_vocab"]]:
+    numbers = {row: n for n, row in enumerate(dict.fromkeys(rows))}
+    row_of, first_of = [numbers[row] for row in rows], [rows.index(row) for row in numbers]
     device = encoded[0].tokens.device
-    asked: list[list[int]] = [[] for _ in numbers]
+    asked: list[list[int]] = [[] for _ in first_of]
     for row, e in zip(row_of, encoded, strict=True):
         asked[row] += [p for p in e.positions if p not in asked[row]]
     width = max(map(len, asked))
     filled = torch.tensor([[*at, *[at[-1]] * (width - len(at))] for at in asked], device=device)
     found: dict[int, Tensor] = {}
-    for group in row_groups(model, [encoded[n].tokens[0] for n in first_of], [0] * len(numbers), 0):
-        own = by_row([hooks[first_of[row]] for row in group.numbers])
-        found.update(zip(group.numbers, group.run(own, filled[group.numbers]), strict=True))
-    return [found[row][[asked[row].index(p) for p in e.positions]] for row, e in zip(row_of, encoded, strict=True)]
+    with torch.no_grad():
+        for group in row_groups(model, [encoded[n].tokens[0] for n in first_of], [0] * len(first_of), 0):
+            own = by_row([hooks[first_of[row]] for row in group.numbers])
+            found.update(zip(group.numbers, group.run(own, filled[group.numbers]), strict=True))
+    for row, e in zip(row_of, encoded, strict=True):
+        yield found[row][[asked[row].index(p) for p in e.positions]]
 
 
 def answer_of(encoded: Encoded, logits: Float[Tensor, "piece d_vocab"]) -> Answer:
