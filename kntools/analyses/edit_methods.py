@@ -8,7 +8,7 @@ from functools import partial
 from types import NoneType
 from typing import Any
 
-from kntools.arguments import instance, several, shown
+from kntools.arguments import check_list, instance, several, shown
 from kntools.attribution.integrated_gradients import integrated_gradients
 from kntools.editing.fine_tuning import fine_tune
 from kntools.editing.joint_editing import alpha_edit, emmet, memit
@@ -121,6 +121,21 @@ def chosen_editors(
         if not isinstance(name, str) or not callable(method):
             raise TypeError(f"methods has {name!r}: {shown(method)}; give names with functions, as editors(model) does")
     return methods
+
+
+def edit_each(model: Any, method: Method, prompts: Sequence[Prompt], targets: Sequence[str]) -> list[WeightEdit | str]:
+    """The edit of each fact, or why it cannot be made."""
+    try:
+        found = method(model, prompts, targets)
+    except (ValueError, FloatingPointError) as error:
+        if len(prompts) == 1:
+            return [str(error)]
+        # One of them: the others are edited all the same.
+        return [edit for p, t in zip(prompts, targets, strict=True) for edit in edit_each(model, method, [p], [t])]
+    check_list("edits of a method", found, WeightEdit, "kn.rome(model, prompts, targets, layer=5)")
+    if len(found) != len(prompts):
+        raise ValueError(f"a method gave {len(found)} edits of {len(prompts)} facts; give one of each")
+    return list(found)
 
 
 @contextmanager

@@ -9,7 +9,7 @@ from typing import Any
 
 from kntools.analyses.edit_cases import Case
 from kntools.analyses.edit_measures import Continuations, NeighbourLogits, measure, neighbour_logits
-from kntools.analyses.edit_methods import Method, Moments, chosen_editors, same_weights, settings_of
+from kntools.analyses.edit_methods import Method, Moments, chosen_editors, edit_each, same_weights, settings_of
 from kntools.analyses.edit_result import EDITED, EditConsistency, Payload
 from kntools.analyses.neuron_search import local_seed, open_run
 from kntools.arguments import check_list, whole
@@ -78,7 +78,7 @@ def edit_consistency(
 
     def make(item: tuple[str, tuple[Case, ...]]) -> list[Payload]:
         name, part = item
-        edits = _edits(model, chosen[name], part)
+        edits = edit_each(model, chosen[name], [case.prompt for case in part], [case.target for case in part])
         made = [case for case, edit in zip(part, edits, strict=True) if isinstance(edit, WeightEdit)]
         own = [edit for edit in edits if isinstance(edit, WeightEdit)]
         said = iter(measure(model, made, how, edits=own, drawn=drawn, unedited=neighbours_before(part)) if made else ())
@@ -125,21 +125,6 @@ def edit_consistency(
         skipped=skipped,
         provenance=folder.header,
     )
-
-
-def _edits(model: Any, method: Method, cases: Sequence[Case]) -> list[WeightEdit | str]:
-    """The edit of each case, or why it cannot be made."""
-    try:
-        found = method(model, [case.prompt for case in cases], [case.target for case in cases])
-    except (ValueError, FloatingPointError) as error:
-        if len(cases) == 1:
-            return [str(error)]
-        # One of them: the others are edited all the same.
-        return [edit for case in cases for edit in _edits(model, method, [case])]
-    check_list("edits of a method", found, WeightEdit, "kn.rome(model, prompts, targets, layer=5)")
-    if len(found) != len(cases):
-        raise ValueError(f"a method gave {len(found)} edits of {len(cases)} facts; give one of each")
-    return list(found)
 
 
 def _says_it(before: Payload) -> bool:

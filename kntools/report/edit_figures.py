@@ -1,14 +1,16 @@
 """Figures 10 and 11: what an edit of the weights makes a model say."""
 
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
 import pandas as pd
 
 from kntools import analyses
-from kntools.analyses.edit_methods import Method
+from kntools.analyses.edit_methods import Method, edit_each
 from kntools.analyses.fig11_edit_consistency import NoCaseLeft
 from kntools.analyses.neuron_search import open_run
+from kntools.editing.weight_edits import WeightEdit
 from kntools.plots import bar_chart
 from kntools.prompts import Prompt
 from kntools.report.choices import NotPossible, each_possible
@@ -34,7 +36,7 @@ def examples(study: Study) -> Shown:
     c = study.second_moment
     settings = {"layer": study.layer, "c": c.title(), "seed": study.seed, "tokens": _TOKENS}
     folder = open_run(study.run("edit_examples"), "edit examples", study.model, **settings)
-    made = folder.each(list(EXAMPLES), key=str, make=lambda name: _continued(study, EXAMPLES[name]), unit="edit")
+    made = folder.together(list(EXAMPLES), len(EXAMPLES), key=str, make=partial(_edited_examples, study), unit="edit")
     found = dict(zip(EXAMPLES, made, strict=True))
     missing = {name: payload["why"] for name, payload in found.items() if "why" in payload}
     done = {name: payload for name, payload in found.items() if "rows" in payload}
@@ -53,17 +55,23 @@ def examples(study: Study) -> Shown:
     )
 
 
-def _continued(study: Study, example: Row) -> Row:
-    """Continuations before and after one edit, or why it cannot be made."""
-    prompt = Prompt(example["text"], example["old"], subject=example["subject"])
-    try:
-        [edit] = analyses.rome_method(study.layer, study.second_moment)(study.model, [prompt], [example["new"]])
-    except (ValueError, FloatingPointError) as error:
-        return {"why": str(error).rsplit(";", 1)[0]}
+def _edited_examples(study: Study, names: Sequence[str]) -> list[Row]:
+    """Of each example: continuations before and after its edit, or why that cannot be made."""
+    rows = [EXAMPLES[name] for name in names]
+    prompts = [Prompt(row["text"], row["old"], subject=row["subject"]) for row in rows]
+    method = analyses.rome_method(study.layer, study.second_moment)
+    edits = edit_each(study.model, method, prompts, [row["new"] for row in rows])
+    return [
+        {"why": edit.rsplit(";", 1)[0]} if isinstance(edit, str) else _continued(study.model, row, edit)
+        for row, edit in zip(rows, edits, strict=True)
+    ]
+
+
+def _continued(model: Any, example: Row, edit: WeightEdit) -> Row:
     texts: dict[str, list[str]] = {}
     for text in example["texts"]:
         texts.setdefault(text["group"], []).append(text["text"])
-    frame = analyses.edit_examples(study.model, edit, texts, max_new_tokens=_TOKENS).to_frame()
+    frame = analyses.edit_examples(model, edit, texts, max_new_tokens=_TOKENS).to_frame()
     begins = frame["text"].map({text["text"]: text.get("begins") for text in example["texts"]})
     frame["begins"] = begins.fillna(frame["before"].str.strip())
     frame["follows"] = [a.strip().startswith(b) for a, b in zip(frame["after"], frame["begins"], strict=True)]

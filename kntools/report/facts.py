@@ -25,7 +25,7 @@ from kntools.report.page import Block
 from kntools.report.study import Study
 from kntools.results.display import within
 from kntools.results.table import Row
-from kntools.sites import Hook
+from kntools.sites import Hook, Neuron
 
 #: Leading neurons that are compared with as many random ones.
 TOP = 20
@@ -75,7 +75,7 @@ def fact_effects(study: Study) -> FactEffects:
 
     def make(names: Sequence[str]) -> list[Row]:
         scored = attribute_each(study.model, [SearchSettings()] * len(names), [prompts[name] for name in names])
-        return [_effects(study, prompts, name, att, top) for name, att in zip(names, scored, strict=True)]
+        return _effects(study, prompts, dict(zip(names, scored, strict=True)), top)
 
     rows = folder.together(list(prompts), max(1, TOGETHER // study.size.phrasings), key=str, make=make, unit="fact")
     attributions = tuple(row["attribution"] for row in rows)
@@ -100,26 +100,42 @@ def _askable(study: Study, fact: Fact) -> tuple[Prompt, ...]:
     return prompts
 
 
-def _effects(study: Study, prompts: dict[str, tuple[Prompt, ...]], name: str, att: Attribution, count: int) -> Row:
-    """Probabilities of all answers without, or with doubled, neurons of this fact; of its own without random ones."""
-    model, generator = study.model, randomness.generator(local_seed(study.seed, name))
-    own, top = knowledge_neurons(att).neurons, att.top(count)
-    others = [random_like(top, neuron_layers.widths(model), generator) for _ in range(study.size.draws)]
-    edits: list[list[Hook]] = [[], ablate_neurons(own), enhance_neurons(own)] if own else [[], [], []]
-    values = answer_values(model, [prompt for listed in prompts.values() for prompt in listed], edits)
+def _effects(
+    study: Study, prompts: dict[str, tuple[Prompt, ...]], attributions: dict[str, Attribution], count: int
+) -> list[Row]:
+    """Of each fact: probabilities of all answers without, or with doubled, neurons of it; of its own without others."""
+    own = {name: knowledge_neurons(att).neurons for name, att in attributions.items()}
+    edits: list[list[Hook]] = [[]]
+    for neurons in own.values():
+        edits += [ablate_neurons(neurons), enhance_neurons(neurons)] if neurons else [[], []]
+    values = answer_values(study.model, [prompt for listed in prompts.values() for prompt in listed], edits)
     parts = values.split([len(listed) for listed in prompts.values()], dim=1)
-    clean, suppressed, enhanced = torch.stack([part.mean(1) for part in parts], dim=1)
-    leading, *random = answer_values(model, prompts[name], [ablate_neurons(n) for n in (top, *others)]).mean(1).tolist()
-    said = sweep(model, encode(model, prompts[name][0]), edits).argmax(-1).tolist()
-    return {
-        "attribution": att,
-        "clean": float(clean[list(prompts).index(name)]),
-        "suppressed": suppressed.tolist(),
-        "enhanced": enhanced.tolist(),
-        "leading": leading,
-        "random": random,
-        "says": [model.tokenizer.decode([i]) for i in said],
-    }
+    clean, *edited = torch.stack([part.mean(1) for part in parts], dim=1)
+    return [
+        {
+            "attribution": att,
+            "clean": float(clean[list(prompts).index(name)]),
+            "suppressed": edited[2 * n].tolist(),
+            "enhanced": edited[2 * n + 1].tolist(),
+            **_control(study, prompts[name], name, att.top(count)),
+            "says": _says(study.model, prompts[name][0], [[], *edits[1 + 2 * n : 3 + 2 * n]]),
+        }
+        for n, (name, att) in enumerate(attributions.items())
+    ]
+
+
+def _control(study: Study, asked: Sequence[Prompt], name: str, top: Sequence[Neuron]) -> Row:
+    """The probability of a fact's answer without these neurons, and without as many random ones."""
+    widths, generator = neuron_layers.widths(study.model), randomness.generator(local_seed(study.seed, name))
+    others = [random_like(top, widths, generator) for _ in range(study.size.draws)]
+    values = answer_values(study.model, asked, [ablate_neurons(neurons) for neurons in (top, *others)])
+    leading, *random = values.mean(1).tolist()
+    return {"leading": leading, "random": random}
+
+
+def _says(model: Any, prompt: Prompt, edits: Sequence[Sequence[Hook]]) -> list[str]:
+    said = sweep(model, encode(model, prompt), edits).argmax(-1).tolist()
+    return [model.tokenizer.decode([i]) for i in said]
 
 
 def facts(study: Study) -> Shown:
@@ -135,12 +151,12 @@ def facts(study: Study) -> Shown:
     nothing, test = "loss of an answer beyond that without random neurons", f"n = {len(found.names)} facts"
     return Shown(
         tested(passed, nothing, f"paired t-test, {test}", [result["p"]]),
-        [*_control(found), *_scores(found), *_interventions(found)],
+        [*_against_random(found), *_scores(found), *_interventions(found)],
         found.missing,
     )
 
 
-def _control(found: FactEffects) -> list[Block]:
+def _against_random(found: FactEffects) -> list[Block]:
     names, random, off = list(found.names), found.random, f"top {found.top} off"
     frame = pd.DataFrame({"fact": names, "before": found.clean.tolist(), off: found.leading.tolist()})
     frame["random off, mean"] = random.double().mean(1).tolist()
