@@ -14,7 +14,7 @@ import torch
 import kntools as kn
 from kntools.analyses import EDITORS
 from kntools.analyses.edit_result import SCORES, EditConsistency
-from kntools.analyses.fig09_tracing_profile import TracingProfile, two_sites
+from kntools.analyses.fig09_tracing_profile import TracingProfile
 from kntools.attribution.faithfulness import SHARES
 from kntools.results import run_store
 from kntools.results.run_file import RunFile
@@ -223,7 +223,7 @@ def test_traces_are_those_of_the_items(what: str) -> None:
         provenance={"model": "smollm2-135m"},
     )
     assert len(found) >= 24
-    for table, file in ((profile.to_frame(), f"{name}.csv"), (two_sites(profile), f"{name}-sites.csv")):
+    for table, file in ((profile.to_frame(), f"{name}.csv"), (profile.summary(), f"{name}-sites.csv")):
         committed = pd.read_csv(RESULTS / file, dtype={"kind": str, "severed": str}, keep_default_na=False)
         pd.testing.assert_frame_equal(table, committed, check_exact=False, rtol=1e-6)
 

@@ -25,111 +25,70 @@ neurons are searched for (`PAPER`: the published way), `seed` is of what is draw
 each finished item: if interrupted, run it again to resume (the file of another run is a `ValueError`).
 """
 
-from kntools.analyses.edit_cases import Case, Question, make_cases
-from kntools.analyses.edit_measures import Continuations
-from kntools.analyses.edit_methods import (
-    EDITORS,
-    Editor,
-    editors,
-    fine_tune_method,
-    joint_method,
-    rome_method,
-    values_method,
-)
-from kntools.analyses.edit_result import EditConsistency
-from kntools.analyses.fig01_attribution_profile import AttributionProfile, attribution_profile
-from kntools.analyses.fig02_pair_search import PairSearch, pair_search, pairs_of
-from kntools.analyses.fig03_localisation import Localisation, localisation
-from kntools.analyses.fig04_layer_distribution import LayerDistribution, layer_distribution
-from kntools.analyses.fig05_suppression_effect import SuppressionEffect, effect_of, suppression_effect
-from kntools.analyses.fig06_cooccurrence_bias import (
-    CooccurrenceBias,
-    cooccurrence_bias,
-    count_beside,
-    expected_beside,
-    noun_numbers,
-    read_texts,
-)
-from kntools.analyses.fig07_probability_shift import ProbabilityShift, probability_shift
-from kntools.analyses.fig08_reliability import Reliability, reliability
-from kntools.analyses.fig09_tracing_profile import TracingProfile, traced_prompts, tracing_profile, two_sites
-from kntools.analyses.fig10_edit_examples import EditExamples, edit_examples
-from kntools.analyses.fig11_edit_consistency import edit_consistency
-from kntools.analyses.forgetting import ForgettingCurve, forgetting_curve
-from kntools.analyses.hase_regression import TracingAndEditing, tracing_and_editing
-from kntools.analyses.layer_choice import Proposal, propose_layer, sweep_layers
-from kntools.analyses.method_comparison import METHODS, SelectionMethods, selection_methods
-from kntools.analyses.neuron_search import PAPER, SearchSettings
-from kntools.analyses.neuron_transfer import NUMBER_PARADIGMS, Transfer, number_prompts, transfer
-from kntools.analyses.planted_knowledge import PlantedFacts, false_facts, planted_facts
-from kntools.analyses.prompt_group import PromptGroup, by_answer, known_prompts, prompt_groups
-from kntools.analyses.words import FIGURE_5, noun_prompts
+from kntools.analyses.edit_cases import Case as Case
+from kntools.analyses.edit_cases import Question as Question
+from kntools.analyses.edit_cases import make_cases as make_cases
+from kntools.analyses.edit_measures import Continuations as Continuations
+from kntools.analyses.edit_methods import EDITORS as EDITORS
+from kntools.analyses.edit_methods import Editor as Editor
+from kntools.analyses.edit_methods import editors as editors
+from kntools.analyses.edit_methods import fine_tune_method as fine_tune_method
+from kntools.analyses.edit_methods import joint_method as joint_method
+from kntools.analyses.edit_methods import rome_method as rome_method
+from kntools.analyses.edit_methods import values_method as values_method
+from kntools.analyses.edit_result import EditConsistency as EditConsistency
+from kntools.analyses.fig01_attribution_profile import AttributionProfile as AttributionProfile
+from kntools.analyses.fig01_attribution_profile import attribution_profile as attribution_profile
+from kntools.analyses.fig02_pair_search import PairSearch as PairSearch
+from kntools.analyses.fig02_pair_search import pair_search as pair_search
+from kntools.analyses.fig02_pair_search import pairs_of as pairs_of
+from kntools.analyses.fig03_localisation import Localisation as Localisation
+from kntools.analyses.fig03_localisation import localisation as localisation
+from kntools.analyses.fig04_layer_distribution import LayerDistribution as LayerDistribution
+from kntools.analyses.fig04_layer_distribution import layer_distribution as layer_distribution
+from kntools.analyses.fig05_suppression_effect import SuppressionEffect as SuppressionEffect
+from kntools.analyses.fig05_suppression_effect import effect_of as effect_of
+from kntools.analyses.fig05_suppression_effect import suppression_effect as suppression_effect
+from kntools.analyses.fig06_cooccurrence_bias import CooccurrenceBias as CooccurrenceBias
+from kntools.analyses.fig06_cooccurrence_bias import cooccurrence_bias as cooccurrence_bias
+from kntools.analyses.fig06_cooccurrence_bias import count_beside as count_beside
+from kntools.analyses.fig06_cooccurrence_bias import expected_beside as expected_beside
+from kntools.analyses.fig06_cooccurrence_bias import noun_numbers as noun_numbers
+from kntools.analyses.fig06_cooccurrence_bias import read_texts as read_texts
+from kntools.analyses.fig07_probability_shift import ProbabilityShift as ProbabilityShift
+from kntools.analyses.fig07_probability_shift import probability_shift as probability_shift
+from kntools.analyses.fig08_reliability import Reliability as Reliability
+from kntools.analyses.fig08_reliability import reliability as reliability
+from kntools.analyses.fig09_tracing_profile import TracingProfile as TracingProfile
+from kntools.analyses.fig09_tracing_profile import traced_prompts as traced_prompts
+from kntools.analyses.fig09_tracing_profile import tracing_profile as tracing_profile
+from kntools.analyses.fig10_edit_examples import EditExamples as EditExamples
+from kntools.analyses.fig10_edit_examples import edit_examples as edit_examples
+from kntools.analyses.fig11_edit_consistency import edit_consistency as edit_consistency
+from kntools.analyses.forgetting import ForgettingCurve as ForgettingCurve
+from kntools.analyses.forgetting import forgetting_curve as forgetting_curve
+from kntools.analyses.hase_regression import TracingAndEditing as TracingAndEditing
+from kntools.analyses.hase_regression import tracing_and_editing as tracing_and_editing
+from kntools.analyses.layer_choice import Proposal as Proposal
+from kntools.analyses.layer_choice import propose_layer as propose_layer
+from kntools.analyses.layer_choice import sweep_layers as sweep_layers
+from kntools.analyses.method_comparison import METHODS as METHODS
+from kntools.analyses.method_comparison import SelectionMethods as SelectionMethods
+from kntools.analyses.method_comparison import selection_methods as selection_methods
+from kntools.analyses.neuron_search import PAPER as PAPER
+from kntools.analyses.neuron_search import SearchSettings as SearchSettings
+from kntools.analyses.neuron_transfer import NUMBER_PARADIGMS as NUMBER_PARADIGMS
+from kntools.analyses.neuron_transfer import Transfer as Transfer
+from kntools.analyses.neuron_transfer import number_prompts as number_prompts
+from kntools.analyses.neuron_transfer import transfer as transfer
+from kntools.analyses.planted_knowledge import PlantedFacts as PlantedFacts
+from kntools.analyses.planted_knowledge import false_facts as false_facts
+from kntools.analyses.planted_knowledge import planted_facts as planted_facts
+from kntools.analyses.prompt_group import PromptGroup as PromptGroup
+from kntools.analyses.prompt_group import by_answer as by_answer
+from kntools.analyses.prompt_group import known_prompts as known_prompts
+from kntools.analyses.prompt_group import prompt_groups as prompt_groups
+from kntools.analyses.words import FIGURE_5 as FIGURE_5
+from kntools.analyses.words import noun_prompts as noun_prompts
 
-__all__ = [
-    "EDITORS",
-    "FIGURE_5",
-    "METHODS",
-    "NUMBER_PARADIGMS",
-    "PAPER",
-    "AttributionProfile",
-    "Case",
-    "Continuations",
-    "CooccurrenceBias",
-    "EditConsistency",
-    "EditExamples",
-    "Editor",
-    "ForgettingCurve",
-    "LayerDistribution",
-    "Localisation",
-    "PairSearch",
-    "PlantedFacts",
-    "ProbabilityShift",
-    "PromptGroup",
-    "Proposal",
-    "Question",
-    "Reliability",
-    "SearchSettings",
-    "SelectionMethods",
-    "SuppressionEffect",
-    "TracingAndEditing",
-    "TracingProfile",
-    "Transfer",
-    "attribution_profile",
-    "by_answer",
-    "cooccurrence_bias",
-    "count_beside",
-    "edit_consistency",
-    "edit_examples",
-    "editors",
-    "effect_of",
-    "expected_beside",
-    "false_facts",
-    "fine_tune_method",
-    "forgetting_curve",
-    "joint_method",
-    "known_prompts",
-    "layer_distribution",
-    "localisation",
-    "make_cases",
-    "noun_numbers",
-    "noun_prompts",
-    "number_prompts",
-    "pair_search",
-    "pairs_of",
-    "planted_facts",
-    "probability_shift",
-    "prompt_groups",
-    "propose_layer",
-    "read_texts",
-    "reliability",
-    "rome_method",
-    "selection_methods",
-    "suppression_effect",
-    "sweep_layers",
-    "traced_prompts",
-    "tracing_and_editing",
-    "tracing_profile",
-    "transfer",
-    "two_sites",
-    "values_method",
-]
+__all__ = [name for name, value in vars().items() if callable(value) or name.isupper()]

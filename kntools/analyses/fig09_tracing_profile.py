@@ -107,12 +107,26 @@ class TracingProfile(Result):
         ]
         return pd.DataFrame(rows, columns=["kind", "severed", "role", "layer", "n", "effect", "low", "high"])
 
-    def summary(self) -> pd.DataFrame:
-        """The early and the late site against the rest: `two_sites`."""
-        return two_sites(self)
+    def summary(self, *, seed: int = 0) -> pd.DataFrame:
+        """Mean indirect effect in the two sites of Meng et al. (2022) and in all other states, with intervals.
+
+        The early site is the last subject token in early and middle layers, the late site the last token in late layers
+        (`SITES`); the rest are their other layers, and all layers of the other roles from the subject on. A prompt
+        counts once: with the mean over the states of a site, and over the roles of the rest.
+
+        Returns:
+            `kind, severed, what, n, mean, low, high`. First the `total effect`, then for each variant `early site`,
+            `late site`, `rest`, `early site - rest` and `late site - rest`. Differences are taken prompt by prompt;
+            `seed` is of the bootstrap.
+        """
+        rows = [("", "", "total effect", self.total_effect)]
+        for effects, (kind, cut) in zip(self.effects, self.variants, strict=True):
+            rows += [(kind, cut or "", what, values) for what, values in site_effects(effects, self.roles).items()]
+        named = [{"kind": k, "severed": c, "what": what, "n": int((~x.isnan()).sum())} for k, c, what, x in rows]
+        return pd.DataFrame([row | mean_interval(x, seed=seed) for row, (*_, x) in zip(named, rows, strict=True)])
 
     def tables(self) -> dict[str, pd.DataFrame]:
-        return {"sites": two_sites(self)}
+        return {"sites": self.summary()}
 
     def plot(self, **options: Any) -> Any:
         """Lines with bands: `kntools.plots.role_lines`."""
@@ -139,28 +153,6 @@ class TracingProfile(Result):
             if n and not role.startswith("before")
         ]
         return pd.DataFrame(rows, columns=["restored", "at", "layer of the largest effect", "effect"])
-
-
-def two_sites(profile: TracingProfile, *, seed: int = 0) -> pd.DataFrame:
-    """Mean indirect effect in the two sites of Meng et al. (2022) and in all other states, with intervals.
-
-    ```python
-    two_sites(tracing_profile(model, facts))       # columns: kind, severed, what, n, mean, low, high
-    ```
-
-    The early site is the last subject token in early and middle layers, the late site the last token in late layers
-    (`SITES`); the rest are their other layers, and all layers of the other roles from the subject on. A prompt counts
-    once: with the mean over the states of a site, and over the roles of the rest.
-
-    Returns:
-        First the `total effect`, then for each variant `early site`, `late site`, `rest`, `early site - rest` and
-        `late site - rest`. Differences are taken prompt by prompt; `seed` is of the bootstrap.
-    """
-    rows = [("", "", "total effect", profile.total_effect)]
-    for effects, (kind, cut) in zip(profile.effects, profile.variants, strict=True):
-        rows += [(kind, cut or "", what, values) for what, values in site_effects(effects, profile.roles).items()]
-    named = [{"kind": k, "severed": c, "what": what, "n": int((~x.isnan()).sum())} for k, c, what, x in rows]
-    return pd.DataFrame([row | mean_interval(x, seed=seed) for row, (*_, x) in zip(named, rows, strict=True)])
 
 
 def site_effects(effects: Float[Tensor, "prompt role layer"], roles: tuple[str, ...]) -> dict[str, Tensor]:

@@ -10,7 +10,7 @@ from typing import Any
 from kntools.analyses.edit_cases import Case
 from kntools.analyses.edit_measures import Continuations, NeighbourLogits, measure, neighbour_logits
 from kntools.analyses.edit_methods import Method, Moments, chosen_editors, edit_each, same_weights, settings_of
-from kntools.analyses.edit_result import EDITED, EditConsistency, Payload
+from kntools.analyses.edit_result import SCORES, EditConsistency, Payload
 from kntools.analyses.neuron_search import local_seed, open_run
 from kntools.arguments import check_list, whole
 from kntools.editing.rome_value import shared_values
@@ -65,14 +65,12 @@ def edit_consistency(
     folder = open_run(run, "edit consistency", model, **written)
     drawn = {case.key for case in cases[: how.cases]}
     content_of = {case.key: local_seed(case, case.key in drawn) for case in cases}
-    part_of = {case.key: part for part in map(tuple, chunks(cases, together)) for case in part}
 
-    @lru_cache(maxsize=1)  # the cases of a part follow each other
-    def answers_before(part: tuple[Case, ...]) -> dict[str, Payload]:
+    def answers_before(part: Sequence[Case]) -> list[Payload]:
         found = zip(part, measure(model, part, how, drawn=drawn), strict=True)
-        return {case.key: {**payload, "case": content_of[case.key]} for case, payload in found}
+        return [{**payload, "case": content_of[case.key]} for case, payload in found]
 
-    @lru_cache(maxsize=1)  # so do the parts of the same cases
+    @lru_cache(maxsize=1)  # the parts of the same cases follow each other
     def neighbours_before(part: tuple[Case, ...]) -> NeighbourLogits:
         return neighbour_logits(model, part)
 
@@ -84,12 +82,7 @@ def edit_consistency(
         said = iter(measure(model, made, how, edits=own, drawn=drawn, unedited=neighbours_before(part)) if made else ())
         return [next(said) if isinstance(edit, WeightEdit) else {"error": edit} for edit in edits]
 
-    answered = folder.each(
-        cases,
-        key=lambda case: f"before/{case.key}",
-        make=lambda case: answers_before(part_of[case.key])[case.key],
-        unit="case",
-    )
+    answered = folder.together(cases, together, key=lambda case: f"before/{case.key}", make=answers_before, unit="case")
     before: dict[str, Payload] = dict(zip(keys, answered, strict=True))
     # Runs of earlier versions do not say what a case asked.
     if other := [key for key in keys if before[key].get("case", content_of[key]) != content_of[key]]:
@@ -97,7 +90,7 @@ def edit_consistency(
             f"{folder.path} is another run: {len(other)} of its cases have the same names and other contents, such as "
             f"{other[0]!r} (drawn with another seed?); name a new run"
         )
-    kept = [case for case in cases if not _says_it(before[case.key])]
+    kept = [case for case in cases if not SCORES["reliability, exact"](before[case.key])]
     # What is edited and asked in shared passes is one item: its last bits may depend on the company.
     parts = [(name, tuple(part)) for part in chunks(kept, together) for name in chosen]
     with same_weights(model), shared_values():
@@ -125,7 +118,3 @@ def edit_consistency(
         skipped=skipped,
         provenance=folder.header,
     )
-
-
-def _says_it(before: Payload) -> bool:
-    return any(a["exact"] for role in EDITED for a in before["answers"].get(role, []))

@@ -2,12 +2,13 @@
 
 import json
 import re
-from bisect import bisect
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, fields
 from functools import cache, reduce
 from pathlib import Path
 from typing import Any, TypeVar, get_type_hints
+
+from kntools.arguments import shown
 
 T = TypeVar("T")
 
@@ -99,25 +100,18 @@ def json_array(path: Path) -> list[Row]:
     """A `.json` file that holds one array of objects. Each row knows the line on which it begins."""
     expected = "one JSON array of objects"
     text = "\n".join(line for _, line in numbered_lines(path, expected, blank_is_error=False))
-    ends = [at for at, letter in enumerate(text) if letter == "\n"]
-    at, rows = _past_space(text, 0), list[Row]()
-    if text[at : at + 1] != "[":
-        raise ValueError(f"{path}:1: found {text[at : at + 20]!r} at the start; expected {expected}")
-    while not rows or text[at : at + 1] == ",":
-        at = _past_space(text, at + 1)
-        if text[at : at + 1] == "]" and not rows:
-            raise ValueError(f"{path}: the array is empty; expected {expected}")
-        try:
-            values, end = json.JSONDecoder().raw_decode(text, at)
-        except json.JSONDecodeError as error:
-            raise ValueError(f"{path}:{error.lineno}: broken JSON ({error.msg}); expected {expected}") from None
-        rows.append(_row(f"{path}:{bisect(ends, at) + 1}", values, expected))
-        at = _past_space(text, end)
-    if text[at : at + 1] != "]":
-        line = bisect(ends, at) + 1
-        raise ValueError(f"{path}:{line}: expected ',' or ']' after a record, found {text[at : at + 10]!r}")
-    if text[at + 1 :].strip():
-        raise ValueError(f"{path}: there is text after the end of the array; expected {expected}")
+    try:
+        values = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path}:{error.lineno}: broken JSON ({error.msg}); expected {expected}") from None
+    if not isinstance(values, list) or not values:
+        raise ValueError(f"{path}: found {shown(values)}; expected {expected}, at least one")
+    rows, line, start, end = list[Row](), 1, 0, text.index("[") + 1
+    for _ in values:
+        before, start = start, next(re.compile(r"[^\s,]").finditer(text, end)).start()
+        value, end = json.JSONDecoder().raw_decode(text, start)
+        line += text.count("\n", before, start)
+        rows.append(_row(f"{path}:{line}", value, expected))
     return rows
 
 
@@ -164,8 +158,3 @@ def numbered_lines(path: Path, expected: str, *, blank_is_error: bool = True) ->
         if blank_is_error and not text.strip():
             raise ValueError(f"{path}:{number}: the line is blank; expected {expected}")
         yield number, text
-
-
-def _past_space(text: str, at: int) -> int:
-    found = re.compile(r"\S|$").search(text, at)
-    return found.start() if found else at

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import kntools as kn
-from kntools.analyses.fig09_tracing_profile import TracingProfile, determiner_noun_prompts, tracing_profile, two_sites
+from kntools.analyses.fig09_tracing_profile import TracingProfile, determiner_noun_prompts, tracing_profile
 from kntools.tracing.noise import subject_sigma
 from kntools.tracing.token_roles import ROLES
 from tests import zoo
@@ -102,17 +102,16 @@ def test_the_two_sites_by_hand() -> None:
     effects[0, 0, ROLES.index("further tokens")] = 0.06
     effects[0, 1, ROLES.index("middle subject tokens")] = torch.nan
     effects[0, :, 0] = 99.0  # before the subject: not counted
-    found = two_sites(
-        TracingProfile(
-            effects=effects,
-            clean=torch.tensor([0.9, 0.8]),
-            corrupted=torch.tensor([0.1, 0.2]),
-            variants=(("hidden", None),),
-            prompts=tuple(PROMPTS[:2]),
-            window=10,
-            provenance={},
-        )
-    ).set_index("what")
+    profile = TracingProfile(
+        effects=effects,
+        clean=torch.tensor([0.9, 0.8]),
+        corrupted=torch.tensor([0.1, 0.2]),
+        variants=(("hidden", None),),
+        prompts=tuple(PROMPTS[:2]),
+        window=10,
+        provenance={},
+    )
+    found = profile.summary().set_index("what")
     means = {what: pytest.approx(mean, abs=1e-6) for what, mean in found["mean"].items()}
     assert means == {
         "total effect": 0.7,
@@ -139,7 +138,7 @@ def test_the_result(found: TracingProfile, tmp_path: Path) -> None:
     again = kn.load(found.save(tmp_path / "profile.safetensors"))
     torch.testing.assert_close(again.effects, found.effects, equal_nan=True)
     assert repr(again) == repr(found) and again.prompts == found.prompts
-    assert found.tables()["sites"].equals(two_sites(found)) and found.summary().equals(two_sites(found))
+    assert found.tables()["sites"].equals(found.summary())
     frame = found.to_frame()
     layer, effect = found.peak("mlp", "last token")
     row = frame[(frame["kind"] == "mlp") & (frame["role"] == "last token") & (frame["layer"] == layer)].iloc[0]

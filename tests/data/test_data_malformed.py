@@ -161,15 +161,15 @@ def test_a_pattern_without_its_slots(pattern: str, message: str, tmp_path: Path)
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ('{"known_id": 0}', r":1: found '.*' at the start; expected one JSON array"),
-        ("[]", r": the array is empty"),
+        ('{"known_id": 0}', r": found {'known_id': 0}; expected one JSON array"),
+        ("[]", r": found \[\]; expected one JSON array of objects, at least one"),
         ('[\n{"known_id": 0},\n{"known_id": }\n]', r":3: broken JSON"),
-        ('[\n{"known_id": 0}\n{"known_id": 1}\n]', r":3: expected ',' or '\]' after a record"),
+        ('[\n{"known_id": 0}\n{"known_id": 1}\n]', r":3: broken JSON \(Expecting ',' delimiter\)"),
         ("[\n3\n]", r":2: found a int; expected one JSON array of objects"),
-        ("[\n{}\n] {}", r": there is text after the end of the array"),
+        ("[\n{}\n] {}", r":3: broken JSON \(Extra data\)"),
         ("[\n" + json.dumps(KNOWN) + ",\n" + json.dumps({**KNOWN, "subject": 1}) + "\n]", r":3: field 'subject' must"),
         ("[\n\n" + json.dumps({**KNOWN, "template": "of"}) + "\n]", r":3: field 'template' is 'of'; expected one \{\}"),
-        ("[\n" + json.dumps(KNOWN), r":2: expected ',' or '\]' after a record, found ''"),
+        ("[\n" + json.dumps(KNOWN), r":2: broken JSON \(Expecting ',' delimiter\)"),
     ],
 )
 def test_a_bad_array(content: str, message: str, tmp_path: Path) -> None:

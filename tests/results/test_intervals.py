@@ -16,7 +16,7 @@ from kntools.analyses.fig04_layer_distribution import layer_distribution
 from kntools.analyses.fig05_suppression_effect import SuppressionEffect, effect_of
 from kntools.analyses.fig06_cooccurrence_bias import cooccurrence_bias
 from kntools.analyses.fig07_probability_shift import ProbabilityShift
-from kntools.analyses.fig09_tracing_profile import TracingProfile, two_sites
+from kntools.analyses.fig09_tracing_profile import TracingProfile
 from kntools.patching.patch_grid import PatchGrid
 from kntools.prompts import Prompt
 from kntools.report.figure import paired_test, share
@@ -115,7 +115,7 @@ def test_intervals_of_patching_and_tracing_are_of_95_percent() -> None:
     profile = TracingProfile(effects, values.float(), torch.zeros(N), (("hidden", None),), PROMPTS, 1, HEADER)
     for row in profile.to_frame().to_dict("records"):
         assert_95(row["low"], row["high"], values)
-    frame = two_sites(profile).set_index("what")
+    frame = profile.summary().set_index("what")
     for what in ("total effect", "early site", "late site", "rest"):
         assert_95(frame.loc[what, "low"], frame.loc[what, "high"], values)
 
