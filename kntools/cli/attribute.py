@@ -10,7 +10,7 @@ from kntools.cli.options import Integral, ModelOptions, MultiToken, Target, Text
 from kntools.cli.output import Output, Sheet
 from kntools.plots import neuron_bars
 from kntools.prompts import Prompt
-from kntools.report.page import Chart, PageTable, Section
+from kntools.report.page import Chart, Page, PageTable, Section
 from kntools.results.display import number
 
 
@@ -36,11 +36,11 @@ def attribute(
     leading.insert(0, "neuron", [repr(n) for n in neurons])
     probability = float(att.probability[0])
 
-    def page() -> pages.Content:
+    def page() -> Page:
         chart = Chart(neuron_bars(att, k=len(neurons)), "Neurons with the highest scores.", n="1 prompt")
         table = PageTable(leading, "Leading neurons.", csv="neurons.csv")
         lead = f"Which of the {sum(att.widths):,} MLP neurons make this answer probable ({number(probability)})?"
-        return f"{text} → {target.strip()}", lead, [Section("Leading neurons", [chart, table])]
+        return Page(f"{text} → {target.strip()}", [Section("Leading neurons", [chart, table])], lead)
 
     sheet = Sheet(f"{text!r} -> {target!r}: probability {number(probability)}", leading, pages.notes(att))
     data = {"prompt": {"text": text, "target": target}, "probability": probability, "neurons": leading}

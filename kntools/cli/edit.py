@@ -18,7 +18,7 @@ from kntools.editing.rome_settings import Key, RomeSettings, layer_for
 from kntools.editing.second_moment import SecondMoment
 from kntools.engine.generation import generate
 from kntools.prompts import MASK, Prompt
-from kntools.report.page import Chart, PageTable, Section
+from kntools.report.page import Chart, Page, PageTable, Section
 from kntools.results.result import load
 
 UNRELATED = ["The Eiffel Tower is located in the city of", "To treat my toothache, I should see a"]
@@ -89,12 +89,12 @@ def edit(
     around = {"symmetric": symmetric or [], "synonym": synonym or [], "unrelated": unrelated or UNRELATED}
     examples = edit_examples(model, made, {"edited": [text], **around}, max_new_tokens=tokens).to_frame()
 
-    def page() -> pages.Content:
+    def page() -> Page:
         written = PageTable(examples, "Before and after the edit.", csv="examples.csv")
         steps = PageTable(made.to_frame(), "Loss by step.", csv="loss.csv", folded=True)
         about, loss = PageTable(made.preview(), "The edit."), Chart(made.plot(), "Loss of the value.", n="1 edit")
         sections = [Section("Continuations", [written]), Section("Optimisation", [about, loss, steps])]
-        return f"Edit: {text} → {target.strip()}", f"{made.describe()}.", sections
+        return Page(f"Edit: {text} → {target.strip()}", sections, f"{made.describe()}.")
 
     measured = ("target", "layer", "uses_second_moment", "before", "after", "key_cosine", "relative_norm")
     data = {

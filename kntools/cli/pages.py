@@ -2,6 +2,7 @@
 
 import shlex
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -23,9 +24,6 @@ from kntools.sites import Neuron
 
 Draws = Annotated[int, method(min=0, help="Draws of random neurons for comparison; 0: no test.")]
 
-#: Title, first sentence and sections of a page.
-Content = tuple[str, str, Sequence[Section]]
-
 _COLOURS = "Red neurons make the answer more probable, blue ones less; the colours are scaled by the square root."
 
 # Above this share of what a layer does, the error of a fixed rule is worth a note.
@@ -37,25 +35,22 @@ def page_output(
     made: Mapping[str, Any],
     sheets: Sequence[Sheet],
     data: Mapping[str, Any],
-    page: Callable[[], Content],
-    cards: Callable[[Sequence[Section]], Mapping[str, Any]] = lambda sections: {},
+    page: Callable[[], Page],
     /,
     **results: Any,
 ) -> Output:
     """A command whose `--out` is a folder with a page, the tables that it names, and `NAME.safetensors` of each result.
 
-    `made` is the provenance of the results; `cards` makes what `Page` says of cards from its sections. Neither it nor
-    `page` is called without `--out`.
+    `made` is the provenance of the results. `page` is not called without `--out`.
     """
     bos = {True: " (with BOS)", False: " (no BOS)"}.get(made["settings"].get("prepend_bos"), "")
     versions = ", ".join(f"{name} {version}" for name, version in made["versions"].items())
     source = f"Model: {made['model']}{bos}. Made by `{options.line}`."
+    weights = f"{made['model']}, weights {made['fingerprint']}"
+    facts = [("Model", weights), ("Versions", versions), ("Command", f"`{options.line}`")]
 
     def write(out: Path) -> list[Path]:
-        title, lead, sections = page()
-        facts = [("Model", f"{made['model']}, weights {made['fingerprint']}"), ("Versions", versions)]
-        facts.append(("Command", f"`{options.line}`"))
-        content = Page(title, sections, lead, source, facts, **cards(sections))
+        content = replace(page(), source=source, facts=facts)
         written = [write_page(out / "index.html", content), *(out / name for name in content.files)]
         return [*written, *(result.save(out / f"{name}.safetensors") for name, result in results.items())]
 
@@ -77,7 +72,7 @@ def attribution_output(
     draws: int,
     sheets: Sequence[Sheet],
     data: Mapping[str, Any],
-    page: Callable[[], Content],
+    page: Callable[[], Page],
     **results: Any,
 ) -> Output:
     """The same for scores: how they were made, all of them as heatmaps, what suppressing the `neurons` does, and cards
@@ -87,11 +82,8 @@ def attribution_output(
     checked = [_check_sheet(check)] if check else []
     prompt, n = att.prompts[0], f"{len(att.prompts)} prompt(s)"
 
-    def cards(sections: Sequence[Section]) -> dict[str, Any]:
-        return {"cards": page_cards(model, sections, prompt), "card_command": card_command(options, prompt)}
-
-    def with_heatmaps() -> Content:
-        title, lead, sections = page()
+    def with_heatmaps() -> Page:
+        content = page()
         leading = Chart(
             neuron_heatmap(att, mark=neurons),
             f"Columns are the neuron indices with the highest scores in any layer. {_COLOURS}",
@@ -105,12 +97,12 @@ def attribution_output(
             title="The whole model",
         )
         tests = [Section(sheet.title, [PageTable(sheet.frame, sheet.notes[0])]) for sheet in checked]
-        return title, lead, [*sections, Section("Scores by layer", [leading, whole]), *tests]
+        sections = [*content.sections, Section("Scores by layer", [leading, whole]), *tests]
+        cards = page_cards(model, sections, prompt)
+        return replace(content, sections=sections, cards=cards, card_command=card_command(options, prompt))
 
     data = {**data, "rule": att.rule, "largest_residual": float(att.residual.abs().max()), "check": check}
-    return page_output(
-        options, att.provenance, [*sheets, *checked], data, with_heatmaps, cards, attribution=att, **results
-    )
+    return page_output(options, att.provenance, [*sheets, *checked], data, with_heatmaps, attribution=att, **results)
 
 
 def _check_neurons(

@@ -1,13 +1,10 @@
 """`kntools patch`: patch activations of one prompt into the run of another."""
 
-from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import pandas as pd
 import typer
-from torch import Tensor
 
 from kntools.arguments import without_effect
 from kntools.cli import pages
@@ -18,9 +15,8 @@ from kntools.data.read import json_lines
 from kntools.engine.metric_choice import FOIL_METRICS, MetricName
 from kntools.patching.activation_patching import activation_patch, attribution_patch
 from kntools.patching.first_order import Method
-from kntools.patching.patch_grid import PatchGrid
 from kntools.prompts import Prompt
-from kntools.report.page import Chart, PageTable, Section
+from kntools.report.page import Chart, Page, PageTable, Section
 from kntools.results.display import number
 
 _LINE = '{"text": .., "target": .., "corrupted": ..}'
@@ -55,15 +51,15 @@ def patch(
     cells: dict[str, Any] = {"site": site, "metric": metric, "heads": heads, "window": window, "noising": noising}
     run = activation_patch if method == "activation" else partial(attribution_patch, method=method)
     grid = run(options.load(), clean, others, **cells)
-    interval = grid.interval(seed=options.seed)._asdict() if len(asked) > 1 else {}
+    interval = grid.interval(seed=options.seed) if len(asked) > 1 else None
     of = f"mean of {len(asked)} pairs" if interval else f"{clean[0].text!r} | {others[0]!r}"
     title = f"{grid.site}: {of}: {grid.metric} {number(grid.clean)} clean, {number(grid.corrupted)} corrupted"
 
-    def page() -> pages.Content:
+    def page() -> Page:
         chart = Chart(grid.plot(), f"{title}.", n=f"{len(asked)} pair(s)")
         cells = PageTable(grid.to_frame(), "All cells.", csv="grid.csv", folded=True)
         lead = "Where does the activation of one prompt change the answer of another?"
-        return f"Patching: {clean[0].text}", lead, [Section("Patched", [chart, cells])]
+        return Page(f"Patching: {clean[0].text}", [Section("Patched", [chart, cells])], lead)
 
     measured = ("site", "method", "window", "metric", "noising", "clean", "corrupted")
     data = {
@@ -74,10 +70,10 @@ def patch(
         f"{grid.axis}s": list(grid.columns),
         "values": grid.values.tolist(),
         "effect": grid.effect.tolist(),
-        "effect_interval": {end: values.tolist() for end, values in interval.items()} or None,
+        "effect_interval": interval and {"low": interval.low.tolist(), "high": interval.high.tolist()},
     }
-    sheets = [Sheet(title, _leading(grid, top, interval))]
-    return pages.page_output(options, grid.provenance, sheets, data, page, grid=grid)
+    sheet = Sheet(title, grid.preview(top, interval))
+    return pages.page_output(options, grid.provenance, [sheet], data, page, grid=grid)
 
 
 def _asked(
@@ -99,16 +95,3 @@ def _asked(
             "' Ottawa' 'The capital of France is', or --file FILE"
         )
     return [(text, target, foil, corrupted)]
-
-
-def _leading(grid: PatchGrid, top: int, interval: Mapping[str, Tensor]) -> pd.DataFrame:
-    """The cells with the largest effects; of one pair with their tokens, of several with intervals."""
-    ends = {f"effect_{end}": bound for end, bound in interval.items()}
-    values = {grid.metric: grid.values, "effect": grid.effect, **ends}
-    rows = []
-    for layer, column in grid.top(min(top, grid.values.numel())):
-        cell = grid.layers.index(layer), grid.columns.index(column)
-        token = f" {grid.tokens[0][column]!r}" if grid.axis == "position" and not interval else ""
-        numbers = {name: float(value[cell]) for name, value in values.items()}
-        rows.append({grid.axis: f"{column}{token}", "layer": layer, **numbers})
-    return pd.DataFrame(rows)

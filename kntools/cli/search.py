@@ -14,7 +14,7 @@ from kntools.cli.output import Output, Sheet
 from kntools.data.read import json_lines
 from kntools.plots import layer_histogram, neuron_bars
 from kntools.prompts import Prompt
-from kntools.report.page import Block, Chart, PageTable, Section, Text
+from kntools.report.page import Block, Chart, Page, PageTable, Section, Text
 
 
 @command
@@ -44,7 +44,7 @@ def search(
     found = pd.DataFrame([(repr(n), n.layer, n.index, score, count) for n, score, count in rows], columns=columns)
     title = f"In the coarse sets of at least {kns.share:.0%} of the {len(prompts)} prompts"
 
-    def page() -> pages.Content:
+    def page() -> Page:
         n, leading = f"{len(prompts)} prompts", att.top(min(20, sum(att.widths)))
         blocks: list[Block] = [
             Text(" ".join([f"{title}.", *_notes(kns, choice.most)])),
@@ -57,7 +57,7 @@ def search(
         answers = ", ".join(sorted({p.target.strip() for p in prompts}))
         lead = f"Which of the {sum(att.widths):,} MLP neurons carry this answer in all phrasings?"
         sections = [Section("Knowledge neurons", blocks), Section("Layers", [layers])]
-        return f"Knowledge neurons: {answers}", lead, sections
+        return Page(f"Knowledge neurons: {answers}", sections, lead)
 
     sheet = Sheet(f"Knowledge neurons: {title.lower()}", found, [*_notes(kns, choice.most), *pages.notes(att)])
     chosen = {"search": kns.settings, "share": kns.share, "converged": kns.converged}

@@ -2,7 +2,6 @@
 
 from typing import Annotated, Any, Literal
 
-import pandas as pd
 import typer
 
 from kntools.arguments import without_effect
@@ -13,7 +12,7 @@ from kntools.cli.output import Output, Sheet
 from kntools.engine.metric_choice import FOIL_METRICS, MetricName
 from kntools.plots import trace_panels
 from kntools.prompts import Prompt
-from kntools.report.page import Chart, PageTable, Section
+from kntools.report.page import Chart, Page, PageTable, Section
 from kntools.tracing.causal_tracing import causal_trace
 from kntools.tracing.restoration import KINDS, Kind, Severed
 from kntools.tracing.trace import Trace
@@ -59,14 +58,14 @@ def trace(
     traces: list[Trace] = [causal_trace(model, prompt, kind=kind, **shared) for kind in kinds]
     first = traces[0]
 
-    def page() -> pages.Content:
+    def page() -> Page:
         runs = f"{len(first.per_sample)} samples"
         panels = Chart(trace_panels(traces), "Effect of restoring each state on the answer.", n=runs)
         tables = [
             PageTable(t.to_frame(), f"All states: {t.kind}.", csv=f"trace-{t.kind}.csv", folded=True) for t in traces
         ]
         lead = f"Which states restore the answer after {subject!r} was corrupted?"
-        return f"Trace: {text} → {target.strip()}", lead, [Section("States", [panels, *tables])]
+        return Page(f"Trace: {text} → {target.strip()}", [Section("States", [panels, *tables])], lead)
 
     data = {
         "prompt": {"text": text, "target": target, "subject": subject},
@@ -76,18 +75,11 @@ def trace(
             {
                 **{name: getattr(t, name) for name in ("kind", "window", "sever")},
                 "effect": t.effect.tolist(),
-                "leading": _leading(t),
+                "leading": t.preview(),
             }
             for t in traces
         ],
     }
-    sheets = [Sheet(t.describe(), _leading(t).assign(token=lambda frame: frame["token"].map(repr))) for t in traces]
+    sheets = [Sheet(t.describe(), t.preview().assign(token=lambda frame: frame["token"].map(repr))) for t in traces]
     results = {f"trace-{t.kind}": t for t in traces}
     return pages.page_output(options, first.provenance, sheets, data, page, **results)
-
-
-def _leading(found: Trace) -> pd.DataFrame:
-    """The state with the largest effect of each role."""
-    frame = found.to_frame()
-    best = frame.loc[frame.groupby("role", sort=False)["effect"].idxmax()]
-    return best[["role", "position", "token", "layer", "score", "effect"]]

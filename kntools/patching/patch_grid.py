@@ -140,11 +140,14 @@ class PatchGrid(Result):
         together = f", {self.window} layers together" if self.window > 1 else ""
         return f"{kind} of {self.site}{to}{together}, {'noising' if self.noising else 'denoising'}"
 
-    def preview(self) -> pd.DataFrame:
-        """The cells with the largest effects."""
-        cells = self.top(min(5, self.effect.numel()))
-        names = [f"L{layer}, {self.axis} {column}" for layer, column in cells]
-        if self.axis == "position" and len(self.pairs) == 1:
-            names = [f"{name} {self.tokens[0][p]!r}" for name, (_, p) in zip(names, cells, strict=True)]
-        at = [(self.layers.index(layer), self.columns.index(column)) for layer, column in cells]
-        return pd.DataFrame({"cell": names, "effect": [float(self.effect[i, j]) for i, j in at]})
+    def preview(self, k: int = 5, interval: Interval | None = None) -> pd.DataFrame:
+        """The `k` cells with the largest effects; of one pair with their tokens, and with the ends of an `interval`."""
+        ends = {} if interval is None else {"effect_low": interval.low, "effect_high": interval.high}
+        values = {self.metric: self.values, "effect": self.effect, **ends}
+        rows = []
+        for layer, column in self.top(min(k, self.effect.numel())):
+            cell = self.layers.index(layer), self.columns.index(column)
+            token = f" {self.tokens[0][column]!r}" if self.axis == "position" and len(self.pairs) == 1 else ""
+            numbers = {name: float(value[cell]) for name, value in values.items()}
+            rows.append({self.axis: f"{column}{token}", "layer": layer, **numbers})
+        return pd.DataFrame(rows)

@@ -6,7 +6,7 @@ from itertools import zip_longest
 from typing import Any, TypeVar
 
 from kntools import data
-from kntools.analyses import FIGURE_5, PromptGroup, noun_prompts, prompt_groups, traced_prompts
+from kntools.analyses import FIGURE_5, PromptGroup, prompt_groups
 from kntools.analyses.fig02_pair_search import NUMBERS
 from kntools.analyses.words import check_words
 from kntools.data.grouping import DETERMINER_NUMBER
@@ -91,16 +91,11 @@ def _knows_words(model: Any, sentences: Sequence[str]) -> bool:
     return 2 * sum(known) > len(known)
 
 
-def known_groups(model: Any, name: str, limit: int, frames: int, seed: int) -> list[PromptGroup]:
-    """Only what the model gets right: a wrong answer has no knowledge neurons to look for."""
-    return list(prompt_groups(model, name, frames=frames, limit=limit, seed=seed, known_only=True))
-
-
 def probable_pairs(model: Any, paradigm: str, limit: int, frames: int, seed: int) -> list[PromptGroup]:
     """Of determiner-noun pairs that the model gets right, those of either number that it finds the most probable: where
     it hardly expects the word, there is nothing to attribute.
     """
-    groups = known_groups(model, paradigm, _AMONG * limit, frames, seed)
+    groups = list(prompt_groups(model, paradigm, frames=frames, limit=_AMONG * limit, seed=seed, known_only=True))
     answers = iter(ask(model, [prompt for group in groups for prompt in group.prompts]))
     means = [sum(next(answers).probability for _ in group.prompts) / len(group.prompts) for group in groups]
     order = sorted(range(len(groups)), key=lambda i: -means[i])
@@ -120,14 +115,6 @@ def by_determiner(pairs: Sequence[PromptGroup], limit: int) -> dict[str, list[Pr
     return {name: listed for name, listed in found.items() if listed}
 
 
-def nouns(model: Any, paradigm: str, limit: int, without: set[str], seed: int) -> dict[str, list[Prompt]]:
-    """Prompts of either number, two at least, for a test."""
-    found = noun_prompts(model, paradigm, limit=limit, without=without, seed=seed)
-    if min(map(len, found.values())) < 2 or len(found) < 2:
-        raise ValueError(f"{paradigm} has fewer than 2 prompts of a number that fit this model")
-    return found
-
-
 def words(model: Any, prompts: dict[str, list[Prompt]]) -> dict[str, tuple[str, ...]]:
     """The words of figure 5 that this model can be asked."""
     asked = [prompt for listed in prompts.values() for prompt in listed]
@@ -143,10 +130,3 @@ def words(model: Any, prompts: dict[str, list[Prompt]]) -> dict[str, tuple[str, 
     if not all(found.values()):
         raise ValueError("this model has no one token for any of the words of a section")
     return found
-
-
-def traced(model: Any, what: Any, limit: int, sampled: bool) -> list[Prompt]:
-    """Prompts that the model gets right; frames of our own where the pairs are our own."""
-    if what == "determiner_noun" and sampled:
-        return list(data.agreement_frames(what, limit=limit, known_only=model).prompts(model))
-    return traced_prompts(model, what, limit=limit)

@@ -1,22 +1,23 @@
 """Figures 1 to 4, 8 and 9: which neurons and states carry an answer, and what editing neurons overturns."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import pandas as pd
-import torch
 
-from kntools import analyses
+from kntools import analyses, data
 from kntools.analyses.fig02_pair_search import NUMBERS
 from kntools.analyses.fig09_tracing_profile import SITES, TRACED, site_effects
 from kntools.analyses.prompt_group import is_relation
 from kntools.models import adapter
 from kntools.prompts import Prompt
-from kntools.report.choices import NotPossible, by_determiner, each_possible, traced
+from kntools.report.choices import NotPossible, by_determiner, each_possible
 from kntools.report.figure import ALPHA, Shown, blocks, paired_test, share, tested
 from kntools.report.page import Block
 from kntools.report.study import Study
 from kntools.results.display import within
 from kntools.results.statistics import fisher, holm, sign_test
+from kntools.results.table import Row
 
 
 def attribution(study: Study) -> Shown:
@@ -137,12 +138,15 @@ def _judged(study: Study, source: str) -> list[Prompt]:
 def tracing(study: Study) -> Shown:
     """Figure 9."""
     profiles, missing = each_possible(TRACED, lambda what: _traced(study, what))
-    effects = pd.concat([_in_sites(profile, what) for what, profile in profiles.items()], ignore_index=True)
-    columns = ["prompts", "kind", "severed", "site"]
-    rows = [
-        {**dict(zip(columns, key, strict=True)), **paired_test(torch.tensor(own["above rest"].tolist()))}
-        for key, own in effects.groupby(columns, sort=False)
-    ]
+    rows, effects = list[Row](), list[Row]()  # effects in a site minus those in all other states
+    for what, profile in profiles.items():
+        for states, (kind, cut) in zip(profile.effects, profile.variants, strict=True):
+            found = site_effects(states, profile.roles)
+            for site in SITES:
+                about = {"prompts": _words(what), "kind": kind, "severed": cut or "", "site": site}
+                above = found[f"{site} - rest"]
+                rows.append({**about, **paired_test(above)})
+                effects += [{**about, "prompt": n, "above rest": value} for n, value in enumerate(above.tolist())]
     tests = pd.DataFrame(rows).assign(p_holm=holm([row["p"] for row in rows]))
     passed = [
         f"{row.site} of {row.prompts} {within(row.mean, row.low, row.high)} above all other states"
@@ -153,17 +157,22 @@ def tracing(study: Study) -> Shown:
     nothing = "early or late site, against all other hidden states,"
     content: list[Block] = []
     for what, profile in profiles.items():
-        about: dict[str, Any] = {"part": what, "what": _words(what), "window": profile.window}
-        content += blocks("figure-9", profile.plot(), profile.to_frame(), **about)
-    content += blocks("figure-9", tables={"tests": tests, "prompts": effects})
+        shown: dict[str, Any] = {"part": what, "what": _words(what), "window": profile.window}
+        content += blocks("figure-9", profile.plot(), profile.to_frame(), **shown)
+    content += blocks("figure-9", tables={"tests": tests, "prompts": pd.DataFrame(effects)})
     sentence = tested(passed, nothing, f"t-test over prompts, Holm-corrected, n = {counts}", tests["p_holm"])
     return Shown(sentence, content, {_words(what): why for what, why in missing.items()})
 
 
 def _traced(study: Study, what: Any) -> analyses.TracingProfile:
     size, model = study.size, study.model
-    asked = (model, what, size.traces, study.sampled)
-    prompts = study.choose(f"traced/{what}", Prompt, lambda: traced(*asked))
+
+    def known() -> Sequence[Prompt]:
+        if what == "determiner_noun" and study.sampled:  # frames of our own where the pairs are our own
+            return data.agreement_frames(what, limit=size.traces, known_only=model).prompts(model).prompts
+        return analyses.traced_prompts(model, what, limit=size.traces)
+
+    prompts = study.choose(f"traced/{what}", Prompt, known)
     return analyses.tracing_profile(
         model,
         prompts,
@@ -175,18 +184,6 @@ def _traced(study: Study, what: Any) -> analyses.TracingProfile:
         known_only=False,
         run=study.run(f"tracing_profile_{what}"),
     )
-
-
-def _in_sites(profile: analyses.TracingProfile, what: str) -> pd.DataFrame:
-    """A row per trace, site and prompt: the effect in the site minus that in all other states."""
-    rows = []
-    for effects, (kind, cut) in zip(profile.effects, profile.variants, strict=True):
-        found = site_effects(effects, profile.roles)
-        for site in SITES:
-            about = {"prompts": _words(what), "kind": kind, "severed": cut or "", "site": site}
-            values = found[f"{site} - rest"].tolist()
-            rows += [{**about, "prompt": n, "above rest": value} for n, value in enumerate(values)]
-    return pd.DataFrame(rows)
 
 
 def _words(what: str) -> str:

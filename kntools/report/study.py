@@ -3,7 +3,7 @@
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -126,18 +126,21 @@ class Study:
         return self.choose("pairs", analyses.PromptGroup, lambda: choices.probable_pairs(*asked))
 
     def groups(self, name: str) -> list[analyses.PromptGroup]:
-        """Groups of a paradigm or relation that the model gets right."""
+        """Groups that the model gets right, of a paradigm or relation: a wrong answer has no knowledge neurons."""
         if name == self.paradigms[0]:
             return self.pairs
-        asked = (self.model, name, self.size.groups, self.size.frames, self.seed)
-        return self.choose(f"groups/{name}", analyses.PromptGroup, lambda: choices.known_groups(*asked))
+        how: dict[str, Any] = {"frames": self.size.frames, "limit": self.size.groups, "seed": self.seed}
+        make = partial(analyses.prompt_groups, self.model, name, **how, known_only=True)
+        return self.choose(f"groups/{name}", analyses.PromptGroup, make)
 
     @cached_property
     def nouns(self) -> tuple[dict[str, list[Prompt]], dict[str, tuple[str, ...]]]:
         """Prompts by the number of nouns by which no candidate was chosen, and the words to put beside them."""
-        others = self.pair_search.nouns("selection")
+        paradigm, others = self.paradigms[0], self.pair_search.nouns("selection")
         with possible():
-            prompts = choices.nouns(self.model, self.paradigms[0], self.size.nouns, others, self.seed)
+            prompts = analyses.noun_prompts(self.model, paradigm, limit=self.size.nouns, without=others, seed=self.seed)
+            if len(prompts) < 2 or min(map(len, prompts.values())) < 2:  # for a test
+                raise ValueError(f"{paradigm} has fewer than 2 prompts of a number that fit this model")
             return prompts, choices.words(self.model, prompts)
 
     # What several figures show.

@@ -1,14 +1,14 @@
 """What a result needs to say to be made again: model, weights, settings, versions."""
 
-from functools import cache
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import version
 from typing import Any
 
+import kntools
 from kntools.models import adapter
 from kntools.results.encoding import encode
 from kntools.results.fingerprint import fingerprint
 
-_LIBRARIES = ("kntools", "transformer-lens", "transformers", "torch")
+_LIBRARIES = {name: version(name) for name in ("transformer-lens", "transformers", "torch")}
 
 
 def provenance(model: Any, **settings: Any) -> dict[str, Any]:
@@ -21,13 +21,5 @@ def provenance(model: Any, **settings: Any) -> dict[str, Any]:
         "model": adapter.model_name(model),
         "fingerprint": fingerprint(model),
         "settings": written,
-        "versions": {name: _version(name) for name in _LIBRARIES},
+        "versions": {"kntools": kntools.__version__, **_LIBRARIES},
     }
-
-
-@cache
-def _version(name: str) -> str:
-    try:
-        return version(name)
-    except PackageNotFoundError:  # kntools run from a checkout that was not installed
-        return "not installed"

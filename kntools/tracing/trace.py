@@ -101,12 +101,7 @@ class Trace(Result):
         )
 
     def preview(self) -> pd.DataFrame:
-        """The state with the largest effect of every role that has one."""
-        rows = []
-        for role in dict.fromkeys(self.roles):
-            at = [p for p, r in enumerate(self.roles) if r == role]
-            best = self.effect[:, at]
-            if role != "before the subject" or float(best.abs().max()) > 0:
-                layer, p = divmod(int(best.argmax()), len(at))
-                rows.append((f"{role} {self.tokens[at[p]]!r}, L{layer}", float(best.max())))
-        return pd.DataFrame(rows, columns=["state", "largest effect of its role"])
+        """The state with the largest effect of each role: `role, position, token, layer, score, effect`."""
+        frame = self.to_frame()
+        best = frame.loc[frame.groupby("role", sort=False)["effect"].idxmax()]
+        return best[["role", "position", "token", "layer", "score", "effect"]]

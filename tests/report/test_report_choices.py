@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 import kntools as kn
-from kntools.analyses.prompt_group import PromptGroup
+from kntools.analyses.prompt_group import PromptGroup, prompt_groups
 from kntools.report import choices
 
 PARADIGM = "sample_determiner_noun_agreement_2"
@@ -13,7 +13,7 @@ PARADIGM = "sample_determiner_noun_agreement_2"
 
 def test_pairs_are_the_most_probable_ones_of_either_number() -> None:
     model = kn.load_model("tiny-bert")
-    every = choices.known_groups(model, PARADIGM, 16, 3, 0)
+    every = prompt_groups(model, PARADIGM, frames=3, limit=16, seed=0, known_only=True)
     chosen = choices.probable_pairs(model, PARADIGM, 4, 3, 0)
 
     def probability(group: PromptGroup) -> float:
