@@ -26,8 +26,7 @@ class AttentionValues:
     w_v: Float[Tensor, "head d_model d_head"]
     w_o: Float[Tensor, "head d_head d_model"]
     before: list[unembedding.HeldNorm]  # the norm that values read through, at each source
-    behind: unembedding.HeldNorm | None  # the norm of what attention writes (Gemma 2)
-    multiplier: float
+    behind: unembedding.HeldNorm  # the norm of what attention writes (Gemma 2), times what a block's output is
 
     @staticmethod
     def of_prompt(model: Any, paths: Paths, prompt: int, at: int) -> "Iterator[AttentionValues]":
@@ -53,32 +52,21 @@ class AttentionValues:
                 raise ValueError(_refusal(model, layer))
             bias = getattr(block.attn, "b_O", None)
             whole = torch.einsum("hd,hdm->m", z[at].float(), w_o) + (0 if bias is None else bias.float())
-            behind = getattr(block, "ln1_post", None)
-            yield AttentionValues(
-                layer,
-                stream.float(),
-                parts,
-                w_v,
-                w_o,
-                held,
-                None if behind is None else unembedding.held_norm(model, behind, whole.to(stream)),
-                unembedding.multipliers(model)[0],
-            )
+            inside = unembedding.multipliers(model)[0]
+            behind = unembedding.held_norm(model, getattr(block, "ln1_post", None), whole.to(stream), inside)
+            yield AttentionValues(layer, stream.float(), parts, w_v, w_o, held, behind)
 
     def heads(self) -> Float[Tensor, "source head d_model"]:
         """What each head writes of each token."""
-        return self._through(torch.einsum("shd,hdm->shm", self.parts, self.w_o))
+        return self.behind.forward(torch.einsum("shd,hdm->shm", self.parts, self.w_o))
 
     def entries(self, source: int, head: int) -> Float[Tensor, "d_head d_model"]:
         """... and each entry of it."""
-        return self._through(self.parts[source, head][:, None] * self.w_o[head])
+        return self.behind.forward(self.parts[source, head][:, None] * self.w_o[head])
 
     def key(self, source: int, head: int, entry: int) -> Float[Tensor, " d_model"]:
         """What an entry reads of the stream at a token."""
         return self.before[source].back(self.w_v[head, :, entry])
-
-    def _through(self, rows: Float[Tensor, "... d_model"]) -> Float[Tensor, "... d_model"]:
-        return self.multiplier * (rows if self.behind is None else self.behind.forward(rows))
 
 
 def _same(found: Tensor, expected: Tensor) -> bool:

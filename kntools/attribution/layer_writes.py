@@ -32,13 +32,11 @@ class LayerWrites:
     bias: Float[Tensor, " d_model"]
     added: Float[Tensor, "pos d_model"]  # what the MLP adds to the residual stream
     before: Float[Tensor, "pos d_model"]  # the residual stream without that: after attention, also where both read it
-    norms: Sequence[unembedding.HeldNorm | None]  # at each position
-    multiplier: float  # of what a block adds
+    norms: Sequence[unembedding.HeldNorm]  # at each position
 
     def through(self, rows: Float[Tensor, "... d_model"], at: int) -> Float[Tensor, "... d_model"]:
         """What directions that `W_out` writes become in the residual stream."""
-        norm = self.norms[at]
-        return self.multiplier * (rows if norm is None else norm.forward(rows))
+        return self.norms[at].forward(rows)
 
     def neurons(self, at: int) -> Float[Tensor, "neuron d_model"]:
         return self.through(self.activation[at][:, None] * self.weight, at)
@@ -59,11 +57,11 @@ def layer_writes(model: Any, paths: Paths, prompt: int, pos: Positions = ANSWER)
         raw = seen[hook_name("mlp.hook_post", layer)]
         own = raw.float()
         inner = (own @ weight + constant).to(raw)
-        held = [None if norm is None else unembedding.held_norm(model, norm, state) for state in inner]
         inside = unembedding.multipliers(model)[0]
+        held = [unembedding.held_norm(model, norm, state, inside) for state in inner]
         added = inside * seen[hook_name(sites[layer], layer)].float()
         before = seen[hook_name("resid_post", layer)].float() - added
-        found.append(LayerWrites(layer, own, weight, constant, added, before, held, inside))
+        found.append(LayerWrites(layer, own, weight, constant, added, before, held))
     return found
 
 

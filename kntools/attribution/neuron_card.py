@@ -15,7 +15,7 @@ from kntools.engine.texts import Texts, check_context, special_tokens
 from kntools.models import neuron_layers, unembedding
 from kntools.prompts import Encoded, Prompt, encode_many
 from kntools.results.provenance import provenance
-from kntools.sites import Neuron, NeuronLike, as_neurons, is_one
+from kntools.sites import Neuron, NeuronLike, is_one
 
 _QUANTILES = (0.01, 0.1, 0.5, 0.9, 0.99, 0.999, 1.0)
 
@@ -70,10 +70,7 @@ def neuron_card(  # type: ignore[misc] # the signatures above only tell one card
     k = whole("k", k, least=1)
     if texts is None:
         without_effect("without texts", run=run)
-    chosen = as_neurons(neurons)
-    if not chosen:
-        raise ValueError("no neurons given; give 'L24.N1005', or a list such as att.top(20)")
-    neuron_layers.check_neurons(model, chosen)
+    chosen = neuron_layers.check_neurons(model, neurons)
     if not isinstance(prompt, Prompt | Encoded | None):
         raise TypeError(f"prompt={shown(prompt)}; give one kn.Prompt(text, answer)")
     about = provenance(model, k=k)

@@ -22,7 +22,7 @@ from kntools.results.display import excerpt, number
 from kntools.results.provenance import provenance
 from kntools.results.result import Figure, Result
 from kntools.results.statistics import pearson, spearman
-from kntools.sites import ANSWER, Neuron, NeuronLike, Positions, as_neurons, by_layer
+from kntools.sites import ANSWER, Neuron, NeuronLike, Positions, by_layer
 
 # Neurons of a layer that share one hook; a pass holds as many such blocks as fit.
 _BLOCK = 64
@@ -199,12 +199,8 @@ def _scanned(
 ) -> tuple[Neuron, ...]:
     if (layers is None) == (neurons is None):
         raise ValueError("give neurons=['L20.N7', ...], or layers=20 for all neurons of a layer; one of the two")
-    if neurons is None:
-        wanted = dict.fromkeys(whole_numbers("layers", layers))
-        found = tuple(Neuron(layer, i) for layer in wanted for i in range(neuron_layers.width(model, layer)))
-    else:
-        found = as_neurons(neurons)
-    if not found:
-        raise ValueError("no neurons to scan: the list is empty")
-    neuron_layers.check_neurons(model, found)
-    return found
+    if neurons is not None:
+        return neuron_layers.check_neurons(model, neurons)
+    wanted = dict.fromkeys(whole_numbers("layers", layers))
+    every = (Neuron(layer, i) for layer in wanted for i in range(neuron_layers.width(model, layer)))
+    return neuron_layers.check_neurons(model, every)

@@ -16,7 +16,7 @@ from kntools.models.gradients import check_gradients
 from kntools.options import progress_bar
 from kntools.prompts import Encoded, Prompt, encode_many
 from kntools.scopes import scope
-from kntools.sites import NeuronLike, as_neurons, by_layer
+from kntools.sites import NeuronLike, by_layer
 
 
 @dataclass(frozen=True)
@@ -47,12 +47,9 @@ def planted(
     """
     check_gradients(model)
     [encoded] = encode_many(model, prompt)
-    chosen = as_neurons(neurons)
+    chosen = neuron_layers.check_neurons(model, neurons)
     steps, lr = whole("steps", steps, least=1), decimal("lr", lr, above=0)
     until = decimal("until", until, above=0, below=1)
-    if not chosen:
-        raise ValueError("no neurons given; give the neurons that will store the fact, e.g. ['L2.N7', 'L3.N1']")
-    neuron_layers.check_neurons(model, chosen)
     parts = [part for layer, own in by_layer(chosen).items() for part in _parts(model, layer, [n.index for n in own])]
 
     def leave() -> None:

@@ -109,11 +109,8 @@ def relation_neurons(
 
 
 def _changes(model: Any, neurons: Sequence[Neuron], update: Callable[[Tensor], Tensor]) -> tuple[Change, ...]:
-    if not neurons:
-        raise ValueError("no neurons given; pass at least one, e.g. attribution.top(5)")
-    neuron_layers.check_neurons(model, neurons)
     changes = []
-    for layer, own in sorted(by_layer(neurons).items()):
+    for layer, own in sorted(by_layer(neuron_layers.check_neurons(model, neurons)).items()):
         rows = torch.tensor([n.index for n in own])
         w = adapter.w_out(model, layer).detach()
         changes.append(Change(layer, update(w[rows.to(w.device)].float().cpu()), rows))

@@ -52,7 +52,10 @@ def capability(model: Any, tokens: Tensor, length: int | None = None) -> Capabil
     known = _known.setdefault(model, {})
     key = (training, probe.shape[1])
     if key not in known:
-        found = _ask(model, probe)
+        try:
+            found = _compare(model, probe)
+        except (MemoryError, *PROBE_ERRORS) as error:
+            found = None if is_out_of_memory(error) else Capability(False)
         if found is None:  # that says nothing about the model: ask again next time
             return Capability(False)
         if not found.fork and not known:
@@ -91,14 +94,6 @@ def check_dropout(model: Any) -> None:
 
 #: What an unknown architecture may raise on a shortcut; the plain loop does not need it.
 PROBE_ERRORS = (NotBatched, RuntimeError, ValueError, TypeError, AttributeError, KeyError, IndexError, AssertionError)
-
-
-def _ask(model: Any, tokens: Int[Tensor, "1 pos"]) -> Capability | None:
-    """What the model can do; `None` if it cannot be told: memory ran out, or the logits are nan."""
-    try:
-        return _compare(model, tokens)
-    except (MemoryError, *PROBE_ERRORS) as error:
-        return None if is_out_of_memory(error) else Capability(False)
 
 
 @torch.no_grad()

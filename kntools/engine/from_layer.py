@@ -6,7 +6,7 @@ of different lengths share a pass: they are filled up behind their end, which in
 it. Below `layer` a pass still runs one row of the model, whose result is dropped.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -22,9 +22,7 @@ from kntools.models import adapter
 from kntools.models.attachment import PointHook
 from kntools.models.prefix import Rows
 from kntools.options import options
-
-#: A hook point's name and a function of its activation `[row window ...]`.
-WindowHook = tuple[str, Callable[..., Any]]
+from kntools.sites import Hook
 
 
 def row_groups(model: Any, tokens: Sequence[Tensor], starts: Sequence[int], layer: int) -> "list[Group]":
@@ -63,7 +61,7 @@ class Group:
         self.prefix = adapter.build_prefix(model, self.tokens[:, :start]) if start else None
         self.entry = self._states_at(layer) if shared else None  # None: each run is a whole one
 
-    def run(self, hooks: Iterable[WindowHook], asked: Int[Tensor, "row asked"]) -> Float[Tensor, "row asked d_vocab"]:
+    def run(self, hooks: Iterable[Hook], asked: Int[Tensor, "row asked"]) -> Float[Tensor, "row asked d_vocab"]:
         """Logits at the `asked` positions (of the whole text), with hooks that see the window `[row window ...]`."""
         trim = "unembed.hook_in", lambda activation, hook: gather_positions(activation, asked - self.start)
         points = [(adapter.hook_point(self.model, name), fn) for name, fn in (*hooks, trim)]

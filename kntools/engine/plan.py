@@ -13,18 +13,8 @@ from kntools.hooks.stateful import StatefulHook
 from kntools.models import adapter
 from kntools.sites import ANSWER, Hook, Positions, layer_of, resolve_positions
 
-# Hook points before block 0; everything else outside the blocks comes after the last one.
-_EMBEDDING = {
-    "embed",
-    "hook_embed",
-    "pos_embed",
-    "hook_pos_embed",
-    "token_type_embed",
-    "hook_full_embed",
-    "embed_ln",
-    "rotary_emb",
-    "hook_tokens",
-}
+# Parts before block 0, and `hook_...` of them; everything else outside the blocks comes after the last one.
+_EMBEDDING = {"embed", "pos_embed", "token_type_embed", "full_embed", "embed_ln", "rotary_emb", "tokens"}
 
 #: Hooks before block 0, for each prompt: every run of that prompt has them.
 Embedding = Sequence[Sequence[Hook]]
@@ -142,7 +132,7 @@ def stage_of(name: str, layers: int) -> int:
     layer = layer_of(name)
     if layer is not None:
         return layer
-    return -1 if name.split(".")[0] in _EMBEDDING else layers - 1
+    return -1 if name.split(".")[0].removeprefix("hook_") in _EMBEDDING else layers - 1
 
 
 def start_of(inter: Intervention, length: int, asked: Sequence[int]) -> int:

@@ -1,6 +1,6 @@
 """Runs interventions on prompts of equal length, in as few and as full forward passes as it can."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, TypeVar
 
@@ -18,7 +18,7 @@ from kntools.engine.plan import Intervention, Item, Pass
 from kntools.hooks.positioned import PositionedHook
 from kntools.models import adapter, neuron_layers
 from kntools.models.prefix import Prefix
-from kntools.options import options
+from kntools.options import options, progress_bar
 
 T = TypeVar("T")
 
@@ -36,9 +36,13 @@ class Runner:
         self._prefix: Prefix | None = None  # of all prompts, up to their last token
 
     def run(
-        self, interventions: Sequence[Intervention], finish: Callable[[PassOutput], T], *, gradients: bool = False
-    ) -> Iterator[tuple[int, T]]:
-        """Run all; for each pass, as soon as it is done: how many interventions it held, and `finish(result)`.
+        self,
+        interventions: Sequence[Intervention],
+        finish: Callable[[PassOutput], dict[int, T]],
+        *,
+        gradients: bool = False,
+    ) -> list[T]:
+        """What `finish` makes of each intervention's part of a pass, in order.
 
         A backward pass belongs into `finish`: when memory runs out in it, the pass is split and run again.
         """
@@ -56,28 +60,28 @@ class Runner:
             items = [replace(i, start=0) for i in items]
         window = self.inputs.length - min((i.start for i in items), default=0)
         fit = options().max_rows or rows_that_fit(self.model, window, gradients=gradients)
-        if not can.fork or fit == 1:  # a shared pass has a clean row too
-            for item in items:
-                yield 1, finish(self._plain(item))
-            return
-        todo = plan.make_passes(items, max_rows=fit, overhead=overhead)
-        while todo:
-            current = todo.pop(0)
-            try:
-                done = finish(self._shared(current, fit))
-            except NotBatched:
-                for item in current.items:
-                    yield 1, finish(self._plain(item))
-                continue
-            except Exception as error:
-                if not is_out_of_memory(error) or len(current.items) == 1:
-                    raise
-                # What did not fit once will not fit in the passes to come.
-                clean = len(current.prompts)
-                fit = max(2, (current.rows - clean) // 2 + clean)
-                todo = plan.make_passes([i for p in (current, *todo) for i in p.items], max_rows=fit, overhead=overhead)
-                continue
-            yield len(current.items), done
+        shared = can.fork and fit > 1  # a shared pass has a clean row too
+        todo = plan.make_passes(items, max_rows=fit, overhead=overhead) if shared else [Pass(0, [i]) for i in items]
+        found: dict[int, T] = {}
+        with progress_bar(len(items), "run") as bar:
+            while todo:
+                current = todo.pop(0)
+                try:
+                    found |= finish(self._shared(current, fit) if shared else self._plain(current.items[0]))
+                except NotBatched:
+                    for item in current.items:
+                        found |= finish(self._plain(item))
+                except Exception as error:
+                    if not is_out_of_memory(error) or len(current.items) == 1:
+                        raise
+                    # What did not fit once will not fit in the passes to come.
+                    clean = len(current.prompts)
+                    fit = max(2, (current.rows - clean) // 2 + clean)
+                    rest = [i for p in (current, *todo) for i in p.items]
+                    todo = plan.make_passes(rest, max_rows=fit, overhead=overhead)
+                    continue
+                bar.update(len(current.items))
+        return [found[n] for n in range(len(items))]
 
     def _item(self, number: int, inter: Intervention, *, reuse: bool) -> Item:
         """Where an intervention first acts: in which block, and at which position."""

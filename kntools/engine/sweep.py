@@ -6,7 +6,7 @@ batch. Three things make it safe: every row is what `run_with_hooks` would have 
 allow this runs the plain loop instead, and a hook that never fired is an error.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
@@ -21,7 +21,6 @@ from kntools.engine.inputs import Inputs, PromptsOrTokens, make_inputs
 from kntools.engine.plan import Embedding, Intervention, as_interventions
 from kntools.engine.runner import Runner
 from kntools.models.gradients import with_gradients
-from kntools.options import progress_bar
 from kntools.results.display import number
 from kntools.results.result import Result
 from kntools.sites import Hook, Positions
@@ -128,8 +127,7 @@ def run_rows(
     """The rows of each intervention, on a runner that is kept for several rounds; `metrics` of each prompt."""
     if with_wrt := [n for n, inter in enumerate(interventions) if inter.wrt]:
         raise ValueError(f"intervention {with_wrt[0]} has wrt=, but sweep takes no gradients; use kn.sweep_gradients")
-    passes = runner.run(interventions, lambda result: _values(result, runner, interventions, metrics))
-    return _collect(passes, len(interventions))
+    return runner.run(interventions, lambda result: _values(result, runner, interventions, metrics))
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -214,8 +212,7 @@ def run_gradients(
             raise ValueError("the metric has no gradient; compute it from the logits with torch alone, without argmax")
         return _differentiate(values, result.watched)
 
-    passes = runner.run(interventions, finish, gradients=True)
-    return with_gradients(runner.model, lambda: _collect(passes, len(interventions)))
+    return with_gradients(runner.model, lambda: runner.run(interventions, finish, gradients=True))
 
 
 def _values(
@@ -265,12 +262,3 @@ def apply_metric(metric: Metric, logits: Tensor) -> Float[Tensor, " row"]:
     if not bool(torch.isfinite(values).all()):
         raise FloatingPointError("the metric is nan or inf: activations overflow; load the model in float32")
     return values
-
-
-def _collect(passes: Iterator[tuple[int, dict[int, T]]], total: int) -> list[T]:
-    found: dict[int, T] = {}
-    with progress_bar(total, "run") as bar:
-        for count, done in passes:
-            found |= done
-            bar.update(count)
-    return [found[i] for i in range(total)]

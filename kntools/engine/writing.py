@@ -88,7 +88,12 @@ class Writer:
         with progress_bar(self.count, "token") as bar:
             for _ in range(self.count):
                 must_fire = MustFire()
-                points = self._points(hooks, must_fire, given, start, text.shape[1])
+                acting = [(name, _placed(fn, given, start, text.shape[1])) for name, fn in hooks]
+                points = [
+                    (adapter.hook_point(self.model, name), must_fire.wrap(repr(name), fn))
+                    for name, fn in acting
+                    if fn is not None
+                ]
                 found = with_hooks(points, partial(run, text[:, start:]))
                 must_fire.check()
                 logits = found[:, -1].float().cpu()
@@ -101,20 +106,11 @@ class Writer:
                     break
         return text[:, given:].cpu()
 
-    def _points(
-        self, hooks: Sequence[Hook], must_fire: MustFire, given: int, start: int, stop: int
-    ) -> list[tuple[Any, PassHook]]:
-        """The hooks for a run of the tokens from `start` to `stop`, of which the first `given` were given."""
-        points = []
-        for name, fn in hooks:
-            placed = _placed(fn, given, start, stop) if isinstance(fn, PositionedHook) else fn
-            if placed is not None:
-                points.append((adapter.hook_point(self.model, name), must_fire.wrap(repr(name), placed)))
-        return points
 
-
-def _placed(fn: PositionedHook, given: int, start: int, stop: int) -> PositionedHook | None:
-    """A hook where it acts in a run of the tokens from `start` to `stop`; `None` where it does not."""
+def _placed(fn: PassHook, given: int, start: int, stop: int) -> PassHook | None:
+    """A hook where it acts in a run from token `start` to `stop`, of which `given` were given; `None` if nowhere."""
+    if not isinstance(fn, PositionedHook):
+        return fn
     if fn.pos is ANSWER:
         at: Sequence[int] = range(given - 1, stop)
     elif fn.pos is None and fn.whole is None:

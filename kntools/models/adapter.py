@@ -22,7 +22,7 @@ from transformers import DynamicCache
 from kntools.arguments import whole
 from kntools.models.attachment import PointHook, with_hooks, without_hooks
 from kntools.models.names import nearest
-from kntools.models.prefix import BridgePrefix, HookedPrefix, Prefix, hooked_cache
+from kntools.models.prefix import Prefix, hooked_cache
 from kntools.models.rotary import forget_lengths
 
 T = TypeVar("T")
@@ -201,7 +201,7 @@ def run(
 
 
 def _logits(model: Any, tokens: Tensor, prefix: Prefix | None) -> Tensor:
-    if isinstance(prefix, BridgePrefix):
+    if is_bridge(model) and prefix is not None:
         return model(tokens, return_type="logits", past_key_values=prefix)
     if is_bridge(model) or declares_both_ways(model):
         return model(tokens, return_type="logits")
@@ -223,12 +223,14 @@ def build_prefix(
     """
     size = rows or len(tokens)
     parts = [slice(first, first + size) for first in range(0, len(tokens), size)]
-    caches = [_filled_cache(model, tokens[part], None if residual is None else residual[part]) for part in parts]
-    return (BridgePrefix if is_bridge(model) else HookedPrefix).from_caches(caches)
+    kept = [_keys_and_values(model, tokens[part], None if residual is None else residual[part]) for part in parts]
+    return Prefix.of(kept, axis=-2 if is_bridge(model) else 1)
 
 
-def _filled_cache(model: Any, tokens: Int[Tensor, "prompt pos"], residual: Tensor | None) -> Any:
-    """The model's own kind of cache, after a run of the tokens."""
+def _keys_and_values(
+    model: Any, tokens: Int[Tensor, "prompt pos"], residual: Tensor | None
+) -> list[tuple[Tensor, Tensor]]:
+    """Those of each layer, from the model's own kind of cache, after a run of the tokens."""
     hooks: list[PointHook] = []
     if residual is not None:
         hooks.append((fork_point(model, 0), lambda x, hook: residual))
@@ -244,7 +246,9 @@ def _filled_cache(model: Any, tokens: Int[Tensor, "prompt pos"], residual: Tenso
         cache = DynamicCache()
         options = {"return_type": "logits", "past_key_values": cache, "use_cache": True}
     with_hooks(hooks, lambda: model(tokens, **options))
-    return cache
+    if is_bridge(model):
+        return [(layer.keys, layer.values) for layer in cache.layers]
+    return [(entry.past_keys, entry.past_values) for entry in cache.entries]
 
 
 class Steps:

@@ -5,7 +5,7 @@ many output matrices and no neurons (its bridge calls the block's output `mlp.ho
 MLP. The layers that have neurons may differ in how many.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, SupportsIndex
 from weakref import WeakKeyDictionary
@@ -15,7 +15,7 @@ from torch import Tensor
 
 from kntools.models import adapter
 from kntools.models.attachment import PointHook, without_hooks
-from kntools.sites import SITES, Neuron, hook_name, layer_of
+from kntools.sites import SITES, Neuron, NeuronsLike, as_neurons, hook_name, layer_of
 
 # Where what `W_out` gives may be seen, the first choice first. `mlp.hook_out` of BLOOM and MPT holds the residual
 # stream too, and that of Falcon-H1 is multiplied by a number.
@@ -105,11 +105,16 @@ def norms_behind(model: Any, site: str, *, held: bool) -> dict[int, str]:
     return found
 
 
-def check_neurons(model: Any, neurons: Iterable[Neuron]) -> None:
-    for n in neurons:
+def check_neurons(model: Any, neurons: NeuronsLike) -> tuple[Neuron, ...]:
+    """Neurons that are there in the model, at least one."""
+    found = as_neurons(neurons)
+    if not found:
+        raise ValueError("no neurons given: the list is empty; give 'L24.N1005', or several such as att.top(20)")
+    for n in found:
         count = width(model, n.layer)
         if n.index >= count:
             raise IndexError(f"neuron {n} does not exist: layer {n.layer} has neurons 0 to {count - 1}")
+    return found
 
 
 def check_hook(model: Any, name: str, shape: Sequence[int] = (1, _POSITIONS)) -> None:

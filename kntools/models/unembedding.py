@@ -34,14 +34,6 @@ def gain(model: Any, norm: Any) -> Float[Tensor, " d_model"]:
     return (plus - minus) / (2 * probe.float())
 
 
-@torch.no_grad()
-def centres(model: Any, norm: Any) -> bool:
-    """Does a norm take away the mean, as LayerNorm does?"""
-    probe = _probe(model)
-    plain, moved = _apply(model, norm, torch.stack([probe, probe + 1]) * _SCALE).float()
-    return bool((plain - moved).abs().max() < 1e-2 * plain.abs().max())
-
-
 def unembedding(model: Any) -> Float[Tensor, "d_model d_vocab"]:
     """`W_U` of a model whose logits are linear in what its final norm gives."""
     if adapter.declares_both_ways(model):
@@ -61,13 +53,9 @@ def unembedding(model: Any) -> Float[Tensor, "d_model d_vocab"]:
 def value_rows(model: Any, neurons: Sequence[Neuron]) -> Float[Tensor, "neuron d_model"]:
     """Rows of `W_out`, times the gain of the norm behind the MLP (Gemma 2) and that of the final norm."""
     last = gain(model, model.ln_final)
-    rows: list[Tensor] = []
-    gains: dict[int, Tensor] = {}
-    for n in neurons:
-        if n.layer not in gains:
-            behind = norm_behind(model, n.layer)
-            gains[n.layer] = last if behind is None else last * gain(model, behind).to(last.device)
-        rows.append(adapter.w_out(model, n.layer)[n.index].detach().float().to(last.device) * gains[n.layer])
+    behind = {layer: norm_behind(model, layer) for layer in {n.layer for n in neurons}}
+    gains = {n: last if norm is None else last * gain(model, norm).to(last.device) for n, norm in behind.items()}
+    rows = [adapter.w_out(model, n.layer)[n.index].detach().float().to(last.device) * gains[n.layer] for n in neurons]
     return torch.stack(rows)
 
 
@@ -89,12 +77,16 @@ class HeldNorm:
 
 
 @torch.no_grad()
-def held_norm(model: Any, norm: Any, state: Float[Tensor, " d_model"]) -> HeldNorm:
-    """The norm `gain (v - mean v) / scale`, at the scale that it has for `state`."""
-    g, centred, x = gain(model, norm), centres(model, norm), state.float()
+def held_norm(model: Any, norm: Any, state: Float[Tensor, " d_model"], times: float = 1.0) -> HeldNorm:
+    """`times` the norm `gain (v - mean v) / scale`, at the scale that it has for `state`; `times` alone without one."""
+    if norm is None:
+        return HeldNorm(torch.full_like(state, times, dtype=torch.float32), False)
+    probe, g, x = _probe(model), gain(model, norm), state.float()
+    plain, moved = _apply(model, norm, torch.stack([probe, probe + 1]) * _SCALE).float()
+    centred = bool((plain - moved).abs().max() < 1e-2 * plain.abs().max())  # as LayerNorm takes away the mean
     zero, out = _apply(model, norm, torch.stack([torch.zeros_like(state), state])).float()
     expected = g * (x - x.mean() if centred else x)
-    return HeldNorm(g * ((out - zero) @ expected / (expected @ expected)), centred)
+    return HeldNorm(times * g * ((out - zero) @ expected / (expected @ expected)), centred)
 
 
 def multipliers(model: Any) -> tuple[float, float]:
