@@ -59,7 +59,7 @@ def plain_loop(model: Any, prompt: kn.Prompt) -> Tensor:
     return torch.stack(scores)
 
 
-def ours(model: Any, prompt: kn.Prompt, **options: Any) -> kn.Attribution:
+def ours(model: Any, prompt: kn.Prompt | list[kn.Prompt], **options: Any) -> kn.Attribution:
     return kn.integrated_gradients(model, prompt, **options)
 
 
@@ -85,6 +85,22 @@ def useful_arithmetic(model: Any, att: kn.Attribution) -> float:
     return 2 * 2 * rows
 
 
+def contrasts(model: Any, rounds: int) -> str:
+    """The contrast by name, which reads two logits of a row, against the same as a function that may read all."""
+    pairs = [kn.Prompt(prompt.text, prompt.target, foil=" a") for prompt in TOGETHER]
+    ids = [(e.target_ids[0], e.foil_ids[0]) for e in (kn.encode(model, pair) for pair in pairs) if e.foil_ids]
+    functions = [lambda logits, t=target, f=foil: logits[:, t] - logits[:, f] for target, foil in ids]
+    times: dict[str, list[float]] = {"function": [], "name": []}
+    for _ in range(rounds):
+        times["function"].append(seconds(lambda: ours(model, pairs, metric=functions)))
+        times["name"].append(seconds(lambda: ours(model, pairs)))
+    best = {name: min(values) for name, values in times.items()}
+    return (
+        f"contrasts of {len(pairs)} prompts: as functions of all logits {best['function']:.1f} s, by name "
+        f"{best['name']:.1f} s, ratio {best['function'] / best['name']:.2f}"
+    )
+
+
 def peak_memory(which: str) -> float:
     """GiB above the loaded model, of one attribution in a process of its own."""
     command = [sys.executable, __file__, "--only", which]
@@ -102,9 +118,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--only", choices=["plain", "ours"], help=argparse.SUPPRESS)
+    parser.add_argument("--contrasts", metavar="MODEL", help="only the contrasts, on this model")
     args = parser.parse_args()
     if args.only:
         measure_alone(args.only)
+        return
+    if args.contrasts:
+        print(contrasts(kn.load_model(args.contrasts, prepend_bos=False, device="cpu"), args.rounds))
         return
     model = kn.load_model("smollm2-135m", prepend_bos=False, device="cpu")
     rate = matmul_rate()
@@ -136,6 +156,7 @@ def main() -> None:
     print(
         f"{len(TOGETHER)} prompts: one by one {alone:.1f} s, in one call {together:.1f} s, ratio {alone / together:.2f}"
     )
+    print(contrasts(model, args.rounds))
     print(f"peak memory above the model: plain {peak_memory('plain'):.2f} GiB, ours {peak_memory('ours'):.2f} GiB")
 
 

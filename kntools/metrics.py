@@ -6,6 +6,7 @@ pieces of one answer under teacher forcing). Softmax is always computed in float
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import SupportsIndex
 
 import torch
@@ -75,7 +76,23 @@ def logit(ids: Ids) -> Callable[[Tensor], Float[Tensor, " row"]]:
     return metric
 
 
-def logit_difference(target: Ids, foil: Ids) -> Callable[[Tensor], Float[Tensor, " row"]]:
+@dataclass(frozen=True)
+class LogitDifference:
+    """A metric that reads the logits of two tokens alone, which a pass can make without those of all others."""
+
+    target: int
+    foil: int
+
+    def __call__(self, logits: Tensor) -> Float[Tensor, " row"]:
+        one_piece = _per_piece(logits, 1, (self.target, self.foil))[:, 0]
+        return one_piece[:, self.target] - one_piece[:, self.foil]
+
+    def among(self, tokens: Sequence[int]) -> "LogitDifference":
+        """The same metric of the logits of these tokens."""
+        return LogitDifference(tokens.index(self.target), tokens.index(self.foil))
+
+
+def logit_difference(target: Ids, foil: Ids) -> LogitDifference:
     """Logit of `target` minus logit of `foil`, at one position; each is one token.
 
     ```python
@@ -86,12 +103,7 @@ def logit_difference(target: Ids, foil: Ids) -> Callable[[Tensor], Float[Tensor,
     wanted = (*_token_ids(target), *_token_ids(foil))
     if len(wanted) != 2:
         raise ValueError(f"target={target!r}, foil={foil!r}; give one token id each")
-
-    def metric(logits: Tensor) -> Tensor:
-        one_piece = _per_piece(logits, 1, wanted)[:, 0]
-        return one_piece[:, wanted[0]] - one_piece[:, wanted[1]]
-
-    return metric
+    return LogitDifference(*wanted)
 
 
 def kl_divergence(reference: Float[Tensor, " d_vocab"]) -> Callable[[Tensor], Float[Tensor, " row"]]:

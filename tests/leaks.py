@@ -50,6 +50,7 @@ def state(model: Any) -> dict[str, Any]:
             n: (list(m._forward_hooks), list(m._forward_pre_hooks), list(m._backward_hooks))
             for n, m in model.named_modules()
         },
+        "own forwards": [n for n, m in model.named_modules() if "forward" in vars(m)],
         "config": copy.deepcopy(vars(model.cfg)),
         "hf config": model.original_model.config.to_dict(),
         "tokenizer": (model.tokenizer.padding_side, model.tokenizer.pad_token, len(model.tokenizer)),

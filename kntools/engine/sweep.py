@@ -20,6 +20,7 @@ from kntools.engine.forward import PassOutput, Watched
 from kntools.engine.inputs import Inputs, PromptsOrTokens, make_inputs
 from kntools.engine.plan import Embedding, Intervention, as_interventions
 from kntools.engine.runner import Runner
+from kntools.metrics import LogitDifference
 from kntools.models.gradients import with_gradients
 from kntools.results.display import number
 from kntools.results.result import Result
@@ -127,7 +128,8 @@ def run_rows(
     """The rows of each intervention, on a runner that is kept for several rounds; `metrics` of each prompt."""
     if with_wrt := [n for n, inter in enumerate(interventions) if inter.wrt]:
         raise ValueError(f"intervention {with_wrt[0]} has wrt=, but sweep takes no gradients; use kn.sweep_gradients")
-    return runner.run(interventions, lambda result: _values(result, runner, interventions, metrics))
+    words = _words(metrics)
+    return runner.run(interventions, lambda result: _values(result, runner, interventions, metrics, words), words=words)
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -205,23 +207,37 @@ def run_gradients(
     runner: Runner, interventions: Sequence[Intervention], metrics: Sequence[Metric]
 ) -> list[RowGradients]:
     """`sweep_gradients` on a runner that is kept for several rounds."""
+    words = _words(metrics)
 
     def finish(result: PassOutput) -> dict[int, RowGradients]:
-        values = _values(result, runner, interventions, metrics)
+        values = _values(result, runner, interventions, metrics, words)
         if result.logits.requires_grad and not any(rows.requires_grad for rows in values.values()):
             raise ValueError("the metric has no gradient; compute it from the logits with torch alone, without argmax")
         return _differentiate(values, result.watched)
 
-    return with_gradients(runner.model, lambda: runner.run(interventions, finish, gradients=True))
+    return with_gradients(runner.model, lambda: runner.run(interventions, finish, gradients=True, words=words))
+
+
+def _words(metrics: Sequence[Metric] | None) -> list[int] | None:
+    """The words whose logits these metrics read; `None` if that may be all."""
+    each = [m for m in metrics or () if isinstance(m, LogitDifference)]
+    found = {word for m in each for word in (m.target, m.foil)}
+    return sorted(found) if metrics and len(each) == len(metrics) and min(found) >= 0 else None
 
 
 def _values(
-    result: PassOutput, runner: Runner, interventions: Sequence[Intervention], metrics: Sequence[Metric] | None
+    result: PassOutput,
+    runner: Runner,
+    interventions: Sequence[Intervention],
+    metrics: Sequence[Metric] | None,
+    words: Sequence[int] | None,
 ) -> dict[int, Tensor]:
     """The metric of each intervention's rows; or their logits, `[row d_vocab]` where one position is asked for."""
     logits = {n: rows[:, 0] if runner.inputs.single else rows for n, rows in result.of_items().items()}
     if metrics is None:
         return logits
+    if words is not None and result.logits.shape[-1] == len(words):
+        metrics = [m.among(words) for m in metrics if isinstance(m, LogitDifference)]
     return {n: apply_metric(metrics[interventions[n].prompt], rows) for n, rows in logits.items()}
 
 

@@ -24,6 +24,7 @@ from kntools.models.attachment import PointHook, with_hooks, without_hooks
 from kntools.models.names import nearest
 from kntools.models.prefix import Prefix, hooked_cache
 from kntools.models.rotary import forget_lengths
+from kntools.scopes import between
 
 T = TypeVar("T")
 
@@ -192,12 +193,33 @@ def running_model() -> Any:
 
 
 def run(
-    model: Any, tokens: Int[Tensor, "batch pos"], prefix: Prefix | None = None, hooks: Sequence[PointHook] = ()
+    model: Any,
+    tokens: Int[Tensor, "batch pos"],
+    prefix: Prefix | None = None,
+    hooks: Sequence[PointHook] = (),
+    words: Sequence[int] | None = None,
 ) -> Tensor:
-    """Logits of `tokens`, which follow `prefix` if there is one, with `hooks` attached."""
+    """Logits of `tokens`, which follow `prefix` if there is one, with `hooks` attached; of all words, or of these."""
     n_layers(model)
     forget_lengths(model)
-    return with_hooks(hooks, lambda: _logits(model, tokens, prefix))
+
+    def call() -> Tensor:
+        return with_hooks(hooks, lambda: _logits(model, tokens, prefix))
+
+    return call() if words is None else _with_words(model, words, call)
+
+
+def _with_words(model: Any, words: Sequence[int], call: Callable[[], T]) -> T:
+    """What `call` gives while the unembedding makes the logits of these words alone, if it is one matrix."""
+    unembedding = getattr(model.unembed, "original_component", None)
+    if type(unembedding) is not torch.nn.Linear or "forward" in vars(unembedding):
+        return call()
+    weight, bias = unembedding.weight[words], unembedding.bias[words]
+    return between(
+        lambda: setattr(unembedding, "forward", lambda x: torch.nn.functional.linear(x, weight, bias)),
+        call,
+        lambda: vars(unembedding).pop("forward", None),
+    )
 
 
 def _logits(model: Any, tokens: Tensor, prefix: Prefix | None) -> Tensor:
