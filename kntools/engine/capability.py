@@ -27,7 +27,7 @@ from kntools.sites import hook_name
 class Capability:
     fork: bool  # rows may be added half-way
     prefix: bool = False  # keys and values of a prompt's beginning may be kept
-    words: bool = False  # the logits of some words may be made alone
+    few_logits: bool = False  # the logits of some tokens may be made alone
     fill: bool = False  # tokens behind a text's end change nothing in it: texts of different lengths may share a pass
 
 
@@ -131,18 +131,18 @@ def _compare(model: Any, tokens: Int[Tensor, "1 pos"]) -> Capability | None:
     whole, begun = (adapter.run(model, tokens[:, :length])[0, asked[0]] for length in (last + 1, asked[0] + 1))
     fill = is_causal(model) and close(begun, whole)
     prefix = fill and last > 0 and same(1) and same(last)
-    return Capability(True, prefix=prefix, words=_makes_words(model, tokens, asked[0], whole), fill=fill)
+    return Capability(True, prefix=prefix, few_logits=_makes_few(model, tokens, asked[0], whole), fill=fill)
 
 
-def _makes_words(model: Any, tokens: Int[Tensor, "1 pos"], at: int, whole: Float[Tensor, " d_vocab"]) -> bool:
-    words = [len(whole) - 1, 0]
+def _makes_few(model: Any, tokens: Int[Tensor, "1 pos"], at: int, whole: Float[Tensor, " d_vocab"]) -> bool:
+    vocab_ids = [len(whole) - 1, 0]
     try:
-        found = adapter.run(model, tokens, words=words)[0, at]
+        found = adapter.run(model, tokens, vocab_ids=vocab_ids)[0, at]
     except PROBE_ERRORS as error:
         if is_out_of_memory(error):
             raise
         return False
-    return found.shape == (2,) and torch.allclose(found.float(), whole[words].float(), rtol=1e-2, atol=1e-3)
+    return found.shape == (2,) and torch.allclose(found.float(), whole[vocab_ids].float(), rtol=1e-2, atol=1e-3)
 
 
 def close(found: Tensor, expected: Tensor) -> bool:

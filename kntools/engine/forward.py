@@ -51,10 +51,10 @@ class ForwardPass:
         plan: Pass,
         prefix: Prefix | None,
         embedded: Tensor | None = None,
-        words: Sequence[int] | None = None,
+        vocab_ids: Sequence[int] | None = None,
     ) -> None:
         self.model, self.tokens, self.prefix = model, tokens, prefix
-        self.words = words  # whose logits are asked for, if not all
+        self.vocab_ids = vocab_ids  # tokens whose logits are made, if not all
         self.embedded = embedded  # [prompt pos d_model]: what enters block 0, if not the tokens' embedding
         self.length, self.start = tokens.shape[1], plan.start
         self.layers = adapter.n_layers(model)
@@ -80,7 +80,7 @@ class ForwardPass:
         residual = self._embed_separately()
         self._note_rows(1)
         window = self.tokens[self.prompts[:1], self.start :]
-        logits = adapter.run(self.model, window, self.prefix, self._hook_points(residual), self.words)
+        logits = adapter.run(self.model, window, self.prefix, self._hook_points(residual), self.vocab_ids)
         self.must_fire.check()
         asked = logits if self.trimmed else gather_positions(logits, self.asked)
         return PassOutput(asked, self.spans, self.watched)
@@ -128,7 +128,7 @@ class ForwardPass:
         if names.isdisjoint(("unembed.hook_out", "hook_unembed")):
             inside.append((adapter.hook_point(self.model, "unembed.hook_in"), self._trim))
         else:  # these see what they would in a run of their own
-            self.words = None
+            self.vocab_ids = None
         return [*forks, *inside]
 
     def _fork(self, layer: int, residual: Tensor | None) -> Callable[..., Tensor]:

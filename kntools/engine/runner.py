@@ -41,11 +41,11 @@ class Runner:
         finish: Callable[[PassOutput], dict[int, T]],
         *,
         gradients: bool = False,
-        words: Sequence[int] | None = None,
+        vocab_ids: Sequence[int] | None = None,
     ) -> list[T]:
         """What `finish` makes of each intervention's part of a pass, in order.
 
-        Where `words` are given, the logits may be those of these words alone: the plain loop has those of all.
+        Where `vocab_ids` are given, the logits may be those of these tokens alone; the plain loop has those of all.
 
         A backward pass belongs into `finish`: when memory runs out in it, the pass is split and run again.
         """
@@ -64,15 +64,15 @@ class Runner:
         window = self.inputs.length - min((i.start for i in items), default=0)
         fit = options().max_rows or rows_that_fit(self.model, window, gradients=gradients)
         shared = can.fork and fit > 1  # a shared pass has a clean row too
-        if words is not None and not (can.words and max(words) < int(self.model.cfg.d_vocab)):
-            words = None
+        if vocab_ids is not None and not (can.few_logits and max(vocab_ids) < int(self.model.cfg.d_vocab)):
+            vocab_ids = None
         todo = plan.make_passes(items, max_rows=fit, overhead=overhead) if shared else [Pass(0, [i]) for i in items]
         found: dict[int, T] = {}
         with progress_bar(len(items), "run") as bar:
             while todo:
                 current = todo.pop(0)
                 try:
-                    found |= finish(self._shared(current, fit, words) if shared else self._plain(current.items[0]))
+                    found |= finish(self._shared(current, fit, vocab_ids) if shared else self._plain(current.items[0]))
                 except NotBatched:
                     for item in current.items:
                         found |= finish(self._plain(item))
@@ -100,12 +100,12 @@ class Runner:
         """For a run of its own: after the hooks that its prompt's embedding has in every run."""
         return replace(inter, hooks=(*self.embedding[inter.prompt], *inter.hooks)) if self.embedding else inter
 
-    def _shared(self, planned: Pass, fit: int, words: Sequence[int] | None) -> PassOutput:
+    def _shared(self, planned: Pass, fit: int, vocab_ids: Sequence[int] | None) -> PassOutput:
         if planned.start and self._prefix is None:
             residual = None if self.embedded is None else self.embedded[:, :-1]
             self._prefix = adapter.build_prefix(self.model, self.tokens[:, :-1], residual, rows=fit)
         prefix = self._prefix.before(planned.start) if self._prefix is not None and planned.start else None
-        return ForwardPass(self.model, self.tokens, self.asked, planned, prefix, self.embedded, words).run()
+        return ForwardPass(self.model, self.tokens, self.asked, planned, prefix, self.embedded, vocab_ids).run()
 
     def _plain(self, item: Item) -> PassOutput:
         if item.fork != -1:

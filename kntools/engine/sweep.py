@@ -128,8 +128,10 @@ def run_rows(
     """The rows of each intervention, on a runner that is kept for several rounds; `metrics` of each prompt."""
     if with_wrt := [n for n, inter in enumerate(interventions) if inter.wrt]:
         raise ValueError(f"intervention {with_wrt[0]} has wrt=, but sweep takes no gradients; use kn.sweep_gradients")
-    words = _words(metrics)
-    return runner.run(interventions, lambda result: _values(result, runner, interventions, metrics, words), words=words)
+    vocab_ids = _vocab_ids(metrics)
+    return runner.run(
+        interventions, lambda result: _values(result, runner, interventions, metrics, vocab_ids), vocab_ids=vocab_ids
+    )
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -207,21 +209,21 @@ def run_gradients(
     runner: Runner, interventions: Sequence[Intervention], metrics: Sequence[Metric]
 ) -> list[RowGradients]:
     """`sweep_gradients` on a runner that is kept for several rounds."""
-    words = _words(metrics)
+    vocab_ids = _vocab_ids(metrics)
 
     def finish(result: PassOutput) -> dict[int, RowGradients]:
-        values = _values(result, runner, interventions, metrics, words)
+        values = _values(result, runner, interventions, metrics, vocab_ids)
         if result.logits.requires_grad and not any(rows.requires_grad for rows in values.values()):
             raise ValueError("the metric has no gradient; compute it from the logits with torch alone, without argmax")
         return _differentiate(values, result.watched)
 
-    return with_gradients(runner.model, lambda: runner.run(interventions, finish, gradients=True, words=words))
+    return with_gradients(runner.model, lambda: runner.run(interventions, finish, gradients=True, vocab_ids=vocab_ids))
 
 
-def _words(metrics: Sequence[Metric] | None) -> list[int] | None:
-    """The words whose logits these metrics read; `None` if that may be all."""
+def _vocab_ids(metrics: Sequence[Metric] | None) -> list[int] | None:
+    """The tokens whose logits these metrics read; `None` if that may be all."""
     each = [m for m in metrics or () if isinstance(m, LogitDifference)]
-    found = {word for m in each for word in (m.target, m.foil)}
+    found = {token for m in each for token in (m.target, m.foil)}
     return sorted(found) if metrics and len(each) == len(metrics) and min(found) >= 0 else None
 
 
@@ -230,14 +232,14 @@ def _values(
     runner: Runner,
     interventions: Sequence[Intervention],
     metrics: Sequence[Metric] | None,
-    words: Sequence[int] | None,
+    vocab_ids: Sequence[int] | None,
 ) -> dict[int, Tensor]:
     """The metric of each intervention's rows; or their logits, `[row d_vocab]` where one position is asked for."""
     logits = {n: rows[:, 0] if runner.inputs.single else rows for n, rows in result.of_items().items()}
     if metrics is None:
         return logits
-    if words is not None and result.logits.shape[-1] == len(words):
-        metrics = [m.among(words) for m in metrics if isinstance(m, LogitDifference)]
+    if vocab_ids is not None and result.logits.shape[-1] == len(vocab_ids):
+        metrics = [m.among(vocab_ids) for m in metrics if isinstance(m, LogitDifference)]
     return {n: apply_metric(metrics[interventions[n].prompt], rows) for n, rows in logits.items()}
 
 

@@ -197,24 +197,27 @@ def run(
     tokens: Int[Tensor, "batch pos"],
     prefix: Prefix | None = None,
     hooks: Sequence[PointHook] = (),
-    words: Sequence[int] | None = None,
+    vocab_ids: Sequence[int] | None = None,
 ) -> Tensor:
-    """Logits of `tokens`, which follow `prefix` if there is one, with `hooks` attached; of all words, or of these."""
+    """Logits of `tokens`, which follow `prefix` if there is one, with `hooks` attached; where `vocab_ids` are given, of
+    these alone if the model allows it.
+    """
     n_layers(model)
     forget_lengths(model)
 
     def call() -> Tensor:
         return with_hooks(hooks, lambda: _logits(model, tokens, prefix))
 
-    return call() if words is None else _with_words(model, words, call)
+    return call() if vocab_ids is None else _with_few_logits(model, vocab_ids, call)
 
 
-def _with_words(model: Any, words: Sequence[int], call: Callable[[], T]) -> T:
-    """What `call` gives while the unembedding makes the logits of these words alone, if it is one matrix."""
+def _with_few_logits(model: Any, vocab_ids: Sequence[int], call: Callable[[], T]) -> T:
+    """What `call` gives while the unembedding makes the logits of these tokens alone, if it is one matrix."""
     unembedding = getattr(model.unembed, "original_component", None)
     if type(unembedding) is not torch.nn.Linear or "forward" in vars(unembedding):
         return call()
-    weight, bias = unembedding.weight[words], unembedding.bias[words]
+    weight = unembedding.weight[vocab_ids]
+    bias = None if unembedding.bias is None else unembedding.bias[vocab_ids]
     return between(
         lambda: setattr(unembedding, "forward", lambda x: torch.nn.functional.linear(x, weight, bias)),
         call,

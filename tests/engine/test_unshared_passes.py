@@ -81,7 +81,7 @@ def test_a_model_that_mixes_its_rows_runs_the_plain_loop(name: str, layer: int) 
 def test_a_model_that_ignores_its_cache_runs_whole_prompts(name: str) -> None:
     model = forgetful(name)
     tokens = tokens_for(model)
-    assert capability(model, tokens) == Capability(fork=True, prefix=False, words=True, fill=True)
+    assert capability(model, tokens) == Capability(fork=True, prefix=False, few_logits=True, fill=True)
     assert_equal_to_loop(model, tokens)
     late = [kn.scale_site("mlp.hook_post", 1, f) for f in (0.0, 0.5, 2.0)]
     with counted(model) as shapes:

@@ -1,4 +1,4 @@
-"""A metric that reads the logits of two words alone: passes that make no others, and the same values."""
+"""A metric that reads the logits of two tokens alone: passes that make no others, and the same values."""
 
 from __future__ import annotations
 
@@ -40,8 +40,8 @@ def test_values_and_gradients_are_those_of_all_logits(name: str) -> None:
     tokens, words = tokens_for(model), int(model.cfg.d_vocab)
     few, every = kn.logit_difference(TARGET, FOIL), lambda logits: logits[:, TARGET] - logits[:, FOIL]
     can = capability(model, tokens)
-    assert can.words == can.fork
-    made = 2 if can.words else words
+    assert can.few_logits == can.fork
+    made = 2 if can.few_logits else words
     with shapes(model) as found:
         values = kn.sweep(model, tokens, runs_of(model), pos=-1, metric=few)
     assert max(found)[1] == made
@@ -56,7 +56,7 @@ def test_values_and_gradients_are_those_of_all_logits(name: str) -> None:
             torch.testing.assert_close(derivative.gradient, b.wrt[hook].gradient)
 
 
-def test_each_prompt_has_words_of_its_own() -> None:
+def test_each_prompt_has_tokens_of_its_own() -> None:
     model = zoo.tiny("llama")
     tokens = torch.cat([tokens_for(model), tokens_for(model).roll(1, -1)])
     runs = [kn.Intervention(run.hooks, prompt=n % 2) for n, run in enumerate(2 * runs_of(model))]
@@ -92,12 +92,12 @@ def test_an_unembedding_that_is_more_than_a_matrix_makes_all_logits(monkeypatch:
     model = zoo.fresh("llama")
 
     def mask(module: Any, args: Any, output: Tensor) -> Tensor:
-        output[..., model.cfg.d_vocab - 1] = -1e9  # no such place among the logits of two words
+        output[..., model.cfg.d_vocab - 1] = -1e9  # no such place among the logits of two tokens
         return output
 
     model.original_model.lm_head.register_forward_hook(mask)
     tokens, few = tokens_for(model), kn.logit_difference(TARGET, FOIL)
-    assert capability(model, tokens).fork and not capability(model, tokens).words
+    assert capability(model, tokens).fork and not capability(model, tokens).few_logits
     values = kn.sweep(model, tokens, runs_of(model), pos=-1, metric=few)
     plain = zoo.tiny("llama")
     torch.testing.assert_close(values, kn.sweep(plain, tokens, runs_of(plain), pos=-1, metric=few))
