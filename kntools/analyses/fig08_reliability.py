@@ -16,9 +16,9 @@ from kntools.arguments import flag, several
 from kntools.editing.changes import as_hooks
 from kntools.editing.value_edits import erased, rewritten
 from kntools.engine.inputs import check_choice
-from kntools.engine.sweep import sweep
+from kntools.engine.sweep import Intervention, sweep
 from kntools.hooks.neurons import ablate_neurons, enhance_neurons
-from kntools.prompts import Encoded, Prompt, encode
+from kntools.prompts import Encoded, Prompt, encode_many
 from kntools.results.statistics import holm, share_interval, sign_test
 from kntools.results.table import Row, Table
 from kntools.sites import Hook, Neuron, NeuronLike
@@ -125,7 +125,7 @@ def reliability(
         else:
             own = [given] * len(part)
         others = [neuron_search.control(model, n, seed, prompt_item(p)) for n, p in zip(own, part, strict=True)]
-        return [_judged(model, *one, edits) for one in zip(part, own, others, strict=True)]
+        return _judged(model, part, own, others, edits)
 
     found = each_prompt(folder, prompts, judge, neuron_search.TOGETHER)
     rows: list[Row] = []
@@ -141,13 +141,32 @@ def reliability(
 
 
 def _judged(
-    model: Any, prompt: Prompt, neurons: Sequence[Neuron], others: Sequence[Neuron], edits: Sequence[EditName]
+    model: Any,
+    prompts: Sequence[Prompt],
+    neurons: Sequence[Sequence[Neuron]],
+    others: Sequence[Sequence[Neuron]],
+    edits: Sequence[EditName],
+) -> list[Row]:
+    """Prompts untouched, and each under all edits of its neurons and of random ones, in shared passes."""
+    encoded = encode_many(model, prompts)
+    clean = sweep(model, encoded, [Intervention((), prompt=n) for n in range(len(prompts))]).float()
+    runs = [
+        Intervention(_hooks(model, edit, edited, encoded[n], clean[n]), prompt=n)
+        for n, both in enumerate(zip(neurons, others, strict=True))
+        for edited in both
+        for edit in edits
+    ]
+    logits = sweep(model, encoded, runs).float().view(len(prompts), 2, len(edits), -1)
+    return [_outcomes(*each, edits) for each in zip(encoded, neurons, clean, logits, strict=True)]
+
+
+def _outcomes(
+    encoded: Encoded,
+    neurons: Sequence[Neuron],
+    clean: Float[Tensor, " d_vocab"],
+    logits: Float[Tensor, "own_and_random edit d_vocab"],
+    edits: Sequence[EditName],
 ) -> Row:
-    """One prompt untouched, and under all edits of its neurons and of random ones, in one sweep."""
-    encoded = encode(model, prompt)
-    clean = sweep(model, encoded, [[]])[0].float()
-    runs = [_hooks(model, edit, edited, encoded, clean) for edited in (neurons, others) for edit in edits]
-    logits = sweep(model, encoded, runs).float()
     target, before = encoded.target_ids[0], _says(clean, encoded)
     outcomes = [
         {
@@ -157,7 +176,7 @@ def _judged(
             "before": float(clean.softmax(-1)[target]),
             "after": float(own.softmax(-1)[target]),
         }
-        for edit, own, random in zip(edits, *logits.split(len(edits)), strict=True)
+        for edit, own, random in zip(edits, *logits, strict=True)
     ]
     return {"correct": before == target, "neurons": as_pairs(neurons), "outcomes": outcomes}
 
