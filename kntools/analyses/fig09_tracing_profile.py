@@ -23,11 +23,11 @@ from kntools.results.display import number
 from kntools.results.result import Result
 from kntools.results.statistics import Interval, bootstrap_interval, mean_interval
 from kntools.results.table import Row
-from kntools.tracing.causal_tracing import causal_trace
+from kntools.tracing.causal_tracing import trace_states
 from kntools.tracing.noise import subject_sigma
-from kntools.tracing.restoration import KINDS, WINDOW, Kind, Severed
+from kntools.tracing.restoration import KINDS, WINDOW, Kind, Severed, make_restoration
 from kntools.tracing.token_roles import ROLES
-from kntools.tracing.weak_corruption import unwarned, warn_of_weak_corruption
+from kntools.tracing.weak_corruption import warn_of_weak_corruption
 
 Traced = Literal["facts", "determiner_noun", "subject_verb"]
 
@@ -223,10 +223,10 @@ def tracing_profile(
 
     def trace(numbered: tuple[int, Prompt]) -> Row:
         number, prompt = numbered
-        options: dict[str, Any] = {"noise": level, "samples": samples, "window": together, "seed": seed + number}
-        options["metric"] = "two_way" if two_way else "probability"
-        with unwarned():
-            traces = [causal_trace(model, prompt, kind=kind, sever=cut, **options) for kind, cut in variants]
+        how: dict[str, Any] = {"noise": level, "samples": samples, "seed": seed + number}
+        how["metric"] = "two_way" if two_way else "probability"
+        restorations = [make_restoration(model, kind, together, cut, "restored") for kind, cut in variants]
+        [traces] = trace_states(model, prompt, restorations, **how)
         effects = torch.stack([t.by_role() for t in traces])
         return {"effects": effects, "clean": traces[0].clean, "corrupted": traces[0].corrupted}
 

@@ -81,8 +81,27 @@ def causal_trace(  # type: ignore[misc] # the signatures above only tell one tra
     """
     if corrupted is not None or isinstance(noise, Tensor):
         without_effect("where no noise is drawn", samples=samples)
-    samples, seed = whole("samples", 10 if samples is None else samples, least=1), whole("seed", seed)
     restoration = make_restoration(model, kind, window, sever, sever_at)
+    how: dict[str, Any] = {"noise": noise, "corrupted": corrupted, "metric": metric, "samples": samples, "seed": seed}
+    traces = [trace for [trace] in trace_states(model, prompts, [restoration], **how)]
+    named = [(t.prompt.text, t.clean, t.corrupted) for t in traces]
+    warn_of_weak_corruption(named, rising=traces[0].metric in RISING)
+    return traces[0] if isinstance(prompts, Prompt | Encoded) else traces
+
+
+def trace_states(
+    model: Any,
+    prompts: Prompts,
+    restorations: Sequence[Restoration],
+    *,
+    noise: Noise,
+    corrupted: Corrupted | None = None,
+    metric: Metrics = None,
+    samples: int | None = None,
+    seed: int = 0,
+) -> list[list[Trace]]:
+    """For each prompt, one trace per way to restore states; they share the clean and the corrupted runs."""
+    samples, seed = whole("samples", 10 if samples is None else samples, least=1), whole("seed", seed)
     if corrupted is None:
         encoded = encode_many(model, prompts)
         corruptions = (_noisy(model, e, noise, samples, seed) for e in encoded)
@@ -103,27 +122,27 @@ def causal_trace(  # type: ignore[misc] # the signatures above only tell one tra
                 seed=drawn,
                 prepend_bos=e.prepend_bos,
             )
+            shared: dict[str, Any] = {
+                "noise": corruption.noise,
+                "noise_at": corruption.noise_at,
+                "corrupted_prompt": corruption.prompt,
+                "metric": name,
+                "tokens": e.str_tokens,
+                "subject": corruption.subject,
+                "answer": e.position,
+                "prompt": e.prompt,
+                "provenance": about,
+            }
+            clean, broken, restored = _run(model, e, corruption, own, restorations)
+            shared |= {"clean": clean, "corrupted_per_sample": broken}
             traces.append(
-                Trace(
-                    **_run(model, e, corruption, own, restoration),
-                    noise=corruption.noise,
-                    noise_at=corruption.noise_at,
-                    corrupted_prompt=corruption.prompt,
-                    metric=name,
-                    tokens=e.str_tokens,
-                    subject=corruption.subject,
-                    answer=e.position,
-                    kind=kind,
-                    window=restoration.window,
-                    sever=sever,
-                    sever_at=sever_at,
-                    prompt=e.prompt,
-                    provenance=about,
-                )
+                [
+                    Trace(**shared, per_sample=found, kind=r.kind, window=r.window, sever=r.sever, sever_at=r.sever_at)
+                    for r, found in zip(restorations, restored, strict=True)
+                ]
             )
             bar.update()
-    warn_of_weak_corruption([(t.prompt.text, t.clean, t.corrupted) for t in traces], rising=name in RISING)
-    return traces[0] if isinstance(prompts, Prompt | Encoded) else traces
+    return traces
 
 
 @dataclass(frozen=True)
@@ -158,28 +177,32 @@ def _replaced(pair: Pair) -> _Corruption:
 
 
 def _run(
-    model: Any, encoded: Encoded, corruption: _Corruption, metric: Metric, restoration: Restoration
-) -> dict[str, Any]:
-    """The metric of the clean run, of the corrupted ones, and of the corrupted ones with each state restored."""
-    layers, length = restoration.layers, encoded.tokens.shape[1]
+    model: Any, encoded: Encoded, corruption: _Corruption, metric: Metric, restorations: Sequence[Restoration]
+) -> tuple[float, Float[Tensor, " sample"], list[Float[Tensor, "sample layer token"]]]:
+    """The metric of the clean run, of the corrupted ones, and of these with each state restored, in each way."""
+    layers, length = restorations[0].layers, encoded.tokens.shape[1]
     clean_states: dict[str, Tensor] = {}
-    clean = sweep(model, encoded, [capture([restoration.site], layers, clean_states)], metric=metric)
+    sites = list(dict.fromkeys(r.site for r in restorations))
+    clean = sweep(model, encoded, [capture(sites, layers, clean_states)], metric=metric)
 
     runs, embedding, samples = corruption.runs, corruption.embedding, range(len(corruption.runs))
     held: list[dict[str, Tensor]] = [{} for _ in samples]
-    watched = [Intervention(capture(restoration.severed, layers, held[s]), prompt=s) for s in samples]
+    severed = list(dict.fromkeys(site for r in restorations for site in r.severed))
+    watched = [Intervention(capture(severed, layers, held[s]), prompt=s) for s in samples]
     corrupted = sweep(model, runs, watched, metric=metric, embedding=embedding).float().cpu()
 
     # In a causal model, the corruption changes no state before it.
-    first = corruption.first if restoration.causal else 0
+    first = corruption.first if restorations[0].causal else 0
     cells = [(layer, token) for token in range(first, length) for layer in layers]
     patched = [
-        Intervention(restoration.hooks(clean_states, held[s], *cell, length), prompt=s)
+        Intervention(r.hooks(clean_states, held[s], *cell, length), prompt=s)
+        for r in restorations
         for cell in cells
         for s in samples
     ]
     found = sweep(model, runs, patched, metric=metric, embedding=embedding).float().cpu()
-    restored = corrupted[:, None, None].repeat(1, len(layers), length)
     rows, columns = torch.tensor(cells).T
-    restored[:, rows, columns] = found.view(len(cells), len(samples)).T
-    return {"clean": float(clean), "corrupted_per_sample": corrupted, "per_sample": restored}
+    restored = [corrupted[:, None, None].repeat(1, len(layers), length) for _ in restorations]
+    for grid, own in zip(restored, found.view(len(restorations), len(cells), len(samples)), strict=True):
+        grid[:, rows, columns] = own.T
+    return float(clean), corrupted, restored

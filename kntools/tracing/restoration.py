@@ -26,9 +26,11 @@ WINDOW = 10
 class Restoration:
     """Which states are put back together, and what is held at its corrupted values above them."""
 
+    kind: Kind
     site: str
     layers: range
     window: int
+    sever: Severed | None
     severed: list[str]  # sites
     sever_at: SeverAt
     early: bool  # restored where the next block reads it
@@ -65,4 +67,4 @@ def make_restoration(
     # with somebody's hooks on that input, which act on the restored state.
     early = kind == "hidden" and not has_hooks(model)
     site = adapter.state_site(model, kind)
-    return Restoration(site, range(layers), size, severed, sever_at, early, is_causal(model))
+    return Restoration(kind, site, range(layers), size, sever, severed, sever_at, early, is_causal(model))
