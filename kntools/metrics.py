@@ -80,6 +80,8 @@ def logit(ids: Ids) -> Callable[[Tensor], Float[Tensor, " row"]]:
 class LogitDifference:
     """A metric that reads the logits of two tokens alone, which a pass can make without those of all others."""
 
+    __name__ = "logit_difference"  # what results call it
+
     target: int
     foil: int
 

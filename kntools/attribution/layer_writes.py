@@ -32,7 +32,7 @@ class LayerWrites:
     bias: Float[Tensor, " d_model"]
     added: Float[Tensor, "pos d_model"]  # what the MLP adds to the residual stream
     before: Float[Tensor, "pos d_model"]  # the residual stream without that: after attention, also where both read it
-    norms: Sequence[unembedding.HeldNorm]  # at each position
+    norms: Sequence[unembedding.HeldNorm]  # at each position, times what a block's output is multiplied by
 
     def through(self, rows: Float[Tensor, "... d_model"], at: int) -> Float[Tensor, "... d_model"]:
         """What directions that `W_out` writes become in the residual stream."""

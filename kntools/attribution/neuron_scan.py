@@ -202,5 +202,7 @@ def _scanned(
     if neurons is not None:
         return neuron_layers.check_neurons(model, neurons)
     wanted = dict.fromkeys(whole_numbers("layers", layers))
+    if not wanted:
+        raise ValueError("no neurons to scan: layers is empty")
     every = (Neuron(layer, i) for layer in wanted for i in range(neuron_layers.width(model, layer)))
     return neuron_layers.check_neurons(model, every)

@@ -1,4 +1,4 @@
-"""May rows be added to this model's batch half-way, and may the beginning of a prompt be kept?
+"""Which shortcuts a model allows: rows added half-way, a kept beginning, texts filled up, a few logits alone.
 
 Asked of the model itself: a text of the prompt's length is run both ways and compared. That holds for architectures
 that nobody has listed, and it is why a sweep's answer never depends on the shortcut taken.

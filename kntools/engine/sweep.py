@@ -223,7 +223,7 @@ def run_gradients(
 
 def _vocab_ids(metrics: Sequence[Metric] | None) -> list[int] | None:
     """The tokens whose logits these metrics read; `None` if that may be all."""
-    each = [m for m in metrics or () if isinstance(m, LogitDifference)]
+    each = [m for m in metrics or () if type(m) is LogitDifference]
     found = {token for m in each for token in (m.target, m.foil)}
     return sorted(found) if metrics and len(each) == len(metrics) and min(found) >= 0 else None
 
@@ -240,7 +240,7 @@ def _values(
     if metrics is None:
         return logits
     if vocab_ids is not None and result.logits.shape[-1] == len(vocab_ids):
-        metrics = [m.among(vocab_ids) for m in metrics if isinstance(m, LogitDifference)]
+        metrics = [m.among(vocab_ids) for m in metrics if type(m) is LogitDifference]
     return {n: apply_metric(metrics[interventions[n].prompt], rows) for n, rows in logits.items()}
 
 

@@ -204,25 +204,29 @@ def run(
     """
     n_layers(model)
     forget_lengths(model)
-
-    def call() -> Tensor:
+    matrix = None if vocab_ids is None else _unembedding_matrix(model)
+    if matrix is None:
         return with_hooks(hooks, lambda: _logits(model, tokens, prefix))
 
-    return call() if vocab_ids is None else _with_few_logits(model, vocab_ids, call)
+    def few(x: Tensor) -> Tensor:
+        bias = None if matrix.bias is None else matrix.bias[vocab_ids]
+        return torch.nn.functional.linear(x, matrix.weight[vocab_ids], bias)
 
-
-def _with_few_logits(model: Any, vocab_ids: Sequence[int], call: Callable[[], T]) -> T:
-    """What `call` gives while the unembedding makes the logits of these tokens alone, if it is one matrix."""
-    unembedding = getattr(model.unembed, "original_component", None)
-    if type(unembedding) is not torch.nn.Linear or "forward" in vars(unembedding):
-        return call()
-    weight = unembedding.weight[vocab_ids]
-    bias = None if unembedding.bias is None else unembedding.bias[vocab_ids]
+    # From the way into the unembedding on: hooks before it may use the matrix themselves.
+    begin = (hook_point(model, "unembed.hook_in"), lambda x, hook: setattr(matrix, "forward", few))
     return between(
-        lambda: setattr(unembedding, "forward", lambda x: torch.nn.functional.linear(x, weight, bias)),
-        call,
-        lambda: vars(unembedding).pop("forward", None),
+        lambda: None,
+        lambda: with_hooks([*hooks, begin], lambda: _logits(model, tokens, prefix)),
+        lambda: vars(matrix).pop("forward", None),
     )
+
+
+def _unembedding_matrix(model: Any) -> Any:
+    """The unembedding, if it is one matrix and nobody looks at all that it gives."""
+    found = getattr(model.unembed, "original_component", None)
+    if type(found) is not torch.nn.Linear or "forward" in vars(found):
+        return None
+    return None if any(m._forward_hooks for m in (found, model.unembed, model.original_model, model)) else found
 
 
 def _logits(model: Any, tokens: Tensor, prefix: Prefix | None) -> Tensor:

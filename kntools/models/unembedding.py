@@ -61,9 +61,9 @@ def value_rows(model: Any, neurons: Sequence[Neuron]) -> Float[Tensor, "neuron d
 
 @dataclass(frozen=True)
 class HeldNorm:
-    """A norm at one state, its scale held: a linear map."""
+    """A norm at one state, its scale held, times a number, or that number alone: a linear map."""
 
-    factor: Float[Tensor, " d_model"]  # gain / scale
+    factor: Float[Tensor, " d_model"]  # times * gain / scale
     centred: bool
 
     def forward(self, rows: Float[Tensor, "... d_model"]) -> Float[Tensor, "... d_model"]:

@@ -9,7 +9,7 @@ import plotly.express as px
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from kntools.plots.theme import CATEGORIES, CHARACTER, COLOURS, NEUTRAL, WIDTH, Look, framed, plain, sampled
+from kntools.plots.theme import CATEGORIES, CHARACTER, COLOURS, NEUTRAL, WIDTH, Look, framed, plain
 
 _PANEL, _BETWEEN = 290, 70  # pixels: a panel, and between two rows of them
 # Where a name may stand, best first, and on which side of its dot that is.
@@ -45,8 +45,7 @@ def bar_chart(
     for name, table in (dots or {}).items():
         more = [column for column in table if column not in frame]
         over, _ = _drawn(px.scatter, table, x, y, height, hover_data=more, **_shared(options))
-        colour = NEUTRAL if look.get("colorscale") is None else sampled(look["colorscale"], 1)[0]
-        over.update_traces(name=plain(name), legendgroup=name, marker={"size": 8, "color": colour})
+        over.update_traces(name=plain(name), legendgroup=name, marker={"size": 8, "color": NEUTRAL})
         over.update_traces(marker_line={"width": 1, "color": "#ffffff"}).data[0].showlegend = True
         figure.add_traces(over.data)
     return framed(figure, **look)
@@ -168,11 +167,8 @@ def _drawn(
         if column and pd.api.types.is_integer_dtype(frame[column]):
             table[column] = [f"{names[column]} {value}" for value in frame[column]]
     orders = {column: table[column].unique() for column in (x, y, facet, color) if column and _is_text(table, column)}
-    groups, fixed, scale = orders.get(color, [""]), options.pop("color_discrete_map", {}), look.get("colorscale")
-    sequence = list(CATEGORIES) if scale is None else sampled(scale, len(groups))
-    colours = {name: sequence[n % len(sequence)] for n, name in enumerate(groups)}
-    if scale is None:
-        colours |= COLOURS | {plain(name): colour for name, colour in fixed.items()}
+    colours = {name: CATEGORIES[n % len(CATEGORIES)] for n, name in enumerate(orders.get(color, ()))} | COLOURS
+    colours |= {plain(name): colour for name, colour in options.pop("color_discrete_map", {}).items()}
     numbers = {c: ":.4g" for c in (x, y) if pd.api.types.is_float_dtype(frame[c])}
     figure = draw(
         table,
@@ -185,7 +181,7 @@ def _drawn(
         category_orders=orders,
         color_discrete_map=colours,
         hover_data=numbers | (hover if isinstance(hover, dict) else dict.fromkeys(hover, True)),
-        **{"color_discrete_sequence": sequence, **options},
+        **options,
     )
     for note in figure.layout.annotations:
         note.update(text=note.text.removeprefix(f"{names[facet]}="), y=round(note.y, 6))

@@ -113,7 +113,7 @@ def framed(figure: go.Figure, *, plot: int = 0, **look: Unpack[Look]) -> go.Figu
     for name in look:
         check_name("option of a figure", name, list(Look.__annotations__))
     if look.get("colorscale") is not None:
-        figure.update_layout(coloraxis_colorscale=look["colorscale"])
+        _recolour(figure, look["colorscale"])
     width = look.get("width") or WIDTH
     how: dict[str, Any] = {"break_long_words": False, "break_on_hyphens": False, "max_lines": 3, "placeholder": " ..."}
     lines = textwrap.wrap(look.get("title") or "", width // _TITLE_CHARACTER, **how)
@@ -135,6 +135,25 @@ def framed(figure: go.Figure, *, plot: int = 0, **look: Unpack[Look]) -> go.Figu
         title={"text": "<br>".join(map(plain, lines)), "yref": "container", "y": 1 - _ABOVE / height, "yanchor": "top"},
         legend={"y": 1 + (4 + panels) / max(1, height - top - _BOTTOM), "title": {"text": ""}},
     )
+
+
+def _recolour(figure: go.Figure, colorscale: Any) -> None:
+    if any(trace.type == "heatmap" for trace in figure.data):
+        figure.update_layout(coloraxis_colorscale=colorscale)
+        return
+    drawn = [t for t in figure.data if t.hoverinfo != "skip" or _is_band(t)]  # and not the lines that join dots
+    names = list(dict.fromkeys(trace.legendgroup or trace.name for trace in drawn))
+    colours = dict(zip(names, sampled(colorscale, len(names)), strict=True))
+    for trace in drawn:
+        colour = colours[trace.legendgroup or trace.name]
+        if _is_band(trace):
+            trace.fillcolor = colour
+        else:
+            trace.update({"line" if trace.type == "scatter" and trace.mode == "lines" else "marker": {"color": colour}})
+
+
+def _is_band(trace: Any) -> bool:
+    return trace.type == "scatter" and trace.fill == "toself"
 
 
 def sampled(colorscale: Any, count: int) -> list[str]:

@@ -36,6 +36,7 @@ def examples(study: Study) -> Shown:
     c = study.second_moment
     settings = {"layer": study.layer, "c": c.title(), "seed": study.seed, "tokens": _TOKENS}
     folder = open_run(study.run("edit_examples"), "edit examples", study.model, **settings)
+    # One item: the three edits share passes.
     made = folder.together(list(EXAMPLES), len(EXAMPLES), key=str, make=partial(_edited_examples, study), unit="edit")
     found = dict(zip(EXAMPLES, made, strict=True))
     missing = {name: payload["why"] for name, payload in found.items() if "why" in payload}

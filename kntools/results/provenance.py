@@ -1,14 +1,14 @@
 """What a result needs to say to be made again: model, weights, settings, versions."""
 
-from importlib.metadata import version
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
-import kntools
 from kntools.models import adapter
 from kntools.results.encoding import encode
 from kntools.results.fingerprint import fingerprint
 
-_LIBRARIES = {name: version(name) for name in ("transformer-lens", "transformers", "torch")}
+_LIBRARIES = ("kntools", "transformer-lens", "transformers", "torch")
 
 
 def provenance(model: Any, **settings: Any) -> dict[str, Any]:
@@ -21,5 +21,13 @@ def provenance(model: Any, **settings: Any) -> dict[str, Any]:
         "model": adapter.model_name(model),
         "fingerprint": fingerprint(model),
         "settings": written,
-        "versions": {"kntools": kntools.__version__, **_LIBRARIES},
+        "versions": {name: _version(name) for name in _LIBRARIES},
     }
+
+
+@cache
+def _version(name: str) -> str:
+    try:
+        return version(name)
+    except PackageNotFoundError:  # kntools run from a checkout that was not installed
+        return "not installed"

@@ -194,15 +194,12 @@ def _run(
     # In a causal model, the corruption changes no state before it.
     first = corruption.first if restorations[0].causal else 0
     cells = [(layer, token) for token in range(first, length) for layer in layers]
-    patched = [
-        Intervention(r.hooks(clean_states, held[s], *cell, length), prompt=s)
-        for r in restorations
-        for cell in cells
-        for s in samples
-    ]
-    found = sweep(model, runs, patched, metric=metric, embedding=embedding).float().cpu()
     rows, columns = torch.tensor(cells).T
     restored = [corrupted[:, None, None].repeat(1, len(layers), length) for _ in restorations]
-    for grid, own in zip(restored, found.view(len(restorations), len(cells), len(samples)), strict=True):
-        grid[:, rows, columns] = own.T
+    for r, grid in zip(restorations, restored, strict=True):
+        patched = [
+            Intervention(r.hooks(clean_states, held[s], *cell, length), prompt=s) for cell in cells for s in samples
+        ]
+        found = sweep(model, runs, patched, metric=metric, embedding=embedding).float().cpu()
+        grid[:, rows, columns] = found.view(len(cells), len(samples)).T
     return float(clean), corrupted, restored

@@ -12,6 +12,7 @@ from torch import Tensor
 
 import kntools as kn
 from kntools.engine.capability import capability
+from kntools.metrics import LogitDifference
 from tests import zoo
 from tests.loop import tokens_for
 
@@ -22,7 +23,8 @@ TARGET, FOIL = 7, 3
 def shapes(model: Any) -> Iterator[list[tuple[int, int]]]:
     """Rows and logits of each pass, as the unembedding makes them."""
     found: list[tuple[int, int]] = []
-    handle = model.unembed.register_forward_hook(lambda module, args, out: found.append((len(out), out.shape[-1])))
+    point = model.unembed.hook_out  # a hook of PyTorch's, which kntools does not take for one that asks for all logits
+    handle = point.register_forward_hook(lambda module, args, out: found.append((len(out), out.shape[-1])))
     try:
         yield found
     finally:
@@ -88,30 +90,67 @@ def test_all_logits_where_something_else_reads_them() -> None:
         kn.sweep(model, tokens, runs_of(model), pos=-1, metric=kn.logit_difference(words, FOIL))
 
 
-def test_an_unembedding_that_is_more_than_a_matrix_makes_all_logits(monkeypatch: pytest.MonkeyPatch) -> None:
+def unmade(module: Any, args: Any, output: Tensor) -> Tensor:
+    """A change of logits by their place, which is another one among the logits of two tokens."""
+    return output.index_fill(-1, torch.tensor([0, output.shape[-1] - 1]), -1e9)
+
+
+@pytest.mark.parametrize("where", ["matrix", "bridge", "model"])
+@pytest.mark.parametrize("late", [True, False])
+def test_what_changes_logits_by_their_place_sees_all_of_them(where: str, late: bool) -> None:
     model = zoo.fresh("llama")
-
-    def mask(module: Any, args: Any, output: Tensor) -> Tensor:
-        output[..., model.cfg.d_vocab - 1] = -1e9  # no such place among the logits of two tokens
-        return output
-
-    model.original_model.lm_head.register_forward_hook(mask)
-    tokens, few = tokens_for(model), kn.logit_difference(TARGET, FOIL)
-    assert capability(model, tokens).fork and not capability(model, tokens).few_logits
+    tokens, few = tokens_for(model), kn.logit_difference(TARGET, 0)
+    if late:
+        assert capability(model, tokens).few_logits
+    if where == "model":
+        hook = lambda module, args, out: out.__setitem__("logits", unmade(module, args, out.logits))  # noqa: E731
+        model.original_model.register_forward_hook(hook)
+    else:
+        {"matrix": model.unembed.original_component, "bridge": model.unembed}[where].register_forward_hook(unmade)
     values = kn.sweep(model, tokens, runs_of(model), pos=-1, metric=few)
-    plain = zoo.tiny("llama")
-    torch.testing.assert_close(values, kn.sweep(plain, tokens, runs_of(plain), pos=-1, metric=few))
+    expected = kn.sweep(model, tokens, runs_of(model), pos=-1, metric=lambda logits: logits[:, TARGET] - logits[:, 0])
+    torch.testing.assert_close(values, expected)
+    assert bool((values > 1e8).all())
+
+
+def test_hooks_may_use_the_unembedding() -> None:
+    model = zoo.tiny("llama")
+    tokens, lens = tokens_for(model), list[int]()
+
+    def look(x: Tensor, hook: Any) -> None:
+        lens.append(model.unembed.original_component(x).shape[-1])
+
+    kn.sweep(model, tokens, [[("blocks.1.hook_resid_post", look)]], pos=-1, metric=kn.logit_difference(TARGET, FOIL))
+    assert set(lens) == {int(model.cfg.d_vocab)}
+
+
+def test_a_metric_that_only_resembles_it_gets_all_logits() -> None:
+    class Twice(LogitDifference):
+        def __call__(self, logits: Tensor) -> Tensor:
+            return 2 * super().__call__(logits)
+
+    model = zoo.tiny("llama")
+    tokens = tokens_for(model)
+    twice, once = (
+        kn.sweep(model, tokens, runs_of(model), pos=-1, metric=m)
+        for m in (Twice(TARGET, FOIL), kn.logit_difference(TARGET, FOIL))
+    )
+    torch.testing.assert_close(twice, 2 * once)
 
 
 def test_the_unembedding_is_as_it_was_after_an_interrupt() -> None:
     model = zoo.fresh("llama")
-    tokens = tokens_for(model)
+    tokens, matrix = tokens_for(model), model.unembed.original_component
+    assert capability(model, tokens).few_logits
+    struck = []
 
-    def stop(x: Tensor, hook: Any) -> None:
-        raise KeyboardInterrupt
+    def stop(module: Any, args: Any, output: Tensor) -> None:
+        if "forward" in vars(matrix):
+            struck.append(output.shape[-1])
+            raise KeyboardInterrupt
 
+    handle = model.unembed.hook_out.register_forward_hook(stop)
     with pytest.raises(KeyboardInterrupt):
-        kn.sweep(
-            model, tokens, [[("blocks.1.hook_resid_post", stop)]], pos=-1, metric=kn.logit_difference(TARGET, FOIL)
-        )
-    assert not [name for name, module in model.named_modules() if "forward" in vars(module)]
+        kn.sweep(model, tokens, [[]], pos=-1, metric=kn.logit_difference(TARGET, FOIL))
+    handle.remove()
+    assert struck == [2] and "forward" not in vars(matrix)

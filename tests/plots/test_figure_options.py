@@ -146,3 +146,14 @@ def test_importing_the_figures_leaves_the_default_template_alone() -> None:
 def test_errors_say_what_to_give(draw: Any, error: type[Exception], says: str, scores: torch.Tensor) -> None:
     with pytest.raises(error, match=says):
         draw(scores)
+
+
+def test_a_colour_scale_tells_all_groups_apart() -> None:
+    frame = pd.DataFrame({"x": [0, 1, 0, 1], "y": [1.0, 2.0, 3.0, 4.0], "ok": [True, True, False, False]})
+    found = {"color": plots.bar_chart(frame, "x", "y", color="ok", colorscale="Viridis").data}
+    assert len({bar.marker.color for bar in found["color"]}) == 2
+    named = frame.assign(kind=["a", "a", "b", "b"])
+    dashed = plots.line_chart(named, "x", "y", line_dash="kind", colorscale="Viridis").data
+    assert len({line.line.color for line in dashed}) == 2
+    bars, dots = plots.bar_chart(frame, "x", "y", dots={"other": frame}, colorscale="Viridis").data
+    assert bars.marker.color != dots.marker.color
