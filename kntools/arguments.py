@@ -36,11 +36,15 @@ def whole(name: str, value: Any, least: int | None = None, most: int | None = No
     return number
 
 
+class NoEffect(ValueError):
+    """An argument that would change nothing: a mistake of the code that gives it, whatever the data."""
+
+
 def without_effect(where: str, **given: Any) -> None:
     """An argument that would change nothing is an error where it is given."""
     for name, value in given.items():
         if value is not None:
-            raise ValueError(f"{name}={shown(value)} has no effect {where}; omit it")
+            raise NoEffect(f"{name}={shown(value)} has no effect {where}; omit it")
 
 
 def is_one_number(value: Any) -> bool:

@@ -9,6 +9,7 @@ from kntools import data
 from kntools.analyses import FIGURE_5, PromptGroup, prompt_groups
 from kntools.analyses.fig02_pair_search import NUMBERS
 from kntools.analyses.words import check_words
+from kntools.arguments import NoEffect
 from kntools.data.grouping import DETERMINER_NUMBER
 from kntools.engine.answers import ask
 from kntools.models.causality import is_masked
@@ -56,6 +57,8 @@ def possible() -> Iterator[None]:
         yield
     except FileNotFoundError as error:
         raise NotPossible("its data set was not found (set KNTOOLS_DATA to the folder that has it)") from error
+    except NoEffect:
+        raise  # the report's own mistake, and nothing that the data lack
     except ValueError as error:
         raise NotPossible(str(error).rsplit(";", 1)[0]) from error
 

@@ -124,7 +124,8 @@ def _edited(study: Study, what: Any) -> analyses.EditConsistency:
     if what == "counterfact" and study.masked:
         raise NotPossible("its sentences have no mask")
     size, model = study.size, study.model
-    among = None if study.masked else size.among  # a masked one can be asked for few: all their answers are one token
+    # A masked model can be asked for few: all their answers are one token. Of CounterFact all records are read.
+    among = None if study.masked or what == "counterfact" else size.among
     make = partial(analyses.make_cases, model, what, size.edits, seed=study.seed, among=among)
     nothing = "no fact has prompts for this model in both directions"
     cases = study.choose(f"cases/{what}", analyses.Case, make, nothing)

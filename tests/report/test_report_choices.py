@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
+import pytest
 import torch
 
 import kntools as kn
+from kntools import analyses
 from kntools.analyses.prompt_group import PromptGroup, prompt_groups
-from kntools.report import choices
+from kntools.arguments import without_effect
+from kntools.report import QUICK, Study, choices, edit_figures
 
 PARADIGM = "sample_determiner_noun_agreement_2"
 
@@ -44,3 +50,19 @@ def test_prompts_by_determiner_take_turns() -> None:
         "those": [("0", "dogs"), ("0", "cats"), ("1", "dogs")],
     }
     assert list(found) == ["this", "those"]
+
+
+def test_every_data_set_of_figure_11_is_asked(smollm2: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("KNTOOLS_DATA", raising=False)  # the built-in sample, as `make demo` has it
+    monkeypatch.setattr(Study, "second_moment", None)
+    monkeypatch.setattr(analyses, "edit_consistency", lambda model, cases, methods, **options: cases)
+    study = Study(smollm2, QUICK, out=tmp_path)
+    for what in edit_figures.SCORES:
+        assert len(edit_figures._edited(study, what)) == QUICK.edits
+
+
+def test_a_mistake_of_the_report_is_no_lack_of_data() -> None:
+    with pytest.raises(ValueError, match=r"among=40 has no effect here; omit it"), choices.possible():
+        without_effect("here", among=40)
+    with pytest.raises(choices.NotPossible, match="no pairs"), choices.possible():
+        raise ValueError("no pairs; give some")
