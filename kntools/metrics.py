@@ -80,7 +80,7 @@ def logit(ids: Ids) -> Callable[[Tensor], Float[Tensor, " row"]]:
 class LogitDifference:
     """A metric that reads the logits of two tokens alone, which a pass can make without those of all others."""
 
-    __name__ = "logit_difference"  # what results call it
+    __name__ = "metric"  # what results call it: its tokens need not be a prompt's answer and foil
 
     target: int
     foil: int

@@ -90,6 +90,7 @@ def edit_consistency(
             f"{folder.path} is another run: {len(other)} of its cases have the same names and other contents, such as "
             f"{other[0]!r} (drawn with another seed?); name a new run"
         )
+    # Those whose new answer the model does not say already.
     kept = [case for case in cases if not SCORES["reliability, exact"](before[case.key])]
     # What is edited and asked in shared passes is one item: its last bits may depend on the company.
     parts = [(name, tuple(part)) for part in chunks(kept, together) for name in chosen]

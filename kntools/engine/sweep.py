@@ -9,6 +9,7 @@ error.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, TypeVar
 
 import pandas as pd
@@ -129,10 +130,11 @@ def run_rows(
     """The rows of each intervention, on a runner that is kept for several rounds; `metrics` of each prompt."""
     if with_wrt := [n for n, inter in enumerate(interventions) if inter.wrt]:
         raise ValueError(f"intervention {with_wrt[0]} has wrt=, but sweep takes no gradients; use kn.sweep_gradients")
-    vocab_ids = _vocab_ids(metrics)
-    return runner.run(
-        interventions, lambda result: _values(result, runner, interventions, metrics, vocab_ids), vocab_ids=vocab_ids
-    )
+
+    def finish(result: PassOutput) -> dict[int, Tensor]:
+        return _values(result, runner, interventions, metrics)
+
+    return runner.run(interventions, finish, vocab_ids=_vocab_ids(metrics))
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -210,15 +212,15 @@ def run_gradients(
     runner: Runner, interventions: Sequence[Intervention], metrics: Sequence[Metric]
 ) -> list[RowGradients]:
     """`sweep_gradients` on a runner that is kept for several rounds."""
-    vocab_ids = _vocab_ids(metrics)
 
     def finish(result: PassOutput) -> dict[int, RowGradients]:
-        values = _values(result, runner, interventions, metrics, vocab_ids)
+        values = _values(result, runner, interventions, metrics)
         if result.logits.requires_grad and not any(rows.requires_grad for rows in values.values()):
             raise ValueError("the metric has no gradient; compute it from the logits with torch alone, without argmax")
         return _differentiate(values, result.watched)
 
-    return with_gradients(runner.model, lambda: runner.run(interventions, finish, gradients=True, vocab_ids=vocab_ids))
+    run = partial(runner.run, interventions, finish, gradients=True, vocab_ids=_vocab_ids(metrics))
+    return with_gradients(runner.model, run)
 
 
 def _vocab_ids(metrics: Sequence[Metric] | None) -> list[int] | None:
@@ -229,16 +231,13 @@ def _vocab_ids(metrics: Sequence[Metric] | None) -> list[int] | None:
 
 
 def _values(
-    result: PassOutput,
-    runner: Runner,
-    interventions: Sequence[Intervention],
-    metrics: Sequence[Metric] | None,
-    vocab_ids: Sequence[int] | None,
+    result: PassOutput, runner: Runner, interventions: Sequence[Intervention], metrics: Sequence[Metric] | None
 ) -> dict[int, Tensor]:
     """The metric of each intervention's rows; or their logits, `[row d_vocab]` where one position is asked for."""
     logits = {n: rows[:, 0] if runner.inputs.single else rows for n, rows in result.of_items().items()}
     if metrics is None:
         return logits
+    vocab_ids = _vocab_ids(metrics)
     if vocab_ids is not None and result.logits.shape[-1] == len(vocab_ids):
         metrics = [m.among(vocab_ids) for m in metrics if type(m) is LogitDifference]
     return {n: apply_metric(metrics[interventions[n].prompt], rows) for n, rows in logits.items()}

@@ -143,7 +143,7 @@ class PatchGrid(Result):
     def preview(self, k: int = 5, interval: Interval | None = None) -> pd.DataFrame:
         """The `k` cells with the largest effects; of one pair with their tokens, and with the ends of an `interval`."""
         ends = {} if interval is None else {"effect_low": interval.low, "effect_high": interval.high}
-        values = {self.metric: self.values, "effect": self.effect, **ends}
+        values = {"value": self.values, "effect": self.effect, **ends}  # the metric's name may be that of a column
         rows = []
         for layer, column in self.top(min(k, self.effect.numel())):
             cell = self.layers.index(layer), self.columns.index(column)

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import pandas as pd
@@ -104,23 +105,25 @@ def _effects(
     study: Study, prompts: dict[str, tuple[Prompt, ...]], attributions: dict[str, Attribution], count: int
 ) -> list[Row]:
     """Of each fact: probabilities of all answers without, or with doubled, neurons of it; of its own without others."""
-    own = {name: knowledge_neurons(att).neurons for name, att in attributions.items()}
-    edits: list[list[Hook]] = [[]]
-    for neurons in own.values():
-        edits += [ablate_neurons(neurons), enhance_neurons(neurons)] if neurons else [[], []]
-    values = answer_values(study.model, [prompt for listed in prompts.values() for prompt in listed], edits)
+    neurons = {name: knowledge_neurons(att).neurons for name, att in attributions.items()}
+    edits: dict[str, list[list[Hook]]] = {
+        name: [ablate_neurons(own), enhance_neurons(own)] if own else [[], []] for name, own in neurons.items()
+    }
+    every = [prompt for listed in prompts.values() for prompt in listed]
+    values = answer_values(study.model, every, [[], *chain.from_iterable(edits.values())])
     parts = values.split([len(listed) for listed in prompts.values()], dim=1)
-    clean, *edited = torch.stack([part.mean(1) for part in parts], dim=1)
+    means = torch.stack([part.mean(1) for part in parts], dim=1)  # [edit fact], the untouched model first
+    clean, edited = means[0], means[1:].unflatten(0, (len(edits), 2))
     return [
         {
             "attribution": att,
             "clean": float(clean[list(prompts).index(name)]),
-            "suppressed": edited[2 * n].tolist(),
-            "enhanced": edited[2 * n + 1].tolist(),
+            "suppressed": suppressed.tolist(),
+            "enhanced": enhanced.tolist(),
             **_control(study, prompts[name], name, att.top(count)),
-            "says": _says(study.model, prompts[name][0], [[], *edits[1 + 2 * n : 3 + 2 * n]]),
+            "says": _says(study.model, prompts[name][0], [[], *edits[name]]),
         }
-        for n, (name, att) in enumerate(attributions.items())
+        for (name, att), (suppressed, enhanced) in zip(attributions.items(), edited, strict=True)
     ]
 
 

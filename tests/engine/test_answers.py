@@ -142,6 +142,23 @@ def test_each_prompt_has_the_hooks_of_its_own_edit(
         assert bool((logits - unedited).abs().max() > 1e-3) == bool(hooks)
 
 
+def test_a_part_has_so_many_rows_however_many_answers(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, groups = zoo.tiny("llama"), list[int]()
+    monkeypatch.setattr(answers, "_CHUNK", 2)
+    held = answers.row_groups
+
+    def counted(model: Any, tokens: Any, *rest: Any) -> Any:
+        groups.append(len(tokens))
+        return held(model, tokens, *rest)
+
+    monkeypatch.setattr(answers, "row_groups", counted)
+    texts = ("The capital of Canada is", "The capital of Japan is", "The capital of Cuba is")
+    asked = [kn.Prompt(text, f" {word}") for text in texts for word in ("Ottawa", "Tokyo", "Havana")]
+    found = ask(model, asked)
+    assert groups == [2, 1]
+    assert [a.probability for a in found] == pytest.approx([ask(model, prompt)[0].probability for prompt in asked])
+
+
 @pytest.mark.parametrize("name", ["llama", "gpt2"])
 def test_each_text_is_continued_under_its_own_edit(name: str) -> None:
     model = zoo.tiny(name)

@@ -15,7 +15,6 @@ import kntools as kn
 from kntools.models import adapter
 from kntools.plots.tokens import trace_panels
 from kntools.sites import layer_window
-from kntools.tracing.causal_tracing import trace_states
 from kntools.tracing.noise import make_noise, subject_embeddings, subject_sigma
 from kntools.tracing.restoration import KINDS, make_restoration
 from kntools.tracing.token_roles import ROLES, token_roles
@@ -220,20 +219,6 @@ def test_several_prompts_are_each_alone() -> None:
     bare = traces[2]
     assert len(bare.tokens) == len(traces[0].tokens) - 1 and bare.subject.start == traces[0].subject.start - 1
     assert_equal_to_loop(bare, by_loop(model, bare, prepend_bos=False))
-
-
-@pytest.mark.parametrize("name", ["llama", "bert"])
-def test_several_ways_to_restore_share_runs_and_nothing_else(name: str) -> None:
-    model, prompt = zoo.tiny(name), fact(name)
-    asked: list[tuple[Any, Any]] = [("hidden", None), ("mlp", None), ("attn", None), ("hidden", "mlp")]
-    ways = [make_restoration(model, kind, 2, cut, "restored") for kind, cut in asked]
-    [together] = trace_states(model, prompt, ways, noise="3sigma", samples=2, seed=1)
-    for (kind, cut), trace in zip(asked, together, strict=True):
-        alone = kn.causal_trace(model, prompt, kind=kind, window=2, sever=cut, samples=2, seed=1)
-        assert (trace.kind, trace.sever, trace.window) == (alone.kind, alone.sever, alone.window)
-        assert trace.clean == pytest.approx(alone.clean) and torch.equal(trace.noise, alone.noise)
-        torch.testing.assert_close(trace.per_sample, alone.per_sample)
-        torch.testing.assert_close(trace.corrupted_per_sample, alone.corrupted_per_sample)
 
 
 def test_noise_that_does_not_lower_the_answer_is_told() -> None:
