@@ -16,14 +16,19 @@ from tests.attribution.test_attribution_metrics import pairs_for
 from tests.attribution.test_post_norm import model_of
 from tests.models.test_neuron_layers import native
 
+#: Without the cap behind the logits, which is not linear; and with what Granite multiplies.
+CHANGED: dict[str, dict[str, Any]] = {
+    "gemma2": {"final_logit_softcapping": None},
+    "granite": {"residual_multiplier": 0.5, "logits_scaling": 2.0},
+}
 
-def uncapped() -> Any:
-    """`tiny("gemma2")` without the cap behind the logits, which is not linear."""
-    recipe = zoo.RECIPES["gemma2"]
+
+def changed(name: str) -> Any:
+    """The tiny model, with other options."""
+    recipe = zoo.RECIPES[name]
     with pytest.MonkeyPatch.context() as patched:
-        options = {**recipe.options, "final_logit_softcapping": None}
-        patched.setitem(zoo.RECIPES, "gemma2", replace(recipe, options=options))
-        return zoo.fresh("gemma2")
+        patched.setitem(zoo.RECIPES, name, replace(recipe, options={**recipe.options, **CHANGED[name]}))
+        return zoo.fresh(name)
 
 
 def model_and_prompt(name: str) -> tuple[Any, kn.Encoded]:
@@ -35,7 +40,8 @@ def model_and_prompt(name: str) -> tuple[Any, kn.Encoded]:
         model = zoo.fresh("gpt2")
         model.enable_compatibility_mode()
         return model, kn.encode(model, pairs_for("gpt2")[0])
-    model = uncapped() if name == "gemma2" else model_of(name) if name in ("gemma3", "olmo2") else zoo.tiny(name)
+    make = changed if name in CHANGED else model_of if name in ("gemma3", "olmo2") else zoo.tiny
+    model = make(name)
     return model, kn.encode(model, pairs_for("llama")[0])
 
 
@@ -53,7 +59,7 @@ def on_the_direct_path(model: Any, e: kn.Encoded, layer: int, hooks: list[Any]) 
     return model.run_with_hooks(e.tokens, fwd_hooks=[*hooks, *map(stay, [*held, *scales])])[0, e.position]
 
 
-NAMES = ["gpt2", "compatibility mode", "llama", "neox", "gptj", "gemma2", "gemma3", "olmo2", "native"]
+NAMES = ["gpt2", "compatibility mode", "llama", "neox", "gptj", "gemma2", "gemma3", "olmo2", "granite", "native"]
 
 
 @pytest.mark.parametrize("name", NAMES)

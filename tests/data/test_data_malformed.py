@@ -169,6 +169,7 @@ def test_a_pattern_without_its_slots(pattern: str, message: str, tmp_path: Path)
         ("[\n{}\n] {}", r":3: broken JSON \(Extra data\)"),
         ("[\n" + json.dumps(KNOWN) + ",\n" + json.dumps({**KNOWN, "subject": 1}) + "\n]", r":3: field 'subject' must"),
         ("[\n\n" + json.dumps({**KNOWN, "template": "of"}) + "\n]", r":3: field 'template' is 'of'; expected one \{\}"),
+        (json.dumps([KNOWN, {**KNOWN, "subject": 1}], indent=1), r":11: field 'subject' must"),
         ("[\n" + json.dumps(KNOWN), r":2: broken JSON \(Expecting ',' delimiter\)"),
     ],
 )

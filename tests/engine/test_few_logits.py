@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -110,6 +110,24 @@ def test_what_changes_logits_by_their_place_sees_all_of_them(where: str, late: b
     values = kn.sweep(model, tokens, runs_of(model), pos=-1, metric=few)
     expected = kn.sweep(model, tokens, runs_of(model), pos=-1, metric=lambda logits: logits[:, TARGET] - logits[:, 0])
     torch.testing.assert_close(values, expected)
+    assert bool((values > 1e8).all())
+
+
+@pytest.mark.parametrize("places", [[0], [-1], [0, -1], range(100, 120), [3]])
+def test_a_model_that_changes_logits_by_their_place_makes_all_of_them(places: Sequence[int]) -> None:
+    model = zoo.fresh("llama")
+    forward = model.original_model.forward
+
+    def masked(*args: Any, **kwargs: Any) -> Any:
+        out = forward(*args, **kwargs)
+        out.logits = out.logits.index_fill(-1, torch.tensor(places) % out.logits.shape[-1], -1e9)
+        return out
+
+    model.original_model.forward = masked
+    tokens = tokens_for(model)
+    assert capability(model, tokens).fork and not capability(model, tokens).few_logits
+    masked_id = places[0] % int(model.cfg.d_vocab)
+    values = kn.sweep(model, tokens, runs_of(model), pos=-1, metric=kn.logit_difference(TARGET, masked_id))
     assert bool((values > 1e8).all())
 
 

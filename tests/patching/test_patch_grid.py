@@ -35,6 +35,12 @@ def test_several_pairs_keep_their_values_and_give_intervals() -> None:
     assert bool((low <= together.effect + 1e-5).all()) and bool((together.effect <= high + 1e-5).all())
     again = together.interval(seed=1)
     assert torch.equal(low, again.low) and torch.equal(high, again.high)
+    for row in together.preview(3, again).to_dict("records"):
+        cell = row["layer"], together.columns.index(int(row["position"]))
+        values = (together.values, together.effect, low, high)
+        assert [row[name] for name in ("value", "effect", "effect_low", "effect_high")] == [
+            float(v[cell]) for v in values
+        ]
     # Other lengths: no common positions, but common heads.
     longer = (
         [*clean, kn.Prompt("Is Canada near France? Yes, it is", " Paris")],

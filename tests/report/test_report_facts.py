@@ -59,6 +59,9 @@ def test_the_numbers_are_those_of_plain_hooks(study: Study, found: FactEffects) 
             off, twice = (f(found.neurons[i]) for f in (kn.ablate_neurons, kn.enhance_neurons))
             assert float(found.suppressed[i, j]) == pytest.approx(mean_probability(j, off), abs=1e-5)
             assert float(found.enhanced[i, j]) == pytest.approx(mean_probability(j, twice), abs=1e-5)
+        tokens = kn.encode(model, found.attributions[i].prompts[0]).tokens
+        said = [model.run_with_hooks(tokens, fwd_hooks=hooks)[0, -1].argmax() for hooks in ([], off, twice)]
+        assert list(found.says[i]) == [model.tokenizer.decode([token]) for token in said]
 
 
 def test_attributions_are_kept_to_the_last_bit(study: Study, found: FactEffects) -> None:
