@@ -5,8 +5,8 @@ from typing import Any
 
 from kntools.arguments import check_list, instance, shown
 from kntools.editing.weight_edits import WeightEdit
-from kntools.engine.generation import generate
-from kntools.results.table import Table
+from kntools.engine.generation import generate_edited
+from kntools.results.table import Row, Table
 
 
 class EditExamples(Table):
@@ -19,7 +19,7 @@ class EditExamples(Table):
 def edit_examples(
     model: Any, edit: WeightEdit, texts: Mapping[str, Sequence[str]], *, max_new_tokens: int = 12
 ) -> EditExamples:
-    """Continue texts with the most probable tokens, before and after an edit, which is applied and undone.
+    """Continue texts with the most probable tokens, before and after an edit; no weight is changed.
 
     ```python
     texts = {"edited": ["The capital of Canada is"], "unrelated": ["The capital of France is"]}
@@ -32,14 +32,21 @@ def edit_examples(
         raise TypeError(f"texts={shown(texts)}; pass e.g. {example}")
     for group, listed in texts.items():
         check_list(f"texts of {group!r}", listed, str, example, least=0)
-    asked = [(group, text) for group, listed in texts.items() for text in listed]
-    if not asked:
+    if not any(texts.values()):
         raise ValueError(f"no texts given; pass e.g. {example}")
-    before = generate(model, [text for _, text in asked], max_new_tokens=max_new_tokens)
-    with edit.applied(model):
-        after = generate(model, [text for _, text in asked], max_new_tokens=max_new_tokens)
-    rows = [
-        {"group": group, "text": text, "before": old, "after": new}
-        for (group, text), old, new in zip(asked, before, after, strict=True)
-    ]
-    return EditExamples.of(rows, edit.provenance, edit=edit.title())
+    [found] = examples_of(model, [edit], [texts], max_new_tokens)
+    return found
+
+
+def examples_of(
+    model: Any, edits: Sequence[WeightEdit], texts: Sequence[Mapping[str, Sequence[str]]], max_new_tokens: int
+) -> list[EditExamples]:
+    """The examples of several edits, each with texts of its own. All are continued together, edited and unedited."""
+    own = [(n, group, text) for n, its in enumerate(texts) for group in its for text in its[group]]
+    hooks = [edit.hooks(model) for edit in edits]
+    before_and_after = [*[()] * len(own), *(hooks[n] for n, *_ in own)]
+    written = generate_edited(model, [text for *_, text in own] * 2, before_and_after, max_new_tokens)
+    rows: list[list[Row]] = [[] for _ in edits]
+    for (n, group, text), before, after in zip(own, written[: len(own)], written[len(own) :], strict=True):
+        rows[n].append({"group": group, "text": text, "before": before, "after": after})
+    return [EditExamples.of(of_edit, e.provenance, edit=e.title()) for of_edit, e in zip(rows, edits, strict=True)]

@@ -75,7 +75,7 @@ class Paths:
         if not is_of_neurons(site):
             raise ValueError(f"site={site!r} has no neurons; use 'mlp.hook_post', or 'mlp.hook_pre'")
         [(_, inputs)] = make_inputs(model, encoded)
-        self.runner = Runner(model, inputs)
+        self.runner = Runner(model, inputs, rounds=True)
         self.clean: list[dict[str, Tensor]] = [{} for _ in encoded]  # w by hook name, [1 pos neuron]; scales of norms
         sites = [(site, self.layers), *((scale, [layer]) for layer, scale in norms.items())]
         runs = [

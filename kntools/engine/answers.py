@@ -10,9 +10,10 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor
 
-from kntools.engine.from_layer import row_groups
+from kntools.engine.capability import capability
+from kntools.engine.from_layer import row_groups, shared_starts
 from kntools.engine.pass_hooks import by_row
-from kntools.engine.plan import Intervention
+from kntools.engine.plan import Intervention, pass_overhead
 from kntools.engine.sweep import Metric, sweep
 from kntools.metrics import probability
 from kntools.options import progress_bar
@@ -85,21 +86,37 @@ def _parts(rows: Sequence[_Row]) -> Iterator[slice]:
 def _logits(
     model: Any, encoded: Sequence[Encoded], hooks: Sequence[Sequence[Hook]], rows: Sequence[_Row]
 ) -> Iterator[Float[Tensor, "piece d_vocab"]]:
-    numbers = {row: n for n, row in enumerate(dict.fromkeys(rows))}
-    row_of, first_of = [numbers[row] for row in rows], [rows.index(row) for row in numbers]
     device = encoded[0].tokens.device
-    asked: list[list[int]] = [[] for _ in first_of]
-    for row, e in zip(row_of, encoded, strict=True):
-        asked[row] += [p for p in e.positions if p not in asked[row]]
-    width = max(map(len, asked))
-    filled = torch.tensor([[*at, *[at[-1]] * (width - len(at))] for at in asked], device=device)
-    found: dict[int, Tensor] = {}
+    longest = max((e.tokens for e in encoded), key=lambda tokens: tokens.shape[1])
+    # What follows a beginning changes nothing in it: the shortest row that has it is asked what comes next.
+    fill = capability(model, longest).fill
+
+    def beginning(row: _Row, p: int) -> _Row:
+        return row[: p + 2] if fill else (*row, p)
+
+    asked: dict[_Row, list[int]] = {}
+    place: dict[_Row, tuple[_Row, int]] = {}
+    for row, e in sorted(zip(rows, encoded, strict=True), key=lambda pair: len(pair[0])):
+        for p in e.positions:
+            if beginning(row, p) not in place:
+                own = asked.setdefault(row, [])
+                place[beginning(row, p)] = row, len(own)
+                own.append(p)
+    width = max(map(len, asked.values()))
+    filled = torch.tensor([[*at, *[at[-1]] * (width - len(at))] for at in asked.values()], device=device)
+    hooks_of = dict(zip(rows, hooks, strict=True))
+    each, texts = list(asked), [row[1:] for row in asked]
+    # Beginnings are run without hooks.
+    starts = shared_starts(texts, [0 if hooks_of[row] else min(asked[row]) for row in each], pass_overhead(model))
+    found: dict[_Row, Tensor] = {}
     with torch.no_grad():
-        for group in row_groups(model, [encoded[n].tokens[0] for n in first_of], [0] * len(first_of), 0):
-            own = by_row([hooks[first_of[row]] for row in group.numbers])
-            found.update(zip(group.numbers, group.run(own, filled[group.numbers]), strict=True))
-    for row, e in zip(row_of, encoded, strict=True):
-        yield found[row][[asked[row].index(p) for p in e.positions]]
+        for group in row_groups(model, [torch.tensor(text, device=device) for text in texts], starts, 0):
+            own_hooks = by_row([hooks_of[each[n]] for n in group.numbers])
+            logits = group.run(own_hooks, filled[group.numbers])
+            found |= zip((each[n] for n in group.numbers), logits, strict=True)
+    for row, e in zip(rows, encoded, strict=True):
+        read = [place[beginning(row, p)] for p in e.positions]
+        yield torch.stack([found[at][n] for at, n in read])
 
 
 def answer_of(encoded: Encoded, logits: Float[Tensor, "piece d_vocab"]) -> Answer:

@@ -27,17 +27,16 @@ class NotBatched(Exception):
 
 @dataclass
 class PassOutput:
-    """Logits `[row asked d_vocab]` of one pass: clean rows first, then each item's."""
+    """Logits `[row asked d_vocab]` of one pass: those of each item's rows."""
 
     logits: Tensor
-    spans: dict[int, slice]  # item number -> its rows, in ascending order
+    spans: dict[int, slice]  # item number -> its rows in the pass, in ascending order
     watched: dict[int, dict[str, Watched]]  # item number -> hook name -> activation
 
     def of_items(self) -> dict[int, Tensor]:
         """Logits of each item's rows, cut in one piece of graph: the gradient of a slice is as large as all logits."""
         sizes = [span.stop - span.start for span in self.spans.values()]
-        pieces = self.logits.split([self.logits.shape[0] - sum(sizes), *sizes])
-        return dict(zip(self.spans, pieces[1:], strict=True))
+        return dict(zip(self.spans, self.logits.split(sizes), strict=True))
 
 
 class ForwardPass:
@@ -67,8 +66,8 @@ class ForwardPass:
             first = len(self.sources)
             self.sources += [row_of[item.intervention.prompt]] * item.intervention.rows
             self.spans[item.number] = slice(first, len(self.sources))
-        per_row = [asked[self.prompts[source]] for source in self.sources]
-        self.asked = torch.tensor(per_row, device=tokens.device) - self.start  # [row asked], within the pass
+        per_row = [asked[self.prompts[source]] for source in self.sources[len(self.prompts) :]]
+        self.asked = torch.tensor(per_row, device=tokens.device) - self.start  # [row asked]: of the items, in the pass
         self.rows = Rows()
         self.watched: dict[int, dict[str, Watched]] = {}
         self.must_fire = MustFire()
@@ -82,8 +81,7 @@ class ForwardPass:
         window = self.tokens[self.prompts[:1], self.start :]
         logits = adapter.run(self.model, window, self.prefix, self._hook_points(residual), self.vocab_ids)
         self.must_fire.check()
-        asked = logits if self.trimmed else gather_positions(logits, self.asked)
-        return PassOutput(asked, self.spans, self.watched)
+        return PassOutput(logits if self.trimmed else self._asked_of(logits), self.spans, self.watched)
 
     # --- rows -----------------------------------------------------------------------------------------
 
@@ -149,7 +147,11 @@ class ForwardPass:
 
     def _trim(self, activation: Tensor, hook: Any) -> Tensor:
         self.trimmed = True
-        return gather_positions(activation, self.asked)
+        return self._asked_of(activation)
+
+    def _asked_of(self, x: Tensor) -> Tensor:
+        """Of the items' rows, what is asked for."""
+        return gather_positions(x[len(self.prompts) :], self.asked)
 
     def _dispatchers(
         self, items: Sequence[Item], here: Callable[[int], bool], *, offset: int

@@ -7,7 +7,7 @@ it. Below `layer` a pass still runs one row of the model, whose result is droppe
 """
 
 from collections.abc import Iterable, Sequence
-from itertools import pairwise
+from itertools import pairwise, takewhile
 from typing import Any
 
 import torch
@@ -91,6 +91,17 @@ class Group:
             self.prefix.use(rows)
         fork = (adapter.fork_point(self.model, layer), enter)
         return adapter.run(self.model, self.tokens[:1, self.start :], self.prefix, [fork, *points])
+
+
+def shared_starts(rows: Sequence[tuple[int, ...]], limits: Sequence[int], overhead: int) -> list[int]:
+    """How many tokens, up to its limit, each row has in common with another; none if that is not worth a pass."""
+    starts = [0] * len(rows)
+    for a, b in pairwise(sorted(range(len(rows)), key=rows.__getitem__)):
+        common = len(list(takewhile(lambda ids: ids[0] == ids[1], zip(rows[a], rows[b], strict=False))))
+        for n in (a, b):
+            starts[n] = min(limits[n], max(starts[n], common))
+    begun = {row[:start] for row, start in zip(rows, starts, strict=True)}
+    return starts if sum(starts) - sum(map(len, begun)) >= overhead else [0] * len(rows)
 
 
 def grouped(starts: Sequence[int], lengths: Sequence[int], max_rows: int, overhead: int) -> list[list[int]]:

@@ -26,11 +26,14 @@ T = TypeVar("T")
 class Runner:
     """Prompts of equal length, the positions whose logits are asked for, and the kept beginnings of the prompts.
 
-    One runner can serve several rounds (an adaptive rule asks again); what it kept stays valid.
+    One runner can serve several rounds (an adaptive rule asks again); what it kept stays valid. If more `rounds` are to
+    come, the beginnings are kept from the first one on.
     """
 
-    def __init__(self, model: Any, inputs: Inputs, embedding: plan.Embedding | None = None) -> None:
-        self.model, self.inputs, self.embedding = model, inputs, embedding
+    def __init__(
+        self, model: Any, inputs: Inputs, embedding: plan.Embedding | None = None, *, rounds: bool = False
+    ) -> None:
+        self.model, self.inputs, self.embedding, self.rounds = model, inputs, embedding, rounds
         self.tokens, self.asked = inputs.tokens, inputs.asked
         self.embedded = None if embedding is None else self._embed(embedding)
         self._prefix: Prefix | None = None  # of all prompts, up to their last token
@@ -56,10 +59,7 @@ class Runner:
         items = [self._item(number, inter, reuse=can.prefix) for number, inter in enumerate(resolved)]
         # A backward pass goes through no position in vain: an infinite gradient there is nan at the later ones.
         overhead = 0 if gradients else plan.pass_overhead(self.model)
-        spared = sum(i.start * i.intervention.rows for i in items)
-        unused = len(self.tokens) - len({i.intervention.prompt for i in items})
-        if self._prefix is None and not gradients and spared < overhead + unused * (self.inputs.length - 1):
-            # Keeping the beginnings takes a pass of all prompts, which costs more than running them with each row.
+        if not (self._prefix is not None or self.rounds or gradients or self._pays(items, overhead)):
             items = [replace(i, start=0) for i in items]
         window = self.inputs.length - min((i.start for i in items), default=0)
         fit = options().max_rows or rows_that_fit(self.model, window, gradients=gradients)
@@ -95,6 +95,12 @@ class Runner:
         start = plan.start_of(inter, self.inputs.length, self.asked[inter.prompt]) if reuse else 0
         # Rows that exist from the embedding on start from the tokens, not from what their prompt's embedding became.
         return Item(number, self._with_embedding(inter) if fork == -1 else inter, fork, start)
+
+    def _pays(self, items: Sequence[Item], overhead: int) -> bool:
+        """Do these items save more positions by kept beginnings than it takes to make those of all prompts?"""
+        own, used = self.inputs.length - 1, {i.intervention.prompt for i in items}
+        made = len(self.tokens if self.embedded is not None else {*map(tuple, self.tokens[:, :-1].tolist())})
+        return sum(i.start * i.intervention.rows for i in items) + len(used) * own >= made * own + overhead
 
     def _with_embedding(self, inter: Intervention) -> Intervention:
         """For a run of its own: after the hooks that its prompt's embedding has in every run."""

@@ -246,14 +246,17 @@ def build_prefix(
     *,
     rows: int | None = None,
 ) -> Prefix:
-    """Run these tokens of each prompt once, `rows` prompts at a time (all), and keep their keys and values.
+    """Run these tokens of each prompt once, `rows` at a time (all), and keep their keys and values.
 
-    With `residual`, that is what enters block 0, not the tokens' own embeddings.
+    Prompts with the same tokens share a row. With `residual`, that is what enters block 0, not the tokens' embeddings.
     """
+    of_prompt = torch.arange(len(tokens), device=tokens.device)
+    if residual is None:
+        tokens, of_prompt = tokens.unique(dim=0, return_inverse=True)
     size = rows or len(tokens)
     parts = [slice(first, first + size) for first in range(0, len(tokens), size)]
     kept = [_keys_and_values(model, tokens[part], None if residual is None else residual[part]) for part in parts]
-    return Prefix.of(kept, axis=-2 if is_bridge(model) else 1)
+    return Prefix.of(kept, of_prompt, axis=-2 if is_bridge(model) else 1)
 
 
 def _keys_and_values(

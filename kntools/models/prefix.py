@@ -58,9 +58,11 @@ class Prefix(Cache):
     layers: list[PrefixLayer]
 
     @classmethod
-    def of(cls, parts: Sequence[Sequence[tuple[Tensor, Tensor]]], axis: int) -> "Prefix":
-        """From the keys and values of every layer, of some prompts and of those that come after them."""
-        layers = [map(_joined, zip(*layer, strict=True)) for layer in zip(*parts, strict=True)]
+    def of(cls, parts: Sequence[Sequence[tuple[Tensor, Tensor]]], of_prompt: Tensor, axis: int) -> "Prefix":
+        """From the keys and values of every layer, of some rows and of those that come after them; and each prompt's
+        row.
+        """
+        layers = [[torch.cat(own)[of_prompt] for own in zip(*layer, strict=True)] for layer in zip(*parts, strict=True)]
         return cls(layers=[PrefixLayer(keys, values, axis) for keys, values in layers])
 
     def before(self, start: int) -> "Prefix":
@@ -82,7 +84,3 @@ def hooked_cache(model: Any, device: torch.device, rows: int) -> Any:
     from transformer_lens.cache.key_value_cache import TransformerLensKeyValueCache
 
     return TransformerLensKeyValueCache.init_cache(model.cfg, device, rows)
-
-
-def _joined(parts: tuple[Tensor, ...]) -> Tensor:
-    return torch.cat(parts) if len(parts) > 1 else parts[0]

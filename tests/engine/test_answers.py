@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ import kntools as kn
 from kntools.editing.changes import Change
 from kntools.engine import answers
 from kntools.engine.answers import answer_logits, answer_values, ask
+from kntools.engine.from_layer import Group
 from kntools.engine.generation import generate_edited
 from kntools.engine.pass_hooks import by_row
 from kntools.hooks.neurons import ablate_neurons
@@ -112,6 +114,61 @@ def test_other_metrics_and_bad_input() -> None:
         broken.blocks[1].mlp.W_out.fill_(float("nan"))
     with pytest.raises(FloatingPointError, match="is nan; load the model in float32"):
         ask(broken, prompts)
+
+
+def asked_alike(model: Any) -> list[kn.Encoded]:
+    """Answers of one and several tokens after texts that begin alike, in no order; a text that goes on another one."""
+    texts = ["The capital of Canada is", "The capital of Cuba is", "The capital of Canada is near the city of"]
+    answers = [" Ottawa", " Paris", " Ouagadougou", " Montevideo", " Reykjavik"]
+    prompts = [kn.Prompt(text, answer, multi_token="sum") for answer in answers for text in texts]
+    return encode_many(model, prompts * 8)  # more than a pass costs
+
+
+@pytest.mark.parametrize("max_rows", [None, 3])
+@pytest.mark.parametrize("name", ALL)
+def test_texts_that_begin_alike(name: str, max_rows: int | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever is shared, every logit is that of a run of its own; with the hooks of edits, nothing is kept."""
+    if zoo.RECIPES[name].masked:
+        pytest.skip("a masked model reads what follows")
+    monkeypatch.setattr(answers, "pass_overhead", lambda model: 1)
+    model = zoo.tiny(name)
+    encoded = asked_alike(model)
+    edits = [random_edits(model, 3)[n % 3] if n % 2 else [] for n in range(len(encoded))]
+    edits[1::2] = [edits[1]] * len(edits[1::2])
+    with kn.set_options(max_rows=max_rows):
+        plain, edited = list(answer_logits(model, encoded)), list(answer_logits(model, encoded, edits))
+    for e, hooks, found, under in zip(encoded[:30], edits, plain, edited, strict=False):
+        torch.testing.assert_close(found.float(), rows_of(model, e), atol=1e-3, rtol=1e-3)
+        torch.testing.assert_close(under.float(), rows_of(model, e, hooks), atol=1e-3, rtol=1e-3)
+
+
+def test_each_beginning_is_run_and_asked_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of 300 nouns after one text: one row of the text, and one token of each row."""
+    model = zoo.tiny("llama")
+    [first], n = encode_many(model, [kn.Prompt("The capital of Canada is", " Ottawa")]), 60
+    seen: list[tuple[int, int, int]] = []
+    run = Group.run
+
+    def counted(self: Group, hooks: Any, asked: Tensor) -> Tensor:
+        seen.append((len(asked), self.tokens.shape[1] - self.start, asked.shape[1]))
+        return run(self, hooks, asked)
+
+    monkeypatch.setattr(Group, "run", counted)
+    length = first.tokens.shape[1]
+    pieces = torch.arange(n)[:, None]
+    asked = [
+        replace(
+            first,
+            tokens=torch.cat([first.tokens, piece[None]], 1),
+            positions=(length - 1, length),
+            target_ids=(int(piece), 0),
+        )
+        for piece in pieces
+    ]
+    found = list(answer_logits(model, [first, *asked]))
+    assert seen == [(1 + n, 2, 1)], "from the text's last token on, which its own row is asked for; one position each"
+    for e, logits in zip([first, *asked], found, strict=True):
+        torch.testing.assert_close(logits, rows_of(model, e), atol=1e-4, rtol=1e-4)
 
 
 def random_edits(model: Any, count: int) -> list[list[Any]]:

@@ -98,10 +98,25 @@ def test_beginnings_are_kept_once_for_all_positions_and_prompts() -> None:
 def test_beginnings_of_many_prompts_are_not_kept_for_few_of_them() -> None:
     model = zoo.tiny("llama")
     tokens = tokens_for(model)
-    n, many = tokens.shape[1], tokens.repeat(100, 1)
+    n, many = tokens.shape[1], torch.cat([tokens[:, :1].expand(100, 1), tokens[:, 1:] - torch.arange(100)[:, None]], 1)
     runs = [kn.Intervention(h, prompt=3) for h in scaled(PASS_OVERHEAD, -1)]
     assert PASS_OVERHEAD < PASS_OVERHEAD * (n - 1) < 99 * (n - 1)
     assert passes(model, many, runs) == [(PASS_OVERHEAD + 1, n)]
+
+
+def test_prompts_that_begin_alike_share_their_beginning() -> None:
+    """100 prompts that differ in their last tokens alone: one row of what comes before, and one token of each."""
+    model = zoo.tiny("llama")
+    tokens = tokens_for(model)
+    n, alike = tokens.shape[1], tokens.repeat(100, 1)
+    alike[:, -1] = torch.arange(100, 200)
+    runs = [kn.Intervention((), prompt=p) for p in range(100)]
+    assert passes(model, alike, runs) == [(1, n - 1), (100, 1)]
+    found = kn.sweep(model, alike, runs, pos=-1)
+    torch.testing.assert_close(found, model(alike)[:, -1], atol=1e-4, rtol=1e-4)
+    two = torch.cat([alike[:50], alike[50:].roll(1, dims=1)])  # another order of rows than that of the prompts
+    two = two[torch.randperm(100, generator=torch.Generator().manual_seed(0))]
+    torch.testing.assert_close(kn.sweep(model, two, runs, pos=-1), model(two)[:, -1], atol=1e-4, rtol=1e-4)
 
 
 def test_a_masked_model_runs_whole_prompts() -> None:
@@ -161,12 +176,12 @@ def test_an_attribution_baseline_is_one_pass_for_prompts_of_equal_length() -> No
     capability(model, tokens), neurons_of(model)
     with counted(model) as shapes:
         kn.activation_x_gradient(model, prompts)
-    # The prompts as they are (the metric's value), their beginnings, and the rows with gradients.
-    assert shapes == [(6, n), (3, n - 1), (6, 1)]
+    # The prompts' beginnings, the prompts as they are (the metric's value), and the rows with gradients.
+    assert shapes == [(3, n - 1), (6, 1), (6, 1)]
 
 
 def test_an_attribution_is_one_pass_per_round() -> None:
-    """The prompts are run as they are, their beginnings once more; a fixed rule is a row per node and one for P(0)."""
+    """Every token before the last is run once; a fixed rule is a row per node and one for P(0)."""
     model = zoo.tiny("llama")
     prompts = [kn.Prompt(f"The capital of {c} is", " Paris") for c in ("Canada", "France", "Japan")]
     tokens = kn.encode(model, prompts[0]).tokens
@@ -175,12 +190,12 @@ def test_an_attribution_is_one_pass_per_round() -> None:
     with counted(model) as shapes:
         kn.integrated_gradients(model, prompts, rule="midpoint", steps=4)
     # Rows of the last block's own line join behind where rows are counted.
-    assert shapes == [(6, n), (3, n - 1), (3 + 3 * (layers - 1) * (4 + 1), 1)]
+    assert shapes == [(3, n - 1), (6, 1), (3 + 3 * (layers - 1) * (4 + 1), 1)]
     with counted(model) as shapes:
         att = kn.integrated_gradients(model, prompts[0])
-    # The prompt as it is, its beginning once, then a pass per round, all of which hold what the result counts; but
+    # The prompt's beginning, the prompt as it is, then a pass per round, all of which hold what the result counts; but
     # the node at g = 1 is one row for all layers.
-    assert shapes[:2] == [(2, n), (1, n - 1)] and {positions for _, positions in shapes[2:]} == {1}
+    assert shapes[:2] == [(1, n - 1), (2, 1)] and {positions for _, positions in shapes[2:]} == {1}
     of_the_last = int(att.nodes[0, -1])
     assert sum(rows - 1 for rows, _ in shapes[2:]) == int(att.nodes.sum()) - of_the_last - (layers - 1) + 1
 
