@@ -2,8 +2,8 @@
 
 import math
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from operator import itemgetter, methodcaller
 from typing import Any
@@ -154,6 +154,13 @@ class EditConsistency(Result):
     def methods(self) -> list[str]:
         """`"before"` (the unedited model) and the methods."""
         return ["before", *self.after]
+
+    def of(self, keys: Collection[str]) -> "EditConsistency":
+        """The same of some of its cases (`case.key`); `skipped` is of all."""
+        kept = [n for n, key in enumerate(self.cases) if key in keys]
+        parts = {method: tuple(answers[n] for n in kept) for method, answers in self.after.items()}
+        cases, before = tuple(self.cases[n] for n in kept), tuple(self.before[n] for n in kept)
+        return replace(self, cases=cases, before=before, after=parts)
 
     def scores(self, method: str, score: str, *, known: bool = False) -> list[float]:
         """The values of a score, one per case that has it."""

@@ -7,6 +7,7 @@ from typing import Any
 
 import pandas as pd
 import torch
+from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor
 
@@ -149,10 +150,11 @@ def probability_shift(
     interventions = [[], scale_neurons(wanted, factor)]
 
     def measure(part: PromptGroup) -> list[Any]:
-        forms = [part.prompts]
-        if both:
-            forms.append(tuple(replace(p, target=str(p.foil), foil=p.target) for p in part.prompts))
-        return [word_probabilities(model, form, names, interventions).tolist() for form in forms]
+        forms = list(part.prompts)
+        if both:  # of one text: they share its runs
+            forms += [replace(p, target=str(p.foil), foil=p.target) for p in part.prompts]
+        values = word_probabilities(model, forms, names, interventions)
+        return rearrange(values, "edit (form prompt) word -> form edit prompt word", form=1 + both).tolist()
 
     found = [torch.tensor(each, dtype=torch.float32) for _, each in each_part(folder, prompts, _TOGETHER, measure)]
     values = torch.cat(found, dim=2)  # [form edit prompt word]

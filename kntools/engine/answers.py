@@ -15,7 +15,7 @@ from kntools.engine.from_layer import row_groups, shared_starts
 from kntools.engine.pass_hooks import by_row
 from kntools.engine.plan import Intervention, pass_overhead
 from kntools.engine.sweep import Metric, sweep
-from kntools.metrics import probability
+from kntools.metrics import Several, probability
 from kntools.options import progress_bar
 from kntools.prompts import Encoded, Prompts, encode_many
 from kntools.sites import Hook
@@ -157,6 +157,19 @@ def answer_values(
     if not interventions:
         raise ValueError("no interventions given; pass at least one list of hooks ([] changes nothing)")
     encoded = encode_many(model, prompts)
-    runs = [Intervention(tuple(hooks), prompt=p) for hooks in interventions for p in range(len(encoded))]
-    values = sweep(model, encoded, runs, metric=[metric_of(e) for e in encoded])
-    return rearrange(values, "(edit prompt) -> edit prompt", prompt=len(encoded)).float().cpu()
+    texts: dict[tuple[Any, ...], list[int]] = {}
+    for n, e in enumerate(encoded):
+        texts.setdefault((e.positions, *e.tokens[0].tolist()), []).append(n)
+    asked = [encoded[own[0]] for own in texts.values()]
+    most = max(map(len, texts.values()))
+    # A text is run once for all of its answers.
+    metrics: list[Metric] = [Several([metric_of(encoded[n]) for n in (own * most)[:most]]) for own in texts.values()]
+    if most == 1:
+        metrics = [metric_of(e) for e in asked]
+    runs = [Intervention(tuple(hooks), prompt=t) for hooks in interventions for t in range(len(asked))]
+    values = sweep(model, asked, runs, metric=metrics).float().cpu()
+    values = rearrange(values, "(edit text) ... -> edit text (...)", text=len(asked))
+    found = torch.empty(len(interventions), len(encoded), dtype=torch.float32)
+    for t, own in enumerate(texts.values()):
+        found[:, own] = values[:, t, : len(own)]
+    return found

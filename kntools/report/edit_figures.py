@@ -1,6 +1,6 @@
 """Figures 10 and 11: what an edit of the weights makes a model say."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -104,7 +104,10 @@ SCORES = {
 
 def consistency(study: Study) -> Shown:
     """Figure 11. Shares with intervals, without a test."""
-    found, missing = each_possible(SCORES, lambda what: _edited(study, what))
+    cases, missing = each_possible(SCORES, lambda what: _cases(study, what))
+    result = _edited(study, cases)
+    found = {what: result.of([case.key for case in listed]) for what, listed in cases.items()}
+    missing |= {what: "no edit of it is left" for what, part in found.items() if not part.cases}
     frame = pd.DataFrame([row for what, result in found.items() for row in _shares(result, what)])
     method = next(name for name in frame["method"] if name != "before")
     every = frame[frame["condition"] == "all"]
@@ -118,31 +121,38 @@ def consistency(study: Study) -> Shown:
         hover_data=["n"],
         labels={"score": "", "value": "share of edits"},
     )
-    left_out = {f"{n} of {what}": why for what, result in found.items() for why, n in result.skipped.items()}
+    if result.skipped:
+        missing[f"{sum(map(len, cases.values())) - len(result.cases)} edits"] = "; ".join(
+            f"{n}: {why}" for why, n in result.skipped.items()
+        )
     return Shown(
         f"Shares of edits by {method}, without a test: {', '.join(scores)} (Wilson's 95 % intervals).",
         blocks("figure-11", bars.update_yaxes(range=[0, 1.05]), frame),
-        {**left_out, **missing},
+        missing,
         _how(study),
     )
 
 
-def _edited(study: Study, what: Any) -> analyses.EditConsistency:
+def _cases(study: Study, what: Any) -> list[analyses.Case]:
     if what == "counterfact" and study.masked:
         raise NotPossible("its sentences have no mask")
-    size, model = study.size, study.model
     # A masked model can be asked for few: all their answers are one token. Of CounterFact all records are read.
-    among = None if study.masked or what == "counterfact" else size.among
-    make = partial(analyses.make_cases, model, what, size.edits, seed=study.seed, among=among)
-    nothing = "no fact has prompts for this model in both directions"
-    cases = study.choose(f"cases/{what}", analyses.Case, make, nothing)
+    among = None if study.masked or what == "counterfact" else study.size.among
+    make = partial(analyses.make_cases, study.model, what, study.size.edits, seed=study.seed, among=among)
+    return study.choose(f"cases/{what}", analyses.Case, make, "no fact has prompts for this model in both directions")
+
+
+def _edited(study: Study, cases: Mapping[str, Sequence[analyses.Case]]) -> analyses.EditConsistency:
+    """The edits of all data sets in one run, since they share passes."""
+    size, model = study.size, study.model
     drawn = analyses.Continuations(0 if study.masked else size.continuations, seed=study.seed)
     methods: dict[str, Method] = {"edit_values": analyses.values_method()}
     if not study.masked:
         methods = {**analyses.editors(model, size.methods, layer=study.layer, second_moment=study.second_moment)}
+    # CounterFact has texts to be continued, and the first cases are.
+    every = [case for what in sorted(cases, key=lambda what: what != "counterfact") for case in cases[what]]
     try:
-        run = study.run(f"edit_consistency_{what}")
-        return analyses.edit_consistency(model, cases, methods, continuations=drawn, run=run)
+        return analyses.edit_consistency(model, every, methods, continuations=drawn, run=study.run("edit_consistency"))
     except NoCaseLeft as why:
         raise NotPossible(str(why)) from why
 

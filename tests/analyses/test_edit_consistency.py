@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 import torch
 
@@ -182,6 +183,18 @@ def test_a_case_that_a_method_cannot_edit_is_left_out_of_all() -> None:
     assert len(found.after["ft"]) == 3
     with pytest.raises(ValueError, match="no case is left"):
         edit_consistency(model, [odd], {"rome": METHODS["rome"]}, continuations=ALONE)
+
+
+def test_some_of_the_cases() -> None:
+    """What was measured together is of each part what the part alone gives; its name tells a case, not its place."""
+    model, every = zoo.tiny("llama"), cases(3)
+    method = {"values": METHODS["values"]}
+    whole = edit_consistency(model, every, method, continuations=SHORT)
+    last = whole.of([every[2].key, "no case of this run"])
+    alone = edit_consistency(model, every[2:], method, continuations=SHORT)
+    assert last.cases == (every[2].key,) == alone.cases and last.skipped == whole.skipped
+    pd.testing.assert_frame_equal(last.to_frame(), alone.to_frame(), rtol=1e-3)
+    assert whole.of([]).to_frame().empty and len(whole.cases) == 3
 
 
 def test_bad_input(tmp_path: Path) -> None:

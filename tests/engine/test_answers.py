@@ -16,6 +16,7 @@ from kntools.engine.answers import answer_logits, answer_values, ask
 from kntools.engine.from_layer import Group
 from kntools.engine.generation import generate_edited
 from kntools.engine.pass_hooks import by_row
+from kntools.engine.sweep import sweep
 from kntools.hooks.neurons import ablate_neurons
 from kntools.prompts import encode_many
 from tests import zoo
@@ -97,6 +98,23 @@ def test_values_under_interventions_are_those_of_plain_runs(name: str) -> None:
             p = rows_of(model, e, hooks).softmax(-1)[range(len(e.positions)), list(e.target_ids)].prod()
             assert value == pytest.approx(float(p), rel=1e-3, abs=1e-9)
     assert torch.equal(found[0].argsort(), torch.tensor([a.probability for a in ask(model, prompts)]).argsort())
+
+
+def test_a_text_is_run_once_for_all_of_its_answers(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, prompts = zoo.tiny("llama"), prompts_for("llama")[::-1]
+    runs: list[int] = []
+
+    def counted(model: Any, asked: Any, interventions: Any, **options: Any) -> Tensor:
+        runs.append(len(interventions))
+        return sweep(model, asked, interventions, **options)
+
+    monkeypatch.setattr(answers, "sweep", counted)
+    cities = [kn.Prompt("The capital of Canada is", f" {city}") for city in ("Rome", "Paris", "Tokyo")]
+    found = answer_values(model, [*cities, *prompts], [[], ablate_neurons(NEURONS)])
+    # " Ottawa", the first piece of " Ouagadougou" and three cities after one text; three texts with an answer each.
+    assert runs == [2 * (1 + 3)]
+    for n, prompt in enumerate([*cities, *prompts]):
+        torch.testing.assert_close(found[0, n].item(), ask(model, prompt)[0].probability, rtol=1e-4, atol=1e-9)
 
 
 def test_other_metrics_and_bad_input() -> None:

@@ -10,9 +10,12 @@ import torch
 
 import kntools as kn
 from kntools import analyses
+from kntools.analyses.edit_measures import measure
+from kntools.analyses.edit_result import EditConsistency
 from kntools.analyses.prompt_group import PromptGroup, prompt_groups
 from kntools.arguments import without_effect
 from kntools.report import QUICK, Study, choices, edit_figures
+from kntools.report.page import PageTable
 
 PARADIGM = "sample_determiner_noun_agreement_2"
 
@@ -55,10 +58,24 @@ def test_prompts_by_determiner_take_turns() -> None:
 def test_every_data_set_of_figure_11_is_asked(smollm2: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("KNTOOLS_DATA", raising=False)  # the built-in sample, as `make demo` has it
     monkeypatch.setattr(Study, "second_moment", None)
-    monkeypatch.setattr(analyses, "edit_consistency", lambda model, cases, methods, **options: cases)
-    study = Study(smollm2, QUICK, out=tmp_path)
-    for what in edit_figures.SCORES:
-        assert len(edit_figures._edited(study, what)) == QUICK.edits
+    monkeypatch.setattr(edit_figures, "_how", lambda study: "")
+    asked: list[str] = []
+
+    def left(model: Any, cases: Any, methods: Any, **options: Any) -> EditConsistency:
+        """The answers of all cases but those of P36, without an edit."""
+        asked.extend(case.key.split()[0] for case in cases)
+        kept = [case for case in cases if not case.key.startswith("P36")]
+        before = tuple(measure(model, kept, options["continuations"]))
+        why = {"one reason": 1, "another reason": 1}
+        return EditConsistency(tuple(case.key for case in kept), before, {"rome": before}, why, {})
+
+    monkeypatch.setattr(analyses, "edit_consistency", left)
+    shown = edit_figures.consistency(Study(smollm2, QUICK, out=tmp_path))
+    assert asked == [name for name in ("counterfact", "P36", "P101") for _ in range(QUICK.edits)]
+    [frame] = [block.frame for block in shown.blocks if isinstance(block, PageTable)]
+    assert set(frame["data"]) == {"P101", "counterfact"}
+    assert "Left out: P36 (no edit of it is left)." in shown.remarks
+    assert f"{QUICK.edits} edits (1: one reason; 1: another reason)" in shown.remarks
 
 
 def test_a_mistake_of_the_report_is_no_lack_of_data() -> None:
