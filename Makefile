@@ -23,6 +23,9 @@ LEGACY_STAMP := $(LEGACY)/.installed
 # Not compiled: Python does that for the modules that it imports, and for all of PyTorch it takes a minute.
 INSTALL := -m pip install -qq --disable-pip-version-check --no-compile
 
+# What was not compiled at installation is when it is first imported, and kept: the tests start Python many times.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: demo test environment lint types pytest docs test-legacy bench clean
 .DELETE_ON_ERROR:
 
@@ -31,7 +34,9 @@ demo: $(PACKAGE)
 	@echo
 	@echo "The page: file://$(abspath $(OUT)/demo/index.html)"
 
-test: lint types pytest docs
+# Types and docs have one process each: they run beside the tests.
+test: $(STAMP)
+	$(MAKE) --jobs=2 lint types pytest docs
 
 environment: $(STAMP)
 

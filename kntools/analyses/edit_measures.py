@@ -67,13 +67,19 @@ class Continuations:
         drawn = continue_tokens(model, [text_tokens(model, text)] * self.rows, self.tokens, draw, hooks)
         return sum(generation_entropy(ids.tolist()) for ids in drawn) / self.rows
 
-    def perplexity(self, model: Any, hooks: Sequence[Hook] = ()) -> float:
-        """Of the unrelated sentences: exp of the mean of -log p over all tokens but each one's first word."""
+    def perplexities(self, model: Any, each: Sequence[Sequence[Hook]]) -> list[float]:
+        """Under the hooks of each edit: of the unrelated sentences, exp of the mean of -log p over all tokens but each
+        one's first word.
+        """
         words = [text.partition(" ") for text in self.unrelated]
         encoded = encode_many(model, [Prompt(first, f" {rest}", multi_token="sum") for first, _, rest in words])
-        rows = answer_logits(model, encoded, [hooks] * len(encoded))
-        log_p = [log_probability(e.target_ids)(logits[None]) for e, logits in zip(encoded, rows, strict=True)]
-        return math.exp(-float(torch.cat(log_p).double().sum()) / sum(len(e.target_ids) for e in encoded))
+        rows = answer_logits(model, encoded * len(each), [hooks for hooks in each for _ in encoded])
+        log_p = [
+            float(log_probability(e.target_ids)(logits[None]))
+            for e, logits in zip(encoded * len(each), rows, strict=True)
+        ]
+        count, tokens = len(encoded), sum(len(e.target_ids) for e in encoded)
+        return [math.exp(-sum(log_p[n * count : (n + 1) * count]) / tokens) for n in range(len(each))]
 
 
 def measure(
@@ -100,8 +106,9 @@ def measure(
     for payload, case, own in zip(found, cases, hooks, strict=True):
         asked = case.key in drawn and case.generation is not None
         payload["entropy"] = how.entropy(model, str(case.generation), own) if asked else None
-        if causal and how.unrelated:
-            payload["perplexity"] = how.perplexity(model, own)
+    if causal and how.unrelated:
+        for payload, perplexity in zip(found, how.perplexities(model, hooks), strict=True):
+            payload["perplexity"] = perplexity
     return found
 
 

@@ -106,7 +106,11 @@ def forgetting_curve(
     def state(count: int, failed: int) -> Row:
         """What the model says now to the first cases."""
         answers = measure(model, cases[:count], each)
-        return {"failed": failed, "answers": answers, "perplexity": how.perplexity(model) if how.unrelated else None}
+        return {
+            "failed": failed,
+            "answers": answers,
+            "perplexity": how.perplexities(model, [()])[0] if how.unrelated else None,
+        }
 
     def apply(applied: ExitStack, edits: Sequence[WeightEdit]) -> None:
         for edit in several("edits of a method", edits, "one for each fact"):

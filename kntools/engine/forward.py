@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from kntools.engine.pass_hooks import MustFire, PassHook, Watched, on_rows, watch
-from kntools.engine.plan import Item, Pass, stage_of
+from kntools.engine.plan import ON_LOGITS, Item, Pass, stage_of
 from kntools.hooks.positioned import PositionedHook
 from kntools.models import adapter
 from kntools.models.prefix import Prefix, Rows
@@ -123,7 +123,7 @@ class ForwardPass:
                 forks.append((adapter.fork_point(self.model, layer), self._fork(layer, residual)))
         inside = self._dispatchers(self.items, lambda stage: stage >= 0, offset=self.start)
         names = {name for i in self.items for name in i.intervention.names()}
-        if names.isdisjoint(("unembed.hook_out", "hook_unembed")):
+        if names.isdisjoint(ON_LOGITS):
             inside.append((adapter.hook_point(self.model, "unembed.hook_in"), self._trim))
         else:  # these see what they would in a run of their own
             self.vocab_ids = None

@@ -13,6 +13,7 @@ from kntools.arguments import whole
 from kntools.engine.capability import PROBE_ERRORS, capability, close, probe_text
 from kntools.engine.memory import is_out_of_memory
 from kntools.engine.pass_hooks import MustFire, PassHook, by_row
+from kntools.engine.plan import ON_LOGITS
 from kntools.hooks.positioned import PositionedHook, is_local
 from kntools.hooks.stateful import StatefulHook
 from kntools.models import adapter
@@ -63,6 +64,8 @@ class Writer:
         # A function of the user's may do anything to its activation: it sees one text, and the whole of it.
         self.alone = not can.fork or not all(isinstance(fn, PositionedHook | StatefulHook) for _, fn in hooks)
         local = all(isinstance(fn, StatefulHook) or is_local(name, fn) for name, fn in hooks)
+        # Of a text, only the logits of what comes next are made, unless a hook acts on them.
+        self.trim = can.fork and {name for name, _ in hooks}.isdisjoint(ON_LOGITS)
         self.steps = can.fill and local and _steps_are_right(model, probe_text(model, longest, length))
 
     def groups(self) -> list[list[int]]:
@@ -94,6 +97,8 @@ class Writer:
                     for name, fn in acting
                     if fn is not None
                 ]
+                if self.trim:
+                    points.append((adapter.hook_point(self.model, "unembed.hook_in"), lambda x, hook: x[:, -1:]))
                 found = with_hooks(points, partial(run, text[:, start:]))
                 must_fire.check()
                 logits = found[:, -1].float().cpu()

@@ -129,7 +129,7 @@ def test_what_is_refused() -> None:
         forgetting_curve(model, [], ["rome"], counts=[1], layer=1)
     with pytest.raises(ValueError, match="by name"):
         forgetting_curve(model, cases(2), {"x": fine_tune_method(1)}, layer=1)
-    assert math.isfinite(HOW.perplexity(model))
+    assert math.isfinite(HOW.perplexities(model, [()])[0])
 
 
 def test_a_run_of_facts_with_other_answers_is_another_run(tmp_path: Path) -> None:

@@ -67,6 +67,13 @@ CASES: dict[str, tuple[Hooks, Whole]] = {
             + kn.scale_neurons(OWN, 6.0, pos=range(given - 1, stop))
         ),
     ),
+    **{  # all logits of the text, although one position is asked for
+        f"a function of the user's at {name}": (
+            lambda m, name=name: own(name, lambda x: x.roll(1, 1)),
+            lambda m, given, stop, name=name: own(name, lambda x: x.roll(1, 1)),
+        )
+        for name in ("unembed.hook_in", "unembed.hook_out")
+    },
 }
 
 
@@ -148,6 +155,14 @@ def test_steps_are_taken_where_they_can_be(monkeypatch: pytest.MonkeyPatch) -> N
         seen.clear()
         kn.generate(model, PROMPTS[0], hooks=CASES[case][0](model), max_new_tokens=4)
         assert seen == ([given, 1, 1, 1] if taken else [])
+
+
+def test_only_the_logits_of_what_comes_next_are_made() -> None:
+    model, made = zoo.fresh("llama"), list[int]()
+    kn.generate(model, PROMPTS[0], max_new_tokens=4)  # the probes are no part of the count
+    model.original_model.lm_head.register_forward_pre_hook(lambda module, args: made.append(args[0].shape[1]))
+    kn.generate(model, PROMPTS[0], max_new_tokens=4)
+    assert made == [1, 1, 1, 1]
 
 
 def test_nothing_is_left_behind_and_bad_hooks_are_refused() -> None:
