@@ -74,9 +74,7 @@ CAPITALS = {
 def test_eight_capitals_hold_together_where_their_plain_sum_does_not(smollm2: Any) -> None:
     prompts = [kn.Prompt(f"The capital of {s} is", own, subject=s) for s, (own, _) in CAPITALS.items()]
     targets = [new for _, new in CAPITALS.values()]
-    encoded = [kn.encode(smollm2, p, prepend_bos=False) for p in prompts]
-    few = replace(RomeSettings.for_model(smollm2), templates=TEMPLATES[:4])
-    single = kn.rome(smollm2, encoded, targets, layer=5, settings=few)
+    single = kn.rome(smollm2, [kn.encode(smollm2, p, prepend_bos=False) for p in prompts], targets, layer=5)
     total = reduce(add, single)
     new = [replace(p, target=t) for p, t in zip(prompts, targets, strict=True)]
     asked = [kn.encode(smollm2, p, prepend_bos=False) for p in new]
