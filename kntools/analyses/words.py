@@ -5,7 +5,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-import torch
 from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor
@@ -16,8 +15,7 @@ from kntools.arguments import check_list, several
 from kntools.data.pairs import MinimalPair
 from kntools.data.records import PromptSet
 from kntools.engine.answers import answer_values
-from kntools.engine.sweep import Intervention, sweep
-from kntools.prompts import Encoded, Prompt, PromptError, by_length, encode_each
+from kntools.prompts import Encoded, Prompt, PromptError, PromptLike, encode_each
 from kntools.randomness import python_random
 from kntools.sites import Hook
 
@@ -127,23 +125,16 @@ def word_probabilities(
         raise ValueError(
             f"{len(prompts)} prompts, {len(words)} words, {len(interventions)} interventions; give at least one of each"
         )
-    slots = [SLOT in p.text for p in prompts]
-    if all(slots):
+    slots = sum(SLOT in p.text for p in prompts)
+    if slots not in (0, len(prompts)):
+        raise ValueError(f"{slots} of {len(prompts)} prompts have a slot {SLOT}; all of them need one, or none")
+    asked: Sequence[PromptLike]
+    if slots:
         asked = [replace(p, text=p.text.replace(SLOT, word)) for p in prompts for word in words]
-        values = answer_values(model, asked, interventions)
-        return rearrange(values, "edit (prompt word) -> edit prompt word", word=len(words))
-    if any(slots):
-        raise ValueError(f"{sum(slots)} of {len(slots)} prompts have a slot {SLOT}; all of them need one, or none")
-    encoded = _with_words(model, prompts, words)
-    ids = torch.tensor([e.target_ids[0] for e in encoded]).view(len(prompts), len(words))
-    texts = encoded[:: len(words)]
-    found = torch.empty(len(interventions), len(prompts), len(words), dtype=torch.float32)
-    for group in by_length(texts):
-        runs = [Intervention(tuple(hooks), prompt=n) for hooks in interventions for n in range(len(group))]
-        logits = sweep(model, [texts[i] for i in group], runs).float().cpu()
-        p = rearrange(logits.softmax(-1), "(edit prompt) v -> edit prompt v", edit=len(interventions))
-        found[:, group] = p.gather(-1, ids[group].expand(len(interventions), -1, -1))
-    return found
+    else:  # a text is run once for all words in its place
+        asked = _with_words(model, prompts, words)
+    values = answer_values(model, asked, interventions)
+    return rearrange(values, "edit (prompt word) -> edit prompt word", word=len(words))
 
 
 def check_words(model: Any, prompts: Iterable[Prompt], words: Sequence[str]) -> None:
