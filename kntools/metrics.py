@@ -94,16 +94,6 @@ class LogitDifference:
         return LogitDifference(tokens.index(self.target), tokens.index(self.foil))
 
 
-@dataclass(frozen=True)
-class Several:
-    """Metrics of the same logits, which a pass makes once."""
-
-    metrics: Sequence[Callable[[Tensor], Tensor]]
-
-    def __call__(self, logits: Tensor) -> Float[Tensor, "row metric"]:
-        return torch.stack([metric(logits) for metric in self.metrics], dim=-1)
-
-
 def logit_difference(target: Ids, foil: Ids) -> LogitDifference:
     """Logit of `target` minus logit of `foil`, at one position; each is one token.
 

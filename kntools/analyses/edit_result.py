@@ -11,6 +11,7 @@ from typing import Any
 import pandas as pd
 import torch
 
+from kntools.arguments import several
 from kntools.results.display import number
 from kntools.results.result import Result
 from kntools.results.statistics import mean_interval, share_interval
@@ -157,7 +158,8 @@ class EditConsistency(Result):
 
     def of(self, keys: Collection[str]) -> "EditConsistency":
         """The same of some of its cases (`case.key`); `skipped` is of all."""
-        kept = [n for n, key in enumerate(self.cases) if key in keys]
+        wanted = set(several("keys", keys, "[case.key for case in cases]"))
+        kept = [n for n, key in enumerate(self.cases) if key in wanted]
         parts = {method: tuple(answers[n] for n in kept) for method, answers in self.after.items()}
         cases, before = tuple(self.cases[n] for n in kept), tuple(self.before[n] for n in kept)
         return replace(self, cases=cases, before=before, after=parts)

@@ -5,7 +5,7 @@ from typing import Any
 
 from kntools.arguments import check_list, instance, shown
 from kntools.editing.weight_edits import WeightEdit
-from kntools.engine.generation import generate_edited
+from kntools.engine.generation import generate
 from kntools.results.table import Row, Table
 
 
@@ -19,7 +19,7 @@ class EditExamples(Table):
 def edit_examples(
     model: Any, edit: WeightEdit, texts: Mapping[str, Sequence[str]], *, max_new_tokens: int = 12
 ) -> EditExamples:
-    """Continue texts with the most probable tokens, before and after an edit; no weight is changed.
+    """Continue texts with the most probable tokens, before and after an edit, which is applied and undone.
 
     ```python
     texts = {"edited": ["The capital of Canada is"], "unrelated": ["The capital of France is"]}
@@ -41,12 +41,16 @@ def edit_examples(
 def examples_of(
     model: Any, edits: Sequence[WeightEdit], texts: Sequence[Mapping[str, Sequence[str]]], max_new_tokens: int
 ) -> list[EditExamples]:
-    """The examples of several edits, each with texts of its own. All are continued together, edited and unedited."""
-    own = [(n, group, text) for n, its in enumerate(texts) for group in its for text in its[group]]
-    hooks = [edit.hooks(model) for edit in edits]
-    before_and_after = [*[()] * len(own), *(hooks[n] for n, *_ in own)]
-    written = generate_edited(model, [text for *_, text in own] * 2, before_and_after, max_new_tokens)
-    rows: list[list[Row]] = [[] for _ in edits]
-    for (n, group, text), before, after in zip(own, written[: len(own)], written[len(own) :], strict=True):
-        rows[n].append({"group": group, "text": text, "before": before, "after": after})
-    return [EditExamples.of(of_edit, e.provenance, edit=e.title()) for of_edit, e in zip(rows, edits, strict=True)]
+    """The examples of several edits, each with texts of its own; before the edits, all are continued together."""
+    own = [[(group, text) for group, listed in its.items() for text in listed] for its in texts]
+    before = iter(generate(model, [text for listed in own for _, text in listed], max_new_tokens=max_new_tokens))
+    found = []
+    for edit, listed in zip(edits, own, strict=True):
+        with edit.applied(model):
+            after = generate(model, [text for _, text in listed], max_new_tokens=max_new_tokens)
+        rows: list[Row] = [
+            {"group": group, "text": text, "before": next(before), "after": new}
+            for (group, text), new in zip(listed, after, strict=True)
+        ]
+        found.append(EditExamples.of(rows, edit.provenance, edit=edit.title()))
+    return found

@@ -14,8 +14,8 @@ from kntools.engine.capability import capability
 from kntools.engine.from_layer import row_groups, shared_starts
 from kntools.engine.pass_hooks import by_row
 from kntools.engine.plan import Intervention, pass_overhead
-from kntools.engine.sweep import Metric, sweep
-from kntools.metrics import Several, probability
+from kntools.engine.sweep import Metric, Several, sweep
+from kntools.metrics import probability
 from kntools.options import progress_bar
 from kntools.prompts import Encoded, Prompts, encode_many
 from kntools.sites import Hook

@@ -123,7 +123,7 @@ class ForwardPass:
                 forks.append((adapter.fork_point(self.model, layer), self._fork(layer, residual)))
         inside = self._dispatchers(self.items, lambda stage: stage >= 0, offset=self.start)
         names = {name for i in self.items for name in i.intervention.names()}
-        if names.isdisjoint(ON_LOGITS):
+        if names.isdisjoint(ON_LOGITS) and not adapter.is_watched(self.model):
             inside.append((adapter.hook_point(self.model, "unembed.hook_in"), self._trim))
         else:  # these see what they would in a run of their own
             self.vocab_ids = None

@@ -63,11 +63,14 @@ class Group:
 
     def run(self, hooks: Iterable[Hook], asked: Int[Tensor, "row asked"]) -> Float[Tensor, "row asked d_vocab"]:
         """Logits at the `asked` positions (of the whole text), with hooks that see the window `[row window ...]`."""
-        trim = "unembed.hook_in", lambda activation, hook: gather_positions(activation, asked - self.start)
-        points = [(adapter.hook_point(self.model, name), fn) for name, fn in (*hooks, trim)]
+        at, watched = asked - self.start, adapter.is_watched(self.model)
+        trim = [] if watched else [("unembed.hook_in", lambda activation, hook: gather_positions(activation, at))]
+        points = [(adapter.hook_point(self.model, name), fn) for name, fn in (*hooks, *trim)]
         if self.entry is None:
-            return adapter.run(self.model, self.tokens, hooks=points)
-        return self._pass(points, self.layer, self.entry)
+            logits = adapter.run(self.model, self.tokens, hooks=points)
+        else:
+            logits = self._pass(points, self.layer, self.entry)
+        return gather_positions(logits, at) if watched else logits
 
     @torch.no_grad()
     def _states_at(self, layer: int) -> Float[Tensor, "row window d_model"]:

@@ -72,7 +72,7 @@ def generate(
 
 
 def generate_edited(
-    model: Any, prompts: Sequence[str | Prompt], edits: Sequence[Sequence[Hook]], max_new_tokens: int
+    model: Any, prompts: Sequence[Prompt], edits: Sequence[Sequence[Hook]], max_new_tokens: int
 ) -> list[str]:
     """The most probable text after each prompt, under the hooks of its own edit."""
     rows, _ = start_tokens(model, prompts)

@@ -22,7 +22,7 @@ from kntools.engine.forward import PassOutput, Watched
 from kntools.engine.inputs import Inputs, PromptsOrTokens, make_inputs
 from kntools.engine.plan import Embedding, Intervention, as_interventions
 from kntools.engine.runner import Runner
-from kntools.metrics import LogitDifference, Several
+from kntools.metrics import LogitDifference
 from kntools.models.gradients import with_gradients
 from kntools.results.display import number
 from kntools.results.result import Result
@@ -263,16 +263,27 @@ def _differentiate(values: dict[int, Tensor], watched: dict[int, dict[str, Watch
     return {number: RowGradients(rows.detach(), wrt[number]) for number, rows in values.items()}
 
 
+@dataclass(frozen=True)
+class Several:
+    """Metrics of the same logits, which a pass makes once."""
+
+    metrics: Sequence[Metric]
+
+    def __call__(self, logits: Tensor) -> Float[Tensor, "row metric"]:
+        return torch.stack([apply_metric(metric, logits) for metric in self.metrics], dim=-1)
+
+
 def apply_metric(metric: Metric, logits: Tensor) -> Float[Tensor, "row ..."]:
     """Values `[row]` of logits (of `Several`, `[row metric]`), checked: one per row, finite."""
+    if isinstance(metric, Several):
+        return metric(logits)
     try:
         values = metric(logits)
     except IndexError:
         if logits.ndim != 2:
             raise
         values = metric(logits[:, None])  # written for TransformerLens: it reads logits[:, -1]
-    expected = (*logits.shape[:1], *([len(metric.metrics)] if isinstance(metric, Several) else []))
-    if not isinstance(values, Tensor) or values.shape != expected:
+    if not isinstance(values, Tensor) or values.shape != logits.shape[:1]:
         shape = tuple(values.shape) if isinstance(values, Tensor) else type(values).__name__
         raise ValueError(
             f"the metric returned {shape} for {logits.shape[0]} rows of logits {tuple(logits.shape)}; it must return a "

@@ -64,8 +64,8 @@ class Writer:
         # A function of the user's may do anything to its activation: it sees one text, and the whole of it.
         self.alone = not can.fork or not all(isinstance(fn, PositionedHook | StatefulHook) for _, fn in hooks)
         local = all(isinstance(fn, StatefulHook) or is_local(name, fn) for name, fn in hooks)
-        # Of a text, only the logits of what comes next are made, unless a hook acts on them.
-        self.trim = can.fork and {name for name, _ in hooks}.isdisjoint(ON_LOGITS)
+        # Of a text, only the logits of what comes next are made, unless somebody looks at them.
+        self.trim = can.fork and ON_LOGITS.isdisjoint(name for name, _ in hooks) and not adapter.is_watched(model)
         self.steps = can.fill and local and _steps_are_right(model, probe_text(model, longest, length))
 
     def groups(self) -> list[list[int]]:

@@ -226,7 +226,14 @@ def _unembedding_matrix(model: Any) -> Any:
     found = getattr(model.unembed, "original_component", None)
     if type(found) is not torch.nn.Linear or "forward" in vars(found):
         return None
-    return None if any(m._forward_hooks for m in (found, model.unembed, model.original_model, model)) else found
+    return None if is_watched(model) else found
+
+
+def is_watched(model: Any) -> bool:
+    """Does somebody look, with a hook of PyTorch, at all that the unembedding gives?"""
+    seen = (model, getattr(model, "original_model", None), model.unembed)
+    modules = (*seen, getattr(model.unembed, "original_component", None))
+    return any(module._forward_hooks for module in modules if module is not None)
 
 
 def _logits(model: Any, tokens: Tensor, prefix: Prefix | None) -> Tensor:
@@ -252,7 +259,8 @@ def build_prefix(
     """
     of_prompt = torch.arange(len(tokens), device=tokens.device)
     if residual is None:
-        tokens, of_prompt = tokens.unique(dim=0, return_inverse=True)
+        distinct, of_prompt = tokens.cpu().unique(dim=0, return_inverse=True)  # not every device can
+        tokens, of_prompt = distinct.to(tokens.device), of_prompt.to(tokens.device)
     size = rows or len(tokens)
     parts = [slice(first, first + size) for first in range(0, len(tokens), size)]
     kept = [_keys_and_values(model, tokens[part], None if residual is None else residual[part]) for part in parts]

@@ -52,6 +52,21 @@ def test_facts_that_the_model_knows_come_first(what: str, data_root: Path) -> No
         make_cases(model, what, -1)
 
 
+@pytest.mark.parametrize("case", ["half precision", "an attached hook"])
+def test_examples_are_those_of_the_edited_weights(case: str) -> None:
+    """Hooks of an edit would round more often, and act behind a hook that is on the model."""
+    model = zoo.fresh("llama", torch.bfloat16 if case == "half precision" else torch.float32)
+    edit = kn.erase_values(model, [(0, n) for n in range(20)])
+    if case == "an attached hook":
+        model.add_hook("blocks.0.hook_mlp_out", lambda x, hook: 0 * x)
+    before, texts = zoo.bits(model), [f"The capital of {country} is" for country in list(zoo.COUNTRIES)[:6]]
+    found = edit_examples(model, edit, {"a": texts}, max_new_tokens=8).to_frame()
+    assert zoo.bits(model) == before
+    with edit.applied(model):
+        assert found["after"].tolist() == kn.generate(model, texts, max_new_tokens=8)
+    assert (found["after"] == found["before"]).all() == (case == "an attached hook"), "the edited MLP is erased by it"
+
+
 def test_proposals_and_sweeps_over_layers(tmp_path: Path) -> None:
     model = zoo.tiny("llama")
     prompts = [c.prompt for c in cases(2)]

@@ -195,6 +195,8 @@ def test_some_of_the_cases() -> None:
     assert last.cases == (every[2].key,) == alone.cases and last.skipped == whole.skipped
     pd.testing.assert_frame_equal(last.to_frame(), alone.to_frame(), rtol=1e-3)
     assert whole.of([]).to_frame().empty and len(whole.cases) == 3
+    with pytest.raises(TypeError, match=r"keys='case 1'; give several"):
+        whole.of("case 1")
 
 
 def test_bad_input(tmp_path: Path) -> None:

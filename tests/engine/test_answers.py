@@ -117,6 +117,26 @@ def test_a_text_is_run_once_for_all_of_its_answers(monkeypatch: pytest.MonkeyPat
         torch.testing.assert_close(found[0, n].item(), ask(model, prompt)[0].probability, rtol=1e-4, atol=1e-9)
 
 
+@pytest.mark.parametrize("value", [1.0, torch.tensor(1.0)])
+def test_metrics_of_one_text_fail_as_one_alone(value: Any) -> None:
+    model = zoo.tiny("llama")
+    for answers_of_it in ([" Ottawa"], [" Ottawa", " Rome"]):
+        prompts = [kn.Prompt("The capital of Canada is", answer) for answer in answers_of_it]
+        with pytest.raises(ValueError, match="one value per row"):
+            answer_values(model, prompts, metric_of=lambda encoded: lambda logits: value)
+
+
+def test_each_metric_of_one_text_is_read_as_it_is_written() -> None:
+    """As TransformerLens' metrics, which read `logits[:, -1]`, or as ours."""
+    model = zoo.tiny("llama")
+    prompts = [kn.Prompt("The capital of Canada is", answer) for answer in (" Ottawa", " Rome")]
+    first, second = encode_many(model, prompts)
+    [a], [b] = first.target_ids, second.target_ids
+    metrics = {a: lambda logits: logits[:, -1][:, a], b: lambda logits: logits[:, b]}
+    found = answer_values(model, [first, second], metric_of=lambda e: metrics[e.target_ids[0]])
+    torch.testing.assert_close(found[0], rows_of(model, first)[0, [a, b]], rtol=1e-4, atol=1e-4)
+
+
 def test_other_metrics_and_bad_input() -> None:
     model, prompts = zoo.tiny("llama"), prompts_for("llama")
     found = answer_values(model, prompts[:1], metric_of=lambda e: kn.logit_difference(e.target_ids[0], e.foil_ids[0]))

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 import kntools as kn
+from kntools.engine.answers import ask
 from kntools.models import adapter
 from kntools.models.attachment import has_hooks
 from tests import zoo
@@ -164,6 +165,24 @@ def test_only_the_logits_of_what_comes_next_are_made() -> None:
     matrix.register_forward_pre_hook(lambda module, args: made.append(args[0].shape[1]))
     kn.generate(model, PROMPTS[0], max_new_tokens=4)
     assert made == [1, 1, 1, 1]
+
+
+def test_a_hook_of_pytorch_on_the_unembedding_sees_the_whole_text() -> None:
+    """Also one that is attached when kntools has already asked what the model allows."""
+    model, texts = zoo.fresh("llama"), [kn.Prompt(text, " Ottawa") for text in PROMPTS]
+    hooks = own("ln_final.hook_out", lambda x: 1.0 * x)  # a function of the user's: whole runs
+    kn.generate(model, PROMPTS, hooks=hooks, max_new_tokens=NEW), kn.sweep(model, texts[0], [[]]), ask(model, texts)
+
+    def by_position(module: Any, given: Any, logits: Tensor) -> Tensor:
+        return logits * torch.linspace(1, -1, logits.shape[1]).view(1, -1, 1)
+
+    model.original_model.lm_head.register_forward_hook(by_position)
+    expected = [loop(model, text, lambda m, given, stop: []) for text in PROMPTS]
+    assert kn.generate(model, PROMPTS, hooks=hooks, max_new_tokens=NEW) == expected
+    first = model(kn.encode(model, texts[0]).tokens)[0, -1]
+    torch.testing.assert_close(kn.sweep(model, texts[0], [kn.scale_neurons(OWN, 1.0)])[0], first, atol=1e-4, rtol=1e-4)
+    [answer, *_] = ask(model, texts[:1])
+    assert answer.says == (int(first.argmax()),)
 
 
 def test_nothing_is_left_behind_and_bad_hooks_are_refused() -> None:
