@@ -6,7 +6,7 @@ from typing import Any
 from kntools.arguments import check_list, instance, shown
 from kntools.editing.weight_edits import WeightEdit
 from kntools.engine.generation import generate
-from kntools.results.table import Row, Table
+from kntools.results.table import Table
 
 
 class EditExamples(Table):
@@ -32,25 +32,14 @@ def edit_examples(
         raise TypeError(f"texts={shown(texts)}; pass e.g. {example}")
     for group, listed in texts.items():
         check_list(f"texts of {group!r}", listed, str, example, least=0)
-    if not any(texts.values()):
+    asked = [(group, text) for group, listed in texts.items() for text in listed]
+    if not asked:
         raise ValueError(f"no texts given; pass e.g. {example}")
-    [found] = examples_of(model, [edit], [texts], max_new_tokens)
-    return found
-
-
-def examples_of(
-    model: Any, edits: Sequence[WeightEdit], texts: Sequence[Mapping[str, Sequence[str]]], max_new_tokens: int
-) -> list[EditExamples]:
-    """The examples of several edits, each with texts of its own; before the edits, all are continued together."""
-    own = [[(group, text) for group, listed in its.items() for text in listed] for its in texts]
-    before = iter(generate(model, [text for listed in own for _, text in listed], max_new_tokens=max_new_tokens))
-    found = []
-    for edit, listed in zip(edits, own, strict=True):
-        with edit.applied(model):
-            after = generate(model, [text for _, text in listed], max_new_tokens=max_new_tokens)
-        rows: list[Row] = [
-            {"group": group, "text": text, "before": next(before), "after": new}
-            for (group, text), new in zip(listed, after, strict=True)
-        ]
-        found.append(EditExamples.of(rows, edit.provenance, edit=edit.title()))
-    return found
+    before = generate(model, [text for _, text in asked], max_new_tokens=max_new_tokens)
+    with edit.applied(model):
+        after = generate(model, [text for _, text in asked], max_new_tokens=max_new_tokens)
+    rows = [
+        {"group": group, "text": text, "before": old, "after": new}
+        for (group, text), old, new in zip(asked, before, after, strict=True)
+    ]
+    return EditExamples.of(rows, edit.provenance, edit=edit.title())

@@ -8,7 +8,6 @@ import pandas as pd
 
 from kntools import analyses
 from kntools.analyses.edit_methods import Method, edit_each
-from kntools.analyses.fig10_edit_examples import examples_of
 from kntools.analyses.fig11_edit_consistency import NoCaseLeft
 from kntools.analyses.neuron_search import open_run
 from kntools.editing.weight_edits import WeightEdit
@@ -63,23 +62,17 @@ def _edited_examples(study: Study, names: Sequence[str]) -> list[Row]:
     prompts = [Prompt(row["text"], row["old"], subject=row["subject"]) for row in rows]
     method = analyses.rome_method(study.layer, study.second_moment)
     edits = edit_each(study.model, method, prompts, [row["new"] for row in rows])
-    made = {name: edit for name, edit in zip(names, edits, strict=True) if isinstance(edit, WeightEdit)}
-    texts = [_by_group(EXAMPLES[name]["texts"]) for name in made]
-    written = examples_of(study.model, list(made.values()), texts, _TOKENS) if made else []
-    found = {name: _judged(EXAMPLES[name], made[name], own) for name, own in zip(made, written, strict=True)}
-    return [found.get(name) or {"why": str(edit).rsplit(";", 1)[0]} for name, edit in zip(names, edits, strict=True)]
+    return [
+        {"why": edit.rsplit(";", 1)[0]} if isinstance(edit, str) else _continued(study.model, row, edit)
+        for row, edit in zip(rows, edits, strict=True)
+    ]
 
 
-def _by_group(texts: Sequence[Row]) -> dict[str, list[str]]:
-    groups: dict[str, list[str]] = {}
-    for text in texts:
-        groups.setdefault(text["group"], []).append(text["text"])
-    return groups
-
-
-def _judged(example: Row, edit: WeightEdit, written: analyses.EditExamples) -> Row:
-    """Which continuations follow from the edit."""
-    frame = written.to_frame()
+def _continued(model: Any, example: Row, edit: WeightEdit) -> Row:
+    texts: dict[str, list[str]] = {}
+    for text in example["texts"]:
+        texts.setdefault(text["group"], []).append(text["text"])
+    frame = analyses.edit_examples(model, edit, texts, max_new_tokens=_TOKENS).to_frame()
     begins = frame["text"].map({text["text"]: text.get("begins") for text in example["texts"]})
     frame["begins"] = begins.fillna(frame["before"].str.strip())
     frame["follows"] = [a.strip().startswith(b) for a, b in zip(frame["after"], frame["begins"], strict=True)]
