@@ -33,7 +33,11 @@ def pytest_collection_finish() -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Comparisons with the Hooked* classes run where transformer-lens still has them."""
+    """Notebooks take longest and come first: in the end no process waits for one.
+
+    Comparisons with the Hooked* classes run where transformer-lens still has them.
+    """
+    items.sort(key=lambda item: item.path.name != "test_notebooks.py")
     if zoo.has_hooked_classes():
         return
     reason = "this transformer-lens has no HookedTransformer; run `make test-legacy`"
