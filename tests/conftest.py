@@ -3,6 +3,7 @@
 import gc
 import os
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 
 # Before anything imports huggingface_hub, which reads it once.
@@ -16,6 +17,8 @@ import kntools as kn
 from tests import shapes, zoo
 
 shapes.check_only_shapes()  # before any module of kntools is imported; `import kntools` imports none
+
+from kntools.options import options  # noqa: E402
 
 ROOT = Path(__file__).resolve().parent.parent
 # Under pytest-xdist the workers share the cores, and so do the processes that tests start.
@@ -83,9 +86,12 @@ def _threads(request: pytest.FixtureRequest) -> Iterator[None]:
 
 @pytest.fixture(autouse=True)
 def _global_state_stays() -> Iterator[None]:
-    """No test, and so nothing that it calls, may move the global random state or the default dtype."""
-    state, dtype = torch.random.get_rng_state(), torch.get_default_dtype()
+    """No test, and so nothing that it calls, may move the global random state, the default dtype or the options."""
+    state, dtype, chosen = torch.random.get_rng_state(), torch.get_default_dtype(), options()
     yield
+    after = options()
+    kn.set_options(**asdict(chosen))
+    assert after == chosen, "an option has changed; set it in a with block"
     moved = not torch.equal(state, torch.random.get_rng_state())
     torch.random.set_rng_state(state)
     assert not moved, "the global random state of torch has changed"

@@ -8,6 +8,7 @@ import importlib.util
 import inspect
 import re
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import pytest
 import torch
 
 import kntools as kn
+from kntools.options import options
 from scripts import gallery
 from tests import zoo
 from tests.pages import CODE, DOCS, PAGES, ROOT, blocks, read, rows, sections
@@ -73,10 +75,11 @@ def smaller(code: str) -> str:
 
 
 def run(codes: list[str]) -> dict[str, Any]:
-    """One after the other, in one namespace, which is returned."""
+    """One after the other, in one namespace, which is returned; options are set for this session alone."""
     namespace: dict[str, Any] = {}
-    for code in codes:
-        exec(smaller(code), namespace)
+    with kn.set_options(**asdict(options())):
+        for code in codes:
+            exec(smaller(code), namespace)
     return namespace
 
 
