@@ -45,7 +45,7 @@ class Continuations:
     most probable tokens, which is what users see of an edit.
     """
 
-    cases: int = 0  # the entropy is measured on the first so many cases
+    cases: int = 0  # the entropy is measured on the first so many cases that have a text to be continued
     tokens: int = 30  # per sampled text
     rows: int = 4  # sampled texts per case
     top_k: int = 5  # each token is sampled from so many most probable ones
@@ -68,8 +68,9 @@ class Continuations:
         return sum(generation_entropy(ids.tolist()) for ids in drawn) / self.rows
 
     def perplexities(self, model: Any, each: Sequence[Sequence[Hook]]) -> list[float]:
-        """Under the hooks of each edit: of the unrelated sentences, exp of the mean of -log p over all tokens but each
-        one's first word.
+        """The perplexity of the unrelated sentences under the hooks of each edit.
+
+        It is exp of the mean -log p of their tokens, without those of their first words.
         """
         words = [text.partition(" ") for text in self.unrelated]
         encoded = encode_many(model, [Prompt(first, f" {rest}", multi_token="sum") for first, _, rest in words])
@@ -104,8 +105,7 @@ def measure(
         for payload, case, text in zip(found, cases, texts, strict=True):
             payload |= {"says": text, "free": float(says_only(text, case.target, case.prompt.target))}
     for payload, case, own in zip(found, cases, hooks, strict=True):
-        asked = case.key in drawn and case.generation is not None
-        payload["entropy"] = how.entropy(model, str(case.generation), own) if asked else None
+        payload["entropy"] = how.entropy(model, str(case.generation), own) if case.key in drawn else None
     if causal and how.unrelated:
         for payload, perplexity in zip(found, how.perplexities(model, hooks), strict=True):
             payload["perplexity"] = perplexity

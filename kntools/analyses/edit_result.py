@@ -156,9 +156,11 @@ class EditConsistency(Result):
         """`"before"` (the unedited model) and the methods."""
         return ["before", *self.after]
 
-    def of(self, keys: Collection[str]) -> "EditConsistency":
-        """The same of some of its cases (`case.key`); `skipped` is of all."""
-        wanted = set(several("keys", keys, "[case.key for case in cases]"))
+    def part(self, keys: Collection[str]) -> "EditConsistency":
+        """The result of some of its `cases`, in their order; `skipped` is of all."""
+        wanted = several("keys", keys, "result.cases[:2]")
+        if unknown := [key for key in wanted if key not in self.cases]:
+            raise KeyError(f"no case {unknown[0]!r}; there are {', '.join(map(repr, self.cases))}")
         kept = [n for n, key in enumerate(self.cases) if key in wanted]
         parts = {method: tuple(answers[n] for n in kept) for method, answers in self.after.items()}
         cases, before = tuple(self.cases[n] for n in kept), tuple(self.before[n] for n in kept)

@@ -63,7 +63,7 @@ def edit_consistency(
     how, together = continuations or Continuations(), whole("together", together, least=1)
     written = {"methods": settings_of(chosen), "together": together, "continuations": asdict(how)}
     folder = open_run(run, "edit consistency", model, **written)
-    drawn = {case.key for case in cases[: how.cases]}
+    drawn = {case.key for case in [case for case in cases if case.generation is not None][: how.cases]}
     content_of = {case.key: local_seed(case, case.key in drawn) for case in cases}
 
     def answers_before(part: Sequence[Case]) -> list[Payload]:

@@ -162,13 +162,11 @@ def answer_values(
         texts.setdefault((e.positions, *e.tokens[0].tolist()), []).append(n)
     asked = [encoded[own[0]] for own in texts.values()]
     most = max(map(len, texts.values()))
-    # A text is run once for all of its answers.
-    metrics: list[Metric] = [Several([metric_of(encoded[n]) for n in (own * most)[:most]]) for own in texts.values()]
-    if most == 1:
-        metrics = [metric_of(e) for e in asked]
+    # A text is run once for all of its answers; one with fewer than others has its answers repeated.
+    metrics = [Several([metric_of(encoded[n]) for n in (own * most)[:most]]) for own in texts.values()]
     runs = [Intervention(tuple(hooks), prompt=t) for hooks in interventions for t in range(len(asked))]
     values = sweep(model, asked, runs, metric=metrics).float().cpu()
-    values = rearrange(values, "(edit text) ... -> edit text (...)", text=len(asked))
+    values = rearrange(values, "(edit text) answer -> edit text answer", text=len(asked))
     found = torch.empty(len(interventions), len(encoded), dtype=torch.float32)
     for t, own in enumerate(texts.values()):
         found[:, own] = values[:, t, : len(own)]

@@ -5,7 +5,7 @@ first acts, its rows join the batch as copies of its prompt's clean row. From th
 and no others.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -14,11 +14,14 @@ import torch
 from torch import Tensor
 
 from kntools.engine.pass_hooks import MustFire, PassHook, Watched, on_rows, watch
-from kntools.engine.plan import ON_LOGITS, Item, Pass, stage_of
+from kntools.engine.plan import Item, Pass, stage_of
 from kntools.hooks.positioned import PositionedHook
 from kntools.models import adapter
 from kntools.models.prefix import Prefix, Rows
 from kntools.sites import resolve_positions
+
+# Hooks on the logits.
+_ON_LOGITS = {"unembed.hook_out", "hook_unembed"}
 
 
 class NotBatched(Exception):
@@ -71,7 +74,6 @@ class ForwardPass:
         self.rows = Rows()
         self.watched: dict[int, dict[str, Watched]] = {}
         self.must_fire = MustFire()
-        self.trimmed = False  # to the asked positions, before the unembedding
 
     def run(self) -> PassOutput:
         if self.prefix is not None:
@@ -79,9 +81,12 @@ class ForwardPass:
         residual = self._embed_separately()
         self._note_rows(1)
         window = self.tokens[self.prompts[:1], self.start :]
-        logits = adapter.run(self.model, window, self.prefix, self._hook_points(residual), self.vocab_ids)
+        names = {name for i in self.items for name in i.intervention.names()}
+        pick = Pick(self.model, names, lambda x: gather_positions(x[len(self.prompts) :], self.asked))
+        points = [*self._hook_points(residual), *pick.points]
+        logits = adapter.run(self.model, window, self.prefix, points, self.vocab_ids if pick.points else None)
         self.must_fire.check()
-        return PassOutput(logits if self.trimmed else self._asked_of(logits), self.spans, self.watched)
+        return PassOutput(pick.of(logits), self.spans, self.watched)
 
     # --- rows -----------------------------------------------------------------------------------------
 
@@ -121,13 +126,7 @@ class ForwardPass:
         for layer in range(self.layers):
             if self._joining(layer) or (layer == 0 and residual is not None):
                 forks.append((adapter.fork_point(self.model, layer), self._fork(layer, residual)))
-        inside = self._dispatchers(self.items, lambda stage: stage >= 0, offset=self.start)
-        names = {name for i in self.items for name in i.intervention.names()}
-        if names.isdisjoint(ON_LOGITS) and not adapter.is_watched(self.model):
-            inside.append((adapter.hook_point(self.model, "unembed.hook_in"), self._trim))
-        else:  # these see what they would in a run of their own
-            self.vocab_ids = None
-        return [*forks, *inside]
+        return [*forks, *self._dispatchers(self.items, lambda stage: stage >= 0, offset=self.start)]
 
     def _fork(self, layer: int, residual: Tensor | None) -> Callable[..., Tensor]:
         sources = self._joining(layer)
@@ -144,14 +143,6 @@ class ForwardPass:
             return activation
 
         return grow
-
-    def _trim(self, activation: Tensor, hook: Any) -> Tensor:
-        self.trimmed = True
-        return self._asked_of(activation)
-
-    def _asked_of(self, x: Tensor) -> Tensor:
-        """Of the items' rows, what is asked for."""
-        return gather_positions(x[len(self.prompts) :], self.asked)
 
     def _dispatchers(
         self, items: Sequence[Item], here: Callable[[int], bool], *, offset: int
@@ -199,6 +190,25 @@ def run_plain(model: Any, tokens: Tensor, asked: Sequence[Sequence[int]], item: 
     must_fire.check()
     picked = logits[:, list(asked[inter.prompt])]
     return PassOutput(picked, {item.number: slice(0, inter.rows)}, {item.number: watched})
+
+
+class Pick:
+    """What is asked for of the last state, taken before the unembedding; or of all logits, if somebody looks at them.
+
+    `points` go behind all other hooks, and what the run gives through `of`. `names` are those of the other hooks.
+    """
+
+    def __init__(self, model: Any, names: Iterable[str], pick: Callable[[Tensor], Tensor]) -> None:
+        self.pick, self.done = pick, False
+        seen = not _ON_LOGITS.isdisjoint(names) or adapter.is_watched(model)
+        self.points = [] if seen else [(adapter.hook_point(model, "unembed.hook_in"), self._early)]
+
+    def _early(self, activation: Tensor, hook: Any) -> Tensor:
+        self.done = True
+        return self.pick(activation)
+
+    def of(self, logits: Tensor) -> Tensor:
+        return logits if self.done else self.pick(logits)
 
 
 def gather_positions(x: Tensor, positions: Tensor) -> Tensor:

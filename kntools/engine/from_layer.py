@@ -15,7 +15,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from kntools.engine.capability import capability
-from kntools.engine.forward import gather_positions
+from kntools.engine.forward import Pick, gather_positions
 from kntools.engine.memory import rows_that_fit
 from kntools.engine.plan import pass_overhead
 from kntools.models import adapter
@@ -63,14 +63,12 @@ class Group:
 
     def run(self, hooks: Iterable[Hook], asked: Int[Tensor, "row asked"]) -> Float[Tensor, "row asked d_vocab"]:
         """Logits at the `asked` positions (of the whole text), with hooks that see the window `[row window ...]`."""
-        at, watched = asked - self.start, adapter.is_watched(self.model)
-        trim = [] if watched else [("unembed.hook_in", lambda activation, hook: gather_positions(activation, at))]
-        points = [(adapter.hook_point(self.model, name), fn) for name, fn in (*hooks, *trim)]
+        given = list(hooks)
+        pick = Pick(self.model, dict(given), lambda x: gather_positions(x, asked - self.start))
+        points = [*((adapter.hook_point(self.model, name), fn) for name, fn in given), *pick.points]
         if self.entry is None:
-            logits = adapter.run(self.model, self.tokens, hooks=points)
-        else:
-            logits = self._pass(points, self.layer, self.entry)
-        return gather_positions(logits, at) if watched else logits
+            return pick.of(adapter.run(self.model, self.tokens, hooks=points))
+        return pick.of(self._pass(points, self.layer, self.entry))
 
     @torch.no_grad()
     def _states_at(self, layer: int) -> Float[Tensor, "row window d_model"]:

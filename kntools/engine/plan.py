@@ -16,9 +16,6 @@ from kntools.sites import ANSWER, Hook, Positions, layer_of, resolve_positions
 # Parts before block 0, and `hook_...` of them; everything else outside the blocks comes after the last one.
 _EMBEDDING = {"embed", "pos_embed", "token_type_embed", "full_embed", "embed_ln", "rotary_emb", "tokens"}
 
-#: Hooks on the logits.
-ON_LOGITS = {"unembed.hook_out", "hook_unembed"}
-
 #: Hooks before block 0, for each prompt: every run of that prompt has them.
 Embedding = Sequence[Sequence[Hook]]
 

@@ -225,9 +225,9 @@ def run_gradients(
 
 def _vocab_ids(metrics: Sequence[Metric] | None) -> list[int] | None:
     """The tokens whose logits these metrics read; `None` if that may be all."""
-    each = [m for m in metrics or () if type(m) is LogitDifference]
-    found = {token for m in each for token in (m.target, m.foil)}
-    return sorted(found) if metrics and len(each) == len(metrics) and min(found) >= 0 else None
+    each = [m for metric in metrics or () for m in (metric.metrics if isinstance(metric, Several) else [metric])]
+    found = {token for m in each if type(m) is LogitDifference for token in (m.target, m.foil)}
+    return sorted(found) if found and all(type(m) is LogitDifference for m in each) and min(found) >= 0 else None
 
 
 def _values(
@@ -239,7 +239,7 @@ def _values(
         return logits
     vocab_ids = _vocab_ids(metrics)
     if vocab_ids is not None and result.logits.shape[-1] == len(vocab_ids):
-        metrics = [m.among(vocab_ids) for m in metrics if type(m) is LogitDifference]
+        metrics = [m.among(vocab_ids) for m in metrics if isinstance(m, LogitDifference | Several)]
     return {n: apply_metric(metrics[interventions[n].prompt], rows) for n, rows in logits.items()}
 
 
@@ -271,6 +271,9 @@ class Several:
 
     def __call__(self, logits: Tensor) -> Float[Tensor, "row metric"]:
         return torch.stack([apply_metric(metric, logits) for metric in self.metrics], dim=-1)
+
+    def among(self, tokens: Sequence[int]) -> "Several":
+        return Several([m.among(tokens) for m in self.metrics if isinstance(m, LogitDifference)])
 
 
 def apply_metric(metric: Metric, logits: Tensor) -> Float[Tensor, "row ..."]:

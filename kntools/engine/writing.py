@@ -11,9 +11,9 @@ from torch import Tensor
 
 from kntools.arguments import whole
 from kntools.engine.capability import PROBE_ERRORS, capability, close, probe_text
+from kntools.engine.forward import Pick
 from kntools.engine.memory import is_out_of_memory
 from kntools.engine.pass_hooks import MustFire, PassHook, by_row
-from kntools.engine.plan import ON_LOGITS
 from kntools.hooks.positioned import PositionedHook, is_local
 from kntools.hooks.stateful import StatefulHook
 from kntools.models import adapter
@@ -64,8 +64,6 @@ class Writer:
         # A function of the user's may do anything to its activation: it sees one text, and the whole of it.
         self.alone = not can.fork or not all(isinstance(fn, PositionedHook | StatefulHook) for _, fn in hooks)
         local = all(isinstance(fn, StatefulHook) or is_local(name, fn) for name, fn in hooks)
-        # Of a text, only the logits of what comes next are made, unless somebody looks at them.
-        self.trim = can.fork and ON_LOGITS.isdisjoint(name for name, _ in hooks) and not adapter.is_watched(model)
         self.steps = can.fill and local and _steps_are_right(model, probe_text(model, longest, length))
 
     def groups(self) -> list[list[int]]:
@@ -97,11 +95,10 @@ class Writer:
                     for name, fn in acting
                     if fn is not None
                 ]
-                if self.trim:
-                    points.append((adapter.hook_point(self.model, "unembed.hook_in"), lambda x, hook: x[:, -1:]))
-                found = with_hooks(points, partial(run, text[:, start:]))
+                pick = Pick(self.model, dict(hooks), lambda x: x[:, -1:])
+                found = with_hooks([*points, *pick.points], partial(run, text[:, start:]))
                 must_fire.check()
-                logits = found[:, -1].float().cpu()
+                logits = pick.of(found)[:, -1].float().cpu()
                 if not bool(torch.isfinite(logits.amax(-1)).all()):
                     raise FloatingPointError("the logits are nan or inf: activations overflow; load it in float32")
                 start = 0 if steps is None else text.shape[1]

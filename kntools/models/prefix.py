@@ -59,9 +59,7 @@ class Prefix(Cache):
 
     @classmethod
     def of(cls, parts: Sequence[Sequence[tuple[Tensor, Tensor]]], of_prompt: Tensor, axis: int) -> "Prefix":
-        """From the keys and values of every layer, of some rows and of those that come after them; and each prompt's
-        row.
-        """
+        """`parts` are the keys and values of every layer, some rows at a time; `of_prompt` is each prompt's row."""
         layers = [[torch.cat(own)[of_prompt] for own in zip(*layer, strict=True)] for layer in zip(*parts, strict=True)]
         return cls(layers=[PrefixLayer(keys, values, axis) for keys, values in layers])
 

@@ -99,7 +99,8 @@ def consistency(study: Study) -> Shown:
     """Figure 11. Shares with intervals, without a test."""
     cases, missing = each_possible(SCORES, lambda what: _cases(study, what))
     result = _edited(study, cases)
-    found = {what: result.of([case.key for case in listed]) for what, listed in cases.items()}
+    kept = {what: [case.key for case in listed if case.key in result.cases] for what, listed in cases.items()}
+    found = {what: result.part(keys) for what, keys in kept.items()}
     missing |= {what: "no edit of it is left" for what, part in found.items() if not part.cases}
     frame = pd.DataFrame([row for what, result in found.items() for row in _shares(result, what)])
     method = next(name for name in frame["method"] if name != "before")
@@ -142,8 +143,7 @@ def _edited(study: Study, cases: Mapping[str, Sequence[analyses.Case]]) -> analy
     methods: dict[str, Method] = {"edit_values": analyses.values_method()}
     if not study.masked:
         methods = {**analyses.editors(model, size.methods, layer=study.layer, second_moment=study.second_moment)}
-    # CounterFact has texts to be continued, and the first cases are.
-    every = [case for what in sorted(cases, key=lambda what: what != "counterfact") for case in cases[what]]
+    every = [case for listed in cases.values() for case in listed]
     try:
         return analyses.edit_consistency(model, every, methods, continuations=drawn, run=study.run("edit_consistency"))
     except NoCaseLeft as why:

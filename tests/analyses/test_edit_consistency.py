@@ -190,13 +190,15 @@ def test_some_of_the_cases() -> None:
     model, every = zoo.tiny("llama"), cases(3)
     method = {"values": METHODS["values"]}
     whole = edit_consistency(model, every, method, continuations=SHORT)
-    last = whole.of([every[2].key, "no case of this run"])
+    last = whole.part([every[2].key])
     alone = edit_consistency(model, every[2:], method, continuations=SHORT)
     assert last.cases == (every[2].key,) == alone.cases and last.skipped == whole.skipped
     pd.testing.assert_frame_equal(last.to_frame(), alone.to_frame(), rtol=1e-3)
-    assert whole.of([]).to_frame().empty and len(whole.cases) == 3
+    assert whole.part([]).to_frame().empty and len(whole.cases) == 3
     with pytest.raises(TypeError, match=r"keys='case 1'; give several"):
-        whole.of("case 1")
+        whole.part("case 1")
+    with pytest.raises(KeyError, match=r"no case 'case 3'; there are 'case 0', 'case 1', 'case 2'"):
+        whole.part(["case 3"])
 
 
 def test_bad_input(tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from kntools.engine.generation import generate_edited
 from kntools.engine.pass_hooks import by_row
 from kntools.engine.sweep import sweep
 from kntools.hooks.neurons import ablate_neurons
+from kntools.models import adapter
 from kntools.prompts import encode_many
 from tests import zoo
 from tests.loop import ALL
@@ -135,6 +136,22 @@ def test_each_metric_of_one_text_is_read_as_it_is_written() -> None:
     metrics = {a: lambda logits: logits[:, -1][:, a], b: lambda logits: logits[:, b]}
     found = answer_values(model, [first, second], metric_of=lambda e: metrics[e.target_ids[0]])
     torch.testing.assert_close(found[0], rows_of(model, first)[0, [a, b]], rtol=1e-4, atol=1e-4)
+
+
+def test_several_contrasts_of_a_text_read_few_logits(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, seen = zoo.tiny("llama"), list[Any]()
+    pairs = ((" Ottawa", " Paris"), (" Rome", " Paris"))
+    prompts = [kn.Prompt("The capital of Canada is", good, foil=bad) for good, bad in pairs]
+    prompts.append(kn.Prompt("Is Japan near", " Cuba", foil=" Spain"))
+    run = adapter.run
+    monkeypatch.setattr(adapter, "run", lambda *given: (seen.append(given[4:]), run(*given))[1])
+    found = answer_values(model, prompts, metric_of=lambda e: kn.logit_difference(e.target_ids[0], e.foil_ids[0]))
+    encoded = encode_many(model, prompts)
+    read = [sorted({*e.target_ids, *(e.foil_ids or ())}) for e in encoded]
+    assert seen[-2:] == [(sorted({*read[0], *read[1]}),), (read[2],)], "of the prompts of each length"
+    for value, e in zip(found[0].tolist(), encoded, strict=True):
+        row = rows_of(model, e)[0]
+        assert value == pytest.approx(float(row[e.target_ids[0]] - row[e.foil_ids[0]]), abs=1e-4)
 
 
 def test_other_metrics_and_bad_input() -> None:

@@ -114,6 +114,11 @@ def test_prompts_that_begin_alike_share_their_beginning() -> None:
     assert passes(model, alike, runs) == [(1, n - 1), (100, 1)]
     found = kn.sweep(model, alike, runs, pos=-1)
     torch.testing.assert_close(found, model(alike)[:, -1], atol=1e-4, rtol=1e-4)
+    unembedded = list[int]()
+    handle = model.unembed.original_component.register_forward_pre_hook(lambda m, x: unembedded.append(x[0].shape[0]))
+    kn.sweep(model, alike, runs, pos=-1)
+    handle.remove()
+    assert unembedded[-1] == 100, "and no logits of the untouched rows"
     two = torch.cat([alike[:50], alike[50:].roll(1, dims=1)])  # another order of rows than that of the prompts
     two = two[torch.randperm(100, generator=torch.Generator().manual_seed(0))]
     torch.testing.assert_close(kn.sweep(model, two, runs, pos=-1), model(two)[:, -1], atol=1e-4, rtol=1e-4)

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+from itertools import permutations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pandas as pd
 import pytest
 import torch
+from scipy.stats import rankdata
 
 import kntools as kn
 from kntools import analyses
 from kntools.analyses.edit_result import EditConsistency
 from kntools.analyses.prompt_group import PromptGroup, prompt_groups
 from kntools.arguments import without_effect
-from kntools.report import QUICK, Study, choices, edit_figures
+from kntools.report import QUICK, Study, choices, edit_figures, word_figures
 from kntools.report.page import PageTable
 
 PARADIGM = "sample_determiner_noun_agreement_2"
@@ -71,7 +75,7 @@ def test_every_data_set_of_figure_11_is_asked(smollm2: Any, tmp_path: Path, monk
 
     monkeypatch.setattr(analyses, "edit_consistency", left)
     shown = edit_figures.consistency(Study(smollm2, QUICK, out=tmp_path))
-    assert asked == [name for name in ("counterfact", "P36", "P101") for _ in range(QUICK.edits)]
+    assert asked == [name for name in ("P36", "P101", "counterfact") for _ in range(QUICK.edits)]
     [frame] = [block.frame for block in shown.blocks if isinstance(block, PageTable)]
     assert set(frame["data"]) == {"P101", "counterfact"}
     assert "Left out: P36 (no edit of it is left)." in shown.remarks
@@ -83,3 +87,17 @@ def test_a_mistake_of_the_report_is_no_lack_of_data() -> None:
         without_effect("here", among=40)
     with pytest.raises(choices.NotPossible, match="no pairs"), choices.possible():
         raise ValueError("no pairs; give some")
+
+
+@pytest.mark.parametrize("words", [4, 7])
+def test_the_correlation_of_figure_6_is_tested_exactly(words: int) -> None:
+    """p is the share of all orders with a correlation as strong, up to rounding; equal values share a rank."""
+    draw = np.random.default_rng(words)
+    frame = pd.DataFrame({"bias": draw.integers(0, 4, words).astype(float), "effect": draw.normal(size=words)})
+    rho, p = word_figures._correlation(frame)
+    ranks = [rankdata(frame[name]) for name in ("bias", "effect")]
+    every = [np.corrcoef(order, ranks[1])[0, 1] for order in permutations(ranks[0])]
+    assert rho == pytest.approx(np.corrcoef(*ranks)[0, 1])
+    sides = [np.mean([sign * r >= sign * rho - 1e-9 for r in every]) for sign in (1, -1)]
+    assert p == pytest.approx(min(1, 2 * min(sides)))
+    assert all(np.isnan(word_figures._correlation(frame.assign(effect=1.0))))
