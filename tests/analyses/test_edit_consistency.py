@@ -201,6 +201,14 @@ def test_some_of_the_cases() -> None:
         whole.part(["case 3"])
 
 
+def test_entropy_is_that_of_the_first_cases_with_a_text() -> None:
+    first, *others = cases(3)
+    every = [replace(first, generation=None), *others]
+    how = replace(SHORT, cases=1, tokens=4, rows=1)
+    found = edit_consistency(zoo.tiny("llama"), every, {"values": METHODS["values"]}, continuations=how)
+    assert [payload["entropy"] is None for payload in found.before] == [True, False, True]
+
+
 def test_bad_input(tmp_path: Path) -> None:
     model = zoo.tiny("llama")
     for wrong in (

@@ -22,7 +22,9 @@ from kntools.models import adapter
 from kntools.prompts import encode_many
 from tests import zoo
 from tests.loop import ALL
+from tests.unusual import unusual
 
+LONG = " Ouagadougou"  # of several tokens
 NEURONS = [(1, n) for n in range(0, 48, 2)]
 
 
@@ -197,6 +199,34 @@ def test_texts_that_begin_alike(name: str, max_rows: int | None, monkeypatch: py
         torch.testing.assert_close(under.float(), rows_of(model, e, hooks), atol=1e-3, rtol=1e-3)
 
 
+def test_where_what_follows_is_read_no_beginning_is_shared() -> None:
+    """The first piece of an answer is asked for in a text that holds it, and in one that does not."""
+    model = unusual("bidirectional_gemma3")
+    encoded = encode_many(
+        model, [kn.Prompt("The capital of Canada is", a, multi_token="sum") for a in (" Ottawa", LONG)]
+    )
+    short, long = (rows_of(model, e) for e in encoded)
+    assert len(long) > len(short) == 1 and not torch.allclose(short[0], long[0], atol=1e-2)
+    for found, expected in zip(answer_logits(model, encoded), (short, long), strict=True):
+        torch.testing.assert_close(found.float(), expected, atol=1e-3, rtol=1e-3)
+
+
+def test_the_same_tokens_asked_at_other_places() -> None:
+    """A text that ends where the first piece of another text's answer ends."""
+    model = zoo.tiny("llama")
+    prompts = [
+        kn.Prompt("The capital of Canada is", " Ottawa"),
+        kn.Prompt("The capital of Canada", " is Ottawa", multi_token="sum"),
+    ]
+    one, two = encode_many(model, prompts)
+    assert torch.equal(one.tokens, two.tokens) and one.positions == two.positions[1:]
+    expected = [
+        float(rows_of(model, e).softmax(-1)[range(len(e.positions)), list(e.target_ids)].prod()) for e in (one, two)
+    ]
+    assert answer_values(model, prompts)[0].tolist() == pytest.approx(expected, rel=1e-3)
+    assert [answer.probability for answer in ask(model, prompts)] == pytest.approx(expected, rel=1e-3)
+
+
 def test_each_beginning_is_run_and_asked_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of 300 nouns after one text: one row of the text, and one token of each row."""
     model = zoo.tiny("llama")
@@ -220,6 +250,9 @@ def test_each_beginning_is_run_and_asked_once(monkeypatch: pytest.MonkeyPatch) -
         )
         for piece in pieces
     ]
+    list(answer_logits(model, [first, *asked[:5]]))
+    assert seen == [(1 + 5, length + 1, 1)], "not worth a pass of its own"
+    seen.clear()
     found = list(answer_logits(model, [first, *asked]))
     assert seen == [(1 + n, 2, 1)], "from the text's last token on, which its own row is asked for; one position each"
     for e, logits in zip([first, *asked], found, strict=True):
