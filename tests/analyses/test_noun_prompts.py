@@ -79,6 +79,28 @@ def test_log_odds_are_the_difference_of_logits(prompts: dict[str, list[kn.Prompt
     assert row["foil_before"] < row["before"] and foil["foil_before"] > foil["before"]
 
 
+def test_both_forms_are_those_of_their_own_prompt() -> None:
+    """Prompts of different nouns, by runs of their own: one probability for the answer, and one for its foil."""
+    model, neurons = zoo.tiny("llama"), [(1, 3)]
+    nouns = [
+        ("Is {}", " Cuba", " Rome"),
+        ("The capital of {}", " Japan", " Spain"),
+        ("The dog and {}", " Paris", " Tokyo"),
+    ]
+    listed = [kn.Prompt(text, good, foil=bad) for text, good, bad in nouns]
+    shift = probability_shift(model, {"plural": listed}, neurons, words=["near", "the"])
+    for n, prompt in enumerate(listed):
+        for w, word in enumerate(("near", "the")):
+            e = kn.encode(model, kn.Prompt(prompt.text.replace("{}", word), prompt.target, foil=prompt.foil))
+            for found, foil, hooks in (
+                (shift.before, shift.foil_before, []),
+                (shift.after, shift.foil_after, kn.scale_neurons(neurons, 0.0, pos=-1)),
+            ):
+                p = model.run_with_hooks(e.tokens, fwd_hooks=hooks)[0, -1].detach().softmax(-1)
+                both = (float(found[n, w]), float(foil[n, w]))
+                assert both == pytest.approx((float(p[e.target_ids[0]]), float(p[e.foil_ids[0]])), rel=1e-3)
+
+
 def test_prompts_with_and_without_a_slot_do_not_go_together() -> None:
     model = zoo.tiny("llama")
     mixed = [kn.Prompt("The dog and {}", " Paris"), kn.Prompt("The dog and", " Paris")]
