@@ -31,8 +31,8 @@ class Capability:
     fill: bool = False  # tokens behind a text's end change nothing in it: texts of different lengths may share a pass
 
 
-# By model: whether it was in training mode, and how long the probe was.
-_known: WeakKeyDictionary[Any, dict[tuple[bool, int], Capability]] = WeakKeyDictionary()
+# By model: how it was wired, and how long the probe was.
+_known: WeakKeyDictionary[Any, dict[tuple[int, int], Capability]] = WeakKeyDictionary()
 
 # A probe is not shorter than this.
 _SHORTEST = 8
@@ -43,18 +43,16 @@ _PROBED = 1024
 def capability(model: Any, tokens: Tensor, length: int | None = None) -> Capability:
     """Try it on the first prompt, and remember the answer for this model and runs of this length (the prompt's own).
 
-    Rotary tables may depend on the length of a run: the probe is at least as long as the prompt. While somebody else's
-    hooks are attached to the model, nothing is shared: they would see other batches, and fewer positions.
+    Rotary tables may depend on the length of a run: the probe is at least as long as the prompt. A model to which a
+    hook of PyTorch or another module has come since is asked again. While somebody else's hooks are attached to its
+    hook points, nothing is shared: they would see other batches, and fewer positions.
     """
-    training = adapter.is_training(model)
-    if training:
-        check_dropout(model)
+    check_dropout(model)
     if has_hooks(model):
         return Capability(False)
     probe = probe_text(model, tokens[0], length or tokens.shape[1])
     known = _known.setdefault(model, {})
-    key = (training, probe.shape[1])
-    if key not in known:
+    if (found := known.get((adapter.wiring(model), probe.shape[1]))) is None:
         try:
             found = _compare(model, probe)
         except (MemoryError, *PROBE_ERRORS) as error:
@@ -67,8 +65,8 @@ def capability(model: Any, tokens: Tensor, length: int | None = None) -> Capabil
                 "each runs on its own: same numbers, but slower",
                 stacklevel=4,
             )
-        known[key] = found
-    return known[key]
+        known[adapter.wiring(model), probe.shape[1]] = found  # TransformerLens itself attaches some in the first run
+    return found
 
 
 def probe_text(model: Any, tokens: Int[Tensor, " pos"], length: int) -> Int[Tensor, "1 probe"]:

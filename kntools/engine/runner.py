@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import cached_property
 from typing import Any, TypeVar
 
 import torch
@@ -9,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from kntools.engine import plan
-from kntools.engine.capability import capability
+from kntools.engine.capability import Capability, capability
 from kntools.engine.forward import ForwardPass, NotBatched, PassOutput, run_plain
 from kntools.engine.inputs import Inputs
 from kntools.engine.memory import is_out_of_memory, rows_that_fit
@@ -55,7 +56,7 @@ class Runner:
         resolved = plan.resolve(interventions, self.inputs)
         for name in {name for inter in resolved for name, fn in inter.hooks if isinstance(fn, PositionedHook)}:
             neuron_layers.check_hook(self.model, name)
-        can = capability(self.model, self.tokens)
+        can = self._can
         items = [self._item(number, inter, reuse=can.prefix) for number, inter in enumerate(resolved)]
         # A backward pass goes through no position in vain: an infinite gradient there is nan at the later ones.
         overhead = 0 if gradients else plan.pass_overhead(self.model)
@@ -87,6 +88,10 @@ class Runner:
                     continue
                 bar.update(len(current.items))
         return [found[n] for n in range(len(items))]
+
+    @cached_property
+    def _can(self) -> Capability:
+        return capability(self.model, self.tokens)
 
     def _item(self, number: int, inter: Intervention, *, reuse: bool) -> Item:
         """Where an intervention first acts: in which block, and at which position."""

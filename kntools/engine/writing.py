@@ -124,13 +124,13 @@ def _placed(fn: PassHook, given: int, start: int, stop: int) -> PassHook | None:
     return fn.at(here).moved(start, stop if fn.whole is None else given) if here else None
 
 
-_known: WeakKeyDictionary[Any, dict[tuple[bool, int], bool]] = WeakKeyDictionary()
+_known: WeakKeyDictionary[Any, dict[tuple[int, int], bool]] = WeakKeyDictionary()
 
 
 @torch.no_grad()
 def _steps_are_right(model: Any, text: Int[Tensor, "1 pos"]) -> bool:
     """Do steps with kept keys and values give the logits of one run of the whole text? Asked once for each length."""
-    known, key = _known.setdefault(model, {}), (adapter.is_training(model), text.shape[1])
+    known, key = _known.setdefault(model, {}), (adapter.wiring(model), text.shape[1])
     if key not in known:
         first = text.shape[1] - min(_TRIED, text.shape[1] // 2)
         steps = adapter.Steps(model, 1)

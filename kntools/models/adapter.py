@@ -76,6 +76,13 @@ def all_modules(model: Any) -> set[torch.nn.Module]:
     return {*model.modules(), *getattr(model, "original_model", model).modules()}
 
 
+def wiring(model: Any) -> int:
+    """A number that is another one after a change of modules, mode or hooks of PyTorch; weights do not count."""
+    modules = all_modules(model)
+    state = ((id(m), m.training, id(vars(m).get("forward")), *m._forward_hooks, *m._forward_pre_hooks) for m in modules)
+    return hash(frozenset(state))
+
+
 def n_layers(model: Any) -> int:
     check_model(model)
     if getattr(model, "blocks", None) is None:

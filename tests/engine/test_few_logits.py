@@ -21,11 +21,13 @@ TARGET, FOIL = 7, 3
 
 @contextmanager
 def shapes(model: Any) -> Iterator[list[tuple[int, int]]]:
-    """Rows and logits of each pass, as the unembedding makes them."""
+    """Rows and logits of each pass, as the unembedding makes them. The probe is no part of it."""
     found: list[tuple[int, int]] = []
     point = model.unembed.hook_out  # a hook of PyTorch's, which kntools does not take for one that asks for all logits
     handle = point.register_forward_hook(lambda module, args, out: found.append((len(out), out.shape[-1])))
     try:
+        capability(model, tokens_for(model))
+        found.clear()
         yield found
     finally:
         handle.remove()
@@ -63,7 +65,6 @@ def test_each_prompt_has_tokens_of_its_own() -> None:
     tokens = torch.cat([tokens_for(model), tokens_for(model).roll(1, -1)])
     runs = [kn.Intervention(run.hooks, prompt=n % 2) for n, run in enumerate(2 * runs_of(model))]
     asked = [(TARGET, FOIL), (FOIL, 11)]
-    capability(model, tokens)  # whose probe is no part of the count
     with shapes(model) as found:
         values = kn.sweep(model, tokens, runs, pos=-1, metric=[kn.logit_difference(*pair) for pair in asked])
     assert max(found)[1] == 3
@@ -159,15 +160,16 @@ def test_a_metric_that_only_resembles_it_gets_all_logits() -> None:
 def test_the_unembedding_is_as_it_was_after_an_interrupt() -> None:
     model = zoo.fresh("llama")
     tokens, matrix = tokens_for(model), model.unembed.original_component
-    assert capability(model, tokens).few_logits
-    struck = []
+    armed, struck = list[bool](), list[int]()
 
     def stop(module: Any, args: Any, output: Tensor) -> None:
-        if "forward" in vars(matrix):
+        if armed and "forward" in vars(matrix):
             struck.append(output.shape[-1])
             raise KeyboardInterrupt
 
     handle = model.unembed.hook_out.register_forward_hook(stop)
+    assert capability(model, tokens).few_logits
+    armed.append(True)
     with pytest.raises(KeyboardInterrupt):
         kn.sweep(model, tokens, [[]], pos=-1, metric=kn.logit_difference(TARGET, FOIL))
     handle.remove()

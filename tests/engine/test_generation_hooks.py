@@ -160,9 +160,10 @@ def test_steps_are_taken_where_they_can_be(monkeypatch: pytest.MonkeyPatch) -> N
 
 def test_only_the_logits_of_what_comes_next_are_made() -> None:
     model, made = zoo.fresh("llama"), list[int]()
-    kn.generate(model, PROMPTS[0], max_new_tokens=4)  # the probes are no part of the count
     matrix = model.unembed.original_component
     matrix.register_forward_pre_hook(lambda module, args: made.append(args[0].shape[1]))
+    kn.generate(model, PROMPTS[0], max_new_tokens=4)
+    made.clear()  # the probes are no part of the count
     kn.generate(model, PROMPTS[0], max_new_tokens=4)
     assert made == [1, 1, 1, 1]
 

@@ -24,8 +24,11 @@ from tests.loop import one_by_one, tokens_for
 
 
 @contextmanager
-def counted(model: Any) -> Iterator[list[tuple[int, int]]]:
-    """`(rows, positions)` that enter the last block in each forward pass; rows include the untouched one."""
+def counted(model: Any, tokens: Tensor) -> Iterator[list[tuple[int, int]]]:
+    """`(rows, positions)` that enter the last block in each forward pass; rows include the untouched one.
+
+    What is asked about the model for runs as long as `tokens` is no part of the count.
+    """
     shapes: list[tuple[int, int]] = []
 
     def note(module: Any, args: Any, kwargs: Any) -> None:
@@ -34,14 +37,15 @@ def counted(model: Any) -> Iterator[list[tuple[int, int]]]:
 
     handle = model.blocks[model.cfg.n_layers - 1].register_forward_pre_hook(note, with_kwargs=True)
     try:
+        capability(model, tokens), neurons_of(model)
+        shapes.clear()
         yield shapes
     finally:
         handle.remove()
 
 
 def passes(model: Any, tokens: Tensor, runs: list[Any], max_rows: int | None = None) -> list[tuple[int, int]]:
-    capability(model, tokens)  # the probe is no part of the count
-    with counted(model) as shapes, kn.set_options(max_rows=max_rows):
+    with counted(model, tokens) as shapes, kn.set_options(max_rows=max_rows):
         kn.sweep(model, tokens, runs, pos=-1)
     return shapes
 
@@ -178,8 +182,7 @@ def test_an_attribution_baseline_is_one_pass_for_prompts_of_equal_length() -> No
     prompts = [kn.Prompt(f"The capital of {c} is", " Paris") for c in ("Canada", "France", "Japan")]
     tokens = kn.encode(model, prompts[0]).tokens
     n = tokens.shape[1]
-    capability(model, tokens), neurons_of(model)
-    with counted(model) as shapes:
+    with counted(model, tokens) as shapes:
         kn.activation_x_gradient(model, prompts)
     # The prompts' beginnings, the prompts as they are (the metric's value), and the rows with gradients.
     assert shapes == [(3, n - 1), (6, 1), (6, 1)]
@@ -191,12 +194,11 @@ def test_an_attribution_is_one_pass_per_round() -> None:
     prompts = [kn.Prompt(f"The capital of {c} is", " Paris") for c in ("Canada", "France", "Japan")]
     tokens = kn.encode(model, prompts[0]).tokens
     n, layers = tokens.shape[1], model.cfg.n_layers
-    capability(model, tokens), neurons_of(model)
-    with counted(model) as shapes:
+    with counted(model, tokens) as shapes:
         kn.integrated_gradients(model, prompts, rule="midpoint", steps=4)
     # Rows of the last block's own line join behind where rows are counted.
     assert shapes == [(3, n - 1), (6, 1), (3 + 3 * (layers - 1) * (4 + 1), 1)]
-    with counted(model) as shapes:
+    with counted(model, tokens) as shapes:
         att = kn.integrated_gradients(model, prompts[0])
     # The prompt's beginning, the prompt as it is, then a pass per round, all of which hold what the result counts; but
     # the node at g = 1 is one row for all layers.
@@ -208,8 +210,7 @@ def test_an_attribution_is_one_pass_per_round() -> None:
 def test_the_nodes_of_a_rule_are_divided_between_passes() -> None:
     model = zoo.tiny("llama")
     prompt = kn.Prompt("The capital of Canada is", " Paris")
-    capability(model, kn.encode(model, prompt).tokens), neurons_of(model)
-    with counted(model) as shapes, kn.set_options(max_rows=20):
+    with counted(model, kn.encode(model, prompt).tokens) as shapes, kn.set_options(max_rows=20):
         kn.integrated_gradients(model, prompt, rule="midpoint", steps=100)
     assert max(rows for rows, _ in shapes) <= 20
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -9,36 +11,74 @@ import torch
 from torch import Tensor
 
 import kntools as kn
+from kntools.engine.answers import ask
 from kntools.engine.capability import Capability, capability
 from tests import zoo
 from tests.engine.test_pass_counts import counted
 from tests.loop import gradient_by_loop, one_by_one, tokens_for
 
 
-def mixing(name: str, layer: int) -> Any:
-    """A model whose block `layer` moves every row of a batch towards the mean of the batch."""
-    model = zoo.fresh(name)
+def change_output(module: torch.nn.Module, change: Callable[[Tensor], Tensor]) -> None:
+    def hook(module: Any, args: Any, output: Any) -> Any:
+        return (change(output[0]), *output[1:]) if isinstance(output, tuple) else change(output)
 
-    def mix(module: Any, args: Any, output: Any) -> Any:
-        x = output[0] if isinstance(output, tuple) else output
-        mixed = 0.5 * x + 0.5 * x.mean(0, keepdim=True)
-        return (mixed, *output[1:]) if isinstance(output, tuple) else mixed
-
-    model.blocks[layer].register_forward_hook(mix)
-    return model
+    module.register_forward_hook(hook)
 
 
-def forgetful(name: str) -> Any:
-    """A model that fills the cache it is given, but ignores what is in it."""
-    model = zoo.fresh(name)
+def mix(model: Any, layer: int = 1) -> None:
+    """Block `layer` moves every row of a batch towards the mean of the batch."""
+    change_output(model.blocks[layer], lambda x: 0.5 * x + 0.5 * x.mean(0, keepdim=True))
 
-    def forget(module: Any, args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+
+def shift_by_place(model: Any) -> None:
+    """A block whose output depends on how many positions there are, and on which of them each is."""
+    change_output(model.blocks[1], lambda x: x + torch.linspace(0, 2, x.shape[1]).view(1, -1, 1))
+
+
+def forget(model: Any) -> None:
+    """The model fills the cache it is given, but ignores what is in it."""
+
+    def without(module: Any, args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
         cache = kwargs.get("past_key_values")
         if cache is not None and cache.get_seq_length():
             kwargs = {**kwargs, "past_key_values": None}
         return args, kwargs
 
-    model.original_model.register_forward_pre_hook(forget, with_kwargs=True)
+    model.original_model.register_forward_pre_hook(without, with_kwargs=True)
+
+
+class Reversed(torch.nn.Module):
+    """Adds what stands at the mirrored place of the text."""
+
+    def __init__(self, inner: torch.nn.Module) -> None:
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        x = self.inner(*args, **kwargs)
+        return x + x.flip(1)
+
+
+def replace_a_module(model: Any) -> None:
+    out = model.blocks[1].mlp.out
+    out.set_original_component(Reversed(out.original_component).eval())
+
+
+def replace_forward(model: Any) -> None:
+    matrix = model.blocks[1].mlp.out.original_component
+    forward = matrix.forward
+    matrix.forward = lambda x: forward(x) + forward(x).flip(1)
+
+
+def mixing(name: str, layer: int) -> Any:
+    model = zoo.fresh(name)
+    mix(model, layer)
+    return model
+
+
+def forgetful(name: str) -> Any:
+    model = zoo.fresh(name)
+    forget(model)
     return model
 
 
@@ -72,7 +112,7 @@ def test_a_model_that_mixes_its_rows_runs_the_plain_loop(name: str, layer: int) 
     with pytest.warns(UserWarning, match="cannot share"):
         assert capability(model, tokens) == Capability(fork=False, prefix=False)
     assert_equal_to_loop(model, tokens)
-    with counted(model) as shapes:
+    with counted(model, tokens) as shapes:
         kn.sweep(model, tokens, interventions_for(model), pos=-1)
     assert shapes == [(1, tokens.shape[1])] * len(interventions_for(model))
 
@@ -84,9 +124,29 @@ def test_a_model_that_ignores_its_cache_runs_whole_prompts(name: str) -> None:
     assert capability(model, tokens) == Capability(fork=True, prefix=False, few_logits=True, fill=True)
     assert_equal_to_loop(model, tokens)
     late = [kn.scale_site("mlp.hook_post", 1, f) for f in (0.0, 0.5, 2.0)]
-    with counted(model) as shapes:
+    with counted(model, tokens) as shapes:
         kn.sweep(model, tokens, late)
     assert shapes == [(4, tokens.shape[1])], "rows are shared all the same, from the first token on"
+
+
+@pytest.mark.parametrize("late", [mix, shift_by_place, forget, replace_a_module, replace_forward])
+def test_what_comes_to_a_model_later_is_seen(late: Callable[[Any], None]) -> None:
+    """A model that could share passes is asked again when a hook of PyTorch or another module has come to it."""
+    model, prompt = zoo.fresh("llama"), kn.Prompt("The capital of Canada is", " Ottawa")
+    tokens = tokens_for(model)
+    assert_equal_to_loop(model, tokens)
+    kn.generate(model, prompt.text, max_new_tokens=4)
+    late(model)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that passes cannot be shared now
+        assert_equal_to_loop(model, tokens)
+        [answer] = ask(model, prompt)
+        written = kn.generate(model, prompt.text, max_new_tokens=4)
+    text = tokens
+    for _ in range(4):
+        text = torch.cat([text, model(text)[:, -1:].argmax(-1)], 1)
+    assert answer.says == (int(text[0, -4]),)
+    assert written == model.tokenizer.decode(text[0, -4:])
 
 
 def test_a_prompt_of_one_token_does_not_vouch_for_the_cache() -> None:
