@@ -81,7 +81,8 @@ class WeightEdit(Result):
         """The edit as hooks, without a change of weights: `kn.sweep(model, tokens, [edit.hooks(model)])`.
 
         What the changed rows of `W_out` would add is added to the output of the MLP, at every position; in half
-        precision, as the rounded weights would add it. Raises as `applied` does.
+        precision, as the rounded weights would add it. A hook that is attached to that output already comes before
+        it, and sees the output without the edit (under `applied`, with it). Raises as `applied` does.
         """
         changes = self.changes
         check(self, changes, model)
