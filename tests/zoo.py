@@ -61,15 +61,15 @@ def fresh(name: str, dtype: torch.dtype = torch.float32) -> TransformerBridge:
         )
 
 
-def hf_model(name: str, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
-    """The Hugging Face model behind `tiny(name)`, newly built."""
+def hf_model(name: str, dtype: torch.dtype = torch.float32, **options: Any) -> PreTrainedModel:
+    """The Hugging Face model behind `tiny(name)`, newly built; with other `options` of its architecture if given."""
     recipe, words = RECIPES[name], tokenizer(name)
     specials = {
         "bos_token_id": words.bos_token_id,
         "eos_token_id": words.eos_token_id,
         "pad_token_id": words.pad_token_id,
     }
-    config = getattr(transformers, recipe.config)(vocab_size=len(words), **specials, **recipe.options)
+    config = getattr(transformers, recipe.config)(vocab_size=len(words), **specials, **recipe.options | options)
     config.architectures = [recipe.model]
     config._attn_implementation = "eager"
     with torch.random.fork_rng(devices=[]):

@@ -36,7 +36,10 @@ MODULES = (load, quiet, sources, lora, hf_folder, converted, gguf_module, named,
 FILES = {str(inspect.getsourcefile(module)) for module in MODULES}
 
 
-hf_model = functools.cache(zoo.hf_model)  # made before any mode is entered
+@functools.cache  # made before any mode is entered
+def hf_model(name: str) -> Any:
+    """Of one layer: it is loaded hundreds of times, and its layers take most of that."""
+    return zoo.hf_model(name, num_hidden_layers=1)
 
 
 def everything() -> dict[str, Any]:
