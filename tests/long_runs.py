@@ -1,11 +1,8 @@
-"""Analyses that keep what they have finished, on a small model: in this process, or in one to be killed.
-
-python -m tests.long_runs localisation run-folder
-"""
+"""Analyses that keep what they have finished, on a small model: in this process, or in one to be killed."""
 
 from __future__ import annotations
 
-import sys
+import multiprocessing
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -22,6 +19,8 @@ from tests import planted
 
 Groups = tuple[PromptGroup, ...]
 PAUSE = 0.5  # seconds after each item, for the one who kills
+#: A process that has imported what this one has: a new one would take seconds for that.
+PROCESSES = multiprocessing.get_context("fork")
 ONE = SearchSettings(target_count=(1, 5))
 
 
@@ -56,6 +55,7 @@ def _slowly(put: Callable[..., None]) -> Callable[..., None]:
     return wrapped
 
 
-if __name__ == "__main__":
+def slow_result_of(what: str, folder: Path) -> None:
+    """In a process of its own."""
     RunStore.put = _slowly(RunStore.put)  # type: ignore[method-assign]
-    result_of(sys.argv[1], Path(sys.argv[2]))
+    result_of(what, folder)

@@ -5,18 +5,13 @@ Of numbers and of tensors; every long analysis, interrupted in this process: tes
 
 from __future__ import annotations
 
-import os
 import random
-import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
 
-from tests.conftest import ROOT
-from tests.long_runs import ANALYSES, result_of
+from tests.long_runs import ANALYSES, PROCESSES, result_of, slow_result_of
 
 
 def lines(run: Path) -> int:
@@ -26,16 +21,16 @@ def lines(run: Path) -> int:
 
 def kill(what: str, run: Path) -> None:
     """Begin in a process of its own, and kill it after one to three items."""
-    command = [sys.executable, "-m", "tests.long_runs", what, str(run)]
-    process = subprocess.Popen(command, cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    process = PROCESSES.Process(target=slow_result_of, args=(what, run))
+    process.start()
     try:
         wanted, deadline = random.Random(what).randint(1, 3), time.monotonic() + 300
         while lines(run) < 1 + wanted:
-            assert process.poll() is None and time.monotonic() < deadline, "it ended before it could be killed"
+            assert process.is_alive() and time.monotonic() < deadline, "it ended before it could be killed"
             time.sleep(0.02)
     finally:
-        process.send_signal(signal.SIGKILL)
-        process.wait()
+        process.kill()
+        process.join()
 
 
 @pytest.mark.slow

@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import re
-import signal
-import subprocess
-import sys
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -26,7 +22,7 @@ from kntools.editing.rome_settings import RomeSettings
 from kntools.engine.answers import ask
 from kntools.engine.generation import Drawing, continue_tokens
 from tests import zoo
-from tests.conftest import ROOT
+from tests.long_runs import PROCESSES
 
 CAPITALS = list(zoo.COUNTRIES.items())
 
@@ -278,20 +274,12 @@ def test_weights_that_are_not_put_back_are_noticed() -> None:
         edit_consistency(model, cases(1), {"vandal": vandal}, continuations=ALONE)
 
 
-SCRIPT = """
-import sys
-from kntools.analyses.fig11_edit_consistency import edit_consistency
-from tests import zoo
-from tests.analyses.test_edit_consistency import METHODS, SHORT, cases
-edit_consistency(zoo.fresh("llama"), cases(6), METHODS, continuations=SHORT, run=sys.argv[1], together=2)
-"""
-
-
 def test_a_killed_run_goes_on_and_nothing_is_done_twice(tmp_path: Path) -> None:
     run, file = tmp_path / "run", tmp_path / "run.jsonl"
-    running = subprocess.Popen(
-        [sys.executable, "-c", SCRIPT, str(run)], cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1"}
-    )
+    how: dict[str, Any] = {"continuations": SHORT, "together": 2}
+    work = (zoo.fresh("llama"), cases(6), METHODS)
+    running = PROCESSES.Process(target=edit_consistency, args=work, kwargs={**how, "run": run})
+    running.start()
     deadline = time.monotonic() + 300
     parts = 3 * len(METHODS)  # six cases in twos, one item for each method
     wanted = 6 + 2  # all cases before the edits, and two parts
@@ -299,10 +287,10 @@ def test_a_killed_run_goes_on_and_nothing_is_done_twice(tmp_path: Path) -> None:
     def lines() -> list[bytes]:
         return [line for line in file.read_bytes().splitlines(True) if line.endswith(b"\n")] if file.exists() else []
 
-    while len(lines()) < 1 + wanted and running.poll() is None and time.monotonic() < deadline:
+    while len(lines()) < 1 + wanted and running.is_alive() and time.monotonic() < deadline:
         time.sleep(0.005)
-    running.send_signal(signal.SIGKILL)
-    running.wait()
+    running.kill()
+    running.join()
     there = lines()
     assert wanted <= len(there) - 1 < 6 + parts, "it was not killed half-way"
     made: list[str] = []
@@ -314,7 +302,6 @@ def test_a_killed_run_goes_on_and_nothing_is_done_twice(tmp_path: Path) -> None:
 
         return replace(METHODS[name], edit=method)
 
-    how: dict[str, Any] = {"continuations": SHORT, "together": 2}
     again = edit_consistency(zoo.fresh("llama"), cases(6), {n: watched(n) for n in METHODS}, run=run, **how)
     assert lines()[: len(there)] == there and len(lines()) == 1 + 6 + parts
     assert len(made) == 1 + 6 + parts - len(there), "a finished part was made again"

@@ -1,8 +1,5 @@
 """Loaders on the built-in sample: records, filters, names, and what happens when the data is not there."""
 
-import os
-import subprocess
-import sys
 import warnings
 from pathlib import Path
 from typing import Any
@@ -13,8 +10,6 @@ from kntools import data
 from kntools.data.hub import Unavailable
 from kntools.data.records import Loaded, Skipped
 from kntools.models.names import check_name
-
-ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture(autouse=True)
@@ -212,28 +207,6 @@ def test_a_field_without_an_occupation_is_counted(tmp_path: Path) -> None:
     facts = data.synonym_facts(path="sample", synonyms=table)
     assert {fact.target for fact in facts} == {"physics", "logic"}
     assert facts.skipped["no occupation for this field"] == 102 - len(facts)
-
-
-def pairing() -> str:
-    facts = [*data.symmetric_facts("P36", path="sample"), *data.synonym_facts(path="sample", seed=2)]
-    sample = data.pararel("P101", path="sample", limit=9, seed=1)
-    return str([fact.new_target for fact in facts] + [fact.subject for fact in sample])
-
-
-ELSEWHERE = """
-import random
-from tests.data import test_data_loaders
-state = random.getstate()
-print(test_data_loaders.pairing())
-assert random.getstate() == state, "the global generator moved"
-"""
-
-
-def test_pairing_depends_neither_on_hash_order_nor_on_the_global_generator() -> None:
-    hash_seed = "2" if os.environ.get("PYTHONHASHSEED") == "1" else "1"
-    environment = {**os.environ, "PYTHONHASHSEED": hash_seed, "PYTHONPATH": str(ROOT)}
-    run = subprocess.run([sys.executable, "-c", ELSEWHERE], env=environment, capture_output=True, text=True)
-    assert (run.stdout.strip(), run.returncode) == (pairing(), 0), run.stderr
 
 
 # --- names ------------------------------------------------------------------------------------------

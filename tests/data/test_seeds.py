@@ -18,12 +18,15 @@ from tests import zoo
 from tests.conftest import ROOT
 
 DRAWS = """
-import json, warnings
+import json, random, warnings
 warnings.simplefilter("ignore")
 import torch
 torch.set_num_threads(1)
 from tests.data import test_seeds
-print(json.dumps(test_seeds.everything_drawn()))
+state = random.getstate()
+found = test_seeds.everything_drawn()
+assert random.getstate() == state, "the global generator moved"
+print(json.dumps(found))
 """
 
 
@@ -40,6 +43,7 @@ def everything_drawn(seed: int = 5) -> dict[str, Any]:
     found: dict[str, Any] = {
         "facts": [f.subject for f in data.pararel("P36", **filters)],
         "symmetric": [(f.subject, f.new_target) for f in data.symmetric_facts("P36", **filters)],
+        "all symmetric": [f.new_target for f in data.symmetric_facts("P36", path="sample", seed=seed)],
         "synonyms": [(f.subject, f.new_target) for f in data.synonym_facts(**filters)],
         "pairs": [p.good for p in data.blimp("sample_determiner_noun_agreement_1", limit=6, seed=seed)],
         "frames": [f.before for f in data.agreement_frames(limit=6, seed=seed)],

@@ -55,11 +55,10 @@ print(f"process {processes.index()} of {processes.count()}: {sum(len(r.to_frame(
 """
 
 
-def launch(out: Path, pairs: Path, processes: int) -> str:
+def launch(out: Path, pairs: Path) -> str:
     script = out.with_suffix(".py")
     script.write_text(SCRIPT)
-    several = LAUNCHER if processes > 1 else ()
-    command = [sys.executable, *several, str(script), str(out), str(pairs)]
+    command = [sys.executable, *LAUNCHER, str(script), str(out), str(pairs)]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, cwd=out.parent, env=environment, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr[-3000:]
@@ -67,14 +66,18 @@ def launch(out: Path, pairs: Path, processes: int) -> str:
 
 
 @pytest.mark.slow
-def test_two_processes_make_the_tables_of_one(tmp_path: Path) -> None:
+def test_two_processes_make_the_tables_of_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     """Kept in files and in memory."""
     from tests import planted
 
     pairs = planted.write_pairs(tmp_path)
     one, two = tmp_path / "one", tmp_path / "two"
-    assert "process 0 of 1" in launch(one, pairs, 1)
-    said = launch(two, pairs, 2)
+    monkeypatch.setattr(sys, "argv", ["one", str(one), str(pairs)])
+    exec(SCRIPT, {})
+    assert "process 0 of 1" in capsys.readouterr().out
+    said = launch(two, pairs)
     assert "process 0 of 2" in said and "process 1 of 2" in said
     tables = sorted(p.name for p in one.iterdir() if p.suffix in (".csv", ".json"))
     assert len(tables) == 12

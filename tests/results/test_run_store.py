@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import math
-import subprocess
-import sys
+import resource
+import signal
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from kntools.results import encoding, run_file
 from kntools.results.run_file import RunFile
 from kntools.results.run_store import RunStore
 from tests import zoo
-from tests.conftest import ROOT
+from tests.long_runs import PROCESSES
 
 
 def store(path: Path | None, *, kind: str = "test", name: str = "llama", **settings: Any) -> RunStore:
@@ -159,29 +159,26 @@ def test_an_interrupted_write_leaves_what_was_whole(
         assert torch.equal(again.items["one"]["x"], scores(1)) and torch.equal(again.items["two"]["x"], scores(2))
 
 
-LIMITED = """
-import resource, signal, sys, torch
-from kntools.results.run_store import RunStore
-from tests import zoo
-run = RunStore(sys.argv[1], kind="test", model=zoo.tiny("llama"), settings={})
-run.put("one", {"x": torch.ones(10)})
-resource.setrlimit(resource.RLIMIT_FSIZE, (4000, 4000))
-signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-for name, payload in (("two", torch.ones(2000)), ("three", "x" * 5000)):
-    try:
-        run.put(name, payload)
-    except OSError as error:
-        print(type(error).__name__, list(run.items))
-run.put("four", {"x": torch.zeros(3)})
-"""
+def _limited(path: Path) -> None:
+    """In a process of its own, whose files may not grow."""
+    run = store(path)
+    run.put("one", {"x": torch.ones(10)})
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4000, 4000))
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    for name, payload in (("two", torch.ones(2000)), ("three", "x" * 5000)):
+        with pytest.raises(OSError, match="File too large"):
+            run.put(name, payload)
+        assert list(run.items) == ["one"]
+    run.put("four", {"x": torch.zeros(3)})
 
 
 def test_a_disk_that_is_full(tmp_path: Path) -> None:
     """The system refuses to let the files grow: half of an item arrives, and is taken back."""
-    command = [sys.executable, "-c", LIMITED, str(tmp_path / "run")]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
-    assert done.stdout.splitlines() == ["OSError ['one']"] * 2, done.stderr
-    run = RunStore(tmp_path / "run", kind="test", model=zoo.tiny("llama"), settings={})
+    process = PROCESSES.Process(target=_limited, args=(tmp_path / "run",))
+    process.start()
+    process.join()
+    assert process.exitcode == 0
+    run = store(tmp_path / "run")
     assert list(run.items) == ["one", "four"] and torch.equal(run.items["four"]["x"], torch.zeros(3))
 
 
