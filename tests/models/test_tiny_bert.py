@@ -262,8 +262,18 @@ def test_short_training_is_the_same_twice() -> None:
     assert torch.equal(torch.random.get_rng_state(), state)
 
 
-def test_check_option_reports_the_shipped_weights() -> None:
-    out = python(SCRIPT.name, "--check", "--threads", "1").decode()
+def test_check_option_reports_the_shipped_weights(
+    scores: dict[str, evaluation.Score], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The command, but for the evaluation, which was made once for all tests."""
+    import train_tiny_bert as script
+
+    loaded: list[Any] = []
+    monkeypatch.setattr(script, "load", lambda folder: loaded.append(folder) or ())
+    monkeypatch.setattr(script, "evaluate", lambda: scores)
+    monkeypatch.setattr(sys, "argv", [SCRIPT.name, "--check", "--threads", "1"])
+    assert script.main() == 0 and loaded == [FOLDER]
+    out = capsys.readouterr().out
     assert "all held-out" in out and "all facts" in out and "<" not in out
 
 
