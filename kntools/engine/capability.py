@@ -47,7 +47,8 @@ def capability(model: Any, tokens: Tensor, length: int | None = None) -> Capabil
     hook of PyTorch or another module has come since is asked again. While somebody else's hooks are attached to its
     hook points, nothing is shared: they would see other batches, and fewer positions.
     """
-    check_dropout(model)
+    if adapter.is_training(model):
+        check_dropout(model)
     if has_hooks(model):
         return Capability(False)
     probe = probe_text(model, tokens[0], length or tokens.shape[1])
