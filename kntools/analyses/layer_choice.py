@@ -154,6 +154,7 @@ def measure(
 
 def _written(model: Any, tokens: int, seed: int) -> Iterator[str]:
     """Text of `tokens` tokens as they were drawn; read again it may have fewer, so more follows."""
+    rows, length = 64, 63
     while True:
-        yield from sample_texts(model, tokens, seed=seed, rows=64, length=63)
-        tokens, seed = tokens // 10 + 1, seed + 1
+        yield from sample_texts(model, tokens, seed=seed, rows=rows, length=length)
+        tokens, seed = max(tokens // 10 + 1, rows * length), seed + 1

@@ -58,22 +58,25 @@ class TextMeasurement(ABC):
                 self._note(again)
                 if again and self.texts == skip and self.digest != expected:
                     raise ValueError(f"{self.path} was made of other texts; give the same ones, or another file")
-                if not (new := chunk[len(again) :]):
-                    continue
-                if most is not None and self.tokens >= most:
-                    break
-                self.add(new)
-                self._note(new)
-                bar.update((self.tokens if most else self.texts) - bar.n)
+                new = [] if self._has(most) else chunk[len(again) :]
+                if new:
+                    self.add(new)
+                    self._note(new)
+                    bar.update((self.tokens if most else self.texts) - bar.n)
                 if self.tokens - saved >= every:
                     self._save()
                     saved = self.tokens
+                if self._has(most) and self.texts >= skip:
+                    break  # before more texts are read, which may have to be written first
         if self.texts < skip:
             raise ValueError(f"{self.path} holds {skip} texts, but only {self.texts} were given; give the same ones")
         if not self.tokens:
             raise ValueError("no text was given; give at least one text")
         if self.tokens > saved:
             self._save()
+
+    def _has(self, most: int | None) -> bool:
+        return most is not None and self.tokens >= most
 
     def _note(self, texts: list[str]) -> None:
         self.texts += len(texts)

@@ -124,6 +124,23 @@ def test_a_killed_run_goes_on_and_ends_with_the_same_bits(after: int, tmp_path: 
             kn.second_moment(*args, checkpoint=file, **options)
 
 
+@pytest.mark.usefixtures("two_rows")
+@pytest.mark.parametrize("tokens", [1, 30])
+def test_no_text_is_read_that_is_not_measured(tokens: int, tmp_path: Path) -> None:
+    """A text may have to be written by the model first. A measurement that is complete is checked, and no more."""
+    taken = list[str]()
+
+    def written() -> Iterator[str]:
+        for text in TEXTS:
+            taken.append(text)
+            yield text
+
+    for _ in range(2):
+        taken.clear()
+        c = kn.second_moment(zoo.tiny("llama"), 1, written(), tokens=tokens, checkpoint=tmp_path / "sums.safetensors")
+        assert tokens <= c.count and c.texts == len(taken) < len(TEXTS)
+
+
 def test_solve_save_and_check(tmp_path: Path) -> None:
     model = zoo.tiny("llama")
     c = kn.second_moment(model, 1, [*zoo.SENTENCES, *zoo.SENTENCES])
