@@ -6,6 +6,7 @@ that nobody has listed, and it is why a sweep's answer never depends on the shor
 
 import warnings
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -20,6 +21,7 @@ from kntools.hooks.positioned import PositionedHook
 from kntools.models import adapter
 from kntools.models.attachment import has_hooks
 from kntools.models.causality import is_causal
+from kntools.models.prefix import Prefix
 from kntools.sites import hook_name
 
 
@@ -31,11 +33,13 @@ class Capability:
     fill: bool = False  # tokens behind a text's end change nothing in it: texts of different lengths may share a pass
 
 
+_ALL = Capability(fork=True, prefix=True, few_logits=True, fill=True)
+
 # By model: how it was wired, and how long the probe was.
 _known: WeakKeyDictionary[Any, dict[tuple[int, int], Capability]] = WeakKeyDictionary()
 
-# A probe is not shorter than this.
-_SHORTEST = 8
+# A probe is not shorter than this: it would take nearly as long, and longer prompts would need another one.
+_SHORTEST = 32
 # Tokens of the vocabulary whose logits are made alone to see what becomes of them.
 _PROBED = 1024
 
@@ -52,8 +56,10 @@ def capability(model: Any, tokens: Tensor, length: int | None = None) -> Capabil
     if has_hooks(model):
         return Capability(False)
     probe = probe_text(model, tokens[0], length or tokens.shape[1])
-    known = _known.setdefault(model, {})
-    if (found := known.get((adapter.wiring(model), probe.shape[1]))) is None:
+    known, wiring = _known.setdefault(model, {}), adapter.wiring(model)
+    if any(can == _ALL for (wired, length), can in known.items() if wired == wiring and length > probe.shape[1]):
+        return _ALL
+    if (found := known.get((wiring, probe.shape[1]))) is None:
         try:
             found = _compare(model, probe)
         except (MemoryError, *PROBE_ERRORS) as error:
@@ -115,11 +121,15 @@ def _compare(model: Any, tokens: Int[Tensor, "1 pos"]) -> Capability | None:
     if bool(alone.isnan().any()):
         return None
 
+    @cache
+    def beginning() -> Prefix:
+        return adapter.build_prefix(model, texts[:, :last])
+
     def same(start: int) -> bool:
         """Do all items in one pass over the tokens from `start` on give the same logits?"""
         at = [p for p in asked if p >= start]
         try:
-            prefix = adapter.build_prefix(model, texts[:, :last]).before(start) if start else None
+            prefix = beginning().before(start) if start else None
             found = ForwardPass(model, texts, [at] * 2, Pass(start, items), prefix).run().of_items()
             return close(torch.cat([found[i.number] for i in items]), alone[:, [asked.index(p) for p in at]])
         except PROBE_ERRORS as error:
@@ -129,13 +139,17 @@ def _compare(model: Any, tokens: Int[Tensor, "1 pos"]) -> Capability | None:
 
     if not same(0):
         return Capability(False)
-    whole, begun = (adapter.run(model, tokens[:, :length])[0, asked[0]] for length in (last + 1, asked[0] + 1))
-    fill = is_causal(model) and close(begun, whole)
-    prefix = fill and last > 0 and same(1) and same(last)
-    return Capability(True, prefix=prefix, few_logits=_makes_few(model, tokens, asked[0], whole), fill=fill)
+    causal, first = is_causal(model), asked[0]
+    whole, begun = adapter.run(model, tokens)[0, first], tokens[:, : first + 1]
+    fill = few = causal and _makes_few(model, begun, whole)
+    if not few:  # which of the two is it?
+        fill = causal and close(adapter.run(model, begun)[0, first], whole)
+        few = _makes_few(model, tokens, whole, first)
+    prefix = fill and last > 0 and same(max(1, last // 2)) and same(last)
+    return Capability(True, prefix=prefix, few_logits=few, fill=fill)
 
 
-def _makes_few(model: Any, tokens: Int[Tensor, "1 pos"], at: int, whole: Float[Tensor, " d_vocab"]) -> bool:
+def _makes_few(model: Any, tokens: Int[Tensor, "1 pos"], whole: Float[Tensor, " d_vocab"], at: int = -1) -> bool:
     """Are the logits of some tokens what they are among all? The model may change them by their place."""
     spaced = list(range(0, len(whole), max(1, len(whole) // _PROBED)))
     half = len(spaced) // 2

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 import kntools as kn
+import kntools.engine.capability as capability_of
 from kntools.engine.answers import ask
 from kntools.engine.capability import Capability, capability
 from tests import zoo
@@ -147,6 +148,28 @@ def test_what_comes_to_a_model_later_is_seen(late: Callable[[Any], None]) -> Non
         text = torch.cat([text, model(text)[:, -1:].argmax(-1)], 1)
     assert answer.says == (int(text[0, -4]),)
     assert written == model.tokenizer.decode(text[0, -4:])
+
+
+def test_a_model_that_allows_everything_is_asked_once_for_all_shorter_prompts(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, asked = zoo.fresh("llama"), list[int]()
+    tokens, compare = tokens_for(model), capability_of._compare
+
+    def counted(model: Any, probe: Tensor) -> Any:
+        asked.append(probe.shape[1])
+        return compare(model, probe)
+
+    monkeypatch.setattr(capability_of, "_compare", counted)
+    for length in (40, 3, 33, 64, 5):
+        assert capability(model, tokens, length) == Capability(True, True, True, True)
+    assert asked == [64]
+    model = zoo.fresh("llama")
+    for length in (3, 5, 32, 33, 5):
+        capability(model, tokens, length)
+    assert asked == [64, 32, 64]
+    forget(model)
+    for length in (33, 5):  # of what is not allowed for long prompts, some may be for short ones
+        assert not capability(model, tokens, length).prefix
+    assert asked == [64, 32, 64, 64, 32]
 
 
 def test_a_prompt_of_one_token_does_not_vouch_for_the_cache() -> None:
