@@ -55,9 +55,24 @@ print(f"process {processes.index()} of {processes.count()}: {sum(len(r.to_frame(
 """
 
 
+# One of two processes fails, and then both.
+FAILING = """
+from kntools.results.run_store import RunStore
+store = RunStore(out / "failing", kind="test", model=zoo.tiny("llama"), settings={})
+def make(n):
+    if n == 3:
+        raise ZeroDivisionError("three is bad")
+    return n
+try:
+    store.each(range(6), key=str, make=make)
+except RuntimeError as error:
+    print(f"process {processes.index()} was told: {error}")
+"""
+
+
 def launch(out: Path, pairs: Path) -> str:
     script = out.with_suffix(".py")
-    script.write_text(SCRIPT)
+    script.write_text(SCRIPT + FAILING)  # in one launch, which takes seconds
     command = [sys.executable, *LAUNCHER, str(script), str(out), str(pairs)]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, cwd=out.parent, env=environment, capture_output=True, text=True, timeout=600)
@@ -66,7 +81,7 @@ def launch(out: Path, pairs: Path) -> str:
 
 
 @pytest.mark.slow
-def test_two_processes_make_the_tables_of_one(
+def test_two_processes_make_the_tables_of_one_and_an_error_in_one_is_told_to_both(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Kept in files and in memory."""
@@ -88,36 +103,10 @@ def test_two_processes_make_the_tables_of_one(
         assert a.name == b.name and RunFile(a).read() == RunFile(b).read()
     assert sum(len(RunFile(file).read()[1]) for file in runs[0]) > 15
 
-
-FAILING = """
-import sys
-from kntools.results import processes
-from kntools.results.run_store import RunStore
-from tests import zoo
-store = RunStore(sys.argv[1], kind="test", model=zoo.tiny("llama"), settings={})
-def make(n):
-    if n == 3:
-        raise ZeroDivisionError("three is bad")
-    return n
-try:
-    store.each(range(6), key=str, make=make)
-except RuntimeError as error:
-    print(f"process {processes.index()} was told: {error}")
-"""
-
-
-@pytest.mark.slow
-def test_an_error_in_one_process_is_told_to_all(tmp_path: Path) -> None:
-    script = tmp_path / "failing.py"
-    script.write_text(FAILING)
-    command = [sys.executable, *LAUNCHER, str(script), str(tmp_path / "run")]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
     for index in (0, 1):
-        said = f"process {index} was told: process 1: ZeroDivisionError: three is bad"
-        assert said in done.stdout, done.stderr[-2000:]
-    assert {*RunFile(tmp_path / "run").read()[1]} == {"0", "1", "2", "4"}, "what was finished is kept, in one file"
-    assert [p.name for p in tmp_path.glob("run*")] == ["run.jsonl"]
+        assert f"process {index} was told: process 1: ZeroDivisionError: three is bad" in said
+    assert {*RunFile(two / "failing").read()[1]} == {"0", "1", "2", "4"}, "what was finished is kept, in one file"
+    assert [p.name for p in two.glob("failing*")] == ["failing.jsonl"]
 
 
 def test_one_process_has_everything() -> None:
