@@ -136,18 +136,20 @@ def test_what_comes_to_a_model_later_is_seen(late: Callable[[Any], None]) -> Non
     model, prompt = zoo.fresh("llama"), kn.Prompt("The capital of Canada is", " Ottawa")
     tokens = tokens_for(model)
     assert_equal_to_loop(model, tokens)
-    kn.generate(model, prompt.text, max_new_tokens=4)
+    counts = (40, 4)  # what holds for the longer text is taken for the shorter one
+    for count in counts:
+        kn.generate(model, prompt.text, max_new_tokens=count)
     late(model)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that passes cannot be shared now
         assert_equal_to_loop(model, tokens)
         [answer] = ask(model, prompt)
-        written = kn.generate(model, prompt.text, max_new_tokens=4)
-    text = tokens
-    for _ in range(4):
+        written = [kn.generate(model, prompt.text, max_new_tokens=count) for count in counts]
+    given, text = tokens.shape[1], tokens
+    for _ in range(max(counts)):
         text = torch.cat([text, model(text)[:, -1:].argmax(-1)], 1)
-    assert answer.says == (int(text[0, -4]),)
-    assert written == model.tokenizer.decode(text[0, -4:])
+    assert answer.says == (int(text[0, given]),)
+    assert written == [model.tokenizer.decode(text[0, given : given + count]) for count in counts]
 
 
 def test_a_model_that_allows_everything_is_asked_once_for_all_shorter_prompts(monkeypatch: pytest.MonkeyPatch) -> None:
