@@ -19,6 +19,7 @@ from kntools.hooks.stateful import StatefulHook
 from kntools.models import adapter
 from kntools.models.attachment import with_hooks
 from kntools.models.causality import is_masked
+from kntools.models.modules import wiring
 from kntools.models.neuron_layers import check_hook
 from kntools.options import options, progress_bar
 from kntools.sites import ANSWER, Hook, resolve_positions
@@ -130,10 +131,10 @@ _known: WeakKeyDictionary[Any, dict[tuple[int, int], bool]] = WeakKeyDictionary(
 @torch.no_grad()
 def _steps_are_right(model: Any, text: Int[Tensor, "1 pos"]) -> bool:
     """Do steps with kept keys and values give the logits of one run of the whole text? Yes, if those of a longer do."""
-    known, wiring = _known.setdefault(model, {}), adapter.wiring(model)
-    if any(right for (wired, length), right in known.items() if wired == wiring and length > text.shape[1]):
+    known, now = _known.setdefault(model, {}), wiring(model)
+    if any(right for (wired, length), right in known.items() if wired == now and length > text.shape[1]):
         return True
-    key = wiring, text.shape[1]
+    key = now, text.shape[1]
     if key not in known:
         first = text.shape[1] - min(_TRIED, text.shape[1] // 2)
         steps = adapter.Steps(model, 1)

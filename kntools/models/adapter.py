@@ -67,31 +67,6 @@ def declares_both_ways(model: Any) -> bool:
     return masked or getattr(model.cfg, "attention_dir", "causal") == "bidirectional"
 
 
-def is_training(model: Any) -> bool:
-    return any(module.training for module in all_modules(model))
-
-
-def all_modules(model: Any) -> set[torch.nn.Module]:
-    """Its modules. What a bridge has not wrapped is one of the original model alone.
-
-    A walk of our own: `Module.modules` makes the names too, and takes seven times as long.
-    """
-    found, todo = set[torch.nn.Module](), [model, getattr(model, "original_model", model)]
-    while todo:
-        module = todo.pop()
-        if module is not None and module not in found:
-            found.add(module)
-            todo += module._modules.values()
-    return found
-
-
-def wiring(model: Any) -> int:
-    """A number that is another one after a change of modules, mode or hooks of PyTorch; weights do not count."""
-    modules = all_modules(model)
-    state = [(id(m), m.training, id(vars(m).get("forward")), *m._forward_hooks, *m._forward_pre_hooks) for m in modules]
-    return hash(frozenset(state))
-
-
 def n_layers(model: Any) -> int:
     check_model(model)
     if getattr(model, "blocks", None) is None:
@@ -240,16 +215,14 @@ def run(
 def _unembedding_matrix(model: Any) -> Any:
     """The unembedding, if it is one matrix and nobody looks at all that it gives."""
     found = getattr(model.unembed, "original_component", None)
-    if type(found) is not torch.nn.Linear or "forward" in vars(found):
-        return None
-    return None if is_watched(model) else found
+    return None if type(found) is not torch.nn.Linear or is_watched(model) else found
 
 
 def is_watched(model: Any) -> bool:
-    """Does somebody look, with a hook of PyTorch, at all that the unembedding gives?"""
+    """Does somebody's code look at all that the unembedding takes or gives: a hook of PyTorch, or another forward?"""
     seen = (model, getattr(model, "original_model", None), model.unembed)
-    modules = (*seen, getattr(model.unembed, "original_component", None))
-    return any(module._forward_hooks for module in modules if module is not None)
+    modules = [m for m in (*seen, getattr(model.unembed, "original_component", None)) if m is not None]
+    return any(m._forward_hooks or m._forward_pre_hooks or "forward" in vars(m) for m in modules)
 
 
 def _logits(model: Any, tokens: Tensor, prefix: Prefix | None) -> Tensor:

@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 from torch.nn import Module
 from transformer_lens.hook_points import HookPoint
 
+from kntools.models.modules import has_pytorch_hooks
 from kntools.scopes import between
 
 T = TypeVar("T")
@@ -57,8 +58,9 @@ def without_hooks(model: Any, call: Callable[[], T]) -> T:
 
 
 def has_hooks(model: Any) -> bool:
-    """Has somebody attached hooks to the model? TransformerLens' own, which wire some bridges, do not count."""
-    return any(not is_wiring(handle) for p in points_of(model) for handle in [*p.fwd_hooks, *p.bwd_hooks])
+    """Has somebody attached hooks to the model, at hook points or by PyTorch? Those that wire a bridge do not count."""
+    at_points = any(not is_wiring(handle) for p in points_of(model) for handle in [*p.fwd_hooks, *p.bwd_hooks])
+    return at_points or has_pytorch_hooks(model)
 
 
 def points_of(model: Any) -> Iterable[HookPoint]:

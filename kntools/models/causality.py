@@ -8,6 +8,7 @@ import torch
 
 from kntools.models import adapter
 from kntools.models.attachment import without_hooks
+from kntools.models.modules import is_training
 
 _known: WeakKeyDictionary[Any, bool] = WeakKeyDictionary()
 
@@ -32,7 +33,7 @@ def is_causal(model: Any) -> bool:
     What it declares counts where it cannot be asked: a tokenizer without a model, dropout, logits that are nan.
     """
     if model not in _known:
-        asked = isinstance(model, torch.nn.Module) and not adapter.is_training(model)
+        asked = isinstance(model, torch.nn.Module) and not is_training(model)
         found = _answer(model) if asked else None
         if found is None:
             return not adapter.declares_both_ways(model)

@@ -14,7 +14,7 @@ import kntools as kn
 from kntools.engine.capability import capability
 from kntools.metrics import LogitDifference
 from tests import zoo
-from tests.loop import tokens_for
+from tests.loop import overridden, tokens_for
 
 TARGET, FOIL = 7, 3
 
@@ -23,14 +23,10 @@ TARGET, FOIL = 7, 3
 def shapes(model: Any) -> Iterator[list[tuple[int, int]]]:
     """Rows and logits of each pass, as the unembedding makes them. The probe is no part of it."""
     found: list[tuple[int, int]] = []
-    point = model.unembed.hook_out  # a hook of PyTorch's, which kntools does not take for one that asks for all logits
-    handle = point.register_forward_hook(lambda module, args, out: found.append((len(out), out.shape[-1])))
-    try:
+    with overridden(model.unembed.hook_out, lambda forward, x: found.append((len(x), x.shape[-1])) or forward(x)):
         capability(model, tokens_for(model))
         found.clear()
         yield found
-    finally:
-        handle.remove()
 
 
 def runs_of(model: Any) -> list[kn.Intervention]:
@@ -162,15 +158,14 @@ def test_the_unembedding_is_as_it_was_after_an_interrupt() -> None:
     tokens, matrix = tokens_for(model), model.unembed.original_component
     armed, struck = list[bool](), list[int]()
 
-    def stop(module: Any, args: Any, output: Tensor) -> None:
+    def stop(forward: Any, logits: Tensor) -> Tensor:
         if armed and "forward" in vars(matrix):
-            struck.append(output.shape[-1])
+            struck.append(logits.shape[-1])
             raise KeyboardInterrupt
+        return forward(logits)
 
-    handle = model.unembed.hook_out.register_forward_hook(stop)
-    assert capability(model, tokens).few_logits
-    armed.append(True)
-    with pytest.raises(KeyboardInterrupt):
+    with overridden(model.unembed.hook_out, stop), pytest.raises(KeyboardInterrupt):
+        assert capability(model, tokens).few_logits
+        armed.append(True)
         kn.sweep(model, tokens, [[]], pos=-1, metric=kn.logit_difference(TARGET, FOIL))
-    handle.remove()
     assert struck == [2] and "forward" not in vars(matrix)

@@ -15,6 +15,7 @@ import kntools as kn
 from kntools.engine.generation import Drawing, continue_tokens, sample_templates, sample_texts
 from kntools.models import adapter
 from tests import zoo
+from tests.loop import override
 from tests.unusual import NAMES, unusual
 
 PROMPT = kn.Prompt("The capital of Canada is", " Ottawa", subject="Canada")
@@ -129,11 +130,10 @@ def test_what_has_ended_is_not_written_further(monkeypatch: pytest.MonkeyPatch) 
     model = zoo.fresh("llama")
     whole = kn.generate(model, "The dog", max_new_tokens=12)
     calls: list[int] = []
-    handle = model.original_model.register_forward_pre_hook(lambda *a: calls.append(1))
+    override(model.original_model, lambda forward, *args, **kwargs: calls.append(1) or forward(*args, **kwargs))
     for _ in range(2):  # the first time, the model is asked what it allows
         calls.clear()
         kn.generate(model, "The dog", max_new_tokens=12, stop=whole[2:5])
-    handle.remove()
     assert len(calls) < 6
 
 

@@ -14,6 +14,7 @@ from kntools.engine.answers import ask
 from kntools.models import adapter
 from kntools.models.attachment import has_hooks
 from tests import zoo
+from tests.loop import override
 from tests.unusual import unusual
 
 PROMPTS = ["The capital of Canada is", "The dog", "Rome is the capital of"]
@@ -160,8 +161,7 @@ def test_steps_are_taken_where_they_can_be(monkeypatch: pytest.MonkeyPatch) -> N
 
 def test_only_the_logits_of_what_comes_next_are_made() -> None:
     model, made = zoo.fresh("llama"), list[int]()
-    matrix = model.unembed.original_component
-    matrix.register_forward_pre_hook(lambda module, args: made.append(args[0].shape[1]))
+    override(model.unembed.hook_out, lambda forward, logits: made.append(logits.shape[1]) or forward(logits))
     kn.generate(model, PROMPTS[0], max_new_tokens=4)
     made.clear()  # the probes are no part of the count
     kn.generate(model, PROMPTS[0], max_new_tokens=4)

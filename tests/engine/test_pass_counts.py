@@ -20,7 +20,7 @@ from kntools.engine.plan import PASS_OVERHEAD, pass_overhead
 from kntools.models import adapter
 from kntools.models.neuron_layers import neurons_of
 from tests import zoo
-from tests.loop import one_by_one, tokens_for
+from tests.loop import one_by_one, overridden, tokens_for
 
 
 @contextmanager
@@ -31,17 +31,15 @@ def counted(model: Any, tokens: Tensor) -> Iterator[list[tuple[int, int]]]:
     """
     shapes: list[tuple[int, int]] = []
 
-    def note(module: Any, args: Any, kwargs: Any) -> None:
+    def note(forward: Any, *args: Any, **kwargs: Any) -> Any:
         x = args[0] if args else kwargs["hidden_states"]
         shapes.append((x.shape[0], x.shape[1]))
+        return forward(*args, **kwargs)
 
-    handle = model.blocks[model.cfg.n_layers - 1].register_forward_pre_hook(note, with_kwargs=True)
-    try:
+    with overridden(model.blocks[model.cfg.n_layers - 1], note):
         capability(model, tokens), neurons_of(model)
         shapes.clear()
         yield shapes
-    finally:
-        handle.remove()
 
 
 def passes(model: Any, tokens: Tensor, runs: list[Any], max_rows: int | None = None) -> list[tuple[int, int]]:
@@ -119,9 +117,8 @@ def test_prompts_that_begin_alike_share_their_beginning() -> None:
     found = kn.sweep(model, alike, runs, pos=-1)
     torch.testing.assert_close(found, model(alike)[:, -1], atol=1e-4, rtol=1e-4)
     unembedded = list[int]()
-    handle = model.unembed.original_component.register_forward_pre_hook(lambda m, x: unembedded.append(x[0].shape[0]))
-    kn.sweep(model, alike, runs, pos=-1)
-    handle.remove()
+    with overridden(model.unembed.hook_out, lambda forward, x: unembedded.append(len(x)) or forward(x)):
+        kn.sweep(model, alike, runs, pos=-1)
     assert unembedded[-1] == 100, "and no logits of the untouched rows"
     two = torch.cat([alike[:50], alike[50:].roll(1, dims=1)])  # another order of rows than that of the prompts
     two = two[torch.randperm(100, generator=torch.Generator().manual_seed(0))]

@@ -14,16 +14,19 @@ import kntools as kn
 import kntools.engine.capability as capability_of
 from kntools.engine.answers import ask
 from kntools.engine.capability import Capability, capability
+from kntools.models.modules import wiring
 from tests import zoo
 from tests.engine.test_pass_counts import counted
-from tests.loop import gradient_by_loop, one_by_one, tokens_for
+from tests.loop import gradient_by_loop, one_by_one, override, tokens_for
+from tests.unusual import unusual
 
 
 def change_output(module: torch.nn.Module, change: Callable[[Tensor], Tensor]) -> None:
-    def hook(module: Any, args: Any, output: Any) -> Any:
+    def changed(forward: Any, *args: Any, **kwargs: Any) -> Any:
+        output = forward(*args, **kwargs)
         return (change(output[0]), *output[1:]) if isinstance(output, tuple) else change(output)
 
-    module.register_forward_hook(hook)
+    override(module, changed)
 
 
 def mix(model: Any, layer: int = 1) -> None:
@@ -39,13 +42,13 @@ def shift_by_place(model: Any) -> None:
 def forget(model: Any) -> None:
     """The model fills the cache it is given, but ignores what is in it."""
 
-    def without(module: Any, args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+    def without(forward: Any, *args: Any, **kwargs: Any) -> Any:
         cache = kwargs.get("past_key_values")
         if cache is not None and cache.get_seq_length():
             kwargs = {**kwargs, "past_key_values": None}
-        return args, kwargs
+        return forward(*args, **kwargs)
 
-    model.original_model.register_forward_pre_hook(without, with_kwargs=True)
+    override(model.original_model, without)
 
 
 class Reversed(torch.nn.Module):
@@ -65,10 +68,35 @@ def replace_a_module(model: Any) -> None:
     out.set_original_component(Reversed(out.original_component).eval())
 
 
-def replace_forward(model: Any) -> None:
-    matrix = model.blocks[1].mlp.out.original_component
-    forward = matrix.forward
-    matrix.forward = lambda x: forward(x) + forward(x).flip(1)
+def hook_of_pytorch(model: Any) -> None:
+    """It looks at the length of its run, which no probe need have."""
+    model.blocks[1].mlp.register_forward_hook(lambda module, args, out: 2 * out if out.shape[1] == 6 else out)
+
+
+def pre_hook_of_pytorch(model: Any) -> None:
+    model.blocks[1].mlp.register_forward_pre_hook(lambda module, args: (args[0] + args[0][:, :1],))
+
+
+def another_class(model: Any) -> None:
+    out = model.blocks[1].mlp.out.original_component
+    out.__class__ = type("Mirrored", (type(out),), {"forward": lambda self, x: x @ self.weight.T + x.flip(1).sum()})
+
+
+def first_token_of_the_embedding(model: Any) -> None:
+    """A soft prompt: what is embedded first is another thing, in whatever run."""
+    override(
+        model.embed.original_component,
+        lambda forward, ids: torch.cat([0 * forward(ids[:, :1]), forward(ids)[:, 1:]], 1),
+    )
+
+
+def override_the_unembedding(model: Any) -> None:
+    """By the length of the text."""
+    change_output(model.unembed.original_component, lambda x: x * torch.linspace(1, -1, x.shape[1]).view(1, -1, 1))
+
+
+CHANGES = [mix, shift_by_place, forget, replace_a_module, hook_of_pytorch, pre_hook_of_pytorch, another_class]
+CHANGES += [first_token_of_the_embedding, override_the_unembedding]
 
 
 def mixing(name: str, layer: int) -> Any:
@@ -122,7 +150,7 @@ def test_a_model_that_mixes_its_rows_runs_the_plain_loop(name: str, layer: int) 
 def test_a_model_that_ignores_its_cache_runs_whole_prompts(name: str) -> None:
     model = forgetful(name)
     tokens = tokens_for(model)
-    assert capability(model, tokens) == Capability(fork=True, prefix=False, few_logits=True, fill=True)
+    assert capability(model, tokens) == Capability(fork=True, fill=True)
     assert_equal_to_loop(model, tokens)
     late = [kn.scale_site("mlp.hook_post", 1, f) for f in (0.0, 0.5, 2.0)]
     with counted(model, tokens) as shapes:
@@ -130,9 +158,9 @@ def test_a_model_that_ignores_its_cache_runs_whole_prompts(name: str) -> None:
     assert shapes == [(4, tokens.shape[1])], "rows are shared all the same, from the first token on"
 
 
-@pytest.mark.parametrize("late", [mix, shift_by_place, forget, replace_a_module, replace_forward])
+@pytest.mark.parametrize("late", CHANGES)
 def test_what_comes_to_a_model_later_is_seen(late: Callable[[Any], None]) -> None:
-    """A model that could share passes is asked again when a hook of PyTorch or another module has come to it."""
+    """A model that could share passes is asked again when it has changed."""
     model, prompt = zoo.fresh("llama"), kn.Prompt("The capital of Canada is", " Ottawa")
     tokens = tokens_for(model)
     assert_equal_to_loop(model, tokens)
@@ -150,6 +178,64 @@ def test_what_comes_to_a_model_later_is_seen(late: Callable[[Any], None]) -> Non
         text = torch.cat([text, model(text)[:, -1:].argmax(-1)], 1)
     assert answer.says == (int(text[0, given]),)
     assert written == [model.tokenizer.decode(text[0, given : given + count]) for count in counts]
+
+
+def test_hooks_on_all_modules_of_pytorch_and_on_gradients_are_seen() -> None:
+    model = zoo.fresh("llama")
+    tokens = tokens_for(model)
+    assert_equal_to_loop(model, tokens)
+    mlp = model.blocks[1].mlp.original_component
+
+    def mixed(module: Any, args: Any, output: Any) -> Any:
+        return output + output.mean(0, keepdim=True) * output.shape[1] if module is mlp else None
+
+    handle = torch.nn.modules.module.register_module_forward_hook(mixed)
+    try:
+        assert_equal_to_loop(model, tokens)
+    finally:
+        handle.remove()
+    behind = model.blocks[2].mlp.original_component
+    behind.register_full_backward_hook(lambda module, inner, outer: (inner[0] / inner[0].norm(),))
+    assert_equal_to_loop(model, tokens)
+
+
+def test_another_function_at_the_same_address_is_another_one() -> None:
+    """A cell of a notebook that defines and sets a forward is run again."""
+    model = zoo.fresh("llama")
+    tokens, module = tokens_for(model), model.blocks[1].mlp.out.original_component
+    numbers = set[int]()
+    for count in range(6):
+        override(module, lambda forward, x, count=count: forward(x) + (count % 2) * forward(x).mean(0, keepdim=True))
+        numbers.add(wiring(model))
+        hooks = interventions_for(model)
+        found = kn.sweep(model, tokens, hooks, pos=-1).softmax(-1)
+        torch.testing.assert_close(found, one_by_one(model, tokens, hooks), atol=1e-5, rtol=0)
+        del vars(module)["forward"]
+    assert len(numbers) == 6
+
+
+@pytest.mark.parametrize("name", ["dynamic", "longrope"])
+@pytest.mark.parametrize("bias", [-1e4, -1e9])
+def test_one_large_logit_excuses_no_others(name: str, bias: float) -> None:
+    model = unusual(name)
+    matrix = model.unembed.original_component
+    matrix.bias = torch.nn.Parameter(torch.zeros(len(matrix.weight)))
+    matrix.bias.data[-1] = bias
+    assert not capability(model, tokens_for(model)).fill
+
+
+def test_a_model_that_looks_ahead_within_a_span_is_not_filled_up() -> None:
+    def ahead(forward: Any, *args: Any, attention_mask: Any = None, **kwargs: Any) -> Any:
+        if attention_mask is not None and attention_mask.shape[-1] == attention_mask.shape[-2] > 20:
+            attention_mask = attention_mask.clone()
+            attention_mask[..., 10:20, 10:20] = 0
+        return forward(*args, attention_mask=attention_mask, **kwargs)
+
+    model = zoo.fresh("llama")
+    for layer in model.original_model.model.layers:
+        override(layer, ahead)
+    can = capability(model, tokens_for(model))
+    assert can.fork and not can.fill and not can.prefix
 
 
 def test_a_model_that_allows_everything_is_asked_once_for_all_shorter_prompts(monkeypatch: pytest.MonkeyPatch) -> None:

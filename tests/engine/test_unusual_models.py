@@ -17,7 +17,7 @@ from kntools.engine.capability import capability
 from kntools.models import causality
 from kntools.models.causality import is_causal, is_masked
 from tests import zoo
-from tests.loop import gradient_by_loop, one_by_one
+from tests.loop import gradient_by_loop, one_by_one, override
 from tests.unusual import NAMES, unusual
 
 LONG = torch.tensor([[5, 17, 30, 44, 8, 99, 101, 7, 50, 61, 13, 14, 15, 18]])
@@ -163,12 +163,12 @@ def test_one_failure_of_the_probe_is_not_remembered(
 def test_training_mode_is_not_remembered() -> None:
     model = zoo.fresh("llama")
 
-    def mixing(module: Any, args: Any, output: Any) -> Any:
-        return output + output.mean(0, keepdim=True) if module.training else None
+    def mixing(forward: Any, x: Tensor) -> Tensor:
+        return forward(x) + forward(x).mean(0, keepdim=True) if model.training else forward(x)
 
     for module in model.original_model.modules():
         if type(module).__name__ == "LlamaMLP":
-            module.register_forward_hook(mixing)
+            override(module, mixing)
     model.train()
     with pytest.warns(UserWarning, match="cannot share"):
         assert not capability(model, LONG).fork
@@ -209,14 +209,14 @@ def test_the_prefix_is_tried_with_long_and_with_short_windows(broken: int) -> No
     """A model that attends to its cache in windows of one token alone, or in longer ones alone."""
     model = zoo.fresh("llama")
 
-    def forget(module: Any, args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+    def forget(forward: Any, *args: Any, **kwargs: Any) -> Any:
         cache, tokens = kwargs.get("past_key_values"), kwargs.get("input_ids", args[0] if args else None)
         assert isinstance(tokens, Tensor)
         if cache is not None and cache.get_seq_length() and (tokens.shape[1] == 1) == (broken == 1):
             kwargs = {**kwargs, "past_key_values": None}
-        return args, kwargs
+        return forward(*args, **kwargs)
 
-    model.original_model.register_forward_pre_hook(forget, with_kwargs=True)
+    override(model.original_model, forget)
     assert not capability(model, LONG).prefix
     hooks = [reverse(0, 1), reverse(1, -1), reverse(0, 9)]
     for each in hooks:
