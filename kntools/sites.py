@@ -126,6 +126,8 @@ def hook_name(site: str, layer: SupportsIndex) -> str:
     if not isinstance(site, str):
         raise TypeError(f"site={shown(site)} is not a site; the order is site, layer, e.g. 'resid_post', 3")
     tail = SITES.get(site, site)
+    if layer_of(tail) is not None:
+        raise ValueError(f"site={site!r} names its block; leave that out and give the layer: {_LAYER.sub('', tail)!r}")
     if "hook_" not in tail:
         raise ValueError(f"unknown site {site!r}; use one of {', '.join(SITES)}, or a full name like 'mlp.hook_post'")
     return f"blocks.{whole('layer', layer)}.{tail}"

@@ -54,6 +54,8 @@ def test_hook_names() -> None:
     with pytest.raises(ValueError, match=r"unknown site 'resid'.*resid_pre") as error:
         hook_name("resid", 0)
     assert all(site in str(error.value) for site in SITES)
+    with pytest.raises(ValueError, match=r"names its block; leave that out and give the layer: 'attn.hook_z'"):
+        hook_name("blocks.3.attn.hook_z", 1)
 
 
 def test_position_axis_is_the_one_of_the_queries() -> None:

@@ -224,10 +224,11 @@ def check_neurons(model: Any, neurons: Iterable[NeuronLike]) -> tuple[Neuron, ..
     if not wanted:
         raise ValueError("no neurons given; pass at least one, e.g. result.leading('plural')")
     widths = neuron_layers.widths(model)
-    foreign = [n for n in wanted if n.layer >= len(widths) or n.index >= widths[n.layer]]
+    foreign = [str(n) for n in wanted if n.layer >= len(widths) or n.index >= widths[n.layer]]
     if foreign:
         raise ValueError(
-            f"{foreign} are neurons of another model: the layers of {adapter.model_name(model)} have {widths} neurons"
+            f"{', '.join(foreign)} are neurons of another model: {adapter.model_name(model)} has layers 0 to "
+            f"{len(widths) - 1}, of up to {max(widths)} neurons"
         )
     return wanted
 

@@ -42,7 +42,7 @@ class JointEdit(WeightEdit):
         """Signs that the edit failed or changes other answers; empty if there are none."""
         found = []
         if not self.provenance["settings"]["second_moments"]:
-            found.append(unprotected([c.layer for c in self.changes], len(self.changes[0].update)))
+            found.append(unprotected("second_moments", [c.layer for c in self.changes], len(self.changes[0].update)))
         failed = [p.text for p, after in zip(self.prompts, self.after, strict=True) if after < LOW_PROBABILITY]
         if failed:
             found.append(

@@ -95,7 +95,7 @@ class RankOneEdit(WeightEdit):
 
     def warnings(self) -> list[str]:
         """Signs that the edit failed or changes other answers; empty if there are none."""
-        found = [] if self.uses_second_moment else [unprotected([self.layer], len(self.left))]
+        found = [] if self.uses_second_moment else [unprotected("second_moment", [self.layer], len(self.left))]
         if self.key_cosine < LOW_COSINE:
             found.append(
                 f"the key of the bare prompt is far from the mean key (cosine {self.key_cosine:.2f}): the edit will "

@@ -30,9 +30,9 @@ RIDGE = 1e-4
 TOKENS_PER_NEURON = 32
 
 
-def unprotected(layers: Sequence[int], width: int) -> str:
-    """What an edit without C costs, and what to type."""
-    argument, which = ("second_moment", layers[0]) if len(layers) == 1 else ("second_moments", [*layers])
+def unprotected(argument: str, layers: Sequence[int], width: int) -> str:
+    """What an edit without C costs, and what to give as which `argument`."""
+    which = layers[0] if len(layers) == 1 else [*layers]
     return (
         f"the outputs for other keys are not protected (no second moment: C = I), and more answers about "
         f"other subjects change. Measure it once: from kntools.engine.generation import sample_texts; "

@@ -63,6 +63,8 @@ def generate(
     ends, draw = _Ends(model, stop), Drawing(temperature, top_k, seed)
     if isinstance(hooks, Intervention):
         raise TypeError("generate takes hooks, which act in every text; give those of the Intervention: run.hooks")
+    if isinstance(hooks, Sequence) and any(isinstance(hook, list) for hook in hooks):
+        raise TypeError("generate takes one list of hooks, not a list of lists: hooks=kn.ablate_neurons('L24.N1005')")
     own = as_intervention(hooks, 1).hooks
     new = continue_tokens(model, rows, max_new_tokens, draw, own, ended=ends.ended)
     if model.tokenizer is None:

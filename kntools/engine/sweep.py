@@ -117,6 +117,8 @@ def _in_groups(
 def per_prompt(metric: Metric | Sequence[Metric], prompts: int, example: str) -> list[Metric]:
     if callable(metric):
         return [metric] * prompts
+    if isinstance(metric, str):
+        raise TypeError(f"metric={metric!r}: here a metric is a function of logits, e.g. {example}")
     metrics = several("metric", metric, f"{example}, or one per prompt")
     if len(metrics) != prompts or not all(map(callable, metrics)):
         raise ValueError(f"{len(metrics)} metrics for {prompts} prompts; give one function for all, or one per prompt")

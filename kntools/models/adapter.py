@@ -25,6 +25,7 @@ from kntools.models.names import nearest
 from kntools.models.prefix import Prefix, hooked_cache
 from kntools.models.rotary import forget_lengths
 from kntools.scopes import between
+from kntools.sites import layer_of
 
 T = TypeVar("T")
 
@@ -115,6 +116,8 @@ def hook_point(model: Any, name: str) -> HookPoint:
         known = dict(model.hook_dict)  # a bridge builds its aliases anew on every access: keep them
         _hook_dicts[model] = known
     if name not in known:
+        if (layer := layer_of(name)) is not None and layer >= n_layers(model):
+            raise KeyError(f"hook {name!r} does not exist on this model: it has layers 0 to {n_layers(model) - 1}")
         near = nearest(name, known)
         raise KeyError(
             f"hook {name!r} does not exist on this model ({n_layers(model)} layers); "

@@ -274,6 +274,7 @@ def test_one_warning_says_what_an_edit_without_c_costs() -> None:
             assert any("not protected" in w for w in found) == bool(count)
             width = neuron_layers.width(model, 1)
             assert all(f"kn.second_moment(model, 1, sample_texts(model, {32 * width:_}))" in t for t in texts)
+            assert all(f"give {'second_moment' if name == 'rome' else 'second_moments'}=C" in t for t in texts)
 
 
 # --- what is refused ---------------------------------------------------------------------------------------

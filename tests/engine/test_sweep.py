@@ -234,7 +234,7 @@ def test_a_model_that_cannot_fork_gives_the_same_with_one_warning(monkeypatch: p
 def test_errors_say_what_to_type() -> None:
     model = zoo.tiny("llama")
     tokens = tokens_for(model)
-    with pytest.raises(KeyError, match=r"did you mean .*blocks\.3\.hook_resid_post"):
+    with pytest.raises(KeyError, match="it has layers 0 to 3"):
         kn.sweep(model, tokens, [[("blocks.9.hook_resid_post", lambda x, hook: x)]])
     with pytest.raises(RuntimeError, match="never fired"):
         kn.sweep(model, tokens, [[("blocks.1.attn.hook_result", lambda x, hook: x)]])
