@@ -152,7 +152,7 @@ def _compare(model: Any, tokens: Int[Tensor, "1 pos"]) -> Capability | None:
     fill = causal and (few or begun(first)) and all(begun(p) for p in asked[1:-1])
     few = few or _makes_few(model, tokens, whole[first], first)
     # One prompt alone is embedded from where its pass starts; several are embedded whole.
-    starts = {1: items, last // 2: items, last: items[::2]}
+    starts = {last // 2: items, last: items[::2]}
     prefix = fill and last > 0 and all(same(start, chosen) for start, chosen in starts.items() if start)
     return Capability(True, prefix=prefix, few_logits=few, fill=fill)
 

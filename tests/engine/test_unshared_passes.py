@@ -214,6 +214,38 @@ def test_another_function_at_the_same_address_is_another_one() -> None:
     assert len(numbers) == 6
 
 
+def test_every_change_but_that_of_weights_gives_another_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, seen = zoo.fresh("llama"), set[int]()
+
+    def assert_new() -> None:
+        assert wiring(model) == wiring(model) not in seen
+        seen.add(wiring(model))
+
+    class Other(torch.nn.Linear):
+        pass
+
+    assert_new()
+    for block in model.blocks[:2]:
+        block.mlp.out.original_component.__class__ = Other
+        assert_new()
+    for _ in range(3):
+        monkeypatch.setattr(Other, "forward", lambda self, x: x)
+        assert_new()
+    mlp = model.original_model.model.layers[0].mlp
+    for _ in range(6):  # each where the one before it was
+        mlp._modules["act_fn"] = None
+        mlp._modules["act_fn"] = torch.nn.SiLU().eval()
+        assert_new()
+    model.original_model.config.sliding_window = 3
+    assert_new()
+    model.cfg.use_attn_result = True
+    assert_new()
+    model.blocks[1].mlp.train()
+    assert_new()
+    next(model.parameters()).data.add_(1)
+    assert wiring(model) in seen
+
+
 @pytest.mark.parametrize("name", ["dynamic", "longrope"])
 @pytest.mark.parametrize("bias", [-1e4, -1e9])
 def test_one_large_logit_excuses_no_others(name: str, bias: float) -> None:
