@@ -195,7 +195,7 @@ def test_nothing_is_left_behind_and_bad_hooks_are_refused() -> None:
     cases: list[tuple[type[Exception], str, Any]] = [
         (KeyError, "did you mean", [("blocks.1.hook_resid_pst", lambda x, hook: x)]),
         (TypeError, "hook", hook),
-        (TypeError, "hook", [[hook, hook]]),
+        (TypeError, "takes one list of hooks, not a list of lists", [[hook, hook]]),
         (IndexError, "position 30", kn.add_vector("resid_post", 0, VECTOR, 30)),
         (RuntimeError, "never fired", [("blocks.1.attn.hook_result", lambda x, hook: x)]),
     ]
