@@ -5,9 +5,10 @@ that nobody has listed, and it is why a sweep's answer never depends on the shor
 """
 
 import warnings
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
-from typing import Any
+from typing import Any, TypeVar
 from weakref import WeakKeyDictionary
 
 import torch
@@ -25,6 +26,8 @@ from kntools.models.modules import all_modules, is_training, wiring
 from kntools.models.prefix import Prefix
 from kntools.sites import hook_name
 
+T = TypeVar("T")
+
 
 @dataclass(frozen=True)
 class Capability:
@@ -39,7 +42,7 @@ _ALL = Capability(fork=True, prefix=True, few_logits=True, fill=True)
 # By model: how it was wired, and how long the probe was.
 _known: WeakKeyDictionary[Any, dict[tuple[int, int], Capability]] = WeakKeyDictionary()
 
-# A probe is not shorter than this: it would take nearly as long, and longer prompts would need another one.
+# A probe has at least so many tokens: a shorter one takes nearly as long, and longer prompts need another.
 _SHORTEST = 32
 # Tokens of the vocabulary whose logits are made alone to see what becomes of them.
 _PROBED = 1024
@@ -58,7 +61,7 @@ def capability(model: Any, tokens: Tensor, length: int | None = None) -> Capabil
         return Capability(False)
     probe = probe_text(model, tokens[0], length or tokens.shape[1])
     known, now = _known.setdefault(model, {}), wiring(model)
-    if any(can == _ALL for (wired, length), can in known.items() if wired == now and length > probe.shape[1]):
+    if _ALL in of_longer(known, now, probe.shape[1]):
         return _ALL
     key = now, probe.shape[1]
     if key not in known:
@@ -76,6 +79,11 @@ def capability(model: Any, tokens: Tensor, length: int | None = None) -> Capabil
             )
         known[key] = found
     return known[key]
+
+
+def of_longer(known: Mapping[tuple[int, int], T], wired: int, length: int) -> list[T]:
+    """What is known of the model as it is `wired` now, from probes of more than `length` tokens."""
+    return [found for (then, probed), found in known.items() if then == wired and probed > length]
 
 
 def probe_text(model: Any, tokens: Int[Tensor, " pos"], length: int) -> Int[Tensor, "1 probe"]:
@@ -145,7 +153,7 @@ def _compare(model: Any, tokens: Int[Tensor, "1 pos"]) -> Capability | None:
     whole, causal, first = adapter.run(model, tokens)[0], is_causal(model), asked[0]
 
     def begun(p: int) -> bool:
-        """Is what stands behind position p, nothing or the rest of the text, without effect there?"""
+        """Are the logits at position p the same where the text ends there?"""
         return close(adapter.run(model, tokens[:, : p + 1])[0, p], whole[p])
 
     few = causal and _makes_few(model, tokens[:, : first + 1], whole[first])

@@ -10,7 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from kntools.arguments import whole
-from kntools.engine.capability import PROBE_ERRORS, capability, close, probe_text
+from kntools.engine.capability import PROBE_ERRORS, capability, close, of_longer, probe_text
 from kntools.engine.forward import Pick
 from kntools.engine.memory import is_out_of_memory
 from kntools.engine.pass_hooks import MustFire, PassHook, by_row
@@ -132,7 +132,7 @@ _known: WeakKeyDictionary[Any, dict[tuple[int, int], bool]] = WeakKeyDictionary(
 def _steps_are_right(model: Any, text: Int[Tensor, "1 pos"]) -> bool:
     """Do steps with kept keys and values give the logits of one run of the whole text? Yes, if those of a longer do."""
     known, now = _known.setdefault(model, {}), wiring(model)
-    if any(right for (wired, length), right in known.items() if wired == now and length > text.shape[1]):
+    if True in of_longer(known, now, text.shape[1]):
         return True
     key = now, text.shape[1]
     if key not in known:

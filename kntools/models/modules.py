@@ -48,7 +48,7 @@ def has_pytorch_hooks(model: Any) -> bool:
 
 
 def wiring(model: Any) -> int:
-    """A number that is another one after a change of modules, their code, modes or settings; weights do not count."""
+    """A number that changes with the model's modules, their code, modes and settings, and not with its weights."""
     modules = all_modules(model)
     own = [(_number(m), type(m), m.training, _number(vars(m).get("forward"))) for m in modules]
     classes = [(kind, _number(kind.forward)) for kind in {type(m) for m in modules}]
@@ -63,7 +63,7 @@ def wiring(model: Any) -> int:
 
 
 def _number(thing: Any) -> int:
-    """Of an object: unlike an id, no other gets it when this one is gone."""
+    """The number of an object. Unlike its id, it is never given to another one."""
     if thing is None:
         return -1
     try:
