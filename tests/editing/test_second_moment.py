@@ -139,6 +139,11 @@ def test_no_text_is_read_that_is_not_measured(tokens: int, tmp_path: Path) -> No
         taken.clear()
         c = kn.second_moment(zoo.tiny("llama"), 1, written(), tokens=tokens, checkpoint=tmp_path / "sums.safetensors")
         assert tokens <= c.count and c.texts == len(taken) < len(TEXTS)
+    # One that was complete in the middle of a pass takes no more of the texts that have come since.
+    model, file = zoo.tiny("llama"), tmp_path / "five.safetensors"
+    five = kn.second_moment(model, 1, TEXTS[:5], checkpoint=file)
+    again = kn.second_moment(model, 1, TEXTS, tokens=five.count, checkpoint=file)
+    assert (again.texts, again.count) == (5, five.count) and torch.equal(again.matrix, five.matrix)
 
 
 def test_solve_save_and_check(tmp_path: Path) -> None:
