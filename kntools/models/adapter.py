@@ -215,6 +215,13 @@ def run(
     )
 
 
+def run_aside(model: Any, tokens: Int[Tensor, "batch pos"], hooks: Sequence[PointHook] = ()) -> Tensor:
+    """A run of our own, perhaps within somebody's: without their hooks, and with the random state left as it was."""
+    device = device_of(model)
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        return without_hooks(model, lambda: run(model, tokens, hooks=hooks))
+
+
 def _unembedding_matrix(model: Any) -> Any:
     """The unembedding, if it is one matrix and nobody looks at all that it gives."""
     found = getattr(model.unembed, "original_component", None)

@@ -1,16 +1,16 @@
 """Causality, measured on the model: does a later token change an earlier position?"""
 
-from functools import partial
 from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
 
 from kntools.models import adapter
-from kntools.models.attachment import without_hooks
-from kntools.models.modules import is_training
+from kntools.models.attachment import has_hooks
+from kntools.models.modules import has_pytorch_hooks, wiring
 
-_known: WeakKeyDictionary[Any, bool] = WeakKeyDictionary()
+# By model: how it was wired, and whether hooks of PyTorch acted.
+_known: WeakKeyDictionary[Any, dict[tuple[int, bool], bool]] = WeakKeyDictionary()
 
 # Tokens of the question. A model that reads both ways does so over more of them.
 _LENGTH = 6
@@ -28,17 +28,24 @@ def is_masked(model: Any) -> bool:
 
 
 def is_causal(model: Any) -> bool:
-    """Is every position independent of what follows it? The model is asked once.
+    """Is every position independent of what follows it? The model is asked, and again when it is wired otherwise.
 
-    What it declares counts where it cannot be asked: a tokenizer without a model, dropout, logits that are nan.
+    What it declares counts where it cannot be asked: a tokenizer without a model, logits that are nan.
     """
-    if model not in _known:
-        asked = isinstance(model, torch.nn.Module) and not is_training(model)
-        found = _answer(model) if asked else None
+    if not isinstance(model, torch.nn.Module):
+        return not adapter.declares_both_ways(model)
+    known, key = _known.setdefault(model, {}), (wiring(model), has_pytorch_hooks(model))
+    if key not in known:
+        found = _answer(model)
         if found is None:
             return not adapter.declares_both_ways(model)
-        _known[model] = found
-    return _known[model]
+        known[key] = found
+    return known[key]
+
+
+def is_causal_with_hooks(model: Any) -> bool:
+    """The same of the model under the hooks that somebody attached, which may read ahead."""
+    return not has_hooks(model) and is_causal(model)
 
 
 @torch.no_grad()
@@ -49,8 +56,8 @@ def _answer(model: Any) -> bool | None:
     tokens = (torch.arange(length, device=adapter.device_of(model)) + words // 2)[None] % words
     other = tokens.clone()
     other[0, -1] = tokens[0, 0]
-    # Somebody's hooks may be in the middle of a run.
-    first, second = (without_hooks(model, partial(adapter.run, model, row))[0, :-1].float() for row in (tokens, other))
+    # If anything is drawn at random, as by dropout, it is the same in both.
+    first, second = (adapter.run_aside(model, row)[0, :-1].float() for row in (tokens, other))
     if length < 2 or not bool(torch.isfinite(first).all()):
         return None
     # In a causal model the difference is zero; experts that get other rows may round otherwise.

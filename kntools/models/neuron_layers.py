@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from kntools.models import adapter
-from kntools.models.attachment import PointHook, without_hooks
+from kntools.models.attachment import PointHook
 from kntools.sites import SITES, Neuron, NeuronsLike, as_neurons, hook_name, layer_of
 
 # Where what `W_out` gives may be seen, the first choice first. `mlp.hook_out` of BLOOM and MPT holds the residual
@@ -159,10 +159,7 @@ def _ask(model: Any, shape: Sequence[int]) -> tuple[LayerNeurons, ...]:
         points += [(mlp, note(n, _MODULE)) for n, mlp in modules if mlp is not None]
     device = adapter.device_of(model)
     tokens = torch.arange(shape[1], device=device) % int(model.cfg.d_vocab)
-    generators = [device] if device.type == "cuda" else []
-    rows = tokens.expand(shape[0], -1)
-    with torch.random.fork_rng(generators):
-        without_hooks(model, lambda: adapter.run(model, rows, hooks=points))
+    adapter.run_aside(model, tokens.expand(shape[0], -1), points)
     return tuple(_compare(model, layer, seen[layer]) for layer in layers)
 
 

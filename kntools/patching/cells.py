@@ -15,7 +15,7 @@ from kntools.hooks.heads import check_whole_heads
 from kntools.hooks.positioned import position_axis
 from kntools.hooks.states import capture, patch
 from kntools.models import adapter
-from kntools.models.causality import is_causal
+from kntools.models.causality import is_causal_with_hooks
 from kntools.models.neuron_layers import check_hook, layers_of
 from kntools.patching.read_outs import check_live
 from kntools.sites import Hook, Positions, hook_name, layer_window, resolve_positions
@@ -89,7 +89,7 @@ def make_cells(model: Any, pairs: Sequence[Pair], choice: CellChoice) -> Cells:
     check_live(model, pairs[0].corrupted, choice.site, layers[0])
     windows = tuple(tuple(n for n in layer_window(layer, size, count) if n in having) for layer in layers)
     axis, columns = _columns(model, pairs, choice, sorted({n for window in windows for n in window}))
-    return Cells(choice.site, layers, windows, axis, columns, choice.positions, causal=is_causal(model))
+    return Cells(choice.site, layers, windows, axis, columns, choice.positions, causal=is_causal_with_hooks(model))
 
 
 def _columns(

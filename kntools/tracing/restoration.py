@@ -10,7 +10,7 @@ from kntools.engine.inputs import check_choice
 from kntools.hooks.states import freeze, patch
 from kntools.models import adapter
 from kntools.models.attachment import has_hooks
-from kntools.models.causality import is_causal
+from kntools.models.causality import is_causal_with_hooks
 from kntools.sites import Hook, hook_name, layer_window
 
 Kind = Literal["hidden", "mlp", "attn"]
@@ -67,4 +67,4 @@ def make_restoration(
     # with somebody's hooks on that input, which act on the restored state.
     early = kind == "hidden" and not has_hooks(model)
     site = adapter.state_site(model, kind)
-    return Restoration(kind, site, range(layers), size, sever, severed, sever_at, early, is_causal(model))
+    return Restoration(kind, site, range(layers), size, sever, severed, sever_at, early, is_causal_with_hooks(model))

@@ -92,9 +92,41 @@ def test_causality_is_what_a_later_token_changes(name: str) -> None:
     assert is_masked(model) == (name == "bert")
 
 
-def test_a_bidirectional_model_without_a_mask_is_patched_and_traced_everywhere() -> None:
-    """States before the first difference are no longer equal."""
-    model = unusual("bidirectional_gemma3")
+def mixed(forward: Any, *args: Any, **kwargs: Any) -> Any:
+    x = forward(*args, **kwargs)
+    return x + x.mean(1, keepdim=True)
+
+
+def by_forward(model: Any) -> None:
+    override(model.blocks[0].mlp.original_component, mixed)
+
+
+def by_hook(model: Any) -> None:
+    model.add_hook("blocks.0.hook_mlp_out", lambda x, hook: x + x.mean(1, keepdim=True), is_permanent=True)
+
+
+def by_pytorch_hook(model: Any) -> None:
+    model.blocks[0].mlp.register_forward_hook(lambda module, args, x: x + x.mean(1, keepdim=True))
+
+
+def in_training_mode(model: Any) -> None:
+    by_forward(model)
+    model.train()
+
+
+def nothing(model: Any) -> None:
+    pass
+
+
+READ_AHEAD = [by_forward, by_hook, by_pytorch_hook, in_training_mode]
+
+
+@pytest.mark.parametrize("change", [nothing, *READ_AHEAD])
+def test_a_model_that_reads_ahead_is_patched_and_traced_everywhere(change: Callable[[Any], None]) -> None:
+    """States before the first difference are no longer equal, also of a model that became so after it was asked."""
+    model = unusual("bidirectional_gemma3") if change is nothing else zoo.fresh("llama")
+    assert is_causal(model) == (change is not nothing)
+    change(model)
     clean = kn.Prompt("The capital of Canada is", " Ottawa", subject="Canada")
     corrupted = kn.Prompt("The capital of France is", " Ottawa")
     grid = kn.activation_patch(model, clean, corrupted, site="resid_post", metric=lambda logits: logits[:, 7])
@@ -107,6 +139,19 @@ def test_a_bidirectional_model_without_a_mask_is_patched_and_traced_everywhere()
             assert float(grid.values[layer, pos]) == pytest.approx(float(expected), abs=1e-4)
     trace = kn.causal_trace(model, clean, samples=2, noise=1.0)
     assert bool((trace.scores[:, 0] != trace.corrupted).any()), "restoring the first token has an effect"
+
+
+@pytest.mark.parametrize("name", ["llama", "gpt2", "bert"])
+def test_causality_is_asked_in_training_mode_too(name: str) -> None:
+    """Dropout drops the same of both texts, and the random state is as it was."""
+    model = zoo.fresh(name)
+    model.train()
+    for module in model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.3
+    state = torch.random.get_rng_state()
+    assert is_causal(model) == (name != "bert")
+    assert torch.equal(state, torch.random.get_rng_state())
 
 
 @pytest.mark.parametrize("name", [*STRETCHED, "bidirectional_gemma3", "mamba", "lfm2"])
