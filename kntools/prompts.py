@@ -15,6 +15,7 @@ from torch import Tensor
 
 from kntools.arguments import shown, whole, whole_text
 from kntools.models import adapter
+from kntools.models.modules import look
 from kntools.results.display import excerpt
 from kntools.results.result import Result
 from kntools.tokenisation import MASK as MASK
@@ -135,6 +136,8 @@ def encode_many(model: Any, prompts: Prompts, *, prepend_bos: bool | None = None
     listed = [prompts] if isinstance(prompts, Prompt | Encoded) else prompts
     if isinstance(listed, str) or not isinstance(listed, Iterable):
         raise TypeError(f"{shown(prompts)} is not a Prompt; {_EXAMPLE}")
+    adapter.check_model(model)
+    look(model)
     asked = list(listed)
     if not asked:
         raise ValueError("no prompts given; pass a Prompt, or a list with at least one")

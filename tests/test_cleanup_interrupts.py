@@ -16,7 +16,7 @@ from kntools import options as options_module
 from kntools import scopes
 from kntools.editing import changes, fine_tuning, weight_edits
 from kntools.engine import forward, from_layer, runner
-from kntools.models import adapter, attachment, causality, neuron_layers
+from kntools.models import adapter, attachment, causality, modules, neuron_layers
 from tests import zoo
 from tests.leaks import PROMPTS
 from tests.line_interrupts import interrupted_runs
@@ -44,8 +44,7 @@ def with_options(model: Any) -> None:
 
 def asked(model: Any) -> None:
     """What is learnt of a model once."""
-    causality._known.pop(model, None)
-    neuron_layers._known.pop(model, None)
+    modules._asked.pop(model, None)
     kn.sweep(model, CLEAN, [ABLATION])
 
 
@@ -57,7 +56,7 @@ OPERATIONS: dict[str, tuple[tuple[Any, ...], Callable[[Any], Any]]] = {
     "generate": (CLEANUP, lambda m: kn.generate(m, CLEAN, max_new_tokens=2)),
     "fine_tune": ((fine_tuning, scopes), lambda m: kn.fine_tune(m, CLEAN, " Rome", layer=1, steps=2)),
     "plain": ((*CLEANUP, forward), lambda m: kn.sweep(m, CLEAN, [ABLATION])),
-    "asked": ((causality, neuron_layers, attachment, scopes), asked),
+    "asked": ((causality, modules, neuron_layers, attachment, scopes), asked),
     "options": (CLEANUP, with_options),
     "edit": (EDITING, scoped),
 }  # fmt: skip

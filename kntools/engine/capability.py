@@ -5,11 +5,10 @@ that nobody has listed, and it is why a sweep's answer never depends on the shor
 """
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
 from functools import cache
-from typing import Any, TypeVar
-from weakref import WeakKeyDictionary
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
@@ -22,11 +21,9 @@ from kntools.hooks.positioned import PositionedHook
 from kntools.models import adapter
 from kntools.models.attachment import has_hooks
 from kntools.models.causality import is_causal
-from kntools.models.modules import all_modules, is_training, wiring
+from kntools.models.modules import all_modules, answers, is_training, look
 from kntools.models.prefix import Prefix
 from kntools.sites import hook_name
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -38,9 +35,6 @@ class Capability:
 
 
 _ALL = Capability(fork=True, prefix=True, few_logits=True, fill=True)
-
-# By model: how it was wired, and how long the probe was.
-_known: WeakKeyDictionary[Any, dict[tuple[int, int], Capability]] = WeakKeyDictionary()
 
 # A probe has at least so many tokens: a shorter one takes nearly as long, and longer prompts need another.
 _SHORTEST = 32
@@ -60,10 +54,10 @@ def capability(model: Any, tokens: Tensor, length: int | None = None) -> Capabil
     if has_hooks(model):
         return Capability(False)
     probe = probe_text(model, tokens[0], length or tokens.shape[1])
-    known, now = _known.setdefault(model, {}), wiring(model)
-    if _ALL in of_longer(known, now, probe.shape[1]):
+    look(model)
+    known, key = answers(model), ("shortcuts", probe.shape[1])
+    if _ALL in of_longer(known, *key):
         return _ALL
-    key = now, probe.shape[1]
     if key not in known:
         try:
             found = _compare(model, probe)
@@ -71,19 +65,20 @@ def capability(model: Any, tokens: Tensor, length: int | None = None) -> Capabil
             found = None if is_out_of_memory(error) else Capability(False)
         if found is None:  # that says nothing about the model: ask again next time
             return Capability(False)
-        if not found.fork and not known:
+        if not found.fork and not of_longer(known, "shortcuts", 0):
             warnings.warn(
                 f"{type(model).__name__} of this architecture cannot share a forward pass between interventions; "
                 "each runs on its own: same numbers, but slower",
                 stacklevel=4,
             )
         known[key] = found
-    return known[key]
+    can: Capability = known[key]
+    return can
 
 
-def of_longer(known: Mapping[tuple[int, int], T], wired: int, length: int) -> list[T]:
-    """What is known of the model as it is `wired` now, from probes of more than `length` tokens."""
-    return [found for (then, probed), found in known.items() if then == wired and probed > length]
+def of_longer(known: Mapping[Hashable, Any], question: str, length: int) -> list[Any]:
+    """What is known of a question from probes of more than `length` tokens."""
+    return [known[key] for key in known if isinstance(key, tuple) and key[0] == question and key[1] > length]
 
 
 def probe_text(model: Any, tokens: Int[Tensor, " pos"], length: int) -> Int[Tensor, "1 probe"]:

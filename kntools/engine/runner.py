@@ -18,6 +18,7 @@ from kntools.engine.pass_hooks import MustFire
 from kntools.engine.plan import Intervention, Item, Pass
 from kntools.hooks.positioned import PositionedHook
 from kntools.models import adapter, neuron_layers
+from kntools.models.modules import look
 from kntools.models.prefix import Prefix
 from kntools.options import options, progress_bar
 
@@ -34,6 +35,7 @@ class Runner:
     def __init__(
         self, model: Any, inputs: Inputs, embedding: plan.Embedding | None = None, *, rounds: bool = False
     ) -> None:
+        look(model)
         self.model, self.inputs, self.embedding, self.rounds = model, inputs, embedding, rounds
         self.tokens, self.asked = inputs.tokens, inputs.asked
         self.embedded = None if embedding is None else self._embed(embedding)

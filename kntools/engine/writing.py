@@ -3,7 +3,6 @@
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
-from weakref import WeakKeyDictionary
 
 import torch
 from jaxtyping import Float, Int
@@ -19,7 +18,7 @@ from kntools.hooks.stateful import StatefulHook
 from kntools.models import adapter
 from kntools.models.attachment import with_hooks
 from kntools.models.causality import is_masked
-from kntools.models.modules import wiring
+from kntools.models.modules import answers
 from kntools.models.neuron_layers import check_hook
 from kntools.options import options, progress_bar
 from kntools.sites import ANSWER, Hook, resolve_positions
@@ -125,16 +124,12 @@ def _placed(fn: PassHook, given: int, start: int, stop: int) -> PassHook | None:
     return fn.at(here).moved(start, stop if fn.whole is None else given) if here else None
 
 
-_known: WeakKeyDictionary[Any, dict[tuple[int, int], bool]] = WeakKeyDictionary()
-
-
 @torch.no_grad()
 def _steps_are_right(model: Any, text: Int[Tensor, "1 pos"]) -> bool:
     """Do steps with kept keys and values give the logits of one run of the whole text? Yes, if those of a longer do."""
-    known, now = _known.setdefault(model, {}), wiring(model)
-    if True in of_longer(known, now, text.shape[1]):
+    known, key = answers(model), ("steps", text.shape[1])
+    if True in of_longer(known, *key):
         return True
-    key = now, text.shape[1]
     if key not in known:
         first = text.shape[1] - min(_TRIED, text.shape[1] // 2)
         steps = adapter.Steps(model, 1)
@@ -147,4 +142,4 @@ def _steps_are_right(model: Any, text: Int[Tensor, "1 pos"]) -> bool:
             known[key] = False
         else:
             known[key] = close(stepped, adapter.run(model, text)[0, first:])
-    return known[key]
+    return bool(known[key])

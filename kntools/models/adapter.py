@@ -10,7 +10,6 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from types import FrameType
 from typing import Any, TypeVar
-from weakref import WeakKeyDictionary
 
 import torch
 from jaxtyping import Float, Int
@@ -21,6 +20,7 @@ from transformers import DynamicCache
 
 from kntools.arguments import whole
 from kntools.models.attachment import PointHook, with_hooks, without_hooks
+from kntools.models.modules import once
 from kntools.models.names import nearest
 from kntools.models.prefix import Prefix, hooked_cache
 from kntools.models.rotary import forget_lengths
@@ -106,15 +106,13 @@ def check_layer(model: Any, layer: Any) -> int:
 
 # --- hook points ------------------------------------------------------------------------------------
 
-_hook_dicts: WeakKeyDictionary[Any, dict[str, HookPoint]] = WeakKeyDictionary()
-
 
 def hook_point(model: Any, name: str) -> HookPoint:
     """The hook point called `name` (aliases included), or a `KeyError` that offers the nearest names."""
-    known = _hook_dicts.get(model)
-    if known is None or name not in known:
-        known = dict(model.hook_dict)  # a bridge builds its aliases anew on every access: keep them
-        _hook_dicts[model] = known
+    # A bridge builds its aliases anew on every access: keep them.
+    known = once(model, "hook points", lambda: dict(model.hook_dict))
+    if name not in known:
+        known |= model.hook_dict  # a switch may have added some
     if name not in known:
         if (layer := layer_of(name)) is not None and layer >= n_layers(model):
             raise KeyError(f"hook {name!r} does not exist on this model: it has layers 0 to {n_layers(model) - 1}")

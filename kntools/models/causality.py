@@ -1,16 +1,12 @@
 """Causality, measured on the model: does a later token change an earlier position?"""
 
 from typing import Any
-from weakref import WeakKeyDictionary
 
 import torch
 
 from kntools.models import adapter
 from kntools.models.attachment import has_hooks
-from kntools.models.modules import has_pytorch_hooks, wiring
-
-# By model: how it was wired, and whether hooks of PyTorch acted.
-_known: WeakKeyDictionary[Any, dict[tuple[int, bool], bool]] = WeakKeyDictionary()
+from kntools.models.modules import answers, has_pytorch_hooks, look
 
 # Tokens of the question. A model that reads both ways does so over more of them.
 _LENGTH = 6
@@ -34,13 +30,15 @@ def is_causal(model: Any) -> bool:
     """
     if not isinstance(model, torch.nn.Module):
         return not adapter.declares_both_ways(model)
-    known, key = _known.setdefault(model, {}), (wiring(model), has_pytorch_hooks(model))
-    if key not in known:
+    look(model)
+    known, key = answers(model), ("causal", has_pytorch_hooks(model))
+    found: bool | None = known.get(key)
+    if found is None:
         found = _answer(model)
-        if found is None:
-            return not adapter.declares_both_ways(model)
-        known[key] = found
-    return known[key]
+    if found is None:
+        return not adapter.declares_both_ways(model)
+    known[key] = found
+    return found
 
 
 def is_causal_with_hooks(model: Any) -> bool:

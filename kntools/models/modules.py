@@ -1,8 +1,8 @@
-"""The modules of a model: their modes, the hooks of PyTorch on them, and what a run of them depends on."""
+"""The modules of a model: modes, hooks of PyTorch, and what is remembered while they are wired the same."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Hashable, Mapping
 from itertools import count
-from typing import Any
+from typing import Any, TypeVar
 from weakref import WeakKeyDictionary
 
 import torch
@@ -11,8 +11,36 @@ from torch.nn.modules import module as torch_module
 # Whose hooks belong to the model.
 _LIBRARIES = ("transformer_lens.", "transformers.", "accelerate.", "peft.", "torch.")
 
+T = TypeVar("T")
+
 _numbers: WeakKeyDictionary[Any, int] = WeakKeyDictionary()
 _next = count()
+
+# By model: how it was wired when somebody last looked, and what it has been asked since.
+_asked: WeakKeyDictionary[Any, tuple[int, dict[Hashable, Any]]] = WeakKeyDictionary()
+
+
+def look(model: Any) -> None:
+    """Forget what the model was asked if it is wired otherwise now. Each way into kntools looks once."""
+    now = wiring(model)
+    if model not in _asked or _asked[model][0] != now:
+        _asked[model] = now, {}
+
+
+def answers(model: Any) -> dict[Hashable, Any]:
+    """What the model has been asked, as it is wired: question -> answer."""
+    if model not in _asked:
+        look(model)
+    return _asked[model][1]
+
+
+def once(model: Any, question: Hashable, ask: Callable[[], T]) -> T:
+    """What `ask` finds, which is not asked again while the model is wired the same."""
+    known = answers(model)
+    if question not in known:
+        known[question] = ask()
+    found: T = known[question]
+    return found
 
 
 def all_modules(model: Any) -> set[torch.nn.Module]:

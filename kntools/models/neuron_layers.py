@@ -7,14 +7,15 @@ MLP. The layers that have neurons may differ in how many.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, SupportsIndex
-from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
 
 from kntools.models import adapter
 from kntools.models.attachment import PointHook
+from kntools.models.modules import once
 from kntools.sites import SITES, Neuron, NeuronsLike, as_neurons, hook_name, layer_of
 
 # Where what `W_out` gives may be seen, the first choice first. `mlp.hook_out` of BLOOM and MPT holds the residual
@@ -37,14 +38,9 @@ class LayerNeurons:
     norm: str | None = None  # the norm that takes what `W_out` gives, before it is added to the residual stream
 
 
-_known: WeakKeyDictionary[Any, tuple[LayerNeurons, ...]] = WeakKeyDictionary()
-
-
 def neurons_of(model: Any, shape: Sequence[int] = (1, _POSITIONS)) -> tuple[LayerNeurons, ...]:
     """The neurons of every layer. `shape` is that of the token ids which are run to find out, `[batch pos]`."""
-    if model not in _known:
-        _known[model] = _ask(model, shape)
-    return _known[model]
+    return once(model, "neurons", partial(_ask, model, shape))
 
 
 def widths(model: Any) -> tuple[int, ...]:

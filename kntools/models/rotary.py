@@ -5,21 +5,21 @@ that follow. A run here gives what it gives in a new process.
 """
 
 from typing import Any
-from weakref import WeakKeyDictionary
 
 import torch
 
-_known: WeakKeyDictionary[Any, list[tuple[torch.nn.Module, str]]] = WeakKeyDictionary()
+from kntools.models.modules import all_modules, once
 
 
 def forget_lengths(model: Any) -> None:
-    if model not in _known:
-        modules = getattr(model, "original_model", model).modules()
-        _known[model] = [(m, prefix) for m in modules for prefix in _prefixes(getattr(m, "rope_type", None))]
-    for module, prefix in _known[model]:
+    for module, prefix in once(model, "dynamic tables", lambda: _tables(model)):
         buffer = getattr(module, f"{prefix}inv_freq")
         setattr(module, f"{prefix}inv_freq", getattr(module, f"{prefix}original_inv_freq").to(buffer))
         setattr(module, f"{prefix}max_seq_len_cached", module.original_max_seq_len)
+
+
+def _tables(model: Any) -> list[tuple[torch.nn.Module, str]]:
+    return [(m, prefix) for m in all_modules(model) for prefix in _prefixes(getattr(m, "rope_type", None))]
 
 
 def _prefixes(kind: Any) -> list[str]:

@@ -4,7 +4,6 @@ Held there, a layer lets nothing through but the residual stream itself: the dir
 """
 
 from typing import Any
-from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
@@ -14,11 +13,10 @@ from kntools.hooks.positioned import PositionedHook
 from kntools.hooks.states import capture, freeze
 from kntools.models import adapter
 from kntools.models.attachment import without_hooks
+from kntools.models.modules import once
 from kntools.models.neuron_layers import neurons_of
 from kntools.prompts import Encoded
 from kntools.sites import Hook, hook_name
-
-_checked: WeakKeyDictionary[Any, bool] = WeakKeyDictionary()
 
 
 def attention_site(model: Any) -> str:
@@ -46,9 +44,7 @@ def branch_sites(model: Any, encoded: Encoded) -> dict[int, list[str]]:
     """Of each layer, the sites through which it writes."""
     names, sites = set(model.hook_dict), (attention_site(model), mlp_site(model))
     found = {n: [s for s in sites if hook_name(s, n) in names] for n in range(adapter.n_layers(model))}
-    if model not in _checked:
-        without_hooks(model, lambda: _check(model, encoded, found))
-        _checked[model] = True
+    once(model, "branches", lambda: without_hooks(model, lambda: _check(model, encoded, found)))
     return found
 
 

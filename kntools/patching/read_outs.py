@@ -2,20 +2,19 @@
 
 import warnings
 from typing import Any
-from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
 
 from kntools.engine.sweep import sweep
 from kntools.hooks.positioned import PositionedHook
+from kntools.models.attachment import without_hooks
+from kntools.models.modules import once
 from kntools.prompts import Encoded
 from kntools.sites import hook_name
 
 # What is disturbed moves by so many times its own size; a read-out moves the logits by at most so many roundings.
 _STRENGTH, _ROUNDINGS = 4.0, 8.0
-
-_known: WeakKeyDictionary[Any, dict[str, bool]] = WeakKeyDictionary()
 
 
 def check_live(model: Any, encoded: Encoded, site: str, layer: int) -> None:
@@ -26,10 +25,7 @@ def check_live(model: Any, encoded: Encoded, site: str, layer: int) -> None:
     name = hook_name(site, layer)
     if encoded.tokens.shape[1] < 2:  # attention to one token is the same whatever its scores are
         return
-    seen = _known.setdefault(model, {})
-    if site not in seen:
-        seen[site] = _moves(model, encoded, name)
-    if not seen[site]:
+    if not once(model, ("moves", site), lambda: without_hooks(model, lambda: _moves(model, encoded, name))):
         raise ValueError(
             f"{name!r} is a read-out on this model: the forward pass does not use it, so changing it has no "
             f"effect. Patch {'v or z' if 'attn' in name else 'resid_post'} instead"

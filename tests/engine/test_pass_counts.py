@@ -18,6 +18,7 @@ from kntools.engine.from_layer import row_groups
 from kntools.engine.memory import MOST_ROWS, rows_that_fit
 from kntools.engine.plan import PASS_OVERHEAD, pass_overhead
 from kntools.models import adapter
+from kntools.models.causality import is_causal
 from kntools.models.neuron_layers import neurons_of
 from tests import zoo
 from tests.loop import one_by_one, overridden, tokens_for
@@ -37,7 +38,7 @@ def counted(model: Any, tokens: Tensor) -> Iterator[list[tuple[int, int]]]:
         return forward(*args, **kwargs)
 
     with overridden(model.blocks[model.cfg.n_layers - 1], note):
-        capability(model, tokens), neurons_of(model)
+        capability(model, tokens), neurons_of(model), is_causal(model)
         shapes.clear()
         yield shapes
 

@@ -14,8 +14,8 @@ import kntools as kn
 from kntools.engine import capability as probing
 from kntools.engine.answers import ask
 from kntools.engine.capability import capability
-from kntools.models import causality
 from kntools.models.causality import is_causal, is_masked
+from kntools.models.modules import answers
 from tests import zoo
 from tests.loop import gradient_by_loop, one_by_one, override
 from tests.unusual import NAMES, unusual
@@ -244,7 +244,7 @@ def test_logits_that_are_nan_say_nothing_of_the_model() -> None:
     kept = weight.detach().clone()
     with torch.no_grad():
         weight.fill_(torch.nan)
-        assert not capability(model, LONG).fork and model not in causality._known
+        assert not capability(model, LONG).fork and ("causal", False) not in answers(model)
         weight.copy_(kept)
     assert capability(model, LONG).prefix
 

@@ -214,6 +214,16 @@ def test_other_sites_are_live(name: str) -> None:
         check_live(model, both.clean, site, 0)
 
 
+def test_what_somebodys_hooks_hide_is_no_read_out() -> None:
+    """A model whose attention is switched off by a hook: patches there do nothing, and are not remembered as such."""
+    model, (clean, corrupted) = zoo.fresh("llama"), pair("llama")
+    model.add_hook("blocks.0.hook_attn_out", lambda x, hook: x * 0, is_permanent=True)
+    grid = kn.activation_patch(model, clean, corrupted, site="z", layers=[0])
+    assert bool((grid.values == grid.corrupted).all())
+    model.reset_hooks(including_permanent=True)
+    assert not bool((kn.activation_patch(model, clean, corrupted, site="z", layers=[0]).values == grid.corrupted).all())
+
+
 @pytest.mark.parametrize("heads", [True, False])
 def test_queries_whose_heads_stand_before_their_positions(heads: bool) -> None:
     """[batch head pos d_head], as multi-head latent attention has them: by head and by position."""
