@@ -64,7 +64,7 @@ class Reversed(torch.nn.Module):
 
 
 def replace_a_module(model: Any) -> None:
-    out = model.blocks[1].mlp.out
+    out = model.blocks[1].attn.o
     out.set_original_component(Reversed(out.original_component).eval())
 
 
@@ -78,7 +78,7 @@ def pre_hook_of_pytorch(model: Any) -> None:
 
 
 def another_class(model: Any) -> None:
-    out = model.blocks[1].mlp.out.original_component
+    out = model.blocks[1].attn.o.original_component
     out.__class__ = type("Mirrored", (type(out),), {"forward": lambda self, x: x @ self.weight.T + x.flip(1).sum()})
 
 
@@ -202,7 +202,7 @@ def test_hooks_on_all_modules_of_pytorch_and_on_gradients_are_seen() -> None:
 def test_another_function_at_the_same_address_is_another_one() -> None:
     """A cell of a notebook that defines and sets a forward is run again."""
     model = zoo.fresh("llama")
-    tokens, module = tokens_for(model), model.blocks[1].mlp.out.original_component
+    tokens, module = tokens_for(model), model.blocks[1].attn.o.original_component
     numbers = set[int]()
     for count in range(6):
         override(module, lambda forward, x, count=count: forward(x) + (count % 2) * forward(x).mean(0, keepdim=True))
@@ -212,6 +212,15 @@ def test_another_function_at_the_same_address_is_another_one() -> None:
         torch.testing.assert_close(found, one_by_one(model, tokens, hooks), atol=1e-5, rtol=0)
         del vars(module)["forward"]
     assert len(numbers) == 6
+
+
+def test_neurons_are_asked_for_again_where_the_output_of_an_mlp_is_another() -> None:
+    model = zoo.fresh("llama")
+    tokens, hooks = tokens_for(model), interventions_for(model)
+    kn.sweep(model, tokens, hooks)
+    change_output(model.blocks[1].mlp.out.original_component, lambda x: 2 * x)
+    with pytest.raises(ValueError, match=r"layer 1 of tiny-llama has no neurons: .* is not what its MLP gives"):
+        kn.sweep(model, tokens, hooks)
 
 
 def test_every_change_but_that_of_weights_gives_another_number(monkeypatch: pytest.MonkeyPatch) -> None:
