@@ -129,6 +129,23 @@ RECIPES |= {
     "granite": Recipe(
         "GraniteConfig", "GraniteForCausalLM", _hf(3, num_key_value_heads=N_KV_HEADS, embedding_multiplier=3.0)
     ),
+    "cohere": Recipe("CohereConfig", "CohereForCausalLM", _hf(3, num_key_value_heads=N_KV_HEADS, logit_scale=0.25)),
+    "falcon_h1": Recipe(
+        "FalconH1Config",
+        "FalconH1ForCausalLM",
+        _hf(
+            3,
+            num_key_value_heads=N_KV_HEADS,
+            head_dim=8,
+            mamba_d_ssm=D_MODEL,
+            mamba_n_heads=4,
+            mamba_d_head=8,
+            mamba_n_groups=1,
+            mamba_d_state=8,
+            lm_head_multiplier=0.5,
+            mlp_multipliers=[0.7, 0.6],
+        ),
+    ),
     "xglm": Recipe(
         "XGLMConfig",
         "XGLMForCausalLM",

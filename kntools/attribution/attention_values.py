@@ -52,7 +52,7 @@ class AttentionValues:
                 raise ValueError(_refusal(model, layer))
             bias = getattr(block.attn, "b_O", None)
             whole = torch.einsum("hd,hdm->m", z[at].float(), w_o) + (0 if bias is None else bias.float())
-            inside = unembedding.multipliers(model)[0]
+            inside = unembedding.multiplier(model, "attn_out", layer)
             behind = unembedding.held_norm(model, getattr(block, "ln1_post", None), whole.to(stream), inside)
             yield AttentionValues(layer, stream.float(), parts, w_v, w_o, held, behind)
 

@@ -54,7 +54,7 @@ def _lines(model: Any, paths: Paths, prompt: int, matrix: Float[Tensor, "d_model
     """The neurons of each layer, read by what the metric reads from the residual stream behind all norms."""
     layers = layer_writes(model, paths, prompt)
     directions = _coefficients(paths.metrics[prompt], paths.logits[prompt]) @ matrix.float().T
-    outside = unembedding.multipliers(model)[1]
+    outside = unembedding.logit_multiplier(model)
     readers = [
         unembedding.held_norm(model, model.ln_final, state).back(outside * direction)
         for state, direction in zip(final_states(model, paths, prompt), directions, strict=True)

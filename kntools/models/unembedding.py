@@ -1,5 +1,6 @@
 """The way of one direction of the residual stream to the logits: through the gain of each norm, and the unembedding."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -10,10 +11,16 @@ from torch import Tensor
 
 from kntools.models import adapter, neuron_layers
 from kntools.models.attachment import without_hooks
-from kntools.sites import Neuron
+from kntools.models.modules import once
+from kntools.sites import Neuron, hook_name
 
 # Above the epsilon of any norm, within the range of float16.
 _SCALE = 100.0
+# Below the root of it.
+_TINY = 1e-5
+# What multipliers are measured with: so many tokens, a change so many times as large as the residual stream (what the
+# block makes of it otherwise is then small), and one in so many logits.
+_TOKENS, _LARGE, _SMALL = 4, 1000.0, 8
 
 
 class NotLinear(ValueError):
@@ -78,21 +85,84 @@ class HeldNorm:
 
 @torch.no_grad()
 def held_norm(model: Any, norm: Any, state: Float[Tensor, " d_model"], times: float = 1.0) -> HeldNorm:
-    """`times` the norm `gain (v - mean v) / scale`, at the scale that it has for `state`; `times` alone without one."""
+    """`times` the norm `gain (v - mean v) / scale`, at the scale that it has for `state`; `times` alone without one.
+
+    Of a state without a direction (an embedding of zeros) it is the scale near 0.
+    """
     if norm is None:
         return HeldNorm(torch.full_like(state, times, dtype=torch.float32), False)
     probe, g, x = _probe(model), gain(model, norm), state.float()
     plain, moved = _apply(model, norm, torch.stack([probe, probe + 1]) * _SCALE).float()
     centred = bool((plain - moved).abs().max() < 1e-2 * plain.abs().max())  # as LayerNorm takes away the mean
-    zero, out = _apply(model, norm, torch.stack([torch.zeros_like(state), state])).float()
-    expected = g * (x - x.mean() if centred else x)
+    x = x - x.mean() if centred else x
+    x = x if bool(x.any()) else probe.float() * _TINY
+    zero, out = _apply(model, norm, torch.stack([torch.zeros_like(x), x])).float()
+    expected = g * x
     return HeldNorm(times * g * ((out - zero) @ expected / (expected @ expected)), centred)
 
 
-def multipliers(model: Any) -> tuple[float, float]:
-    """What a block's output is multiplied by when it is added to the residual stream, and what logits are (Granite)."""
-    inside, outside = (getattr(model.cfg, name, None) for name in ("residual_multiplier", "logits_scaling"))
-    return float(inside or 1.0), 1.0 / float(outside or 1.0)
+def multiplier(model: Any, site: str, layer: int) -> float:
+    """What is seen at a site times this number is what the residual stream gets of it (Granite, Falcon-H1)."""
+    return once(model, ("multiplier", site), lambda: _multipliers(model, site))[layer]
+
+
+@torch.no_grad()
+def _multipliers(model: Any, site: str) -> dict[int, float]:
+    """Those of every layer: the site is changed, and so, in proportion, is the output of its block."""
+    tokens = torch.arange(_TOKENS, device=adapter.device_of(model))[None] % int(model.cfg.d_vocab)
+    points = [(n, adapter.hook_point(model, hook_name("resid_post", n))) for n in range(adapter.n_layers(model))]
+    layers = [n for n, _ in points if hook_name(site, n) in model.hook_dict]
+    clean: dict[int, Tensor] = {}
+    adapter.run_aside(
+        model, tokens, [(point, lambda x, hook, n=n: clean.update({n: x.clone()})) for n, point in points]
+    )
+    change = _probe(model) * _LARGE * max(float(x.abs().mean()) for x in clean.values())
+    found: dict[int, float] = {}
+
+    def put_back(layer: int, x: Tensor) -> Tensor:
+        """The layers above do not see the change."""
+        if layer in layers:
+            found[layer] = _factor(x - clean[layer], change.to(x).expand_as(x))
+        return clean[layer]
+
+    changes = [(adapter.hook_point(model, hook_name(site, n)), lambda x, hook: x + change.to(x)) for n in layers]
+    backs = [(point, lambda x, hook, n=n: put_back(n, x)) for n, point in points]
+    adapter.run_aside(model, tokens, [*changes, *backs])
+    if any(map(math.isnan, found.values())):
+        raise NotLinear(f"{adapter.model_name(model)} does not add {site} to its residual stream")
+    return found
+
+
+@torch.no_grad()
+def logit_multiplier(model: Any) -> float:
+    """Logits are this number times what the unembedding makes of the final norm's output (Granite, Cohere)."""
+    return once(model, "logit multiplier", lambda: _logit_multiplier(model))
+
+
+def _logit_multiplier(model: Any) -> float:
+    tokens = torch.arange(_TOKENS, device=adapter.device_of(model))[None] % int(model.cfg.d_vocab)
+    seen: list[Tensor] = []
+    last = adapter.hook_point(model, hook_name("resid_post", adapter.n_layers(model) - 1))
+    logits = adapter.run_aside(model, tokens, [(last, lambda x, hook: seen.append(x.clone()))])[0].float()
+    bias = getattr(model.unembed, "b_U", None)
+    given = _apply(model, model.ln_final, seen[0][0]).to(model.unembed.W_U) @ model.unembed.W_U
+    made = (given if bias is None else given + bias).float()[:, : logits.shape[1]]
+    # A cap (Gemma 2) leaves small logits as they are.
+    small = made.abs() <= made.abs().flatten().kthvalue(max(1, made.numel() // _SMALL)).values
+    found = _factor(logits[small], made[small])
+    if math.isnan(found):
+        raise NotLinear(f"{adapter.model_name(model)} has more than a number between its unembedding and its logits")
+    return found
+
+
+def _factor(found: Tensor, given: Tensor) -> float:
+    """The number that `given` is multiplied by, 1 to rounding; nan if there is none."""
+    x, y = given.double().flatten(), found.double().flatten()
+    number = float(x @ y / (x @ x))
+    exact = found.dtype in (torch.float32, torch.float64)
+    if not float((y - number * x).norm()) <= (1e-2 if exact else 0.1) * float(y.norm()):
+        return math.nan
+    return 1.0 if math.isclose(number, 1.0, rel_tol=2e-3 if exact else 1e-2) else number
 
 
 def _probe(model: Any) -> Tensor:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 import kntools as kn
+from kntools.models.unembedding import held_norm
 from tests import zoo
 from tests.attribution.test_attribution import prompts_for
 from tests.attribution.test_attribution_metrics import pairs_for
@@ -60,6 +61,7 @@ def on_the_direct_path(model: Any, e: kn.Encoded, layer: int, hooks: list[Any]) 
 
 
 NAMES = ["gpt2", "compatibility mode", "llama", "neox", "gptj", "gemma2", "gemma3", "olmo2", "granite", "native"]
+NAMES += ["cohere", "falcon_h1"]  # the logits, and what MLPs write, are multiplied by numbers
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -73,7 +75,8 @@ def test_neurons_and_the_bias_of_a_layer_give_what_it_writes(name: str) -> None:
         assert att.metric == metric and att.rule == "direct_logit"
         assert att.post_norm == ("frozen" if name in ("gemma2", "gemma3", "olmo2") else None)
         scale = float(att.scores.abs().max())
-        for layer in range(model.cfg.n_layers):
+        # Of Falcon-H1 the last one: the later ones also write by their state spaces.
+        for layer in range(model.cfg.n_layers)[-1 if name == "falcon_h1" else 0 :]:
             own = measure(on_the_direct_path(model, e, layer, []))
 
             def without(site: str, change: Any, own: Tensor = own, layer: int = layer, measure: Any = measure) -> float:
@@ -93,6 +96,17 @@ def test_neurons_and_the_bias_of_a_layer_give_what_it_writes(name: str) -> None:
 
                 lost = without("mlp.hook_post", off)
                 assert float(att.scores[0, layer, neuron]) == pytest.approx(lost, rel=1e-3, abs=1e-4)
+
+
+@pytest.mark.parametrize("name", ["llama", "gpt2"])
+def test_the_norm_of_nothing(name: str) -> None:
+    """A state of zeros has no direction: the norm is that of small states."""
+    model, row = zoo.tiny(name), torch.linspace(-1, 2, 32)
+    norm = model.ln_final
+    with torch.no_grad():
+        expected = (norm(1e-6 * row[None, None]) - norm(0 * row[None, None]))[0, 0] / 1e-6
+    for state in (torch.zeros(32), torch.ones(32) * (name == "gpt2")):
+        torch.testing.assert_close(held_norm(model, norm, state).forward(row), expected, rtol=1e-2, atol=1e-2)
 
 
 def test_the_default_and_functions_of_the_logits() -> None:
