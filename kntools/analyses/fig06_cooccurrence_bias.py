@@ -17,7 +17,7 @@ from kntools.arguments import several, shown, whole
 from kntools.data.grouping import noun_number
 from kntools.data.read import json_lines, numbered_lines
 from kntools.engine.answers import Answer, ask
-from kntools.engine.texts import Texts, strings
+from kntools.engine.texts import Texts, numbered
 from kntools.models.causality import is_masked
 from kntools.prompts import Encoded, Prompt, encode_many
 from kntools.results.statistics import pearson, spearman, statistic_interval
@@ -87,7 +87,7 @@ def count_beside(
     """
     wanted, between = _wanted(words, nouns), whole("between", between, least=0)
     counts = {word: Counter({"singular": 0, "plural": 0}) for word in sorted(wanted)}
-    for text in strings(texts):
+    for _, text in numbered(texts):
         tokens = _WORD.findall(unicodedata.normalize("NFC", text).lower())
         for i, token in enumerate(tokens):
             if token in wanted:

@@ -76,9 +76,9 @@ class Activity(TextMeasurement):
         self._generator.set_state(state["generator"])
         self.peaks = [[Peak(**{**peak, "ids": tuple(peak["ids"])}) for peak in heap] for heap in state["peaks"]]
 
-    def add(self, texts: list[str]) -> None:
+    def add(self, texts: list[tuple[int, str]]) -> None:
         """Pieces of equal length share a pass: nothing is filled up."""
-        for ahead in chunks(pieces(self.model, texts, first=self.texts), _AHEAD):
+        for ahead in chunks(pieces(self.model, texts), _AHEAD):
             for batch in passes(ahead):
                 self._add(batch)
 

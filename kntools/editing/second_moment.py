@@ -278,7 +278,7 @@ class _Sums(TextMeasurement):
         )
         super().__init__(path, about)
 
-    def add(self, texts: list[str]) -> None:
+    def add(self, texts: list[tuple[int, str]]) -> None:
         for batch in passes(pieces(self.model, texts, self.context)):
             for layer, keys in neurons_in(self.model, batch, dict.fromkeys(self.totals, slice(None))).items():
                 flat = keys.flatten(0, 1)

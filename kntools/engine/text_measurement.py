@@ -9,7 +9,7 @@ from typing import Any
 
 import pandas as pd
 
-from kntools.engine.texts import Texts, chunks, strings
+from kntools.engine.texts import Texts, chunks, numbered
 from kntools.options import progress_bar
 from kntools.results.result import Result, load
 
@@ -38,7 +38,7 @@ class TextMeasurement(ABC):
         self.digest = ""
 
     @abstractmethod
-    def add(self, texts: list[str]) -> None: ...
+    def add(self, texts: list[tuple[int, str]]) -> None: ...
 
     @abstractmethod
     def state(self) -> dict[str, Any]: ...
@@ -53,7 +53,7 @@ class TextMeasurement(ABC):
         total = most or (len(texts) if isinstance(texts, Sized) else None)
         with progress_bar(total or 2, "token" if most else "text") as bar:
             bar.total = total
-            for chunk in chunks(strings(texts), size):
+            for chunk in chunks(numbered(texts), size):
                 again = chunk[: max(0, skip - self.texts)]
                 self._note(again)
                 if again and self.texts == skip and self.digest != expected:
@@ -78,9 +78,9 @@ class TextMeasurement(ABC):
     def _has(self, most: int | None) -> bool:
         return most is not None and self.tokens >= most
 
-    def _note(self, texts: list[str]) -> None:
+    def _note(self, texts: list[tuple[int, str]]) -> None:
         self.texts += len(texts)
-        for text in texts:
+        for _, text in texts:
             self.digest = hashlib.blake2b((self.digest + text).encode(), digest_size=16).hexdigest()
 
     def _save(self) -> None:

@@ -44,14 +44,14 @@ class Piece:
         return slice(self.before, len(self.ids) - self.after)
 
 
-def strings(texts: Texts) -> Iterator[str]:
-    """Texts that are not empty."""
+def numbered(texts: Texts) -> Iterator[tuple[int, str]]:
+    """Texts that are not blank, each after its number among those given."""
     if isinstance(texts, str):
         raise ValueError("texts is one string; give a list of texts, or pathlib.Path(...) for a file")
     if isinstance(texts, Path):
         try:
             with texts.open(encoding="utf-8") as lines:
-                yield from (line.strip() for line in lines if line.strip())
+                yield from ((number, line.strip()) for number, line in enumerate(lines) if line.strip())
         except UnicodeDecodeError as error:
             raise ValueError(f"{texts} is not in UTF-8 ({error}); save it as UTF-8") from error
         return
@@ -62,7 +62,7 @@ def strings(texts: Texts) -> Iterator[str]:
         if not isinstance(text, str):
             raise TypeError(f"{shown(row)} is not a text; give texts, or rows {{'text': ...}}")
         if whole_text(f"text {number}", text).strip():
-            yield text
+            yield number, text
 
 
 def special_tokens(model: Any) -> tuple[list[int], list[int]]:
@@ -83,11 +83,11 @@ def check_context(model: Any, context: int | None) -> int:
     return chosen
 
 
-def pieces(model: Any, texts: Iterable[str], context: int | None = None, first: int = 0) -> Iterator[Piece]:
-    """Each text cut to the context, with the special tokens that the model expects around it; `first` is its number."""
+def pieces(model: Any, texts: Iterable[tuple[int, str]], context: int | None = None) -> Iterator[Piece]:
+    """Each text cut to the context, with the special tokens that the model expects around it."""
     tokenizer, (before, after) = tokenizer_of(model), special_tokens(model)
     room = check_context(model, context) - len(before) - len(after)
-    for number, text in enumerate(texts, first):
+    for number, text in texts:
         ids = list(tokenizer(text, add_special_tokens=False)["input_ids"])
         for start in range(0, len(ids), room):
             inside = ids[start : start + room]

@@ -70,7 +70,7 @@ class Cells:
         """The sum of `x`, `[pos d]` or `[pos head d]`, over what each column patches."""
         if self.axis == "position":
             return x.flatten(1).sum(1)[list(self.columns)]
-        patched = x[list(resolve_positions(self.positions, pair.length))].sum(0)
+        patched = x[list(set(resolve_positions(self.positions, pair.length)))].sum(0)
         return (patched.sum(-1) if self.axis == "head" else patched)[list(self.columns)]
 
 

@@ -182,13 +182,17 @@ def _run(
     """The metric of the clean run, of the corrupted ones, and of these with each state restored, in each way."""
     layers, length = restorations[0].layers, encoded.tokens.shape[1]
     clean_states: dict[str, Tensor] = {}
-    sites = list(dict.fromkeys(r.site for r in restorations))
-    clean = sweep(model, encoded, [capture(sites, layers, clean_states)], metric=metric)
+    places = {r.site: r.having for r in restorations}
+    keep = [hook for site, having in places.items() for hook in capture(site, having, clean_states)]
+    clean = sweep(model, encoded, [keep], metric=metric)
 
     runs, embedding, samples = corruption.runs, corruption.embedding, range(len(corruption.runs))
     held: list[dict[str, Tensor]] = [{} for _ in samples]
-    severed = list(dict.fromkeys(site for r in restorations for site in r.severed))
-    watched = [Intervention(capture(severed, layers, held[s]), prompt=s) for s in samples]
+    severed = {site: having for r in restorations for site, having in r.severed.items()}
+    watched = [
+        Intervention([hook for site, having in severed.items() for hook in capture(site, having, held[s])], prompt=s)
+        for s in samples
+    ]
     corrupted = sweep(model, runs, watched, metric=metric, embedding=embedding).float().cpu()
 
     # In a causal model, the corruption changes no state before it.

@@ -82,9 +82,11 @@ def test_activations_and_contexts_are_those_of_plain_runs(name: str, count: int)
             rtol=1e-4,
         )
         for context in card.contexts:
+            assert texts[0] == "" and context.text > 0, "the number is that among the texts as given"
+            own_text, run = own[context.text - 1], runs[context.text - 1]
             span = slice(context.start, context.start + len(context.tokens))
-            torch.testing.assert_close(context.activations, own[context.text][span], atol=1e-5, rtol=1e-4)
-            assert context.tokens == tuple(tokenizer.decode([i]) for i in runs[context.text][0][span])
+            torch.testing.assert_close(context.activations, own_text[span], atol=1e-5, rtol=1e-4)
+            assert context.tokens == tuple(tokenizer.decode([i]) for i in run[0][span])
         assert card.activation is not None
         assert card.activation.tokens == len(every)
         assert card.activation.mean == pytest.approx(float(every.mean()), abs=1e-5)

@@ -83,6 +83,17 @@ def test_windows_are_checked() -> None:
         kn.activation_patch(model, clean, corrupted).agreement(kn.activation_patch(model, clean, corrupted, window=2))
 
 
+def test_a_position_that_is_given_twice_counts_once() -> None:
+    model, (clean, corrupted) = zoo.tiny("llama"), pair("llama")
+    last = kn.encode(model, clean).tokens.shape[1] - 1
+    for method in ("gradient", "integrated", "atp_star"):
+        once, twice = (
+            kn.attribution_patch(model, clean, corrupted, site="z", heads=True, positions=p, method=method)  # type: ignore[arg-type] # a loop
+            for p in ([-1], [-1, last])
+        )
+        assert torch.equal(once.values, twice.values)
+
+
 @pytest.mark.parametrize("window", [1, 2])
 @pytest.mark.parametrize("site", ["z", "mlp_out", "resid_pre"])
 def test_the_gradient_of_a_window_holds_its_other_layers(site: str, window: int) -> None:

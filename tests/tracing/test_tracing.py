@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from torch import Tensor
 import kntools as kn
 from kntools.models import adapter
 from kntools.plots.tokens import trace_panels
-from kntools.sites import layer_window
+from kntools.sites import hook_name, layer_window
 from kntools.tracing.noise import make_noise, subject_embeddings, subject_sigma
 from kntools.tracing.restoration import KINDS, make_restoration
 from kntools.tracing.token_roles import ROLES, token_roles
@@ -53,12 +54,18 @@ def by_loop(model: Any, trace: kn.Trace, *, everywhere: bool = False, prepend_bo
     cut = [adapter.state_site(model, trace.sever)] if trace.sever else []
     out = torch.full_like(trace.per_sample, torch.nan)
     clean: dict[str, Tensor] = {}
+
+    def shown(site: str, layers: Sequence[int]) -> list[int]:
+        return [n for n in layers if hook_name(site, n) in model.hook_dict]
+
     with torch.no_grad():
-        model.run_with_hooks(e.tokens, fwd_hooks=kn.capture(clean, [site], layers))
+        model.run_with_hooks(e.tokens, fwd_hooks=kn.capture(clean, [site], shown(site, layers)))
         for s, noise in enumerate(trace.noise):
             corrupt = kn.corrupt(e.subject, noise, hook=adapter.embedding_name(model))
             held: dict[str, Tensor] = {}
-            model.run_with_hooks(e.tokens, fwd_hooks=corrupt + kn.capture(held, cut, layers))
+            model.run_with_hooks(
+                e.tokens, fwd_hooks=corrupt + [h for c in cut for h in kn.capture(held, [c], shown(c, layers))]
+            )
             for layer in layers:
                 first = layer - trace.window // 2
                 window = [n for n in range(first, first + trace.window) if n in layers]
@@ -66,8 +73,8 @@ def by_loop(model: Any, trace: kn.Trace, *, everywhere: bool = False, prepend_bo
                     at = None if everywhere else [token]
                     hooks = [
                         *corrupt,
-                        *kn.freeze(clean, [site], window, [token]),
-                        *kn.freeze(held, cut, range(window[-1] + 1, len(layers)), at),
+                        *kn.freeze(clean, [site], shown(site, window), [token]),
+                        *(h for c in cut for h in kn.freeze(held, [c], shown(c, layers[window[-1] + 1 :]), at)),
                     ]
                     logits = model.run_with_hooks(e.tokens, fwd_hooks=hooks)[0, e.position]
                     out[s, layer, token] = logits.softmax(-1)[e.target_ids[0]]
@@ -101,6 +108,19 @@ def test_severed_paths_equal_the_loop(name: str, sever: Any) -> None:
         assert float((cut.effect - whole.effect).abs().max()) > 1e-5
         everywhere = kn.causal_trace(model, fact(name), sever_at="all", **options)
         assert_equal_to_loop(everywhere, by_loop(model, cut, everywhere=True))
+
+
+@pytest.mark.parametrize(
+    "options", [{"kind": "attn"}, {"kind": "mlp", "sever": "attn"}, {"kind": "attn", "sever": "attn"}]
+)
+def test_layers_without_attention_have_none_to_restore_or_sever(options: Any) -> None:
+    model = zoo.tiny("qwen3_next")
+    trace = kn.causal_trace(model, fact("qwen3_next"), window=2, noise=0.3, samples=2, **options)
+    assert_equal_to_loop(trace, by_loop(model, trace))
+    if options["kind"] == "attn":
+        having = [n for n in range(3) if f"blocks.{n}.hook_attn_out" in model.hook_dict]
+        empty = [n for n in range(3) if not {n - 1, n} & set(having)]
+        assert empty and trace.scores[empty].numpy() == pytest.approx(trace.corrupted)
 
 
 @pytest.mark.parametrize("name", ["llama", "bert"])
