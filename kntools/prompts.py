@@ -57,7 +57,8 @@ class Prompt:
                 continue
             if not isinstance(value, str):
                 raise TypeError(f"{name}={value!r} is not a text; write kn.Prompt('The capital of ...', ' Ottawa')")
-            if not value.strip():
+            # A line break is an answer.
+            if not value.strip(" " if name in ("target", "foil") else None):
                 raise ValueError(f"the {name} of Prompt({self.text!r}, {self.target!r}) is empty; write it out")
             whole_text(name, value)
         if self.multi_token not in get_args(MultiToken):

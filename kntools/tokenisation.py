@@ -44,6 +44,13 @@ class PromptError(ValueError):
         self.reason = reason
 
 
+def text_of(tokenizer: Any, ids: Sequence[int], **options: Any) -> str:
+    """The text of tokens that follow others: SentencePiece drops the space from the beginning of what it decodes."""
+    text = str(tokenizer.decode(ids, **options))
+    begins_word = bool(ids) and str(tokenizer.convert_ids_to_tokens(ids[0])).startswith("\u2581")
+    return f" {text}" if begins_word and not text.startswith(" ") else text
+
+
 class Tokenisation:
     def __init__(self, model: Any, prepend_bos: bool | None = None) -> None:
         flag("prepend_bos", prepend_bos, None)
@@ -71,6 +78,14 @@ class Tokenisation:
             if masks != 1:
                 what = f"{text!r} holds {masks} masks; a masked model needs exactly one {MASK}"
                 raise PromptError(Reason.MASK, what)
+            before = text.partition(MASK)[0]
+            for name, answer in answers.items():
+                if is_glued(before, answer):
+                    raise PromptError(
+                        Reason.GLUED,
+                        f"the {name} {answer!r} would continue the word {before.split()[-1]!r} of the text; write "
+                        f"{before + ' ' + MASK!r} for a new word",
+                    )
             return
         if masks or (self.tokenizer.mask_token and self.tokenizer.mask_token in text):
             raise PromptError(
@@ -121,7 +136,7 @@ class Tokenisation:
         found = tuple(filled[place:end])
         if filled[:place] != ids[:place] or filled[end:] != after:
             raise PromptError(Reason.MELTS, f"the {name} {answer!r} {self._melting(text, answer)}")
-        if not "".join(map(self.piece, found)).strip():
+        if not found or (answer.strip() and not "".join(map(self.piece, found)).strip()):
             raise PromptError(Reason.UNSEEN, f"nothing of the {name} {answer!r} is left: this tokenizer drops it")
         t = self.tokenizer
         # The token for unknown words, if it is one of its own: GPT-2's is also its end of text.
@@ -183,7 +198,7 @@ class Tokenisation:
 
     def piece(self, token: int) -> str:
         if token not in self._pieces:
-            self._pieces[token] = self.tokenizer.decode([token])
+            self._pieces[token] = text_of(self.tokenizer, [token])
         return self._pieces[token]
 
     def _ranges(self, text: str, ids: list[int]) -> list[tuple[int, int]]:

@@ -120,6 +120,9 @@ class SlowTokenizer:
     def decode(self, ids: list[int]) -> str:
         return "".join(self.words[i] for i in ids)
 
+    def convert_ids_to_tokens(self, token: int) -> str:
+        return self.words[token]
+
 
 def stub_model(tokenizer: Any, direction: str = "causal") -> Any:
     cfg = SimpleNamespace(attention_dir=direction, n_ctx=64, default_prepend_bos=True)

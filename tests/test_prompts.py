@@ -198,6 +198,22 @@ def test_a_masked_answer_is_written_as_it_stands() -> None:
     assert error.value.reason == Reason.MELTS
 
 
+def test_a_masked_answer_does_not_continue_the_word_before_it() -> None:
+    bert = zoo.tiny("bert")
+    for answer in ("Ottawa", "s"):
+        with pytest.raises(
+            PromptError, match=r"continue the word 'is' .* write 'The capital of Canada is \[MASK\]'"
+        ) as error:
+            kn.encode(bert, kn.Prompt("The capital of Canada is[MASK].", answer))
+        assert error.value.reason == Reason.GLUED
+
+
+def test_a_line_break_is_an_answer() -> None:
+    model = zoo.tiny("gpt2")
+    encoded = kn.encode(model, kn.Prompt("The capital of Canada is:", "\n"))
+    assert encoded.target_ids == tuple(model.tokenizer("\n", add_special_tokens=False)["input_ids"])
+
+
 # --- answers of several tokens --------------------------------------------------------------------------
 
 

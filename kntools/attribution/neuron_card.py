@@ -16,6 +16,7 @@ from kntools.models import neuron_layers, unembedding
 from kntools.prompts import Encoded, Prompt, encode_many
 from kntools.results.provenance import provenance
 from kntools.sites import Neuron, NeuronLike, is_one
+from kntools.tokenisation import text_of
 
 _QUANTILES = (0.01, 0.1, 0.5, 0.9, 0.99, 0.999, 1.0)
 
@@ -108,7 +109,7 @@ def _values(model: Any, neurons: Sequence[Neuron], k: int) -> tuple[list[dict[st
 
 def _words(model: Any, ids: Iterable[int]) -> tuple[str, ...]:
     """Each token as text; its number, where the model has no tokenizer."""
-    return tuple(f"<{i}>" if model.tokenizer is None else model.tokenizer.decode([i]) for i in ids)
+    return tuple(f"<{i}>" if model.tokenizer is None else text_of(model.tokenizer, [i]) for i in ids)
 
 
 def _keys(

@@ -15,6 +15,7 @@ from kntools.files import write
 from kntools.prompts import Encoded, Prompt, encode, encode_each
 from kntools.results.display import number
 from kntools.sites import Neuron
+from kntools.tokenisation import text_of
 
 # Of the tokens that the model may say, the first that can be an answer is taken.
 _TRIED = 100
@@ -58,7 +59,7 @@ def card(
 def _answer(model: Any, text: str) -> str:
     """The most probable token that can be an answer to the text: it begins a word."""
     encoded = encode(model, Prompt(text, " a", multi_token="first"))
-    words = [model.tokenizer.decode([i]) for i in sweep(model, encoded, [()])[0].topk(_TRIED).indices.tolist()]
+    words = [text_of(model.tokenizer, [i]) for i in sweep(model, encoded, [()])[0].topk(_TRIED).indices.tolist()]
     prompts = [Prompt(text, word) for word in words if word.strip()]
     for prompt, found in zip(prompts, encode_each(model, prompts), strict=True):
         if isinstance(found, Encoded):

@@ -16,6 +16,7 @@ from kntools.models.causality import is_masked
 from kntools.prompts import MASK, Prompt, encode
 from kntools.results.provenance import provenance
 from kntools.sites import Neuron, NeuronLike, as_neurons, by_layer
+from kntools.tokenisation import text_of
 
 
 def edit_values(
@@ -140,4 +141,4 @@ def _token(model: Any, answer: str | int) -> int:
 
 
 def _spelled(model: Any, token: int) -> str:
-    return f"token {token}" if model.tokenizer is None else repr(model.tokenizer.decode([token]))
+    return f"token {token}" if model.tokenizer is None else repr(text_of(model.tokenizer, [token]))

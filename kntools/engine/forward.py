@@ -168,11 +168,18 @@ class ForwardPass:
         """An item may have several hooks here; they run in the order given."""
 
         def dispatch(activation: Any, hook: Any) -> Tensor | None:
-            if not isinstance(activation, Tensor) or activation.shape[0] != self.rows.count:
+            # Not its rows, or not yet: the hook may fire earlier in the pass than its name says.
+            count = max(self.spans[n].stop for n in of_items)
+            if not isinstance(activation, Tensor) or not count <= self.rows.count == activation.shape[0]:
                 raise NotBatched(hook.name)
             # In the order of their rows.
             parts = [(self.spans[n], [partial(fn, hook=hook) for fn in fns]) for n, fns in of_items.items()]
-            return on_rows(activation, parts, hook.name)
+            version = None if activation.is_inference() else activation._version
+            changed = on_rows(activation, parts, hook.name)
+            # What some rows write in place, and others not, counts alike only where the model goes on with both.
+            if changed is not None and version is not None and version != activation._version:
+                raise NotBatched(hook.name)
+            return changed
 
         return dispatch
 

@@ -17,6 +17,7 @@ from kntools.models import adapter
 from kntools.models.adapter import tokenizer_of
 from kntools.prompts import Prompt
 from kntools.sites import Hook
+from kntools.tokenisation import text_of
 
 
 def generate(
@@ -178,7 +179,10 @@ def sample_texts(
             kept = next((row[:n] for n, token in enumerate(row) if n and token in ends), row)
             if done < tokens:
                 done += len(kept)
-                yield (start or "") + tokenizer.decode(kept, skip_special_tokens=True)
+                if start:
+                    yield start + text_of(tokenizer, kept, skip_special_tokens=True)
+                else:
+                    yield tokenizer.decode(kept, skip_special_tokens=True)
 
 
 def sample_templates(model: Any, count: int, *, seed: int) -> tuple[str, ...]:
@@ -219,11 +223,11 @@ class _Ends:
     def text(self, new: Int[Tensor, " new"]) -> str:
         ids = new.tolist()
         count = next((n for n, token in enumerate(ids) if token in self.tokens), len(ids))
-        text = str(self.tokenizer.decode(ids[:count]))
+        text = text_of(self.tokenizer, ids[:count])
         return text[: self._stop_of(text)]
 
     def _stopped(self, ids: list[int]) -> bool:
-        return bool(self.stops) and self._stop_of(self.tokenizer.decode(ids)) is not None
+        return bool(self.stops) and self._stop_of(text_of(self.tokenizer, ids)) is not None
 
     def _stop_of(self, text: str) -> int | None:
         return min((place for s in self.stops if (place := text.find(s)) >= 0), default=None)

@@ -44,6 +44,8 @@ def on_rows(
 ) -> Tensor | None:
     """Rows of a batch, in ascending order, through functions of their own, in turn; `None` if nothing was changed."""
     pieces, done = [], 0
+    if one_memory := x.shape[0] > 1 and x.stride(0) == 0:  # positions: what is written in place is for one row
+        x = x.contiguous()
     for span, fns in parts:
         part = old = x[span]
         for fn in fns:
@@ -54,7 +56,9 @@ def on_rows(
                 raise ValueError(f"a hook at {name} returned {tuple(part.shape)} for {tuple(old.shape)}")
             pieces += [x[done : span.start], part]
             done = span.stop
-    return torch.cat([*pieces, x[done:]]) if pieces else None
+    if not pieces:
+        return x if one_memory else None
+    return torch.cat([*pieces, x[done:]])
 
 
 def by_row(each: Sequence[Sequence[Hook]]) -> list[Hook]:

@@ -8,6 +8,7 @@ error.
 """
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, TypeVar
@@ -282,12 +283,14 @@ def apply_metric(metric: Metric, logits: Tensor) -> Float[Tensor, "row ..."]:
     """Values `[row]` of logits (of `Several`, `[row metric]`), checked: one per row, finite."""
     if isinstance(metric, Several):
         return metric(logits)
-    try:
+    values = None
+    if logits.ndim == 2:
+        # First as TransformerLens has them, [row pos d_vocab]: `logits[:, -1]` of one row is a number that fits
+        # whatever it is compared with. What is written for [row d_vocab] gives no [row] here, or the same.
+        with suppress(Exception):
+            values = metric(logits[:, None])
+    if not isinstance(values, Tensor) or values.shape != logits.shape[:1]:
         values = metric(logits)
-    except IndexError:
-        if logits.ndim != 2:
-            raise
-        values = metric(logits[:, None])  # written for TransformerLens: it reads logits[:, -1]
     if not isinstance(values, Tensor) or values.shape != logits.shape[:1]:
         shape = tuple(values.shape) if isinstance(values, Tensor) else type(values).__name__
         raise ValueError(

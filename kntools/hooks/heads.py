@@ -32,8 +32,8 @@ def scale_heads(
 
     Arguments:
         heads: `(layer, head)` pairs counted from zero, or names such as `"L5.H3"`.
-        site: where: `z` (what the head has read), `q`, `k`, `v`, `pattern`, `attn_scores` or `result`. With grouped
-            queries, `k` and `v` have fewer heads.
+        site: where: `z` (what the head has read), `q`, `k`, `v`, `pattern`, `attn_scores` or `attn.hook_result`. With
+            grouped queries, `k` and `v` have fewer heads.
         pos: as in `scale_neurons`; `None` means all tokens.
 
     Raises:
@@ -74,7 +74,7 @@ def ablate_heads(heads: HeadLike | Iterable[HeadLike], *, site: str = "z", pos: 
 def check_heads(name: str) -> str:
     """The name of a hook point, if it has heads."""
     if not name.endswith(WITH_HEADS):
-        raise ValueError(f"{name!r} has no heads; they are at z, q, k, v, pattern, attn_scores or result")
+        raise ValueError(f"{name!r} has no heads; they are at z, q, k, v, pattern, attn_scores or attn.hook_result")
     return name
 
 

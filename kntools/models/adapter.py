@@ -20,7 +20,7 @@ from transformers import DynamicCache
 
 from kntools.arguments import whole
 from kntools.models.attachment import PointHook, with_hooks, without_hooks
-from kntools.models.modules import once
+from kntools.models.modules import has_own_forward, once
 from kntools.models.names import nearest
 from kntools.models.prefix import Prefix, hooked_cache
 from kntools.models.rotary import forget_lengths
@@ -230,7 +230,7 @@ def is_watched(model: Any) -> bool:
     """Does somebody's code look at all that the unembedding takes or gives: a hook of PyTorch, or another forward?"""
     seen = (model, getattr(model, "original_model", None), model.unembed)
     modules = [m for m in (*seen, getattr(model.unembed, "original_component", None)) if m is not None]
-    return any(m._forward_hooks or m._forward_pre_hooks or "forward" in vars(m) for m in modules)
+    return any(m._forward_hooks or m._forward_pre_hooks or has_own_forward(m) for m in modules)
 
 
 def _logits(model: Any, tokens: Tensor, prefix: Prefix | None) -> Tensor:

@@ -22,6 +22,8 @@ _asked: WeakKeyDictionary[Any, tuple[int, dict[Hashable, Any]]] = WeakKeyDiction
 
 def look(model: Any) -> None:
     """Forget what the model was asked if it is wired otherwise now. Each way into kntools looks once."""
+    if not isinstance(model, torch.nn.Module):  # a tokenizer alone
+        return
     now = wiring(model)
     if model not in _asked or _asked[model][0] != now:
         _asked[model] = now, {}
@@ -43,16 +45,16 @@ def once(model: Any, question: Hashable, ask: Callable[[], T]) -> T:
     return found
 
 
-def all_modules(model: Any) -> set[torch.nn.Module]:
-    """Its modules. What a bridge has not wrapped is one of the original model alone.
+def all_modules(model: Any) -> dict[torch.nn.Module, None]:
+    """Its modules, in order. What a bridge has not wrapped is one of the original model alone.
 
     A walk of our own: `Module.modules` makes the names too, and takes seven times as long.
     """
-    found, todo = set[torch.nn.Module](), [model, getattr(model, "original_model", model)]
+    found, todo = dict[torch.nn.Module, None](), [model, getattr(model, "original_model", model)]
     while todo:
         module = todo.pop()
         if module is not None and module not in found:
-            found.add(module)
+            found[module] = None
             todo += module._modules.values()
     return found
 
@@ -75,8 +77,14 @@ def has_pytorch_hooks(model: Any) -> bool:
     return any(not str(getattr(fn, "__module__", "")).startswith(_LIBRARIES) for fn in functions)
 
 
+def has_own_forward(module: torch.nn.Module) -> bool:
+    """Is its forward somebody's, set on the module or by a class of theirs?"""
+    written = getattr(type(module).forward, "__module__", "")
+    return "forward" in vars(module) or not str(written).startswith(_LIBRARIES)
+
+
 def wiring(model: Any) -> int:
-    """A number that changes with the model's modules, their code, modes and settings, and not with its weights."""
+    """A number that changes with the model's modules, their order, code, modes and settings, not with its weights."""
     modules = all_modules(model)
     own = [(_number(m), type(m), m.training, _number(vars(m).get("forward"))) for m in modules]
     classes = [(kind, _number(kind.forward)) for kind in {type(m) for m in modules}]
@@ -87,7 +95,8 @@ def wiring(model: Any) -> int:
         for name, value in vars(config).items()
         if isinstance(value, bool | int | float | str)
     ]
-    return hash((frozenset(own), frozenset(classes), frozenset(settings)))
+    kind = {(p.dtype, p.device) for p in model.parameters()}
+    return hash((tuple(own), frozenset(classes), frozenset(settings), frozenset(kind)))
 
 
 def _number(thing: Any) -> int:

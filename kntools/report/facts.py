@@ -27,6 +27,7 @@ from kntools.report.study import Study
 from kntools.results.display import within
 from kntools.results.table import Row
 from kntools.sites import Hook, Neuron
+from kntools.tokenisation import text_of
 
 #: Leading neurons that are compared with as many random ones.
 TOP = 20
@@ -138,7 +139,7 @@ def _control(study: Study, asked: Sequence[Prompt], name: str, top: Sequence[Neu
 
 def _says(model: Any, prompt: Prompt, edits: Sequence[Sequence[Hook]]) -> list[str]:
     said = sweep(model, encode(model, prompt), edits).argmax(-1).tolist()
-    return [model.tokenizer.decode([i]) for i in said]
+    return [text_of(model.tokenizer, [i]) for i in said]
 
 
 def facts(study: Study) -> Shown:

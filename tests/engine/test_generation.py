@@ -9,12 +9,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import transformers
 from torch import Tensor
 
 import kntools as kn
 from kntools.engine.generation import Drawing, continue_tokens, sample_templates, sample_texts
 from kntools.models import adapter
 from tests import zoo
+from tests.data_tokenizers import llama_like
 from tests.loop import override
 from tests.unusual import NAMES, unusual
 
@@ -290,3 +292,23 @@ def test_bad_input() -> None:
         next(sick.parameters()).fill_(torch.nan)
     with pytest.raises(FloatingPointError, match="float32"):
         kn.generate(sick, tokens, max_new_tokens=2)
+
+
+def test_a_continuation_keeps_its_first_space() -> None:
+    """Tokenizers like those of Llama 2 and Mistral drop it from the beginning of what they decode."""
+    tokenizer = llama_like(zoo.SENTENCES)
+    config = transformers.LlamaConfig(vocab_size=len(tokenizer), **zoo.RECIPES["llama"].options)
+    with torch.random.fork_rng(devices=[]):
+        model = kn.load_model(transformers.LlamaForCausalLM(config), tokenizer=tokenizer)
+    encoded = kn.encode(model, PROMPT)
+    assert "".join(encoded.str_tokens).removeprefix("<s>") == f" {PROMPT.text}"
+    said = [tokenizer.convert_tokens_to_ids(piece) for piece in ("▁Ottawa", "▁is", "▁the")]
+    given = encoded.tokens.shape[1]
+
+    def say(x: Tensor, hook: Any) -> Tensor:
+        wanted = torch.nn.functional.one_hot(torch.tensor(said[(x.shape[1] - given) % 3]), x.shape[-1])
+        return x + 1000 * wanted
+
+    hooks = [("unembed.hook_out", say)]
+    assert kn.generate(model, PROMPT.text, hooks=hooks, max_new_tokens=3) == " Ottawa is the"
+    assert kn.generate(model, PROMPT.text, hooks=hooks, max_new_tokens=3, stop=" is") == " Ottawa"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -15,7 +16,7 @@ from kntools.engine import runner as runner_module
 from kntools.engine.capability import capability
 from kntools.engine.inputs import as_batch
 from tests import zoo
-from tests.loop import ALL, CAUSAL, one_by_one, sites_of, tokens_for
+from tests.loop import ALL, CAUSAL, gradient_by_loop, one_by_one, sites_of, tokens_for
 
 
 def assert_equal_to_loop(model: Any, tokens: Tensor, interventions: list[Any], pos: int = -1) -> None:
@@ -254,3 +255,91 @@ def test_errors_say_what_to_type() -> None:
         as_batch(model, torch.zeros(1, 4))
     with pytest.raises(ValueError, match="returned"):
         kn.sweep(model, tokens, [[("blocks.1.hook_resid_post", lambda x, hook: x[:, :2])]])
+
+
+# --- metrics and hooks as others write them -----------------------------------------------------------------
+
+
+def against(clean: Tensor) -> dict[str, Any]:
+    """Metrics written for TransformerLens, `[row pos d_vocab]`, some of which compare with logits `[1 d_vocab]`."""
+    reference, direction = clean.log_softmax(-1), clean[0] / clean.norm()
+    f = torch.nn.functional
+    return {
+        "kl": lambda x: f.kl_div(x[:, -1].log_softmax(-1), reference, reduction="none", log_target=True).sum(-1),
+        "variation": lambda x: (x[:, -1].softmax(-1) - reference.exp()).abs().sum(-1) / 2,
+        "distance": lambda x: (x[:, -1] - clean).norm(dim=-1),
+        "cosine": lambda x: f.cosine_similarity(x[:, -1], clean),
+        "einsum": lambda x: torch.einsum("bv,v->b", x[:, -1], direction),
+        "highest": lambda x: x[:, -1].topk(5).values.sum(-1),
+        "entropy": lambda x: -(x[:, -1].softmax(-1) * x[:, -1].log_softmax(-1)).sum(-1),
+        "loss": lambda x: f.cross_entropy(x[:, -1], torch.full(x.shape[:1], 7), reduction="none"),
+    }
+
+
+@pytest.mark.parametrize("rows", [None, 1])
+def test_metrics_of_transformer_lens_that_compare_with_a_reference(rows: int | None) -> None:
+    model = zoo.tiny("llama")
+    tokens, hooks = tokens_for(model), [kn.scale_site("mlp_out", n, 0.0, pos=p) for n in (0, 2) for p in (1, -1)]
+    with torch.no_grad(), kn.set_options(max_rows=rows):
+        for name, metric in against(model(tokens)[:, -1]).items():
+            expected = torch.cat([metric(model.run_with_hooks(tokens, fwd_hooks=h)) for h in hooks])
+            found = kn.sweep(model, tokens, hooks, metric=metric)
+            torch.testing.assert_close(
+                found, expected, atol=1e-4, rtol=1e-4, msg=lambda text, name=name: f"{name}: {text}"
+            )
+
+
+@pytest.mark.parametrize("name", ["gpt2", "bert"])
+def test_what_is_written_in_place_on_positions_stays_in_its_row(name: str) -> None:
+    """The rows of a batch have one embedding of positions in memory."""
+    model = zoo.tiny(name)
+
+    def zero(place: int) -> list[kn.Hook]:
+        def write(x: Tensor, hook: Any) -> Tensor:
+            x[:, place] = 0
+            return x
+
+        return [("hook_pos_embed", write)]
+
+    runs = [[], kn.scale_site("resid_post", 1, 0.5, pos=1), zero(1), zero(2), zero(3)]
+    assert_equal_to_loop(model, tokens_for(model), runs)
+
+
+def test_what_is_written_in_place_and_what_is_returned_at_a_norm() -> None:
+    """A bridge goes on with another tensor that a hook returns, and not with what it writes in place."""
+    model = zoo.tiny("llama")
+
+    def half(x: Tensor, hook: Any) -> Tensor:
+        x *= 0.5
+        return x
+
+    name = "blocks.1.ln1.hook_scale"
+    assert_equal_to_loop(model, tokens_for(model), [[(name, half)], [(name, lambda x, hook: 0.9 * x)], []])
+
+
+def test_a_hook_that_fires_before_its_rows_are_there() -> None:
+    """OPT 350M widens the embedding after it: a hook point of the embedding by its place, not by its name."""
+    options = {**zoo.RECIPES["opt"].options, "word_embed_proj_dim": 16, "do_layer_norm_before": False}
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setitem(zoo.RECIPES, "opt", replace(zoo.RECIPES["opt"], options=options))
+        model = zoo.fresh("opt")
+    tokens, name = tokens_for(model), "project_in.hook_out"
+    assert_equal_to_loop(model, tokens, [[(name, lambda x, hook: 0 * x)], []])
+    [rows] = kn.sweep_gradients(model, tokens, [kn.Intervention([], wrt=[(name, -1)])], kn.log_probability(7))
+    expected = gradient_by_loop(model, tokens, [], name, kn.log_probability(7))[:, -1:]
+    torch.testing.assert_close(rows.wrt[name].gradient, expected, atol=1e-5, rtol=1e-4)
+
+
+def test_a_forward_of_somebodys_class_sees_all_positions() -> None:
+    model = zoo.fresh("llama")
+
+    class LastOnly(type(model.original_model)):  # type: ignore[misc] # a class that is known at run time
+        def forward(self, *args: Any, **kwargs: Any) -> Any:
+            out = super().forward(*args, **kwargs)
+            out.logits = torch.cat([out.logits[:, :-1], out.logits[:, -1:].flip(-1)], 1)
+            return out
+
+    model.original_model.__class__ = LastOnly
+    hooks = [kn.scale_site("resid_post", 1, 0.5, pos=1), []]
+    for pos in (-1, 2):
+        assert_equal_to_loop(model, tokens_for(model), hooks, pos=pos)

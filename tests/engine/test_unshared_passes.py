@@ -247,6 +247,11 @@ def test_every_change_but_that_of_weights_gives_another_number(monkeypatch: pyte
         assert_new()
     model.original_model.config.sliding_window = 3
     assert_new()
+    layers = model.original_model.model.layers
+    layers[0], layers[1] = layers[1], layers[0]
+    assert_new()
+    model.to(torch.float64)
+    assert_new()
     model.cfg.use_attn_result = True
     assert_new()
     model.blocks[1].mlp.train()

@@ -60,6 +60,8 @@ def test_which_shortcuts_are_taken(monkeypatch: pytest.MonkeyPatch) -> None:
     assert all(c.fork for c in can.values()), "hybrids and state-space models share passes"
     assert {name for name, c in can.items() if c.prefix} == {"gemma3", "bert_decoder", "masked_decoder"}
     assert {name for name, c in can.items() if not c.fill} == {*STRETCHED, "bidirectional_gemma3"}
+    half = {name: capability(unusual(name).to(torch.bfloat16), LONG) for name in STRETCHED}
+    assert not any(c.fill or c.prefix for c in half.values()), "rounding in 16 bits hides no other tables"
     monkeypatch.setattr("kntools.engine.capability._SHORTEST", 8)
     short = {name: capability(unusual(name), LONG[:, :5]) for name in STRETCHED}
     assert all(c.prefix and c.fill for c in short.values()), "within the original length, tables are fixed"
