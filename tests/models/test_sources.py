@@ -13,6 +13,7 @@ import gguf
 import pytest
 import torch
 import transformers
+from safetensors.torch import load_file, save_file
 from transformer_lens.model_bridge import TransformerBridge
 from transformers import PreTrainedModel
 
@@ -141,6 +142,45 @@ def test_no_model_at_all() -> None:
 def test_a_model_of_transformer_lens() -> None:
     with pytest.raises(TypeError, match="TransformerBridge is a model of TransformerLens already"):
         kn.load_model(zoo.tiny("llama"))
+
+
+# --- weights that are not in the files ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            lambda key: None if "layers.1.mlp.down_proj" in key else key,
+            r"lack 1 of .*: model\.layers\.1\.mlp\.down_proj",
+        ),
+        (lambda key: None if key == "lm_head.weight" else key, r"lack 1 of .*LlamaForCausalLM: lm_head\.weight; save"),
+        (lambda key: "module." + key, r"lack 39 of the 39 .*begin with 'module\.': rename them without it"),
+        (lambda key: "_orig_mod." + key, r"lack 39 of the 39 .*begin with '_orig_mod\.'"),
+    ],
+)
+def test_missing_weights_are_not_made_up(change: Any, message: str, tmp_path: Path) -> None:
+    weights = load_file(save("llama", tmp_path) / "model.safetensors")
+    kept = {change(key): weight for key, weight in weights.items() if change(key)}
+    save_file(kept, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    for words in (None, zoo.tokenizer("llama")):  # read by TransformerLens, and by kntools
+        with pytest.raises(ValueError, match=message):
+            kn.load_model(tmp_path, tokenizer=words)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("llama", r"down_proj\.weight is \[5, 48\], not \[32, 48\].*save_pretrained"),
+        ("mixtral", "cannot be read .*again"),
+    ],
+)
+def test_weights_of_another_shape(name: str, message: str, tmp_path: Path) -> None:
+    weights = load_file(save(name, tmp_path) / "model.safetensors")
+    cut = {key: w[:5].contiguous() if "down_proj" in key or "experts.2.w1" in key else w for key, w in weights.items()}
+    save_file(cut, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ValueError, match=message):
+        kn.load_model(tmp_path)
 
 
 # --- adapters -----------------------------------------------------------------------------------------------
