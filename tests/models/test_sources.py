@@ -220,6 +220,62 @@ def test_a_lora_folder_is_merged(tmp_path: Path) -> None:
     torch.testing.assert_close(found.blocks[1].mlp.W_out, model.blocks[1].mlp.W_out)
 
 
+def test_a_lora_that_does_not_fit_its_base_model(tmp_path: Path) -> None:
+    base = save("llama", tmp_path / "base")
+    adapted(transformers.AutoModelForCausalLM.from_pretrained(base)).save_pretrained(tmp_path / "lora")
+    file = tmp_path / "lora" / "adapter_model.safetensors"
+    weights = load_file(file)
+    for changed, message in (
+        (
+            {key.replace(".model.", "._orig_mod.", 1): w for key, w in weights.items()},
+            r"no place for .*_orig_mod.*q_proj",
+        ),
+        (
+            {key: w for key, w in weights.items() if ".2.mlp" not in key},
+            r"no value for .*layers\.2\.mlp\.down_proj\.lora_A",
+        ),
+        ({key.replace(".layers.2.", ".layers.9."): w for key, w in weights.items()}, r"no place for .*layers\.9\."),
+        ({key: w[..., :5].contiguous() for key, w in weights.items()}, "size mismatch"),
+    ):
+        save_file(changed, file)
+        with pytest.raises(ValueError, match=f"do(es)? not fit its base model .*({message})"):
+            kn.load_model(tmp_path / "lora")
+
+
+@pytest.mark.parametrize("more", [3, -2])
+def test_a_lora_with_a_vocabulary_of_its_own(more: int, tmp_path: Path) -> None:
+    peft = pytest.importorskip("peft")
+    given, words = (
+        transformers.AutoModelForCausalLM.from_pretrained(save("llama", tmp_path / "base")),
+        zoo.tokenizer("llama"),
+    )
+    count = len(words) + more
+    words.add_tokens([f"<{n}>" for n in range(more)])
+    config = peft.LoraConfig(
+        target_modules=["q_proj"], modules_to_save=["embed_tokens", "lm_head"], init_lora_weights=False
+    )
+    with torch.random.fork_rng(devices=[]):
+        given.resize_token_embeddings(count, mean_resizing=False)
+        lora = peft.get_peft_model(given, config).eval()
+    with torch.no_grad():
+        lora.base_model.model.lm_head.modules_to_save["default"].weight.add_(0.1)
+    lora.save_pretrained(tmp_path / "runs" / "lora")
+    words.save_pretrained(tmp_path / "runs" / "lora")
+    file = tmp_path / "runs" / "lora" / "adapter_config.json"
+    file.write_text(
+        json.dumps({**json.loads(file.read_text()), "base_model_name_or_path": "../base"})
+    )  # from its place
+    model = kn.load_model(tmp_path / "runs" / "lora")
+    tokens = torch.tensor([[5, 9, count - 1]])
+    assert model.cfg.d_vocab == count
+    assert model.tokenizer.convert_tokens_to_ids("<2>") == (count - 1 if more > 0 else None)
+    torch.testing.assert_close(model(tokens), logits(lora, tokens), atol=1e-4, rtol=1e-4)
+    weights = file.with_name("adapter_model.safetensors")
+    save_file({key: w for key, w in load_file(weights).items() if "lm_head" not in key}, weights)
+    with pytest.raises(ValueError, match="lacks lm_head for the new ones" if more > 0 else "lm_head"):
+        kn.load_model(tmp_path / "runs" / "lora")
+
+
 def test_lora_folders_that_cannot_be_merged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     peft = pytest.importorskip("peft")
     base = save("llama", tmp_path / "base")
