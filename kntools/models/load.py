@@ -45,7 +45,8 @@ def load_model(
             - a LoRA folder, as peft writes it: its changes are merged into the model that it names
               (`pip install kntools[lora]`);
             - a Hugging Face id, such as `"gpt2"` or `"bert-base-cased"`;
-            - a Hugging Face model in memory. It is copied, adapters merged, and not changed.
+            - a Hugging Face model in memory. It is copied as it runs, with adapters merged that are switched
+              on, and not changed.
         tokenizer: a tokenizer, or its folder or id; `None`: the one that lies beside the weights.
         prepend_bos: whether prompts begin with the BOS token, as `model.cfg.default_prepend_bos` says; `None`
             keeps the model's own default.

@@ -77,20 +77,33 @@ def _resize_vocabulary(model: Any, folder: Path, saved: Mapping[str, Any]) -> No
 
 
 def merged_copy(model: Any) -> Any:
-    """A copy of a Hugging Face model, with the adapters that it may carry merged into the weights."""
+    """A copy of a Hugging Face model as it runs: adapters merged into the weights, or left out if they are disabled."""
     whole = copy.deepcopy(model)
-    if hasattr(whole, "merge_and_unload"):  # a PeftModel
-        return whole.merge_and_unload()
-    if not getattr(whole, "_hf_peft_config_loaded", False):
+    in_peft = hasattr(whole, "merge_and_unload")  # a PeftModel
+    if not in_peft and not getattr(whole, "_hf_peft_config_loaded", False):
         return whole
     _check_peft(type(whole).__name__)
     from peft.tuners.tuners_utils import BaseTunerLayer
+    from peft.utils import AuxiliaryTrainingWrapper
 
-    for name, module in list(whole.named_modules()):
-        if isinstance(module, BaseTunerLayer):
-            module.merge()
-            parent, _, child = name.rpartition(".")
-            setattr(whole.get_submodule(parent), child, module.get_base_layer())
+    layers = [(n, m) for n, m in whole.named_modules() if isinstance(m, BaseTunerLayer | AuxiliaryTrainingWrapper)]
+    for _, layer in layers:
+        if layer.disable_adapters:
+            if getattr(layer, "merged", False):
+                layer.unmerge()
+            layer.set_adapter([])
+    if in_peft:
+        return whole.merge_and_unload()
+    for name, layer in layers:
+        if any(name.startswith(f"{other}.") for other, _ in layers):
+            continue  # part of a layer that is replaced as a whole
+        parent, _, child = name.rpartition(".")
+        if isinstance(layer, AuxiliaryTrainingWrapper):
+            layer = layer.unload_and_optionally_merge_module(merge=True, safe_merge=False, adapter_names=None)
+        else:
+            layer.merge()
+            layer = layer.get_base_layer()
+        setattr(whole.get_submodule(parent), child, layer)
     whole._hf_peft_config_loaded = False
     return whole
 

@@ -220,6 +220,33 @@ def test_a_lora_folder_is_merged(tmp_path: Path) -> None:
     torch.testing.assert_close(found.blocks[1].mlp.W_out, model.blocks[1].mlp.W_out)
 
 
+@pytest.mark.parametrize("more", [{}, {"modules_to_save": ["lm_head"]}, {"trainable_token_indices": [3, 4]}])
+def test_adapters_that_are_switched_off(more: dict[str, Any]) -> None:
+    peft = pytest.importorskip("peft")
+    tokens = torch.tensor([[3, 7, 4, 9]])
+    plain = logits(zoo.tiny("llama"), tokens)
+
+    def check(given: Any, on: bool) -> None:
+        model = kn.load_model(given, tokenizer=zoo.tokenizer("llama"))
+        torch.testing.assert_close(model(tokens), logits(given, tokens), atol=1e-3, rtol=1e-3)
+        assert torch.allclose(model(tokens), plain, atol=1e-3) is not on
+
+    with torch.random.fork_rng(devices=[]):
+        config = peft.LoraConfig(target_modules=["q_proj"], init_lora_weights=False, **more)
+        wrapped, inside = peft.get_peft_model(zoo.hf_model("llama"), config).eval(), zoo.hf_model("llama")
+        inside.add_adapter(config, "a")
+    check(wrapped, on=True)
+    with wrapped.disable_adapter():
+        check(wrapped, on=False)
+    wrapped.merge_adapter()
+    check(wrapped, on=True)
+    with wrapped.disable_adapter():
+        check(wrapped, on=False)
+    check(inside.eval(), on=True)
+    inside.disable_adapters()
+    check(inside, on=False)
+
+
 def test_a_lora_that_does_not_fit_its_base_model(tmp_path: Path) -> None:
     base = save("llama", tmp_path / "base")
     adapted(transformers.AutoModelForCausalLM.from_pretrained(base)).save_pretrained(tmp_path / "lora")
