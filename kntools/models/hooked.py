@@ -14,8 +14,8 @@ from transformers import AutoTokenizer
 from kntools.models.sources import Source
 
 
-def load_hooked(source: Source, device: str, dtype: torch.dtype) -> Any:
-    """The weights as they are: nothing folded, nothing centred."""
+def load_hooked(source: Source, device: str, dtype: torch.dtype | None) -> Any:
+    """The weights as they are: nothing folded, nothing centred. They have one type: `None` is a model's main one."""
     if importlib.util.find_spec("transformer_lens.HookedTransformer") is None:
         raise ValueError(
             f"hooked=True needs HookedTransformer and HookedEncoder, which transformer-lens 4.0 removed (installed: "
@@ -26,7 +26,7 @@ def load_hooked(source: Source, device: str, dtype: torch.dtype) -> Any:
             f"hooked=True can hold {' and '.join(_BUILDERS)}, not {source.architecture!r}; "
             "leave it out for a TransformerBridge"
         )
-    build, options = _BUILDERS[source.architecture], {"device": device, "dtype": dtype}
+    build, options = _BUILDERS[source.architecture], {"device": device, "dtype": dtype or source.model.dtype}
     return build(source.read(torch.float32), AutoTokenizer.from_pretrained(source.words), options)
 
 

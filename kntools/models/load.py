@@ -51,8 +51,8 @@ def load_model(
         prepend_bos: whether prompts begin with the BOS token, as `model.cfg.default_prepend_bos` says; `None`
             keeps the model's own default.
         device: where to put it; `"auto"` or `None`: a GPU if there is one (`None` leaves one in memory where it is).
-        dtype: what to store it in, such as `torch.bfloat16` or `"bfloat16"`; `None` is float32, and that of a
-            model in memory.
+        dtype: what to store it in, such as `torch.bfloat16` or `"bfloat16"`; `None` is float32, and for a
+            model in memory the types that its weights have.
         hooked: load a Llama (`"smollm2-135m"`) as a `HookedTransformer` of transformer-lens 3.x instead, or a BERT
             (`"tiny-bert"`) as a `HookedEncoder`.
 
@@ -67,7 +67,7 @@ def load_model(
     flag("hooked", hooked)
     flag("prepend_bos", prepend_bos, None)
     own = next(source.parameters(), None) if isinstance(source, torch.nn.Module) else None
-    stored = _dtype(own.dtype if own is not None and dtype is None else dtype)
+    stored = None if own is not None and dtype is None else _dtype(dtype)
     on = _device(own.device if own is not None and device is None else device)
 
     def load() -> Any:
@@ -88,19 +88,18 @@ def load_model(
     return model.eval()
 
 
-def _bridge(source: Source, device: str, dtype: torch.dtype) -> Any:
+def _bridge(source: Source, device: str, dtype: torch.dtype | None) -> Any:
     # TransformerLens asks every tokenizer to add a BOS token. A generic fast tokenizer, one whose files name no class
     # of its own, takes that as leave to drop its template with [CLS] and [SEP].
     masked = AutoTokenizer.from_pretrained(source.words) if source.is_masked else None
-    options = {"tokenizer": masked, "device": device, "dtype": dtype}
+    options = {"tokenizer": masked, "device": device}
     if source.model is None and source.words == source.files:
-        return TransformerBridge.boot_transformers(source.files, model_class=strict_loader(source.files), **options)
+        return TransformerBridge.boot_transformers(
+            source.files, model_class=strict_loader(source.files), dtype=dtype, **options
+        )
     weights = source.read(dtype).to(device)
     weights.set_attn_implementation("eager")  # others show no attention pattern to hooks
-    for parameter in weights.parameters():  # rotary tables stay in float32, as in a model that is read from files
-        if parameter.is_floating_point():
-            parameter.data = parameter.data.to(dtype)
-    return TransformerBridge.boot_transformers(source.words, hf_model=weights, **options)
+    return TransformerBridge.boot_transformers(source.words, hf_model=weights, dtype=dtype or weights.dtype, **options)
 
 
 def _dtype(given: str | torch.dtype | None) -> torch.dtype:

@@ -98,12 +98,12 @@ def merged_copy(model: Any) -> Any:
         if any(name.startswith(f"{other}.") for other, _ in layers):
             continue  # part of a layer that is replaced as a whole
         parent, _, child = name.rpartition(".")
-        if isinstance(layer, AuxiliaryTrainingWrapper):
-            layer = layer.unload_and_optionally_merge_module(merge=True, safe_merge=False, adapter_names=None)
-        else:
+        if isinstance(layer, BaseTunerLayer):
             layer.merge()
-            layer = layer.get_base_layer()
-        setattr(whole.get_submodule(parent), child, layer)
+            inner = layer.get_base_layer()
+        else:
+            inner = layer.unload_and_optionally_merge_module(merge=True, safe_merge=False, adapter_names=None)
+        setattr(whole.get_submodule(parent), child, inner)
     whole._hf_peft_config_loaded = False
     return whole
 

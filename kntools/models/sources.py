@@ -45,15 +45,19 @@ class Source:
     def is_masked(self) -> bool:
         return self.architecture.endswith(("ForMaskedLM", "ForPreTraining"))
 
-    def read(self, dtype: torch.dtype) -> Any:
-        if self.model is not None:
-            return self.model
-        return strict_loader(self.files).from_pretrained(self.files, dtype=dtype)
+    def read(self, dtype: torch.dtype | None) -> Any:
+        """The Hugging Face model; `None` leaves one in memory in the types that its weights have."""
+        if self.model is None:
+            return strict_loader(self.files).from_pretrained(self.files, dtype=dtype)
+        for parameter in self.model.parameters():  # rotary tables stay in float32, as in a model read from files
+            if dtype is not None and parameter.is_floating_point():
+                parameter.data = parameter.data.to(dtype)
+        return self.model
 
 
 @contextmanager
 def find_source(
-    given: Any, tokenizer: str | Path | PreTrainedTokenizerBase | None, dtype: torch.dtype
+    given: Any, tokenizer: str | Path | PreTrainedTokenizerBase | None, dtype: torch.dtype | None
 ) -> Iterator[Source]:
     """What `load_model` was given; while the scope lasts, all files are there."""
     with tempfile.TemporaryDirectory() as folder:
@@ -65,7 +69,7 @@ def find_source(
         yield _in_memory(given, words) if isinstance(given, torch.nn.Module) else _in_files(given, words, dtype)
 
 
-def _in_files(given: Any, words: str | None, dtype: torch.dtype) -> Source:
+def _in_files(given: Any, words: str | None, dtype: torch.dtype | None) -> Source:
     files = find_files(given)
     adapter = Path(files)
     if (adapter / lora.ADAPTER).is_file():

@@ -102,6 +102,19 @@ def test_dtype_and_device() -> None:
         kn.load_model(given, tokenizer=words, dtype="int8")
 
 
+def test_weights_of_several_types_keep_them() -> None:
+    given, words = zoo.hf_model("gemma2", torch.bfloat16), zoo.tokenizer("gemma2")
+    for name, parameter in given.named_parameters():
+        if "norm" in name:
+            parameter.data = parameter.data.float() + 1e-3
+    tokens = zoo.tiny("gemma2").to_tokens(TEXT)
+    model = kn.load_model(given, tokenizer=words)
+    assert torch.equal(model(tokens), logits(given, tokens)) and model.cfg.dtype == torch.bfloat16
+    assert {p.dtype for p in model.parameters()} == {torch.bfloat16, torch.float32}
+    one = kn.load_model(given, tokenizer=words, dtype="float32")
+    assert {p.dtype for p in one.parameters()} == {torch.float32}
+
+
 def test_weights_that_are_not_in_memory(tmp_path: Path) -> None:
     folder = save("llama", tmp_path / "llama")
     layers = {f"model.layers.{n}": "disk" if n > 1 else "cpu" for n in range(4)}
