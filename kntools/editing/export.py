@@ -1,6 +1,7 @@
 """A model with its edits as a folder that `transformers` loads."""
 
 import copy
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -13,9 +14,11 @@ from kntools.engine.capability import check_dropout
 from kntools.files import atomic
 from kntools.models import adapter
 from kntools.models.attachment import without_hooks
+from kntools.models.bridge_export import advice, bridge_weights
 from kntools.models.hf_folder import write_folder
 from kntools.models.hooked_export import huggingface_form
 from kntools.models.quiet import without_trace
+from kntools.models.strict import StrictLoader
 
 # How far logits of the folder may be off, relative to the largest: rounding.
 _TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-6}
@@ -34,7 +37,8 @@ def save_model(model: Any, folder: str | Path) -> Path:
 
     `model` is a bridge of a Hugging Face model, a `HookedTransformer` with the layout of GPT-2, Llama or GPT-NeoX, or a
     `HookedEncoder`, with folded weights or not. The folder is a new one, or empty; it is read again and its logits are
-    compared with those of the model, before it gets its name.
+    compared with those of the model, before it gets its name. Its weights are those of the model, bit for bit; if they
+    have several types, all are written in the widest.
 
     Raises:
         FileExistsError: the folder holds something, or is a file.
@@ -49,9 +53,9 @@ def save_model(model: Any, folder: str | Path) -> Path:
             model_class, config, weights = _form(model)
             write_folder(part, model_class, config, weights, _tokenizer(model))
             generation = getattr(getattr(model, "original_model", None), "generation_config", None)
-            if generation is not None:  # which tokens end a text
-                generation.save_pretrained(part)
-            _check(model, model_class, part)
+            if generation is not None:  # which tokens end a text; transformers would refuse to write some
+                (part / "generation_config.json").write_text(generation.to_json_string(), encoding="utf-8")
+            _check(model, model_class, weights, part)
             if target.exists():
                 target.rmdir()
 
@@ -77,8 +81,7 @@ def _form(model: Any) -> tuple[type[PreTrainedModel], Any, dict[str, Tensor]]:
             f"{adapter.model_name(model)} is an architecture of TransformerLens itself ({type(inner).__name__}): "
             "Hugging Face has no class for it; keep its weights with torch.save(model.state_dict(), file)"
         )
-    weights = inner.state_dict()
-    return type(inner), inner.config, {k.replace("._original_component", ""): w for k, w in weights.items()}
+    return type(inner), inner.config, bridge_weights(model)
 
 
 def _tokenizer(model: Any) -> Any:
@@ -94,21 +97,27 @@ def _tokenizer(model: Any) -> Any:
     return own
 
 
-def _check(model: Any, model_class: type[PreTrainedModel], folder: Path) -> None:
+def _check(model: Any, model_class: type[PreTrainedModel], weights: Mapping[str, Tensor], folder: Path) -> None:
+    read = StrictLoader(model_class).from_pretrained(folder, dtype="auto", attn_implementation="eager")
+    for name, weight in read.state_dict(keep_vars=True).items():
+        own = weights.get(name, weight)  # an end that is tied may have no entry of its own
+        if bool((weight != own.to(weight.device)).any()):
+            raise ValueError(
+                f"{model_class.__name__} reads other values of {name} than were written; save the edit itself"
+            )
+        weight.data = weight.data.to(own.dtype)  # one type was written; the model may compute in several
     generator, length = torch.Generator().manual_seed(0), min(12, adapter.context_length(model))
     tokens = torch.randint(int(model.cfg.d_vocab), (2, length), generator=generator).to(adapter.device_of(model))
     check_dropout(model)
     expected = without_hooks(model, lambda: adapter.run(model, tokens))
-    read = model_class.from_pretrained(folder, dtype=expected.dtype, attn_implementation="eager")
     logits = read.to(tokens.device).eval()(tokens).logits
-    allowed = _TOLERANCE.get(expected.dtype, _HALF_PRECISION) * float(expected.abs().max())
+    types = {parameter.dtype for parameter in model.parameters()}
+    allowed = max(_TOLERANCE.get(dtype, _HALF_PRECISION) for dtype in types) * float(expected.abs().max())
     if logits.shape != expected.shape or not float((logits - expected).abs().max()) <= allowed:
         name = adapter.model_name(model)
         folded = getattr(model, "compatibility_mode", False)
         raise ValueError(
             f"{model_class.__name__} does not compute what {name} computes"
             + (", whose weights were folded by enable_compatibility_mode()" if folded else "")
-            + "; load the model again without changes to its architecture"
-            + (" (or with enable_compatibility_mode(no_processing=True))" if folded else "")
-            + ", apply the edit and save that, or save the edit itself (edit.save)"
+            + f"; {advice(model)}"
         )

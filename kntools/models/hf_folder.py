@@ -1,6 +1,7 @@
 """A folder as `save_pretrained` writes one, from a class, its configuration and weights by name."""
 
 import copy
+import functools
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,11 @@ def write_folder(
     ends = [end.weight for end in (model.get_input_embeddings(), model.get_output_embeddings()) if end is not None]
     if getattr(config, "tie_word_embeddings", False) and not torch.equal(ends[0], ends[-1]):
         config.tie_word_embeddings = False
-    model.to(dtype=ends[0].dtype).save_pretrained(folder)
+    # The config names one type, in which all are read: the widest holds every value. Buffers keep theirs.
+    floats = [parameter for parameter in model.parameters() if parameter.is_floating_point()]
+    dtype = functools.reduce(torch.promote_types, {parameter.dtype for parameter in floats})
+    for parameter in floats:
+        parameter.data = parameter.data.to(dtype)
+    model.save_pretrained(folder)
     if tokenizer is not None:
         tokenizer.save_pretrained(folder)

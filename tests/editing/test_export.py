@@ -98,6 +98,56 @@ def test_bfloat16(tmp_path: Path) -> None:
     torch.testing.assert_close(actual, logits_of(model))
 
 
+@pytest.mark.parametrize("end", ["q", "k", "v"])
+@pytest.mark.parametrize("name", ["neox", "bloom", "mpt", "gpt2", "phi3"])
+def test_a_small_change_of_one_part_of_a_fused_matrix(name: str, end: str, tmp_path: Path) -> None:
+    model = zoo.fresh(name)
+    linear = getattr(model.blocks[1].attn, end).original_component
+    for key, weight in list(linear.named_parameters()):
+        setattr(linear, key, torch.nn.Parameter(weight.detach() * (1 + 3e-5)))
+    kn.save_model(model, tmp_path / "it")
+    again = kn.load_model(tmp_path / "it")
+    read = getattr(again.blocks[1].attn, end).original_component.state_dict()
+    assert all(torch.equal(read[key], weight) for key, weight in linear.named_parameters())
+    assert torch.equal(logits_of(again), logits_of(model))
+
+
+def test_a_weight_without_a_place(tmp_path: Path) -> None:
+    model = zoo.fresh("llama")
+    model.blocks[1].attn.o.original_component.bias = torch.nn.Parameter(torch.full((zoo.D_MODEL,), 1e-6))
+    with pytest.raises(
+        ValueError, match=r"LlamaForCausalLM has no place for .*layers\.1\.self_attn\.\w+\.bias.*edit\.save"
+    ):
+        kn.save_model(model, tmp_path / "it")
+    assert not list(tmp_path.iterdir())
+
+
+def test_weights_of_several_types(tmp_path: Path) -> None:
+    given = zoo.hf_model("gemma2", torch.bfloat16)
+    for name, parameter in given.named_parameters():
+        if "norm" in name:
+            parameter.data = parameter.data.float() + 1e-3
+    model = kn.load_model(given, tokenizer=zoo.tokenizer("gemma2"))
+    kn.save_model(model, tmp_path / "it")
+    read = AutoModelForCausalLM.from_pretrained(tmp_path / "it")
+    assert all(torch.equal(weight, given.state_dict()[name].float()) for name, weight in read.state_dict().items())
+
+
+def test_half_precision_with_logits_in_float32(tmp_path: Path) -> None:
+    model = zoo.tiny("mamba", torch.bfloat16)
+    assert logits_of(model).dtype == torch.float32
+    kn.save_model(model, tmp_path / "it")
+    again = kn.load_model(tmp_path / "it", dtype=torch.bfloat16)
+    assert zoo.bits(again) == zoo.bits(model) and torch.equal(logits_of(again), logits_of(model))
+
+
+def test_a_generation_config_that_transformers_warns_of(tmp_path: Path) -> None:
+    given = zoo.hf_model("llama")
+    given.generation_config.temperature = 0.6  # without do_sample, as Llama 2 has it
+    kn.save_model(kn.load_model(given, tokenizer=zoo.tokenizer("llama")), tmp_path / "it")
+    assert json.loads((tmp_path / "it" / "generation_config.json").read_text())["temperature"] == 0.6
+
+
 def test_tokenizer_is_that_of_the_files(tmp_path: Path) -> None:
     zoo.hf_model("gpt2").save_pretrained(tmp_path / "source")
     words = zoo.tokenizer("gpt2")
