@@ -2,7 +2,8 @@
 
 `docs/results/runs/` holds every finished item of the runs that `COMMANDS` name, `docs/results/` the tables that these
 commands wrote. This script puts the tables into the pages, between their markers; a test compares pages, tables and
-items. A command that is given again finds all its items there, and writes the same tables.
+items. A command that is given again finds all its items there, and writes the same tables, unless its run is one of an
+earlier version, which can be read but not resumed.
 """
 
 from __future__ import annotations

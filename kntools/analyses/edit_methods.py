@@ -60,7 +60,7 @@ def _quiet() -> Any:
 def rome_method(layer: int, second_moment: SecondMoment | None = None, settings: RomeSettings | None = None) -> Editor:
     """Rank-one edits."""
     how: dict[str, Any] = {"layer": layer, "second_moment": second_moment, "settings": settings}
-    about = {"layer": layer, "C": second_moment and second_moment.title(), "search": settings and asdict(settings)}
+    about = {"layer": layer, "C": second_moment and second_moment.identity(), "search": settings and asdict(settings)}
     return Editor(lambda model, prompts, targets: rome(model, prompts, targets, **how), about)
 
 
@@ -74,7 +74,7 @@ def joint_method(
     """`kn.emmet`, `kn.memit` or `kn.alpha_edit`; alone each fact is an edit of one; values are found together."""
     options |= {"layers": list(layers), "second_moments": second_moments, "settings": settings}
     each = second_moments.values() if isinstance(second_moments, Mapping) else [second_moments]
-    titles, joint = [c.title() for c in each if c is not None], partial(edit, **options)
+    used, joint = [c.identity() for c in each if c is not None], partial(edit, **options)
 
     def alone(model: Any, prompts: Sequence[Prompt], targets: Sequence[str]) -> list[WeightEdit]:
         chosen, requests = chosen_settings(model, settings), make_requests(model, prompts, targets, edit.__name__)
@@ -82,7 +82,7 @@ def joint_method(
             find_values(model, make_rows(model, requests, chosen), max(layers), chosen)
             return [joint(model, [p], [t]) for p, t in zip(prompts, targets, strict=True)]
 
-    return Editor(alone, {**options, "second_moments": titles, "settings": settings and asdict(settings)}, joint)
+    return Editor(alone, {**options, "second_moments": used, "settings": settings and asdict(settings)}, joint)
 
 
 def fine_tune_method(layer: int, **options: Any) -> Editor:

@@ -173,8 +173,8 @@ def _edit(
     _check_facts(model, requests, layers, method.name)
     rows = make_rows(model, requests, chosen)
     before = new_targets(model, rows)
-    titles = {str(n): c.title() for n, c in method.moments.items() if c is not None}
-    used = {"second_moments": titles, "prepend_bos": rows[0].bare.prepend_bos}
+    moments = {str(n): c.identity() for n, c in method.moments.items() if c is not None}
+    used = {"second_moments": moments, "prepend_bos": rows[0].bare.prepend_bos}
     about = provenance(model, **asdict(chosen), **used, **weights)
     values = find_values(model, rows, layers[-1], chosen)
     constraints, ridges, changes = zip(*_solved(model, rows, values, layers, method), strict=True)

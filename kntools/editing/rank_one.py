@@ -133,7 +133,9 @@ class RankOneEdit(WeightEdit):
 
     def preview(self) -> pd.DataFrame:
         settings = self.provenance["settings"]
-        used = f"C of {settings['second_moment']} (ridge {self.ridge:.1e})" if self.ridge is not None else "C = I"
+        used = "C = I"
+        if self.ridge is not None:  # the digest of C is for programs
+            used = f"C of {settings['second_moment'].partition(' #')[0]} (ridge {self.ridge:.1e})"
         lines = [
             ("second moment", used),
             ("key", f"{settings['key']}, {len(settings['templates'])} templates, cosine {self.key_cosine:.2f}"),

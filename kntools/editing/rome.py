@@ -71,7 +71,7 @@ def rome(  # type: ignore[misc] # the signatures above only tell one edit from s
         second_moment.check(model, number)
     rows = make_rows(model, requests, chosen)
     before = new_targets(model, rows)
-    used = {"second_moment": second_moment and second_moment.title(), "prepend_bos": rows[0].bare.prepend_bos}
+    used = {"second_moment": second_moment and second_moment.identity(), "prepend_bos": rows[0].bare.prepend_bos}
     about = provenance(model, **asdict(chosen), **used)
     values = find_values(model, rows, number, chosen)
     edits = []

@@ -20,7 +20,7 @@ from kntools.engine.texts import Texts, check_context, neurons_in, passes, piece
 from kntools.models import adapter, neuron_layers
 from kntools.models.causality import is_masked
 from kntools.results.provenance import provenance
-from kntools.results.result import Result
+from kntools.results.result import Result, checksum
 
 #: Added to the diagonal of C, in multiples of its median entry: it decides about directions that no text has shown.
 RIDGE = 1e-4
@@ -195,6 +195,10 @@ class SecondMoment(Result):
     def title(self) -> str:
         texts = "" if self.texts is None else f" of {self.texts:,} texts"
         return f"L{self.layer}, {self.count:,} tokens{texts}"
+
+    def identity(self) -> str:
+        """The title and a digest of layer, count and matrix: what runs and edits write of the C that they used."""
+        return f"{self.title()} #{checksum(f'{self.layer} {self.count}', {'matrix': self.matrix.cpu()})[:16]}"
 
     def describe(self) -> str:
         return f"Second moment of the inputs of W_out, {self.title()} ({self.provenance['model']})"

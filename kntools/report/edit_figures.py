@@ -34,7 +34,7 @@ def examples(study: Study) -> Shown:
     if study.masked:
         raise NotPossible("masked models do not continue text, and rank-one edits need a causal model")
     c = study.second_moment
-    settings = {"layer": study.layer, "c": c.title(), "seed": study.seed, "tokens": _TOKENS}
+    settings = {"layer": study.layer, "c": c.identity(), "seed": study.seed, "tokens": _TOKENS}
     folder = open_run(study.run("edit_examples"), "edit examples", study.model, **settings)
     # One item: the three edits share passes.
     made = folder.together(list(EXAMPLES), len(EXAMPLES), key=str, make=partial(_edited_examples, study), unit="edit")

@@ -243,6 +243,17 @@ def test_a_run_of_cases_with_other_contents_is_refused(tmp_path: Path) -> None:
     assert more.cases == edit_consistency(model, [first, *others], alone, continuations=ALONE).cases
 
 
+def test_a_run_with_another_second_moment_of_the_same_title_is_refused(tmp_path: Path) -> None:
+    model = zoo.tiny("llama")
+    one, other = (kn.SecondMoment.from_matrix(model, 1, n * torch.eye(zoo.D_MLP), 500) for n in (1, 2))
+    how: dict[str, Any] = {"continuations": ALONE, "run": tmp_path / "run"}
+    settings = RomeSettings(steps=2, templates=["{}"])
+    for c in (one, kn.load(one.save(tmp_path / "c.safetensors"))):
+        edit_consistency(model, cases(1), {"rome": rome_method(1, c, settings)}, **how)
+    with pytest.raises(ValueError, match="another run"):
+        edit_consistency(model, cases(1), {"rome": rome_method(1, other, settings)}, **how)
+
+
 @pytest.mark.parametrize(
     "wrong",
     [{"cases": -1}, {"rows": 0}, {"top_k": 0}, {"answer": 1.5}, {"unrelated": "The dog"}, {"unrelated": ("Hi",)}],

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from copy import deepcopy
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,8 @@ import pytest
 import torch
 
 import kntools as kn
+from kntools.analyses.edit_methods import editors, settings_of
+from kntools.editing.rome_settings import RomeSettings
 from kntools.editing.second_moment import TOKENS_PER_NEURON
 from kntools.models import adapter
 from kntools.models.causality import is_masked
@@ -183,6 +187,25 @@ def test_bad_input() -> None:
         adapter.w_out(sick, 0)[0] = torch.nan
     with pytest.raises(FloatingPointError, match="float32"):
         kn.second_moment(sick, 1, TEXTS)
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_what_edits_and_runs_write_of_c_tells_two_apart() -> None:
+    """Both have the title `L1, 500 tokens`."""
+    model, few = zoo.tiny("llama"), RomeSettings(steps=2, templates=["{}"])
+    a = kn.SecondMoment.from_matrix(model, 1, torch.eye(zoo.D_MLP), 500)
+    b = kn.SecondMoment.from_matrix(model, 1, 2 * torch.eye(zoo.D_MLP), 500)
+    prompt = kn.Prompt("The capital of Canada is", " Ottawa", subject="Canada")
+    rome = partial(kn.rome, model, prompt, " Rome", layer=1, settings=few)
+    emmet = partial(kn.emmet, model, [prompt], [" Rome"], layers=1, settings=few)
+    written: tuple[Callable[[kn.SecondMoment], Any], ...] = (
+        lambda c: rome(second_moment=c).provenance["settings"]["second_moment"],
+        lambda c: emmet(second_moments=c).provenance["settings"]["second_moments"],
+        lambda c: settings_of(editors(model, ["rome", "emmet"], layer=1, second_moment=c)),
+    )
+    assert a.title() == b.title()
+    for of in written:
+        assert of(a) == of(deepcopy(a)) != of(b)
 
 
 # --- from elsewhere ----------------------------------------------------------------------------------------
