@@ -246,7 +246,8 @@ def second_moment(
             function resumes there, with the same result.
 
     Raises:
-        ValueError: no text; a checkpoint of another model, other settings or other texts; a layer without neurons.
+        ValueError: no text; a checkpoint of another model, other settings, other texts or more tokens; a layer without
+            neurons.
         IndexError: no such layer.
         FloatingPointError: keys that are nan or inf.
     """

@@ -21,6 +21,7 @@ class Checkpoint(Result):
     texts: int
     digest: str  # of these texts, in order
     provenance: dict[str, Any]
+    before: int = 0  # tokens without the last pass
 
     def to_frame(self) -> pd.DataFrame:
         return pd.DataFrame({"tokens": [self.tokens], "texts": [self.texts]})
@@ -34,7 +35,7 @@ class TextMeasurement(ABC):
 
     def __init__(self, path: str | Path | None, about: dict[str, Any]) -> None:
         self.path, self.about = None if path is None else Path(path), about
-        self.tokens = self.texts = 0
+        self.tokens = self.texts = self.before = 0
         self.digest = ""
 
     @abstractmethod
@@ -48,7 +49,7 @@ class TextMeasurement(ABC):
 
     def read(self, texts: Texts, size: int, *, every: int, most: int | None = None) -> None:
         """Add texts, `size` at a time, until there are `most` tokens; save every `every` tokens."""
-        skip, expected = self._resume()
+        skip, expected = self._resume(most)
         saved = self.tokens
         total = most or (len(texts) if isinstance(texts, Sized) else None)
         with progress_bar(total or 2, "token" if most else "text") as bar:
@@ -60,6 +61,7 @@ class TextMeasurement(ABC):
                     raise ValueError(f"{self.path} was made of other texts; give the same ones, or another file")
                 new = [] if self._has(most) else chunk[len(again) :]
                 if new:
+                    self.before = self.tokens
                     self.add(new)
                     self._note(new)
                     bar.update((self.tokens if most else self.texts) - bar.n)
@@ -85,9 +87,9 @@ class TextMeasurement(ABC):
 
     def _save(self) -> None:
         if self.path is not None:
-            Checkpoint(self.state(), self.tokens, self.texts, self.digest, self.about).save(self.path)
+            Checkpoint(self.state(), self.tokens, self.texts, self.digest, self.about, self.before).save(self.path)
 
-    def _resume(self) -> tuple[int, str]:
+    def _resume(self, most: int | None) -> tuple[int, str]:
         """Take the state of the file; how many texts are in it, and their digest."""
         if self.path is None or not self.path.exists():
             return 0, ""
@@ -98,6 +100,11 @@ class TextMeasurement(ABC):
                     f"{self.path} is another measurement: its {what} is {saved.provenance[what]}, "
                     f"not {self.about[what]}; give another file"
                 )
-        self.tokens = saved.tokens
+        if most is not None and saved.before >= most:
+            raise ValueError(
+                f"{self.path} holds {saved.tokens:,} tokens already, more than tokens={most}; "
+                f"give tokens={saved.tokens}, or another file"
+            )
+        self.tokens, self.before = saved.tokens, saved.before
         self.restore(saved.state)
         return saved.texts, saved.digest

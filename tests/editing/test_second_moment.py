@@ -150,6 +150,17 @@ def test_no_text_is_read_that_is_not_measured(tokens: int, tmp_path: Path) -> No
     assert (again.texts, again.count) == (5, five.count) and torch.equal(again.matrix, five.matrix)
 
 
+@pytest.mark.usefixtures("two_rows")
+def test_a_checkpoint_of_more_tokens_is_no_measurement_of_fewer(tmp_path: Path) -> None:
+    model, file = zoo.tiny("llama"), tmp_path / "sums.safetensors"
+    whole = kn.second_moment(model, 1, TEXTS, checkpoint=file)
+    for tokens in (1, 30):
+        with pytest.raises(ValueError, match=rf"more than tokens={tokens}; give tokens={whole.count}, or another file"):
+            kn.second_moment(model, 1, TEXTS, tokens=tokens, checkpoint=file)
+    for again in (whole.count, None):
+        assert kn.second_moment(model, 1, TEXTS, tokens=again, checkpoint=file).count == whole.count
+
+
 def test_solve_save_and_check(tmp_path: Path) -> None:
     model = zoo.tiny("llama")
     c = kn.second_moment(model, 1, [*zoo.SENTENCES, *zoo.SENTENCES])
