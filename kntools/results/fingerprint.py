@@ -4,7 +4,7 @@ import hashlib
 import os
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
-from weakref import WeakKeyDictionary
+from weakref import WeakKeyDictionary, ref
 
 import torch
 from torch import Tensor
@@ -19,9 +19,11 @@ def fingerprint(model: Any, *, fresh: bool = False) -> str:
     """A hash of names, shapes, types and every bit of all parameters.
 
     Hashes of parameters are kept until one is written to or replaced: PyTorch counts what operations write in place
-    (`copy_`, optimisers, `load_state_dict`, edits of kntools). It does not count `parameter.data[...] = ...`; such a
-    write is noticed where it changes a whole row or column of a matrix, or all of it, but not where it changes single
-    entries. `fresh=True` hashes everything. Whatever returns a result asks for it before it runs the model.
+    (`copy_`, `load_state_dict`, edits of kntools, most optimisers), and `parameter.data = ...` is other memory. It does
+    not count `parameter.data[...] = ...`, optimisers with `fused=True`, and writes through NumPy; those are noticed
+    where they change the first row or column of a matrix (any write of a whole row or column does), or any entry of a
+    vector, and not where they change other entries alone. `fresh=True` hashes everything. Whatever returns a result
+    asks for it before it runs the model.
     """
     kept = {} if fresh else _kept.get(model, {})
     parameters = dict(sorted(model.named_parameters(), key=lambda item: item[0]))
@@ -49,7 +51,9 @@ def _state(parameter: Tensor) -> object:
     x = parameter.detach()
     x = x.flatten(0, -2) if x.dim() > 1 else x.reshape(1, -1)
     edges = _bytes(torch.cat([x[:1].flatten(), x[:, :1].flatten()]))
-    memory = (parameter.data_ptr(), parameter._version, parameter.shape, parameter.stride())
+    # An address may be that of memory that has been freed since; a dead reference equals no other one.
+    where = (ref(parameter.untyped_storage()), parameter.data_ptr())
+    memory = (*where, parameter._version, parameter.shape, parameter.stride())
     return (*memory, parameter.dtype, parameter.device, bytes(edges))
 
 

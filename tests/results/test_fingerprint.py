@@ -107,7 +107,17 @@ def _replace(model: Any) -> None:
 
 @pytest.mark.parametrize(
     "change",
-    [_load, _step, _set_entry, _through_a_view, _in_inference_mode, _data_row, _data_column, _round_trip, _replace],
+    [
+        _load,
+        _step,
+        _set_entry,
+        _through_a_view,
+        _in_inference_mode,
+        _data_row,
+        _data_column,
+        _round_trip,
+        _replace,
+    ],
 )
 def test_what_is_kept_is_not_out_of_date(change: Any) -> None:
     model = some()
@@ -117,11 +127,38 @@ def test_what_is_kept_is_not_out_of_date(change: Any) -> None:
     assert after != before and after == fingerprint(model, fresh=True)
 
 
-def test_a_write_that_is_not_noticed_is_found_by_a_fresh_look() -> None:
-    """What the docstring says of single entries."""
+def test_weights_that_are_replaced_by_others_at_the_same_address() -> None:
+    """`parameter.data = ...` until the new memory is that which was freed."""
+    model = some()
+    model[0].weight = weight = torch.nn.Parameter(torch.zeros(256, 256))
+    before, address = fingerprint(model), weight.data_ptr()
+    for _ in range(100):
+        new = weight.data.clone()
+        new[3, 3] += 1
+        weight.data = new
+        del new
+        if weight.data_ptr() == address:
+            break
+    after = fingerprint(model)
+    assert after != before and after == fingerprint(model, fresh=True)
+
+
+def _data_entry(model: Any) -> None:
+    model[0].weight.data[3, 3] += 1
+
+
+def _fused(model: Any) -> None:
+    model[0].weight.grad = torch.zeros(5, 7)
+    model[0].weight.grad[3, 3] = 1
+    torch.optim.SGD([model[0].weight], lr=1.0, fused=True).step()
+
+
+@pytest.mark.parametrize("change", [_data_entry, _fused])
+def test_a_write_that_is_not_noticed_is_found_by_a_fresh_look(change: Any) -> None:
+    """What the docstring says of other entries than those of the first row and column."""
     model = some()
     before = fingerprint(model)
-    model[0].weight.data[3, 3] += 1
+    change(model)
     assert fingerprint(model) == before != fingerprint(model, fresh=True)
     assert fingerprint(model) == fingerprint(model, fresh=True), "and then it is known"
 
