@@ -1,10 +1,10 @@
 """The uncentred second moment of a layer's keys, C = E[k k^T]: which keys an edit must leave alone."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, SupportsIndex
+from typing import Any, SupportsIndex, TypeVar
 from zipfile import BadZipFile
 
 import numpy as np
@@ -21,6 +21,8 @@ from kntools.models import adapter, neuron_layers
 from kntools.models.causality import is_masked
 from kntools.results.provenance import provenance
 from kntools.results.result import Result, checksum
+
+T = TypeVar("T")
 
 #: Added to the diagonal of C, in multiples of its median entry: it decides about directions that no text has shown.
 RIDGE = 1e-4
@@ -149,10 +151,11 @@ class SecondMoment(Result):
                 f"this second moment is singular: {tokens}. Measure it on more text "
                 f"({TOKENS_PER_NEURON * width:,} tokens are recommended)"
             )
-        if self._factor is None or self._rank < width // 2:
+        factor = self._kept(_factor)
+        if factor is None:
             raise ValueError(f"this second moment is singular: {tokens}, but most directions never occurred")
         flat = keys.detach().cpu().double().reshape(-1, width)
-        solved = torch.cholesky_solve(flat.T, self._factor).T.reshape(keys.shape)
+        solved = torch.cholesky_solve(flat.T, factor).T.reshape(keys.shape)
         return solved.to(keys), ridge
 
     def project(self, keys: Float[Tensor, "... d_mlp"], threshold: float) -> Float[Tensor, "... d_mlp"]:
@@ -161,7 +164,7 @@ class SecondMoment(Result):
         Raises:
             ValueError: there is none.
         """
-        values, vectors = self._eigen
+        values, vectors = self._kept(_eigen)
         null = vectors[:, values < threshold]
         if not null.shape[1]:
             raise ValueError(
@@ -170,27 +173,20 @@ class SecondMoment(Result):
             )
         return (keys.detach().cpu().double() @ null @ null.T).to(keys)
 
-    @cached_property
-    def _eigen(self) -> tuple[Tensor, Tensor]:
-        return tuple(torch.linalg.eigh(self.matrix.double()))
-
     @property
     def _ridge(self) -> float:
         return RIDGE * float(self.matrix.diagonal().double().median())
 
     @cached_property
-    def _factor(self) -> Tensor | None:
-        """The Cholesky factor of C + r I, kept for the next edit; `None` if there is none."""
-        c = self.matrix.double()
-        factor, wrong = torch.linalg.cholesky_ex(c + self._ridge * torch.eye(len(c), dtype=c.dtype))
-        return None if int(wrong) else factor
+    def _made(self) -> dict[Any, tuple[str, Any]]:
+        return {}
 
-    @cached_property
-    def _rank(self) -> int:
-        """Directions that the text has shown at all, to the precision of float32."""
-        c = self.matrix.double()
-        scale = c.diagonal().clamp(min=1e-30).rsqrt()  # neurons of very different size count alike
-        return int((torch.linalg.eigvalsh(scale[:, None] * c * scale) > 1e-6).sum())
+    def _kept(self, make: "Callable[[SecondMoment], T]") -> T:
+        """`make(self)`, kept for the next edit as long as nothing is written to the matrix."""
+        now = self.identity()
+        if self._made.get(make, ("", None))[0] != now:
+            self._made[make] = now, make(self)
+        return self._made[make][1]
 
     def title(self) -> str:
         texts = "" if self.texts is None else f" of {self.texts:,} texts"
@@ -214,6 +210,26 @@ class SecondMoment(Result):
             "median of the diagonal": float(self.matrix.diagonal().median()),
         }
         return pd.DataFrame([row])
+
+
+def _eigen(c: SecondMoment) -> tuple[Tensor, Tensor]:
+    return tuple(torch.linalg.eigh(c.matrix.double()))
+
+
+def _factor(c: SecondMoment) -> Tensor | None:
+    """The Cholesky factor of C + r I; `None` if there is none, or if the text has shown few directions at all."""
+    matrix = c.matrix.double()
+    factor, wrong = torch.linalg.cholesky_ex(matrix + c._ridge * torch.eye(len(matrix), dtype=matrix.dtype))
+    if int(wrong):
+        return None
+    rank = int((torch.linalg.eigvalsh(_scaled(matrix)) > 1e-6).sum())  # to the precision of float32
+    return factor if rank >= len(matrix) // 2 else None
+
+
+def _scaled(c: Float[Tensor, "d_mlp d_mlp"]) -> Float[Tensor, "d_mlp d_mlp"]:
+    """With ones on the diagonal: neurons of very different size count alike."""
+    scale = c.diagonal().clamp(min=1e-30).rsqrt()
+    return scale[:, None] * c * scale
 
 
 def second_moment(

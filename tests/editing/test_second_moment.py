@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Callable, Iterator
 from copy import deepcopy
 from functools import partial
@@ -198,6 +199,28 @@ def test_bad_input() -> None:
         adapter.w_out(sick, 0)[0] = torch.nan
     with pytest.raises(FloatingPointError, match="float32"):
         kn.second_moment(sick, 1, TEXTS)
+
+
+def test_a_matrix_that_is_changed_in_place_is_factored_anew() -> None:
+    """Also where PyTorch does not count the write, and in a copy, whose count begins anew."""
+    c = kn.SecondMoment.from_matrix(zoo.tiny("llama"), 1, 2 * torch.eye(zoo.D_MLP), 500)
+    key = torch.ones(zoo.D_MLP)
+
+    def check(c: kn.SecondMoment) -> None:
+        solved, ridge = c.solve(key)
+        torch.testing.assert_close(solved, key / (c.matrix.diagonal() + ridge))
+        half = float(c.matrix.diagonal().median())
+        torch.testing.assert_close(c.project(key, half), key * (c.matrix.diagonal() < half))
+
+    c.matrix[0, 0] = 1
+    check(c)
+    copy = deepcopy(c)
+    for n in range(1, 4):
+        copy.matrix[n, n] = 1
+        check(copy)
+    c.matrix.data[5, 5] = 1
+    check(c)
+    pickle.loads(pickle.dumps(c)).solve(key)
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")
