@@ -27,6 +27,9 @@ T = TypeVar("T")
 #: Added to the diagonal of C, in multiples of its median entry: it decides about directions that no text has shown.
 RIDGE = 1e-4
 
+#: An eigenvalue below minus this, where the diagonal is scaled to ones, is not due to rounding.
+INDEFINITE = 1e-2
+
 #: Tokens per neuron to measure C on. Of keys that are independent and normal, C^-1 k is then off by 19 % of
 #: its length, with 10 tokens per neuron by 39 % (measured in tests/editing/test_second_moment.py).
 TOKENS_PER_NEURON = 32
@@ -74,22 +77,29 @@ class SecondMoment(Result):
         `settings` are what is known of how it was measured; they are kept with it.
 
         Raises:
-            ValueError: a matrix of another shape, not symmetric, with negative or no finite entries on its diagonal.
+            ValueError: a matrix of another shape, not symmetric, not finite, or indefinite: with a negative
+                entry on its diagonal or a negative eigenvalue.
             IndexError: no such layer.
         """
         layer, count = whole("layer", layer), whole("count", count, least=1)
-        width, c = neuron_layers.width(model, layer), torch.as_tensor(matrix).detach().cpu()
+        width, c = neuron_layers.width(model, layer), torch.as_tensor(matrix).detach().cpu().double()
         if c.shape != (width, width):
             raise ValueError(f"the matrix is {tuple(c.shape)}; layer {layer} has {width} neurons: {(width, width)}")
-        if not bool(torch.isfinite(c).all()):
-            raise ValueError("the matrix holds nan or inf")
+        if not bool(torch.isfinite(c.float()).all()):
+            raise ValueError("the matrix holds nan or inf in float32")
         asymmetry = float((c - c.T).abs().max())
         if asymmetry > 1e-3 * float(c.abs().max()):
             raise ValueError(f"the matrix is not symmetric (by up to {asymmetry:.2g}), so it is not a second moment")
         if (lowest := float(c.diagonal().min())) < 0:
             raise ValueError(f"the smallest diagonal entry is {lowest:.2g}; a mean of squares cannot be negative")
+        c = (c + c.T) / 2
+        if int(torch.linalg.cholesky_ex(_scaled(c) + INDEFINITE * torch.eye(width, dtype=c.dtype)).info):
+            raise ValueError(
+                "the matrix is not a second moment: it is indefinite, and the mean of (k . x)^2 would be negative for "
+                "some x; give the mean of k k^T over tokens"
+            )
         made = provenance(model, source="matrix", **settings)
-        return cls(((c + c.T) / 2).float(), count, None, layer, made)
+        return cls(c.float(), count, None, layer, made)
 
     @classmethod
     def from_npz(cls, path: str | Path, model: Any, layer: int) -> "SecondMoment":

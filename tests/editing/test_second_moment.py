@@ -269,6 +269,26 @@ def test_a_matrix_from_elsewhere(tmp_path: Path) -> None:
             call()
 
 
+@pytest.mark.parametrize(("dtype", "value"), [(torch.float16, 40000), (torch.bfloat16, 2e38), (torch.float32, 2e38)])
+def test_a_matrix_of_any_type_is_taken_as_it_is(dtype: torch.dtype, value: float) -> None:
+    """Added to its transpose in its own type, it would overflow."""
+    matrix = (torch.eye(zoo.D_MLP, dtype=torch.float64) * value).to(dtype)
+    found = kn.SecondMoment.from_matrix(zoo.tiny("llama"), 1, matrix, 500).matrix
+    assert found.dtype == torch.float32 and torch.equal(found, matrix.float())
+
+
+def test_a_matrix_of_few_tokens_is_semidefinite_and_one_of_no_tokens_is_not() -> None:
+    model, draw = zoo.tiny("llama"), torch.Generator().manual_seed(0)
+    for dtype in (torch.float16, torch.bfloat16, torch.float32):  # rounded, its smallest eigenvalues are negative
+        keys = torch.randn(5, zoo.D_MLP, generator=draw) * torch.logspace(-1, 1, zoo.D_MLP)
+        keys[:, 3] = 0  # a neuron that never fires
+        kn.SecondMoment.from_matrix(model, 1, (keys.T @ keys / 5).to(dtype), 5)
+    for sign in (1, -1):
+        indefinite = sign * torch.ones(zoo.D_MLP, zoo.D_MLP).fill_diagonal_(sign * 0.5)
+        with pytest.raises(ValueError, match="is indefinite"):
+            kn.SecondMoment.from_matrix(model, 1, indefinite, 5000)
+
+
 def test_published_statistics(tmp_path: Path) -> None:
     """The format of ROME's `util/runningstats.py`: the sum over tokens, and how many there were."""
     model, file = zoo.tiny("llama"), tmp_path / "transformer.h.1.mlp.c_proj_float32_mom2_100000.npz"
