@@ -6,8 +6,9 @@ from dataclasses import dataclass
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from torch.nn.functional import normalize
 
-#: Two keys whose cosine (in the metric of the solution) is closer to 1 than this cannot be given two values.
+#: Keys cannot be given a value each if a singular value of their system is below this (its columns have length 1).
 SAME_KEY = 1e-6
 
 
@@ -33,25 +34,27 @@ class Constraints:
         space of C, and ridge l2: AlphaEdit (Fang et al. 2025).
         """
         keys, directions = self.keys.double(), self.directions.double()
-        gram = keys @ directions.T
-        size = gram.diagonal().clamp(min=1e-300).sqrt()
-        cosine = gram / size[:, None] / size
+        # Not symmetric where a direction is that of another key (ROME's published one).
+        system = keys @ directions.T + ridge * torch.eye(len(keys), dtype=torch.float64)
+        # Scaled: the sizes of keys may differ by orders of magnitude.
+        row = system.norm(dim=1, keepdim=True).clamp(min=1e-300)
+        column = (system / row).norm(dim=0).clamp(min=1e-300)
+        scaled = system / row / column
         if ridge == 0 and len(keys) > 1:
-            self._check_independent((cosine + cosine.T) / 2)
-        # Scaled by the sizes of the keys, which may differ by orders of magnitude.
-        scaled = cosine + torch.diag(ridge / size**2)
-        solved = torch.linalg.solve(scaled, self.wanted.double() / size[:, None])
-        return (directions.T @ (solved / size[:, None])).float()
+            self._check_independent(scaled)
+        solved = torch.linalg.solve(scaled, self.wanted.double() / row)
+        return (directions.T @ (solved / column[:, None])).float()
 
-    def _check_independent(self, cosine: Float[Tensor, "edit edit"]) -> None:
-        if float(torch.linalg.eigvalsh(cosine)[0]) > SAME_KEY:
+    def _check_independent(self, scaled: Float[Tensor, "edit edit"]) -> None:
+        if float(torch.linalg.svdvals(scaled)[-1]) > SAME_KEY:
             return
-        apart = cosine - 2 * torch.eye(len(cosine), dtype=cosine.dtype)
-        first, second = divmod(int(apart.argmax()), len(cosine))
+        rows, columns = normalize(scaled, dim=1), normalize(scaled, dim=0)
+        cosine = torch.maximum((rows @ rows.T).abs(), (columns.T @ columns).abs()).fill_diagonal_(-1)
+        first, second = divmod(int(cosine.argmax()), len(cosine))
         raise ValueError(
-            f"the keys of {self.labels[first]} and {self.labels[second]} are the same in layer {self.layer} (cosine "
-            f"{float(cosine[first, second]):.6f}), and cannot have two values; leave one of them out, or "
-            "use kn.memit, which weighs them"
+            f"the keys in layer {self.layer} are not independent, and cannot have a value each: the closest are those "
+            f"of {self.labels[first]} and {self.labels[second]} (cosine {float(cosine[first, second]):.6f}); leave one "
+            "of them out, or use kn.memit, which weighs them"
         )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -51,6 +52,20 @@ def test_equality_gives_every_key_its_value_with_the_least_change() -> None:
     across = c @ update
     inside = own.keys.T @ torch.linalg.lstsq(own.keys.T, across).solution
     torch.testing.assert_close(across, inside, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_system_that_is_not_symmetric_is_solved(seed: int) -> None:
+    """Keys of the prompts with directions of mean keys: k . u may be negative, and u of any size."""
+    own = constraints(3, 12, 7, seed)
+    size = torch.tensor([[1e-4], [1.0], [1e5]], dtype=torch.float64)
+    mixed = replace(own, directions=constraints(3, 12, 7, seed + 20).keys * size)
+    torch.testing.assert_close(mixed.keys @ mixed.solve().double(), own.wanted, rtol=1e-4, atol=1e-4)
+    for twice in ("keys", "directions"):  # either alone makes it impossible
+        rows = getattr(mixed, twice).clone()
+        rows[2] = -3 * rows[0]
+        with pytest.raises(ValueError, match=r"those of 0 and 2 \(cosine 1\.0"):
+            replace(mixed, **{twice: rows}).solve()
 
 
 def test_a_ridge_is_the_published_form_of_memit_and_of_alpha_edit() -> None:
