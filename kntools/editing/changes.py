@@ -22,9 +22,15 @@ class Change:
     rows: Int[Tensor, " row"] | None = None
 
     def check(self, model: Any) -> None:
-        """Does it fit this model's matrix, and is it finite?"""
+        """Does it fit this model's matrix, which is this layer's alone, and is it finite?"""
         neuron_layers.width(model, self.layer)
         w = adapter.w_out(model, self.layer)
+        others = neuron_layers.layers_of(model, "mlp.hook_post")
+        if len(shared := [n for n in others if adapter.w_out(model, n).data_ptr() == w.data_ptr()]) > 1:
+            raise ValueError(
+                f"layers {shared} share one W_out, so an edit of layer {self.layer} would change them all; give each "
+                "its own before kn.load_model: module.weight = torch.nn.Parameter(module.weight.detach().clone())"
+            )
         shape = (w.shape[0] if self.rows is None else len(self.rows), w.shape[1])
         if self.update.shape != shape:
             raise ValueError(

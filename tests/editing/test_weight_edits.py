@@ -241,6 +241,21 @@ def test_changes_that_cannot_be_made(bad: float) -> None:
     assert zoo.bits(model) == before
 
 
+def test_a_matrix_that_two_layers_share_is_refused() -> None:
+    """Hooks would act in one of them, `applied` in both."""
+    hf = zoo.hf_model("llama")
+    hf.model.layers[2].mlp.down_proj.weight = hf.model.layers[1].mlp.down_proj.weight
+    model = kn.load_model(hf, tokenizer=zoo.tokenizer("llama"))
+    before = zoo.bits(model)
+    for edit in (kn.erase_values(model, [(1, 2)]), kn.edit_values(model, [(0, 1), (2, 2)], " Ottawa", " Rome")):
+        for use in (edit.hooks, edit.apply, lambda m, e=edit: e.applied(m).__enter__()):
+            with pytest.raises(ValueError, match=r"layers \[1, 2\] share one W_out"):
+                use(model)
+    with kn.erase_values(model, [(0, 1), (3, 1)]).applied(model):
+        assert zoo.bits(model) != before
+    assert zoo.bits(model) == before
+
+
 def test_a_file_that_is_no_edit(tmp_path: Path) -> None:
     attribution = kn.activation(zoo.tiny("llama"), PROMPT).save(tmp_path / "a.safetensors")
     with pytest.raises(ValueError, match="holds Attribution, not WeightEdit"):
