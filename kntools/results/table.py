@@ -36,7 +36,8 @@ class Table(Result):
         return tuple({str(name): value for name, value in row.items()} for row in self.frame.to_dict("records"))
 
     def to_frame(self) -> pd.DataFrame:
-        return self.frame
+        """The rows, as a table of your own."""
+        return self.frame.copy()
 
     def describe(self) -> str:
         return f"{type(self).__name__} ({self.provenance.get('model', '?')}), {len(self.frame)} rows"

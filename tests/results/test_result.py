@@ -147,6 +147,13 @@ def test_a_table_survives_the_disk(ending: str, tmp_path: Path) -> None:
     assert saved.save(tmp_path / "table.csv").read_text() == saved.to_frame().to_csv(index=False)
 
 
+def test_a_table_that_was_handed_out_may_be_changed() -> None:
+    found = a_table()
+    found.to_frame()["more"] = 1
+    found.to_frame().loc[0, "n"] = 9
+    assert found == a_table()
+
+
 def test_a_result_with_tensors_is_no_json(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"this result holds tensors; use a file name that ends in \.safetensors"):
         an_attribution().save(tmp_path / "a.json")
