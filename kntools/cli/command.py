@@ -1,5 +1,6 @@
 """From a function to a command: shared options, errors in one line, and one way to print and to write."""
 
+import re
 import shlex
 import sys
 import warnings
@@ -7,6 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import is_dataclass
 from inspect import Parameter, Signature, signature
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -40,19 +42,19 @@ def command(function: Callable[..., Output | Result]) -> Callable[..., None]:
 
     def run(context: Any, **values: Any) -> None:
         typed = [word for word in context.find_root().obj if word not in ("--json", "--debug")]
-        words = ["DIR" if Path(word) == values["out"] else word for word in typed]
+        words = [_without_out(*pair) for pair in pairwise(["kntools", *typed])]
         every = {**values, "command": function.__name__, "line": shlex.join(["kntools", *words])}
         given = {name: value for name, value in values.items() if name in own}
         for name, group in groups.items():
             given[name] = group(**{field: every[field] for field in fields[name]})
         [options] = [value for value in given.values() if isinstance(value, Options)]
-        with _one_line_per_problem(options):
+        with _one_line_per_problem(options.debug, options.kept or values.get("run")):
             options.check_out()
             with set_options(progress=sys.stderr.isatty(), max_rows=values.get("max_rows")):
                 found = function(**given)
                 output = found if isinstance(found, Output) else result_output(found, options)
-            if processes.is_main():
-                emit(output, options)
+                if processes.is_main():
+                    emit(output, options)
 
     run.__signature__ = Signature(parameters)  # type: ignore[attr-defined] # typer reads it
     run.__annotations__ = {p.name: p.annotation for p in parameters}
@@ -60,22 +62,30 @@ def command(function: Callable[..., Output | Result]) -> Callable[..., None]:
     return run
 
 
+def _without_out(before: str, word: str) -> str:
+    """A word of the command line, with DIR for the value of `--out`."""
+    return "DIR" if before in ("--out", "-o") else re.sub(r"(?s)^(--out=|-o(?=.)).*", r"\1DIR", word)
+
+
 @contextmanager
-def _one_line_per_problem(options: Options) -> Iterator[None]:
-    """Errors (exit code 2) and warnings as one line each on stderr; with `--debug`, as Python shows them."""
+def _one_line_per_problem(debug: bool, kept: Path | None) -> Iterator[None]:
+    """Errors (exit code 2) and warnings as one line each on stderr; with `debug`, as Python shows them.
+
+    `kept` is where finished items are saved.
+    """
     try:
         with warnings.catch_warnings():
-            if not options.debug:
+            if not debug:
                 warnings.showwarning = say
             yield
     except KeyboardInterrupt:
-        if options.kept is None:
+        if kept is None:
             say("interrupted; nothing was saved. Rerun the command to start again")
         else:
-            say(f"interrupted; finished items are saved in {options.kept}. Rerun the command to resume")
+            say(f"interrupted; finished items are saved in {kept}. Rerun the command to resume")
         raise typer.Exit(130) from None
     except (ValueError, KeyError, IndexError, OSError, ModuleNotFoundError, FloatingPointError) as error:
-        if options.debug:
+        if debug:
             raise
         # str() of a KeyError puts quotes around its message.
         say(error.args[0] if isinstance(error, KeyError) and error.args else error)

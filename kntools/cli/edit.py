@@ -63,7 +63,7 @@ def edit(
     symmetric: Texts = None,
     synonym: Texts = None,
     unrelated: Texts = None,
-    tokens: Annotated[int, typer.Option(min=0, help="Tokens to generate.")] = 12,
+    tokens: Annotated[int, typer.Option(min=1, help="Tokens to generate.")] = 12,
     save: Annotated[
         Path | None,
         typer.Option("--save-model", help="Save the edited model to this new folder, in the format of transformers."),

@@ -48,7 +48,7 @@ def emit(output: Output, options: Options) -> None:
         typer.echo(json.dumps(found, ensure_ascii=False, indent=2, allow_nan=False))
         return
     # Where there is no screen to fit, nothing is wrapped.
-    console = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else 1000)
+    console = Console(highlight=False, emoji=False, soft_wrap=True, width=None if sys.stdout.isatty() else 1000)
     for sheet in output.sheets:
         console.print(Text(sheet.title, style="bold") if sheet.frame.empty else _table(sheet))
         if len(sheet.frame) > _ROWS:

@@ -2,23 +2,27 @@
 
 import json
 import re
+import shlex
 import subprocess
 import sys
 import warnings
 from functools import cache
+from html import unescape
 from importlib import import_module
 from inspect import signature
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, get_args
 
+import pandas as pd
 import pytest
 from typer.main import get_command
 from typer.testing import CliRunner, Result
 
 import kntools as kn
+from kntools.attribution.neuron_card import neuron_card
 from kntools.cli import app, figures
-from kntools.cli.output import Output, emit
+from kntools.cli.output import Output, Sheet, emit
 from kntools.options import options
 from tests import zoo
 
@@ -190,7 +194,9 @@ def test_an_interrupted_command_says_that_nothing_was_kept(tiny: str, monkeypatc
     assert "nothing was saved" in result.stderr and len(result.stderr.splitlines()) == 1
 
 
-def test_rows_and_bars_are_set_for_the_command_alone(tiny: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rows_and_bars_are_set_for_the_command_alone(
+    tiny: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     seen = []
 
     def look(*args: Any, **settings: Any) -> Any:
@@ -198,9 +204,16 @@ def test_rows_and_bars_are_set_for_the_command_alone(tiny: str, monkeypatch: pyt
         return kn.integrated_gradients(*args, **settings)
 
     monkeypatch.setattr("kntools.analyses.neuron_search.integrated_gradients", look)
+
+    def look_again(*args: Any, **settings: Any) -> Any:
+        seen.append(options())
+        return neuron_card(*args, **settings)
+
+    monkeypatch.setattr("kntools.report.cards.neuron_card", look_again)  # for the page, which is written last
     before = options()
-    run_json("attribute", TEXT, TARGET, "--model", tiny, "--max-rows", "3")
-    assert (seen[0].max_rows, seen[0].progress) == (3, False) and options() == before
+    run_json("attribute", TEXT, TARGET, "--model", tiny, "--max-rows", "3", "--draws", "0", "--out", tmp_path / "out")
+    assert len(seen) == 2 and options() == before
+    assert {(seen_one.max_rows, seen_one.progress) for seen_one in seen} == {(3, False)}
 
 
 def test_the_type_of_the_weights(tiny: str) -> None:
@@ -269,6 +282,25 @@ def test_what_a_face_has_is_imported_when_it_is_asked_for() -> None:
 def test_the_module_is_the_command() -> None:
     done = subprocess.run([sys.executable, "-m", "kntools", "--version"], capture_output=True, text=True, check=True)
     assert done.stdout == f"kntools {kn.__version__}\n"
+
+
+def test_notes_are_printed_as_they_are(capsys: pytest.CaptureFixture[str]) -> None:
+    note = "0.5  open 10:on:20, :smile: [bold]"
+    given: Any = SimpleNamespace(out=None, as_json=False, command="card")
+    emit(Output({}, [Sheet(note, pd.DataFrame(), [note])]), given)
+    assert capsys.readouterr().out.splitlines() == [note, note, ""]
+
+
+@pytest.mark.parametrize("written", [["--out", "Canada"], ["-o", "Canada"], ["--out=Canada"], ["-oCanada"]])
+def test_the_command_on_a_page_has_no_folder_and_is_else_as_typed(
+    written: list[str], tiny: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    words = ["trace", TEXT, TARGET, "-s", "Canada", "-m", tiny, "--samples", "1"]
+    assert run(*words, *written).exit_code == 0
+    shown = (tmp_path / "Canada" / "index.html").read_text(encoding="utf-8")
+    typed = shlex.join(["kntools", *words, *(word.replace("Canada", "DIR") for word in written)])
+    assert typed in unescape(shown)
 
 
 def test_many_files_are_counted_and_json_names_them_all(capsys: pytest.CaptureFixture[str]) -> None:

@@ -6,7 +6,7 @@ import pytest
 
 import kntools as kn
 from tests import zoo
-from tests.cli.test_cli import TEXT, run, run_json, save_tiny
+from tests.cli.test_cli import TEXT, _interrupt, run, run_json, save_tiny
 
 
 @pytest.fixture(scope="module")
@@ -35,6 +35,16 @@ def test_card(tiny: str, tmp_path: Path) -> None:
 def test_without_a_target_the_model_answers(tiny: str) -> None:
     [card] = run_json("card", "L1.N3", "-m", tiny, "--prompt", TEXT)["cards"]
     assert 0 < card["in_prompt"][0]["probability of the answer"] <= 1
+
+
+def test_an_interrupted_card_says_where_its_progress_is(
+    tiny: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("kntools.cli.card.neuron_card", _interrupt)
+    (tmp_path / "texts.txt").write_text(TEXT)
+    words = ["card", "L1.N3", "-m", tiny, "--texts", tmp_path / "texts.txt"]
+    assert "nothing was saved" in run(*words).stderr
+    assert f"saved in {tmp_path / 'card.jsonl'}" in run(*words, "--run", tmp_path / "card.jsonl").stderr
 
 
 @pytest.mark.parametrize("words", [["N3"], ["L1.N3", "--target", "x"], ["L1.N3", "--texts", "no-such-file"]])

@@ -125,6 +125,7 @@ def test_editors_of_several_layers_take_a_second_moment_of_each(
         (["edit", TEXT, TARGET, "-s", "Canada", "--old", "Rome"], "nothing to edit"),
         (["edit", TEXT, TARGET, "-s", "Canada", "--layer", "9"], "layers 0 to 3"),
         (["edit", TEXT, TARGET, "-s", "Canada", "--key", "mean"], "published"),
+        (["edit", TEXT, TARGET, "-s", "Canada", "--tokens", "0"], "--tokens"),
         (["edit", TEXT, TARGET, "-s", "Canada", "--second-moment", "nowhere"], "no file"),
         (["edit", "The capital of [MASK]", TARGET, "-s", "The"], "causal models"),
         (["evaluate", "counterfact", "--method", "luck"], "unknown method 'luck'"),
