@@ -107,17 +107,21 @@ def check_layer(model: Any, layer: Any) -> int:
 # --- hook points ------------------------------------------------------------------------------------
 
 
+class NoHookPoint(KeyError):
+    """A hook point that this model does not have."""
+
+
 def hook_point(model: Any, name: str) -> HookPoint:
-    """The hook point called `name` (aliases included), or a `KeyError` that offers the nearest names."""
+    """The hook point called `name` (aliases included), or a `NoHookPoint` that offers the nearest names."""
     # A bridge builds its aliases anew on every access: keep them.
     known = once(model, "hook points", lambda: dict(model.hook_dict))
     if name not in known:
         known |= model.hook_dict  # a switch may have added some
     if name not in known:
         if (layer := layer_of(name)) is not None and layer >= n_layers(model):
-            raise KeyError(f"hook {name!r} does not exist on this model: it has layers 0 to {n_layers(model) - 1}")
+            raise NoHookPoint(f"hook {name!r} does not exist on this model: it has layers 0 to {n_layers(model) - 1}")
         near = nearest(name, known)
-        raise KeyError(
+        raise NoHookPoint(
             f"hook {name!r} does not exist on this model ({n_layers(model)} layers); "
             f"did you mean {', '.join(near) or 'one of model.hook_dict'}?"
         )

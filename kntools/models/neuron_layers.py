@@ -38,6 +38,10 @@ class LayerNeurons:
     norm: str | None = None  # the norm that takes what `W_out` gives, before it is added to the residual stream
 
 
+class NoNeurons(ValueError):
+    """Neurons were asked for, of a model or a layer that has none."""
+
+
 def neurons_of(model: Any, shape: Sequence[int] = (1, _POSITIONS)) -> tuple[LayerNeurons, ...]:
     """The neurons of every layer. `shape` is that of the token ids which are run to find out, `[batch pos]`."""
     return once(model, "neurons", partial(_ask, model, shape))
@@ -47,7 +51,7 @@ def widths(model: Any) -> tuple[int, ...]:
     """Neurons per layer, 0 where there are none; an error if there are none at all."""
     found = tuple(layer.width for layer in neurons_of(model))
     if not any(found):
-        raise ValueError(_no_neurons(model, 0))
+        raise _no_neurons(model, 0)
     return found
 
 
@@ -56,7 +60,7 @@ def width(model: Any, layer: SupportsIndex) -> int:
     number = adapter.check_layer(model, layer)
     found = neurons_of(model)[number].width
     if not found:
-        raise ValueError(_no_neurons(model, number))
+        raise _no_neurons(model, number)
     return found
 
 
@@ -121,11 +125,11 @@ def check_hook(model: Any, name: str, shape: Sequence[int] = (1, _POSITIONS)) ->
         width(model, layer)
 
 
-def _no_neurons(model: Any, layer: int) -> str:
+def _no_neurons(model: Any, layer: int) -> NoNeurons:
     found = neurons_of(model)
     others = [str(n) for n, own in enumerate(found) if own.width]
     where = f"neurons are in layer {', '.join(others)}" if others else "no layer of this model has neurons"
-    return (
+    return NoNeurons(
         f"layer {layer} of {adapter.model_name(model)} has no neurons: {found[layer].reason}; {where}. "
         "Other sites can be patched, traced and scaled in every layer: resid_pre, attn_out, mlp_out, ..."
     )

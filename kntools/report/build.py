@@ -3,8 +3,9 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
-from kntools.models import neuron_layers
+from kntools.models import adapter, neuron_layers
 from kntools.plots.card_view import COMMAND
 from kntools.report import page, pictures
 from kntools.report.cards import page_cards
@@ -70,9 +71,14 @@ def _shown(figure: Figure, study: Study) -> Shown:
         return figure.show(study)
     except NotPossible as why:
         return Shown(f"Not shown for this model: {why}.")
+    except (neuron_layers.NoNeurons, adapter.NoHookPoint) as error:  # a mixture of experts; layers without attention
+        return Shown(f"Not shown for this model: {error.args[0].rsplit(';', 1)[0]}.")
 
 
-def _neurons(widths: Sequence[int]) -> str:
+def _neurons(model: Any) -> str:
+    widths = [layer.width for layer in neuron_layers.neurons_of(model)]
+    if not any(widths):
+        return "none"
     if len(set(widths)) == 1:
         return f"{len(widths)} layers of {widths[0]:,}"
     return ", ".join(f"{width:,} in layer {layer}" for layer, width in enumerate(widths) if width)
@@ -89,7 +95,7 @@ def _page(study: Study, shown: Sequence[tuple[Figure, Shown]], command: str) -> 
         source=f"Model: {name}.",
         facts=[
             ("Model", f"{name}, weights {about['fingerprint']}"),
-            ("Neurons", _neurons(neuron_layers.widths(study.model))),
+            ("Neurons", _neurons(study.model)),
             ("Kind", "masked" if study.masked else f"causal, {bos}"),
             ("Data", _data(study)),
             ("Size, seed", f"{study.size.name}, {study.seed}"),

@@ -107,6 +107,16 @@ def test_what_is_left_out_is_said(llama: Report) -> None:
     assert "determiner-noun agreement (its data set was not found" in notes["9"]
 
 
+def test_a_model_without_neurons_has_a_page_of_what_it_has(sample_only: None, tmp_path: Path) -> None:
+    found = build(Study(zoo.tiny("mixtral"), SIZE, tmp_path / "experts"), choose(["facts", "9", "10"]))
+    for key in ("facts", "10"):
+        assert sentence(found, key).startswith("Not shown for this model: layer 0 of tiny-mixtral has no neurons")
+    assert not sentence(found, "9").startswith("Not shown")
+    mamba = build(Study(zoo.tiny("mamba"), SIZE, tmp_path / "mamba"), choose(["9"]))
+    assert "hook 'blocks.0.hook_mlp_out' does not exist on this model (3 layers)." in sentence(mamba, "9")
+    assert "<dt>Neurons</dt><dd>none</dd>" in found.page.read_text(encoding="utf-8")
+
+
 def test_no_path_of_this_machine_no_time_and_no_date(bert: Report, llama: Report) -> None:
     for report in (bert, llama):
         html = report.page.read_text(encoding="utf-8")
