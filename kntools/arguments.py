@@ -3,7 +3,8 @@
 Checks that need a model are in `kntools.models.adapter` and `kntools.engine.inputs`.
 """
 
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Hashable, Iterable
 from math import inf, isfinite
 from operator import index
 from typing import Any, SupportsFloat, SupportsIndex, TypeVar
@@ -108,6 +109,13 @@ def several(name: str, value: Any, example: str) -> list[Any]:
     if isinstance(value, str) or not isinstance(value, Iterable):
         raise TypeError(f"{name}={shown(value)}; give several, e.g. {example}")
     return list(value)
+
+
+def check_distinct(name: str, values: Iterable[Hashable]) -> None:
+    """What is given twice would count twice, as if it were further evidence: an error."""
+    for value, times in Counter(values).items():
+        if times > 1:
+            raise ValueError(f"{name} {shown(value)} is given {times} times and would count as often; give it once")
 
 
 #: What a list of prompts looks like, for errors.

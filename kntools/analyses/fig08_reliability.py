@@ -12,7 +12,7 @@ from torch import Tensor
 from kntools.analyses import neuron_search
 from kntools.analyses.neuron_search import ADAPTIVE, SearchSettings, as_pairs, open_run
 from kntools.analyses.prompt_group import NamedPrompts, check_prompts, each_prompt, prompt_item
-from kntools.arguments import flag, several
+from kntools.arguments import check_distinct, flag, several
 from kntools.editing.changes import as_hooks
 from kntools.editing.value_edits import erased, rewritten
 from kntools.engine.inputs import check_choice
@@ -105,6 +105,7 @@ def reliability(
         raise ValueError(f"no edits given; there are {', '.join(EDITS)}")
     for edit in (edits := several("edits", edits, "['suppress']")):
         check_choice("edit", edit, EDITS)
+    check_distinct("edit", edits)
     check_prompts(prompts)
     summed = [prompt.target for listed in prompts.values() for prompt in listed if prompt.multi_token == "sum"]
     if summed:

@@ -15,7 +15,7 @@ from torch import Tensor
 from kntools import data
 from kntools.analyses.neuron_search import open_run
 from kntools.analyses.prompt_group import prompt_item
-from kntools.arguments import PROMPTS, check_list, flag, several, whole
+from kntools.arguments import PROMPTS, check_distinct, check_list, flag, several, whole
 from kntools.engine.inputs import check_choice
 from kntools.models import adapter
 from kntools.prompts import Prompt
@@ -201,7 +201,7 @@ def tracing_profile(
         known_only: leave out prompts that the model gets wrong.
 
     Raises:
-        ValueError: no prompts are left, or the file of another run; see also `causal_trace`.
+        ValueError: a kind is given twice, no prompts are left, or the file of another run; see also `causal_trace`.
     """
     samples, seed = whole("samples", samples, least=1), whole("seed", seed)
     flag("two_way", two_way)
@@ -209,6 +209,7 @@ def tracing_profile(
     check_list("prompts", prompts, Prompt, PROMPTS)
     variants: list[tuple[Kind, Severed | None]] = [(kind, None) for kind in several("kinds", kinds, "['hidden']")]
     variants += [("hidden", cut) for cut in several("sever", sever, "['mlp']")]
+    check_distinct("(kind, sever)", variants)
     if not variants:
         raise ValueError(f"nothing to trace: kinds and sever are both empty; kinds are {', '.join(KINDS)}")
     asked = [replace(prompt, multi_token="first") for prompt in prompts]

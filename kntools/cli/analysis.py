@@ -10,6 +10,7 @@ from torch import Tensor
 
 from kntools import files
 from kntools.analyses.neuron_search import ADAPTIVE, PAPER, SearchSettings
+from kntools.arguments import check_distinct
 from kntools.cli.options import ModelOptions, Options, method, output
 from kntools.cli.output import Output, Sheet
 from kntools.engine.metric_choice import MetricName
@@ -43,9 +44,10 @@ class Search:
 
 
 def choose(kind: str, names: list[str] | None, known: tuple[str, ...]) -> list[Any]:
-    """What was chosen of `known`, all of it by default; an unknown name is an error."""
+    """What was chosen of `known`, all of it by default; a name that is unknown or given twice is an error."""
     for name in names or ():
         check_name(kind, name, known)
+    check_distinct(kind, names or ())
     return names or list(known)
 
 

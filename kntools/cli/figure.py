@@ -14,6 +14,7 @@ from kntools.analyses.method_comparison import METHODS
 from kntools.analyses.neuron_search import Null
 from kntools.analyses.neuron_search import check_neurons as in_model
 from kntools.analyses.prompt_group import is_relation
+from kntools.arguments import check_distinct
 from kntools.attribution.ablation import AblationName
 from kntools.cli.analysis import RunOptions, Search, choose, result_output
 from kntools.cli.command import command
@@ -44,6 +45,7 @@ class Groups:
     )
 
     def load(self, model: Any, sources: list[str], limit: int | None, seed: int) -> list[analyses.PromptGroup]:
+        check_distinct("source", sources)
         how: dict[str, Any] = {"frames": self.frames, "limit": limit, "seed": seed, "known_only": self.known}
         return [group for source in sources for group in analyses.prompt_groups(model, source, **how)]
 
@@ -190,6 +192,7 @@ def cooccurrence_bias(
 
     Example: kntools figure 6 effect.json corpus.txt --out bias
     """
+    check_distinct("corpus", [path.resolve() for path in corpus or ()])
     changed = load(effect, analyses.SuppressionEffect)
     texts = (line for path in corpus or () for line in analyses.read_texts(path, field))
     words, nouns = [row["word"] for row in changed.rows], analyses.noun_numbers()

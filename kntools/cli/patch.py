@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from kntools.arguments import without_effect
+from kntools.arguments import check_distinct, without_effect
 from kntools.cli import pages
 from kntools.cli.command import command
 from kntools.cli.options import ModelOptions, MultiToken
@@ -85,10 +85,12 @@ def _asked(
             raise ValueError("give one pair, or --file FILE with several; not both")
         rows = json_lines(file)
         foils = [row.text("foil") if "foil" in row.values else foil for row in rows]
-        return [
+        pairs = [
             (row.text("text"), row.text("target"), wrong, row.text("corrupted"))
             for row, wrong in zip(rows, foils, strict=True)
         ]
+        check_distinct("the pair", pairs)
+        return pairs
     if text is None or target is None or corrupted is None:
         raise ValueError(
             "give the clean prompt, its answer and the other prompt, e.g. kntools patch 'The capital of Canada is' "

@@ -6,6 +6,7 @@ from typing import Annotated
 import pandas as pd
 import typer
 
+from kntools.arguments import check_distinct
 from kntools.attribution.knowledge_neurons import KnowledgeNeurons
 from kntools.cli import pages
 from kntools.cli.command import command
@@ -82,6 +83,7 @@ def _asked(target: str | None, texts: list[str], file: Path | None) -> list[tupl
             "no prompts given; type the answer and then the phrasings, e.g. "
             "kntools search ' Ottawa' 'The capital of Canada is' 'The capital of Canada is called', or --file FILE"
         )
+    check_distinct("the prompt", asked)
     return asked
 
 

@@ -100,6 +100,8 @@ def test_errors_say_what_to_do() -> None:
     model = planted.cached()
     with pytest.raises(ValueError, match="edit='forget' is unknown; use 'suppress'"):
         inspect.unwrap(reliability)(model, {"a": pairs()}, edits=["forget"])
+    with pytest.raises(ValueError, match="edit 'suppress' is given 2 times"):
+        reliability(model, {"a": pairs()}, edits=["suppress", "erase", "suppress"])
     with pytest.raises(ValueError, match="no prompts"):
         reliability(model, {})
     with pytest.raises(ValueError, match="another model"):

@@ -130,6 +130,9 @@ def test_only_what_the_model_gets_right() -> None:
     right = kn.data.known(model, PROMPTS, two_way=True)
     if any(right):
         assert len(profile(known_only=True, two_way=True).prompts) == sum(right)
+    for twice in ({"kinds": ["mlp", "mlp"]}, {"sever": ["attn", "attn"]}):
+        with pytest.raises(ValueError, match="is given 2 times"):
+            profile(**twice)
     with pytest.raises(ValueError, match="none of them right"):
         tracing_profile(model, [p for p, r in zip(PROMPTS, right, strict=True) if not r], two_way=True)
 

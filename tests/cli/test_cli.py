@@ -126,6 +126,7 @@ def test_help_lists_the_commands() -> None:
         (["figure", "12"], "unknown figure '12'"),
         (["search", "--model", "TINY"], "--file FILE"),
         (["search", TARGET, "--model", "TINY"], "no prompts given"),
+        (["search", TARGET, TEXT, TEXT, "--model", "./no-such-folder"], "is given 2 times"),
         (["search", TARGET, TEXT, "--model", "TINY", "--threshold", "3"], "threshold=3"),
         (["search", TARGET, TEXT, "--model", "TINY", "--share", "0"], "share=0"),
         (["search", TARGET, TEXT, "--model", "TINY", "--least", "4", "--most", "2"], "target_count=(4, 2)"),

@@ -83,6 +83,8 @@ def test_patch_reads_several_pairs_from_a_file(tiny: str, tmp_path: Path) -> Non
     assert run_json(*words, "--seed", "5") == found
     table = run(*words)
     assert table.exit_code == 0 and "effect" in table.stdout and "mean of 2 pairs" in table.stdout
+    file.write_text(2 * file.read_text())
+    assert "is given 2 times" in run(*words).stderr
     file.write_text(json.dumps({"text": "Canada", "target": "Ottawa"}))
     broken = run(*words)
     assert broken.exit_code == 2 and "pairs.jsonl:1" in broken.stderr and "'corrupted'" in broken.stderr
