@@ -110,11 +110,15 @@ class NeuronCard(Result):
     def plot(self, **options: Any) -> Figure:
         """Bars of the tokens that the neuron promotes and suppresses: `kntools.plots.bar_chart`."""
         from kntools.plots import bar_chart
+        from kntools.plots.theme import plain
 
-        frame = self.to_frame().drop_duplicates("token")
-        frame["token"] = frame["token"].map(repr)
-        look = {"title": self.describe(), "color": "kind", "hover_data": ["cosine"], **options}
-        return bar_chart(frame, "weight", "token", **look)
+        # By number: tokens of different bytes may be decoded to one text.
+        frame = self.to_frame()
+        frame["row"], frame["token"] = frame.index.map(str), frame["token"].map(repr)
+        look = {"title": self.describe(), "color": "kind", "labels": {"row": ""}}
+        look["hover_data"] = {"row": False, "token": True, "cosine": True}
+        figure = bar_chart(frame, "weight", "row", **{**look, **options})
+        return figure.update_yaxes(tickvals=frame["row"], ticktext=frame["token"].map(plain))
 
     def _facts(self) -> dict[str, dict[str, float | int | None]]:
         found: dict[str, dict[str, float | int | None]] = {}

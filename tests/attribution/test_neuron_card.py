@@ -189,6 +189,16 @@ def test_text_is_escaped_and_a_card_is_saved(tmp_path: Path) -> None:
     assert len(card.tables()["contexts"]) == len(card.contexts[0].tokens)
 
 
+def test_every_token_has_a_bar() -> None:
+    """Also where tokens of different bytes are decoded to one text, and where a token stands on both sides."""
+    card = kn.neuron_card(tiny("gpt2"), "L2.N7", k=3)
+    promoted, suppressed = ((" a", 3.0), ("\ufffd", 2.0), ("\ufffd", 1.5)), ((" b", -3.0), (" a", -2.0), ("x", -1.0))
+    figure = replace(card, promoted=promoted, suppressed=suppressed).plot()
+    named = dict(zip(figure.layout.yaxis.tickvals, figure.layout.yaxis.ticktext, strict=True))
+    bars = [(named[y], x) for trace in figure.data for y, x in zip(trace.y, trace.x, strict=True)]
+    assert bars == [(repr(token), weight) for token, weight in (*promoted, *suppressed)]
+
+
 def test_what_cannot_be() -> None:
     model = tiny("gpt2")
     with pytest.raises(IndexError):
