@@ -63,6 +63,7 @@ class SuppressionEffect(Table):
         figure = bar_chart(frame, "word", "change", **options, **{"title": self.describe(), **look})
         section = {plain(word): plain(name) for word, name in zip(frame["word"], frame["section"], strict=True)}
         figure.for_each_trace(lambda bars: bars.update(x=[[section[word] for word in bars.x], bars.x]))
+        figure.update_xaxes(type="multicategory")
         return figure.update_layout(margin={"r": 70, "b": 80})  # for the last word, which is aslant, and the sections
 
     def describe(self) -> str:

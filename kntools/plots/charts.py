@@ -187,6 +187,8 @@ def _drawn(
         note.update(text=note.text.removeprefix(f"{names[facet]}="), y=round(note.y, 6))
     figure.layout.annotations = sorted(figure.layout.annotations, key=lambda note: (-note.y, note.x))
     for column, update in ((x, figure.update_xaxes), (y, figure.update_yaxes)):
-        if not one_scale and not _is_text(frame, column):
+        if _is_text(frame, column):
+            update(type="category")  # "1984" is a name, not a place on a line
+        elif not one_scale:
             update(matches=None, showticklabels=True)
     return figure, {"plot": plot, **look}

@@ -36,6 +36,19 @@ def test_charts_draw_the_rows_of_their_table() -> None:
     assert lying.orientation == "h" and list(lying.x) == [0.2, -0.3] and list(lying.y) == ["&lt;a&gt;", "&lt;b&gt;"]
 
 
+def test_names_that_look_like_numbers_are_names() -> None:
+    """Every row has a place of its own, in the order of the table."""
+    names = ["1984", "7", "1990-01-01"]
+    frame = pd.DataFrame({"token": names, "v": [1.0, 2.0, 3.0]})
+    dots = plots.against_random(names, torch.ones(3), torch.zeros(3), torch.ones(3, 2))
+    for axis in (
+        plots.bar_chart(frame, "v", "token").layout.yaxis,
+        plots.line_chart(frame, "token", "v").layout.xaxis,
+        dots.layout.yaxis,
+    ):
+        assert axis.type == "category" and set(axis.categoryarray) == set(names)
+
+
 def test_panels_and_colours_of_numbers_say_of_what() -> None:
     frame = pd.DataFrame({"layer": [0, 1, 0, 1], "prompt": [3, 3, 5, 5], "effect": [0.1, 0.2, 0.3, 0.4]})
     figure = plots.line_chart(frame, "layer", "effect", color="prompt", facet_col="prompt")
