@@ -56,7 +56,7 @@ class Frame:
         return self.subject if self.kind == "determiner_noun" else None
 
     def candidates(self, masked: bool) -> list[Candidate]:
-        text = f"{self.before} {MASK}{self.after}." if masked else self.before
+        text = f"{self.before} {MASK}{self.after}." if masked else f"{self.before} "
         return [question(self.kind, text, self.target, self.subject, foil=self.foil)]
 
 

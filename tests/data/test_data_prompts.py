@@ -150,12 +150,14 @@ def test_any_two_sentences_are_used_or_counted(words: list[str], models: dict[st
 @pytest.mark.parametrize(
     ("text", "before"),
     [
-        ("The capital of [X] is [Y].", "The capital of [X] is"),
-        ("The capital of [X] is [Y] .", "The capital of [X] is"),
-        ("[X], which has the capital [Y]", "[X], which has the capital"),
+        ("The capital of [X] is [Y].", "The capital of [X] is "),
+        ("The capital of [X] is [Y] .", "The capital of [X] is "),
+        ("[X], which has the capital [Y]", "[X], which has the capital "),
+        ("[X]的首都是[Y]。", "[X]的首都是"),
+        ("[X] की राजधानी [Y]।", "[X] की राजधानी "),
         ("[X] is a [Y] by profession.", None),
         ("[Y] is the capital of [X].", None),
-        ("Ottawa was the [MASK] .", "Ottawa was the"),
+        ("Ottawa was the [MASK] .", "Ottawa was the "),
         ("Is Ottawa the capital of [MASK]?", None),
     ],
 )
@@ -170,6 +172,10 @@ def test_a_pattern_as_a_question() -> None:
     assert masked.prompt == kn.Prompt("[MASK] is the capital of Canada.", "Ottawa", subject="Canada")
     assert fill("r", "[Y] is the capital of [X].", "Canada", "Ottawa", False).reason == "mask not last"
     assert fill("r", "The capital is [Y].", "Canada", "Ottawa", False).reason == "subject not in the prompt"
+    assert fill("r", "The capital of [X] is [Y].", " Canada ", "Ottawa ", False, foil="Rome ") == causal
+    for pattern, text in (("[X]的首都是[Y]。", "中国的首都是"), ("[X]-[Y]", "中国-"), ("[X]?\n[Y]", "中国?\n")):
+        prompt = fill("r", pattern, "中国", "北京", False, foil="东京").prompt
+        assert prompt == kn.Prompt(text, "北京", subject="中国", foil="东京")
     same = fill("r", "The capital of [X] is [Y].", "Canada", "Ottawa", False, foil="Ottawa")
     assert same.reason == "target equal to the new target"
 
