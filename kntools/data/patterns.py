@@ -18,7 +18,7 @@ SUBJECT, ANSWER = "[X]", "[Y]"
 NO_SUBJECT = "subject not in the prompt"
 
 # Some patterns set the full stop apart ("is [Y] ."); a few have none. Every script has its own.
-_FULL_STOP = r"[\p{Sentence_Terminal}--[?!？！؟‼⁇⁈⁉]]"
+_FULL_STOP = r"[\p{Sentence_Terminal}--[?!\uff1f\uff01؟‼⁇⁈⁉]]"
 _LAST = regex.compile(rf"(?P<before>.*?)(?:\[Y\]|\[MASK\])\s*{_FULL_STOP}?\s*", regex.V1 | regex.S)
 
 
@@ -43,7 +43,7 @@ def question(
     foil: str | None = None,
     starts: int | None = None,
 ) -> Candidate:
-    """A prompt, or why there is none. `text` has a mask, or ends where the answer begins: behind the space, if it has one.
+    """A prompt, or why there is none. `text` has a mask, or ends in the space before the answer, if there is one.
 
     `starts` is where the subject was put. A prompt in which it also stands earlier (the subject "Of" in "The book Of
     Of is by") is left out; where it also stands later, the prompt says that the first place is meant.
