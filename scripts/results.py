@@ -67,7 +67,7 @@ TABLES: tuple[Table, ...] = (
                 "neuron": column("neuron"),
                 "number": column("number"),
                 "found in": share("share", "low", "high"),
-                "pairs": lambda row: f"{row['found']} of {row['pairs']}",
+                "nouns": lambda row: f"{row['found']} of {row['nouns']}",
                 "other number": lambda row: f"{row['opposite']:.1%}".replace("%", " %"),
                 **foils,
                 "p (Holm)": p_value("p_holm"),

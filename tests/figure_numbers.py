@@ -41,7 +41,7 @@ def attribution(made: Made) -> list[Any]:
 
 
 def pair_search(made: Made) -> list[Any]:
-    """Fisher's test from the pairs of the test's half; Holm's correction as the table has it."""
+    """Fisher's test from the nouns of the test's half; Holm's correction as the table has it."""
     pairs, claims = made.table("figure-2-pairs"), made.table("figure-2")
     nouns = pairs.groupby("half")["nouns"].agg(set)
     assert not nouns["selection"] & nouns["test"]
@@ -49,15 +49,21 @@ def pair_search(made: Made) -> list[Any]:
     numbers: list[Any] = []
     for row in claims.to_dict("records"):
         assert row["neuron"] == candidate(made, row["number"])
-        has = tested["neurons"].str.split(", ").map(lambda names, n=row["neuron"]: n in names)
-        hits, elsewhere = has[tested["number"] == row["number"]], has[tested["number"] != row["number"]]
+        has = found_of(tested, row["neuron"])
+        hits, elsewhere = has[row["number"]], has.drop(row["number"])
         table = [[side.sum(), (~side).sum()] for side in (hits, elsewhere)]
         assert row["p"] == pytest.approx(stats.fisher_exact(table, alternative="greater").pvalue)
         assert row["p_holm"] >= row["p"]
         if row["p_holm"] < ALPHA:
             numbers += [row["neuron"], *part(hits.sum(), len(hits)), 100 * float(elsewhere.mean())]
     assert len(numbers) == 14  # one neuron of each number
-    return [*numbers, len(tested), ALPHA]
+    return [*numbers, *map(int, tested.groupby("number", sort=False)["nouns"].nunique()), ALPHA]
+
+
+def found_of(pairs: pd.DataFrame, neuron: str) -> pd.Series:
+    """Is a neuron in at least half of the pairs of a noun? By number and noun."""
+    has = pairs["neurons"].fillna("").str.split(", ").map(lambda listed: neuron in listed)
+    return has.groupby([pairs["number"], pairs["nouns"]]).mean() >= 0.5
 
 
 def localisation(made: Made) -> list[Any]:
@@ -104,12 +110,11 @@ def suppression(made: Made) -> list[Any]:
 
 
 def candidate(made: Made, number: str) -> str:
-    """The neuron whose share of the selection's pairs of a number is farthest above that of the others."""
+    """The neuron whose share of the selection's nouns of a number is farthest above that of the others."""
     pairs = made.table("figure-2-pairs").query("half == 'selection'")
-    own = pairs["number"] == number
     names = {name for listed in pairs["neurons"].dropna() for name in listed.split(", ")}
-    has = {name: pairs["neurons"].str.split(", ").map(lambda listed, n=name: n in listed) for name in names}
-    return max(sorted(has), key=lambda name: has[name][own].mean() - has[name][~own].mean())
+    has = {name: found_of(pairs, name) for name in names}
+    return max(sorted(has), key=lambda name: has[name][number].mean() - has[name].drop(number).mean())
 
 
 def bias(made: Made) -> list[Any]:

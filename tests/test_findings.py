@@ -147,18 +147,23 @@ def test_what_the_page_says_of_traces_and_edits() -> None:
 def test_what_the_page_says_of_number_neurons() -> None:
     page = page_text("docs/findings.md")
     claims = pd.read_csv(RESULTS / "pairs-claims.csv").set_index("neuron")
-    assert (claims.query("number == 'plural'")["p_holm"] < 0.01).all() and claims["pairs"].eq(58).all()
+    assert (claims.query("number == 'plural'")["p_holm"] < 0.01).all()
+    n = {number: own["nouns"].iloc[0] for number, own in claims.groupby("number")}
     plural = [claims.loc[name, "found"] for name in ("L19.N1044", "L0.N586", "L0.N1293")]
     assert claims.query("number == 'plural'")["opposite"].eq(0).all() and claims.loc["L26.N1422", "opposite"] == 0
-    assert f"in {plural[0]} of 58 plural pairs and in none of 58 singular ones" in page
-    assert f"L0.N586 is in {plural[1]} and L0.N1293 in {plural[2]} of these pairs, and in no singular one" in page
-    assert f"in {claims.loc['L0.N586', 'against']:.0f} pairs L0.N586 supports the foil" in page
-    assert f"L26.N1422, is in {claims.loc['L26.N1422', 'found']} of 58" in page
+    assert f"of {plural[0]} of {n['plural']} plural nouns and of none of {n['singular']} singular ones" in page
+    assert f"is one of {plural[1]} and L0.N1293 of {plural[2]} of these nouns, and of no singular one" in page
+    assert f"with {claims.loc['L0.N586', 'against']:.0f} nouns L0.N586 supports the foil" in page
+    best, share = claims.loc["L26.N1422"], percent(claims.loc["L26.N1422", "share"])
+    assert f"L26.N1422, is one of {best['found']} of {n['singular']}" in page and f"singular neuron of {share}" in page
+    asked_for_p = pd.read_csv(RESULTS / "pairs-probability-claims.csv").set_index("neuron")["share"]["L19.N1044"]
+    words = f"for {percent(asked_for_p)} of the plural nouns instead of {percent(claims.loc['L19.N1044', 'share'])}"
+    assert words in page
     shares = pd.read_csv(RESULTS / "pairs-shares.csv").set_index(["neuron", "determiner"])
 
     def counted(neuron: str, determiner: str) -> str:
         row = shares.loc[(neuron, determiner)]
-        return f"{row['found']} of {row['pairs']}"
+        return f"{row['found']} of {row['nouns']}"
 
     assert f"in {counted('L19.N1044', 'these')} pairs with *these* and in {counted('L19.N1044', 'those')} with" in page
     words = f"in {counted('L0.N661', 'this')} pairs with *this*, {counted('L0.N661', 'these')} with *these*"

@@ -1,7 +1,9 @@
 """Figure 2: in how many determiner-noun pairs is a neuron a knowledge neuron?"""
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -28,10 +30,13 @@ class PairSearch(Table):
 
     Neurons are chosen on the pairs whose `half` is `selection`, and tested on those of the half `test`. `against` are
     the knowledge neurons of the negative scores: of a contrast, the foil's.
+
+    Shares and tests count nouns: `these horses` and `those horses` are hardly two observations. A neuron is one of a
+    noun if it is one of at least half of the noun's pairs, those of one number or with one determiner.
     """
 
     def leading(self, number: str, k: int = 1) -> tuple[Neuron, ...]:
-        """The `k` neurons whose share of the selection's pairs of this number is farthest above that of the other."""
+        """The `k` neurons whose share of the selection's nouns of this number is farthest above that of the other."""
         if number not in NUMBERS:
             raise ValueError(f"number={number!r}; it is 'singular' or 'plural'")
         here, there = (self._found(half="selection", number=n) for n in (number, _other(number)))
@@ -39,18 +44,18 @@ class PairSearch(Table):
         return tuple(n for n in sorted(above, key=lambda n: (-above[n], n)) if above[n] > 0)[: whole("k", k, least=0)]
 
     def claims(self, k: int = 3) -> pd.DataFrame:
-        """Is a neuron one of a number? The leading `k` of each number, tested on the other half of the pairs.
+        """Is a neuron one of a number? The leading `k` of each number, tested on the other half of the nouns.
 
         Returns:
-            `neuron, number, pairs, found, share, low, high` (Wilson's 95 % interval), and the controls: `opposite`, its
-            share of the pairs of the other number; `random`, the share of a random neuron of its layer; `against`, the
-            pairs in whose foil's favour it stands. `p` is the larger one of Fisher's exact test of `share` against
-            `opposite` and the sign test of the pairs with a contrast, for and against the neuron, which is what
-            shuffled foils would make equal; `p_holm` is corrected over the table. `against` is nan where no pair has a
-            contrast. Both tests are one-sided: the other half has fixed the direction.
+            `neuron, number, nouns, found, share, low, high` (Wilson's 95 % interval), and the controls: `opposite`, its
+            share of the nouns of the other number; `random`, the share of a random neuron of its layer; `against`, the
+            nouns in whose foil's favour it stands. `p` is the larger one of Fisher's exact test of `share` against
+            `opposite` and the sign test of the nouns for which the neuron stands on one side of the contrast alone,
+            which is what shuffled foils would make equal; `p_holm` is corrected over the table. `against` is nan where
+            no pair has a contrast. Both tests are one-sided: the other half has fixed the direction.
         """
         rows = [self._test(n, number) for number in NUMBERS for n in self.leading(number, k)]
-        measured = ["pairs", "found", "share", "low", "high", "opposite", "random", "against", "p"]
+        measured = ["nouns", "found", "share", "low", "high", "opposite", "random", "against", "p"]
         frame = pd.DataFrame(rows, columns=["neuron", "number", *measured])
         return frame.assign(p_holm=holm(frame["p"].tolist()))
 
@@ -62,11 +67,12 @@ class PairSearch(Table):
         p = math.nan
         if own and others:
             p = fisher(hits, len(own), elsewhere, len(others), "greater")
-            p = max(p, sign_test(sum(won), sum(lost), "greater") if won else 0.0)
+            sides = Counter(zip(won, lost, strict=True))
+            p = max(p, sign_test(sides[True, False], sides[False, True], "greater") if won else 0.0)
         low, high = share_interval(hits, len(own))
         in_layer = sum(n.layer == neuron.layer for found in own for n in found)
         chance = in_layer / (self.details["widths"][neuron.layer] * len(own)) if own else math.nan
-        about = {"neuron": repr(neuron), "number": number, "pairs": len(own), "found": hits}
+        about = {"neuron": repr(neuron), "number": number, "nouns": len(own), "found": hits}
         shares = {"share": _share(own, neuron), "low": low, "high": high, "opposite": _share(others, neuron)}
         return {**about, **shares, "random": chance, "against": sum(lost) if lost else math.nan, "p": p}
 
@@ -85,11 +91,11 @@ class PairSearch(Table):
         return PairSearch.of(rows, self.provenance, **self.details)
 
     def shares(self, neurons: Iterable[NeuronLike] | None = None) -> pd.DataFrame:
-        """Per neuron and determiner, the share of the test's pairs in which it is a knowledge neuron (figure 2).
+        """Per neuron and determiner, the share of the test's nouns of which it is a knowledge neuron (figure 2).
 
         Returns:
-            `neuron, determiner, number, pairs, found, share, low, high` (Wilson's 95 % interval) of these neurons, or
-            of the leading three of each number; and the control: `opposite`, the share of all pairs of the other
+            `neuron, determiner, number, nouns, found, share, low, high` (Wilson's 95 % interval) of these neurons, or
+            of the leading three of each number; and the control: `opposite`, the share of all nouns of the other
             number, with Fisher's test of the difference (`p`, and `p_holm` over the table).
         """
         leading = (n for number in NUMBERS for n in self.leading(number, 3))
@@ -105,7 +111,7 @@ class PairSearch(Table):
                 about = (repr(neuron), determiner, number, len(own), hits, hits / len(own))
                 control = _share(others, neuron), fisher(hits, len(own), elsewhere, len(others))
                 rows.append((*about, *share_interval(hits, len(own)), *(control if others else (math.nan, math.nan))))
-        columns = ["neuron", "determiner", "number", "pairs", "found", "share", "low", "high", "opposite", "p"]
+        columns = ["neuron", "determiner", "number", "nouns", "found", "share", "low", "high", "opposite", "p"]
         frame = pd.DataFrame(rows, columns=columns)
         return frame.assign(p_holm=holm(frame["p"].tolist()))
 
@@ -119,21 +125,26 @@ class PairSearch(Table):
         """Shares per determiner, one group of bars per neuron; `neurons` as in `shares`."""
         from kntools.plots.charts import bar_chart
 
-        options = {"color": "neuron", "hover_data": ["found", "pairs"], "labels": {"share": "share of pairs"}, **look}
+        options = {"color": "neuron", "hover_data": ["found", "nouns"], "labels": {"share": "share of nouns"}, **look}
         figure = bar_chart(self.shares(neurons), "determiner", "share", **{"title": self.describe(), **options})
         return figure.update_yaxes(range=[0, 1.05], tickformat=".0%")
 
     def describe(self) -> str:
-        counts = ", ".join(f"{n} {number}" for number in NUMBERS if (n := len(self._found(number=number))))
+        of = Counter(chain.from_iterable((row["number"], row["half"]) for row in self.rows))
+        counts = ", ".join(f"{of[number]} {number}" for number in NUMBERS if of[number])
         metrics = " and ".join(dict.fromkeys(row["metric"] for row in self.rows))
-        halves = " and ".join(f"{len(self._found(half=half))} for the {half}" for half in HALVES)
+        halves = " and ".join(f"{of[half]} for the {half}" for half in HALVES)
         about = "; ".join((counts, halves, metrics, self.provenance["model"]))
         return f"Knowledge neurons of {len(self.rows)} determiner-noun pairs ({about})"
 
     def _found(self, side: str = "neurons", **where: str) -> list[set[Neuron]]:
-        """The neurons of each pair of this half, number or determiner."""
-        rows = [row for row in self.rows if all(row[name] == value for name, value in where.items())]
-        return [{Neuron(*pair) for pair in row[side]} for row in rows]
+        """The neurons of each noun of this half, number or determiner: those of at least half of its pairs."""
+        pairs: dict[str, list[set[Neuron]]] = {}
+        for row in self.rows:
+            if all(row[name] == value for name, value in where.items()):
+                pairs.setdefault(row["nouns"], []).append({Neuron(*pair) for pair in row[side]})
+        counts = ((Counter(chain.from_iterable(own)), len(own)) for own in pairs.values())
+        return [{neuron for neuron, n in found.items() if 2 * n >= of} for found, of in counts]
 
 
 def pair_search(

@@ -33,22 +33,24 @@ def attribution(study: Study) -> Shown:
 
 
 def pair_search(study: Study) -> Shown:
-    """Figure 2. Candidates are chosen on one half of the pairs, and pass or fail on the other."""
+    """Figure 2. Candidates are chosen on one half of the nouns, and pass or fail on the other."""
     found = study.pair_search
     claims = found.claims(k=1)
     passed = [
-        f"{row.neuron} for the {row.number}, in {share(int(row.found), int(row.pairs))} pairs and "
+        f"{row.neuron} for the {row.number}, in {share(int(row.found), int(row.nouns))} nouns and "
         f"{100 * row.opposite:.0f} % of the others"
         for row in claims.itertuples()
         if row.p_holm < ALPHA
     ]
     candidates = [f"{neuron} for the {number}" for number in NUMBERS for neuron in found.leading(number)]
     nothing = f"neuron of a number (candidates: {', '.join(candidates) or 'none'})"
-    tested_on, metric = (found.frame["half"] == "test").sum(), found.frame["metric"][0]
-    against = " and sign test against the foil" if metric == "contrast" else ""
-    test = f"one-sided Fisher's exact test{against} on the test half, Holm-corrected, n = {tested_on} pairs"
+    test_half = found.frame[found.frame["half"] == "test"]
+    counts = test_half.groupby("number", sort=False)["nouns"].nunique()
+    against = " and sign test against the foil" if found.frame["metric"][0] == "contrast" else ""
+    n = " and ".join(f"{count} {number}" for number, count in counts.items())
+    test = f"one-sided Fisher's exact test{against} on the test half, Holm-corrected, n = {n} nouns"
     content = blocks("figure-2", found.plot(), claims, tables={"shares": found.shares(), "pairs": found.to_frame()})
-    least = [fisher(n, n, 0, tested_on - n, "greater") for n in claims["pairs"]]  # found in all, and in no other
+    least = [fisher(n, n, 0, counts.sum() - n, "greater") for n in claims["nouns"]]  # found in all, and in no other
     return Shown(tested(passed, nothing, test, claims["p_holm"], min(holm(least), default=0.0)), content)
 
 

@@ -41,9 +41,9 @@ def test_number_neurons_in_their_pairs_and_not_in_the_others(groups: Loaded[Prom
     for determiner, own in planted.DETERMINERS.items():
         for neuron in (planted.SINGULAR, planted.PLURAL):
             row = shares.loc[(repr(neuron), determiner)]
-            assert row["pairs"] == 1 and row["share"] == (neuron == own), "of two nouns, one is for the selection"
+            assert row["nouns"] == 1 and row["share"] == (neuron == own), "of two nouns, one is for the selection"
             assert row["opposite"] == (neuron != own)
-    assert shares.loc[("L1.N7", "those"), "p"] == pytest.approx(stats.fisher_exact([[1, 0], [0, 2]]).pvalue)
+    assert shares.loc[("L1.N7", "those"), "p"] == pytest.approx(stats.fisher_exact([[1, 0], [0, 1]]).pvalue)
     low = stats.binomtest(1, 1).proportion_ci(method="wilson").low
     assert shares.loc[("L1.N7", "those"), "low"] == pytest.approx(low)
     assert found.shares([(0, 3)])["found"].sum() == 0
@@ -95,7 +95,7 @@ def test_claims_stand_on_other_pairs_and_shuffled_foils_give_none() -> None:
     model, groups = planted.cached(), many_groups(24)
     found = pair_search(model, groups, settings=QUICK)
     plural = found.claims().set_index("number").loc["plural"]
-    assert (plural["neuron"], plural["pairs"], plural["found"], plural["against"]) == (repr(planted.PLURAL), 12, 12, 0)
+    assert (plural["neuron"], plural["nouns"], plural["found"], plural["against"]) == (repr(planted.PLURAL), 12, 12, 0)
     by_fisher = stats.fisher_exact([[12, 0], [0, 12]], alternative="greater").pvalue
     by_sign = 0.5**12
     assert plural["p"] == pytest.approx(max(by_fisher, by_sign)) and plural["p_holm"] < 0.01
@@ -117,6 +117,44 @@ def test_claims_stand_on_other_pairs_and_shuffled_foils_give_none() -> None:
         assert of_one[absent].isna().all() and np.isnan(of_one["p"]) and of_one["found"] == (number == "singular") * 12
     halves = found.frame.groupby("nouns")["half"].nunique()
     assert (halves == 1).all() and found.frame["half"].value_counts().to_dict() == {"selection": 24, "test": 24}
+
+
+def by_hand(nouns: int, pairs: dict[str, tuple[list[list[int]], list[list[int]]]]) -> PairSearch:
+    """Determiner -> neurons and those against, of so many nouns of either half."""
+    rows = [
+        {"pair": f"{d} {half}{n}", "determiner": d, "number": "plural" if d in ("these", "those") else "singular",
+         "nouns": f"{half}{n}", "half": half, "metric": "contrast", "neurons": own, "against": against}
+        for half in ("selection", "test") for n in range(nouns) for d, (own, against) in pairs.items()
+    ]  # fmt: skip
+    return PairSearch.of(rows, {"model": "by hand"}, widths=[10, 10])
+
+
+def test_a_noun_counts_once_whatever_its_determiners() -> None:
+    own, other = ([[1, 7], [0, 3]], [[0, 4]]), ([[0, 4]], [[1, 7]])
+    once = by_hand(6, {"that": other, "those": own})
+    twice = by_hand(6, {"this": other, "that": other, "these": own, "those": own})
+    assert (twice.claims() == once.claims()).fillna(True).all(axis=None) and once.claims()["nouns"].eq(6).all()
+    assert twice.leading("plural", 2) == once.leading("plural", 2)
+    shares = twice.shares([(1, 7)]).set_index("determiner")
+    assert shares["nouns"].eq(6).all() and shares["p"].nunique() == 1
+    assert shares.loc["those", "p"] == pytest.approx(stats.fisher_exact([[6, 0], [0, 6]]).pvalue)
+
+
+def test_half_of_the_pairs_make_a_neuron_one_of_a_noun_and_a_foil_of_the_other_half_its_opposite() -> None:
+    for_one, against_one = ([[1, 7]], []), ([], [[1, 7]])
+    nothing: tuple[list[list[int]], list[list[int]]] = ([], [])
+    claim = by_hand(6, {"that": nothing, "these": for_one, "those": nothing}).claims().iloc[0]
+    by_fisher = stats.fisher_exact([[6, 0], [0, 6]], alternative="greater").pvalue
+    assert (claim["found"], claim["against"]) == (6, 0) and claim["p"] == pytest.approx(max(by_fisher, 0.5**6))
+    claim = by_hand(6, {"that": nothing, "these": for_one, "those": against_one}).claims().iloc[0]
+    assert (claim["found"], claim["against"], claim["p"]) == (6, 6, 1), "as often for the foil"
+    mixed = PairSearch.of(
+        [*by_hand(6, {"that": nothing, "these": for_one}).rows,
+         *({**row, "nouns": f"other {row['nouns']}"} for row in by_hand(2, {"these": (*for_one[:1], [[1, 7]])}).rows)],
+        {"model": "by hand"}, widths=[10, 10],
+    )  # fmt: skip
+    claim = mixed.claims().iloc[0]
+    assert claim["against"] == 2 and claim["p"] == pytest.approx(0.5**6), "nouns on both sides decide nothing"
 
 
 def test_a_search_of_a_model_that_knows_nothing_finds_nothing(groups: Loaded[PromptGroup]) -> None:

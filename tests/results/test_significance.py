@@ -139,13 +139,13 @@ def test_word_effects_are_corrected_over_all_words_and_the_published_test_is_not
 def test_shares_of_pairs_are_corrected_over_the_table() -> None:
     def pairs(determiner: str, number: str, hits: int, of: int) -> list[dict[str, Any]]:
         about = {"determiner": determiner, "number": number, "pair": determiner, "half": "test"}
-        return [{**about, "neurons": [[1, 7]] if i < hits else [[2, 2]]} for i in range(of)]
+        return [{**about, "nouns": f"{i}", "neurons": [[1, 7]] if i < hits else [[2, 2]]} for i in range(of)]
 
     rows = [*pairs("this", "singular", 1, 12), *pairs("those", "plural", 7, 10), *pairs("these", "plural", 6, 9)]
     table = PairSearch.of(rows, HEADER).shares([(1, 7), (2, 2)])
     row = table.set_index(["neuron", "determiner"]).loc[("L1.N7", "those")]
     wilson = stats.binomtest(7, 10).proportion_ci(method="wilson")
-    assert (row["found"], row["pairs"], row["share"], row["opposite"]) == (7, 10, 0.7, 1 / 12)
+    assert (row["found"], row["nouns"], row["share"], row["opposite"]) == (7, 10, 0.7, 1 / 12)
     assert (row["low"], row["high"]) == pytest.approx((wilson.low, wilson.high))
     assert row["p"] == pytest.approx(stats.fisher_exact([[7, 3], [1, 11]]).pvalue)
     assert table["p_holm"].tolist() == pytest.approx(by_definition(table["p"].tolist()))
