@@ -28,7 +28,7 @@ class MlpLoss(Table):
     """One row per prompt and layer: `text, target, layer, before, after, loss`; all are probabilities."""
 
     def summary(self) -> pd.DataFrame:
-        """Per layer: `layer, n, loss, low, high`, the mean over prompts and its bootstrap interval."""
+        """Per layer: `layer, n, loss, low, high`, the mean over prompts and its interval."""
         rows = []
         for layer, some in self.to_frame().groupby("layer"):
             values = torch.tensor(some["loss"].to_numpy())

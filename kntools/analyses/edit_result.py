@@ -182,7 +182,7 @@ class EditConsistency(Result):
         """One row per method, condition and score: `method, condition, score, n, value, low, high`.
 
         `condition` is `all`, or `known`: only cases of which the model knew what the score is about. The interval of
-        a share is Wilson's, of n cases; that of any other score is a bootstrap over cases.
+        a share is Wilson's, of n cases; that of any other score is that of a mean over cases.
         """
         conditions = ["all", *["known"] * any("forward true" in b["answers"] for b in self.before)]
         rows = []

@@ -59,12 +59,11 @@ class AttributionProfile(Result):
         `low` and `high` are Student's 95 % interval over prompts; `selection` is the mean score on the other half.
         """
         wanted = self.leading() if neurons is None else as_neurons(neurons)
-        rows = []
+        rows, reach = [], t_quantile(torch.tensor(self.counts) - 1).tolist()
         for c, (name, n) in enumerate(zip(self.classes, self.counts, strict=True)):
-            reach = t_quantile(n - 1) if n > 1 else float("nan")
             for neuron in wanted:
                 score, error = (float(x[c, neuron.layer, neuron.index]) for x in (self.scores, self.errors))
-                ends = score - error * reach, score + error * reach
+                ends = score - error * reach[c], score + error * reach[c]
                 chosen_by = float(self._chosen_by[c, neuron.layer, neuron.index])
                 rows.append((name, n, repr(neuron), neuron.layer, neuron.index, chosen_by, score, *ends))
         columns = ["class", "prompts", "neuron", "layer", "index", "selection", "score", "low", "high"]

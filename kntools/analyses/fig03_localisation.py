@@ -27,7 +27,7 @@ class Localisation(Table):
     """
 
     def summary(self, *, seed: int = 0) -> pd.DataFrame:
-        """One row per paradigm or relation: means over its groups, bootstrap intervals, and the null's means;
+        """One row per paradigm or relation: means over its groups, 95 % intervals, and the null's means;
         `above_null` is the share of groups whose R1^2 is above that of their null.
         """
         rows = []
@@ -69,7 +69,7 @@ class Localisation(Table):
         return tuple(tuple(Neuron(*pair) for pair in row["neurons"]) for row in chosen)
 
     def plot(self, **look: Any) -> Any:
-        """The three measures per paradigm and relation: means, bootstrap intervals, and the means of the null."""
+        """The three measures per paradigm and relation: means, 95 % intervals, and the means of the null."""
         from kntools.plots.charts import bar_chart
 
         summary, parts = self.summary(), []

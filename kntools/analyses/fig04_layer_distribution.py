@@ -19,7 +19,7 @@ from kntools.sites import NeuronLike, as_neurons
 class LayerDistribution(Table):
     """One row per kind and layer: `kind, layer, neurons, share, low, high`.
 
-    `share` is the mean over groups of the share of a group's neurons that lie in the layer, with a bootstrap interval
+    `share` is the mean over groups of the share of a group's neurons that lie in the layer, with a 95 % interval
     over groups. `details` has a `test` of two kinds.
     """
 

@@ -13,7 +13,7 @@ from kntools.analyses.prompt_group import NamedPrompts, check_prompts
 from kntools.analyses.words import FIGURE_5, Words
 from kntools.arguments import decimal, flag
 from kntools.engine.inputs import check_choice
-from kntools.results.statistics import holm, statistic_interval, t_test
+from kntools.results.statistics import bootstrap_interval, holm, statistic_interval, t_test
 from kntools.results.table import Row, Table
 from kntools.sites import NeuronLike
 
@@ -31,6 +31,8 @@ CHANGES: dict[Definition, Callable[[Tensor, Tensor], Tensor]] = {
 _DEFINITIONS = tuple(CHANGES)  # a row holds each once
 CHANGES["eleutherai"] = CHANGES["mean_ratio"]
 CHANGES["log_odds"] = lambda b, a: a.mean(-1) - b.mean(-1)
+_MEANS = ("log_odds", "mean_ratio", "eleutherai")  # means of the changes of single prompts
+_RESAMPLES = 1000
 
 
 def unit_of(change: str) -> str:
@@ -42,7 +44,7 @@ class SuppressionEffect(Table):
     """One row per group and word: `group, section, word, n, before, after, change, low, high, t, p, p_corrected,
     significant`, and the change by its three definitions (`dai`, `mean_ratio`, `kn_thesis`).
 
-    `change` is the definition that was asked for, with a bootstrap interval over prompts; for `log_odds`, `before` and
+    `change` is the definition that was asked for, with a 95 % interval over prompts; for `log_odds`, `before` and
     `after` are mean log-odds of plural against singular.
     """
 
@@ -129,7 +131,11 @@ def effect_of(
         def statistic(drawn: Tensor, b: Tensor = before, a: Tensor = after) -> Tensor:
             return CHANGES[change](b[drawn], a[drawn])
 
-        low, high = statistic_interval(statistic, len(before), resamples=1000, seed=seed)
+        if change in _MEANS:
+            each = CHANGES[change](before[:, None], after[:, None])
+            low, high = map(float, bootstrap_interval(each, resamples=_RESAMPLES, seed=seed))
+        else:
+            low, high = statistic_interval(statistic, len(before), resamples=_RESAMPLES, seed=seed)
         t, p = t_test(before, after, paper=paper)
         means = {"n": len(before), "before": float(before.mean()), "after": float(after.mean())}
         asked = {"change": float(CHANGES[change](before, after)), "low": low, "high": high, "t": t, "p": p}

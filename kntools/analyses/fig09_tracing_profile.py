@@ -52,7 +52,7 @@ class TracingProfile(Result):
     """Indirect effects of many prompts, by token role (the mean over its tokens) and layer.
 
     ```python
-    profile.mean(), profile.interval()                 # [variant role layer]; a bootstrap over prompts
+    profile.mean(), profile.interval()                 # [variant role layer]; over prompts
     profile.count()                                    # [role]: how many prompts have such a token
     profile.peak("hidden", "last subject token")       # (layer, mean effect)
     ```
@@ -83,7 +83,7 @@ class TracingProfile(Result):
         return (~self.effects[0, :, :, 0].isnan()).sum(0)
 
     def interval(self, *, seed: int = 0) -> Interval:
-        """95 % bootstrap interval of the mean over prompts: `(low, high)`, `[variant role layer]` each."""
+        """95 % interval of the mean over prompts, `(low, high)`, `[variant role layer]` each: `bootstrap_interval`."""
         return bootstrap_interval(self.effects.transpose(0, 1), seed=seed)
 
     def peak(self, kind: str, role: str, *, sever: str | None = None) -> tuple[int, float]:

@@ -102,7 +102,7 @@ class SelectionMethods(Table):
         return pd.DataFrame(rows, columns=columns).assign(p_holm=holm([float("nan"), *p_values]))
 
     def overlap(self) -> pd.DataFrame:
-        """Jaccard overlap of the neurons that two methods choose, mean over prompts, with bootstrap interval."""
+        """Jaccard overlap of the neurons that two methods choose, mean over prompts, with 95 % interval."""
         chosen = {m: [set(map(tuple, pairs)) for pairs in own["neurons"]] for m, own in self._by_method().items()}
         rows = []
         for a, b in combinations(chosen, 2):

@@ -56,7 +56,7 @@ class Transfer(Table):
         Returns:
             `source, edit, n, right` (prompts that the model gets right), `share` of these that is overturned with
             Wilson's interval `low, high`, `random` (the same of random neurons); the mean `change` of the contrast with
-            a bootstrap interval, `random_change`; `p` of a paired t-test of the two changes, and `p_holm` over the
+            a 95 % interval, `random_change`; `p` of a paired t-test of the two changes, and `p_holm` over the
             table.
         """
         rows = []

@@ -76,7 +76,7 @@ class FaithfulnessCurve(Result):
         return float(self._area((1 - self.random).abs()))
 
     def interval(self, name: str = "values", *, confidence: float = 0.95, seed: int = 0) -> tuple[Tensor, Tensor]:
-        """Percentile bootstrap over prompts, of `values`, `reverse`, `random` `[share]`, `cpr` or `cmd`.
+        """Percentile bootstrap over prompts, of `values`, `reverse`, `random` `[share]`, `cpr` or `cmd`; nan of one.
 
         Raises:
             KeyError: another name.
@@ -90,6 +90,8 @@ class FaithfulnessCurve(Result):
         found = self._faithfulness(of, drawn)
         if name in areas:
             found = self._area(areas[name](found))
+        if len(of) < 2:
+            found = found * torch.nan
         tail = (1 - confidence) / 2
         low, high = (found.nanquantile(q, dim=0) for q in (tail, 1 - tail))
         return low, high

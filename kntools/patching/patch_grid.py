@@ -24,7 +24,7 @@ class PatchGrid(Result):
     grid.clean, grid.corrupted        # the metric of the two prompts without a patch
     grid.effect                       # what the patch changed
     grid.normalized                   # 0: as corrupted, 1: as clean
-    low, high = grid.interval()       # bootstrap over pairs
+    low, high = grid.interval()       # of the mean over pairs
     grid.to_frame(); grid.plot(); grid.save("grid.safetensors"); kn.load("grid.safetensors")
     ```
     """
@@ -76,7 +76,7 @@ class PatchGrid(Result):
         return (self.values - self.corrupted) / (self.clean - self.corrupted)
 
     def interval(self, *, confidence: float = 0.95, resamples: int = 2000, seed: int = 0) -> Interval:
-        """Bootstrap interval, over pairs, of the mean effect: `(low, high)`, `[layer column]` each."""
+        """Interval of the mean effect over pairs, `(low, high)`, `[layer column]` each: `bootstrap_interval`."""
         return bootstrap_interval(self.effect_per_pair, confidence=confidence, resamples=resamples, seed=seed)
 
     def agreement(self, other: "PatchGrid") -> dict[str, float]:

@@ -66,7 +66,7 @@ def role_lines(profile: Any, *, before: bool = False, **look: Unpack[Look]) -> g
     kn.plots.role_lines(tracing_profile(model, prompts))
     ```
 
-    Bands are bootstrap intervals over prompts. `before` also shows the tokens before the subject, which the noise of a
+    Bands are 95 % intervals over prompts. `before` also shows the tokens before the subject, which the noise of a
     causal model does not reach.
     """
     frame = profile.to_frame()

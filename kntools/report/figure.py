@@ -17,7 +17,7 @@ from torch import Tensor
 
 from kntools.report.page import Block, Chart, PageTable
 from kntools.report.study import Study
-from kntools.results.statistics import share_interval, t_quantile, t_test
+from kntools.results.statistics import share_interval, student_interval, t_test
 from kntools.results.table import Row
 from kntools.sites import Neuron
 
@@ -114,9 +114,6 @@ def share(hits: int, of: int) -> str:
 def paired_test(differences: Float[Tensor, " item"]) -> Row:
     """`n, mean, low, high, t, p`: the mean of differences, Student's 95 % interval, and the t-test of mean 0."""
     present = differences[~differences.isnan()].double()
-    n, mean = len(present), float(present.mean()) if len(present) else math.nan
-    if n < 2:
-        return {"n": n, "mean": mean, "low": math.nan, "high": math.nan, "t": math.nan, "p": math.nan}
-    margin = t_quantile(n - 1) * float(present.std()) / math.sqrt(n)
-    t, p = t_test(present * 0, present)
-    return {"n": n, "mean": mean, "low": mean - margin, "high": mean + margin, "t": t, "p": p}
+    low, high = map(float, student_interval(present))
+    t, p = t_test(present * 0, present) if len(present) > 1 else (math.nan, math.nan)
+    return {"n": len(present), "mean": float(present.mean()), "low": low, "high": high, "t": t, "p": p}

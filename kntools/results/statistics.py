@@ -10,11 +10,14 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from kntools import randomness
 from kntools.arguments import decimal, whole
+
+# Percentile bootstraps of fewer items are too narrow: one of 95 % holds the mean of 10 in 89 %, that of 3 in 73 %.
+_FEW = 20
 
 
 class Interval(NamedTuple):
@@ -27,13 +30,14 @@ class Interval(NamedTuple):
 def bootstrap_interval(
     values: Float[Tensor, "item ..."], *, confidence: float = 0.95, resamples: int = 2000, seed: int = 0
 ) -> Interval:
-    """Percentile bootstrap interval of the mean over items, `(low, high)`; nan where fewer than two items have a value.
+    """Interval of the mean over items, `(low, high)`: a percentile bootstrap, and Student's of fewer than 20 items.
 
     ```python
     low, high = bootstrap_interval(grid.per_pair)        # [layer position] each
     ```
 
-    Entries that are nan are left out: an item need not have all of them.
+    Entries that are nan are left out: an item need not have all of them. Where fewer than two items have a value, both
+    ends are nan.
     """
     if values.shape[0] == 0:
         raise ValueError("no items; give at least one")
@@ -49,13 +53,22 @@ def bootstrap_interval(
     means = (times @ flat.nan_to_num()) / (times @ present.double())
     tail = (1 - confidence) / 2
     ends = [means.nanquantile(q, dim=0) for q in (tail, 1 - tail)]
-    enough = present.sum(0) > 1
-    low, high = (torch.where(enough, e, torch.nan).reshape(values.shape[1:]).to(values.dtype) for e in ends)
-    return Interval(low, high)
+    few = present.sum(0) < _FEW
+    if bool(few.any()):
+        ends = [torch.where(few, *both) for both in zip(student_interval(flat, confidence), ends, strict=True)]
+    return Interval(*(end.reshape(values.shape[1:]).to(values.dtype) for end in ends))
+
+
+def student_interval(values: Float[Tensor, "item ..."], confidence: float = 0.95) -> Interval:
+    """Student's interval of the mean over items that are not nan; nan where there are fewer than two."""
+    items = values.detach().double().cpu()
+    n, mean = (~items.isnan()).sum(0), items.nanmean(0)
+    error = ((items - mean).square().nansum(0) / (n - 1) / n).sqrt()
+    return Interval(*(mean + side * t_quantile(n - 1, confidence) * error for side in (-1, 1)))
 
 
 def mean_interval(values: Sequence[float] | Float[Tensor, " item"], *, seed: int = 0) -> dict[str, float]:
-    """`mean`, `low`, `high` of one number per item: the bootstrap interval of the mean, as entries of a row."""
+    """`mean`, `low`, `high` of one number per item, as entries of a row: the interval is `bootstrap_interval`."""
     items = torch.as_tensor(values, dtype=torch.float64)
     low, high = bootstrap_interval(items, seed=seed)
     return {"mean": float(items.nanmean()), "low": float(low), "high": float(high)}
@@ -64,15 +77,20 @@ def mean_interval(values: Sequence[float] | Float[Tensor, " item"], *, seed: int
 def statistic_interval(
     statistic: Callable[[Tensor], Tensor], items: int, *, resamples: int, seed: int
 ) -> tuple[float, float]:
-    """95 % percentile bootstrap of what is no mean: `statistic` takes items drawn anew, `[sample item]`."""
+    """95 % percentile bootstrap of what is no mean: `statistic` takes items drawn anew, `[sample item]`.
+
+    Fewer than two items give nan.
+    """
+    if items < 2:
+        return math.nan, math.nan
     drawn = torch.randint(items, (resamples, items), generator=randomness.generator(seed))
     low, high = statistic(drawn).double().nanquantile(torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
     return low, high
 
 
-def t_quantile(freedom: int, confidence: float = 0.95) -> float:
-    """How many standard errors the interval of a mean reaches to either side (Student's t)."""
-    return float(_stats().t.ppf((1 + confidence) / 2, freedom))
+def t_quantile(freedom: Int[Tensor, "..."], confidence: float = 0.95) -> Float[Tensor, "..."]:
+    """How many standard errors the interval of a mean reaches to either side (Student's t); nan without freedom."""
+    return torch.as_tensor(_stats().t.ppf((1 + confidence) / 2, freedom.numpy()))
 
 
 def share_interval(hits: int, of: int, confidence: float = 0.95) -> tuple[float, float]:

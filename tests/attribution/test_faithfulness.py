@@ -86,6 +86,13 @@ def test_planted_neurons_carry_everything(tmp_path: Path) -> None:
     assert len(curve.to_frame()) == 12 and curve.plot().data
 
 
+def test_the_curve_of_one_prompt_has_no_interval() -> None:
+    model = tiny("llama")
+    curve = kn.faithfulness(model, PROMPTS[0], kn.integrated_gradients(model, PROMPTS[0]), shares=SHARES)
+    for name, shape in (("values", (4,)), ("reverse", (4,)), ("cpr", ())):
+        assert all(end.shape == shape and bool(end.isnan().all()) for end in curve.interval(name))
+
+
 def test_what_cannot_be() -> None:
     model = tiny("llama")
     scores = torch.zeros(model.cfg.n_layers, model.cfg.d_mlp)

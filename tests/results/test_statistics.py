@@ -13,10 +13,12 @@ from kntools.results.statistics import (
     bootstrap_interval,
     fisher,
     holm,
+    mean_interval,
     pearson,
     share_interval,
     sign_test,
     spearman,
+    statistic_interval,
     t_test,
     welch,
 )
@@ -34,6 +36,30 @@ def test_the_interval_of_a_mean() -> None:
     assert torch.equal(low, bootstrap_interval(values).low)
     narrow = bootstrap_interval(values, confidence=0.5)
     assert bool((narrow.low[:2] > low[:2]).all()) and bool((narrow.high[:2] < high[:2]).all())
+
+
+@pytest.mark.parametrize("n", [2, 3, 10, 19])
+def test_the_interval_of_the_mean_of_few_items_is_students(n: int) -> None:
+    """A percentile bootstrap of 95 % holds the mean of 2 in half of all cases, that of 10 in 89 %."""
+    values = torch.randn(n, 400, generator=torch.Generator().manual_seed(n), dtype=torch.float64)
+    low, high = bootstrap_interval(values)
+    ends = stats.ttest_1samp(values.numpy(), 0).confidence_interval(0.95)
+    assert low.numpy() == pytest.approx(ends.low) and high.numpy() == pytest.approx(ends.high)
+    missed = int(((low > 0) | (high < 0)).sum())
+    assert stats.binomtest(missed, 400, 0.05).pvalue > 0.01
+    # An entry counts the items that have it.
+    more = torch.cat([values[:, :1], torch.full((30, 1), torch.nan)])
+    both = torch.cat([more, torch.randn(n + 30, 1, generator=torch.Generator().manual_seed(0)).double()], dim=1)
+    found = bootstrap_interval(both)
+    assert float(found.low[0]) == pytest.approx(float(low[0])) and float(found.high[0]) == pytest.approx(float(high[0]))
+    assert float(found.low[1]) == float(bootstrap_interval(both[:, 1]).low)
+    assert bootstrap_interval(values.float()).low.dtype == torch.float32
+
+
+def test_one_item_has_no_interval() -> None:
+    assert math.isnan(mean_interval([3.0])["low"]) and mean_interval([3.0])["mean"] == 3
+    assert all(map(math.isnan, statistic_interval(lambda drawn: drawn.double().mean(-1), 1, resamples=9, seed=0)))
+    assert all(math.isfinite(x) for x in statistic_interval(lambda d: d.double().mean(-1), 2, resamples=9, seed=0))
 
 
 def test_items_without_a_value_are_left_out() -> None:
