@@ -34,6 +34,9 @@ def blimp(paradigm: str, *, path: str | Path | None = None, **filters: Unpack[Fi
         paradigm: one of `kn.data.PARADIGMS`, or of the built-in ones, whose names begin with `sample_`.
         path: a `.jsonl` file, a folder of them, or a folder in the layout of the hub's `nyu-mll/blimp`, and what every
             loader takes.
+
+    Raises:
+        ValueError: an unknown paradigm, or a file that holds pairs of another one (its `UID`).
     """
     check_name("BLiMP paradigm", paradigm, (*PARADIGMS, *sample.PARADIGMS))
     own = paradigm if paradigm in sample.PARADIGMS else _STAND_INS.get(paradigm)
@@ -50,7 +53,7 @@ def blimp(paradigm: str, *, path: str | Path | None = None, **filters: Unpack[Fi
     [rows], source = sources.load(wanted, sources.SAMPLE if own == paradigm else path)
     names = {"good": "sentence_good", "bad": "sentence_bad", "paradigm": "UID", "term": "linguistics_term"}
     pairs = [row.record(MinimalPair, **names) for row in rows if not source.is_sample or row.values.get("UID") == own]
-    if path is None and not source.is_sample:
+    if not source.is_sample:
         for row, pair in zip(rows, pairs, strict=True):
             if pair.paradigm != paradigm:
                 raise ValueError(f"{row.where}: field 'UID' is {pair.paradigm!r}; expected {paradigm!r}")

@@ -61,10 +61,12 @@ def test_a_bad_line_is_named(content: str, number: int, message: str, tmp_path: 
         load_pairs(path)
 
 
-def test_wrong_paradigm_in_the_data_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pairs_of_another_paradigm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "blimp").mkdir()
     (tmp_path / "blimp" / "passive_1.jsonl").write_text(f"{line()}\n{line(UID='passive_2')}\n")
     monkeypatch.setenv("KNTOOLS_DATA", str(tmp_path))
+    with pytest.raises(ValueError, match=r"passive_1\.jsonl:2: field 'UID' is 'passive_2'; expected 'passive_1'"):
+        data.blimp("passive_1", path=tmp_path / "blimp" / "passive_1.jsonl")
     with pytest.raises(ValueError, match=r"passive_1\.jsonl:2: field 'UID' is 'passive_2'; expected 'passive_1'"):
         data.blimp("passive_1")
 
