@@ -59,7 +59,9 @@ class Reliability(Table):
         summary = self.summary()
         control = summary[["source", "edit", "n", "random", "random_low", "random_high"]]
         control = control.set_axis(["source", "edit", "n", "share", "low", "high"], axis=1)
-        frame = pd.concat([summary.assign(neurons="knowledge neurons"), control.assign(neurons="random neurons")])
+        given = self.provenance.get("settings", {}).get("neurons")
+        own = "knowledge neurons" if given is None else "given neurons"
+        frame = pd.concat([summary.assign(neurons=own), control.assign(neurons="random neurons")])
         facet = "source" if summary["source"].nunique() > 1 else None
         options: dict[str, Any] = {"color": "neurons", "facet_col": facet, "hover_data": ["n"]}
         options |= {"labels": {"share": "share overturned"}, "title": self.describe(), **look}

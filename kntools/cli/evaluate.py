@@ -14,8 +14,12 @@ from kntools.arguments import without_effect
 from kntools.cli.analysis import RunOptions, choose, result_output
 from kntools.cli.command import command
 from kntools.cli.edit import RomeOptions
-from kntools.cli.options import method
+from kntools.cli.options import changed, method
 from kntools.cli.output import Output
+
+_VALUES = set(EDITORS) - {"edit_values", "fine_tune"}  # editors that search for a value
+_READ_BY = {"layer": {*_VALUES, "fine_tune"}, "steps": _VALUES, "second_moment": _VALUES}
+_READ_BY |= {"key": {"rome"}, "bound": {"fine_tune"}}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,7 +32,10 @@ class EditorOptions(RomeOptions):
 
     def load(self, options: RunOptions) -> tuple[Any, dict[str, Editor]]:
         """The model, and the editors; a wrong name is an error before the model is loaded."""
-        choose("method", self.methods, EDITORS)
+        chosen = choose("method", self.methods, EDITORS)
+        for name, value in changed(self).items():
+            if name in _READ_BY and not set(chosen) & _READ_BY[name]:
+                without_effect(f"on {', '.join(chosen)}", **{name: value})
         model = options.load()
         return model, editors(
             model, self.methods, **self.arguments(model), second_moment=self.moments(), bound=self.bound

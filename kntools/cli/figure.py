@@ -14,11 +14,11 @@ from kntools.analyses.method_comparison import METHODS
 from kntools.analyses.neuron_search import Null
 from kntools.analyses.neuron_search import check_neurons as in_model
 from kntools.analyses.prompt_group import is_relation
-from kntools.arguments import check_distinct
+from kntools.arguments import check_distinct, without_effect
 from kntools.attribution.ablation import AblationName
 from kntools.cli.analysis import RunOptions, Search, choose, result_output
 from kntools.cli.command import command
-from kntools.cli.options import ModelOptions, Options
+from kntools.cli.options import ModelOptions, Options, changed
 from kntools.cli.output import Output
 from kntools.results.result import Result, load
 from kntools.sites import as_neurons
@@ -132,8 +132,10 @@ def localisation(
     """
     model, marked = prepared(options, sources, neuron)
     groups = chosen.load(model, sources, limit, options.seed)
-    found = analyses.localisation(model, groups, settings=search.settings, null=null, **options.shared)
     paired = any(group.label("determiner") for group in groups)
+    if not paired:
+        without_effect("on sources without determiner-noun pairs", neuron=neuron)
+    found = analyses.localisation(model, groups, settings=search.settings, null=null, **options.shared)
     shares = analyses.pairs_of(found, groups, seed=options.seed).shares(marked) if paired else None
     layers = analyses.layer_distribution(found, seed=options.seed)
     return result_output(found, options, tables={**found.tables(), "shares": shares, "layers": layers.to_frame()})
@@ -179,7 +181,9 @@ def cooccurrence_bias(
     corpus: Annotated[
         list[Path] | None, typer.Argument(help="Text files, one sentence a line, or .jsonl with one row a line.")
     ] = None,
-    field: Annotated[str, typer.Option(help="Field of the rows of a .jsonl file that holds the text.")] = "text",
+    field: Annotated[
+        str | None, typer.Option(help="Field of the rows of a .jsonl file that holds the text (text).")
+    ] = None,
     expected: Annotated[
         bool, typer.Option("--expected", help="Also count what a causal model would write after each word.")
     ] = False,
@@ -193,15 +197,20 @@ def cooccurrence_bias(
     Example: kntools figure 6 effect.json corpus.txt --out bias
     """
     check_distinct("corpus", [path.resolve() for path in corpus or ()])
-    changed = load(effect, analyses.SuppressionEffect)
-    texts = (line for path in corpus or () for line in analyses.read_texts(path, field))
-    words, nouns = [row["word"] for row in changed.rows], analyses.noun_numbers()
+    if not any(path.suffix == ".jsonl" for path in corpus or ()):
+        without_effect("without a .jsonl file", field=field)
+    if not expected:
+        of_model = {name: value for name, value in changed(options).items() if name in ModelOptions.__annotations__}
+        without_effect("without --expected", **of_model)
+    suppressed = load(effect, analyses.SuppressionEffect)
+    texts = (line for path in corpus or () for line in analyses.read_texts(path, field or "text"))
+    words, nouns = [row["word"] for row in suppressed.rows], analyses.noun_numbers()
     counts = analyses.count_beside(texts, words, nouns, between=between)
     if expected:
         for word, more in analyses.expected_beside(options.load(), words, nouns).items():
             counts[word] += more
     which: dict[str, Any] = {"group": group, "sections": section or ["neutral"], "least": least}
-    return analyses.cooccurrence_bias(changed, counts, **which, seed=options.seed)
+    return analyses.cooccurrence_bias(suppressed, counts, **which, seed=options.seed)
 
 
 @command
@@ -220,7 +229,9 @@ def reliability(
     options: RunOptions,
     search: Search,
     limit: Limit = 100,
-    count: Count = 5,
+    count: Annotated[
+        int | None, typer.Option(min=1, help="Neurons per prompt: those with its highest scores (5).")
+    ] = None,
     neuron: SomeNeurons = None,
     edit: Annotated[list[str] | None, typer.Option(help=f"{', '.join(EDITS)}; may be repeated (all).")] = None,
 ) -> Result:
@@ -229,9 +240,11 @@ def reliability(
     Example: kntools figure 8 P36 determiner_noun_agreement_1 --edit suppress --out reliability
     """
     edits = choose("edit", edit, EDITS)
+    if neuron:
+        without_effect("with --neuron", count=count, **changed(search))
     model, neurons = prepared(options, sources, neuron)
     prompts = analyses.known_prompts(model, sources, limit=limit, seed=options.seed)
-    which: dict[str, Any] = {"neurons": neurons, "count": count, "edits": edits, "settings": search.settings}
+    which: dict[str, Any] = {"neurons": neurons, "count": count or 5, "edits": edits, "settings": search.settings}
     return analyses.reliability(model, prompts, **which, **options.shared)
 
 
@@ -243,24 +256,32 @@ def transfer(
     search: Search,
     chosen: Groups,
     limit: Limit = 50,
-    found_in: Annotated[str, typer.Option(help="Paradigm to find neurons in.")] = analyses.NUMBER_PARADIGMS[0],
+    found_in: Annotated[
+        str | None, typer.Option(help=f"Paradigm to find neurons in ({analyses.NUMBER_PARADIGMS[0]}).")
+    ] = None,
     number: Annotated[Number, typer.Option(help="Number of the neurons and of the pairs.")] = "plural",
-    pairs: Annotated[int | None, typer.Option(min=1, help="Pairs of words to find them in (default: all).")] = 100,
-    count: Annotated[int, typer.Option(min=1, help="Number of leading neurons to suppress together.")] = 3,
+    pairs: Annotated[int | None, typer.Option(min=1, help="Pairs of words to find them in (100).")] = None,
+    count: Annotated[
+        int | None, typer.Option(min=1, help="Number of leading neurons to suppress together (3).")
+    ] = None,
     neuron: SomeNeurons = None,
 ) -> Result:
     """Neurons of number that are found in one paradigm, suppressed in others.
 
     Example: kntools figure transfer --limit 30 --no-bos --out transfer
     """
-    names = list(sources or analyses.NUMBER_PARADIGMS)
-    model, neurons = prepared(options, [*names, found_in], neuron)
+    if neuron:
+        without_effect(
+            "with --neuron", found_in=found_in, pairs=pairs, count=count, **changed(chosen), **changed(search)
+        )
+    names, first = list(sources or analyses.NUMBER_PARADIGMS), found_in or analyses.NUMBER_PARADIGMS[0]
+    model, neurons = prepared(options, [*names, first], neuron)
     left_out: set[str] = set()
     if neurons is None:
-        groups = chosen.load(model, [found_in], pairs, options.seed)
+        groups = chosen.load(model, [first], pairs or 100, options.seed)
         kept = options.kept.with_suffix(".search.jsonl") if options.kept else None
         found = analyses.pair_search(model, groups, settings=search.settings, seed=options.seed, run=kept)
-        neurons, left_out = found.leading(number, count), found.nouns("selection")
+        neurons, left_out = found.leading(number, count or 3), found.nouns("selection")
     how: dict[str, Any] = {"limit": limit, "number": number, "without": left_out, "seed": options.seed}
     return analyses.transfer(model, analyses.number_prompts(model, names, **how), neurons, **options.shared)
 
@@ -319,6 +340,8 @@ def tracing_profile(
     Example: kntools figure 9 facts --sever mlp --sever attn --no-bos --out traced
     """
     kinds, severed = choose("kind", kind, KINDS), choose("sever", sever, get_args(Severed)) if sever else []
+    if set(kinds) == {"hidden"}:
+        without_effect("with --kind hidden", window=window)
     model = options.load()
     prompts = analyses.traced_prompts(model, what, limit=limit)
     how: dict[str, Any] = {"kinds": kinds, "sever": severed, "window": window, "samples": samples}

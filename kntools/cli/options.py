@@ -1,7 +1,7 @@
 """Options of several commands, as fields of the dataclasses that commands take."""
 
 import os
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -24,6 +24,12 @@ Subject = Annotated[str, typer.Option("--subject", "-s", help="The subject of th
 MultiToken = Annotated[
     prompts.MultiToken, method(help="An answer of several tokens: refuse it, use its first token, or all.")
 ]
+
+
+def changed(group: Any) -> dict[str, Any]:
+    """The options of a dataclass that are not at their defaults."""
+    values = {field.name: (getattr(group, field.name), field.default) for field in fields(group)}
+    return {name: value for name, (value, default) in values.items() if value != default}
 
 
 @dataclass(frozen=True, kw_only=True)

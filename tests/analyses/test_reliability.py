@@ -87,6 +87,11 @@ def test_facts_against_whole_runs(name: str) -> None:
     assert any(row["overturned"] for row in found.rows), "nothing is overturned: the test says nothing"
 
 
+def test_a_figure_says_whether_neurons_were_given() -> None:
+    found = reliability(planted.cached(), {"a": pairs()}, neurons=[(1, 1)], edits=["suppress"], correct_only=False)
+    assert {bars.name for bars in found.plot().data} == {"given neurons", "random neurons"}
+
+
 def test_what_the_model_gets_wrong_is_left_out() -> None:
     model = planted.cached()
     wrong = [kn.Prompt(f"{planted.FRAMES[0]} those", " book", foil=" books")]

@@ -129,6 +129,9 @@ def test_editors_of_several_layers_take_a_second_moment_of_each(
         (["edit", TEXT, TARGET, "-s", "Canada", "--second-moment", "nowhere"], "no file"),
         (["edit", "The capital of [MASK]", TARGET, "-s", "The"], "causal models"),
         (["evaluate", "counterfact", "--method", "luck"], "unknown method 'luck'"),
+        (["evaluate", "P36", "--method", "rome", "--bound", "1"], "bound=1.0 has no effect on rome"),
+        (["evaluate", "P36", "--method", "edit_values", "--layer", "2"], "layer=2 has no effect on edit_values"),
+        (["evaluate", "P36", "--method", "fine_tune", "--steps", "3"], "steps=3 has no effect on fine_tune"),
     ],
 )
 def test_mistakes_are_one_line(words: list[str], said: str, tiny: str) -> None:
