@@ -13,6 +13,7 @@ from kntools.cli.command import command
 from kntools.cli.output import Output, Sheet
 from kntools.models.adapter import check_layer
 from kntools.models.neuron_layers import layers_of
+from kntools.results.provenance import provenance
 from kntools.results.result import Result
 
 Tokens = Annotated[int, typer.Option(min=0, help="Tokens to measure second moments on; 0: C = I.")]
@@ -35,6 +36,8 @@ def edit_layer(
     model = options.load()
     for number in layer:
         check_layer(model, number)
+    asked = {"layers": layer, "limit": limit, "traced": traced, "tokens": tokens, "seed": options.seed}
+    made = provenance(model, **asked)
     facts = data.known_facts(known_only=model, limit=traced, seed=options.seed).prompts(model, multi_token="first")
     proposal = layer_choice.propose_layer(model, list(facts), seed=options.seed)
     measured = layer_choice.measure(model, layer, tokens=tokens, seed=options.seed, folder=moments)
@@ -42,7 +45,7 @@ def edit_layer(
     table = layer_choice.sweep_layers(model, cases, layer, second_moments=measured, run=options.kept)
     table["traced effect"] = [float(proposal.effects[number]) for number in layer]
     title = f"Edits by layer; causal traces of {proposal.prompts} facts propose layer {proposal.layer}"
-    found = {"proposed": proposal.layer, "traced": proposal.prompts, "rows": table}
+    found = {**made, "proposed": proposal.layer, "traced": proposal.prompts, "rows": table}
     return Output(found, [Sheet(title, table)], lambda out: write_tables({"": table}, options))
 
 

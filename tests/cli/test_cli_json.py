@@ -297,7 +297,7 @@ def test_figures(name: str, tiny: str, tmp_path: Path, monkeypatch: pytest.Monke
     others = {table for _, every in FIGURES.values() for table in every} - tables
     assert not others & set(found)
     assert all(found[table] or table == "shares" for table in tables)
-    if name not in (*MADE_FROM, "edit_layer"):
+    if name not in MADE_FROM:
         assert set(found) >= PROVENANCE
     files_are_there(found, tmp_path)
 
