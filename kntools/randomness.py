@@ -9,7 +9,7 @@ from kntools.arguments import whole
 
 
 def generator(seed: SupportsIndex) -> torch.Generator:
-    return torch.Generator().manual_seed(whole("seed", seed))
+    return torch.Generator().manual_seed(whole("seed", seed, -(2**63), 2**64 - 1))
 
 
 def python_random(seed: SupportsIndex) -> Random:

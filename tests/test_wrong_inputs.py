@@ -116,7 +116,7 @@ CALLS: dict[str, tuple[Call, list[Any]]] = {
     "causal_trace": (lambda m, a, x: kn.causal_trace(m, x, samples=1, window=1), [*PROMPTS, TEXT]),
     "noise": (lambda m, a, x: kn.causal_trace(m, PROMPT, samples=1, noise=x), ["3sgma", None, -1, [1], torch.ones(2)]),
     "samples": (lambda m, a, x: kn.causal_trace(m, PROMPT, samples=x), GIVEN),
-    "seed": (lambda m, a, x: kn.causal_trace(m, PROMPT, samples=1, seed=x), [1.5, "x", None]),
+    "seed": (lambda m, a, x: kn.causal_trace(m, PROMPT, samples=1, seed=x), [1.5, "x", None, 2**70]),
     "rome": (lambda m, a, x: kn.rome(m, x, " cat", layer=1), [*PROMPTS, TEXT]),
     "rome layer": (lambda m, a, x: kn.rome(m, PROMPT, " cat", layer=x), [*LAYERS, [1]]),
     "rome target": (lambda m, a, x: kn.rome(m, PROMPT, x, layer=1), [PROMPT, None, 5, "", [" cat"], "cat"]),

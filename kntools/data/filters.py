@@ -5,7 +5,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import replace
 from typing import Any, TypedDict, Unpack
 
-from kntools.arguments import flag, whole
+from kntools.arguments import flag, several, shown, whole
 from kntools.data.records import Loaded, PromptSet, Record, Skipped
 from kntools.data.sources import Source
 from kntools.engine.answers import ask
@@ -57,7 +57,10 @@ def select(
     left_out: Counter[str] = Counter()
     target = filters.get("target")
     if target is not None:
-        targets = {t.strip() for t in ((target,) if isinstance(target, str) else target)}
+        listed = [target] if isinstance(target, str) else several("target", target, "['Rome', 'Paris']")
+        if not all(isinstance(t, str) for t in listed):
+            raise TypeError(f"target={shown(target)}; give texts such as 'Rome' or ['Rome', 'Paris']")
+        targets = {t.strip() for t in listed}
         asked: Sequence[Any] = records  # some have no target; their loaders take no `target=`
         matching = [i for i in order if asked[i].target.strip() in targets]
         left_out["other target"] = len(order) - len(matching)

@@ -12,7 +12,7 @@ from kntools.arguments import shown
 
 T = TypeVar("T")
 
-_BOM = b"\xef\xbb\xbf"
+_BOM, _GZIP = b"\xef\xbb\xbf", b"\x1f\x8b"
 
 
 @dataclass(frozen=True)
@@ -147,6 +147,8 @@ def numbered_lines(path: Path, expected: str, *, blank_is_error: bool = True) ->
     raw = path.read_bytes()
     if not raw.strip():
         raise ValueError(f"{path} is empty; expected {expected}")
+    if raw.startswith(_GZIP):
+        raise ValueError(f"{path} is compressed; expected a file with {expected}: unpack it with gunzip")
     for number, line in enumerate(raw.removeprefix(_BOM).removesuffix(b"\n").split(b"\n"), start=1):
         try:
             text = line.removesuffix(b"\r").decode("utf-8")

@@ -107,6 +107,9 @@ def test_target(target: Any) -> None:
 def test_wrong_filters() -> None:
     with pytest.raises(ValueError, match=r"limit=-1; give a whole number at least 0"):
         data.pararel("P36", path="sample", limit=-1)
+    for target in (["Ottawa", None], 5):
+        with pytest.raises(TypeError, match=r"target=.*; give "):
+            data.pararel("P36", path="sample", target=target)  # type: ignore[arg-type]
     with pytest.raises(TypeError, match=r"unknown argument limits; the filters are limit, seed"):
         data.pararel("P36", path="sample", limits=3)  # type: ignore[call-arg]
 

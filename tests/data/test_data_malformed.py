@@ -1,5 +1,6 @@
 """A record that is not as it should be is an error that names the file and the line; nothing is passed over."""
 
+import gzip
 import json
 import re
 import time
@@ -78,6 +79,13 @@ def test_an_empty_file(reader: Callable[[Path], Any], content: bytes, tmp_path: 
     path.write_bytes(content)
     with pytest.raises(ValueError, match=rf"{re.escape(str(path))} is empty; expected "):
         reader(path)
+
+
+def test_a_compressed_file(tmp_path: Path) -> None:
+    path = tmp_path / "pairs.jsonl.gz"
+    path.write_bytes(gzip.compress(line().encode()))
+    with pytest.raises(ValueError, match=r"is compressed; expected a file with .* unpack it"):
+        json_lines(path)
 
 
 @pytest.mark.parametrize("reader", [json_lines, json_array, lambda path: table(path, ("a",))])
