@@ -28,7 +28,7 @@ class Localisation(Table):
 
     def summary(self, *, seed: int = 0) -> pd.DataFrame:
         """One row per paradigm or relation: means over its groups, 95 % intervals, and the null's means;
-        `above_null` is the share of groups whose R1^2 is above that of their null.
+        `above_null` is the share of groups whose R1^2 is above that of their null, of those that have both.
         """
         rows = []
         for source, own in self.to_frame().groupby("source", sort=False):
@@ -40,7 +40,8 @@ class Localisation(Table):
                     row[f"null_{name}"] = float(own[f"null_{name}"].astype(float).mean())
             row["converged"] = float(own["converged"].mean())
             if "null_r1" in own:
-                row["above_null"] = float((own["r1"].astype(float) > own["null_r1"].astype(float)).mean())
+                r1, null = own["r1"].astype(float), own["null_r1"].astype(float)
+                row["above_null"] = float((r1 > null)[r1.notna() & null.notna()].mean())
             rows.append(row)
         return pd.DataFrame(rows)
 
