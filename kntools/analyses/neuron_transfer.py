@@ -177,4 +177,4 @@ def number_prompts(
     if not found:
         raise ValueError(f"{', '.join(paradigms)}: no pair of a number is left that this model can be asked")
     rng = python_random(seed)
-    return {name: sample(list(dict.fromkeys(listed)), limit, rng) for name, listed in found.items()}
+    return {name: sample(listed, limit, rng) for name, listed in found.items()}

@@ -117,10 +117,11 @@ def prompt_groups(
             asked = records.prompts(model)
             found = _by_answer(asked, frames, seed, by)
     kind: GroupKind = "factual" if relation else "linguistic"
-    groups = [
+    given = [
         PromptGroup(key, name, kind, tuple(dict.fromkeys(prompts)), tuple(labels.items()))
         for key, prompts, labels in found
     ]
+    groups = list(dict.fromkeys(given))  # ParaRel has some facts twice
     enough = [group for group in groups if len(group.prompts) >= least]
     if not enough:
         most = max((len(group.prompts) for group in groups), default=0)
@@ -131,7 +132,11 @@ def prompt_groups(
     chosen = enough
     if limit is not None and limit < len(enough):
         chosen = sorted(python_random(seed).sample(enough, limit), key=lambda group: group.key)
-    reasons = {f"fewer than {least} prompts": len(groups) - len(enough), "over the limit": len(enough) - len(chosen)}
+    reasons = {
+        "the same as another group": len(given) - len(groups),
+        f"fewer than {least} prompts": len(groups) - len(enough),
+        "over the limit": len(enough) - len(chosen),
+    }
     return Loaded(tuple(chosen), skipped + asked.skipped + Skipped.of(reasons), name, records.is_sample)
 
 
@@ -159,7 +164,8 @@ def _by_answer(asked: PromptSet, most: int, seed: int, by: Callable[[Any], str |
 def by_answer(
     model: Any, name: str, *, limit: int | None = None, classes: int = 8, seed: int = 0, path: Any = None
 ) -> dict[str, list[Prompt]]:
-    """Prompts of a paradigm or relation by their answer: the `classes` most frequent ones, `limit` prompts of each.
+    """Prompts of a paradigm or relation by their answer: the `classes` most frequent ones, `limit` prompts of each,
+    none twice.
 
     Where a noun is asked for after a demonstrative, by that demonstrative: it says the answer's number.
     """
@@ -184,7 +190,7 @@ def known_prompts(model: Any, sources: Sequence[str], *, limit: int, seed: int) 
     for source in several("sources", sources, "['P36']"):
         load = data.pararel if is_relation(source) else data.blimp
         found = load(source, limit=limit, seed=seed, known_only=model).prompts(model)
-        prompts[source] = [listed[0] for _, listed in found.by_record()]
+        prompts[source] = list(dict.fromkeys(listed[0] for _, listed in found.by_record()))
     return prompts
 
 
@@ -198,8 +204,12 @@ def is_relation(name: str) -> bool:
     return name in data.RELATIONS
 
 
-def sample(items: list[T], limit: int | None, rng: random.Random) -> list[T]:
-    """All of them, or `limit` drawn at random."""
+def sample(items: Iterable[T], limit: int | None, rng: random.Random) -> list[T]:
+    """All of them, equal ones once, or `limit` drawn at random.
+
+    Records may differ only behind the answer; what a causal model reads of them is then one prompt.
+    """
+    items = list(dict.fromkeys(items))
     return items if limit is None or whole("limit", limit, least=0) >= len(items) else rng.sample(items, limit)
 
 
@@ -237,7 +247,6 @@ def each_prompt(
     run: RunStore, prompts: NamedPrompts, make: Callable[[Sequence[Prompt]], Sequence[T]], size: int = 1
 ) -> list[tuple[str, Prompt, T]]:
     """Source, prompt and what is made of it, for every prompt of a run; `make` is given up to `size` at a time."""
-    # Pairs may differ only behind the answer; what a causal model reads of them is then one prompt.
     asked = list(dict.fromkeys((source, prompt) for source, listed in prompts.items() for prompt in listed))
 
     def made(part: Sequence[tuple[str, Prompt]]) -> Sequence[T]:

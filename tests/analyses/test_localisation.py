@@ -39,6 +39,38 @@ def test_groups_are_pairs_in_many_frames(groups: Loaded[PromptGroup]) -> None:
     assert groups.skipped.total == 0
 
 
+def test_groups_without_a_similarity_are_not_below_their_null() -> None:
+    """R1^2 is None where fewer than two prompts have scores, as it is in the means."""
+    base = {
+        "source": "P36",
+        "kind": "factual",
+        "count": 1,
+        "tau": 0.7,
+        "converged": True,
+        "null_count": 0,
+        "null_tau": 0.7,
+    }
+    values = {"a": (0.9, 0.1), "b": (0.2, 0.3), "c": (None, 0.3), "d": (0.9, None), "e": (None, None)}
+    rows = [{**base, "group": name, "r1": r1, "null_r1": null} for name, (r1, null) in values.items()]
+    assert Localisation.of(rows, {"model": "?"}).summary()["above_null"].item() == 0.5
+
+
+def test_a_fact_that_is_given_twice_is_one_group(tmp_path: Path) -> None:
+    for kind, lines in (
+        ("patterns", [{"pattern": "The capital of [X] is [Y]."}, {"pattern": "The city of [X] is [Y]."}]),
+        (
+            "facts",
+            [{"sub_label": s, "obj_label": o, "uuid": s} for s, o in (("Canada", "Ottawa"), ("France", "Paris"))] * 2,
+        ),
+    ):
+        (tmp_path / "pararel" / kind).mkdir(parents=True)
+        (tmp_path / "pararel" / kind / "P36.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+    found = prompt_groups(zoo.tiny("llama"), "P36", least=2, path=tmp_path)
+    assert [group.key for group in found] == ["Canada -> Ottawa", "France -> Paris"]
+    assert found.skipped["the same as another group"] == 2
+    assert len(localisation(zoo.tiny("llama"), found, settings=ONE, null=None).rows) == 2
+
+
 def test_planted_neurons_are_found_and_fully_localised(groups: Loaded[PromptGroup]) -> None:
     found = localisation(planted.cached(), groups, settings=ONE)
     for row, g in zip(found.rows, groups, strict=True):

@@ -198,6 +198,18 @@ def test_profile_is_the_mean_of_attributions(folder: Path, tmp_path: Path) -> No
     assert {len(some) for some in by_answer(model, "determiner_noun_agreement_1", limit=3, path=folder).values()} == {3}
 
 
+def test_prompts_of_an_answer_are_each_given_once(tmp_path: Path) -> None:
+    """Pairs that differ only behind the noun are one prompt for a causal model."""
+    path = planted.write_pairs(tmp_path)
+    lines = path.read_text().splitlines()
+    path.write_text("\n".join(lines + [line.replace('."', ' there."') for line in lines]) + "\n")
+    found = by_answer(planted.cached(), "determiner_noun_agreement_1", path=path)
+    assert {name: len(some) for name, some in found.items()} == {"this": 8, "that": 8, "those": 8}
+    assert all(len(some) == len(set(some)) for some in found.values())
+    profile = attribution_profile(planted.cached(), found, settings=QUICK)
+    assert profile.counts == (4, 4, 4)
+
+
 def test_profile_errors() -> None:
     with pytest.raises(ValueError, match="every group needs 2"):
         attribution_profile(planted.cached(), {"a": []})
