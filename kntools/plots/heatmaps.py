@@ -28,7 +28,7 @@ def heatmap(
     limits: Sequence[float] | None = None,
     **look: Unpack[Look],
 ) -> go.Figure:
-    """A table as cells, its first row on top: red above 0, blue below, and no colour at 0.
+    """A table as cells, its first row on top: red above 0, blue below, and no colour at 0. A cell of nan is empty.
 
     ```python
     kn.plots.heatmap(effects, x="head", unit="change of the logit")                  # [layer head]
@@ -49,18 +49,21 @@ def heatmap(
     names = list(map(plain, given)) if len(tables) > 1 else None
     figure = make_subplots(cols=len(tables), shared_yaxes=True, horizontal_spacing=0.03, subplot_titles=names)
     figure.update_xaxes(title_text=plain(x)).update_yaxes(title_text=plain(y), col=1)
-    hover = f"{plain(y)} %{{y}}<br>{plain(x)} %{{x}}<br>%{{z:.4g}}<extra></extra>"
+    hover = f"{plain(y)} %{{y}}<br>{plain(x)} %{{x}}<br>%{{customdata}}<extra></extra>"
+    sign = "" if limits else "+"
     for panel, table in enumerate(tables, start=1):
         (across, x_axis), (down, y_axis) = _axis(table.columns), _axis(table.index)
         z, at = table.to_numpy(), {"row": 1, "col": panel}
-        figure.add_heatmap(z=z, x=across, y=down, coloraxis="coloraxis", hovertemplate=hover, xgap=1, ygap=1, **at)
+        exact = [["no value" if np.isnan(value) else f"{value:{sign}.4g}" for value in row] for row in z.tolist()]
+        cells = go.Heatmap(z=z, x=across, y=down, customdata=exact, hovertemplate=hover, coloraxis="coloraxis")
+        figure.add_trace(cells.update(xgap=1, ygap=1), **at)
         figure.update_xaxes(x_axis, **at).update_yaxes({**y_axis, "range": y_axis["range"][::-1]}, **at)
         if say:
             # Text of its own trace: the heatmap's own is coloured as if the background were always white.
-            words = [number(value, "" if limits else "+") for value in z.ravel().tolist()]
+            words = ["" if np.isnan(value) else number(value, sign) for value in z.ravel().tolist()]
             text = go.Scatter(x=across * len(down), y=[row for row in down for _ in across], text=words, mode="text")
             figure.add_trace(text.update(textfont_size=11, hoverinfo="skip", showlegend=False), **at)
-    largest = max(float(np.abs(table.to_numpy()).max()) for table in tables) or 1.0
+    largest = max(float(np.nan_to_num(np.abs(table.to_numpy())).max()) for table in tables) or 1.0
     low, high = limits or (-largest, largest)
     strongest = 0.75 if say else 1.0  # text stays readable
     one_sided = [(0, faded(CATEGORIES[0], 0.0)), (1, faded(CATEGORIES[0], strongest))]
@@ -71,7 +74,8 @@ def heatmap(
 
 
 def _table(values: Any, rows: Iterable[Any] | None, columns: Iterable[Any] | None) -> pd.DataFrame:
-    table = values if isinstance(values, pd.DataFrame) else pd.DataFrame(finite(values, "values", (None, None)))
+    given = values if isinstance(values, pd.DataFrame) else finite(values, "values", (None, None), gaps=True)
+    table = pd.DataFrame(given)
     for axis, (what, labels) in enumerate({"rows": rows, "columns": columns}.items()):
         if labels is not None:
             listed, count = list(labels), table.shape[axis]
@@ -79,7 +83,7 @@ def _table(values: Any, rows: Iterable[Any] | None, columns: Iterable[Any] | Non
                 n = len(listed)
                 raise ValueError(f"{what}= has {n} labels, the values have {count} {what}; give a list of {count}")
             table = table.set_axis(listed, axis=axis)
-    finite(table.to_numpy(copy=True), "values")
+    finite(table.to_numpy(copy=True), "values", gaps=True)
     return table
 
 

@@ -77,8 +77,11 @@ def read_neurons(given: Any) -> list[Neuron]:
     return [as_neurons([n])[0] for n in found]
 
 
-def finite(values: Any, what: str, shape: Sequence[int | None] | None = None) -> np.ndarray:
-    """Values on the CPU, in at least single precision; `shape` is what they must have, `None` for any size."""
+def finite(values: Any, what: str, shape: Sequence[int | None] | None = None, *, gaps: bool = False) -> np.ndarray:
+    """Values on the CPU, in at least single precision; `shape` is what they must have, `None` for any size.
+
+    With `gaps` some may be nan.
+    """
     try:
         tensor = _stacked(values).detach().cpu()
     except (TypeError, ValueError, RuntimeError) as error:
@@ -91,7 +94,7 @@ def finite(values: Any, what: str, shape: Sequence[int | None] | None = None) ->
         wanted = " x ".join("any" if n is None else str(n) for n in shape)
         hint = "; for one row, values[None]" if tensor.ndim == 1 and len(shape) == 2 else ""
         raise ValueError(f"{what} must have the shape {wanted}, one per label, not {tuple(tensor.shape)}{hint}")
-    if not bool(torch.isfinite(tensor).all()):
+    if not bool((tensor.isfinite() | (tensor.isnan() & gaps)).all()):
         raise ValueError(f"{what} hold nan or inf, which cannot be drawn")
     return tensor.numpy()
 

@@ -110,12 +110,12 @@ def patch_heatmap(
         plain_options: dict[str, Any] = {"title": "Patching", **look}
         return _layers_across({"": grid}, labels, **plain_options)
     without_effect("for a PatchGrid, which has its labels", labels=labels)
-    effects, axis = finite(grid.normalized if normalized else grid.effect, "effects"), ""
+    effects, axis = finite(grid.normalized if normalized else grid.effect, "effects", gaps=True), ""
     kept, (clean, corrupted), n = range(effects.shape[1]), grid.pairs[0], len(grid.pairs)
     if grid.axis == "position":
         names = [grid.tokens[0][c] if n == 1 else f"position {c}" for c in grid.columns]
     else:
-        kept = np.sort(np.argsort(-np.abs(effects).max(0), kind="stable")[:_MOST]).tolist()
+        kept = np.sort(np.argsort(-np.nan_to_num(np.abs(effects)).max(0), kind="stable")[:_MOST]).tolist()
         names = [f"{grid.axis} {grid.columns[c]}" for c in kept]
         axis = f"the leading {len(kept)} of {effects.shape[1]:,}" if len(kept) < effects.shape[1] else ""
     of = f"{clean.text} | {corrupted.text}" if n == 1 else f"mean of {n} pairs"
@@ -129,14 +129,15 @@ def _layers_across(
 ) -> go.Figure:
     """A `heatmap` of `[layer label]` with a row per label. Rows are numbers, so that equal labels stand apart."""
     found = {
-        name: finite(table, "effects", (None, len(labels) if labels else None)).T for name, table in tables.items()
+        name: finite(table, "effects", (None, len(labels) if labels else None), gaps=True).T
+        for name, table in tables.items()
     }
     figure = heatmap(found, columns=layers, x="layer", **{"y": "", "unit": "effect", **options})
     texts = _exact(labels or list(map(str, figure.data[0].y)))
     figure.update_yaxes(tickvals=list(range(len(texts))), ticktext=[text.strip() or text for text in texts])
     return figure.update_traces(
         text=[[text] * len(figure.data[0].x) for text in texts],
-        hovertemplate="<b>%{text}</b><br>layer %{x}<br>%{z:+.4g}<extra></extra>",
+        hovertemplate="<b>%{text}</b><br>layer %{x}<br>%{customdata}<extra></extra>",
     )
 
 

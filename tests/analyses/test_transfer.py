@@ -48,6 +48,19 @@ def test_values_are_those_of_whole_runs(name: str) -> None:
             assert row[column] == pytest.approx(float(logits[e.target_ids[0]] - logits[e.foil_ids[0]]), abs=1e-4)
 
 
+def test_a_share_of_no_pair_is_an_empty_cell() -> None:
+    good, bad = (
+        kn.Prompt("The capital of Canada is", a, foil=b) for a, b in ((" Ottawa", " Paris"), (" Paris", " Ottawa"))
+    )
+    found = transfer(zoo.tiny("llama"), {"a": [good], "b": [bad]}, ["L1.N3"])
+    shares = found.summary().groupby("source", sort=False)["share"].first()
+    cells, texts = found.plot().data
+    row = shares.index[shares.isna()].item()
+    at = list(cells.y).index(row)
+    assert all(value != value for value in cells.z[at]) and set(cells.customdata[at]) == {"no value"}
+    assert [word == "" for word in texts.text] == [y == row for y in texts.y]
+
+
 def test_what_is_asked(folder: Path) -> None:
     model, paradigm = planted.cached(), "determiner_noun_agreement_1"
     left = number_prompts(model, [paradigm], number="plural", without={"cat"}, limit=3, path=folder)

@@ -82,6 +82,20 @@ def test_a_heatmap_of_any_table() -> None:
         plots.heatmap([[1.0, 2.0], [3.0]])
 
 
+def test_a_cell_without_a_value_is_empty_in_every_heatmap_and_its_hover_says_so() -> None:
+    values = torch.tensor([[1.0, float("nan")], [-2.0, 0.5]])
+    for draw in (plots.heatmap, plots.trace_heatmap, plots.patch_heatmap):
+        (trace,), scale = draw(values).data, draw(values).layout.coloraxis
+        z, said = (np.array(x) for x in (trace.z, trace.customdata))
+        assert (
+            np.isnan(z).sum() == 1
+            and said[np.isnan(z)].tolist() == ["no value"]
+            and "%{customdata}" in trace.hovertemplate
+        )
+        assert sorted(said[~np.isnan(z)]) == ["+0.5", "+1", "-2"] and (scale.cmin, scale.cmax) == (-2, 2)
+    assert plots.heatmap(values * torch.nan).layout.coloraxis.cmax == 1
+
+
 @pytest.mark.parametrize("read", [torch.Tensor.tolist, list, torch.Tensor.numpy, lambda x: [list(row) for row in x]])
 def test_heatmaps_take_lists_and_arrays(read: Any) -> None:
     values = torch.tensor([[0.5, -0.25, 1], [2, 3, 4]])
