@@ -90,7 +90,8 @@ def knowledge_neurons(
     1. The coarse set of each prompt: neurons with a score of at least `threshold` times that prompt's highest.
     2. Neurons in the coarse sets of at least a `share` of the prompts (counted in whole prompts).
     3. If there are too many, the share goes up by `step`, if too few, down, until their number is within
-       `target_count`. If no share in (0, 1] gives such a number, the nearest one is used, and `converged` is False.
+       `target_count`. If none of these shares in (0, 1] gives such a number, the one whose number is nearest to it is
+       used, and `converged` is False; shares between two steps are not tried, as in the published rule.
 
     The neurons are always those of the share that is returned.
 

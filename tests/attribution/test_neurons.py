@@ -168,3 +168,12 @@ def test_r1_squared_needs_two_directions() -> None:
     assert kn.r1_squared(torch.cat([row, zero, row]), drop_zero=True) == pytest.approx(1)
     with pytest.raises(ValueError, match="at least 2"):
         kn.r1_squared(torch.cat([row, zero]), drop_zero=True)
+
+
+def test_only_shares_of_the_grid_are_tried() -> None:
+    """As published: 0.72 would give three neurons, and lies between two steps."""
+    scores = torch.zeros(100, 1, 20)
+    scores[:74, 0, :3], scores[:71, 0, 3:10], scores[90:, 0, 18], scores[:, 0, 19] = 1, 1, 1, 0.001
+    found = kn.knowledge_neurons(scores)
+    assert not found.converged and found.share in (0.7, 0.75) and len(found) in (0, 10)
+    assert len(kn.knowledge_neurons(scores, share=0.72)) == 3
