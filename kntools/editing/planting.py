@@ -10,12 +10,12 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from kntools.arguments import decimal, whole
+from kntools.editing.weight_edits import Application, applied_scope
 from kntools.engine.from_layer import row_groups
 from kntools.models import neuron_layers
 from kntools.models.gradients import check_gradients
 from kntools.options import progress_bar
 from kntools.prompts import Encoded, Prompt, encode_many
-from kntools.scopes import scope
 from kntools.sites import NeuronLike, by_layer
 
 
@@ -43,20 +43,29 @@ def planted(
 
     Only what belongs to these neurons is trained, by at most `steps` updates of Adam on -log P(answer), while P(answer)
     is below `until`: their columns of `W_in` (and of the gate), their entries of `b_in` and their rows of `W_out`. On
-    exit every weight is what it was, bit for bit.
+    exit every weight is what it was, bit for bit. Scopes of edits and this one close in the opposite order.
     """
     check_gradients(model)
     [encoded] = encode_many(model, prompt)
     chosen = neuron_layers.check_neurons(model, neurons)
     steps, lr = whole("steps", steps, least=1), decimal("lr", lr, above=0)
     until = decimal("until", until, above=0, below=1)
-    parts = [part for layer, own in by_layer(chosen).items() for part in _parts(model, layer, [n.index for n in own])]
 
-    def leave() -> None:
-        for part in parts:
-            part.write(part.saved)
+    def saved() -> list[_Part]:
+        layers = by_layer(chosen).items()
+        return [part for layer, own in layers for part in _parts(model, layer, [n.index for n in own])]
 
-    return scope(lambda: _train(model, encoded, parts, steps, lr, until), leave)
+    def make() -> Application[Planted]:
+        parts = saved()
+
+        def restore() -> None:
+            for part in parts:
+                part.write(part.saved)
+
+        return Application(model, lambda: _train(model, encoded, parts, steps, lr, until), restore)
+
+    saved()  # what cannot be planted is an error here
+    return applied_scope(make)
 
 
 @dataclass(frozen=True)

@@ -1,14 +1,15 @@
 """An edit of weights is a value; applying it is a scope, after which every bit is as before.
 
-Scopes nest. They are closed in the opposite order; each puts back the copy that it saved on entry. Ctrl-C may strike at
-any line. An edit is on its model's stack from before its first write until after its last row has been put back, so
-what the stack says of the weights is never too little.
+Scopes nest. They are closed in the opposite order; each puts back the copy that it saved on entry. One that is left
+early is undone together with those above it: the last one out leaves every bit as it was. Ctrl-C may strike at any
+line. An edit is on its model's stack from before its first write until after its last row has been put back, so what
+the stack says of the weights is never too little.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Generic, TypeVar
 from weakref import WeakKeyDictionary
 
 import pandas as pd
@@ -22,6 +23,8 @@ from kntools.results.fingerprint import fingerprint
 from kntools.results.result import Result
 from kntools.scopes import scope
 from kntools.sites import Hook
+
+T = TypeVar("T")
 
 
 class WeightEdit(Result):
@@ -50,32 +53,23 @@ class WeightEdit(Result):
 
         Raises:
             ValueError: the edit was made on other weights.
-            RuntimeError: it is applied already; or, on exit, an edit that was applied later is still there.
+            RuntimeError: it is applied already; or, on exit, an edit that was applied later is still there: then both
+                are undone when that one is.
         """
-        made: list[Application] = []
-
-        def enter() -> Any:
-            made.append(Application(self, model))
-            made[0].apply(model)
-            return model
-
-        def leave() -> None:
-            for application in made:
-                application.undo(model)
-
-        return scope(enter, leave)
+        return applied_scope(lambda: _application(self, model))
 
     def apply(self, model: Any) -> None:
         """Edit `model` until `undo`. Raises as `applied` does; the weights are then unchanged."""
-        Application(self, model).apply(model)
+        _application(self, model).apply()
 
     def undo(self, model: Any) -> None:
         """Restore the weights from before `apply`: the saved copy, not a subtraction.
 
         Raises:
-            RuntimeError: the edit is not applied, or another one was applied after it.
+            RuntimeError: the edit is not applied, or another one was applied after it: then both are undone when that
+                one is.
         """
-        find(self, model).undo(model)
+        find(self, model).undo()
 
     def hooks(self, model: Any) -> list[Hook]:
         """The edit as hooks, without a change of weights: `kn.sweep(model, tokens, [edit.hooks(model)])`.
@@ -157,45 +151,82 @@ class LayerEdit(WeightEdit):
         return pd.DataFrame(rows, columns=["layer", "rows of W_out", "norm of the change"])
 
 
-class Application:
-    """An edit on its way onto the stack of a model, and off it again."""
+class Application(Generic[T]):
+    """An edit on its way onto the stack of a model, and off it again; or what else writes to the weights for a while.
 
-    def __init__(self, edit: WeightEdit, model: Any) -> None:
-        self.edit, self.changes, self.stack = edit, edit.changes, _stack(model)
-        check(edit, self.changes, model)
+    `write` changes the weights, `restore` puts back what was saved before.
+    """
+
+    def __init__(
+        self, model: Any, write: Callable[[], T], restore: Callable[[], None], edit: WeightEdit | None = None
+    ) -> None:
+        self.model, self.write, self.restore, self.stack = model, write, restore, _stack(model)
+        self.edit, self.changes = edit, () if edit is None else edit.changes
         self.before, self.after = fingerprint(model), ""  # of the weights without it and with it
-        self.saved = [(change, change.read(model)) for change in self.changes]
+        self.left = False
 
-    def apply(self, model: Any) -> None:
+    def apply(self) -> T:
         """Edit the weights: wholly, or, if interrupted, not at all."""
         try:
             self.stack.append(self)
-            for change in self.changes:
-                change.add(model)
-            self.after = fingerprint(model)
+            made = self.write()
+            self.after = fingerprint(self.model)
+            return made  # Ctrl-C before this line is caught too
         except BaseException:
-            self.undo(model)
+            self.undo()
             raise
 
-    def undo(self, model: Any) -> None:
+    def undo(self) -> None:
         """Put the saved copies back: wholly, also if interrupted. Off the stack there is nothing to do."""
-        if self in self.stack and self.stack[-1] is not self:
-            raise RuntimeError(
-                "another edit was applied after this one; undo that one first (scopes close in the opposite order). "
-                "Nothing was undone"
-            )
         try:
-            self._restore(model)
+            self._restore()
         except KeyboardInterrupt:
-            self._restore(model)
+            self._restore()
             raise
-
-    def _restore(self, model: Any) -> None:
-        """What was interrupted may be done again: the copies go when they have been written."""
         if self in self.stack:
-            for change, old in reversed(self.saved):
-                change.write(model, old)
-            self.stack.remove(self)
+            raise RuntimeError(
+                "another edit was applied after this one, and is still there (scopes close in the opposite order); "
+                "this one will be undone together with it: undo that one, or leave its scope"
+            )
+
+    def _restore(self) -> None:
+        """What was interrupted may be done again: the copies go when they have been written."""
+        self.left = True
+        while self.stack and self.stack[-1].left:
+            self.stack[-1].restore()
+            self.stack.pop()
+
+
+def applied_scope(make: Callable[[], Application[T]]) -> AbstractContextManager[T]:
+    """A scope with what `make` gives on entry."""
+    made: list[Application[T]] = []
+
+    def enter() -> T:
+        made.append(make())
+        return made[0].apply()
+
+    def leave() -> None:
+        for application in made:
+            application.undo()
+
+    return scope(enter, leave)
+
+
+def _application(edit: WeightEdit, model: Any) -> Application[Any]:
+    changes = edit.changes
+    check(edit, changes, model)
+    saved = [(change, change.read(model)) for change in changes]
+
+    def write() -> Any:
+        for change in changes:
+            change.add(model)
+        return model
+
+    def restore() -> None:
+        for change, old in reversed(saved):
+            change.write(model, old)
+
+    return Application(model, write, restore, edit)
 
 
 class AppliedAlready(RuntimeError):
@@ -226,17 +257,17 @@ def check(edit: WeightEdit, changes: tuple[Change, ...], model: Any) -> None:
         change.check(model)
 
 
-_stacks: WeakKeyDictionary[Any, list[Application]] = WeakKeyDictionary()
+_stacks: WeakKeyDictionary[Any, list[Application[Any]]] = WeakKeyDictionary()
 
 
-def _stack(model: Any) -> list[Application]:
+def _stack(model: Any) -> list[Application[Any]]:
     adapter.check_model(model)
     return _stacks.setdefault(model, [])
 
 
 def applied_edits(model: Any) -> list[WeightEdit]:
     """The edits that are applied to the model now, the first one first."""
-    return [application.edit for application in _stack(model)]
+    return [application.edit for application in _stack(model) if application.edit is not None]
 
 
 def fingerprints(model: Any) -> list[str]:
@@ -244,7 +275,7 @@ def fingerprints(model: Any) -> list[str]:
     return [fingerprint(model), *(application.before for application in _stack(model))]
 
 
-def find(edit: WeightEdit, model: Any) -> Application:
+def find(edit: WeightEdit, model: Any) -> Application[Any]:
     for application in _stack(model):
         if application.edit is edit:
             return application

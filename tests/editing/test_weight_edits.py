@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import warnings
+from contextlib import nullcontext
+from itertools import permutations
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +14,7 @@ import torch
 
 import kntools as kn
 from kntools.editing.changes import Change
+from kntools.editing.planting import planted
 from kntools.editing.rome_settings import RomeSettings
 from kntools.editing.weight_edits import LayerEdit
 from kntools.engine.generation import sample_texts
@@ -154,12 +158,52 @@ def test_scopes_closed_out_of_order() -> None:
     outer.__enter__()
     inner.__enter__()
     edited = zoo.bits(model)
-    with pytest.raises(RuntimeError, match="applied after this one"):
+    with pytest.raises(RuntimeError, match=r"applied after this one.*undone together with it"):
         outer.__exit__(None, None, None)
     assert zoo.bits(model) == edited
     inner.__exit__(None, None, None)
-    one.undo(model)
     assert zoo.bits(model) == before
+    with pytest.raises(RuntimeError, match="not applied"):
+        one.undo(model)
+
+
+def test_the_last_scope_out_restores_all_bits() -> None:
+    """Whatever the order; planted facts are among the edits."""
+    model = zoo.fresh("llama")
+    before = zoo.bits(model)
+    for order in permutations(range(3)):
+        scopes = [
+            kn.erase_values(model, [(1, 3), (0, 2)]).applied(model),
+            planted(model, PROMPT, [(1, 3), (1, 4)], steps=2),
+            kn.edit_values(model, [(1, 3), (1, 5)], " Ottawa", " Rome").applied(model),
+        ]
+        for scope in scopes:
+            scope.__enter__()
+        there = [0, 1, 2]
+        for n in order:
+            early = n != there[-1]
+            there.remove(n)
+            with pytest.raises(RuntimeError, match="applied after") if early and there else nullcontext():
+                scopes[n].__exit__(None, None, None)
+        assert zoo.bits(model) == before, order
+
+
+def test_tasks_that_overlap_leave_the_model_as_it_was() -> None:
+    model = zoo.fresh("llama")
+    before, said = zoo.bits(model), list[str]()
+
+    async def work(edit: kn.WeightEdit, seconds: float) -> None:
+        try:
+            with edit.applied(model):
+                await asyncio.sleep(seconds)
+        except RuntimeError as error:
+            said.append(str(error))
+
+    async def both() -> None:
+        await asyncio.gather(work(kn.erase_values(model, [(1, 2)]), 0.01), work(kn.erase_values(model, [(2, 3)]), 0.1))
+
+    asyncio.run(both())
+    assert zoo.bits(model) == before and len(said) == 1
 
 
 def test_twice_and_never(tmp_path: Path) -> None:
