@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from transformer_lens.model_bridge.sources.transformers import setup_tokenizer
 from transformers import AutoTokenizer, PreTrainedModel
 
 from kntools.engine.capability import check_dropout
@@ -85,12 +86,26 @@ def _form(model: Any) -> tuple[type[PreTrainedModel], Any, dict[str, Tensor]]:
 
 
 def _tokenizer(model: Any) -> Any:
-    """As its files have it. TransformerLens has it add a BOS token, and gives it special tokens that it lacks."""
+    """That of the files, with the further tokens and the chat template of the model's; if they differ more, that.
+
+    TransformerLens has a tokenizer add a BOS token, and gives it special tokens that it lacks: they are left out.
+    """
     if model.tokenizer is None:
         return None
-    with suppress(OSError, ValueError):
-        return AutoTokenizer.from_pretrained(model.tokenizer.name_or_path, local_files_only=True)
     own = copy.deepcopy(model.tokenizer)
+    with suppress(OSError, ValueError):
+        files, loaded = (AutoTokenizer.from_pretrained(own.name_or_path, local_files_only=True) for _ in range(2))
+        if loaded.bos_token is None:  # or else TransformerLens reads it once more, and asks the Hub
+            setup_tokenizer(loaded)
+        added = [token for _, token in sorted(own.added_tokens_decoder.items())]
+        files.add_tokens([token for token in added if token.content not in files.get_vocab() | loaded.get_vocab()])
+        for name, token in own.special_tokens_map.items():
+            lent = name in ("bos_token", "pad_token") and getattr(files, name) is None and token == own.eos_token
+            if not lent and token != getattr(loaded, name, None):
+                setattr(files, name, token)
+        files.chat_template = own.chat_template
+        if files.get_vocab().items() <= own.get_vocab().items() <= (loaded.get_vocab() | files.get_vocab()).items():
+            return files
     for name in ("bos_token", "eos_token", "pad_token"):
         if getattr(own, name) not in own.get_vocab():
             setattr(own, name, None)

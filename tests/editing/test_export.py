@@ -161,6 +161,25 @@ def test_tokenizer_is_that_of_the_files(tmp_path: Path) -> None:
     assert kn.load_model(tmp_path / "it").to_tokens("Canada").tolist() == model.to_tokens("Canada").tolist()
 
 
+@pytest.mark.parametrize("add_bos", [False, True])
+@pytest.mark.parametrize("name", ["llama", "qwen2", "bert"])
+def test_a_tokenizer_with_further_tokens(name: str, add_bos: bool, tmp_path: Path) -> None:
+    given, words = zoo.hf_model(name), zoo.tokenizer(name)
+    if not add_bos and words.bos_token is not None:
+        words.add_bos_token = False
+    words.save_pretrained(tmp_path / "source")
+    words = AutoTokenizer.from_pretrained(tmp_path / "source")
+    words.add_tokens(["<new>", "<end>"])
+    words.eos_token, words.chat_template = "<end>", "{{ messages }}"
+    with torch.random.fork_rng(devices=[]):
+        given.resize_token_embeddings(len(words), mean_resizing=False)
+    kn.save_model(kn.load_model(given, tokenizer=words), tmp_path / "it")
+    read = AutoTokenizer.from_pretrained(tmp_path / "it")
+    assert read.get_vocab() == words.get_vocab() and read.chat_template == words.chat_template
+    assert (read.bos_token, read.eos_token, read.pad_token) == (words.bos_token, "<end>", words.pad_token)
+    assert read("<new> Canada")["input_ids"] == words("<new> Canada")["input_ids"]
+
+
 def test_hooks_and_random_state_play_no_part(tmp_path: Path) -> None:
     model, state = zoo.fresh("gpt2"), torch.get_rng_state()
     expected = logits_of(model)
