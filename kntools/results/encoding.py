@@ -1,8 +1,9 @@
 """Values as JSON and tensors, and back by the types of their fields: what files and runs hold. Never code.
 
 A tensor becomes `{"$tensor": name}`, a result `{"$kind": name of its class, field: value, ...}`, a data frame
-`{"$frame": types of its columns, "rows": [...]}`, nan `{"$float": "nan"}`, another dataclass a mapping of its fields, a
-tuple a list, a range its three numbers. Reading goes by these marks and by type hints.
+`{"$frame": types of its columns, "rows": [...]}`, nan `{"$float": "nan"}`, a range `{"$range": its three numbers}`,
+another dataclass a mapping of its fields, a tuple a list. A key of a mapping that begins with `$` gets another one.
+Reading goes by these marks and by type hints: without a hint, a tuple comes back as a list, a dataclass as a mapping.
 """
 
 import math
@@ -19,7 +20,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-TENSOR, KIND, FRAME, FLOAT = "$tensor", "$kind", "$frame", "$float"
+TENSOR, KIND, FRAME, FLOAT, RANGE = "$tensor", "$kind", "$frame", "$float", "$range"
 
 _classes: dict[str, type] = {}
 _hints = cache(get_type_hints)
@@ -41,9 +42,11 @@ def encode(value: Any, name: str, tensors: dict[str, Tensor] | None = None) -> A
     """`value` as JSON. Its tensors go into `tensors`; without that, small ones become lists.
 
     Raises:
-        TypeError: something that JSON cannot hold, such as a function.
+        TypeError: something that JSON cannot hold, such as a function; a data frame with an index of its own.
     """
     if isinstance(value, Tensor) and tensors is not None:
+        while name in tensors:  # {"a.b": ..., "a": {"b": ...}}
+            name += "'"
         # A copy: two names for the same memory cannot be written.
         tensors[name] = value.detach().to("cpu", copy=True, memory_format=torch.contiguous_format)
         return {TENSOR: name}
@@ -54,20 +57,24 @@ def encode(value: Any, name: str, tensors: dict[str, Tensor] | None = None) -> A
     if isinstance(value, str | bool | int | float | NoneType):
         return value
     if isinstance(value, pd.DataFrame):
-        types = {str(column): str(dtype) for column, dtype in value.dtypes.items()}
+        if not value.index.equals(pd.RangeIndex(len(value))):
+            raise TypeError(f"{name} has an index, which is not saved; give the data frame as frame.reset_index()")
+        types = {column: str(dtype) for column, dtype in value.dtypes.items() if isinstance(column, str)}
+        if len(types) < value.shape[1]:
+            raise TypeError(f"{name} has columns {list(value)}; give each a name of its own, which is text")
         rows = value.astype(object).where(value.notna(), None).to_numpy().tolist()
         return {FRAME: types, "rows": encode(rows, name, tensors)}
     if isinstance(value, Path | torch.dtype | torch.device):
         return str(value)
     if isinstance(value, range):
-        return list(value) if tensors is None else [value.start, value.stop, value.step]
+        return list(value) if tensors is None else {RANGE: [value.start, value.stop, value.step]}
     if isinstance(value, list | tuple):
         return [encode(item, f"{name}.{n}", tensors) for n, item in enumerate(value)]
     if is_dataclass(value) and not isinstance(value, type):
         found = {f.name: encode(getattr(value, f.name), f"{name}.{f.name}", tensors) for f in fields(value)}
         return {KIND: type(value).__name__, **found} if isinstance(value, Registered) else found
     if isinstance(value, Mapping) and all(isinstance(key, str) for key in value):
-        return {key: encode(item, f"{name}.{key}", tensors) for key, item in value.items()}
+        return {_escaped(key): encode(item, f"{name}.{key}", tensors) for key, item in value.items()}
     raise TypeError(f"{name}={value!r} cannot be saved: it is a {type(value).__name__}; give text or numbers")
 
 
@@ -77,6 +84,8 @@ def decode(value: Any, hint: Any, tensors: Mapping[str, Tensor]) -> Any:
         return tensors[value[TENSOR]]
     if isinstance(value, dict) and FLOAT in value:
         return float(value[FLOAT])
+    if isinstance(value, dict) and RANGE in value:
+        return range(*value[RANGE])
     if isinstance(value, dict) and FRAME in value:
         frame = pd.DataFrame(decode(value["rows"], Any, tensors), columns=[*value[FRAME]])
         numbers = ("float", "int", "uint", "bool")
@@ -91,7 +100,7 @@ def decode(value: Any, hint: Any, tensors: Mapping[str, Tensor]) -> Any:
     if isinstance(hint, type) and is_dataclass(hint):
         hints = _hints(hint)
         return hint(**{name: decode(item, hints.get(name, Any), tensors) for name, item in value.items()})
-    if hint is range:
+    if hint is range:  # of files from before it had a mark
         return range(*value)
     inner = get_args(hint)
     if isinstance(value, list) and get_origin(hint) is tuple:
@@ -100,8 +109,13 @@ def decode(value: Any, hint: Any, tensors: Mapping[str, Tensor]) -> Any:
     if isinstance(value, list):
         return [decode(item, inner[0] if inner else Any, tensors) for item in value]
     if isinstance(value, dict):
-        return {key: decode(item, inner[1] if inner else Any, tensors) for key, item in value.items()}
+        of_items = inner[1] if inner else Any
+        return {key[key.startswith("$$") :]: decode(item, of_items, tensors) for key, item in value.items()}
     return value
+
+
+def _escaped(key: str) -> str:
+    return f"${key}" if key.startswith("$") else key
 
 
 def same(a: Any, b: Any) -> bool:

@@ -10,6 +10,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 import torch
 
@@ -51,6 +52,28 @@ def test_items_come_back(kept: bool, tmp_path: Path) -> None:
         assert [p.name for p in tmp_path.iterdir()] == ["run.jsonl"] and again.path == tmp_path / "run.jsonl"
         assert len((tmp_path / "run.jsonl").read_text(encoding="utf-8").splitlines()) == 4
         assert list(store(tmp_path / "run.jsonl").items) == list(again.items)
+
+
+@pytest.mark.parametrize("kept", [True, False])
+def test_what_looks_alike_in_json_is_told_apart(kept: bool, tmp_path: Path) -> None:
+    run = store(tmp_path / "run" if kept else None)
+    payload = {
+        "range": [range(5), range(3, 0, -1), [0, 5, 1]],
+        "a.b": torch.ones(1),
+        "a": {"b": torch.zeros(1), "b'": torch.ones(2)},
+        "marks": {"$float": "1", "$": {"$tensor": "x", "$$": {"$kind": 3}}, "nan": math.nan},
+    }
+    run.put("all", payload)
+    assert encoding.same(run.items["all"], payload)
+    if kept:
+        assert encoding.same(store(tmp_path / "run").items["all"], payload)
+    for frame, said in (
+        (pd.DataFrame({"x": [1, 2]}, index=[7, 9]), r"frame\.reset_index"),
+        (pd.DataFrame({1: [1, 2]}), "a name of its own"),
+        (pd.DataFrame([[1, 2]], columns=["x", "x"]), "a name of its own"),
+    ):
+        with pytest.raises(TypeError, match=said):
+            run.put("frame", frame)
 
 
 def test_parts_are_the_same_whatever_was_finished(tmp_path: Path) -> None:
