@@ -94,8 +94,17 @@ def layers(made: Made) -> list[Any]:
     return [as_far / ways, int(counts["linguistic"]), int(counts["factual"]), int(sources.sum())]
 
 
+def assert_corrected_together(tables: list[pd.DataFrame], column: str) -> None:
+    """Holm's correction over all tables that a sentence is about: of the sorted p, each times what is left."""
+    both = pd.concat(tables).sort_values("p", kind="stable")
+    expected = (both["p"] * range(len(both), 0, -1)).cummax().clip(upper=1)
+    assert both[column].tolist() == pytest.approx(expected.tolist())
+
+
 def suppression(made: Made) -> list[Any]:
     numbers: list[Any] = []
+    both = [made.table(f"figure-5-{number}") for number in ("singular", "plural")]
+    assert_corrected_together(both, "p_corrected")
     for number in ("singular", "plural"):
         table = made.table(f"figure-5-{number}")
         assert (table["significant"] == (table["p_corrected"] < ALPHA)).all()
@@ -158,6 +167,7 @@ def reliability(made: Made) -> list[Any]:
 
 def transfer(made: Made) -> list[Any]:
     numbers: list[Any] = []
+    assert_corrected_together([made.table(f"transfer-{number}") for number in ("singular", "plural")], "p_holm")
     for number in ("singular", "plural"):
         prompts, summary = made.table(f"transfer-prompts-{number}"), made.table(f"transfer-{number}")
         falls = []

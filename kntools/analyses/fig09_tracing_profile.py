@@ -17,6 +17,7 @@ from kntools.analyses.neuron_search import open_run
 from kntools.analyses.prompt_group import prompt_item
 from kntools.arguments import PROMPTS, check_distinct, check_list, flag, several, whole
 from kntools.engine.inputs import check_choice
+from kntools.metrics import UNITS
 from kntools.models import adapter
 from kntools.prompts import Prompt
 from kntools.results.display import number
@@ -24,7 +25,7 @@ from kntools.results.result import Result
 from kntools.results.statistics import Interval, bootstrap_interval, mean_interval
 from kntools.results.table import Row
 from kntools.tracing.causal_tracing import trace_states
-from kntools.tracing.noise import subject_sigma
+from kntools.tracing.noise import noise_level, subject_sigma
 from kntools.tracing.restoration import KINDS, WINDOW, Kind, Severed, make_restoration
 from kntools.tracing.token_roles import ROLES
 from kntools.tracing.weak_corruption import warn_of_weak_corruption
@@ -49,7 +50,7 @@ SITES = {
 
 @dataclass(frozen=True, eq=False, repr=False)
 class TracingProfile(Result):
-    """Indirect effects of many prompts, by token role (the mean over its tokens) and layer.
+    """Indirect effects of many prompts, by token role (the mean over its tokens) and layer, in the unit of `metric`.
 
     ```python
     profile.mean(), profile.interval()                 # [variant role layer]; over prompts
@@ -66,6 +67,7 @@ class TracingProfile(Result):
     window: int
     provenance: dict[str, Any]
     roles: tuple[str, ...] = ROLES
+    metric: str = "probability"
 
     @property
     def variant_names(self) -> tuple[str, ...]:
@@ -73,7 +75,7 @@ class TracingProfile(Result):
 
     @property
     def total_effect(self) -> Float[Tensor, " prompt"]:
-        """Clean minus corrupted probability of each prompt."""
+        """Clean minus corrupted value of each prompt."""
         return self.clean - self.corrupted
 
     def mean(self) -> Float[Tensor, "variant role layer"]:
@@ -138,10 +140,11 @@ class TracingProfile(Result):
         n = len(self.prompts)
         cut = [_CUT[kind] for kind in ("mlp", "attn") if (kind, None) in self.variants]
         windows = f"; {' and '.join(cut)} of {self.window} layers together" if cut else ""
+        unit = UNITS.get(self.metric, self.metric)
         means = [number(float(values.mean())) for values in (self.total_effect, self.clean, self.corrupted)]
         return (
-            f"Causal traces of {n} prompt{'s' if n != 1 else ''} ({self.provenance['model']}): mean total effect "
-            f"{means[0]}, clean {means[1]}, corrupted {means[2]}{windows}"
+            f"Causal traces of {n} prompt{'s' if n != 1 else ''} ({unit}; {self.provenance['model']}): mean total "
+            f"effect {means[0]}, clean {means[1]}, corrupted {means[2]}{windows}"
         )
 
     def preview(self) -> pd.DataFrame:
@@ -217,15 +220,14 @@ def tracing_profile(
         asked = _known(model, asked, two_way)
     if not asked:
         raise ValueError("no prompts to trace: none was given, or the model gets none of them right")
-    level = float(noise.removesuffix("sigma")) * subject_sigma(model, asked) if isinstance(noise, str) else noise
+    level, metric = noise_level(noise, lambda: subject_sigma(model, asked)), "two_way" if two_way else "probability"
     together = min(WINDOW, adapter.n_layers(model)) if window is None else window
     settings = {"noise": level, "samples": samples, "two_way": two_way, "window": together, "seed": seed}
     folder = open_run(run, "tracing profile", model, variants=variants, **settings)
 
     def trace(numbered: tuple[int, Prompt]) -> Row:
         number, prompt = numbered
-        how: dict[str, Any] = {"noise": level, "samples": samples, "seed": seed + number}
-        how["metric"] = "two_way" if two_way else "probability"
+        how: dict[str, Any] = {"noise": level, "samples": samples, "seed": seed + number, "metric": metric}
         restorations = [make_restoration(model, kind, together, cut, "restored") for kind, cut in variants]
         [traces] = trace_states(model, prompt, restorations, **how)
         effects = torch.stack([t.by_role() for t in traces])
@@ -244,6 +246,7 @@ def tracing_profile(
         prompts=tuple(asked),
         window=together,
         provenance=folder.header,
+        metric=metric,
     )
 
 

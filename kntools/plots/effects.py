@@ -81,7 +81,7 @@ def role_lines(profile: Any, *, before: bool = False, **look: Unpack[Look]) -> g
         "effect",
         color="tokens",
         facet_col="trace",
-        labels={"effect": "indirect effect (probability)"},
+        labels={"effect": f"indirect effect ({UNITS.get(profile.metric, profile.metric)})"},
         color_discrete_map={row.tokens: colours[row.role] for row in frame.itertuples()},
         **{"title": profile.describe(), **look},
     )

@@ -9,10 +9,11 @@ from kntools import analyses, data
 from kntools.analyses.fig02_pair_search import NUMBERS
 from kntools.analyses.fig09_tracing_profile import SITES, TRACED, site_effects
 from kntools.analyses.prompt_group import is_relation
+from kntools.metrics import UNITS
 from kntools.models import adapter
 from kntools.prompts import Prompt
 from kntools.report.choices import NotPossible, by_determiner, each_possible
-from kntools.report.figure import ALPHA, Shown, blocks, paired_test, share, tested
+from kntools.report.figure import ALPHA, Shown, blocks, corrected_together, paired_test, share, tested
 from kntools.report.page import Block
 from kntools.report.study import Study
 from kntools.results.display import within
@@ -113,8 +114,9 @@ def transfer(study: Study) -> Shown:
     """Is it number, or a pattern of words? What the candidate of a number does in other paradigms."""
     found, missing = each_possible(NUMBERS, study.transfer)
     passed, content, p_values = [], list[Block](), list[float]()
+    summaries = corrected_together({number: result.summary() for number, (result, _) in found.items()}, "p_holm")
     for number, (result, left_out) in found.items():
-        summary, missing = result.summary(), missing | left_out
+        summary, missing = summaries[number], missing | left_out
         p_values += summary["p_holm"].tolist()
         # Towards the other form, and beyond what random neurons do.
         falls = (summary["p_holm"] < ALPHA) & (summary["change"] < summary["random_change"].clip(upper=0))
@@ -159,7 +161,8 @@ def tracing(study: Study) -> Shown:
     nothing = "early or late site, against all other hidden states,"
     content: list[Block] = []
     for what, profile in profiles.items():
-        shown: dict[str, Any] = {"part": what, "what": _words(what), "window": profile.window}
+        unit = "answer's probability" if profile.metric == "probability" else UNITS[profile.metric]
+        shown: dict[str, Any] = {"part": what, "what": _words(what), "window": profile.window, "unit": unit}
         content += blocks("figure-9", profile.plot(), profile.to_frame(), **shown)
     content += blocks("figure-9", tables={"tests": tests, "prompts": pd.DataFrame(effects)})
     sentence = tested(passed, nothing, f"t-test over prompts, Holm-corrected, n = {counts}", tests["p_holm"])

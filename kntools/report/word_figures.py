@@ -13,7 +13,7 @@ from kntools.analyses.fig02_pair_search import NUMBERS
 from kntools.data import sample
 from kntools.data.grouping import DETERMINER_NUMBER
 from kntools.report.choices import NotPossible, each_possible, possible
-from kntools.report.figure import ALPHA, Shown, blocks, share, tested
+from kntools.report.figure import ALPHA, Shown, blocks, corrected_together, share, tested
 from kntools.report.page import Block
 from kntools.report.study import Study
 
@@ -26,7 +26,16 @@ _CHANGES = {
 
 def suppression(study: Study) -> Shown:
     """Figure 5."""
-    effects, missing = each_possible(NUMBERS, lambda number: analyses.effect_of(study.shift(number), seed=study.seed))
+    alone, missing = each_possible(NUMBERS, lambda number: analyses.effect_of(study.shift(number), seed=study.seed))
+    tables = corrected_together({number: effect.to_frame() for number, effect in alone.items()}, "p_corrected")
+    effects = {
+        number: analyses.SuppressionEffect.of(
+            table.assign(significant=table["p_corrected"] < ALPHA).to_dict("records"),
+            alone[number].provenance,
+            **alone[number].details,
+        )
+        for number, table in tables.items()
+    }
     passed = [line for number, effect in effects.items() if (line := _less_probable(study, number, effect))]
     nothing = "decrease of a word at nouns of the candidate's number"
     content: list[Block] = []

@@ -1,6 +1,7 @@
 """Noise for the embeddings of a subject: how strong, and which."""
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -61,6 +62,16 @@ def subject_embeddings(model: Any, encoded: Encoded) -> SubjectEmbeddings:
     return SubjectEmbeddings(own[list(positions)].float(), hook, scale, positions)
 
 
+def noise_level(noise: str | float, sigma: Callable[[], float]) -> float:
+    """The standard deviation that `"3sigma"` or a number says; `sigma` computes that of the embeddings."""
+    if not isinstance(noise, str):
+        return decimal("noise", noise, least=0)
+    match = _SIGMAS.match(noise)
+    if not match:
+        raise ValueError(f"noise={noise!r} is unknown; write '3sigma', or give a standard deviation, e.g. 0.1")
+    return float(match.group(1)) * sigma()
+
+
 def make_noise(
     like: Float[Tensor, "subject d_model"], noise: Noise, samples: int, seed: int
 ) -> Float[Tensor, "sample subject d_model"]:
@@ -74,11 +85,5 @@ def make_noise(
         if not bool(torch.isfinite(noise).all()):
             raise ValueError("the noise holds nan or inf")
         return noise.detach().float().cpu()
-    if isinstance(noise, str):
-        match = _SIGMAS.match(noise)
-        if not match:
-            raise ValueError(f"noise={noise!r} is unknown; write '3sigma', a standard deviation, or give a tensor")
-        level = float(match.group(1)) * float(like.double().std())
-    else:
-        level = decimal("noise", noise, least=0)
+    level = noise_level(noise, lambda: float(like.double().std()))
     return level * torch.randn(samples, *like.shape, generator=randomness.generator(seed), dtype=torch.float32)

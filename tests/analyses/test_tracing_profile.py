@@ -10,6 +10,7 @@ import torch
 
 import kntools as kn
 from kntools.analyses.fig09_tracing_profile import TracingProfile, determiner_noun_prompts, tracing_profile
+from kntools.metrics import UNITS
 from kntools.tracing.noise import subject_sigma
 from kntools.tracing.token_roles import ROLES
 from tests import zoo
@@ -124,6 +125,27 @@ def test_the_two_sites_by_hand() -> None:
     assert set(found["n"]) == {2}
     ends = (0.6 - 12.706 * 0.1, 0.6 + 12.706 * 0.1)  # Student's of two
     assert (found["low"]["late site"], found["high"]["late site"]) == pytest.approx(ends, abs=1e-4)
+
+
+def test_a_profile_says_its_metric() -> None:
+    plain, paired = profile(kinds=["hidden"]), profile(kinds=["hidden"], two_way=True)
+    assert (plain.metric, paired.metric) == ("probability", "two_way")
+    for found in (plain, paired):
+        unit = UNITS.get(found.metric, found.metric)
+        assert unit in found.describe() and unit in found.plot().layout.yaxis.title.text
+    assert plain.describe() != paired.describe()
+
+
+def test_noise_is_read_as_that_of_a_single_trace() -> None:
+    model = zoo.tiny("llama")
+    level = 0.5 * subject_sigma(model, PROMPTS)
+    assert profile(kinds=["hidden"], noise="0.5sigma").provenance["settings"]["noise"] == pytest.approx(level)
+    for wrong in ("0.5", "abc", "sigma"):
+        for trace in (lambda n: profile(noise=n), lambda n: kn.causal_trace(model, PROMPTS[0], noise=n)):
+            with pytest.raises(ValueError, match=f"noise='{wrong}' is unknown"):
+                trace(wrong)
+    with pytest.raises(ValueError, match="noise"):
+        profile(noise=-1.0)
 
 
 def test_only_what_the_model_gets_right() -> None:
