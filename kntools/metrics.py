@@ -26,7 +26,7 @@ UNITS = {
     "logit": "logit of the answer",
     "contrast": "logit of the answer minus logit of the foil",
     "logit_difference": "logit of the answer minus logit of the foil",
-    "two_way": "P(answer) / (P(answer) + P(foil))",
+    "two_way": "P(answer) against the foil",
     "kl_divergence": "KL divergence from the clean run (nats)",
 }
 
