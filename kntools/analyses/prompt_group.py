@@ -174,6 +174,8 @@ def by_answer(
     for record, prompt in zip(asked.records, asked.prompts, strict=True):
         answer = None if is_relation(name) else data.determiner(record)
         found.setdefault(answer or prompt.target.strip(), []).append(prompt)
+    if not found:
+        raise ValueError(f"{name}: no prompt fits this model (skipped: {records.skipped + asked.skipped})")
     order = sorted(found, key=lambda answer: (-len(found[answer]), answer))[:classes]
     rng = python_random(seed)
     return {answer: sample(found[answer], limit, rng) for answer in order}
@@ -189,7 +191,11 @@ def known_prompts(model: Any, sources: Sequence[str], *, limit: int, seed: int) 
     prompts = {}
     for source in several("sources", sources, "['P36']"):
         load = data.pararel if is_relation(source) else data.blimp
-        found = load(source, limit=limit, seed=seed, known_only=model).prompts(model)
+        records: Loaded[Any] = load(source, limit=limit, seed=seed, known_only=model)
+        found = records.prompts(model)
+        if not len(found):
+            skipped = records.skipped + found.skipped
+            raise ValueError(f"{source}: the model answers no prompt correctly (skipped: {skipped})")
         prompts[source] = list(dict.fromkeys(listed[0] for _, listed in found.by_record()))
     return prompts
 

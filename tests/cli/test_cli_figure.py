@@ -149,6 +149,18 @@ def test_mistakes_are_one_line(words: list[str], said: str) -> None:
     assert line.startswith("kntools: ") and said in line
 
 
+@pytest.mark.parametrize("number", ["1", "8"])
+def test_where_nothing_is_left_the_error_counts_why(
+    number: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    about = {"field": "f", "linguistics_term": "t", "UID": "passive_1", "pair_id": 0}
+    row = {"sentence_good": "The dog was seen.", "sentence_bad": "The dog was to be seen.", **about}
+    (tmp_path / "passive_1.jsonl").write_text(json.dumps(row))
+    monkeypatch.setenv("KNTOOLS_DATA", str(tmp_path))
+    said = run("figure", number, "passive_1", *BERT).stderr
+    assert "passive_1: " in said and "(skipped: 1 " in said
+
+
 def test_nan_is_null() -> None:
     text = run("figure", "3", VERBS, *BERT, "--frames", "3", "--json").stdout
     found = json.loads(text, parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 import kntools as kn
-from kntools import data
+from kntools import data, randomness
 from kntools.analyses.prompt_group import by_answer, prompt_groups
 from kntools.analyses.words import noun_prompts
 from tests import zoo
@@ -101,3 +101,8 @@ def test_what_a_seed_draws_depends_on_no_process(monkeypatch: pytest.MonkeyPatch
     here, other = (json.loads(json.dumps(everything_drawn(seed))) for seed in (5, 6))
     assert {name for name in here if here[name] != there[name]} == set()
     assert {name for name in here if here[name] == other[name]} == set(), "another seed, another draw"
+
+
+def test_a_seed_beyond_64_bits() -> None:
+    with pytest.raises(ValueError, match="give a whole number from"):
+        randomness.generator(2**70)
