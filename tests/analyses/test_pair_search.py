@@ -82,12 +82,15 @@ def many_groups(nouns: int) -> list[PromptGroup]:
     pairs = {d: (good, bad) for d, good, bad in planted.PAIRS if d != "this"}
     return [
         PromptGroup(
-            f"{d} {n}", "determiner_noun_agreement_1", "linguistic",
+            f"{d} {n}",
+            "determiner_noun_agreement_1",
+            "linguistic",
             (kn.Prompt(f"{planted.FRAMES[n % 4]} {d}", f" {good}", foil=f" {bad}"),),
             (("determiner", d), ("noun", f"noun{n}"), ("number", "plural" if d == "those" else "singular")),
         )
-        for n in range(nouns) for d, (good, bad) in pairs.items()
-    ]  # fmt: skip
+        for n in range(nouns)
+        for d, (good, bad) in pairs.items()
+    ]
 
 
 def test_claims_stand_on_other_pairs_and_shuffled_foils_give_none() -> None:
@@ -122,10 +125,20 @@ def test_claims_stand_on_other_pairs_and_shuffled_foils_give_none() -> None:
 def by_hand(nouns: int, pairs: dict[str, tuple[list[list[int]], list[list[int]]]]) -> PairSearch:
     """Determiner -> neurons and those against, of so many nouns of either half."""
     rows = [
-        {"pair": f"{d} {half}{n}", "determiner": d, "number": "plural" if d in ("these", "those") else "singular",
-         "nouns": f"{half}{n}", "half": half, "metric": "contrast", "neurons": own, "against": against}
-        for half in ("selection", "test") for n in range(nouns) for d, (own, against) in pairs.items()
-    ]  # fmt: skip
+        {
+            "pair": f"{d} {half}{n}",
+            "determiner": d,
+            "number": "plural" if d in ("these", "those") else "singular",
+            "nouns": f"{half}{n}",
+            "half": half,
+            "metric": "contrast",
+            "neurons": own,
+            "against": against,
+        }
+        for half in ("selection", "test")
+        for n in range(nouns)
+        for d, (own, against) in pairs.items()
+    ]
     return PairSearch.of(rows, {"model": "by hand"}, widths=[10, 10])
 
 
@@ -149,10 +162,16 @@ def test_half_of_the_pairs_make_a_neuron_one_of_a_noun_and_a_foil_of_the_other_h
     claim = by_hand(6, {"that": nothing, "these": for_one, "those": against_one}).claims().iloc[0]
     assert (claim["found"], claim["against"], claim["p"]) == (6, 6, 1), "as often for the foil"
     mixed = PairSearch.of(
-        [*by_hand(6, {"that": nothing, "these": for_one}).rows,
-         *({**row, "nouns": f"other {row['nouns']}"} for row in by_hand(2, {"these": (*for_one[:1], [[1, 7]])}).rows)],
-        {"model": "by hand"}, widths=[10, 10],
-    )  # fmt: skip
+        [
+            *by_hand(6, {"that": nothing, "these": for_one}).rows,
+            *(
+                {**row, "nouns": f"other {row['nouns']}"}
+                for row in by_hand(2, {"these": (*for_one[:1], [[1, 7]])}).rows
+            ),
+        ],
+        {"model": "by hand"},
+        widths=[10, 10],
+    )
     claim = mixed.claims().iloc[0]
     assert claim["against"] == 2 and claim["p"] == pytest.approx(0.5**6), "nouns on both sides decide nothing"
 
