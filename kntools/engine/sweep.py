@@ -285,12 +285,14 @@ def apply_metric(metric: Metric, logits: Tensor) -> Float[Tensor, "row ..."]:
         return metric(logits)
     values = None
     if logits.ndim == 2:
-        # First as TransformerLens has them, [row pos d_vocab]: `logits[:, -1]` of one row is a number that fits
-        # whatever it is compared with. What is written for [row d_vocab] gives no [row] here, or the same.
+        # Of one row, `logits[:, -1]` of what is written for [row pos d_vocab] is a number that fits whatever it is
+        # compared with: another row makes that an error. So does one more than tokens.
+        more = logits if logits.shape[0] not in (1, logits.shape[1]) else torch.cat([logits, logits[:1]])
         with suppress(Exception):
-            values = metric(logits[:, None])
-    if not isinstance(values, Tensor) or values.shape != logits.shape[:1]:
-        values = metric(logits)
+            found = metric(more)
+            values = found[: len(logits)] if found.shape == more.shape[:1] else None
+    if values is None:
+        values = metric(logits[:, None] if logits.ndim == 2 else logits)
     if not isinstance(values, Tensor) or values.shape != logits.shape[:1]:
         shape = tuple(values.shape) if isinstance(values, Tensor) else type(values).__name__
         raise ValueError(

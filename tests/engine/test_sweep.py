@@ -289,6 +289,15 @@ def test_metrics_of_transformer_lens_that_compare_with_a_reference(rows: int | N
             )
 
 
+def test_metrics_that_go_through_the_rows() -> None:
+    model = zoo.tiny("llama")
+    tokens, hooks = tokens_for(model), [kn.scale_site("mlp_out", n, 0.0, pos=1) for n in (0, 2)]
+    logits = kn.sweep(model, tokens, hooks)
+    for count in (1, 2):
+        found = kn.sweep(model, tokens, hooks[:count], metric=lambda x: torch.stack([r.softmax(0).max() for r in x]))
+        torch.testing.assert_close(found, logits[:count].softmax(-1).amax(-1))
+
+
 @pytest.mark.parametrize("name", ["gpt2", "bert"])
 def test_what_is_written_in_place_on_positions_stays_in_its_row(name: str) -> None:
     """The rows of a batch have one embedding of positions in memory."""
