@@ -47,7 +47,7 @@ class PromptError(ValueError):
 def text_of(tokenizer: Any, ids: Sequence[int], **options: Any) -> str:
     """The text of tokens that follow others: SentencePiece drops the space from the beginning of what it decodes."""
     text = str(tokenizer.decode(ids, **options))
-    begins_word = bool(ids) and str(tokenizer.convert_ids_to_tokens(ids[0])).startswith("\u2581")
+    begins_word = bool(ids) and str(tokenizer.convert_ids_to_tokens(int(ids[0]))).startswith("\u2581")
     return f" {text}" if begins_word and not text.startswith(" ") else text
 
 

@@ -129,6 +129,11 @@ RECIPES |= {
     "granite": Recipe(
         "GraniteConfig", "GraniteForCausalLM", _hf(3, num_key_value_heads=N_KV_HEADS, embedding_multiplier=3.0)
     ),
+    "xglm": Recipe(
+        "XGLMConfig",
+        "XGLMForCausalLM",
+        {"d_model": D_MODEL, "ffn_dim": D_MLP, "num_layers": 3, "attention_heads": N_HEADS, "dropout": 0.0},
+    ),
     "cohere": Recipe("CohereConfig", "CohereForCausalLM", _hf(3, num_key_value_heads=N_KV_HEADS, logit_scale=0.25)),
     "falcon_h1": Recipe(
         "FalconH1Config",
@@ -145,11 +150,6 @@ RECIPES |= {
             lm_head_multiplier=0.5,
             mlp_multipliers=[0.7, 0.6],
         ),
-    ),
-    "xglm": Recipe(
-        "XGLMConfig",
-        "XGLMForCausalLM",
-        {"d_model": D_MODEL, "ffn_dim": D_MLP, "num_layers": 3, "attention_heads": N_HEADS, "dropout": 0.0},
     ),
 }
 CAUSAL: list[str] = [name for name in ALL if not RECIPES[name].masked]

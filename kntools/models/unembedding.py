@@ -148,7 +148,10 @@ def _logit_multiplier(model: Any) -> float:
     given = _apply(model, model.ln_final, seen[0][0]).to(model.unembed.W_U) @ model.unembed.W_U
     made = (given if bias is None else given + bias).float()[:, : logits.shape[1]]
     # A cap (Gemma 2) leaves small logits as they are.
-    small = made.abs() <= made.abs().flatten().kthvalue(max(1, made.numel() // _SMALL)).values
+    sizes = made.abs()[made != 0]
+    if not len(sizes):  # of an unembedding of zeros
+        return 1.0
+    small = (made != 0) & (made.abs() <= sizes.kthvalue(max(1, len(sizes) // _SMALL)).values)
     found = _factor(logits[small], made[small])
     if math.isnan(found):
         raise NotLinear(f"{adapter.model_name(model)} has more than a number between its unembedding and its logits")

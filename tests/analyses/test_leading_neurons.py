@@ -18,6 +18,7 @@ def pairs(number: str, count: int, found: dict[Neuron, int]) -> list[dict[str, A
     return [
         {
             "determiner": "this" if number == "singular" else "these", "number": number, "half": "selection",
+            "nouns": str(i),
             "neurons": [[n.layer, n.index] for n, times in found.items() if i < times],
         }
         for i in range(count)

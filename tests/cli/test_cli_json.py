@@ -256,7 +256,7 @@ def test_localisation(tmp_path: Path) -> None:
         "neuron",
         "determiner",
         "number",
-        "pairs",
+        "nouns",
         "found",
         "share",
         "low",

@@ -165,7 +165,7 @@ def test_layer_bars_are_the_shares_of_their_kind_and_layer() -> None:
 def test_pair_shares_are_those_of_their_neuron_and_determiner() -> None:
     hits = {("this", "singular"): (4, 9), ("those", "plural"): (7, 8), ("these", "plural"): (2, 5)}
     rows = [
-        {"half": "test", "metric": "probability", "determiner": d, "number": number,
+        {"half": "test", "metric": "probability", "determiner": d, "number": number, "nouns": f"{d} {i}",
          "neurons": [[1, 7]] if i < k else [[2, 2]] if i % 2 else []}
         for (d, number), (k, n) in hits.items() for i in range(n)
     ]  # fmt: skip
@@ -178,12 +178,12 @@ def test_pair_shares_are_those_of_their_neuron_and_determiner() -> None:
     for trace in figure.data:
         mine = table[table["neuron"] == trace.name].set_index("determiner")
         for determiner, hover in zip(trace.x, trace.customdata, strict=True):
-            assert list(hover) == mine.loc[determiner, ["found", "pairs"]].tolist()
+            assert list(hover) == mine.loc[determiner, ["found", "nouns"]].tolist()
 
 
 def test_pairs_without_a_neuron_are_an_empty_figure() -> None:
     rows = [
-        {"half": half, "metric": "probability", "determiner": d, "number": n, "neurons": []}
+        {"half": half, "metric": "probability", "determiner": d, "number": n, "nouns": half, "neurons": []}
         for half in ("selection", "test")
         for d, n in (("this", "singular"), ("those", "plural"))
     ]
