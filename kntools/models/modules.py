@@ -95,8 +95,8 @@ def wiring(model: Any) -> int:
         for name, value in vars(config).items()
         if isinstance(value, bool | int | float | str)
     ]
-    kind = {(p.dtype, p.device) for p in model.parameters()}
-    return hash((tuple(own), frozenset(classes), frozenset(settings), frozenset(kind)))
+    types = {(p.dtype, p.device) for m in modules for p in m._parameters.values() if p is not None}
+    return hash((tuple(own), frozenset(classes), frozenset(settings), frozenset(types)))
 
 
 def _number(thing: Any) -> int:
