@@ -21,7 +21,7 @@ _asked: WeakKeyDictionary[Any, tuple[int, dict[Hashable, Any]]] = WeakKeyDiction
 
 
 def look(model: Any) -> None:
-    """Forget what the model was asked if it is wired otherwise now. Each way into kntools looks once."""
+    """Forget what the model was asked if it is wired otherwise now: where prompts are encoded and runs are begun."""
     if not isinstance(model, torch.nn.Module):  # a tokenizer alone
         return
     now = wiring(model)

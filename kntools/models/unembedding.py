@@ -116,7 +116,8 @@ def _multipliers(model: Any, site: str) -> dict[int, float]:
     adapter.run_aside(
         model, tokens, [(point, lambda x, hook, n=n: clean.update({n: x.clone()})) for n, point in points]
     )
-    change = _probe(model) * _LARGE * max(float(x.abs().mean()) for x in clean.values())
+    size = _LARGE * max(float(x.float().abs().mean()) for x in clean.values())
+    change = _probe(model) * min(size, torch.finfo(clean[0].dtype).max / 64)
     found: dict[int, float] = {}
 
     def put_back(layer: int, x: Tensor) -> Tensor:

@@ -3,6 +3,7 @@
 import math
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import pandas as pd
@@ -29,11 +30,7 @@ def suppression(study: Study) -> Shown:
     alone, missing = each_possible(NUMBERS, lambda number: analyses.effect_of(study.shift(number), seed=study.seed))
     tables = corrected_together({number: effect.to_frame() for number, effect in alone.items()}, "p_corrected")
     effects = {
-        number: analyses.SuppressionEffect.of(
-            table.assign(significant=table["p_corrected"] < ALPHA).to_dict("records"),
-            alone[number].provenance,
-            **alone[number].details,
-        )
+        number: replace(alone[number], frame=table.assign(significant=table["p_corrected"] < ALPHA))
         for number, table in tables.items()
     }
     passed = [line for number, effect in effects.items() if (line := _less_probable(study, number, effect))]

@@ -71,7 +71,8 @@ def make_restoration(
     if sever is None and sever_at != "restored":
         raise ValueError(f"sever_at={sever_at!r}, but nothing is severed; give sever='mlp' or 'attn' too")
     size = 1 if kind == "hidden" else whole("window", min(WINDOW, layers) if window is None else window, 1, layers)
-    severed = {} if sever is None else {(above := adapter.state_site(model, sever)): layers_of(model, above)}
+    sites = [] if sever is None else [adapter.state_site(model, sever)]
+    severed = {site: layers_of(model, site) for site in sites}
     # The output of a block is the input of the next: restored there, its rows need not run the block itself. Not
     # with somebody's hooks on that input, which act on the restored state.
     early = kind == "hidden" and not has_hooks(model)

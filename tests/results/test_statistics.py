@@ -56,6 +56,14 @@ def test_the_interval_of_the_mean_of_few_items_is_students(n: int) -> None:
     assert bootstrap_interval(values.float()).low.dtype == torch.float32
 
 
+@pytest.mark.parametrize(("n", "share"), [(2, 0.5), (3, 0.73), (10, 0.89), (20, 0.925)])
+def test_bootstraps_of_few_items_are_too_narrow(n: int, share: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Why those of fewer than 20 are Student's."""
+    monkeypatch.setattr("kntools.results.statistics._FEW", 0)
+    low, high = bootstrap_interval(torch.randn(n, 2000, generator=torch.Generator().manual_seed(n)), resamples=1000)
+    assert float(((low <= 0) & (high >= 0)).float().mean()) == pytest.approx(share, abs=0.03)
+
+
 def test_one_item_has_no_interval() -> None:
     assert math.isnan(mean_interval([3.0])["low"]) and mean_interval([3.0])["mean"] == 3
     assert all(map(math.isnan, statistic_interval(lambda drawn: drawn.double().mean(-1), 1, resamples=9, seed=0)))
