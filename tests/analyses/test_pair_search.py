@@ -153,6 +153,16 @@ def test_a_noun_counts_once_whatever_its_determiners() -> None:
     assert shares.loc["those", "p"] == pytest.approx(stats.fisher_exact([[6, 0], [0, 6]]).pvalue)
 
 
+def test_a_third_of_the_pairs_does_not_make_a_neuron_one_of_a_noun() -> None:
+    """Pairs of two sources: a noun may have more than two."""
+    nothing: tuple[list[list[int]], list[list[int]]] = ([], [])
+    neuron = kn.Neuron(1, 7)
+    once, never = (by_hand(6, {"this": nothing, "these": side}).rows for side in (([[1, 7]], []), nothing))
+    table = {"provenance": {"model": "by hand"}, "widths": [10, 10]}
+    assert PairSearch.of([*once, *never], **table).leading("plural") == (neuron,)
+    assert PairSearch.of([*once, *never, *never], **table).leading("plural") == ()
+
+
 def test_half_of_the_pairs_make_a_neuron_one_of_a_noun_and_a_foil_of_the_other_half_its_opposite() -> None:
     for_one, against_one = ([[1, 7]], []), ([], [[1, 7]])
     nothing: tuple[list[list[int]], list[list[int]]] = ([], [])
