@@ -161,7 +161,7 @@ def tracing(study: Study) -> Shown:
     nothing = "early or late site, against all other hidden states,"
     content: list[Block] = []
     for what, profile in profiles.items():
-        unit = "answer's probability" if profile.metric == "probability" else UNITS[profile.metric]
+        unit = "the answer's probability" if profile.metric == "probability" else UNITS[profile.metric]
         shown: dict[str, Any] = {"part": what, "what": _words(what), "window": profile.window, "unit": unit}
         content += blocks("figure-9", profile.plot(), profile.to_frame(), **shown)
     content += blocks("figure-9", tables={"tests": tests, "prompts": pd.DataFrame(effects)})
