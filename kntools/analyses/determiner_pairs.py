@@ -4,9 +4,9 @@ import random
 from dataclasses import dataclass, replace
 
 from kntools import data
+from kntools.data.blimp_pairs import SAMPLES
 from kntools.data.pairs import MinimalPair
 from kntools.data.records import Loaded, Skipped
-from kntools.data.sample import PARADIGMS as SAMPLES
 from kntools.randomness import python_random
 
 #: What stands before the determiner, between it and the noun, and behind: `Carl cured`, `old`, `.`

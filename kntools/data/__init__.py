@@ -4,7 +4,7 @@
     prompts = facts.prompts(model)                       # Prompts: masked or causal, as the model asks
     prompts.skipped                                      # reason -> count
 
-One module per data set. What all loaders share: data is looked for at `path=` (a file, a data folder, or `"sample"`),
+One module per source. What all loaders share: data is looked for at `path=` (a file, a data folder, or `"sample"`),
 in `$KNTOOLS_DATA`, on the Hugging Face hub, and in the built-in sample, in this order; `loaded.source` says where.
 `filters` are `limit`, `seed`, `target` and `known_only` (see `Filters`). An unknown name is a `ValueError` that
 offers the nearest, a malformed record one that names file and line, and a data set that is nowhere a
@@ -13,6 +13,15 @@ offers the nearest, a malformed record one that names file and line, and a data 
 
 from kntools.data.agreement import Frame, agreement_frames
 from kntools.data.blimp_pairs import PARADIGMS, blimp
+from kntools.data.consequences import (
+    SymmetricFact,
+    SynonymFact,
+    TwoHopFact,
+    field_occupations,
+    symmetric_facts,
+    synonym_facts,
+    two_hop_facts,
+)
 from kntools.data.counterfact_records import CounterFactRecord, ReducedRecord, counterfact, counterfact_reduced
 from kntools.data.facts import KnownFact, known_facts
 from kntools.data.filters import Filters, known
@@ -20,9 +29,6 @@ from kntools.data.grouping import determiner, gender, group, number
 from kntools.data.pairs import MinimalPair
 from kntools.data.pararel_facts import RELATIONS, Fact, pararel
 from kntools.data.records import Loaded, PromptSet, Skipped, TokenizerOnly
-from kntools.data.symmetric import SymmetricFact, symmetric_facts
-from kntools.data.synonyms import SynonymFact, field_occupations, synonym_facts
-from kntools.data.two_hops import TwoHopFact, two_hop_facts
 
 __all__ = [
     "PARADIGMS",

@@ -4,14 +4,20 @@ from pathlib import Path
 from typing import Unpack
 
 from kntools.arguments import without_effect
-from kntools.data import hub, sample, sources
+from kntools.data import hub, sources
 from kntools.data.filters import Filters, select
 from kntools.data.pairs import MinimalPair
 from kntools.data.read import json_lines
 from kntools.data.records import Loaded
 from kntools.models.names import check_name
 
-PARADIGMS: tuple[str, ...] = tuple(sample.NAMES["paradigms"])
+PARADIGMS: tuple[str, ...] = tuple(sources.NAMES["paradigms"])
+#: Those of the built-in sample.
+SAMPLES = (
+    "sample_determiner_noun_agreement_1",
+    "sample_determiner_noun_agreement_2",
+    "sample_subject_verb_agreement",
+)
 
 # Which of our own pairs can stand in when BLiMP is not there.
 _STAND_INS = {
@@ -38,8 +44,8 @@ def blimp(paradigm: str, *, path: str | Path | None = None, **filters: Unpack[Fi
     Raises:
         ValueError: an unknown paradigm, or a file that holds pairs of another one (its `UID`).
     """
-    check_name("BLiMP paradigm", paradigm, (*PARADIGMS, *sample.PARADIGMS))
-    own = paradigm if paradigm in sample.PARADIGMS else _STAND_INS.get(paradigm)
+    check_name("BLiMP paradigm", paradigm, (*PARADIGMS, *SAMPLES))
+    own = paradigm if paradigm in SAMPLES else _STAND_INS.get(paradigm)
     if own == paradigm:
         without_effect(f"for {paradigm!r}, which is part of kntools", path=None if path == sources.SAMPLE else path)
     wanted = sources.Wanted(

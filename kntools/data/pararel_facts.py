@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Unpack
 
-from kntools.data import sample, sources
+from kntools.data import sources
 from kntools.data.filters import Filters, select
 from kntools.data.patterns import fill
 from kntools.data.read import Row, json_lines
@@ -13,7 +13,7 @@ from kntools.data.records import Candidate, Loaded
 from kntools.models.names import check_name
 
 # Wikidata's names of ParaRel's relations.
-RELATIONS: dict[str, str] = sample.NAMES["relations"]
+RELATIONS: dict[str, str] = sources.NAMES["relations"]
 _WITHOUT_PATTERNS = ("P31", "P527")
 
 

@@ -4,16 +4,23 @@ The sample stands in for a data set that is not there with a warning, never sile
 """
 
 import os
+import tomllib
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib import resources
 from pathlib import Path
+from typing import Any
 
-from kntools.data import hub, sample
+from kntools.data import hub
 from kntools.data.read import Row
 
 #: `path="sample"` asks for the built-in sample by name.
 SAMPLE = "sample"
+#: The sample is a data folder of our own, in the layout and fields of the data sets that it stands in for.
+FOLDER = Path(str(resources.files("kntools.data") / SAMPLE))
+#: What loaders may be asked for: `paradigms` of BLiMP, and `relations` of ParaRel.
+NAMES: dict[str, Any] = tomllib.loads((FOLDER / "names.toml").read_text(encoding="utf-8"))
 ENVIRONMENT = "KNTOOLS_DATA"
 _FIX = f"Set {ENVIRONMENT} to the folder that holds the data, or pass path=..."
 
@@ -42,7 +49,7 @@ class Wanted:
 
 def load(wanted: Wanted, path: str | Path | None) -> tuple[list[list[Row]], Source]:
     """Rows, one list per file (the hub gives one list), and where they came from, or what was tried."""
-    own = _inside(sample.FOLDER, wanted.files if wanted.sample is None else wanted.sample)
+    own = _inside(FOLDER, wanted.files if wanted.sample is None else wanted.sample)
     if path == SAMPLE:
         if not own:
             raise ValueError(f"there is no built-in sample of {wanted.name}; {_FIX}")

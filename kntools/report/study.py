@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 from kntools import analyses, data
 from kntools.analyses.neuron_search import local_seed, open_run
-from kntools.data import sample
+from kntools.data.blimp_pairs import SAMPLES
 from kntools.data.records import Loaded
 from kntools.data.sources import SampleWarning
 from kntools.editing.rome_settings import layer_for
@@ -82,7 +82,7 @@ class Study:
     @property
     def sampled(self) -> bool:
         """Are the pairs those of the built-in sample?"""
-        return self.paradigms[0] in sample.PARADIGMS
+        return self.paradigms[0] in SAMPLES
 
     @cached_property
     def stand_ins(self) -> tuple[str, ...]:

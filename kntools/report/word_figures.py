@@ -11,7 +11,7 @@ import torch
 
 from kntools import analyses, data
 from kntools.analyses.fig02_pair_search import NUMBERS
-from kntools.data import sample
+from kntools.data.blimp_pairs import SAMPLES
 from kntools.data.grouping import DETERMINER_NUMBER
 from kntools.report.choices import NotPossible, each_possible, possible
 from kntools.report.figure import ALPHA, Shown, blocks, corrected_together, share, tested
@@ -96,11 +96,11 @@ def _correlation(frame: pd.DataFrame) -> tuple[float, float]:
 
 def _counts(study: Study, words: Sequence[str]) -> tuple[dict[str, Counter[str]], str]:
     """Nouns beside the words, as a causal model writes them, or in all sentences at hand; and what was counted."""
-    nouns = analyses.noun_numbers(sample.PARADIGMS[:1] if study.sampled else ())
+    nouns = analyses.noun_numbers(SAMPLES[:1] if study.sampled else ())
     if not study.masked:
         counts = analyses.expected_beside(study.model, words, nouns)
         return counts, "Counts that the model expects in a million texts after each word"
-    names = sample.PARADIGMS if study.sampled else data.PARADIGMS
+    names = SAMPLES if study.sampled else data.PARADIGMS
     texts = [record.good for name in names for record in data.blimp(name)]
     source = f"Counts in {len(texts):,} sentences of {'the built-in sample' if study.sampled else 'BLiMP'}"
     return analyses.count_beside(texts, words, nouns), source

@@ -12,11 +12,12 @@ from hypothesis import strategies as st
 import kntools as kn
 from kntools import data
 from kntools.data.agreement import KINDS
+from kntools.data.blimp_pairs import SAMPLES
 from kntools.data.pairs import MinimalPair
 from kntools.data.patterns import before_answer, fill
 from kntools.data.read import json_lines
 from kntools.data.records import Loaded, Skipped
-from kntools.data.sample import FOLDER, PARADIGMS
+from kntools.data.sources import FOLDER
 from kntools.prompts import MASK
 from kntools.word_borders import occurrences
 from tests import data_tokenizers
@@ -53,7 +54,7 @@ def models() -> dict[str, Any]:
 
 def every_set() -> list[Loaded[Any]]:
     return [
-        *(data.blimp(paradigm) for paradigm in PARADIGMS),
+        *(data.blimp(paradigm) for paradigm in SAMPLES),
         *(data.pararel(relation, path="sample") for relation in ("P36", "P1376", "P101", "P106")),
         data.counterfact(path="sample"),
         data.known_facts(path="sample"),
@@ -90,7 +91,7 @@ def test_a_prompt_is_used_exactly_if_encode_takes_it(kind: str, multi_token: Any
 @pytest.mark.parametrize("kind", data_tokenizers.KINDS)
 def test_a_pair_prompt_encodes_to_the_tokens_of_its_sentences(kind: str, models: dict[str, Any]) -> None:
     model, masked = models[kind], kind == "bert_like"
-    pairs = [pair for paradigm in PARADIGMS for pair in data.blimp(paradigm)]
+    pairs = [pair for paradigm in SAMPLES for pair in data.blimp(paradigm)]
     prompts = Loaded(tuple(pairs), Skipped(), "").prompts(model)
     assert len(prompts) > 50
     for pair, prompt in zip(prompts.records, prompts, strict=True):
