@@ -196,9 +196,9 @@ class EditConsistency(Result):
         frame = self.to_frame()
         cells = frame.apply(lambda r: f"{number(r['value'])} ({number(r['low'])} to {number(r['high'])})", axis=1)
         # Before the edit there is no case with fewer questions than after it: n is the same in all columns.
-        wide = frame.assign(cell=cells).pivot(index=["condition", "score", "n"], columns="method", values="cell")
-        order = frame[["condition", "score", "n"]].drop_duplicates()
-        wide = wide.reindex(index=pd.MultiIndex.from_frame(order), columns=self.methods).fillna("")
+        at = ["condition", "score", "n"]
+        wide = frame.assign(cell=cells).pivot_table("cell", at, "method", aggfunc="first", fill_value="", sort=False)
+        wide = wide.reindex(columns=self.methods, fill_value="")
         return wide.reset_index().rename(columns={"condition": "facts"}).rename_axis(columns=None)
 
     def plot(self, *, condition: str = "all", **look: Any) -> Any:

@@ -16,7 +16,7 @@ from kntools.arguments import check_list, whole
 from kntools.engine.inputs import check_choice
 from kntools.models import neuron_layers
 from kntools.randomness import python_random
-from kntools.results.statistics import fisher, holm, share_interval, sign_test
+from kntools.results.statistics import Alternative, fisher, holm, share_interval, sign_test
 from kntools.results.table import Row, Table
 from kntools.sites import Neuron, NeuronLike, as_neurons
 
@@ -56,25 +56,20 @@ class PairSearch(Table):
         """
         rows = [self._test(n, number) for number in NUMBERS for n in self.leading(number, k)]
         measured = ["nouns", "found", "share", "low", "high", "opposite", "random", "against", "p"]
-        frame = pd.DataFrame(rows, columns=["neuron", "number", *measured])
-        return frame.assign(p_holm=holm(frame["p"].tolist()))
+        return pd.DataFrame(rows, columns=["neuron", "number", *measured]).assign(p_holm=lambda frame: holm(frame["p"]))
 
     def _test(self, neuron: Neuron, number: str) -> Row:
         own, others = (self._found(half="test", number=n) for n in (number, _other(number)))
-        hits, elsewhere = (sum(neuron in found for found in side) for side in (own, others))
+        row = {"neuron": repr(neuron), "number": number, **_compared(neuron, own, others, "greater")}
+        in_layer = sum(n.layer == neuron.layer for found in own for n in found)
+        row["random"] = in_layer / (self.details["widths"][neuron.layer] * len(own)) if own else math.nan
         contrasts = {"half": "test", "number": number, "metric": "contrast"}
         won, lost = ([neuron in found for found in self._found(side, **contrasts)] for side in ("neurons", "against"))
-        p = math.nan
-        if own and others:
-            p = fisher(hits, len(own), elsewhere, len(others), "greater")
+        row["against"] = sum(lost) if lost else math.nan
+        if won and others:
             sides = Counter(zip(won, lost, strict=True))
-            p = max(p, sign_test(sides[True, False], sides[False, True], "greater") if won else 0.0)
-        low, high = share_interval(hits, len(own))
-        in_layer = sum(n.layer == neuron.layer for found in own for n in found)
-        chance = in_layer / (self.details["widths"][neuron.layer] * len(own)) if own else math.nan
-        about = {"neuron": repr(neuron), "number": number, "nouns": len(own), "found": hits}
-        shares = {"share": _share(own, neuron), "low": low, "high": high, "opposite": _share(others, neuron)}
-        return {**about, **shares, "random": chance, "against": sum(lost) if lost else math.nan, "p": p}
+            row["p"] = max(row["p"], sign_test(sides[True, False], sides[False, True], "greater"))
+        return row
 
     def nouns(self, half: str) -> set[str]:
         """All forms of the nouns of one half: `selection` or `test`."""
@@ -107,13 +102,10 @@ class PairSearch(Table):
                 number = numbers[determiner]
                 own = self._found(half="test", determiner=determiner)
                 others = self._found(half="test", number=_other(number))
-                hits, elsewhere = (sum(neuron in found for found in side) for side in (own, others))
-                about = (repr(neuron), determiner, number, len(own), hits, hits / len(own))
-                control = _share(others, neuron), fisher(hits, len(own), elsewhere, len(others))
-                rows.append((*about, *share_interval(hits, len(own)), *(control if others else (math.nan, math.nan))))
+                about = {"neuron": repr(neuron), "determiner": determiner, "number": number}
+                rows.append({**about, **_compared(neuron, own, others)})
         columns = ["neuron", "determiner", "number", "nouns", "found", "share", "low", "high", "opposite", "p"]
-        frame = pd.DataFrame(rows, columns=columns)
-        return frame.assign(p_holm=holm(frame["p"].tolist()))
+        return pd.DataFrame(rows, columns=columns).assign(p_holm=lambda frame: holm(frame["p"]))
 
     def summary(self) -> pd.DataFrame:
         return self.claims()
@@ -203,6 +195,17 @@ def noun_of(group: PromptGroup) -> str:
     noun, [first, *_] = str(group.label("noun")), group.prompts
     forms = sorted({first.target.strip(), (first.foil or "").strip()})
     return "/".join(forms) if noun in forms else noun
+
+
+def _compared(
+    neuron: Neuron, own: Sequence[set[Neuron]], others: Sequence[set[Neuron]], alternative: Alternative = "two-sided"
+) -> Row:
+    """Of how many of these nouns it is a knowledge neuron, of what share of the others, and Fisher's test of both."""
+    hits, elsewhere = (sum(neuron in found for found in side) for side in (own, others))
+    low, high = share_interval(hits, len(own))
+    shares = {"share": _share(own, neuron), "low": low, "high": high, "opposite": _share(others, neuron)}
+    p = fisher(hits, len(own), elsewhere, len(others), alternative) if own and others else math.nan
+    return {"nouns": len(own), "found": hits, **shares, "p": p}
 
 
 def _share(found: Sequence[set[Neuron]], neuron: Neuron) -> float:

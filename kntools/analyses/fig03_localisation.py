@@ -58,8 +58,7 @@ class Localisation(Table):
             a, b = float(linguistic.mean()), float(factual.mean())
             rows.append((written, a, b, b - a, len(linguistic), len(factual), *welch(linguistic, factual)))
         columns = ["measure", "linguistic", "factual", "difference", "paradigms", "relations", "t", "p"]
-        frame = pd.DataFrame(rows, columns=columns)
-        return frame.assign(p_holm=holm(frame["p"].tolist()))
+        return pd.DataFrame(rows, columns=columns).assign(p_holm=lambda frame: holm(frame["p"]))
 
     def tables(self) -> dict[str, pd.DataFrame]:
         return {"summary": self.summary(), "difference": self.difference()}

@@ -46,8 +46,8 @@ class Reliability(Table):
             p = sign_test(int((own & ~random).sum()), int((random & ~own).sum()))
             rows.append((source, edit, len(cases), *shares, p, cases["before"].mean(), cases["after"].mean()))
         measured = ["share", "low", "high", "random", "random_low", "random_high", "p", "before", "after"]
-        frame = pd.DataFrame(rows, columns=["source", "edit", "n", *measured])
-        return frame.assign(p_holm=holm(frame["p"].tolist()))
+        columns = ["source", "edit", "n", *measured]
+        return pd.DataFrame(rows, columns=columns).assign(p_holm=lambda frame: holm(frame["p"]))
 
     def tables(self) -> dict[str, pd.DataFrame]:
         return {"summary": self.summary()}

@@ -33,10 +33,8 @@ class ForgettingCurve(Table):
     def summary(self) -> pd.DataFrame:
         """The leading scores, one column each."""
         at = ["editor", "order", "edits", "failed"]
-        wide = self.frame.pivot(index=at, columns="score", values="value")
-        order = self.frame[at].drop_duplicates()
-        wide = wide.reindex(index=pd.MultiIndex.from_frame(order), columns=[s for s in _SHOWN if s in wide])
-        return wide.reset_index().rename_axis(columns=None)
+        wide = self.frame.pivot_table("value", at, "score", sort=False)
+        return wide[[s for s in _SHOWN if s in wide]].reset_index().rename_axis(columns=None)
 
     def plot(self, *, score: str = "reliability, exact", **look: Any) -> Any:
         """A bar per editor and number of edits, a panel per order, with intervals."""

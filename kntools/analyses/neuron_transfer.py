@@ -65,18 +65,15 @@ class Transfer(Table):
                 torch.tensor(own[name].tolist(), dtype=torch.float32) for name in ("before", "after", "random")
             )
             right = before > 0
-            hits, n = int((right & (after <= 0)).sum()), int(right.sum())
-            share, others = (float("nan"),) * 2 if n == 0 else (hits / n, float((right & (chance <= 0)).sum()) / n)
-            change, p = mean_interval(after - before), float("nan")
-            if len(own) > 1:
-                p = t_test(chance - before, after - before)[1]
-            shares = {"share": share, **dict(zip(("low", "high"), share_interval(hits, n), strict=True))}
-            moved = {"change": change["mean"], "change_low": change["low"], "change_high": change["high"]}
-            against = {"random_change": float((chance - before).mean()), "p": p}
-            about = {"source": source, "edit": edit, "n": len(own), "right": n}
-            rows.append({**about, **shares, "random": others, **moved, **against})
-        frame = pd.DataFrame(rows)
-        return frame.assign(p_holm=holm(frame["p"].tolist()))
+            overturned, by_chance = ((side[right] <= 0).double() for side in (after, chance))
+            low, high = share_interval(int(overturned.sum()), len(overturned))
+            shares = float(overturned.mean()), low, high, float(by_chance.mean())  # the mean of none is nan
+            p = t_test(chance - before, after - before)[1] if len(own) > 1 else float("nan")
+            changes = *mean_interval(after - before).values(), float((chance - before).mean()), p
+            rows.append((source, edit, len(own), len(overturned), *shares, *changes))
+        columns = ["source", "edit", "n", "right", "share", "low", "high", "random"]
+        columns += ["change", "change_low", "change_high", "random_change", "p"]
+        return pd.DataFrame(rows, columns=columns).assign(p_holm=lambda frame: holm(frame["p"]))
 
     def tables(self) -> dict[str, pd.DataFrame]:
         return {"summary": self.summary()}
@@ -88,10 +85,8 @@ class Transfer(Table):
         summary = self.summary()
         chance = summary.assign(edit=summary["edit"] + ", random neurons", share=summary["random"])
         frame = pd.concat([summary, chance])
-        edits = list(dict.fromkeys(frame["edit"]))
-        table = frame.pivot(index="source", columns="edit", values="share").loc[
-            list(dict.fromkeys(frame["source"])), edits
-        ]
+        table = frame.pivot(index="source", columns="edit", values="share")
+        table = table.loc[frame["source"].unique(), frame["edit"].unique()]
         options: dict[str, Any] = {"x": "suppressed", "y": "paradigm", "unit": "share overturned", "say": True}
         return heatmap(table, **options, limits=(0.0, 1.0), **{"title": self.describe(), **look})
 

@@ -121,23 +121,23 @@ def prompt_groups(
         PromptGroup(key, name, kind, tuple(dict.fromkeys(prompts)), tuple(labels.items()))
         for key, prompts, labels in found
     ]
-    groups = list(dict.fromkeys(given))  # ParaRel has some facts twice
-    enough = [group for group in groups if len(group.prompts) >= least]
+    groups = tuple(dict.fromkeys(given))  # ParaRel has some facts twice
+    skipped += asked.skipped
+    twice = Skipped.of({"the same as another group": len(given) - len(groups)})
+    enough = Loaded(groups, skipped + twice, name, records.is_sample).where(
+        lambda group: len(group.prompts) >= least, f"fewer than {least} prompts"
+    )
     if not enough:
         most = max((len(group.prompts) for group in groups), default=0)
         raise ValueError(
-            f"{name}: no group has {least} prompts that fit this model (the largest has {most}; skipped: "
-            f"{skipped + asked.skipped}); give a lower least, more frames, or by=kn.data.number"
+            f"{name}: no group has {least} prompts that fit this model (the largest has {most}; skipped: {skipped}); "
+            "give a lower least, more frames, or by=kn.data.number"
         )
-    chosen = enough
-    if limit is not None and limit < len(enough):
-        chosen = sorted(python_random(seed).sample(enough, limit), key=lambda group: group.key)
-    reasons = {
-        "the same as another group": len(given) - len(groups),
-        f"fewer than {least} prompts": len(groups) - len(enough),
-        "over the limit": len(enough) - len(chosen),
-    }
-    return Loaded(tuple(chosen), skipped + asked.skipped + Skipped.of(reasons), name, records.is_sample)
+    if limit is None or limit >= len(enough):
+        return enough
+    chosen = sorted(python_random(seed).sample(enough, limit), key=lambda group: group.key)
+    over = Skipped.of({"over the limit": len(enough) - limit})
+    return replace(enough, records=tuple(chosen), skipped=enough.skipped + over)
 
 
 def _by_pair(asked: PromptSet, records: Mapping[str, Sequence[MinimalPair]]) -> Iterator[_Group]:
