@@ -4,7 +4,6 @@ import math
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from operator import itemgetter, methodcaller
 from typing import Any
 
@@ -23,16 +22,18 @@ Payload = Mapping[str, Any]
 Score = Callable[[Payload], float | None]
 
 
-def _mean(values: Sequence[float]) -> float | None:
-    return sum(values) / len(values) if values else None
+def _mean(values: Sequence[float | None]) -> float | None:
+    """None where nothing was asked, or an answer was not measured."""
+    measured = [float(value) for value in values if value is not None]
+    return sum(measured) / len(values) if values and len(measured) == len(values) else None
 
 
-def _answered(role: str, of: Callable[[Mapping[str, Any]], float]) -> Score:
-    """The mean over a role's questions, of what `of` takes from an answer; None of what was not measured."""
+def _answered(roles: Sequence[str], of: Callable[[Mapping[str, Any]], float | None]) -> Score:
+    """The mean over the questions of the first of these roles that there is, of what `of` takes from an answer."""
 
     def score(after: Payload) -> float | None:
-        values = [of(answer) for answer in after["answers"].get(role, [])]
-        return None if None in values else _mean([float(value) for value in values])
+        role = next((role for role in roles if role in after["answers"]), "")
+        return _mean([of(answer) for answer in after["answers"].get(role, [])])
 
     return score
 
@@ -51,23 +52,13 @@ def _prefers(role: str, better: str, worse: str, of: Callable[[float], float]) -
 EDITED = ("forward new", "rewrite new")
 
 
-def _reliability(after: Payload, field: str) -> float | None:
-    roles = [role for role in EDITED if role in after["answers"]]
-    return _answered(roles[0], methodcaller("get", field))(after) if roles else None
-
-
 def probability_of(payload: Payload) -> float:
     """Of the new answer after the edited prompt."""
-    p = _reliability(payload, "p")
+    p = SCORES["reliability, p"](payload)
     return math.nan if p is None else p
 
 
-_ASKED = {
-    "efficacy": "rewrite",
-    "paraphrase": "paraphrase",
-    "neighborhood": "neighborhood",
-    "neighborhood+": "neighborhood+",
-}
+_ASKED = {"efficacy": "rewrite", **{role: role for role in ("paraphrase", "neighborhood", "neighborhood+")}}
 _FOLLOWS = {
     "symmetry": "reverse new",
     "old direction": "reverse old",
@@ -77,7 +68,7 @@ _FOLLOWS = {
 
 #: Name of a score -> how it is made. A case without the questions that a score needs is left out of it.
 SCORES: dict[str, Score] = {
-    **{f"reliability, {field}": partial(_reliability, field=field) for field in ("exact", "first", "tokens", "p")},
+    **{f"reliability, {x}": _answered(EDITED, methodcaller("get", x)) for x in ("exact", "first", "tokens", "p")},
     "reliability, free": lambda after: after.get("free"),
     **{
         f"{name}{magnitude}": _prefers(role, *(("true", "new") if "neighborhood" in name else ("new", "true")), of)
@@ -88,11 +79,11 @@ SCORES: dict[str, Score] = {
     "generation entropy": lambda after: after.get("entropy"),
     "perplexity": lambda after: after.get("perplexity"),
     **{
-        f"{name}, {field}": _answered(role, itemgetter(field))
+        f"{name}, {field}": _answered([role], itemgetter(field))
         for name, role in _FOLLOWS.items()
         for field in ("exact", "first", "p")
     },
-    "old direction gone": _answered("reverse old", lambda answer: not answer["exact"]),
+    "old direction gone": _answered(["reverse old"], lambda answer: not answer["exact"]),
 }
 
 #: What a score is about -> questions that a model which knew that answered exactly before the edit: the fact itself,

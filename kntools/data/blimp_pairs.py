@@ -7,7 +7,6 @@ from kntools.arguments import without_effect
 from kntools.data import hub, sources
 from kntools.data.filters import Filters, select
 from kntools.data.pairs import MinimalPair
-from kntools.data.read import json_lines
 from kntools.data.records import Loaded
 from kntools.models.names import check_name
 
@@ -51,7 +50,6 @@ def blimp(paradigm: str, *, path: str | Path | None = None, **filters: Unpack[Fi
     wanted = sources.Wanted(
         name=f"BLiMP {paradigm}",
         files=(f"blimp/{paradigm}.jsonl",),
-        read=json_lines,
         hub_set=hub.BLIMP,
         hub_config=paradigm,
         sample=("agreement_pairs.jsonl",) if own else (),

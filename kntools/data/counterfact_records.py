@@ -7,7 +7,7 @@ from typing import ClassVar, Unpack
 from kntools.data import hub, sources
 from kntools.data.filters import Filters, select
 from kntools.data.patterns import ask
-from kntools.data.read import Row, json_lines
+from kntools.data.read import Row
 from kntools.data.records import Candidate, Loaded
 
 
@@ -98,12 +98,7 @@ def counterfact(*, path: str | Path | None = None, **filters: Unpack[Filters]) -
     records.prompts(model, role="rewrite")
     ```
     """
-    wanted = sources.Wanted(
-        name="CounterFact",
-        files=("counterfact/counterfact_1000.jsonl",),
-        read=json_lines,
-        hub_set=hub.COUNTERFACT,
-    )
+    wanted = sources.Wanted("CounterFact", ("counterfact/counterfact_1000.jsonl",), hub_set=hub.COUNTERFACT)
     [rows], source = sources.load(wanted, path)
     for row in rows:
         row.child("requested_rewrite").template("prompt")
@@ -119,12 +114,8 @@ def counterfact_reduced(*, path: str | Path | None = None, **filters: Unpack[Fil
     """
     one_file = path is not None and Path(path).is_file()
     parts = ("train",) if one_file else ("train", "edit", "val")
-    wanted = sources.Wanted(
-        name="CounterFact in its reduced form",
-        files=tuple(f"counterfact/counterfact_easyedit_{part}.jsonl" for part in parts),
-        read=json_lines,
-        hub_set=hub.COUNTERFACT_REDUCED,
-    )
+    files = tuple(f"counterfact/counterfact_easyedit_{part}.jsonl" for part in parts)
+    wanted = sources.Wanted("CounterFact in its reduced form", files, hub_set=hub.COUNTERFACT_REDUCED)
     tables, source = sources.load(wanted, path)
     records = [_reduced(i, row) for i, row in enumerate(row for table in tables for row in table)]
     return select(sorted(records, key=lambda record: record.case_id), source, **filters)

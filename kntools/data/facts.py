@@ -40,7 +40,7 @@ def known_facts(*, path: str | Path | None = None, **filters: Unpack[Filters]) -
         trace = kn.causal_trace(model, prompt)
     ```
     """
-    wanted = sources.Wanted("ROME's known facts", files=("counterfact/known_1000.json",), read=json_array)
+    wanted = sources.Wanted("ROME's known facts", ("counterfact/known_1000.json",), json_array)
     [rows], source = sources.load(wanted, path)
     facts = [row.template().record(KnownFact, target="attribute", relation="relation_id") for row in rows]
     return select(facts, source, **filters)

@@ -65,14 +65,10 @@ def select(
         matching = [i for i in order if asked[i].target.strip() in targets]
         left_out["other target"] = len(order) - len(matching)
         order = matching
-    if model is None:
-        kept = order if limit is None else order[:limit]
-        left_out[OVER_LIMIT] = len(order) - len(kept)
-    else:
-        # In the order of the sample and only until there are enough: a model need not read all of CounterFact.
-        kept, reasons = _known_records(model, records, order, limit)
-        left_out.update(reasons)
-        left_out[OVER_LIMIT] = len(order) - len(kept) - sum(reasons.values())
+    # In the order of the sample and only until there are enough: a model need not read all of CounterFact.
+    kept, reasons = (order[:limit], {}) if model is None else _known_records(model, records, order, limit)
+    left_out.update(reasons)
+    left_out[OVER_LIMIT] = len(order) - len(kept) - sum(reasons.values())
     chosen = tuple(records[i] for i in sorted(kept))
     return Loaded(chosen, skipped + Skipped.of(left_out), source.name, source.is_sample)
 

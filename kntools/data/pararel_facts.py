@@ -8,7 +8,7 @@ from typing import Unpack
 from kntools.data import sources
 from kntools.data.filters import Filters, select
 from kntools.data.patterns import fill
-from kntools.data.read import Row, json_lines
+from kntools.data.read import Row
 from kntools.data.records import Candidate, Loaded
 from kntools.models.names import check_name
 
@@ -55,11 +55,8 @@ def pararel(relation: str, *, path: str | Path | None = None, **filters: Unpack[
     if relation in _WITHOUT_PATTERNS:
         raise ValueError(f"ParaRel has facts of {relation} but no patterns; choose another relation")
     check_name("ParaRel relation", relation, RELATIONS)
-    wanted = sources.Wanted(
-        name=f"ParaRel {relation}",
-        files=(f"pararel/patterns/{relation}.jsonl", f"pararel/facts/{relation}.jsonl"),
-        read=json_lines,
-    )
+    files = (f"pararel/patterns/{relation}.jsonl", f"pararel/facts/{relation}.jsonl")
+    wanted = sources.Wanted(f"ParaRel {relation}", files)
     (pattern_rows, fact_rows), source = sources.load(wanted, path)
     patterns = tuple(map(_pattern, pattern_rows))
     facts = [

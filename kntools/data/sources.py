@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from kntools.data import hub
-from kntools.data.read import Row
+from kntools.data.read import Row, json_lines
 
 #: `path="sample"` asks for the built-in sample by name.
 SAMPLE = "sample"
@@ -41,7 +41,7 @@ class Wanted:
 
     name: str
     files: tuple[str, ...]  # relative to the data folder, all of them needed
-    read: Callable[[Path], list[Row]]  # one of them
+    read: Callable[[Path], list[Row]] = json_lines  # one of them
     hub_set: hub.HubSet | None = None
     hub_config: str | None = None  # of the hub's data set, if it has several
     sample: tuple[str, ...] | None = None  # those of the built-in sample; `None`: they are called as the `files`
