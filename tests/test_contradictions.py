@@ -60,7 +60,7 @@ CONTRADICTIONS: dict[str, tuple[Callable[[Any], Any], str]] = {
     "correct_only": (lambda m: kn.analyses.reliability(m, {"a": [PROMPT]}, correct_only="no"), "correct_only='no'"),
     "trace known_only": (lambda m: kn.analyses.tracing_profile(m, [PROMPT], known_only="no"), "known_only='no'"),
     "other tokens": (_other_tokens, "prepend_bos is True in one attribution and False in the other"),
-    "a group twice": (_twice, "is given twice and would count twice"),
+    "a group twice": (_twice, "is given 2 times and would count as often"),
     "depth": (_of_another_depth, "n_layers=300, but the model has 4 layers"),
     "no verb for it": (
         lambda m: kn.analyses.prompt_groups(m, "sample_determiner_noun_agreement_2", path="sample"),

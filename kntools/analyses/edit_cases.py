@@ -3,14 +3,13 @@
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from itertools import islice
+from itertools import chain, compress, islice
 from typing import Any, Literal, get_args
 
 from kntools import data
 from kntools.arguments import whole, without_effect
 from kntools.data import CounterFactRecord, ReducedRecord, SymmetricFact
 from kntools.data.records import Loaded, Skipped
-from kntools.engine.answers import ask
 from kntools.engine.inputs import check_choice
 from kntools.engine.texts import chunks
 from kntools.models.causality import is_masked
@@ -51,11 +50,10 @@ class Case:
 #: The role of the questions whose answers an edit must leave as they are.
 NEIGHBOUR = "neighborhood true"
 
-_Side = Literal["target", "foil"]
 #: Role of a prompt -> its questions: their roles, and which of the prompt's two answers is asked for. An edit goes from
 #: target to foil. Of a symmetric fact s -> t that becomes s -> t', t' should then lead to s (`reverse new`) and t no
 #: longer (`reverse old`); where a field changes, the occupation should follow.
-QUESTIONS: dict[str, tuple[tuple[str, _Side], ...]] = {
+QUESTIONS: dict[str, tuple[tuple[str, Literal["target", "foil"]], ...]] = {
     role: ((f"{name} new", "foil"), (f"{name} true", "target"))
     for role, name in {
         **{role: role for role in ("forward", "synonym", "rewrite", "paraphrase", "neighborhood")},
@@ -140,8 +138,9 @@ def make_cases(model: Any, what: EditData, limit: int, *, seed: int = 0, among: 
     first_of: dict[str, Case] = {}  # each subject once: "The capital of X is" has one answer to edit
     for case in cases_of(model, facts):
         first_of.setdefault(str(case.prompt.subject), case)
-    judged = _known(model, list(first_of.values()))
-    return [case for _, case in sorted(judged, key=lambda known: not known[0])[:limit]]
+    cases = list(first_of.values())
+    known = {case.key for case in compress(cases, _knows(model, cases))}
+    return sorted(cases, key=lambda case: case.key not in known)[:limit]
 
 
 def _known_counterfact(model: Any, limit: int) -> list[Case]:
@@ -151,11 +150,11 @@ def _known_counterfact(model: Any, limit: int) -> list[Case]:
         return found
     ids = {record.case_id for record in data.counterfact()}
     more = data.counterfact_reduced().where(lambda record: record.case_id not in ids, "in the full set")
-    parts = (_known(model, cases_of(model, part)) for part in chunks(more, _ASKED_TOGETHER))
-    return found + list(islice((case for part in parts for known, case in part if known), limit - len(found)))
+    parts = (cases_of(model, part) for part in chunks(more, _ASKED_TOGETHER))
+    known = chain.from_iterable(compress(part, _knows(model, part)) for part in parts)
+    return [*found, *islice(known, limit - len(found))]
 
 
-def _known(model: Any, cases: list[Case]) -> list[tuple[bool, Case]]:
-    """Each case, and whether the model begins to say its old answer by itself."""
-    prompts = [replace(case.prompt, multi_token="first") for case in cases]
-    return [(answer.first, case) for answer, case in zip(ask(model, prompts) if cases else [], cases, strict=True)]
+def _knows(model: Any, cases: Sequence[Case]) -> list[bool]:
+    """Does the model begin to say the old answer of each case by itself?"""
+    return data.known(model, [case.prompt for case in cases], two_way=False)

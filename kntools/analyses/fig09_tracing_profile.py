@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
-from itertools import islice
+from itertools import chain, compress, islice
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,6 +17,7 @@ from kntools.analyses.neuron_search import open_run
 from kntools.analyses.prompt_group import prompt_item
 from kntools.arguments import PROMPTS, check_distinct, check_list, flag, several, whole
 from kntools.engine.inputs import check_choice
+from kntools.engine.texts import chunks
 from kntools.metrics import UNITS
 from kntools.models import adapter
 from kntools.prompts import Prompt
@@ -217,7 +218,7 @@ def tracing_profile(
         raise ValueError(f"nothing to trace: kinds and sever are both empty; kinds are {', '.join(KINDS)}")
     asked = [replace(prompt, multi_token="first") for prompt in prompts]
     if known_only:
-        asked = _known(model, asked, two_way)
+        asked = list(compress(asked, data.known(model, asked, two_way=two_way)))
     if not asked:
         raise ValueError("no prompts to trace: none was given, or the model gets none of them right")
     level, metric = noise_level(noise, lambda: subject_sigma(model, asked)), "two_way" if two_way else "probability"
@@ -250,10 +251,6 @@ def tracing_profile(
     )
 
 
-def _known(model: Any, prompts: Sequence[Prompt], two_way: bool) -> list[Prompt]:
-    return [p for p, right in zip(prompts, data.known(model, prompts, two_way=two_way), strict=True) if right]
-
-
 def traced_prompts(model: Any, what: Traced, *, limit: int) -> list[Prompt]:
     """The first `limit` prompts that the model gets right, of `"facts"`, `"determiner_noun"` or `"subject_verb"`.
 
@@ -269,8 +266,9 @@ def traced_prompts(model: Any, what: Traced, *, limit: int) -> list[Prompt]:
         asked = determiner_noun_prompts(model)
     else:
         asked = list(data.agreement_frames(what).prompts(model))
-    parts = (asked[start : start + _ASKED_TOGETHER] for start in range(0, len(asked), _ASKED_TOGETHER))
-    return list(islice((prompt for part in parts for prompt in _known(model, part, TRACED[what])), limit))
+    parts = chunks(asked, _ASKED_TOGETHER)
+    known = (compress(part, data.known(model, part, two_way=TRACED[what])) for part in parts)
+    return list(islice(chain.from_iterable(known), limit))
 
 
 def determiner_noun_prompts(model: Any) -> list[Prompt]:

@@ -3,16 +3,16 @@
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
 from kntools.analyses.edit_cases import Case
-from kntools.analyses.edit_measures import Continuations, NeighbourLogits, measure, neighbour_logits
+from kntools.analyses.edit_measures import Continuations, measure, neighbour_logits
 from kntools.analyses.edit_methods import Method, Moments, chosen_editors, edit_each, same_weights, settings_of
 from kntools.analyses.edit_result import SCORES, EditConsistency, Payload
 from kntools.analyses.neuron_search import local_seed, open_run
-from kntools.arguments import check_list, whole
+from kntools.arguments import check_distinct, check_list, whole
 from kntools.editing.rome_value import shared_values
 from kntools.editing.weight_edits import WeightEdit
 from kntools.engine.texts import chunks
@@ -58,8 +58,7 @@ def edit_consistency(
     chosen = chosen_editors(model, methods, layer, second_moment)
     check_list("cases", cases, Case, "make_cases(model, 'counterfact', 100)")
     keys = [case.key for case in cases]
-    if len(set(keys)) != len(keys):
-        raise ValueError("two cases have the same key; give each case once")
+    check_distinct("case", keys)
     how, together = continuations or Continuations(), whole("together", together, least=1)
     written = {"methods": settings_of(chosen), "together": together, "continuations": asdict(how)}
     folder = open_run(run, "edit consistency", model, **written)
@@ -70,9 +69,8 @@ def edit_consistency(
         found = zip(part, measure(model, part, how, drawn=drawn), strict=True)
         return [{**payload, "case": content_of[case.key]} for case, payload in found]
 
-    @lru_cache(maxsize=1)  # the parts of the same cases follow each other
-    def neighbours_before(part: tuple[Case, ...]) -> NeighbourLogits:
-        return neighbour_logits(model, part)
+    # The parts of the same cases follow each other.
+    neighbours_before = lru_cache(maxsize=1)(partial(neighbour_logits, model))
 
     def make(item: tuple[str, tuple[Case, ...]]) -> list[Payload]:
         name, part = item

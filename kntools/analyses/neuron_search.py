@@ -13,7 +13,7 @@ from torch import Tensor
 
 from kntools import randomness
 from kntools.analyses.prompt_group import PromptGroup
-from kntools.arguments import whole
+from kntools.arguments import check_distinct, whole
 from kntools.attribution.attribution_result import Attribution, exists
 from kntools.attribution.integrated_gradients import integrated_gradients, nodes_of
 from kntools.attribution.knowledge_neurons import KnowledgeNeurons, Scores, knowledge_neurons, r1_squared
@@ -123,8 +123,7 @@ def search_each(
 ) -> tuple[list[Row], Row]:
     """What is found in every group, and in its null, as rows of JSON; and the header of the run."""
     sources: dict[str, list[Prompt]] = {}
-    if twice := [item for item, n in Counter(group.item for group in groups).items() if n > 1]:
-        raise ValueError(f"the group {twice[0]!r} is given twice and would count twice; omit one")
+    check_distinct("group", [group.item for group in groups])
     for group in groups:
         sources.setdefault(group.source, []).extend(group.prompts)
     asked = {source: settings.asking(model, prompts) for source, prompts in sources.items()}

@@ -22,8 +22,6 @@ from kntools.randomness import python_random
 from kntools.results.statistics import mean_interval
 from kntools.results.table import Row, Table
 
-_TIMES = (1, 2, 5, 10, 20)  # as many neurons as were planted
-
 
 class PlantedFacts(Table):
     """One row per fact, draw and method: `text, target, draw, method, before, after, steps, planted, ranks`.
@@ -49,7 +47,7 @@ class PlantedFacts(Table):
 
     def curve(self) -> pd.DataFrame:
         """Recall at 1, 2, 5, 10 and 20 times as many neurons as were planted."""
-        sizes = [self.details["count"] * n for n in _TIMES]
+        sizes = [self.details["count"] * times for times in (1, 2, 5, 10, 20)]
         return pd.concat([self.recall(k) for k in sizes if k <= self.details["neurons"]], ignore_index=True)
 
     def tables(self) -> dict[str, pd.DataFrame]:

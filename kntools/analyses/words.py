@@ -11,7 +11,7 @@ from torch import Tensor
 
 from kntools import data
 from kntools.analyses.prompt_group import is_relation, sample
-from kntools.arguments import check_list, several
+from kntools.arguments import check_distinct, check_list, several
 from kntools.data.pairs import MinimalPair
 from kntools.data.records import PromptSet
 from kntools.engine.answers import answer_values
@@ -45,9 +45,9 @@ def checked_words(words: Words | Sequence[str]) -> list[tuple[str, str]]:
         raise ValueError(f"the word list is empty ({empty or 'no section'}); give at least one word per section")
     found = [(section, word.strip()) for section, listed in sections.items() for word in listed]
     names = [word for _, word in found]
-    twice = sorted({word for word in names if names.count(word) > 1})
-    if twice or "" in names:
-        raise ValueError(f"words must be distinct and not empty: {twice or names}")
+    if "" in names:
+        raise ValueError(f"a word is empty: {names}; leave it out")
+    check_distinct("word", names)
     return found
 
 

@@ -1,6 +1,7 @@
 """Name what a minimal pair is about: its determiner, its number, its gender; `None` if it has none."""
 
 from collections.abc import Callable
+from itertools import takewhile
 from typing import Any
 
 from kntools.data.pairs import MinimalPair
@@ -42,7 +43,8 @@ def determiner(record: Any) -> str | None:
     if word in DETERMINER_NUMBER:
         return word
     # The nearest before the noun; BLiMP also has "those out in the open women".
-    before = [w.lower() for w in record.good.split()[: _place(record)]]
+    words = zip(record.good.split(), record.bad.split(), strict=True)
+    before = [good.lower() for good, _ in takewhile(lambda pair: pair[0] == pair[1], words)]
     return next((w for w in reversed(before) if w in DETERMINER_NUMBER), None)
 
 
@@ -106,12 +108,6 @@ def group(loaded: Loaded[Record], by: Callable[[Record], str | None]) -> dict[st
     if None in names.values():
         groups[OTHER] = having(None, "in a named group")
     return groups
-
-
-def _place(pair: MinimalPair) -> int:
-    """Which word differs."""
-    words = zip(pair.good.split(), pair.bad.split(), strict=False)
-    return next((i for i, (good, bad) in enumerate(words) if good != bad), 0)
 
 
 def _with_s(word: str) -> set[str]:

@@ -23,30 +23,20 @@ class Row:
     values: Mapping[str, Any]
 
     def text(self, name: str) -> str:
-        """A string that is not blank."""
-        value = self.values.get(name)
-        if isinstance(value, str) and value.strip():
-            return value
-        raise self._problem(name, "a string that is not blank")
+        return self._value(name, "a string that is not blank", _is_text)
 
     def integer(self, name: str) -> int:
-        value = self.values.get(name)
-        if isinstance(value, int) and not isinstance(value, bool):  # in Python a bool is an int too
-            return value
-        raise self._problem(name, "an integer")
+        # In Python a bool is an int too.
+        return self._value(name, "an integer", lambda value: isinstance(value, int) and not isinstance(value, bool))
 
     def texts(self, name: str) -> tuple[str, ...]:
-        value = self.values.get(name)
-        if isinstance(value, list) and all(isinstance(entry, str) and entry.strip() for entry in value):
-            return tuple(value)
-        raise self._problem(name, "a list of strings that are not blank")
+        expected = "a list of strings that are not blank"
+        return tuple(self._value(name, expected, lambda value: isinstance(value, list) and all(map(_is_text, value))))
 
     def child(self, name: str) -> "Row":
         """An object inside this one."""
-        value = self.values.get(name)
-        if isinstance(value, Mapping):
-            return Row(f"{self.where}, in {name!r}", value)
-        raise self._problem(name, "an object")
+        inside = self._value(name, "an object", lambda value: isinstance(value, Mapping))
+        return Row(f"{self.where}, in {name!r}", inside)
 
     def template(self, name: str = "template") -> "Row":
         """This row, if a text in it has one place for the subject."""
@@ -69,11 +59,17 @@ class Row:
             values[name] = read(last)
         return kind(**values)
 
-    def _problem(self, name: str, expected: str) -> ValueError:
+    def _value(self, name: str, expected: str, fits: Callable[[Any], bool]) -> Any:
+        if fits(self.values.get(name)):
+            return self.values[name]
         if name in self.values:
-            return ValueError(f"{self.where}: field {name!r} must be {expected}, found {self.values[name]!r}")
+            raise ValueError(f"{self.where}: field {name!r} must be {expected}, found {self.values[name]!r}")
         have = ", ".join(sorted(map(str, self.values))) or "none"
-        return ValueError(f"{self.where}: field {name!r} is missing; expected {expected} (fields here: {have})")
+        raise ValueError(f"{self.where}: field {name!r} is missing; expected {expected} (fields here: {have})")
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str) and bool(value.strip())
 
 
 @cache

@@ -22,9 +22,6 @@ EMPTY = "empty context"
 Record = TypeVar("Record")
 T = TypeVar("T")
 
-#: Token ids of a prompt's text, its target and its foil.
-Ids = tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...] | None]
-
 _SHOWN = 5  # records, in a notebook
 
 
@@ -64,7 +61,8 @@ class Candidate:
     role: str
     prompt: Prompt | None
     reason: str = ""
-    ids: Ids | None = None  # if the record was found by its tokens: what the prompt must encode to
+    # If the record was found by its tokens: what the prompt's text, its target and its foil must encode to.
+    ids: tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...] | None] | None = None
 
 
 class Counted(Sequence[T]):
