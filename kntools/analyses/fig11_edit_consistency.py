@@ -94,10 +94,7 @@ def edit_consistency(
     parts = [(name, tuple(part)) for part in chunks(kept, together) for name in chosen]
     with same_weights(model), shared_values():
         found = folder.each(
-            parts,
-            key=lambda part: f"{part[0]}/{'/'.join(case.key for case in part[1])}",
-            make=make,
-            unit="part",
+            parts, key=lambda part: f"{part[0]}/{'/'.join(case.key for case in part[1])}", make=make, unit="part"
         )
     after: dict[str, dict[str, Payload]] = {name: {} for name in chosen}
     for (name, part), payloads in zip(parts, found, strict=True):

@@ -141,12 +141,10 @@ def prompt_groups(
 
 
 def _by_pair(asked: PromptSet, records: Mapping[str, Sequence[MinimalPair]]) -> Iterator[_Group]:
-    key_of = {id(record): key for key, listed in records.items() for record in listed}
-    found: dict[str, list[Prompt]] = {key: [] for key in records}
-    for record, prompt in zip(asked.records, asked.prompts, strict=True):
-        found[key_of[id(record)]].append(prompt)
-    for key, prompts in found.items():
+    prompts_of = {id(record): prompts for record, prompts in asked.by_record()}
+    for key, own in records.items():
         determiner, noun = key.split(" ", 1)
+        prompts = list(chain.from_iterable(prompts_of.get(id(record), ()) for record in own))
         yield key, prompts, {"determiner": determiner, "noun": noun, "number": DETERMINER_NUMBER[determiner]}
 
 

@@ -121,10 +121,6 @@ def word_probabilities(
     Answers only say where words stand, and whether after a space. In a text with a `{}` every word is put there, and
     the value is the probability of the prompt's own answer after it. Hooks without `pos` act at the answer.
     """
-    if not prompts or not words or not interventions:
-        raise ValueError(
-            f"{len(prompts)} prompts, {len(words)} words, {len(interventions)} interventions; give at least one of each"
-        )
     slots = sum(SLOT in p.text for p in prompts)
     if slots not in (0, len(prompts)):
         raise ValueError(f"{slots} of {len(prompts)} prompts have a slot {SLOT}; all of them need one, or none")
