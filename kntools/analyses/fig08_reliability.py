@@ -159,29 +159,22 @@ def _judged(
         for edited in both
         for edit in edits
     ]
-    logits = sweep(model, encoded, runs).float().view(len(prompts), 2, len(edits), -1)
-    return [_outcomes(*each, edits) for each in zip(encoded, neurons, clean, logits, strict=True)]
-
-
-def _outcomes(
-    encoded: Encoded,
-    neurons: Sequence[Neuron],
-    clean: Float[Tensor, " d_vocab"],
-    logits: Float[Tensor, "own_and_random edit d_vocab"],
-    edits: Sequence[EditName],
-) -> Row:
-    target, before = encoded.target_ids[0], _says(clean, encoded)
-    outcomes = [
-        {
-            "edit": edit,
-            "overturned": _says(own, encoded) != before,
-            "random": _says(random, encoded) != before,
-            "before": float(clean.softmax(-1)[target]),
-            "after": float(own.softmax(-1)[target]),
-        }
-        for edit, own, random in zip(edits, *logits, strict=True)
-    ]
-    return {"correct": before == target, "neurons": as_pairs(neurons), "outcomes": outcomes}
+    logits = sweep(model, encoded, runs).float().view(len(prompts), 2, len(edits), -1)  # own neurons, then random ones
+    rows = []
+    for e, own, before, edited in zip(encoded, neurons, clean, logits, strict=True):
+        target, says = e.target_ids[0], _says(before, e)
+        outcomes = [
+            {
+                "edit": edit,
+                "overturned": _says(after, e) != says,
+                "random": _says(random, e) != says,
+                "before": float(before.softmax(-1)[target]),
+                "after": float(after.softmax(-1)[target]),
+            }
+            for edit, after, random in zip(edits, *edited, strict=True)
+        ]
+        rows.append({"correct": says == target, "neurons": as_pairs(own), "outcomes": outcomes})
+    return rows
 
 
 def _hooks(
