@@ -2,6 +2,7 @@
 
 import random
 from dataclasses import dataclass, replace
+from itertools import chain
 
 from kntools import data
 from kntools.data.blimp_pairs import SAMPLES
@@ -32,8 +33,8 @@ class Phrase:
 
 def pairs_in_frames(
     loaded: Loaded[MinimalPair], frames: int, limit: int | None, seed: int
-) -> tuple[dict[str, list[MinimalPair]], Skipped]:
-    """`these horses` -> minimal pairs of it in its own sentence and in `frames - 1` others, and what was left out.
+) -> tuple[Loaded[MinimalPair], dict[str, list[MinimalPair]]]:
+    """Pairs in sentences, and by name: `these horses` -> those of it in its own sentence and in `frames - 1` others.
 
     Of many pairs a sample of four times the `limit` is made: a model can be asked only for some of them.
     """
@@ -50,7 +51,8 @@ def pairs_in_frames(
         others = [frame for frame in drawn if frame != own][: frames - 1]
         found[key] = [pairs[key].within(frame) for frame in (own, *others)]
     reasons = {"noun phrase of another form": len(loaded) - len(parsed), "over the limit": len(pairs) - len(keys)}
-    return found, Skipped.of(reasons)
+    records = tuple(chain.from_iterable(found.values()))
+    return replace(loaded, records=records, skipped=loaded.skipped + Skipped.of(reasons)), found
 
 
 def _parsed(record: MinimalPair) -> Phrase | None:

@@ -89,40 +89,35 @@ def prompt_groups(
     least = min(3, frames) if least is None else whole("least", least, least=1)
     limit = None if limit is None else whole("limit", limit, least=0)
     known = model if known_only else None
-    found: Iterable[_Group]
     records: Loaded[Any]
+    pairs: dict[str, list[MinimalPair]] = {}
     if relation := is_relation(name):
         without_effect(f"for the relation {name!r}, whose groups are facts", by=by)
         # A model need not be asked for all facts.
         records = data.pararel(name, path=path, known_only=known, limit=limit if known_only else None, seed=seed)
-        asked, skipped = records.prompts(model), records.skipped
-        found = [
-            (f"{fact.subject} -> {fact.target}", prompts, {"subject": fact.subject, "target": fact.target})
-            for fact, prompts in asked.by_record()
-        ]
     else:
         records = data.blimp(name, path=path, known_only=known)
-        skipped = records.skipped
         if by is None and any(map(data.determiner, records)):
-            in_frames, left_out = pairs_in_frames(records, frames, limit, seed)
-            skipped += left_out
-            asked = replace(records, records=tuple(chain.from_iterable(in_frames.values()))).prompts(model)
-            if not is_masked(model) and any(prompt.target.strip() in DETERMINER_NUMBER for prompt in asked.prompts):
-                raise ValueError(
-                    f"{name}: a causal model predicts the determiner before it reads the noun, which alone says the "
-                    "number; use a paradigm where the noun is the answer: determiner_noun_agreement_1"
-                )
-            found = _by_pair(asked, in_frames)
-        else:
-            asked = records.prompts(model)
-            found = _by_answer(asked, frames, seed, by)
+            records, pairs = pairs_in_frames(records, frames, limit, seed)
+    asked = records.prompts(model)
+    if relation:
+        found = _by_fact(asked)
+    elif pairs:
+        if not is_masked(model) and any(prompt.target.strip() in DETERMINER_NUMBER for prompt in asked):
+            raise ValueError(
+                f"{name}: a causal model predicts the determiner before it reads the noun, which alone says the "
+                "number; use a paradigm where the noun is the answer: determiner_noun_agreement_1"
+            )
+        found = _by_pair(asked, pairs)
+    else:
+        found = _by_answer(asked, frames, seed, by)
     kind: GroupKind = "factual" if relation else "linguistic"
     given = [
         PromptGroup(key, name, kind, tuple(dict.fromkeys(prompts)), tuple(labels.items()))
         for key, prompts, labels in found
     ]
     groups = tuple(dict.fromkeys(given))  # ParaRel has some facts twice
-    skipped += asked.skipped
+    skipped = records.skipped + asked.skipped
     twice = Skipped.of({"the same as another group": len(given) - len(groups)})
     enough = Loaded(groups, skipped + twice, name, records.is_sample).where(
         lambda group: len(group.prompts) >= least, f"fewer than {least} prompts"
@@ -138,6 +133,11 @@ def prompt_groups(
     chosen = sorted(python_random(seed).sample(enough, limit), key=lambda group: group.key)
     over = Skipped.of({"over the limit": len(enough) - limit})
     return replace(enough, records=tuple(chosen), skipped=enough.skipped + over)
+
+
+def _by_fact(asked: PromptSet) -> Iterator[_Group]:
+    for fact, prompts in asked.by_record():
+        yield f"{fact.subject} -> {fact.target}", prompts, {"subject": fact.subject, "target": fact.target}
 
 
 def _by_pair(asked: PromptSet, records: Mapping[str, Sequence[MinimalPair]]) -> Iterator[_Group]:
