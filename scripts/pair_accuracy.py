@@ -19,8 +19,7 @@ from scipy.stats import binomtest
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from kntools.data.blimp_pairs import PARADIGMS, blimp
-from kntools.data.pairs import MinimalPair
+from kntools.data.blimp_pairs import PARADIGMS, MinimalPair, blimp
 from kntools.models import adapter
 from kntools.models.causality import is_masked
 from kntools.options import progress_bar

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 import kntools as kn
 from kntools.analyses.fig06_cooccurrence_bias import count_beside
-from kntools.data.pairs import _whole
+from kntools.data.blimp_pairs import _whole
 from kntools.prompts import PromptError, Reason
 from kntools.word_borders import is_glued, occurrences
 from tests import zoo

@@ -5,8 +5,7 @@ from dataclasses import dataclass, replace
 from itertools import chain
 
 from kntools import data
-from kntools.data.blimp_pairs import SAMPLES
-from kntools.data.pairs import MinimalPair
+from kntools.data.blimp_pairs import SAMPLES, MinimalPair
 from kntools.data.records import Loaded, Skipped
 from kntools.randomness import python_random
 

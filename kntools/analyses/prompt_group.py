@@ -12,9 +12,8 @@ from typing import Any, Literal, TypeVar
 from kntools import data
 from kntools.analyses.determiner_pairs import pairs_in_frames
 from kntools.arguments import PROMPTS, check_list, flag, several, shown, whole, without_effect
-from kntools.data.blimp_pairs import SAMPLES
+from kntools.data.blimp_pairs import SAMPLES, MinimalPair
 from kntools.data.grouping import DETERMINER_NUMBER
-from kntools.data.pairs import MinimalPair
 from kntools.data.records import Loaded, PromptSet, Skipped
 from kntools.models.causality import is_masked
 from kntools.models.names import check_name

@@ -12,7 +12,7 @@ from torch import Tensor
 from kntools import data
 from kntools.analyses.prompt_group import is_relation, sample
 from kntools.arguments import check_distinct, check_list, several
-from kntools.data.pairs import MinimalPair
+from kntools.data.blimp_pairs import MinimalPair
 from kntools.data.records import PromptSet
 from kntools.engine.answers import answer_values
 from kntools.prompts import Encoded, Prompt, PromptError, PromptLike, encode_each

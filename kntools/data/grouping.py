@@ -4,7 +4,7 @@ from collections.abc import Callable
 from itertools import takewhile
 from typing import Any
 
-from kntools.data.pairs import MinimalPair
+from kntools.data.blimp_pairs import MinimalPair
 from kntools.data.records import Loaded, Record
 
 SINGULAR, PLURAL = "singular", "plural"

@@ -8,8 +8,8 @@ import torch
 
 import kntools as kn
 from kntools import data
+from kntools.data.blimp_pairs import MinimalPair
 from kntools.data.filters import NO_PROMPT, NOT_KNOWN
-from kntools.data.pairs import MinimalPair
 from kntools.data.records import Loaded, Skipped
 from scripts import pair_accuracy as accuracy
 from scripts import tables

@@ -12,8 +12,7 @@ from hypothesis import strategies as st
 import kntools as kn
 from kntools import data
 from kntools.data.agreement import KINDS
-from kntools.data.blimp_pairs import SAMPLES
-from kntools.data.pairs import MinimalPair
+from kntools.data.blimp_pairs import SAMPLES, MinimalPair
 from kntools.data.patterns import before_answer, fill
 from kntools.data.read import json_lines
 from kntools.data.records import Loaded, Skipped
