@@ -133,7 +133,7 @@ class TracingProfile(Result):
 
     def plot(self, **options: Any) -> Any:
         """Lines with bands: `kntools.plots.role_lines`."""
-        from kntools.plots.effects import role_lines
+        from kntools.plots.tokens import role_lines
 
         return role_lines(self, **options)
 

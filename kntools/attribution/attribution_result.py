@@ -108,7 +108,7 @@ class Attribution(Result):
 
     def plot_against(self, other: "Attribution", **options: Any) -> Figure:
         """Scores of the same prompts in two attributions, a dot per neuron: `kntools.plots.score_scatter`."""
-        from kntools.plots.comparison import score_scatter
+        from kntools.plots.scatters import score_scatter
 
         self._check_comparable(other)
         return score_scatter(self, other, **options)

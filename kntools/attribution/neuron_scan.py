@@ -86,7 +86,7 @@ class NeuronScan(Result):
 
     def plot(self, scores: Attribution | None = None, **options: Any) -> Figure:
         """Effects against scores: `kntools.plots.scan_scatter`."""
-        from kntools.plots.effects import scan_scatter
+        from kntools.plots.scatters import scan_scatter
 
         return scan_scatter(self, scores, **options)
 

@@ -6,12 +6,11 @@ All take `title`, `width` and `height` (pixels), and heatmaps `colorscale` (any 
 
 from kntools.plots.card_view import with_cards
 from kntools.plots.charts import bar_chart, line_chart, scatter_chart
-from kntools.plots.comparison import score_scatter
-from kntools.plots.effects import against_random, role_lines, scan_scatter
 from kntools.plots.heatmaps import heatmap
 from kntools.plots.neurons import layer_histogram, neuron_bars, neuron_heatmap
+from kntools.plots.scatters import against_random, scan_scatter, score_scatter
 from kntools.plots.theme import DARK, LIGHT
-from kntools.plots.tokens import patch_heatmap, trace_heatmap, trace_panels
+from kntools.plots.tokens import patch_heatmap, role_lines, trace_heatmap, trace_panels
 
 __all__ = [
     "DARK",

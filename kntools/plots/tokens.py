@@ -1,4 +1,4 @@
-"""Tokens, heads or neurons x layers: where tracing or patching changes the answer."""
+"""Tokens, token roles, heads or neurons x layers: where tracing or patching changes the answer."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Unpack
@@ -7,9 +7,11 @@ import numpy as np
 import plotly.graph_objects as go
 
 from kntools.arguments import several, without_effect
+from kntools.metrics import UNITS
+from kntools.plots.charts import line_chart
 from kntools.plots.heatmaps import heatmap
 from kntools.plots.scores import finite
-from kntools.plots.theme import MARK, Look, plain
+from kntools.plots.theme import CATEGORIES, MARK, NEUTRAL, Look, plain
 from kntools.results.display import number
 
 _KINDS = {"hidden": "Hidden state", "mlp": "MLP output", "attn": "Attention output"}
@@ -38,8 +40,7 @@ def trace_heatmap(
         without_effect("for a Trace, which has its tokens", tokens=tokens)
         return trace_panels([trace], scores=scores, **look)
     without_effect("for plain effects", scores=scores or None)
-    options: dict[str, Any] = {"title": "Causal trace", **look}
-    return _layers_across({"": trace}, tokens, **options)
+    return _layers_across({"": trace}, tokens, "Causal trace", look)
 
 
 def trace_panels(traces: Sequence[Any], *, scores: bool = False, **look: Unpack[Look]) -> go.Figure:
@@ -71,8 +72,7 @@ def trace_panels(traces: Sequence[Any], *, scores: bool = False, **look: Unpack[
     title = f"{what}: {first.prompt.text} → {first.prompt.target.strip()} ({values})"
     metric = first.metric.replace("_", " ")
     unit = f"{metric} with the state restored" if scores else f"indirect effect ({metric})"
-    options: dict[str, Any] = {"title": title, "unit": unit, **look}
-    figure = _layers_across(tables, first.tokens, **options)
+    figure = _layers_across(tables, first.tokens, title, look, unit=unit)
     notes = [f"{token}<br>{role}" for token, role in zip(_exact(first.tokens), first.roles, strict=True)]
     ticks = [f"<b>{t}</b>" if i in first.subject else t for i, t in enumerate(figure.layout.yaxis.ticktext)]
     figure.update_traces(text=[[note] * len(first.effect) for note in notes]).update_yaxes(ticktext=ticks)
@@ -86,6 +86,37 @@ def _name(trace: Any) -> str:
     several = f", {trace.window} layers" if trace.window > 1 else ""
     cut = f", {trace.sever} severed" if trace.sever else ""
     return _KINDS.get(trace.kind, trace.kind) + several + cut
+
+
+def role_lines(profile: Any, *, before: bool = False, **look: Unpack[Look]) -> go.Figure:
+    """Mean indirect effect per layer, a line per token role and a panel per kind of trace (Niu et al. 2024, figure 9).
+
+    ```python
+    kn.plots.role_lines(tracing_profile(model, prompts))
+    ```
+
+    Bands are 95 % intervals over prompts. `before` also shows the tokens before the subject, which the noise of a
+    causal model does not reach.
+    """
+    frame = profile.to_frame()
+    names = dict(zip(((kind, cut or "") for kind, cut in profile.variants), profile.variant_names, strict=True))
+    frame["trace"] = [names[row.kind, row.severed] for row in frame.itertuples()]
+    frame["tokens"] = [f"{row.role} (n = {row.n})" for row in frame.itertuples()]
+    # A role has the same colour in all figures, so that they can be compared.
+    colours = dict(zip(profile.roles, (NEUTRAL, *CATEGORIES), strict=False))
+    figure = line_chart(
+        frame if before else frame[~frame["role"].str.startswith("before")],
+        "layer",
+        "effect",
+        color="tokens",
+        facet_col="trace",
+        labels={"effect": f"indirect effect ({UNITS.get(profile.metric, profile.metric)})"},
+        color_discrete_map={row.tokens: colours[row.role] for row in frame.itertuples()},
+        **{"title": profile.describe(), **look},
+    )
+    return figure.for_each_trace(
+        lambda line: line.update(line_width=3 if line.name.startswith("last") else 1.5), {"mode": "lines"}
+    )
 
 
 def patch_heatmap(
@@ -107,8 +138,7 @@ def patch_heatmap(
     """
     if not hasattr(grid, "pairs"):
         without_effect("for plain effects", normalized=normalized or None)
-        plain_options: dict[str, Any] = {"title": "Patching", **look}
-        return _layers_across({"": grid}, labels, **plain_options)
+        return _layers_across({"": grid}, labels, "Patching", look)
     without_effect("for a PatchGrid, which has its labels", labels=labels)
     effects, axis = finite(grid.normalized if normalized else grid.effect, "effects", gaps=True), ""
     kept, (clean, corrupted), n = range(effects.shape[1]), grid.pairs[0], len(grid.pairs)
@@ -120,19 +150,25 @@ def patch_heatmap(
         axis = f"the leading {len(kept)} of {effects.shape[1]:,}" if len(kept) < effects.shape[1] else ""
     of = f"{clean.text} | {corrupted.text}" if n == 1 else f"mean of {n} pairs"
     unit = "share of clean - corrupted" if normalized else f"change of {grid.metric}"
-    options: dict[str, Any] = {"title": f"{grid.title}: {of}", "unit": unit, "y": axis, **look}
-    return _layers_across({"": effects[:, kept]}, names, layers=grid.layers, **options)
+    title = f"{grid.title}: {of}"
+    return _layers_across({"": effects[:, kept]}, names, title, look, layers=grid.layers, unit=unit, y=axis)
 
 
 def _layers_across(
-    tables: Mapping[str, Any], labels: Sequence[str] | None, *, layers: Iterable[int] | None = None, **options: Any
+    tables: Mapping[str, Any],
+    labels: Sequence[str] | None,
+    title: str,
+    look: Look,
+    *,
+    layers: Iterable[int] | None = None,
+    y: str = "",
+    unit: str = "effect",
 ) -> go.Figure:
     """A `heatmap` of `[layer label]` with a row per label. Rows are numbers, so that equal labels stand apart."""
-    found = {
-        name: finite(table, "effects", (None, len(labels) if labels else None), gaps=True).T
-        for name, table in tables.items()
-    }
-    figure = heatmap(found, columns=layers, x="layer", **{"y": "", "unit": "effect", **options})
+    shape = (None, len(labels) if labels else None)
+    found = {name: finite(table, "effects", shape, gaps=True).T for name, table in tables.items()}
+    options: Look = {"title": title, **look}
+    figure = heatmap(found, columns=layers, x="layer", y=y, unit=unit, **options)
     texts = _exact(labels or list(map(str, figure.data[0].y)))
     figure.update_yaxes(tickvals=list(range(len(texts))), ticktext=[text.strip() or text for text in texts])
     return figure.update_traces(
