@@ -13,7 +13,7 @@ import kntools as kn
 from kntools.report import QUICK, Study
 from kntools.report import facts as module
 from kntools.report.choices import NotPossible
-from kntools.report.facts import FACTS, FactEffects, fact_effects, facts
+from kntools.report.facts import FACTS, FactEffects, fact_effects, fact_prompts, facts
 from kntools.report.page import Chart, PageTable
 from tests import zoo
 
@@ -32,46 +32,45 @@ def found(study: Study) -> FactEffects:
 
 def test_the_facts_are_real_and_asked_in_several_ways() -> None:
     assert len(FACTS) >= 6
-    for fact in FACTS:
-        assert len(set(fact.texts)) == len(fact.texts) >= 4
-        assert all(fact.answer not in text for text in fact.texts)
-        assert [p.target for p in fact.prompts()] == [f" {fact.answer}"] * len(fact.texts)
+    for fact in FACTS.values():
+        answer, texts = fact["answer"], fact["texts"]
+        assert len(set(texts)) == len(texts) >= 4
+        assert all(answer not in text for text in texts)
+        assert [p.target for p in fact_prompts(fact)] == [f" {answer}"] * len(texts)
 
 
 def test_the_numbers_are_those_of_plain_hooks(study: Study, found: FactEffects) -> None:
-    model = study.model
+    model, attributions = study.model, list(found.attributions.values())
 
     def mean_probability(fact: int, hooks: list[kn.Hook]) -> float:
         values = []
-        for prompt in found.attributions[fact].prompts:
+        for prompt in attributions[fact].prompts:
             encoded = kn.encode(model, prompt)
             with torch.no_grad():
                 logits = model.run_with_hooks(encoded.tokens, fwd_hooks=hooks)
             values.append(float(logits[0, -1].softmax(-1)[encoded.target_ids[0]]))
         return sum(values) / len(values)
 
-    assert len(found.names) == 3
+    assert len(attributions) == 3
     for i in range(3):
         assert float(found.clean[i]) == pytest.approx(mean_probability(i, []), abs=1e-5)
-        top = kn.ablate_neurons(found.attributions[i].top(found.top))
+        top = kn.ablate_neurons(attributions[i].top(found.top))
         assert float(found.leading[i]) == pytest.approx(mean_probability(i, top), abs=1e-5)
         for j in range(3):
-            off, twice = (f(found.neurons[i]) for f in (kn.ablate_neurons, kn.enhance_neurons))
+            off, twice = (f(kn.knowledge_neurons(attributions[i])) for f in (kn.ablate_neurons, kn.enhance_neurons))
             assert float(found.suppressed[i, j]) == pytest.approx(mean_probability(j, off), abs=1e-5)
             assert float(found.enhanced[i, j]) == pytest.approx(mean_probability(j, twice), abs=1e-5)
-        tokens = kn.encode(model, found.attributions[i].prompts[0]).tokens
+        tokens = kn.encode(model, attributions[i].prompts[0]).tokens
         said = [model.run_with_hooks(tokens, fwd_hooks=hooks)[0, -1].argmax() for hooks in ([], off, twice)]
         assert list(found.says[i]) == [model.tokenizer.decode([token]) for token in said]
 
 
 def test_attributions_are_kept_to_the_last_bit(study: Study, found: FactEffects) -> None:
-    alone = kn.integrated_gradients(study.model, found.attributions[1].prompts)
-    assert found.attributions[1].prompts == alone.prompts
-    assert torch.equal(found.attributions[1].scores, alone.scores)
-    again = fact_effects(study)
-    assert torch.equal(again.random, found.random) and torch.equal(
-        again.attributions[2].residual, found.attributions[2].residual
-    )
+    name, att = list(found.attributions.items())[1]
+    alone, again = kn.integrated_gradients(study.model, att.prompts), fact_effects(study)
+    assert att.prompts == alone.prompts and torch.equal(att.scores, alone.scores)
+    assert torch.equal(again.random, found.random)
+    assert torch.equal(again.attributions[name].residual, att.residual)
 
 
 def test_tables_hold_the_effects(study: Study, found: FactEffects) -> None:
@@ -89,24 +88,24 @@ def test_tables_hold_the_effects(study: Study, found: FactEffects) -> None:
 
 def test_facts_that_a_model_has_no_token_for_are_named(study: Study, found: FactEffects) -> None:
     one_token = []
-    for fact in FACTS:
+    for name, fact in FACTS.items():
         try:
-            [kn.encode(study.model, p) for p in fact.prompts()]
-            one_token.append(fact.name)
+            [kn.encode(study.model, p) for p in fact_prompts(fact)]
+            one_token.append(name)
         except ValueError:
-            assert fact.name in found.missing
-    assert list(found.names) == one_token[:3] and found.missing
+            assert name in found.missing
+    assert list(found.attributions) == one_token[:3] and found.missing
     assert "Left out" in facts(study).remarks
 
 
 def test_a_masked_model_is_asked_at_its_mask(tmp_path: Path) -> None:
     study = Study(kn.load_model("tiny-bert"), replace(SIZE, facts=1, draws=1), tmp_path)
-    [att] = fact_effects(study).attributions
+    [att] = fact_effects(study).attributions.values()
     assert (att.prompts[0].text, att.prompts[0].target) == ("The capital of Canada is [MASK].", "Ottawa")
 
 
 def test_a_model_without_any_of_the_answers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "FACTS", FACTS[4:5])
+    monkeypatch.setattr(module, "FACTS", dict([list(FACTS.items())[4]]))
     with pytest.raises(NotPossible, match="one token"):
         facts(Study(zoo.tiny("llama"), SIZE, tmp_path))
 
@@ -115,8 +114,8 @@ def test_a_model_without_any_of_the_answers(tmp_path: Path, monkeypatch: pytest.
 @pytest.mark.smollm2
 def test_smollm2_knows_every_phrasing(smollm2: Any) -> None:
     """The answer is the first choice after every text, so the page shows facts that the model has."""
-    for fact in FACTS:
-        for prompt in fact.prompts():
+    for fact in FACTS.values():
+        for prompt in fact_prompts(fact):
             encoded = kn.encode(smollm2, prompt)
             with torch.no_grad():
                 logits = smollm2(encoded.tokens)[0, -1]
