@@ -1,6 +1,7 @@
 """Bars, lines and dots of a table: those of plotly express, with intervals and in the common look."""
 
 from collections.abc import Callable, Mapping
+from itertools import count
 from typing import Any, Unpack
 
 import numpy as np
@@ -103,32 +104,31 @@ def scatter_chart(frame: pd.DataFrame, x: str, y: str, *, join: str = "", **opti
 
 def _part_names(figure: go.Figure, width: int) -> None:
     """Names above, below or beside their dots, where they cover no other; one without room is shown on hover alone."""
-    dots = [
-        (t, *place) for t, trace in enumerate(figure.data) for place in zip(trace.x, trace.y, trace.text, strict=True)
-    ]
-    places = np.array([dot[1:3] for dot in dots], dtype=float).reshape(-1, 2)
+    dots = [dot for trace in figure.data for dot in zip(trace.x, trace.y, trace.text, strict=True)]
+    places = np.array([dot[:2] for dot in dots], dtype=float).reshape(-1, 2)
     drawn = np.isfinite(places).all(axis=1)
     if not drawn.any():
         return
     low, high = places[drawn].min(axis=0), places[drawn].max(axis=0)
     pixels = (places - low) / np.maximum(high - low, 1e-12) * (width - 120, _PANEL)
-    named = [n for n, (*_, name) in enumerate(dots) if name and drawn[n]]
+    named = [n for n, dot in enumerate(dots) if dot[2] and drawn[n]]
     taken = [(pixels[n], np.array([6.0, 6.0])) for n in named]  # middles and half sizes: of the dots, then of names
-    where = dict.fromkeys(named, "")
+    where = {}
     for n in named:
-        half = np.array([0.5 * CHARACTER * len(dots[n][3]) + 4, 8.0])
+        half = np.array([0.5 * CHARACTER * len(dots[n][2]) + 4, 8.0])
         for position, side in _AROUND.items():
             middle = pixels[n] + side * (half + 8)
             if all((abs(middle - other) >= half + size).any() for other, size in taken):
                 where[n] = position
                 taken.append((middle, half))
                 break
-    for t, trace in enumerate(figure.data):
-        own = [n for n, dot in enumerate(dots) if dot[0] == t]
+    number = count()
+    for trace in figure.data:
+        own = [next(number) for _ in trace.x]
         trace.hovertext = trace.text if trace.hovertext is None else trace.hovertext
         trace.hovertemplate = trace.hovertemplate.replace("%{text}", "%{hovertext}")
-        trace.text = [dots[n][3] if where.get(n) else "" for n in own]
-        trace.textposition = [where.get(n) or "top center" for n in own]
+        trace.text = [dots[n][2] if n in where else "" for n in own]
+        trace.textposition = [where.get(n, "top center") for n in own]
 
 
 def beside(figures: Mapping[str, go.Figure], **look: Unpack[Look]) -> go.Figure:

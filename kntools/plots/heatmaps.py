@@ -91,8 +91,8 @@ def _axis(labels: Iterable[Any]) -> tuple[list[Any], dict[str, Any]]:
     """Where cells are, and an axis on which all are equally wide and equal labels stand apart."""
     names = [plain(label) if isinstance(label, str) else label for label in labels]
     places = list(range(len(names)))
-    frame = {"showline": True, "mirror": True}  # cells of 0 have no colour
-    axis = {"showgrid": False, "zeroline": False, "range": [-0.5, len(names) - 0.5], **frame}
+    axis = {"showgrid": False, "zeroline": False, "range": [-0.5, len(names) - 0.5]}
+    axis |= {"showline": True, "mirror": True}  # cells of 0 have no colour
     if names == places:
         return names, axis | {"tickformat": "d", "dtick": 1 if len(names) <= _FEW else None}
     if len(set(names)) == len(names):

@@ -1,6 +1,6 @@
 """Neurons: all of a model in one heatmap, the leading ones as bars, and the layers in which they lie."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from itertools import pairwise
 from typing import Any, Unpack
 
@@ -71,19 +71,22 @@ def neuron_heatmap(
         hovertemplate=f"<b>%{{text}}</b><br>score %{{z:.3g}}<br>{rank}<extra></extra>",
     )
     figure.update_layout(xaxis_tickangle=-90, yaxis_range=[-0.5, layers - 0.5])
-    _outline(
-        figure, [(n.layer, c) for n in marked for c in np.flatnonzero(index[n.layer] == n.index).tolist()], len(marked)
-    )
+    # A frame around the cell of each marked neuron that has one (or stands for its bin).
+    found = [(n.layer, c) for n in marked for c in np.flatnonzero(index[n.layer] == n.index).tolist()]
+    in_view = "" if len(found) == len(marked) else f" ({len(found)} of {len(marked)} in view)"
+    for number, (layer, column) in enumerate(found):
+        box = {"x0": column - 0.5, "x1": column + 0.5, "y0": layer - 0.5, "y1": layer + 0.5}
+        legend = {"name": f"marked neurons{in_view}", "legendgroup": "marked", "showlegend": number == 0}
+        figure.add_shape(type="rect", line={"color": MARK, "width": 2.5}, **box, **legend)
     return framed(figure, **look)  # again, for the legend
 
 
-def _columns(strength: np.ndarray, mode: str, columns: int, marked: Iterable[int]) -> tuple[np.ndarray, list[str], str]:
+def _columns(strength: np.ndarray, mode: str, columns: int, marked: set[int]) -> tuple[np.ndarray, list[str], str]:
     """The index of the neuron of each cell `[layer column]`, the names of the columns, and that of the axis."""
     layers, width = strength.shape
     if mode == "leading":
         order = np.argsort(-strength.max(axis=0), kind="stable").tolist()
-        first = list(dict.fromkeys(marked))
-        kept = sorted(list(dict.fromkeys([*first, *order]))[: max(columns, len(first))])
+        kept = sorted(list(dict.fromkeys([*marked, *order]))[: max(columns, len(marked))])
         axis = f"neuron index ({len(kept)} of {width:,} that lead in any layer)"
         return np.tile(kept, (layers, 1)), list(map(str, kept)), axis
     if mode == "ranked":
@@ -95,15 +98,6 @@ def _columns(strength: np.ndarray, mode: str, columns: int, marked: Iterable[int
         axis = f"neuron index, {-(-width // columns)} to a cell (the strongest is shown)"
         return index, list(map(str, edges[:-1])), axis
     raise ValueError(f"mode={mode!r} is unknown; use 'leading', 'ranked' or 'bins'")
-
-
-def _outline(figure: go.Figure, found: list[tuple[int, int]], marked: int) -> None:
-    """A frame around the cell of each marked neuron that has one (or stands for its bin)."""
-    name = "marked neurons" if len(found) == marked else f"marked neurons ({len(found)} of {marked} in view)"
-    for number, (layer, column) in enumerate(found):
-        box = {"x0": column - 0.5, "x1": column + 0.5, "y0": layer - 0.5, "y1": layer + 0.5}
-        legend = {"name": name, "legendgroup": "marked", "showlegend": number == 0}
-        figure.add_shape(type="rect", line={"color": MARK, "width": 2.5}, **box, **legend)
 
 
 def neuron_bars(given: Any, k: int = 20, *, prompt: int | None = None, **look: Unpack[Look]) -> go.Figure:
@@ -137,8 +131,8 @@ def neuron_bars(given: Any, k: int = 20, *, prompt: int | None = None, **look: U
         each = pd.DataFrame(scores.each.reshape(len(scores.each), -1)[:, leading], columns=names)
         each = each.stack().rename_axis(["prompt", "neuron"]).rename("score").reset_index()
         dots = {"single prompts": each} if prompt is None and len(scores.each) > 1 else None
-    options: dict[str, Any] = {"hover_data": ["note"], "labels": {"neuron": "", "score": unit}, "title": title, **look}
-    figure = bar_chart(frame, "score", "neuron", dots=dots, **options)
+    options: dict[str, Any] = {"labels": {"neuron": "", "score": unit}, "title": title, **look}
+    figure = bar_chart(frame, "score", "neuron", dots=dots, hover_data=["note"], **options)
     low, high = (NEGATIVE, POSITIVE) if look.get("colorscale") is None else sampled(look["colorscale"], 2)
     colours = [high if score >= 0 else low for score in frame["score"]]
     return figure.update_traces(marker_color=colours, selector={"type": "bar"})

@@ -15,7 +15,6 @@ from kntools.report.figures import FIGURES
 from kntools.report.study import Study
 from kntools.results import processes
 
-SUMMARY = "Summary"
 _PAPER = "Niu et al. 2024 (What does the Knowledge Neuron Thesis have to do with Knowledge?)"
 
 
@@ -103,7 +102,7 @@ def _page(study: Study, shown: Sequence[tuple[Figure, Shown]], command: str) -> 
             *([("Command", f"`{_command(command, [figure for figure, _ in shown])}`")] if command else []),
         ],
         sections=[
-            page.Section(SUMMARY, [links]),
+            page.Section("Summary", [links]),
             *(page.Section(figure.heading, _blocks(figure, content, command)) for figure, content in shown),
         ],
     )

@@ -86,12 +86,11 @@ def paradigms(model: Any) -> tuple[str, ...]:
 
 def _knows_words(model: Any, sentences: Sequence[str]) -> bool:
     """Or does it spell most sentences, or have no token for them? A small model may have few words."""
-    pieces = [model.tokenizer(text, add_special_tokens=False)["input_ids"] for text in sentences]
-    known = [
-        model.tokenizer.unk_token_id not in ids and len(ids) <= 2 * len(text.split())
-        for text, ids in zip(sentences, pieces, strict=True)
-    ]
-    return 2 * sum(known) > len(known)
+    known = 0
+    for text in sentences:
+        ids = model.tokenizer(text, add_special_tokens=False)["input_ids"]
+        known += model.tokenizer.unk_token_id not in ids and len(ids) <= 2 * len(text.split())
+    return 2 * known > len(sentences)
 
 
 def probable_pairs(model: Any, paradigm: str, limit: int, frames: int, seed: int) -> list[PromptGroup]:

@@ -22,7 +22,6 @@ from kntools.results.table import Row
 
 _TOKENS = 10  # that each text goes on by
 
-
 #: Edits of figure 10 by name, and texts with what a continuation begins with if the edit is consistent.
 EXAMPLES: dict[str, Row] = {
     f"{row['text']}: {row['old'].strip()} → {row['new'].strip()}": row for row in asset("examples.toml")["edits"]
