@@ -91,23 +91,21 @@
   }
   toggle.hidden = false;
 
-  // A figure that is wider than the screen is drawn smaller: it can be enlarged with two fingers.
-  const fits = new ResizeObserver(() => requestAnimationFrame(() => {
+  function fit() {
+    // A figure that is wider than the screen is drawn smaller: it can be enlarged with two fingers.
     for (const box of document.querySelectorAll(".fit")) {
       const inner = box.firstElementChild;
       const scale = Math.min(1, box.clientWidth / inner.offsetWidth);
       inner.style.transform = scale < 1 ? `scale(${scale})` : "";
       box.style.height = scale < 1 ? `${inner.offsetHeight * scale}px` : "";
     }
-  }));
-  for (const box of document.querySelectorAll(".fit")) for (const part of [box, box.firstElementChild]) fits.observe(part);
-
-  // A table that does not fit scrolls in its own box, and says so.
-  const boxes = [...document.querySelectorAll(".scroll")];
-  const mark = () => boxes.forEach((box) => box.toggleAttribute("data-wide", box.scrollWidth > box.clientWidth));
-  mark();
-  const sizes = new ResizeObserver(() => requestAnimationFrame(mark));
-  for (const box of boxes) sizes.observe(box);
+    // A table that does not fit scrolls in its own box, and says so.
+    for (const box of document.querySelectorAll(".scroll")) {
+      box.toggleAttribute("data-wide", box.scrollWidth > box.clientWidth);
+    }
+  }
+  const sizes = new ResizeObserver(() => requestAnimationFrame(fit));
+  for (const box of document.querySelectorAll(".fit, .fit > div, .scroll")) sizes.observe(box);
 
   show();
   const cards = JSON.parse(document.getElementById("cards").textContent);
