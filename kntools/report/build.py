@@ -2,12 +2,15 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import plotly.io
+
 from kntools.models import adapter, neuron_layers
 from kntools.plots.card_view import COMMAND
-from kntools.report import page, pictures
+from kntools.report import page
 from kntools.report.cards import page_cards
 from kntools.report.choices import NotPossible
 from kntools.report.figure import Figure, Shown
@@ -15,6 +18,9 @@ from kntools.report.figures import FIGURES
 from kntools.report.study import Study
 from kntools.results import processes
 
+# What a figure is drawn as, and pixels per CSS pixel.
+_FORMATS = {"png": 2, "svg": 1}
+_WIDTH = 1000
 _PAPER = "Niu et al. 2024 (What does the Knowledge Neuron Thesis have to do with Knowledge?)"
 
 
@@ -61,7 +67,7 @@ def build(
     written = [page.write(out / "index.html", replace(content, cards=cards, card_command=card_command))]
     written += [out / name for name in content.files]
     charts = [block for _, one in shown for block in one.blocks if isinstance(block, page.Chart)]
-    drawn, note = pictures.write(out / "figures", charts)
+    drawn, note = _pictures(out / "figures", charts)
     return Report(tuple(shown), written[0], (*written, *drawn), note)
 
 
@@ -72,6 +78,28 @@ def _shown(figure: Figure, study: Study) -> Shown:
         return Shown(f"Not shown for this model: {why}.")
     except (neuron_layers.NoNeurons, adapter.NoHookPoint) as error:  # a mixture of experts; layers without attention
         return Shown(f"Not shown for this model: {error.args[0].rsplit(';', 1)[0]}.")
+
+
+def _pictures(folder: Path, charts: Sequence[page.Chart]) -> tuple[list[Path], str]:
+    """The files, drawn in one go (the browser's start takes its time), or why there are none."""
+    if find_spec("kaleido") is None:
+        return [], "no PNG and SVG files (the buttons on the page save them): pip install 'kntools[images]'"
+    if not charts:
+        return [], ""
+    folder.mkdir(parents=True, exist_ok=True)
+    drawn = [(chart, ending) for chart in charts for ending in _FORMATS]
+    written = [folder / f"{chart.name}.{ending}" for chart, ending in drawn]
+    try:
+        plotly.io.write_images(
+            fig=[chart.figure for chart, _ in drawn],
+            file=written,
+            width=[max(_WIDTH, chart.min_width) for chart, _ in drawn],
+            height=[chart.height for chart, _ in drawn],
+            scale=[_FORMATS[ending] for _, ending in drawn],
+        )
+    except Exception as error:  # kaleido, the browser and what is between them have errors of many kinds
+        return [], f"no PNG and SVG files (the buttons on the page save them): {type(error).__name__}: {error}"
+    return written, ""
 
 
 def _neurons(model: Any) -> str:

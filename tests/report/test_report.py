@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ import pandas as pd
 import pytest
 
 import kntools as kn
-from kntools.report import FIGURES, QUICK, Report, Size, Study, build, choose, pictures
+from kntools.report import FIGURES, QUICK, Report, Size, Study, build, choose
 from kntools.report.page import Chart
 from kntools.results.run_file import RunFile
 from kntools.results.run_store import RunStore
@@ -279,12 +280,13 @@ def test_pictures_are_drawn_in_one_go_or_left_out(tmp_path: Path, monkeypatch: p
 
     drawn: dict[str, list[Any]] = {}
     some = [Chart(go.Figure(layout={"height": 300 + n}), "", name=f"p{n}", min_width=1200 * n) for n in (0, 1)]
-    monkeypatch.setattr(pictures, "find_spec", lambda name: None)
-    assert pictures.write(tmp_path, some) == ([], pictures.write(tmp_path, some)[1])
-    assert "kntools[images]" in pictures.write(tmp_path, some)[1]
-    monkeypatch.setattr(pictures, "find_spec", lambda name: object())
+    module = import_module("kntools.report.build")
+    monkeypatch.setattr(module, "find_spec", lambda name: None)
+    files, note = module._pictures(tmp_path, some)
+    assert files == [] and "kntools[images]" in note
+    monkeypatch.setattr(module, "find_spec", lambda name: object())
     monkeypatch.setattr(plotly.io, "write_images", lambda **given: drawn.update(given))
-    files, note = pictures.write(tmp_path, some)
+    files, note = module._pictures(tmp_path, some)
     assert not note and [f.name for f in files] == ["p0.png", "p0.svg", "p1.png", "p1.svg"]
     assert drawn["height"] == [300, 300, 301, 301] and drawn["width"] == [1000, 1000, 1200, 1200]
 
@@ -292,7 +294,7 @@ def test_pictures_are_drawn_in_one_go_or_left_out(tmp_path: Path, monkeypatch: p
         raise RuntimeError("no browser")
 
     monkeypatch.setattr(plotly.io, "write_images", fails)
-    assert "RuntimeError: no browser" in pictures.write(tmp_path, some)[1]
+    assert "RuntimeError: no browser" in module._pictures(tmp_path, some)[1]
 
 
 @pytest.mark.slow
