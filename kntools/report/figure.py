@@ -17,7 +17,7 @@ from torch import Tensor
 
 from kntools.report.page import Block, Chart, PageTable
 from kntools.report.study import Study
-from kntools.results.statistics import holm, share_interval, student_interval, t_test
+from kntools.results.statistics import share_interval, student_interval, t_test
 from kntools.results.table import Row
 from kntools.sites import Neuron
 
@@ -101,14 +101,6 @@ def tested(passed: Sequence[str], nothing: str, test: str, p_values: Iterable[fl
         return f"This sample is too small for its test, whose p is at least {least:.2g} ({test})."
     claim = "; ".join(passed) or f"No {nothing} passes the test in this sample"
     return f"{claim[0].upper()}{claim[1:]} ({test}, p < {ALPHA:g})."
-
-
-def corrected_together(tables: Mapping[str, pd.DataFrame], column: str) -> dict[str, pd.DataFrame]:
-    """Tables that one sentence is about, with Holm's correction over the `p` of all of them in this column."""
-    corrected = iter(holm([p for frame in tables.values() for p in frame["p"]]))
-    return {
-        name: frame.assign(**{column: [next(corrected) for _ in range(len(frame))]}) for name, frame in tables.items()
-    }
 
 
 def share(hits: int, of: int) -> str:

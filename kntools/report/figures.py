@@ -15,7 +15,7 @@ _SHOW = {
     "6": word_figures.bias,
     "7": word_figures.shift,
     "8": neuron_figures.overturned,
-    "transfer": neuron_figures.transfer,
+    "transfer": word_figures.transfer,
     "9": neuron_figures.tracing,
     "10": edit_figures.examples,
     "11": edit_figures.consistency,

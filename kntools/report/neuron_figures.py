@@ -13,7 +13,7 @@ from kntools.metrics import UNITS
 from kntools.models import adapter
 from kntools.prompts import Prompt
 from kntools.report.choices import NotPossible, by_determiner, each_possible
-from kntools.report.figure import ALPHA, Shown, blocks, corrected_together, paired_test, share, tested
+from kntools.report.figure import ALPHA, Shown, blocks, paired_test, share, tested
 from kntools.report.page import Block
 from kntools.report.study import Study
 from kntools.results.display import within
@@ -110,29 +110,6 @@ def overturned(study: Study) -> Shown:
     return Shown(sentence, blocks("figure-8", found.plot(), summary, tables={"prompts": found.to_frame()}), missing)
 
 
-def transfer(study: Study) -> Shown:
-    """Is it number, or a pattern of words? What the candidate of a number does in other paradigms."""
-    found, missing = each_possible(NUMBERS, study.transfer)
-    passed, content, p_values = [], list[Block](), list[float]()
-    summaries = corrected_together({number: result.summary() for number, (result, _) in found.items()}, "p_holm")
-    for number, (result, left_out) in found.items():
-        summary, missing = summaries[number], missing | left_out
-        p_values += summary["p_holm"].tolist()
-        # Towards the other form, and beyond what random neurons do.
-        falls = (summary["p_holm"] < ALPHA) & (summary["change"] < summary["random_change"].clip(upper=0))
-        counts = [
-            f"{int(own.sum())} of {len(own)} sets {edit}" for edit, own in falls.groupby(summary["edit"], sort=False)
-        ]
-        if falls.any():
-            passed.append(
-                f"suppressing {study.candidate(number)} lowers the contrast of {number} pairs in {', '.join(counts)}"
-            )
-        about: dict[str, Any] = {"part": number, "number": number, "neuron": study.candidate(number)}
-        content += blocks("transfer", result.plot(), summary, tables={"prompts": result.to_frame()}, **about)
-    nothing = "decrease of the contrast in any paradigm"
-    return Shown(tested(passed, nothing, "t-test against random neurons, Holm-corrected", p_values), content, missing)
-
-
 def _judged(study: Study, source: str) -> list[Prompt]:
     limit = study.size.judged_facts if is_relation(source) else study.size.judged_pairs
     asked: dict[str, Any] = {"sources": [source], "limit": limit, "seed": study.seed}
@@ -142,6 +119,7 @@ def _judged(study: Study, source: str) -> list[Prompt]:
 def tracing(study: Study) -> Shown:
     """Figure 9."""
     profiles, missing = each_possible(TRACED, lambda what: _traced(study, what))
+    content = list[Block]()
     rows, effects = list[Row](), list[Row]()  # effects in a site minus those in all other states
     for what, profile in profiles.items():
         for states, (kind, cut) in zip(profile.effects, profile.variants, strict=True):
@@ -151,6 +129,9 @@ def tracing(study: Study) -> Shown:
                 above = found[f"{site} - rest"]
                 rows.append({**about, **paired_test(above)})
                 effects += [{**about, "prompt": n, "above rest": value} for n, value in enumerate(above.tolist())]
+        unit = "the answer's probability" if profile.metric == "probability" else UNITS[profile.metric]
+        shown: dict[str, Any] = {"part": what, "what": _words(what), "window": profile.window, "unit": unit}
+        content += blocks("figure-9", profile.plot(), profile.to_frame(), **shown)
     tests = pd.DataFrame(rows).assign(p_holm=holm([row["p"] for row in rows]))
     passed = [
         f"{row.site} of {row.prompts} {within(row.mean, row.low, row.high)} above all other states"
@@ -159,11 +140,6 @@ def tracing(study: Study) -> Shown:
     ]
     counts = ", ".join(f"{len(profile.prompts)} of {_words(what)}" for what, profile in profiles.items())
     nothing = "early or late site, against all other hidden states,"
-    content: list[Block] = []
-    for what, profile in profiles.items():
-        unit = "the answer's probability" if profile.metric == "probability" else UNITS[profile.metric]
-        shown: dict[str, Any] = {"part": what, "what": _words(what), "window": profile.window, "unit": unit}
-        content += blocks("figure-9", profile.plot(), profile.to_frame(), **shown)
     content += blocks("figure-9", tables={"tests": tests, "prompts": pd.DataFrame(effects)})
     sentence = tested(passed, nothing, f"t-test over prompts, Holm-corrected, n = {counts}", tests["p_holm"])
     return Shown(sentence, content, {_words(what): why for what, why in missing.items()})

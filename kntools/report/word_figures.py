@@ -1,9 +1,10 @@
-"""Figures 5 to 7: what suppressing the candidate of a number does to words."""
+"""Figures 5 to 7, and other paradigms: what suppressing the candidate of a number does to words."""
 
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from itertools import islice
 from typing import Any
 
 import pandas as pd
@@ -14,9 +15,10 @@ from kntools.analyses.fig02_pair_search import NUMBERS
 from kntools.data.blimp_pairs import SAMPLES
 from kntools.data.grouping import DETERMINER_NUMBER
 from kntools.report.choices import NotPossible, each_possible, possible
-from kntools.report.figure import ALPHA, Shown, blocks, corrected_together, share, tested
+from kntools.report.figure import ALPHA, Shown, blocks, share, tested
 from kntools.report.page import Block
 from kntools.report.study import Study
+from kntools.results.statistics import holm
 
 _PERMUTATIONS = 50_000  # exact up to 8 words, the neutral ones of figure 5
 _CHANGES = {
@@ -27,26 +29,22 @@ _CHANGES = {
 
 def suppression(study: Study) -> Shown:
     """Figure 5."""
-    alone, missing = each_possible(NUMBERS, lambda number: analyses.effect_of(study.shift(number), seed=study.seed))
-    tables = corrected_together({number: effect.to_frame() for number, effect in alone.items()}, "p_corrected")
-    effects = {
-        number: replace(alone[number], frame=table.assign(significant=table["p_corrected"] < ALPHA))
-        for number, table in tables.items()
-    }
-    passed = [line for number, effect in effects.items() if (line := _less_probable(study, number, effect))]
-    nothing = "decrease of a word at nouns of the candidate's number"
-    content: list[Block] = []
-    for number, effect in effects.items():
-        about = {**_about(study, number), "change": _CHANGES[effect.details["change"]]}
-        content += blocks("figure-5", effect.plot(), effect.to_frame(), **about)
-    p_values = [row["p_corrected"] for effect in effects.values() for row in effect.rows]
+    effects, missing = each_possible(NUMBERS, lambda number: analyses.effect_of(study.shift(number), seed=study.seed))
+    tables = _corrected({number: effect.to_frame() for number, effect in effects.items()}, "p_corrected")
+    passed, content, p_values = list[str](), list[Block](), list[float]()
+    for number, table in tables.items():
+        effect = replace(effects[number], frame=table.assign(significant=table["p_corrected"] < ALPHA))
+        passed += _less_probable(study, number, effect)
+        change = _CHANGES[effect.details["change"]]
+        content += blocks("figure-5", effect.plot(), effect.to_frame(), **_about(study, number), change=change)
+        p_values += table["p_corrected"].tolist()
     counts = ", ".join(f"{len(listed)} prompts with {number} nouns" for number, listed in study.nouns[0].items())
-    sentence = tested(passed, nothing, f"paired t-test, Holm-corrected, n = {counts}", p_values)
-    return Shown(sentence, content, missing)
+    nothing, test = "decrease of a word at nouns of the candidate's number", "paired t-test, Holm-corrected"
+    return Shown(tested(passed, nothing, f"{test}, n = {counts}", p_values), content, missing)
 
 
-def _less_probable(study: Study, number: str, effect: analyses.SuppressionEffect) -> str:
-    """With how many words of each section, at nouns of the candidate's own number; empty if with none.
+def _less_probable(study: Study, number: str, effect: analyses.SuppressionEffect) -> list[str]:
+    """With how many words of each section, at nouns of the candidate's own number; nothing if with none.
 
     Log-odds are of the plural against the singular: without a singular neuron they rise.
     """
@@ -55,11 +53,11 @@ def _less_probable(study: Study, number: str, effect: analyses.SuppressionEffect
     away = frame["change"] * (-1 if odds and number == "singular" else 1) < 0
     falls = (frame["significant"] & away).groupby(frame["section"], sort=False)
     if not falls.sum().any():
-        return ""
+        return []
     counts = ", ".join(f"{int(hits.sum())} of {len(hits)} {section}" for section, hits in falls)
     if odds:
-        return f"suppressing {study.candidate(number)} lowers the odds of the {number} form after {counts} words"
-    return f"suppressing {study.candidate(number)} makes {counts} words less probable at {number} nouns"
+        return [f"suppressing {study.candidate(number)} lowers the odds of the {number} form after {counts} words"]
+    return [f"suppressing {study.candidate(number)} makes {counts} words less probable at {number} nouns"]
 
 
 def bias(study: Study) -> Shown:
@@ -109,16 +107,12 @@ def _counts(study: Study, words: Sequence[str]) -> tuple[dict[str, Counter[str]]
 def shift(study: Study) -> Shown:
     """Figure 7. A count with its interval, without a test."""
     shifts, missing = each_possible(NUMBERS, study.shift)
-    texts = {number: [prompt.text for prompt in prompts] for number, prompts in study.nouns[0].items()}
-    orders = {number: _order(found, number).assign(prompt=texts[number]) for number, found in shifts.items()}
-    counts = [
-        f"{study.candidate(number)} in {share(int(frame['overturned'].sum()), int(frame['known'].sum()))} prompts with "
-        f"{number} nouns"
-        for number, frame in orders.items()
-    ]
-    content: list[Block] = []
+    counts, content = [], list[Block]()
     for number, found in shifts.items():
-        tables = {"order": orders[number]}
+        order = _order(found, number).assign(prompt=[prompt.text for prompt in study.nouns[0][number]])
+        overturned = share(int(order["overturned"].sum()), int(order["known"].sum()))
+        counts.append(f"{study.candidate(number)} in {overturned} prompts with {number} nouns")
+        tables = {"order": order}
         content += blocks("figure-7", found.plot(), found.to_frame(), tables=tables, **_about(study, number))
     return Shown(
         "The order of the demonstratives of a noun's number over the others is overturned by suppressing "
@@ -141,6 +135,35 @@ def _order(found: analyses.ProbabilityShift, number: str) -> pd.DataFrame:
     frame["known"] = frame["right before"] > frame["wrong before"]
     frame["overturned"] = frame["known"] & (frame["right after"] <= frame["wrong after"])
     return frame
+
+
+def transfer(study: Study) -> Shown:
+    """Is it number, or a pattern of words? What the candidate of a number does in other paradigms."""
+    found, missing = each_possible(NUMBERS, study.transfer)
+    summaries = _corrected({number: result.summary() for number, (result, _) in found.items()}, "p_holm")
+    passed, content, p_values = list[str](), list[Block](), list[float]()
+    for number, (result, left_out) in found.items():
+        summary, missing = summaries[number], missing | left_out
+        p_values += summary["p_holm"].tolist()
+        # Towards the other form, and beyond what random neurons do.
+        falls = (summary["p_holm"] < ALPHA) & (summary["change"] < summary["random_change"].clip(upper=0))
+        counts = [
+            f"{int(own.sum())} of {len(own)} sets {edit}" for edit, own in falls.groupby(summary["edit"], sort=False)
+        ]
+        if falls.any():
+            passed.append(
+                f"suppressing {study.candidate(number)} lowers the contrast of {number} pairs in {', '.join(counts)}"
+            )
+        tables = {"prompts": result.to_frame()}
+        content += blocks("transfer", result.plot(), summary, tables=tables, **_about(study, number))
+    nothing = "decrease of the contrast in any paradigm"
+    return Shown(tested(passed, nothing, "t-test against random neurons, Holm-corrected", p_values), content, missing)
+
+
+def _corrected(tables: Mapping[str, pd.DataFrame], column: str) -> dict[str, pd.DataFrame]:
+    """Tables that one sentence is about, with Holm's correction over the `p` of all of them in this column."""
+    corrected = iter(holm([p for frame in tables.values() for p in frame["p"]]))
+    return {name: frame.assign(**{column: list(islice(corrected, len(frame)))}) for name, frame in tables.items()}
 
 
 def _about(study: Study, number: str) -> dict[str, Any]:
