@@ -23,6 +23,7 @@ from kntools.attribution.knowledge_neurons import KnowledgeNeurons
 from kntools.plots.theme import COLOURS, NEGATIVE, NEUTRAL, POSITIVE
 from kntools.sites import Neuron
 from tests.drawn_figures import HEADER, bars, drawn, ends, plain
+from tests.plots.test_neuron_figures import attribution
 
 
 def effect(alpha: float = 0.05) -> SuppressionEffect:
@@ -91,9 +92,11 @@ def test_results_of_analyses_take_a_title_and_sizes() -> None:
 
 def test_bars_of_neurons_are_red_where_they_raise_the_answer() -> None:
     scores = drawn(3, 2, 4)
-    figure = plots.neuron_bars(scores, k=8)
+    att = attribution(scores)
+    figure = plots.neuron_bars(att, k=8)
     mean, bar = scores.mean(0), figure.data[0]
     assert len(bar.y) == 8 and len(set(bar.marker.color)) == 2
+    assert list(bar.y) == list(map(repr, att.top(8))) and len(figure.data[1].x) == 3 * 8
     for name, value, colour, note in zip(bar.y, bar.x, bar.marker.color, bar.customdata, strict=True):
         layer, index = map(int, name[1:].split(".N"))
         assert value == pytest.approx(float(mean[layer, index]))
@@ -108,7 +111,8 @@ def test_bars_of_knowledge_neurons_are_those_of_the_table() -> None:
     scores = drawn(4, 3, 9).abs()
     kns: KnowledgeNeurons = kn.knowledge_neurons(scores, threshold=0.3, target_count=(4, 9))
     assert kns.counts != kns.counts[::-1], "counts in this order only"
-    (bar,) = plots.neuron_bars(kns).data
+    (bar,) = kns.plot().data
+    assert list(bar.y) == list(map(repr, kns.neurons))
     expected = {repr(n): (s, c) for n, s, c in zip(kns.neurons, kns.scores, kns.counts, strict=True)}
     assert {n: x for n, x in zip(bar.y, bar.x, strict=True)} == pytest.approx({n: s for n, (s, _) in expected.items()})
     for name, note in zip(bar.y, bar.customdata, strict=True):

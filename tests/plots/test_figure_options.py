@@ -14,27 +14,9 @@ import kntools as kn
 from kntools import plots
 from tests.plots.test_neuron_figures import attribution
 
-FRAME = pd.DataFrame(
-    [
-        {
-            "name": f"<{name}>",
-            "group": group,
-            "kind": kind,
-            "value": value,
-            "low": value - 0.01 * n,
-            "high": value + 0.1,
-        }
-        for n, (name, group, kind, value) in enumerate(
-            [
-                ("a", "x", "k", 0.2),
-                ("b", "x", "k", -0.3),
-                ("a", "y", "k", 0.4),
-                ("b", "y", "l", 0.5),
-                ("c", "y", "l", 1),
-            ]
-        )
-    ]
-)
+FRAME = pd.DataFrame({"name": ["<a>", "<b>", "<a>", "<b>", "<c>"], "group": list("xxyyy"), "kind": list("kkkll")})
+FRAME["value"] = [0.2, -0.3, 0.4, 0.5, 1]
+FRAME["low"], FRAME["high"] = FRAME["value"] - 0.01 * FRAME.index, FRAME["value"] + 0.1
 HEATMAPS: dict[str, Callable[..., go.Figure]] = {
     "leading": lambda s, **look: plots.neuron_heatmap(s, mode="leading", mark=[(0, 1)], **look),
     "ranked": lambda s, **look: plots.neuron_heatmap(s, mode="ranked", **look),

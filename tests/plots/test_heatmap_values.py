@@ -90,22 +90,3 @@ def test_trace_heatmap_cells_are_those_of_their_layer_token_and_kind(scores: boo
     assert [s.replace("&lt;", "<").replace("&gt;", ">") for s in shown] == [t.strip() for t in traces[0].tokens]
     bold = [i for i, t in enumerate(figure.layout.yaxis.ticktext) if t.startswith("<b>")]
     assert bold == list(traces[0].subject) and len(bold) == 1
-
-
-def test_heatmap_cells_and_their_texts_are_the_changes() -> None:
-    changes = drawn(3, 4)
-    rows, columns = ["a", "b", "c"], ["w", "x", "y", "z"]
-    figure = plots.heatmap(changes, rows=rows, columns=columns, say=True)
-    expected = {(r, c): float(changes[i, j]) for i, r in enumerate(rows) for j, c in enumerate(columns)}
-    heatmap, texts = figure.data
-    assert cells(heatmap) == pytest.approx(expected)
-    assert {(y, x): t for y, x, t in zip(texts.y, texts.x, texts.text, strict=True)} == {
-        key: f"{value:+.3f}" for key, value in expected.items()
-    }
-
-
-def test_neuron_heatmap_rows_are_layers_and_columns_are_neurons() -> None:
-    scores = drawn(2, 3, 9)
-    (trace,) = plots.neuron_heatmap(scores, columns=4).data
-    mean = scores.mean(0)
-    assert cells(trace) == pytest.approx({(y, x): float(mean[y, int(x)]) for y in range(3) for x in trace.x})

@@ -8,7 +8,6 @@ import plotly.graph_objects as go
 import pytest
 import torch
 
-import kntools as kn
 from kntools import plots
 from kntools.attribution.attribution_result import Attribution
 from kntools.attribution.knowledge_neurons import KnowledgeNeurons
@@ -54,12 +53,10 @@ def test_a_cell_holds_the_score_of_the_neuron_it_names(scores: torch.Tensor, mod
         assert rank == 1 + int((chosen > value).sum())
 
 
-def test_rows_are_layers(scores: torch.Tensor) -> None:
-    figure = plots.neuron_heatmap(scores)
-    (trace,) = figure.data
+def test_rows_are_layers_and_columns_are_neurons(scores: torch.Tensor) -> None:
+    (trace,) = plots.neuron_heatmap(scores).data
     assert list(trace.y) == list(range(LAYERS))
-    for layer, names in enumerate(trace.text):
-        assert all(name.startswith(f"L{layer}.N") for name in names)
+    assert trace.text == tuple([f"L{layer}.N{index}" for index in trace.x] for layer in range(LAYERS))
 
 
 def test_leading_columns_hold_the_strongest_neuron_of_each_sign(scores: torch.Tensor) -> None:
@@ -126,24 +123,6 @@ def test_46080_neurons_fit_in_one_readable_figure() -> None:
         figure = plots.neuron_heatmap(scores, mode=mode)
         assert np.shape(figure.data[0].z) == (30, 40)
         assert len(figure.to_json()) < 300_000
-
-
-def test_bars_show_the_top_neurons_and_every_prompt(scores: torch.Tensor) -> None:
-    att = attribution(scores)
-    figure = plots.neuron_bars(att, k=6)
-    bar, dots = figure.data
-    assert list(bar.y) == [repr(n) for n in att.top(6)]
-    assert list(bar.x) == pytest.approx([att.score_of(n) for n in att.top(6)])
-    means = np.array(dots.x).reshape(PROMPTS, 6).mean(0)
-    assert means == pytest.approx(np.array(bar.x), abs=1e-6)
-
-
-def test_bars_of_knowledge_neurons(scores: torch.Tensor) -> None:
-    kns = kn.knowledge_neurons(scores.abs())
-    (bar,) = kns.plot().data
-    assert list(bar.y) == [repr(n) for n in kns.neurons]
-    assert list(bar.x) == pytest.approx(list(kns.scores))
-    assert f"{kns.counts[0]} of {PROMPTS} prompts" in bar.customdata[0][0]
 
 
 def test_layer_counts_add_up(scores: torch.Tensor) -> None:
