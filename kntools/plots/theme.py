@@ -41,7 +41,7 @@ _STOPS = 16  # per sign: enough for a smooth power law
 WIDTH, _ABOVE, _LINE, _LEGEND, _PANELS, _BOTTOM, _TITLE_CHARACTER, CHARACTER = 800, 18, 21, 20, 26, 56, 9, 6.3
 
 
-def diverging(power: float = 1.0, strongest: float = 1.0) -> list[tuple[float, str]]:
+def diverging(power: float, strongest: float) -> list[tuple[float, str]]:
     """From blue over nothing (whatever the background is) to red, for values that are symmetric around 0.
 
     The colour's strength is `|value| ** power`, and `strongest` at both ends.

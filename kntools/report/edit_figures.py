@@ -98,8 +98,7 @@ def consistency(study: Study) -> Shown:
     """Figure 11. Shares with intervals, without a test."""
     cases, missing = each_possible(SCORES, lambda what: _cases(study, what))
     result = _edited(study, cases)
-    kept = {what: [case.key for case in listed if case.key in result.cases] for what, listed in cases.items()}
-    found = {what: result.part(keys) for what, keys in kept.items()}
+    found = {what: result.part([c.key for c in listed if c.key in result.cases]) for what, listed in cases.items()}
     missing |= {what: "no edit of it is left" for what, part in found.items() if not part.cases}
     frame = pd.DataFrame([row for what, result in found.items() for row in _shares(result, what)])
     method = next(name for name in frame["method"] if name != "before")
