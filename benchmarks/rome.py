@@ -26,9 +26,8 @@ from peak import peak_gib
 from torch import Tensor
 
 import kntools as kn
-from kntools.editing.requests import make_requests
+from kntools.editing.requests import EditRows, make_requests, make_rows
 from kntools.editing.rome_batch import RowBatch
-from kntools.editing.rome_rows import EditRows, make_rows
 from kntools.editing.rome_settings import TEMPLATES, RomeSettings
 
 TARGET, STEPS = " Rome", 20
@@ -70,7 +69,7 @@ def plain_loop(model: Any, layer: int, steps: int, prompt: kn.Prompt = FACTS[0])
         v0 = cache[name][0, subject_end(rows.bare)].detach()
         delta = torch.zeros_like(v0, requires_grad=True)
         with torch.no_grad():
-            before = logits(rows.essence, delta)[rows.essence_position].log_softmax(-1)
+            before = logits(rows.essence, delta)[rows.ends[-1]].log_softmax(-1)
         adam = torch.optim.Adam([delta], lr=0.5)
         curve = []
         for step in range(steps):
@@ -80,7 +79,7 @@ def plain_loop(model: Any, layer: int, steps: int, prompt: kn.Prompt = FACTS[0])
                 loss = -weight * logits(e, delta)[-1].log_softmax(-1)[e.target_ids[0]]
                 total += float(loss.detach())
                 loss.backward(inputs=[delta])
-            after = logits(rows.essence, delta)[rows.essence_position].log_softmax(-1)
+            after = logits(rows.essence, delta)[rows.ends[-1]].log_softmax(-1)
             rest = 0.0625 * (after.exp() * (after - before)).sum() + 0.5 * delta.norm() / v0.norm() ** 2
             rest.backward(inputs=[delta])
             curve.append(total)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 import kntools as kn
-from kntools.editing.rome_rows import ESSENCE
+from kntools.editing.requests import ESSENCE
 from kntools.editing.rome_settings import RomeSettings
 from kntools.sites import hook_name
 from tests import zoo

@@ -12,9 +12,8 @@ from kntools.arguments import check_list, instance, several, shown
 from kntools.attribution.integrated_gradients import integrated_gradients
 from kntools.editing.fine_tuning import fine_tune
 from kntools.editing.joint_editing import alpha_edit, emmet, memit
-from kntools.editing.requests import make_requests
+from kntools.editing.requests import make_requests, make_rows
 from kntools.editing.rome import rome
-from kntools.editing.rome_rows import make_rows
 from kntools.editing.rome_settings import MEMIT, RomeSettings, chosen_settings, layer_for
 from kntools.editing.rome_value import find_values, shared_values
 from kntools.editing.second_moment import SecondMoment

@@ -1,7 +1,7 @@
 """Edits of many facts at once: EMMET, MEMIT and AlphaEdit, which differ in how one linear system is weighed."""
 
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Any, SupportsIndex
@@ -14,9 +14,8 @@ from kntools.arguments import decimal, instance, several, whole_numbers
 from kntools.editing.changes import Change, as_hooks
 from kntools.editing.constraints import Constraints, joined
 from kntools.editing.joint_edit import JointEdit
-from kntools.editing.requests import EditRequest, make_requests
+from kntools.editing.requests import EditRequest, EditRows, make_requests, make_rows, new_targets
 from kntools.editing.rome_batch import Subjects
-from kntools.editing.rome_rows import EditRows, make_rows, new_targets
 from kntools.editing.rome_settings import RomeSettings, chosen_settings, regularisation_for
 from kntools.editing.rome_value import Value, find_values
 from kntools.editing.second_moment import SecondMoment
@@ -207,12 +206,13 @@ def _solved(
     start = None if subjects is None else _start(model, subjects, layers)
     found: list[tuple[Constraints, float, Change]] = []
     for n, layer in enumerate(layers):
-        if subjects is None or start is None:
-            keys, missing = torch.stack([own.mean_of(v.keys) for own, v in zip(rows, values, strict=True)]).cpu(), delta
-        else:
+        seen: Iterable[Tensor] = (value.keys for value in values)
+        missing = delta
+        if subjects is not None and start is not None:
             hooks = as_hooks(model, [change for *_, change in found])
-            keys = subjects.means("mlp.hook_post", layer, hooks)
-            missing = delta - (subjects.bare("resid_post", layers[-1], hooks) - start)
+            seen = subjects.read("mlp.hook_post", layer, hooks)
+            missing = delta - (subjects.bare(layers[-1], hooks) - start)
+        keys = torch.stack([own.mean_of(each) for own, each in zip(rows, seen, strict=True)]).cpu()
         directions_of = partial(method.directions, method.moments[layer])
         own = Constraints(layer, keys, directions_of(keys), missing / (len(layers) - n), labels)
         ridge = method.ridge(own)
@@ -231,14 +231,14 @@ def _applied(model: Any, layer: int) -> list[Constraints]:
 def _start(model: Any, subjects: Subjects, layers: Sequence[int]) -> Float[Tensor, "edit d_model"]:
     """The residual stream behind the last layer; what an MLP gives must be added to it as it is."""
     last = layers[-1]
-    start = subjects.bare("resid_post", last, [])
+    start = subjects.bare(last, [])
     probe = torch.linspace(-1, 1, start.shape[1], dtype=torch.float32) * float(start.norm(dim=1).mean()) / 10
 
     def add(x: Tensor, hook: Any) -> Tensor:
         return x + probe.to(x)
 
     site = neuron_layers.output_site(model, last)
-    moved = subjects.bare("resid_post", last, [(hook_name(site, last), add)]) - start
+    moved = subjects.bare(last, [(hook_name(site, last), add)]) - start
     if float((moved - probe).norm(dim=1).max()) > 0.01 * float(probe.norm()):
         raise ValueError(
             f"in this model the output of W_out is normalised or multiplied before it is added to the residual stream "

@@ -7,8 +7,7 @@ from typing import Any, SupportsIndex, overload
 
 from kntools.arguments import instance
 from kntools.editing.rank_one import RankOneEdit
-from kntools.editing.requests import make_requests
-from kntools.editing.rome_rows import EditRows, make_rows, new_targets
+from kntools.editing.requests import EditRows, make_requests, make_rows, new_targets
 from kntools.editing.rome_settings import Key, RomeSettings, chosen_settings
 from kntools.editing.rome_value import Value, find_values
 from kntools.editing.second_moment import SecondMoment

@@ -12,7 +12,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from kntools.editing.rome_rows import EditRows
+from kntools.editing.requests import EditRows
 from kntools.engine.from_layer import Group, row_groups
 from kntools.models import adapter
 from kntools.models.neuron_layers import output_site
@@ -32,9 +32,8 @@ class RowBatch:
     def __init__(self, model: Any, edits: Sequence[EditRows], layer: int, *, states: bool = False) -> None:
         self.model, self.layer, self.site = model, layer, output_site(model, layer)
         device = adapter.device_of(model)
-        rows = [encoded for edit in edits for encoded in edit.encoded]
-        self.tokens = [e.tokens[0] for e in rows]
-        subjects = [e.subject[-1] for e in rows if e.subject is not None]  # their last tokens: where the value is put
+        self.tokens = [e.tokens[0] for edit in edits for e in edit.encoded]
+        subjects = [end for edit in edits for end in edit.ends]
         weights = [w for edit in edits for w in (*edit.weights, 0.0)]
         ends = torch.tensor([len(edit.encoded) for edit in edits]).cumsum(0).tolist()
         self.bare = [0, *ends[:-1]]  # the rows of the bare prompts
@@ -56,51 +55,48 @@ class RowBatch:
         for group in self.groups:
             group.numbers = [rows[n] for n in group.numbers]
 
-    def run(self, group: Group, delta: Float[Tensor, "edit d_model"]) -> Float[Tensor, "row piece d_vocab"]:
-        """Logits with each edit's `delta` added to the MLP's output at the subjects of its rows."""
+    def losses(
+        self, group: Group, delta: Float[Tensor, "edit d_model"], kl_weight: float
+    ) -> tuple[Float[Tensor, " row"], Float[Tensor, " row"]]:
+        """-log P(target) of each row, and KL(edited || original) of essences (of others 0), weighted.
+
+        Each edit's `delta` is added to the MLP's output at the subjects of its rows.
+        """
         at = self.subjects[group.numbers] - group.start
         rows, added = torch.arange(len(at), device=at.device), delta[self.edit[group.numbers]]
 
         def add(x: Tensor, hook: Any) -> Tensor:
             return x.index_put((rows, at), (x[rows, at].float() + added).to(x.dtype))
 
-        return group.run([(hook_name(self.site, self.layer), add)], self.asked[group.numbers]).float()
-
-    def nll(self, logits: Float[Tensor, "row piece d_vocab"], group: Group) -> Float[Tensor, " row"]:
-        """-log P(target), weighted."""
-        return self.weights[group.numbers] * answer_loss(logits, self.targets[group.numbers])
-
-    def kl(self, logits: Float[Tensor, "row piece d_vocab"], group: Group) -> Float[Tensor, " row"]:
-        """KL(edited || original) of the essences; zero for other rows."""
-        zeros = logits.new_zeros(len(group.numbers))
-        rows = [row for row, number in enumerate(group.numbers) if number in self.essences]
-        if not rows:
-            return zeros
-        edited = logits[rows, 0].log_softmax(-1)
-        kept = zip((group.numbers[row] for row in rows), edited.detach(), strict=True)
-        original = torch.stack([self.original.setdefault(number, own) for number, own in kept])
-        return zeros.index_put((torch.tensor(rows),), (edited.exp() * (edited - original)).sum(-1))
+        logits = group.run([(hook_name(self.site, self.layer), add)], self.asked[group.numbers]).float()
+        nll = self.weights[group.numbers] * answer_loss(logits, self.targets[group.numbers])
+        kl = torch.zeros_like(nll)
+        if essences := [row for row, number in enumerate(group.numbers) if number in self.essences]:
+            edited = logits[essences, 0].log_softmax(-1)
+            kept = zip((group.numbers[row] for row in essences), edited.detach(), strict=True)
+            original = torch.stack([self.original.setdefault(number, own) for number, own in kept])
+            kl = kl.index_put((torch.tensor(essences),), (edited.exp() * (edited - original)).sum(-1))
+        return nll, kl_weight * kl
 
 
 class Subjects:
     """The prompts of some edits, run from block `layer` on with any hooks, and read at their subjects' last tokens."""
 
     def __init__(self, model: Any, edits: Sequence[EditRows], layer: int) -> None:
-        self.edits = edits
-        rows = [e for edit in edits for e in edit.prompts]
-        self.at = torch.tensor([e.subject[-1] for e in rows if e.subject is not None], device=adapter.device_of(model))
+        self.counts = [len(edit.prompts) for edit in edits]
+        tokens = [e.tokens[0] for edit in edits for e in edit.prompts]
+        self.at = torch.tensor([end for edit in edits for end in edit.ends[:-1]], device=adapter.device_of(model))
         # Hooks may change every token: none is run in advance.
-        self.groups = row_groups(model, [e.tokens[0] for e in rows], [0] * len(rows), layer)
+        self.groups = row_groups(model, tokens, [0] * len(tokens), layer)
 
-    def means(self, site: str, layer: int, hooks: Sequence[Hook]) -> Float[Tensor, "edit width"]:
-        return torch.stack([edit.mean_of(own) for edit, own in self._read(site, layer, hooks)]).cpu()
-
-    def bare(self, site: str, layer: int, hooks: Sequence[Hook]) -> Float[Tensor, "edit width"]:
-        return torch.stack([own[0] for _, own in self._read(site, layer, hooks)]).cpu()
-
-    def _read(self, site: str, layer: int, hooks: Sequence[Hook]) -> list[tuple[EditRows, Float[Tensor, "row width"]]]:
+    def read(self, site: str, layer: int, hooks: Sequence[Hook]) -> tuple[Float[Tensor, "prompt width"], ...]:
+        """What the prompts of each edit have there, the bare one first."""
         [rows] = _read_at(self.groups, self.at, [hook_name(site, layer)], hooks)
-        return list(zip(self.edits, rows.split([len(edit.prompts) for edit in self.edits]), strict=True))
+        return rows.split(self.counts)
+
+    def bare(self, layer: int, hooks: Sequence[Hook]) -> Float[Tensor, "edit d_model"]:
+        """The residual stream behind the layer, of the bare prompts."""
+        return torch.stack([own[0] for own in self.read("resid_post", layer, hooks)]).cpu()
 
 
 @torch.no_grad()
@@ -142,4 +138,4 @@ def answer_loss(logits: Float[Tensor, "row piece d_vocab"], wanted: Int[Tensor, 
 
 
 def _asked(edit: EditRows) -> list[tuple[Sequence[int], Sequence[int]]]:
-    return [*((e.positions, e.target_ids) for e in edit.prompts), ([edit.essence_position], [_NO_PIECE])]
+    return [*((e.positions, e.target_ids) for e in edit.prompts), ([edit.ends[-1]], [_NO_PIECE])]

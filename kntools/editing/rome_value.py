@@ -12,8 +12,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from kntools.editing.rank_one import Step
+from kntools.editing.requests import EditRows
 from kntools.editing.rome_batch import RowBatch
-from kntools.editing.rome_rows import EditRows
 from kntools.editing.rome_settings import RomeSettings
 from kntools.models.gradients import with_gradients
 from kntools.options import progress_bar
@@ -119,12 +119,11 @@ def _loss(
     target, kl = torch.zeros(2, len(delta), device=delta.device, dtype=torch.float32)
     backward = torch.is_grad_enabled()
     for group in batch.groups:  # a backward pass follows each forward pass: there is memory for one
-        logits, edit = batch.run(group, delta), batch.edit[group.numbers]
-        row_nll, row_kl = batch.nll(logits, group), settings.kl_weight * batch.kl(logits, group)
+        row_nll, row_kl = batch.losses(group, delta, settings.kl_weight)
         if backward:
             (row_nll + row_kl).sum().backward(inputs=[delta])
-        target.index_add_(0, edit, row_nll.detach())
-        kl.index_add_(0, edit, row_kl.detach())
+        target.index_add_(0, batch.edit[group.numbers], row_nll.detach())
+        kl.index_add_(0, batch.edit[group.numbers], row_kl.detach())
     decay = settings.weight_decay * delta.norm(dim=1) / size**2
     if backward:
         decay.sum().backward(inputs=[delta])
