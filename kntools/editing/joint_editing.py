@@ -19,7 +19,7 @@ from kntools.editing.rome_batch import Subjects
 from kntools.editing.rome_settings import RomeSettings, chosen_settings, regularisation_for
 from kntools.editing.rome_value import Value, find_values
 from kntools.editing.second_moment import SecondMoment
-from kntools.editing.weight_edits import applied_edits
+from kntools.editing.weight_edits import applied_constraints
 from kntools.engine.answers import answer_values
 from kntools.models import adapter, neuron_layers
 from kntools.prompts import Prompts
@@ -217,15 +217,10 @@ def _solved(
         own = Constraints(layer, keys, directions_of(keys), missing / (len(layers) - n), labels)
         ridge = method.ridge(own)
         # What the layer gives for the keys of edits that are applied now stays.
-        held = _applied(model, layer)
+        held = applied_constraints(model, layer)
         kept = [replace(c, directions=directions_of(c.keys), wanted=torch.zeros_like(c.wanted)) for c in held]
         found.append((own, ridge, Change(layer, joined([own, *kept]).solve(ridge))))
     return found
-
-
-def _applied(model: Any, layer: int) -> list[Constraints]:
-    """Of the edits that are applied now."""
-    return [c for edit in applied_edits(model) for c in edit.constraints if c.layer == layer]
 
 
 def _start(model: Any, subjects: Subjects, layers: Sequence[int]) -> Float[Tensor, "edit d_model"]:
@@ -296,7 +291,7 @@ def _check_facts(model: Any, facts: Sequence[EditRequest], layers: Sequence[int]
                 f"({first.prompt.text!r}) and to {fact.target!r} ({fact.prompt.text!r}); give one of them"
             )
     for layer in layers:
-        held = sum(len(c.keys) for c in _applied(model, layer))
+        held = sum(len(c.keys) for c in applied_constraints(model, layer))
         width = neuron_layers.width(model, layer)
         if len(facts) + held > width:
             raise ValueError(

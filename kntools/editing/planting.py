@@ -55,7 +55,7 @@ def planted(
         layers = by_layer(chosen).items()
         return [part for layer, own in layers for part in _parts(model, layer, [n.index for n in own])]
 
-    def make() -> Application[Planted]:
+    def make() -> Application:
         parts = saved()
 
         def restore() -> None:

@@ -9,7 +9,7 @@ the stack says of the weights is never too little.
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from typing import Any, Generic, TypeVar
+from typing import Any
 from weakref import WeakKeyDictionary
 
 import pandas as pd
@@ -23,8 +23,6 @@ from kntools.results.fingerprint import fingerprint
 from kntools.results.result import Result
 from kntools.scopes import scope
 from kntools.sites import Hook
-
-T = TypeVar("T")
 
 
 class WeightEdit(Result):
@@ -69,7 +67,10 @@ class WeightEdit(Result):
             RuntimeError: the edit is not applied, or another one was applied after it: then both are undone when that
                 one is.
         """
-        find(self, model).undo()
+        own = [application for application in _stack(model) if application.edit is self]
+        if not own:
+            raise RuntimeError("this edit is not applied to this model; nothing to undo")
+        own[0].undo()
 
     def hooks(self, model: Any) -> list[Hook]:
         """The edit as hooks, without a change of weights: `kn.sweep(model, tokens, [edit.hooks(model)])`.
@@ -78,9 +79,7 @@ class WeightEdit(Result):
         precision, as the rounded weights would add it. A hook that is attached to that output already comes before
         it, and sees the output without the edit (under `applied`, with it). Raises as `applied` does.
         """
-        changes = self.changes
-        check(self, changes, model)
-        return as_hooks(model, changes)
+        return as_hooks(model, checked(self, model))
 
     @property
     def layers(self) -> tuple[int, ...]:
@@ -151,21 +150,26 @@ class LayerEdit(WeightEdit):
         return pd.DataFrame(rows, columns=["layer", "rows of W_out", "norm of the change"])
 
 
-class Application(Generic[T]):
+class Application:
     """An edit on its way onto the stack of a model, and off it again; or what else writes to the weights for a while.
 
     `write` changes the weights, `restore` puts back what was saved before.
     """
 
     def __init__(
-        self, model: Any, write: Callable[[], T], restore: Callable[[], None], edit: WeightEdit | None = None
+        self,
+        model: Any,
+        write: Callable[[], Any],
+        restore: Callable[[], None],
+        edit: WeightEdit | None = None,
+        changes: tuple[Change, ...] = (),
     ) -> None:
         self.model, self.write, self.restore, self.stack = model, write, restore, _stack(model)
-        self.edit, self.changes = edit, () if edit is None else edit.changes
+        self.edit, self.changes = edit, changes
         self.before, self.after = fingerprint(model), ""  # of the weights without it and with it
         self.left = False
 
-    def apply(self) -> T:
+    def apply(self) -> Any:
         """Edit the weights: wholly, or, if interrupted, not at all."""
         try:
             self.stack.append(self)
@@ -197,11 +201,11 @@ class Application(Generic[T]):
             self.stack.pop()
 
 
-def applied_scope(make: Callable[[], Application[T]]) -> AbstractContextManager[T]:
+def applied_scope(make: Callable[[], Application]) -> AbstractContextManager[Any]:
     """A scope with what `make` gives on entry."""
-    made: list[Application[T]] = []
+    made: list[Application] = []
 
-    def enter() -> T:
+    def enter() -> Any:
         made.append(make())
         return made[0].apply()
 
@@ -212,9 +216,8 @@ def applied_scope(make: Callable[[], Application[T]]) -> AbstractContextManager[
     return scope(enter, leave)
 
 
-def _application(edit: WeightEdit, model: Any) -> Application[Any]:
-    changes = edit.changes
-    check(edit, changes, model)
+def _application(edit: WeightEdit, model: Any) -> Application:
+    changes = checked(edit, model)
     saved = [(change, change.read(model)) for change in changes]
 
     def write() -> Any:
@@ -226,19 +229,19 @@ def _application(edit: WeightEdit, model: Any) -> Application[Any]:
         for change, old in reversed(saved):
             change.write(model, old)
 
-    return Application(model, write, restore, edit)
+    return Application(model, write, restore, edit, changes)
 
 
 class AppliedAlready(RuntimeError):
     """An edit with the same changes is on the model."""
 
 
-def check(edit: WeightEdit, changes: tuple[Change, ...], model: Any) -> None:
-    """May the edit, whose `changes` these are, act on the model: applied, or as hooks?
+def checked(edit: WeightEdit, model: Any) -> tuple[Change, ...]:
+    """The changes of an edit that may act on the model: applied, or as hooks.
 
     It was made on these weights, as they are now or as they were before one of the edits applied, and is not there yet.
     """
-    stack = _stack(model)
+    stack, changes = _stack(model), edit.changes
     if any(same(changes, other.changes) for other in stack):
         raise AppliedAlready("this edit is applied already; undo it first, or leave its scope")
     now, *before = fingerprints(model)
@@ -255,28 +258,23 @@ def check(edit: WeightEdit, changes: tuple[Change, ...], model: Any) -> None:
         )
     for change in changes:  # after the weights: another model may not have the layer
         change.check(model)
+    return changes
 
 
-_stacks: WeakKeyDictionary[Any, list[Application[Any]]] = WeakKeyDictionary()
+_stacks: WeakKeyDictionary[Any, list[Application]] = WeakKeyDictionary()
 
 
-def _stack(model: Any) -> list[Application[Any]]:
+def _stack(model: Any) -> list[Application]:
     adapter.check_model(model)
     return _stacks.setdefault(model, [])
 
 
-def applied_edits(model: Any) -> list[WeightEdit]:
-    """The edits that are applied to the model now, the first one first."""
-    return [application.edit for application in _stack(model) if application.edit is not None]
+def applied_constraints(model: Any, layer: int) -> list[Constraints]:
+    """What the edits that are applied now want of a layer."""
+    edits = [application.edit for application in _stack(model) if application.edit is not None]
+    return [own for edit in edits for own in edit.constraints if own.layer == layer]
 
 
 def fingerprints(model: Any) -> list[str]:
     """Of the weights as they are now, and as they were before each of the edits that are applied."""
     return [fingerprint(model), *(application.before for application in _stack(model))]
-
-
-def find(edit: WeightEdit, model: Any) -> Application[Any]:
-    for application in _stack(model):
-        if application.edit is edit:
-            return application
-    raise RuntimeError("this edit is not applied to this model; nothing to undo")
