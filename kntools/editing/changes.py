@@ -1,16 +1,23 @@
-"""What is added to `W_out` of one layer: checked, written, or acted out by hooks that leave the weights alone."""
+"""What is added to `W_out` of one layer: checked, written, or acted out by hooks that leave the weights alone.
 
-from collections.abc import Iterable
+And how it is found where several keys are given values: solved together.
+"""
+
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
+from torch.nn.functional import normalize
 
 from kntools.hooks.stateful import StatefulHook
 from kntools.models import adapter, neuron_layers
 from kntools.sites import Hook, hook_name
+
+#: Keys cannot be given a value each if a singular value of their system is below this (its columns have length 1).
+SAME_KEY = 1e-6
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,3 +104,59 @@ class Change:
 def as_hooks(model: Any, changes: Iterable[Change]) -> list[Hook]:
     """Changes as hooks, which leave the weights alone."""
     return [hook for change in changes for hook in change.hooks(model)]
+
+
+@dataclass(frozen=True, eq=False)
+class Constraints:
+    """What an edit wants of one layer: `keys[n] @ W_out` changes by `wanted[n]`.
+
+    `directions` are `C^-1 k` (or `P k`): the update consists of outer products with them, which leaves other keys
+    alone as far as C knows them.
+    """
+
+    layer: int
+    keys: Float[Tensor, "edit d_mlp"]
+    directions: Float[Tensor, "edit d_mlp"]
+    wanted: Float[Tensor, "edit d_model"]
+    labels: tuple[str, ...]  # what each key belongs to
+
+    def solve(self, ridge: float = 0.0) -> Float[Tensor, "d_mlp d_model"]:
+        """`M K^T (K M K^T + ridge I)^-1 D` with M K^T the directions, in float64.
+
+        M = C^-1 and no ridge: EMMET's equality (Gupta et al. 2024), for one key ROME's update. M = C^-1 and ridge
+        lambda: MEMIT's `(lambda C + K^T K)^-1 K^T D` (Meng et al. 2023, equation 14). M = P, the projector on the null
+        space of C, and ridge l2: AlphaEdit (Fang et al. 2025).
+        """
+        keys, directions = self.keys.double(), self.directions.double()
+        # Not symmetric where a direction is that of another key (ROME's published one).
+        system = keys @ directions.T + ridge * torch.eye(len(keys), dtype=torch.float64)
+        # Scaled: the sizes of keys may differ by orders of magnitude.
+        row = system.norm(dim=1, keepdim=True).clamp(min=1e-300)
+        column = (system / row).norm(dim=0).clamp(min=1e-300)
+        scaled = system / row / column
+        if ridge == 0 and len(keys) > 1:
+            self._check_independent(scaled)
+        solved = torch.linalg.solve(scaled, self.wanted.double() / row)
+        return (directions.T @ (solved / column[:, None])).float()
+
+    def _check_independent(self, scaled: Float[Tensor, "edit edit"]) -> None:
+        if float(torch.linalg.svdvals(scaled)[-1]) > SAME_KEY:
+            return
+        rows, columns = normalize(scaled, dim=1), normalize(scaled, dim=0)
+        cosine = torch.maximum((rows @ rows.T).abs(), (columns.T @ columns).abs()).fill_diagonal_(-1)
+        first, second = divmod(int(cosine.argmax()), len(cosine))
+        raise ValueError(
+            f"the keys in layer {self.layer} are not independent, and cannot have a value each: the closest are those "
+            f"of {self.labels[first]} and {self.labels[second]} (cosine {float(cosine[first, second]):.6f}); leave one "
+            "of them out, or use kn.memit, which weighs them"
+        )
+
+
+def joined(sets: Sequence[Constraints]) -> Constraints:
+    return Constraints(
+        sets[0].layer,
+        keys=torch.cat([s.keys for s in sets]),
+        directions=torch.cat([s.directions for s in sets]),
+        wanted=torch.cat([s.wanted for s in sets]),
+        labels=tuple(label for s in sets for label in s.labels),
+    )

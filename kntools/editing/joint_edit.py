@@ -5,8 +5,7 @@ from typing import Any
 
 import pandas as pd
 
-from kntools.editing.changes import Change
-from kntools.editing.constraints import Constraints
+from kntools.editing.changes import Change, Constraints
 from kntools.editing.rank_one import LOW_PROBABILITY, Step
 from kntools.editing.second_moment import unprotected
 from kntools.editing.weight_edits import WeightEdit

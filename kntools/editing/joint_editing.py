@@ -11,12 +11,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from kntools.arguments import decimal, instance, several, whole_numbers
-from kntools.editing.changes import Change, as_hooks
-from kntools.editing.constraints import Constraints, joined
+from kntools.editing.changes import Change, Constraints, as_hooks, joined
 from kntools.editing.joint_edit import JointEdit
 from kntools.editing.requests import EditRequest, EditRows, make_requests, make_rows, new_targets
 from kntools.editing.rome_batch import Subjects
-from kntools.editing.rome_settings import RomeSettings, chosen_settings, regularisation_for
+from kntools.editing.rome_settings import RomeSettings, chosen_settings, published_lambda
 from kntools.editing.rome_value import Value, find_values
 from kntools.editing.second_moment import SecondMoment
 from kntools.editing.weight_edits import applied_constraints
@@ -112,7 +111,7 @@ def memit(
             normalised or multiplied before it is added.
     """
     moments = _moments(model, layers, second_moments)
-    weight = regularisation_for(model) if regularisation is None else decimal("regularisation", regularisation, above=0)
+    weight = published_lambda(model) if regularisation is None else decimal("regularisation", regularisation, above=0)
 
     def ridge(c: Constraints) -> float:
         return SHARE * float((c.keys * c.directions).sum(1).mean()) if weight is None else weight

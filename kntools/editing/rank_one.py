@@ -8,8 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from kntools.editing.changes import Change
-from kntools.editing.constraints import Constraints
+from kntools.editing.changes import Change, Constraints
 from kntools.editing.second_moment import unprotected
 from kntools.editing.weight_edits import WeightEdit
 from kntools.prompts import Prompt

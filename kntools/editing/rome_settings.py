@@ -73,14 +73,12 @@ class RomeSettings:
     @classmethod
     def for_model(cls, model: Any) -> "RomeSettings":
         """The published settings of this model (Meng et al. 2022; Llama-2: EasyEdit), or the defaults."""
-        published = _PUBLISHED.get(_short_name(model))
-        return cls() if published is None else published[1]
+        return _published(model)[1]
 
 
 def chosen_settings(model: Any, given: RomeSettings | None) -> RomeSettings:
-    if given is None:
-        return RomeSettings.for_model(model)
-    return instance("settings", given, RomeSettings, "RomeSettings(steps=25)")
+    example = "RomeSettings(steps=25)"
+    return RomeSettings.for_model(model) if given is None else instance("settings", given, RomeSettings, example)
 
 
 def layer_for(model: Any) -> int:
@@ -92,8 +90,8 @@ def layer_for(model: Any) -> int:
 
     `kntools.analyses.layer_choice` measures which layer is best.
     """
-    if (published := _PUBLISHED.get(_short_name(model))) is not None:
-        return published[0]
+    if (published := _published(model)[0]) is not None:
+        return published
     depth = round(DEPTH * adapter.n_layers(model))
     return min(layers_of(model, "mlp.hook_post"), key=lambda layer: abs(layer - depth))
 
@@ -101,29 +99,26 @@ def layer_for(model: Any) -> int:
 #: Where in the model, from 0 to 1, to edit one for which nothing is published: see docs/editing.md.
 DEPTH = 0.17
 
-# Model name -> the edited layer, and the settings.
-_PUBLISHED: dict[str, tuple[int, RomeSettings]] = {
-    "gpt2-medium": (8, RomeSettings(clamp=3.0)),
-    "gpt2-large": (12, RomeSettings()),
-    "gpt2-xl": (17, RomeSettings()),
-    "gpt-j-6b": (5, RomeSettings()),
-    "llama-2-7b-hf": (5, RomeSettings(steps=25, weight_decay=1e-3)),
+# Model name -> the edited layer, the settings, and MEMIT's lambda (Meng et al. 2023).
+_PUBLISHED: dict[str, tuple[int | None, RomeSettings, float | None]] = {
+    "gpt2-medium": (8, RomeSettings(clamp=3.0), None),
+    "gpt2-large": (12, RomeSettings(), None),
+    "gpt2-xl": (17, RomeSettings(), 20_000.0),
+    "gpt-j-6b": (5, RomeSettings(), 15_000.0),
+    "llama-2-7b-hf": (5, RomeSettings(steps=25, weight_decay=1e-3), None),
 }
-
-
-def regularisation_for(model: Any) -> float | None:
-    """MEMIT's published lambda for this model (Meng et al. 2023), or `None`."""
-    return _PUBLISHED_LAMBDA.get(_short_name(model))
-
 
 #: The values of MEMIT (Meng et al. 2023): sizes are measured by the residual stream.
 MEMIT = RomeSettings(clamp=0.75, scale="residual")
 
-_PUBLISHED_LAMBDA = {"gpt2-xl": 20_000.0, "gpt-j-6b": 15_000.0}
+
+def published_lambda(model: Any) -> float | None:
+    return _published(model)[2]
 
 
-def _short_name(model: Any) -> str:
-    return adapter.model_name(model).lower().rstrip("/").rsplit("/", 1)[-1]
+def _published(model: Any) -> tuple[int | None, RomeSettings, float | None]:
+    name = adapter.model_name(model).lower().rstrip("/").rsplit("/", 1)[-1]
+    return _PUBLISHED.get(name, (None, RomeSettings(), None))
 
 
 def _checked(templates: Sequence[str] | int) -> tuple[str, ...] | int:

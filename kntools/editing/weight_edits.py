@@ -15,8 +15,7 @@ from weakref import WeakKeyDictionary
 import pandas as pd
 import torch
 
-from kntools.editing.changes import Change, as_hooks
-from kntools.editing.constraints import Constraints, joined
+from kntools.editing.changes import Change, Constraints, as_hooks, joined
 from kntools.models import adapter
 from kntools.results.encoding import same
 from kntools.results.fingerprint import fingerprint

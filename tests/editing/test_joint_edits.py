@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 import kntools as kn
-from kntools.editing.constraints import Constraints, joined
+from kntools.editing.changes import Constraints, joined
 from kntools.editing.joint_edit import JointEdit
 from kntools.editing.rome_settings import RomeSettings
 from kntools.models import adapter, neuron_layers
