@@ -16,7 +16,7 @@ from kntools.models import neuron_layers
 from kntools.models.gradients import check_gradients
 from kntools.options import progress_bar
 from kntools.prompts import Encoded, Prompt, encode_many
-from kntools.sites import NeuronLike, by_layer
+from kntools.sites import Neuron, NeuronLike, by_layer
 
 
 @dataclass(frozen=True)
@@ -51,12 +51,8 @@ def planted(
     steps, lr = whole("steps", steps, least=1), decimal("lr", lr, above=0)
     until = decimal("until", until, above=0, below=1)
 
-    def saved() -> list[_Part]:
-        layers = by_layer(chosen).items()
-        return [part for layer, own in layers for part in _parts(model, layer, [n.index for n in own])]
-
     def make() -> Application:
-        parts = saved()
+        parts = _parts(model, chosen)
 
         def restore() -> None:
             for part in parts:
@@ -64,7 +60,7 @@ def planted(
 
         return Application(model, lambda: _train(model, encoded, parts, steps, lr, until), restore)
 
-    saved()  # what cannot be planted is an error here
+    _parts(model, chosen)  # what cannot be planted is an error here
     return applied_scope(make)
 
 
@@ -77,29 +73,27 @@ class _Part:
     at: Tensor
     saved: Tensor
 
-    def of(self, whole: Tensor) -> Tensor:
-        return whole.detach().index_select(self.axis, self.at)
-
     @torch.no_grad()
     def write(self, values: Tensor) -> None:
         self.parameter.index_copy_(self.axis, self.at, values.to(self.parameter))
 
 
-def _parts(model: Any, layer: int, indices: list[int]) -> list[_Part]:
+def _parts(model: Any, neurons: Iterable[Neuron]) -> list[_Part]:
     """Of every parameter with an axis of neurons; a gate and its input may share one parameter."""
-    width = neuron_layers.width(model, layer)
-    if model.cfg.d_model in (width, 2 * width):
-        raise ValueError(
-            f"layer {layer} has {width} neurons and d_model is {model.cfg.d_model}: the axis of the neurons is "
-            "ambiguous; plant in layers of another width"
-        )
     found = []
-    for parameter in model.blocks[layer].mlp.parameters():
-        for axis, size in enumerate(parameter.shape):
-            if size in (width, 2 * width):
-                both = [i + start for start in range(0, size, width) for i in indices]
-                at = torch.tensor(both, device=parameter.device)
-                found.append(_Part(parameter, axis, at, parameter.detach().index_select(axis, at)))
+    for layer, own in by_layer(neurons).items():
+        width = neuron_layers.width(model, layer)
+        if model.cfg.d_model in (width, 2 * width):
+            raise ValueError(
+                f"layer {layer} has {width} neurons and d_model is {model.cfg.d_model}: the axis of the neurons is "
+                "ambiguous; plant in layers of another width"
+            )
+        for parameter in model.blocks[layer].mlp.parameters():
+            for axis, size in enumerate(parameter.shape):
+                if size in (width, 2 * width):
+                    both = [n.index + start for start in range(0, size, width) for n in own]
+                    at = torch.tensor(both, device=parameter.device)
+                    found.append(_Part(parameter, axis, at, parameter.detach().index_select(axis, at)))
     return found
 
 
@@ -124,7 +118,7 @@ def _train(model: Any, encoded: Encoded, parts: list[_Part], steps: int, lr: flo
                     return Planted(probability, step)
                 gradients = torch.autograd.grad(loss, [part.parameter for part in parts], allow_unused=True)
                 for leaf, part, gradient in zip(leaves, parts, gradients, strict=True):
-                    leaf.grad = None if gradient is None else part.of(gradient).float()
+                    leaf.grad = None if gradient is None else gradient.index_select(part.axis, part.at).float()
                 optimiser.step()
                 for leaf, part in zip(leaves, parts, strict=True):
                     part.write(leaf.detach())
