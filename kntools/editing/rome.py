@@ -7,9 +7,9 @@ from typing import Any, SupportsIndex, overload
 
 from kntools.arguments import instance
 from kntools.editing.rank_one import RankOneEdit
-from kntools.editing.requests import EditRows, make_requests, make_rows, new_targets
-from kntools.editing.rome_settings import Key, RomeSettings, chosen_settings
-from kntools.editing.rome_value import Value, find_values
+from kntools.editing.requests import make_requests, make_rows, new_targets
+from kntools.editing.rome_settings import RomeSettings, chosen_settings
+from kntools.editing.rome_value import find_values
 from kntools.editing.second_moment import SecondMoment
 from kntools.engine.answers import answer_values
 from kntools.models import adapter, neuron_layers
@@ -73,15 +73,27 @@ def rome(  # type: ignore[misc] # the signatures above only tell one edit from s
     used = {"second_moment": second_moment and second_moment.identity(), "prepend_bos": rows[0].bare.prepend_bos}
     about = provenance(model, **asdict(chosen), **used)
     values = find_values(model, rows, number, chosen)
+    w, b = adapter.w_out(model, number).detach().float(), adapter.b_out(model, number)
     edits = []
     for request, own, value, p in zip(requests, rows, values, before, strict=True):
+        mean, bare = own.mean_of(value.keys), value.keys[0]
+        # Equation 2.
+        u, ridge = (mean, None) if second_moment is None else second_moment.solve(mean)
+        u = u / u.norm()
+        k = mean if chosen.key == "consistent" else bare
+        output = k @ w + (0.0 if b is None else b.detach().float())
         edit = RankOneEdit(
-            **_solve(model, number, own, value, second_moment, chosen.key),
+            left=u.cpu(),
+            right=(value.delta / (k @ u)).cpu(),
             layer=number,
+            key=mean.cpu(),
+            prompt_key=bare.cpu(),
+            value=(output + value.delta).cpu(),
             steps=value.steps,
-            weight_norm=float(adapter.w_out(model, number).detach().float().norm()),
+            weight_norm=float(w.norm()),
             before=p,
             after=0.0,
+            ridge=ridge,
             prompt=request.prompt,
             target=request.target,
             provenance={**about, "settings": {**about["settings"], "templates": list(own.templates)}},
@@ -92,22 +104,3 @@ def rome(  # type: ignore[misc] # the signatures above only tell one edit from s
     for text, title in titles.items():  # what is true of several edits is said once
         warnings.warn(f"{title}: {text}", stacklevel=2)
     return edits[0] if isinstance(targets, str) else edits
-
-
-def _solve(model: Any, layer: int, rows: EditRows, value: Value, c: SecondMoment | None, key: Key) -> dict[str, Any]:
-    """Equation 2: the tensors of the edit, and what was added to the diagonal of C."""
-    mean = rows.mean_of(value.keys)
-    own = value.keys[0]
-    u, ridge = (mean, None) if c is None else c.solve(mean)
-    u = u / u.norm()
-    solved = mean if key == "consistent" else own
-    w, b = adapter.w_out(model, layer).detach().float(), adapter.b_out(model, layer)
-    output = solved @ w + (0.0 if b is None else b.detach().float())
-    tensors = {
-        "left": u,
-        "right": value.delta / (solved @ u),
-        "key": mean,
-        "prompt_key": own,
-        "value": output + value.delta,
-    }
-    return {**{name: tensor.cpu() for name, tensor in tensors.items()}, "ridge": ridge}

@@ -112,7 +112,7 @@ class RunFile:
 
 
 def _line(content: dict[str, Any]) -> bytes:
-    return json.dumps({**content, "checksum": _checksum(content)}, ensure_ascii=False).encode() + b"\n"
+    return json.dumps({**content, "checksum": checksum(json.dumps(content), {})}, ensure_ascii=False).encode() + b"\n"
 
 
 def _parsed(line: bytes) -> dict[str, Any] | None:
@@ -124,8 +124,4 @@ def _parsed(line: bytes) -> dict[str, Any] | None:
     if not isinstance(found, dict):
         return None
     expected = found.pop("checksum", None)
-    return found if expected in (None, _checksum(found)) else None
-
-
-def _checksum(content: dict[str, Any]) -> str:
-    return checksum(json.dumps(content), {})
+    return found if expected in (None, checksum(json.dumps(found), {})) else None
