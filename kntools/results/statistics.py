@@ -1,6 +1,6 @@
 """Means and shares with intervals, correlations, tests of differences, and corrections for many tests.
 
-What scipy has is scipy's; it is imported when it is needed, for that takes most of a second.
+What scipy has is scipy's, which imports `scipy.stats` where it is first used, for that takes most of a second.
 """
 
 import math
@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
+import scipy
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -90,34 +91,33 @@ def statistic_interval(
 
 def t_quantile(freedom: Int[Tensor, "..."], confidence: float = 0.95) -> Float[Tensor, "..."]:
     """How many standard errors the interval of a mean reaches to either side (Student's t); nan without freedom."""
-    return torch.as_tensor(_stats().t.ppf((1 + confidence) / 2, freedom.numpy()))
+    return torch.as_tensor(scipy.stats.t.ppf((1 + confidence) / 2, freedom.numpy()))
 
 
 def share_interval(hits: int, of: int, confidence: float = 0.95) -> tuple[float, float]:
     """Wilson's interval of a share; nan if there are none."""
     if of == 0:
         return math.nan, math.nan
-    interval = _stats().binomtest(hits, of).proportion_ci(confidence, method="wilson")
+    interval = scipy.stats.binomtest(hits, of).proportion_ci(confidence, method="wilson")
     return float(interval.low), float(interval.high)
 
 
 def pearson(a: Tensor, b: Tensor) -> float:
     """Correlation of two tensors of the same shape, entry by entry; nan if one of them is constant."""
-    return _correlation("pearsonr", a, b)
+    return _correlation(scipy.stats.pearsonr, a, b)
 
 
 def spearman(a: Tensor, b: Tensor) -> float:
     """The same of their ranks; equal values share a rank."""
-    return _correlation("spearmanr", a, b)
+    return _correlation(scipy.stats.spearmanr, a, b)
 
 
-def _correlation(name: str, a: Tensor, b: Tensor) -> float:
+def _correlation(test: Callable[..., Any], a: Tensor, b: Tensor) -> float:
     if a.numel() < 2:
         return math.nan
-    stats = _stats()
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", stats.DegenerateDataWarning)  # a constant: nan says it
-        return float(getattr(stats, name)(*(x.detach().double().flatten().cpu().numpy() for x in (a, b))).statistic)
+        warnings.simplefilter("ignore", scipy.stats.DegenerateDataWarning)  # a constant: nan says it
+        return float(test(*(x.detach().double().flatten().cpu().numpy() for x in (a, b))).statistic)
 
 
 def t_test(
@@ -137,7 +137,7 @@ def t_test(
     if all(np.ptp(values) == 0 for values in ((x, y) if paper else (y - x,))):
         difference = float(y[0] - x[0])
         return (math.copysign(math.inf, difference), 0.0) if difference else (0.0, 1.0)
-    test = _stats().ttest_ind(y, x) if paper else _stats().ttest_rel(y, x)
+    test = scipy.stats.ttest_ind(y, x) if paper else scipy.stats.ttest_rel(y, x)
     return float(test.statistic), float(test.pvalue)
 
 
@@ -146,7 +146,7 @@ def welch(a: Float[Tensor, " item"], b: Float[Tensor, " other"]) -> tuple[float,
     # Means of equal numbers may differ in their last bit.
     if len(a) < 2 or len(b) < 2 or max(float(x.double().std()) for x in (a, b)) < 1e-12:
         return math.nan, math.nan
-    test = _stats().ttest_ind(b.double().numpy(), a.double().numpy(), equal_var=False)
+    test = scipy.stats.ttest_ind(b.double().numpy(), a.double().numpy(), equal_var=False)
     return float(test.statistic), float(test.pvalue)
 
 
@@ -157,12 +157,12 @@ Alternative = Literal["two-sided", "greater"]
 def fisher(hits: int, of: int, other_hits: int, of_others: int, alternative: Alternative = "two-sided") -> float:
     """p of the same share in two groups (Fisher's exact test)."""
     table = [[hits, of - hits], [other_hits, of_others - other_hits]]
-    return float(_stats().fisher_exact(table, alternative=alternative).pvalue)
+    return float(scipy.stats.fisher_exact(table, alternative=alternative).pvalue)
 
 
 def sign_test(up: int, down: int, alternative: Alternative = "two-sided") -> float:
     """p of as many pairs going up as down (McNemar's exact test)."""
-    return float(_stats().binomtest(up, up + down, alternative=alternative).pvalue) if up + down else 1.0
+    return float(scipy.stats.binomtest(up, up + down, alternative=alternative).pvalue) if up + down else 1.0
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
@@ -173,9 +173,3 @@ def holm(p_values: Sequence[float]) -> list[float]:
         highest = max(highest, min(1.0, p * (len(counted) - rank)))
         corrected[i] = highest
     return corrected
-
-
-def _stats() -> Any:
-    from scipy import stats
-
-    return stats
