@@ -149,24 +149,23 @@ class LayerEdit(WeightEdit):
         return pd.DataFrame(rows, columns=["layer", "rows of W_out", "norm of the change"])
 
 
+@dataclass(eq=False)
 class Application:
     """An edit on its way onto the stack of a model, and off it again; or what else writes to the weights for a while.
 
     `write` changes the weights, `restore` puts back what was saved before.
     """
 
-    def __init__(
-        self,
-        model: Any,
-        write: Callable[[], Any],
-        restore: Callable[[], None],
-        edit: WeightEdit | None = None,
-        changes: tuple[Change, ...] = (),
-    ) -> None:
-        self.model, self.write, self.restore, self.stack = model, write, restore, _stack(model)
-        self.edit, self.changes = edit, changes
-        self.before, self.after = fingerprint(model), ""  # of the weights without it and with it
-        self.left = False
+    model: Any
+    write: Callable[[], Any]
+    restore: Callable[[], None]
+    edit: WeightEdit | None = None
+    changes: tuple[Change, ...] = ()
+    left: bool = False
+
+    def __post_init__(self) -> None:
+        self.stack = _stack(self.model)
+        self.before, self.after = fingerprint(self.model), ""  # of the weights without it and with it
 
     def apply(self) -> Any:
         """Edit the weights: wholly, or, if interrupted, not at all."""
