@@ -69,11 +69,6 @@ class RunFile:
         self._append(self.path, line)
         return decode(json.loads(line)["payload"], Any, tensors)
 
-    def check_writable(self) -> None:
-        """An error if nothing can be added."""
-        if self.exists():
-            self.path.open("ab").close()
-
     def remove(self) -> None:
         for path in (self.path, self.tensors):
             path.unlink(missing_ok=True)

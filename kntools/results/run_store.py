@@ -86,8 +86,8 @@ class RunStore:
         distinct = list(dict(zip(names, items, strict=True)).items())
         parts = [distinct[start : start + size] for start in range(0, len(distinct), size)]
         todo = [dict(part) for part in parts if any(name not in self.items for name, _ in part)]
-        if todo and self._file is not None:
-            self._file.check_writable()
+        if todo and self._file is not None and self._file.exists():
+            self._file.path.open("ab").close()  # an error, if nothing can be added
         made: dict[str, Any] = {}
         failure: Exception | None = None
         with progress_bar(sum(map(len, todo)), unit) as bar:
