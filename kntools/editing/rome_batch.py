@@ -55,13 +55,23 @@ class RowBatch:
         for group in self.groups:
             group.numbers = [rows[n] for n in group.numbers]
 
-    def losses(
-        self, group: Group, delta: Float[Tensor, "edit d_model"], kl_weight: float
-    ) -> tuple[Float[Tensor, " row"], Float[Tensor, " row"]]:
-        """-log P(target) of each row, and KL(edited || original) of essences (of others 0), weighted.
+    def losses(self, delta: Float[Tensor, "edit d_model"], kl_weight: float) -> Float[Tensor, "2 edit"]:
+        """-log P(target) and the weighted KL of each edit, with its `delta` added to the MLP's output at its subjects.
 
-        Each edit's `delta` is added to the MLP's output at the subjects of its rows.
+        Where gradients are on, theirs is added to `delta.grad`.
         """
+        sums = torch.zeros(2, len(delta), device=delta.device, dtype=torch.float32)
+        for group in self.groups:  # a backward pass follows each forward pass: there is memory for one
+            losses = self._row_losses(group, delta, kl_weight)
+            if torch.is_grad_enabled():
+                losses.sum().backward(inputs=[delta])
+            sums.index_add_(1, self.edit[group.numbers], losses.detach())
+        return sums
+
+    def _row_losses(
+        self, group: Group, delta: Float[Tensor, "edit d_model"], kl_weight: float
+    ) -> Float[Tensor, "2 row"]:
+        """The same of each row; KL(edited || original) is that of the essences, of others 0."""
         at = self.subjects[group.numbers] - group.start
         rows, added = torch.arange(len(at), device=at.device), delta[self.edit[group.numbers]]
 
@@ -76,7 +86,7 @@ class RowBatch:
             kept = zip((group.numbers[row] for row in essences), edited.detach(), strict=True)
             original = torch.stack([self.original.setdefault(number, own) for number, own in kept])
             kl = kl.index_put((torch.tensor(essences),), (edited.exp() * (edited - original)).sum(-1))
-        return nll, kl_weight * kl
+        return torch.stack([nll, kl_weight * kl])
 
 
 class Subjects:

@@ -95,8 +95,12 @@ def _search(model: Any, edits: Sequence[EditRows], layer: int, settings: RomeSet
                 batch.keep(left)
                 running = len(left)
             optimiser.zero_grad()
-            loss = torch.no_grad()(_loss) if last else _loss
-            losses = loss(batch, delta, size, settings)
+            with torch.set_grad_enabled(not last):
+                terms = batch.losses(delta, settings.kl_weight)
+                decay = settings.weight_decay * delta.norm(dim=1) / size**2
+                if not last:
+                    decay.sum().backward(inputs=[delta])
+            losses = [Step(sum(each), *each) for each in torch.cat([terms, decay.detach()[None]]).T.tolist()]
             for n in left:
                 _check_finite(losses[n], None if delta.grad is None else delta.grad[n], edits[n], number)
                 curves[n].append(losses[n])
@@ -110,24 +114,6 @@ def _search(model: Any, edits: Sequence[EditRows], layer: int, settings: RomeSet
             new.mul_((settings.clamp * size / new.norm(dim=1)).clamp(max=1)[:, None])
     own = [slice(start, start + len(edit.prompts)) for start, edit in zip(batch.bare, edits, strict=True)]
     return [Value(found[n], batch.keys[own[n]], tuple(curve)) for n, curve in enumerate(curves)]
-
-
-def _loss(
-    batch: RowBatch, delta: Float[Tensor, "edit d_model"], size: Float[Tensor, " edit"], settings: RomeSettings
-) -> list[Step]:
-    """Equation 4 of each edit, and where gradients are on its gradient, added to `delta.grad`."""
-    target, kl = torch.zeros(2, len(delta), device=delta.device, dtype=torch.float32)
-    backward = torch.is_grad_enabled()
-    for group in batch.groups:  # a backward pass follows each forward pass: there is memory for one
-        row_nll, row_kl = batch.losses(group, delta, settings.kl_weight)
-        if backward:
-            (row_nll + row_kl).sum().backward(inputs=[delta])
-        target.index_add_(0, batch.edit[group.numbers], row_nll.detach())
-        kl.index_add_(0, batch.edit[group.numbers], row_kl.detach())
-    decay = settings.weight_decay * delta.norm(dim=1) / size**2
-    if backward:
-        decay.sum().backward(inputs=[delta])
-    return [Step(sum(terms), *terms) for terms in torch.stack([target, kl, decay.detach()], 1).tolist()]
 
 
 def _check_finite(step: Step, gradient: Tensor | None, edit: EditRows, number: int) -> None:
