@@ -42,14 +42,14 @@ class RunFile:
         """The header, and the payload of every item."""
         raw = self.path.read_bytes()
         *lines, unfinished = raw.split(b"\n")
-        header = _parsed(lines[0]) if lines else None
-        if header is None or "kind" not in header or "format" not in header:
+        header = _parsed(lines[0], "kind", "format") if lines else None
+        if header is None:
             raise ValueError(f"{self.path} does not begin with the header of a run; name a new run, or delete the file")
         items: dict[str, Any] = {}
         end = 0
         for number, line in enumerate(lines[1:], start=2):
-            item = _parsed(line)
-            tensors = None if item is None or "key" not in item or "payload" not in item else self._tensors(item)
+            item = _parsed(line, "key", "payload")
+            tensors = None if item is None else self._tensors(item)
             if item is None or tensors is None:
                 raise ValueError(f"{self.path}, line {number} is damaged; delete the line to compute its item again")
             items[item["key"]] = decode(item["payload"], Any, tensors)
@@ -110,13 +110,13 @@ def _line(content: dict[str, Any]) -> bytes:
     return json.dumps({**content, "checksum": checksum(json.dumps(content), {})}, ensure_ascii=False).encode() + b"\n"
 
 
-def _parsed(line: bytes) -> dict[str, Any] | None:
-    """What `_line` was given, or `None`. Runs from before there were checksums have none."""
+def _parsed(line: bytes, *names: str) -> dict[str, Any] | None:
+    """What `_line` was given, if it has these names, or `None`. Runs from before there were checksums have none."""
     try:
         found = json.loads(line)
     except (ValueError, RecursionError):
         return None
-    if not isinstance(found, dict):
+    if not isinstance(found, dict) or not found.keys() >= {*names}:
         return None
     expected = found.pop("checksum", None)
     return found if expected in (None, checksum(json.dumps(found), {})) else None
