@@ -12,7 +12,7 @@ from kntools.attribution.attribution_run import attribute
 from kntools.attribution.integration_path import Line, Paths
 from kntools.attribution.layer_writes import final_states, layer_writes
 from kntools.engine.metric_choice import Metrics, has_contrast
-from kntools.engine.sweep import Metric, apply_metric
+from kntools.engine.values import Metric, apply_metric
 from kntools.models import neuron_layers, unembedding
 from kntools.prompts import Prompts, encode_many
 

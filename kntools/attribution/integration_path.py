@@ -17,8 +17,9 @@ from torch import Tensor
 
 from kntools.attribution.quadrature import Rule
 from kntools.engine.inputs import make_inputs
+from kntools.engine.plan import Intervention
 from kntools.engine.runner import Runner
-from kntools.engine.sweep import Intervention, Metric, RowGradients, apply_metric, run_gradients, run_rows
+from kntools.engine.values import Metric, RowGradients, apply_metric
 from kntools.hooks.positioned import PositionedHook
 from kntools.hooks.states import capture, scale_site
 from kntools.metrics import probability
@@ -82,7 +83,7 @@ class Paths:
             Intervention([h for name, layers in sites for h in capture(name, layers, w, ANSWER)], prompt=p)
             for p, w in enumerate(self.clean)
         ]
-        self.logits = run_rows(self.runner, runs)
+        self.logits = self.runner.rows(runs)
         self.ends = torch.cat(list(map(apply_metric, metrics, self.logits)))  # m(1)
         answers = [probability(e.target_ids) for e in encoded]
         self.probabilities = torch.cat(list(map(apply_metric, answers, self.logits)))
@@ -108,7 +109,7 @@ class Paths:
         with warnings.catch_warnings():
             # A bridge says that a norm whose scale is held is computed from that scale: as it should be.
             warnings.filterwarnings("ignore", category=UserWarning, module=r"transformer_lens\.")
-            return run_gradients(self.runner, runs, self.metrics)
+            return self.runner.gradients(runs, self.metrics)
 
     def evaluate(self, asked: Mapping[Line, Iterable[float]]) -> None:
         """Fill in the `points` of lines at these g, where they are not known: a row of one sweep each.

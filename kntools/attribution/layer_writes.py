@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from kntools.attribution.integration_path import Paths
-from kntools.engine.sweep import Intervention, run_rows
+from kntools.engine.plan import Intervention
 from kntools.hooks.positioned import PositionedHook
 from kntools.hooks.states import capture
 from kntools.models import adapter, neuron_layers, unembedding
@@ -77,7 +77,7 @@ def watched(
     """Activations of a prompt by hook name."""
     seen: dict[str, Tensor] = {}
     hooks: list[Hook] = [hook for site, layer in sites for hook in capture([site], [layer], seen, pos)]
-    run_rows(paths.runner, [Intervention(hooks, prompt=prompt)])
+    paths.runner.rows([Intervention(hooks, prompt=prompt)])
     return {name: x[0] for name, x in seen.items()}
 
 
@@ -92,7 +92,7 @@ class EndOfStream:
             name = "ln_final.hook_scale"
             seen: dict[str, Tensor] = {}
             keep = PositionedHook(ANSWER, lambda x: seen.update(scale=x.clone()), f"watch {name}")
-            run_rows(paths.runner, [Intervention([(name, keep)], prompt=prompt)])
+            paths.runner.rows([Intervention([(name, keep)], prompt=prompt)])
             self.held = [(name, PositionedHook(ANSWER, lambda x: seen["scale"].expand_as(x), f"hold {name}"))]
 
     def increase(
@@ -109,7 +109,7 @@ class EndOfStream:
         with warnings.catch_warnings():
             # A bridge says that a norm whose scale is held is computed from that scale: as it should be.
             warnings.filterwarnings("ignore", category=UserWarning, module=r"transformer_lens\.")
-            values = torch.cat(run_rows(self.paths.runner, runs, self.paths.metrics)).double().cpu()
+            values = torch.cat(self.paths.runner.rows(runs, self.paths.metrics)).double().cpu()
         return values[1:] - values[0]
 
     def increase_at(

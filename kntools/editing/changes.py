@@ -12,7 +12,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from kntools.hooks.stateful import StatefulHook
+from kntools.hooks.positioned import StatefulHook
 from kntools.models import adapter, neuron_layers
 from kntools.sites import Hook, hook_name
 

@@ -14,8 +14,8 @@ from kntools.editing.changes import Change
 from kntools.editing.requests import make_requests
 from kntools.editing.rome_batch import answer_loss, padded
 from kntools.editing.weight_edits import LayerEdit
+from kntools.engine.forward import by_row
 from kntools.engine.from_layer import row_groups
-from kntools.engine.pass_hooks import by_row
 from kntools.engine.texts import chunks
 from kntools.models import adapter, neuron_layers
 from kntools.models.gradients import with_gradients

@@ -11,10 +11,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from kntools.engine.capability import capability
+from kntools.engine.forward import by_row
 from kntools.engine.from_layer import row_groups, shared_starts
-from kntools.engine.pass_hooks import by_row
 from kntools.engine.plan import Intervention, pass_overhead
-from kntools.engine.sweep import Metric, Several, sweep
+from kntools.engine.sweep import sweep
+from kntools.engine.values import Metric, Several
 from kntools.metrics import probability
 from kntools.options import progress_bar
 from kntools.prompts import Encoded, Prompts, encode_many

@@ -122,7 +122,7 @@ def _compare(model: Any, tokens: Int[Tensor, "1 pos"]) -> Capability | None:
         Item(number, Intervention([(hook_name("resid_post", layer), flip)], prompt=number % 2), layer, 0)
         for number, layer in enumerate((0, layers // 2, layers - 1))
     ]
-    alone = torch.cat([run_plain(model, texts, [asked] * 2, item).logits for item in items])
+    alone = torch.cat([run_plain(model, texts, [asked] * 2, item).logits[item.number] for item in items])
     if bool(alone.isnan().any()):
         return None
 
@@ -135,7 +135,7 @@ def _compare(model: Any, tokens: Int[Tensor, "1 pos"]) -> Capability | None:
         at = [p for p in asked if p >= start]
         try:
             prefix = beginning().before(start) if start else None
-            found = ForwardPass(model, texts, [at] * 2, Pass(start, chosen), prefix).run().of_items()
+            found = ForwardPass(model, texts, [at] * 2, Pass(start, chosen), prefix).run().logits
             expected = alone[[i.number for i in chosen]][:, [asked.index(p) for p in at]]
             return close(torch.cat([found[i.number] for i in chosen]), expected)
         except PROBE_ERRORS as error:

@@ -13,15 +13,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from kntools.engine.pass_hooks import MustFire, PassHook, Watched, on_rows, watch
 from kntools.engine.plan import Item, Pass, stage_of
-from kntools.hooks.positioned import PositionedHook
+from kntools.hooks.positioned import PositionedHook, StatefulHook, axis_of_positions, shares_memory
 from kntools.models import adapter
+from kntools.models.attachment import PointHook
 from kntools.models.prefix import Prefix, Rows
-from kntools.sites import resolve_positions
+from kntools.sites import Hook, resolve_positions
 
 # Hooks on the logits.
 _ON_LOGITS = {"unembed.hook_out", "hook_unembed"}
+
+PassHook = Callable[..., Any]
 
 
 class NotBatched(Exception):
@@ -30,16 +32,10 @@ class NotBatched(Exception):
 
 @dataclass
 class PassOutput:
-    """Logits `[row asked d_vocab]` of one pass: those of each item's rows."""
+    """What one pass gives, by the number of the item."""
 
-    logits: Tensor
-    spans: dict[int, slice]  # item number -> its rows in the pass, in ascending order
-    watched: dict[int, dict[str, Watched]]  # item number -> hook name -> activation
-
-    def of_items(self) -> dict[int, Tensor]:
-        """Logits of each item's rows, cut in one piece of graph: the gradient of a slice is as large as all logits."""
-        sizes = [span.stop - span.start for span in self.spans.values()]
-        return dict(zip(self.spans, self.logits.split(sizes), strict=True))
+    logits: dict[int, Tensor]  # [row asked d_vocab]
+    watched: dict[int, dict[str, "Watched"]]  # by hook name: activations to differentiate by
 
 
 class ForwardPass:
@@ -64,7 +60,7 @@ class ForwardPass:
         self.prompts = plan.prompts
         row_of = {prompt: row for row, prompt in enumerate(self.prompts)}
         self.sources = [*row_of.values()]  # of each row: the clean row that it is a copy of
-        self.spans: dict[int, slice] = {}
+        self.spans: dict[int, slice] = {}  # item number -> its rows in the pass, in ascending order
         for item in self.items:
             first = len(self.sources)
             self.sources += [row_of[item.intervention.prompt]] * item.intervention.rows
@@ -73,20 +69,27 @@ class ForwardPass:
         self.asked = torch.tensor(per_row, device=tokens.device) - self.start  # [row asked]: of the items, in the pass
         self.rows = Rows()
         self.watched: dict[int, dict[str, Watched]] = {}
-        self.must_fire = MustFire()
+        self.must_fire = MustFire(model)
 
     def run(self) -> PassOutput:
         if self.prefix is not None:
             self.prefix.use(self.rows)
         residual = self._embed_separately()
         self._note_rows(1)
+        points = [*self._forks(residual), *self._dispatchers(self.items, lambda stage: stage >= 0, offset=self.start)]
         window = self.tokens[self.prompts[:1], self.start :]
-        names = {name for i in self.items for name in i.intervention.names()}
-        pick = Pick(self.model, names, lambda x: gather_positions(x[len(self.prompts) :], self.asked))
-        points = [*self._hook_points(residual), *pick.points]
-        logits = adapter.run(self.model, window, self.prefix, points, self.vocab_ids if pick.points else None)
+        logits = run_and_pick(
+            self.model,
+            {name for i in self.items for name in i.intervention.names()},
+            lambda x: gather_positions(x[len(self.prompts) :], self.asked),
+            lambda pick: adapter.run(
+                self.model, window, self.prefix, [*points, *pick], self.vocab_ids if pick else None
+            ),
+        )
         self.must_fire.check()
-        return PassOutput(pick.of(logits), self.spans, self.watched)
+        # Cut in one piece of graph: the gradient of a slice is as large as all logits.
+        parts = logits.split([item.intervention.rows for item in self.items])
+        return PassOutput(dict(zip(self.spans, parts, strict=True)), self.watched)
 
     # --- rows -----------------------------------------------------------------------------------------
 
@@ -119,106 +122,193 @@ class ForwardPass:
             return residual
         return torch.cat([self.embedded[self.prompts, self.start :], residual[len(self.prompts) :]])
 
+    def _forks(self, residual: Tensor | None) -> list[PointHook]:
+        """On the way into each block: the rows that join there."""
+        forks: list[PointHook] = []
+        for layer in range(self.layers):
+            sources, entering = self._joining(layer), residual if layer == 0 else None
+            if sources or entering is not None:
+                grow = partial(self._grow, layer, sources, entering)
+                forks.append((adapter.fork_point(self.model, layer), grow))
+        return forks
+
+    def _grow(self, layer: int, sources: list[int], entering: Tensor | None, activation: Tensor, hook: Any) -> Tensor:
+        grown = activation if entering is None else entering
+        if sources:
+            # Copies must not send gradients back into the clean row: rows are independent of each other.
+            index = torch.tensor(sources, device=grown.device)
+            grown = torch.cat([grown, grown.detach().index_select(0, index)])
+        self._note_rows(grown.shape[0])
+        adapter.after_fork(self.model, layer, grown.shape[0], grown.shape[1])
+        return grown
+
     # --- hooks ----------------------------------------------------------------------------------------
 
-    def _hook_points(self, residual: Tensor | None) -> list[tuple[Any, Callable[..., Any]]]:
-        forks: list[tuple[Any, Callable[..., Any]]] = []
-        for layer in range(self.layers):
-            if self._joining(layer) or (layer == 0 and residual is not None):
-                forks.append((adapter.fork_point(self.model, layer), self._fork(layer, residual)))
-        return [*forks, *self._dispatchers(self.items, lambda stage: stage >= 0, offset=self.start)]
-
-    def _fork(self, layer: int, residual: Tensor | None) -> Callable[..., Tensor]:
-        sources = self._joining(layer)
-
-        def grow(activation: Tensor, hook: Any) -> Tensor:
-            if layer == 0 and residual is not None:
-                activation = residual
-            if sources:
-                # Copies must not send gradients back into the clean row: rows are independent of each other.
-                index = torch.tensor(sources, device=activation.device)
-                activation = torch.cat([activation, activation.detach().index_select(0, index)])
-            self._note_rows(activation.shape[0])
-            adapter.after_fork(self.model, layer, activation.shape[0], activation.shape[1])
-            return activation
-
-        return grow
-
-    def _dispatchers(
-        self, items: Sequence[Item], here: Callable[[int], bool], *, offset: int
-    ) -> list[tuple[Any, PassHook]]:
+    def _dispatchers(self, items: Sequence[Item], here: Callable[[int], bool], *, offset: int) -> list[PointHook]:
         """One hook function per hook point, which hands each item its rows."""
         points: dict[int, tuple[Any, dict[int, list[PassHook]]]] = {}
         for item in items:
-            hooks: list[tuple[str, PassHook]] = [
+            hooks: list[Hook] = [
                 (name, fn.moved(offset, self.length) if isinstance(fn, PositionedHook) else fn)
                 for name, fn in item.intervention.hooks
             ]
-            for name, pos in item.intervention.wrt:
-                local = tuple(p - offset for p in resolve_positions(pos, self.length))
-                hooks.append((name, watch(name, local, self.watched.setdefault(item.number, {}))))
-            for name, fn in hooks:
-                if here(stage_of(name, self.layers)):
-                    point = adapter.hook_point(self.model, name)
-                    fn = self.must_fire.wrap(f"{name!r} (intervention {item.number})", fn)
-                    points.setdefault(id(point), (point, {}))[1].setdefault(item.number, []).append(fn)
-        return [(point, self._dispatcher(of_items)) for point, of_items in points.values()]
+            hooks += watches(item, self.length, offset, self.watched)
+            chosen = [(name, fn) for name, fn in hooks if here(stage_of(name, self.layers))]
+            for point, fn in self.must_fire.points(chosen, f" (intervention {item.number})"):
+                points.setdefault(id(point), (point, {}))[1].setdefault(item.number, []).append(fn)
+        return [(point, partial(self._dispatch, of_items)) for point, of_items in points.values()]
 
-    def _dispatcher(self, of_items: dict[int, list[PassHook]]) -> PassHook:
+    def _dispatch(self, of_items: dict[int, list[PassHook]], activation: Any, hook: Any) -> Tensor | None:
         """An item may have several hooks here; they run in the order given."""
-
-        def dispatch(activation: Any, hook: Any) -> Tensor | None:
-            # Not its rows, or not yet: the hook may fire earlier in the pass than its name says.
-            count = max(self.spans[n].stop for n in of_items)
-            if not isinstance(activation, Tensor) or not count <= self.rows.count == activation.shape[0]:
-                raise NotBatched(hook.name)
-            # In the order of their rows.
-            parts = [(self.spans[n], [partial(fn, hook=hook) for fn in fns]) for n, fns in of_items.items()]
-            version = None if activation.is_inference() else activation._version
-            changed = on_rows(activation, parts, hook.name)
-            # What some rows write in place, and others not, counts alike only where the model goes on with both.
-            if changed is not None and version is not None and version != activation._version:
-                raise NotBatched(hook.name)
-            return changed
-
-        return dispatch
+        # Not its rows, or not yet: the hook may fire earlier in the pass than its name says.
+        count = max(self.spans[n].stop for n in of_items)
+        if not isinstance(activation, Tensor) or not count <= self.rows.count == activation.shape[0]:
+            raise NotBatched(hook.name)
+        # In the order of their rows.
+        parts = [(self.spans[n], [partial(fn, hook=hook) for fn in fns]) for n, fns in of_items.items()]
+        version = None if activation.is_inference() else activation._version
+        changed = on_rows(activation, parts, hook.name)
+        # What some rows write in place, and others not, counts alike only where the model goes on with both.
+        if changed is not None and version is not None and version != activation._version:
+            raise NotBatched(hook.name)
+        return changed
 
 
 def run_plain(model: Any, tokens: Tensor, asked: Sequence[Sequence[int]], item: Item) -> PassOutput:
     """The plain loop: one intervention in a run of its own, the whole prompt, every row from the embedding on."""
-    inter, must_fire = item.intervention, MustFire()
-    watched: dict[str, Watched] = {}
-    watches = [(name, watch(name, resolve_positions(pos, tokens.shape[1]), watched)) for name, pos in inter.wrt]
-    hooks = [
-        (adapter.hook_point(model, name), must_fire.wrap(f"{name!r} (intervention {item.number})", fn))
-        for name, fn in [*inter.hooks, *watches]
-    ]
+    inter, must_fire = item.intervention, MustFire(model)
+    watched: dict[int, dict[str, Watched]] = {}
+    hooks = must_fire.points(
+        [*inter.hooks, *watches(item, tokens.shape[1], 0, watched)], f" (intervention {item.number})"
+    )
     logits = adapter.run(model, tokens[inter.prompt].expand(inter.rows, -1), hooks=hooks)
     must_fire.check()
-    picked = logits[:, list(asked[inter.prompt])]
-    return PassOutput(picked, {item.number: slice(0, inter.rows)}, {item.number: watched})
+    return PassOutput({item.number: logits[:, list(asked[inter.prompt])]}, watched)
 
 
-class Pick:
-    """What is asked for of the last state, taken before the unembedding; or of all logits, if somebody looks at them.
-
-    `points` go behind all other hooks, and what the run gives through `of`. `names` are those of the other hooks.
+def run_and_pick(
+    model: Any, names: Iterable[str], pick: Callable[[Tensor], Tensor], run: Callable[[list[PointHook]], Tensor]
+) -> Tensor:
+    """The logits of what is picked from the last state, before the unembedding; or from all logits, if somebody looks
+    at them. `run` attaches what it is given behind all other hooks, which have these `names`.
     """
+    picked: list[Tensor] = []
+    if not _ON_LOGITS.isdisjoint(names) or adapter.is_watched(model):
+        return pick(run([]))
 
-    def __init__(self, model: Any, names: Iterable[str], pick: Callable[[Tensor], Tensor]) -> None:
-        self.pick, self.done = pick, False
-        seen = not _ON_LOGITS.isdisjoint(names) or adapter.is_watched(model)
-        self.points = [] if seen else [(adapter.hook_point(model, "unembed.hook_in"), self._early)]
+    def early(activation: Tensor, hook: Any) -> Tensor:
+        picked.append(pick(activation))
+        return picked[0]
 
-    def _early(self, activation: Tensor, hook: Any) -> Tensor:
-        self.done = True
-        return self.pick(activation)
-
-    def of(self, logits: Tensor) -> Tensor:
-        return logits if self.done else self.pick(logits)
+    logits = run([(adapter.hook_point(model, "unembed.hook_in"), early)])
+    return logits if picked else pick(logits)
 
 
 def gather_positions(x: Tensor, positions: Tensor) -> Tensor:
     """`x [row pos d]` at `positions [row asked]`."""
     rows = torch.arange(x.shape[0], device=x.device)[:, None]
     return x[rows, positions.to(x.device)]
+
+
+# --- hook functions of a pass: each must fire, sees its own rows, and may keep an activation -----------------
+
+
+class MustFire:
+    """Hook functions of a run; one that never ran is an error."""
+
+    def __init__(self, model: Any) -> None:
+        self.model = model
+        self._waiting: dict[object, str] = {}
+
+    def points(self, hooks: Iterable[Hook], whose: str = "") -> list[PointHook]:
+        """The hooks as they are attached for the run."""
+        return [(adapter.hook_point(self.model, name), self._noted(f"{name!r}{whose}", fn)) for name, fn in hooks]
+
+    def _noted(self, label: str, fn: PassHook) -> PassHook:
+        key = object()
+        self._waiting[key] = label
+
+        def call(activation: Any, hook: Any) -> Any:
+            self._waiting.pop(key, None)
+            return fn(activation, hook=hook)
+
+        return call
+
+    def check(self) -> None:
+        if self._waiting:
+            raise RuntimeError(
+                f"the hook on {next(iter(self._waiting.values()))} never fired: this model does not compute that "
+                "activation, or its use_... switch is off (e.g. model.set_use_attn_result(True))"
+            )
+
+
+def on_rows(
+    x: Tensor, parts: Iterable[tuple[slice, Sequence[Callable[[Tensor], Tensor | None]]]], name: str
+) -> Tensor | None:
+    """Rows of a batch, in ascending order, through functions of their own, in turn; `None` if nothing was changed."""
+    pieces, done = [], 0
+    if one_memory := x.shape[0] > 1 and x.stride(0) == 0:  # positions: what is written in place is for one row
+        x = x.contiguous()
+    for span, fns in parts:
+        part = old = x[span]
+        for fn in fns:
+            new = fn(part)
+            part = part if new is None else new
+        if part is not old:
+            if part.shape != old.shape:
+                raise ValueError(f"a hook at {name} returned {tuple(part.shape)} for {tuple(old.shape)}")
+            pieces += [x[done : span.start], part]
+            done = span.stop
+    if not pieces:
+        return x if one_memory else None
+    return torch.cat([*pieces, x[done:]])
+
+
+def by_row(each: Sequence[Sequence[Hook]]) -> list[Hook]:
+    """Hooks for a pass in which row n of the batch has the hooks `each[n]`, those of an edit, and no others."""
+    points: dict[str, dict[int, list[PassHook]]] = {}
+    states: list[dict[int, dict[str, Any]]] = [{} for _ in each]
+    for row, hooks in enumerate(each):
+        for name, fn in hooks:
+            if not isinstance(fn, StatefulHook):
+                raise TypeError(f"{fn!r} may look at other rows; give the hooks of edits (edit.hooks(model))")
+            points.setdefault(name, {}).setdefault(row, []).append(partial(fn.for_row(states[row]), hook=None))
+
+    def point(name: str, rows: dict[int, list[PassHook]]) -> Hook:
+        parts = [(slice(row, row + 1), fns) for row, fns in rows.items()]
+        return name, StatefulHook(lambda x, _: on_rows(x, parts, name), {})
+
+    return [point(name, rows) for name, rows in points.items()]
+
+
+@dataclass
+class Watched:
+    """An activation to differentiate by, as it was in the pass."""
+
+    tensor: Tensor  # [row pos ...] of one item, the whole activation
+    axis: int
+    local: tuple[int, ...]  # asked positions within the pass
+
+    def select(self, whole: Tensor) -> Tensor:
+        """The asked positions of `whole`, as `[row pos ...]`."""
+        moved = whole.movedim(self.axis, 1)
+        return moved.index_select(1, torch.tensor(self.local, device=whole.device))
+
+
+def watches(item: Item, length: int, offset: int, into: dict[int, dict[str, Watched]]) -> list[Hook]:
+    """Hooks that make the activations of `wrt` ones to differentiate by; `offset` of `length` tokens are left out."""
+
+    def watch(name: str, local: tuple[int, ...]) -> PassHook:
+        def keep(activation: Tensor, hook: Any) -> Tensor:
+            # A new tensor in any case: the slice that came in is not what the pass goes on with.
+            kept = activation.clone() if activation.requires_grad else activation.detach().clone().requires_grad_()
+            own[name] = Watched(kept, axis_of_positions(activation, hook), local)
+            return activation.copy_(kept) if shares_memory(name) else kept
+
+        return keep
+
+    own = into.setdefault(item.number, {})
+    return [
+        (name, watch(name, tuple(p - offset for p in resolve_positions(pos, length))))
+        for name, pos in item.intervention.wrt
+    ]

@@ -7,7 +7,8 @@ from collections.abc import Callable, Sequence
 from typing import Any, Literal, get_args
 
 from kntools import metrics
-from kntools.engine.sweep import Metric, per_prompt, sweep
+from kntools.engine.sweep import sweep
+from kntools.engine.values import Metric, per_prompt
 from kntools.prompts import Encoded
 
 #: `"contrast"` is the logit of the target minus that of the foil (`"logit_difference"` is the same); `"kl_divergence"`

@@ -8,8 +8,7 @@ from typing import Any
 
 from kntools.arguments import several, shown, whole
 from kntools.engine.inputs import Inputs
-from kntools.hooks.positioned import PositionedHook, is_local
-from kntools.hooks.stateful import StatefulHook
+from kntools.hooks.positioned import PositionedHook, StatefulHook, is_local
 from kntools.models import adapter
 from kntools.sites import ANSWER, Hook, Positions, layer_of, resolve_positions
 
@@ -135,17 +134,15 @@ def stage_of(name: str, layers: int) -> int:
     return -1 if name.split(".")[0].removeprefix("hook_") in _EMBEDDING else layers - 1
 
 
-def start_of(inter: Intervention, length: int, asked: Sequence[int]) -> int:
-    """The first of `length` positions at which an intervention acts, or whose logits are asked for."""
-    first = min(asked)
+def start_of(inter: Intervention, inputs: Inputs) -> int:
+    """The first position at which a resolved intervention acts, or whose logits or gradients are asked for."""
+    places = [inputs.asked[inter.prompt], *(pos for _, pos in inter.wrt)]
     for name, fn in inter.hooks:
         # A hook that has no position may look anywhere: nothing can be left out.
         if not (isinstance(fn, PositionedHook) and is_local(name, fn)):
             return 0
-        first = min(first, *resolve_positions(fn.pos, length))
-    for _, pos in inter.wrt:
-        first = min(first, *resolve_positions(pos, length))
-    return first
+        places.append(fn.pos)
+    return min(p for pos in places for p in resolve_positions(pos, inputs.length))
 
 
 def pass_overhead(model: Any) -> int:
@@ -186,18 +183,14 @@ def _chunks(start: int, group: list[Item], max_rows: int) -> list[Pass]:
     return passes
 
 
-def resolve(interventions: Sequence[Intervention], inputs: Inputs) -> list[Intervention]:
-    """Every row's own hooks: those that act at the answer get the positions of its prompt's answer."""
-    out = []
-    for inter in interventions:
-        states: dict[int, dict[str, Any]] = {}
-        hooks = [(name, _for_row(fn, inputs, inter.prompt, states)) for name, fn in inter.hooks]
-        wrt = [(name, inputs.answer_of(inter.prompt) if pos is ANSWER else pos) for name, pos in inter.wrt]
-        out.append(replace(inter, hooks=hooks, wrt=wrt))
-    return out
+def resolve(inter: Intervention, inputs: Inputs) -> Intervention:
+    """A row's own hooks and positions: what is at the answer is at that of its prompt."""
+    states: dict[int, dict[str, Any]] = {}
 
+    def own(fn: Any) -> Any:
+        if isinstance(fn, StatefulHook):
+            return fn.for_row(states)
+        return fn.at(inputs.answer_of(inter.prompt)) if isinstance(fn, PositionedHook) and fn.pos is ANSWER else fn
 
-def _for_row(fn: Any, inputs: Inputs, prompt: int, states: dict[int, dict[str, Any]]) -> Any:
-    if isinstance(fn, StatefulHook):
-        return fn.for_row(states)
-    return fn.at(inputs.answer_of(prompt)) if isinstance(fn, PositionedHook) and fn.pos is ANSWER else fn
+    wrt = [(name, inputs.answer_of(inter.prompt) if pos is ANSWER else pos) for name, pos in inter.wrt]
+    return replace(inter, hooks=[(name, own(fn)) for name, fn in inter.hooks], wrt=wrt)

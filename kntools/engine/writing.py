@@ -10,13 +10,11 @@ from torch import Tensor
 
 from kntools.arguments import whole
 from kntools.engine.capability import PROBE_ERRORS, capability, close, of_longer, probe_text
-from kntools.engine.forward import Pick
+from kntools.engine.forward import MustFire, PassHook, by_row, run_and_pick
 from kntools.engine.memory import is_out_of_memory
-from kntools.engine.pass_hooks import MustFire, PassHook, by_row
-from kntools.hooks.positioned import PositionedHook, is_local
-from kntools.hooks.stateful import StatefulHook
+from kntools.hooks.positioned import PositionedHook, StatefulHook, is_local
 from kntools.models import adapter
-from kntools.models.attachment import with_hooks
+from kntools.models.attachment import PointHook, with_hooks
 from kntools.models.causality import is_masked
 from kntools.models.modules import answers
 from kntools.models.neuron_layers import check_hook
@@ -86,19 +84,19 @@ class Writer:
         steps = adapter.Steps(self.model, tokens.shape[0]) if self.steps else None
         run = partial(adapter.run, self.model) if steps is None else steps
         given, start, text = tokens.shape[1], 0, tokens
+
+        def attached(points: list[PointHook], new: Tensor, pick: list[PointHook]) -> Tensor:
+            return with_hooks([*points, *pick], lambda: run(new))
+
         with progress_bar(self.count, "token") as bar:
             for _ in range(self.count):
-                must_fire = MustFire()
-                acting = [(name, _placed(fn, given, start, text.shape[1])) for name, fn in hooks]
-                points = [
-                    (adapter.hook_point(self.model, name), must_fire.wrap(repr(name), fn))
-                    for name, fn in acting
-                    if fn is not None
-                ]
-                pick = Pick(self.model, dict(hooks), lambda x: x[:, -1:])
-                found = with_hooks([*points, *pick.points], partial(run, text[:, start:]))
+                must_fire = MustFire(self.model)
+                placed = [(name, _placed(fn, given, start, text.shape[1])) for name, fn in hooks]
+                points = must_fire.points((name, fn) for name, fn in placed if fn is not None)
+                step = partial(attached, points, text[:, start:])
+                found = run_and_pick(self.model, dict(hooks), lambda x: x[:, -1:], step)
                 must_fire.check()
-                logits = pick.of(found)[:, -1].float().cpu()
+                logits = found[:, -1].float().cpu()
                 if not bool(torch.isfinite(logits.amax(-1)).all()):
                     raise FloatingPointError("the logits are nan or inf: activations overflow; load it in float32")
                 start = 0 if steps is None else text.shape[1]

@@ -1,7 +1,7 @@
-"""A hook function that says at which token positions it acts.
+"""Hook functions that say where they act, or what they share: what a sweep may do with them.
 
-That is what lets a sweep leave out the part of a prompt before the first change: it asks the hook for its
-positions, and moves it when the first tokens are not there.
+A `PositionedHook` lets a sweep leave out the part of a prompt before the first change: it is asked for its positions,
+and moved when the first tokens are not there. A `StatefulHook` treats each token by itself.
 """
 
 from collections.abc import Callable
@@ -120,6 +120,25 @@ class PositionedHook:
         # An edit may hand back what it was given; the copy keeps the incoming activation untouched.
         out = (new if everything else x.index_copy(1, at, new)).movedim(1, axis)
         return activation.copy_(out) if shares_memory(self.name) else out
+
+
+@dataclass(frozen=True, eq=False)
+class StatefulHook:
+    """A hook function that shares `state` with other hooks of its list, and treats each token by itself.
+
+    Rows of a sweep are run side by side: every row gets functions with their own state; the same list may be
+    given to several rows.
+    """
+
+    fn: Callable[[Tensor, dict[str, Any]], Tensor | None]
+    state: dict[str, Any]
+
+    def __call__(self, activation: Tensor, hook: Any) -> Tensor | None:
+        return self.fn(activation, self.state)
+
+    def for_row(self, states: dict[int, dict[str, Any]]) -> "StatefulHook":
+        """This hook for one row; `states` are the row's own, by the states that they stand for."""
+        return replace(self, state=states.setdefault(id(self.state), {}))
 
 
 def shares_memory(name: str) -> bool:

@@ -11,7 +11,8 @@ from kntools.arguments import flag
 from kntools.engine.inputs import bos_of, in_batches
 from kntools.engine.metric_choice import Metrics, choose_metrics
 from kntools.engine.prompt_pairs import Corrupted, Pair, encode_pairs
-from kntools.engine.sweep import Intervention, Metric, sweep
+from kntools.engine.sweep import Intervention, sweep
+from kntools.engine.values import Metric
 from kntools.hooks.states import capture
 from kntools.patching.cells import CellChoice, Cells, make_cells
 from kntools.patching.patch_grid import PatchGrid

@@ -11,7 +11,8 @@ from torch import Tensor
 from kntools.arguments import whole, without_effect
 from kntools.engine.metric_choice import RISING, Metrics, choose_metrics
 from kntools.engine.prompt_pairs import Corrupted, Pair, encode_pairs
-from kntools.engine.sweep import Intervention, Metric, sweep
+from kntools.engine.sweep import Intervention, sweep
+from kntools.engine.values import Metric
 from kntools.hooks.states import capture, corrupt
 from kntools.options import progress_bar
 from kntools.prompts import Encoded, Prompt, PromptLike, Prompts, encode_many

@@ -13,9 +13,9 @@ import kntools as kn
 from kntools.editing.changes import Change
 from kntools.engine import answers
 from kntools.engine.answers import answer_logits, answer_values, ask
+from kntools.engine.forward import by_row
 from kntools.engine.from_layer import Group
 from kntools.engine.generation import generate_edited
-from kntools.engine.pass_hooks import by_row
 from kntools.engine.sweep import sweep
 from kntools.hooks.neurons import ablate_neurons
 from kntools.models import adapter

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 import kntools as kn
+from kntools.engine.capability import Capability
 from kntools.models import adapter
 from tests import zoo
 from tests.loop import ALL, tokens_for
@@ -39,13 +40,9 @@ def test_every_row_equals_its_own_run(name: str, overhead: int, monkeypatch: pyt
         with kn.set_options(max_rows=max_rows):
             found = kn.sweep(model, tokens.expand(3, -1), runs, embedding=corrupted, pos=-1)
         torch.testing.assert_close(found.softmax(-1), expected, atol=1e-5, rtol=0)
-    monkeypatch.setattr("kntools.engine.runner.capability", lambda *a: _No())
+    monkeypatch.setattr("kntools.engine.runner.capability", lambda *a: Capability(fork=False))
     found = kn.sweep(model, tokens.expand(3, -1), runs, embedding=corrupted, pos=-1)
     torch.testing.assert_close(found.softmax(-1), expected, atol=1e-5, rtol=0)
-
-
-class _No:
-    fork = prefix = False
 
 
 def test_one_prompt_and_no_hooks() -> None:
