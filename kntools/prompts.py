@@ -246,11 +246,3 @@ def text_tokens(model: Any, text: str) -> Int[Tensor, " pos"]:
     ids = list(own.tokenizer(checked, add_special_tokens=False)["input_ids"])
     before = [own.bos] if own.bos is not None and ids[:1] != [own.bos] else []
     return torch.tensor([*before, *ids], device=adapter.device_of(model))
-
-
-def by_length(encoded: Sequence[Encoded]) -> list[list[int]]:
-    """Indices of `encoded`, grouped by their numbers of tokens and of answer positions: such prompts share a pass."""
-    groups: dict[tuple[int, int], list[int]] = {}
-    for i, e in enumerate(encoded):
-        groups.setdefault((e.tokens.shape[1], len(e.positions)), []).append(i)
-    return list(groups.values())

@@ -14,7 +14,8 @@ import transformers
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
 import kntools as kn
-from kntools.prompts import PromptError, Reason, by_length, encode_each, encode_many
+from kntools.engine.inputs import by_length
+from kntools.prompts import PromptError, Reason, encode_each, encode_many
 from tests import zoo
 from tests.test_prompt_tokenizers import stub_model
 

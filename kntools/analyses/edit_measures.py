@@ -14,7 +14,8 @@ from kntools.analyses.edit_result import generation_entropy
 from kntools.arguments import several, shown, whole
 from kntools.editing.weight_edits import WeightEdit
 from kntools.engine.answers import answer_logits, answer_of
-from kntools.engine.generation import Drawing, continue_tokens, generate_edited
+from kntools.engine.generation import generate_edited
+from kntools.engine.writing import Drawing, continue_tokens
 from kntools.metrics import kl_divergence, log_probability
 from kntools.models.causality import is_masked
 from kntools.prompts import Prompt, encode_many, text_tokens

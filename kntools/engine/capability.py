@@ -5,7 +5,7 @@ that nobody has listed, and it is why a sweep's answer never depends on the shor
 """
 
 import warnings
-from collections.abc import Hashable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -109,6 +109,16 @@ def check_dropout(model: Any) -> None:
 PROBE_ERRORS = (NotBatched, RuntimeError, ValueError, TypeError, AttributeError, KeyError, IndexError, AssertionError)
 
 
+def works(shortcut: Callable[[], bool]) -> bool:
+    """Does a shortcut give the same? One that fails does not; running out of memory says nothing, and is raised."""
+    try:
+        return shortcut()
+    except PROBE_ERRORS as error:
+        if is_out_of_memory(error):
+            raise
+        return False
+
+
 @torch.no_grad()
 def _compare(model: Any, tokens: Int[Tensor, "1 pos"]) -> Capability | None:
     """Each shortcut with runs without it, on two texts: what blocks read beside the stream must follow its row."""
@@ -133,17 +143,12 @@ def _compare(model: Any, tokens: Int[Tensor, "1 pos"]) -> Capability | None:
     def same(start: int, chosen: list[Item] = items) -> bool:
         """Do these items in one pass over the tokens from `start` on give the same logits?"""
         at = [p for p in asked if p >= start]
-        try:
-            prefix = beginning().before(start) if start else None
-            found = ForwardPass(model, texts, [at] * 2, Pass(start, chosen), prefix).run().logits
-            expected = alone[[i.number for i in chosen]][:, [asked.index(p) for p in at]]
-            return close(torch.cat([found[i.number] for i in chosen]), expected)
-        except PROBE_ERRORS as error:
-            if is_out_of_memory(error):
-                raise
-            return False
+        prefix = beginning().before(start) if start else None
+        found = ForwardPass(model, texts, [at] * 2, Pass(start, chosen), prefix).run().logits
+        expected = alone[[i.number for i in chosen]][:, [asked.index(p) for p in at]]
+        return close(torch.cat([found[i.number] for i in chosen]), expected)
 
-    if not same(0):
+    if not works(lambda: same(0)):
         return Capability(False)
     whole, causal, first = adapter.run(model, tokens)[0], is_causal(model), asked[0]
 
@@ -151,12 +156,12 @@ def _compare(model: Any, tokens: Int[Tensor, "1 pos"]) -> Capability | None:
         """Are the logits at position p the same where the text ends there?"""
         return close(adapter.run(model, tokens[:, : p + 1])[0, p], whole[p])
 
-    few = causal and _makes_few(model, tokens[:, : first + 1], whole[first])
+    few = causal and works(lambda: _makes_few(model, tokens[:, : first + 1], whole[first]))
     fill = causal and (few or begun(first)) and all(begun(p) for p in asked[1:-1])
-    few = few or _makes_few(model, tokens, whole[first], first)
+    few = few or works(lambda: _makes_few(model, tokens, whole[first], first))
     # One prompt alone is embedded from where its pass starts; several are embedded whole.
     starts = {last // 2: items, last: items[::2]}
-    prefix = fill and last > 0 and all(same(start, chosen) for start, chosen in starts.items() if start)
+    prefix = fill and last > 0 and works(lambda: all(same(start, chosen) for start, chosen in starts.items() if start))
     return Capability(True, prefix=prefix, few_logits=few, fill=fill)
 
 
@@ -165,12 +170,7 @@ def _makes_few(model: Any, tokens: Int[Tensor, "1 pos"], whole: Float[Tensor, " 
     spaced = list(range(0, len(whole), max(1, len(whole) // _PROBED)))
     half = len(spaced) // 2
     vocab_ids = spaced[half:] + spaced[:half]  # none stands where it stands among all
-    try:
-        found = adapter.run(model, tokens, vocab_ids=vocab_ids)[0, at]
-    except PROBE_ERRORS as error:
-        if is_out_of_memory(error):
-            raise
-        return False
+    found = adapter.run(model, tokens, vocab_ids=vocab_ids)[0, at]
     expected = whole[vocab_ids]
     loose = 1e-4 if whole.dtype in (torch.float32, torch.float64) else 1e-2
     # Rounding follows the size of most logits: one of -1e9, of a token that is never said, must not excuse others.

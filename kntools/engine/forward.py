@@ -76,7 +76,7 @@ class ForwardPass:
             self.prefix.use(self.rows)
         residual = self._embed_separately()
         self._note_rows(1)
-        points = [*self._forks(residual), *self._dispatchers(self.items, lambda stage: stage >= 0, offset=self.start)]
+        points = [*self._forks(residual), *self._dispatchers(early=False)]
         window = self.tokens[self.prompts[:1], self.start :]
         logits = run_and_pick(
             self.model,
@@ -110,14 +110,13 @@ class ForwardPass:
         The pass itself starts with a batch of one (so that masks and rotary tables have one row, and
         broadcast); several prompts, and interventions on the embedding, are put in here.
         """
-        early = [i for i in self.items if i.fork == -1]
+        early = self._joining(-1)
         if len(self.prompts) == 1 and not early:
             return None if self.embedded is None else self.embedded[self.prompts, self.start :]
-        sources = list(range(len(self.prompts))) + self._joining(-1)
+        sources = [*range(len(self.prompts)), *early]
         tokens = self.tokens[[self.prompts[s] for s in sources]]
         self.rows.count = len(sources)
-        embedding = self._dispatchers(early, lambda stage: stage < 0, offset=0)
-        residual = adapter.run_embedding(self.model, tokens, embedding)[:, self.start :]
+        residual = adapter.run_embedding(self.model, tokens, self._dispatchers(early=True))[:, self.start :]
         if self.embedded is None:
             return residual
         return torch.cat([self.embedded[self.prompts, self.start :], residual[len(self.prompts) :]])
@@ -144,17 +143,17 @@ class ForwardPass:
 
     # --- hooks ----------------------------------------------------------------------------------------
 
-    def _dispatchers(self, items: Sequence[Item], here: Callable[[int], bool], *, offset: int) -> list[PointHook]:
-        """One hook function per hook point, which hands each item its rows."""
+    def _dispatchers(self, *, early: bool) -> list[PointHook]:
+        """One hook function per hook point, which hands each item its rows: before block 0, or from there on."""
+        offset = 0 if early else self.start
         points: dict[int, tuple[Any, dict[int, list[PassHook]]]] = {}
-        for item in items:
-            hooks: list[Hook] = [
+        for item in self.items:
+            hooks = [
                 (name, fn.moved(offset, self.length) if isinstance(fn, PositionedHook) else fn)
-                for name, fn in item.intervention.hooks
+                for name, fn in [*item.intervention.hooks, *watches(item, self.length, offset, self.watched)]
+                if (stage_of(name, self.layers) < 0) == early
             ]
-            hooks += watches(item, self.length, offset, self.watched)
-            chosen = [(name, fn) for name, fn in hooks if here(stage_of(name, self.layers))]
-            for point, fn in self.must_fire.points(chosen, f" (intervention {item.number})"):
+            for point, fn in self.must_fire.points(hooks, f" (intervention {item.number})"):
                 points.setdefault(id(point), (point, {}))[1].setdefault(item.number, []).append(fn)
         return [(point, partial(self._dispatch, of_items)) for point, of_items in points.values()]
 

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from kntools.engine.capability import capability
 from kntools.engine.forward import gather_positions, run_and_pick
+from kntools.engine.inputs import alike
 from kntools.engine.memory import rows_that_fit
 from kntools.engine.plan import pass_overhead
 from kntools.models import adapter
@@ -37,11 +38,10 @@ def row_groups(model: Any, tokens: Sequence[Tensor], starts: Sequence[int], laye
         return [Group(model, [n], [row], 0, layer, shared=False) for n, row in enumerate(tokens)]
     begins = list(starts) if can.prefix else [0] * len(tokens)
     fit = options().max_rows or rows_that_fit(model, max(lengths), gradients=True)
-    numbers, overhead = range(len(tokens)), pass_overhead(model)
-    # What may not be filled up shares a pass with rows of its own length alone.
-    alike = [list(numbers)] if can.fill else [[n for n in numbers if lengths[n] == k] for k in sorted(set(lengths))]
+    overhead = pass_overhead(model)
     found = []
-    for group in alike:
+    # What may not be filled up shares a pass with rows of its own length alone.
+    for group in [list(range(len(tokens)))] if can.fill else alike(lengths):
         for part in grouped([begins[n] for n in group], [lengths[n] for n in group], fit, overhead):
             rows = [group[i] for i in part]
             found.append(Group(model, rows, [tokens[n] for n in rows], min(begins[n] for n in rows), layer))

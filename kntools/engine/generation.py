@@ -1,23 +1,32 @@
 """Text sampled from the model, with local generators."""
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from numbers import Integral
 from typing import Any
 
+import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Int
 from torch import Tensor
 
 from kntools import randomness
-from kntools.arguments import decimal, several, whole, whole_text, without_effect
+from kntools.arguments import decimal, several, whole, whole_text
+from kntools.engine.inputs import as_batch, check_padding
 from kntools.engine.plan import Intervention, as_intervention
-from kntools.engine.starts import Starts, start_tokens
-from kntools.engine.writing import Choose, Writer
+from kntools.engine.writing import Drawing, continue_tokens
 from kntools.models import adapter
 from kntools.models.adapter import tokenizer_of
-from kntools.prompts import Prompt
+from kntools.options import set_options
+from kntools.prompts import Encoded, Prompt, text_tokens
 from kntools.sites import Hook
 from kntools.tokenisation import text_of
+
+#: A chat: messages with a role and a content.
+Chat = Sequence[Mapping[str, Any]]
+Start = str | Prompt | Encoded | Chat | Tensor | np.ndarray | Sequence[int]
+Starts = Start | Sequence[Start]
+
+_EXAMPLE = [{"role": "user", "content": "Hello"}]
 
 
 def generate(
@@ -83,61 +92,6 @@ def generate_edited(
     return list(map(ends.text, continue_tokens(model, rows, max_new_tokens, Drawing(), edits=edits, ended=ends.ended)))
 
 
-@dataclass(frozen=True)
-class Drawing:
-    """Which token comes next: the most probable one at temperature 0, else one that each row draws by itself."""
-
-    temperature: float = 0.0
-    top_k: int | None = None
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        decimal("temperature", self.temperature, least=0)
-        whole("seed", self.seed)
-        if self.top_k is not None:
-            whole("top_k", self.top_k, least=1)
-        if self.temperature == 0:
-            without_effect("at temperature=0, which takes the most probable token", top_k=self.top_k)
-
-    def chooser(self, rows: Sequence[int]) -> Choose:
-        """For these rows, whatever others there are."""
-        if self.temperature == 0:
-            return lambda logits: logits.argmax(-1)
-        generators = [randomness.generator(self.seed + n) for n in rows]
-
-        def choose(logits: Tensor) -> Tensor:
-            rows = zip(logits.split(1), generators, strict=True)
-            return torch.cat([self.draw(row, generator) for row, generator in rows])
-
-        return choose
-
-    def draw(self, logits: Float[Tensor, "row d_vocab"], generator: torch.Generator) -> Int[Tensor, " row"]:
-        if self.top_k is not None and self.top_k < logits.shape[-1]:
-            logits = logits.masked_fill(logits < logits.topk(self.top_k).values[:, -1:], -torch.inf)
-        return torch.multinomial((logits / self.temperature).softmax(-1), 1, generator=generator)[:, 0]
-
-
-def continue_tokens(
-    model: Any,
-    rows: Sequence[Tensor],
-    count: int,
-    draw: Drawing,
-    hooks: Sequence[Hook] = (),
-    *,
-    edits: Sequence[Sequence[Hook]] | None = None,
-    ended: Callable[[Int[Tensor, "row new"]], bool] = lambda new: False,
-) -> list[Tensor]:
-    """The ids of up to `count` tokens that follow each row of ids; rows written together stop when all have `ended`.
-
-    `hooks` act in all rows; or `edits` are the hooks of each row's own edit.
-    """
-    writer = Writer(model, rows, count, hooks, edits=edits)
-    written: dict[int, Tensor] = {}
-    for part in writer.groups():
-        written.update(zip(part, writer.write(part, draw.chooser(part), ended), strict=True))
-    return [written[n] for n in range(len(rows))]
-
-
 def sample_texts(
     model: Any,
     tokens: int,
@@ -168,13 +122,12 @@ def sample_texts(
     if not ids:
         raise ValueError("this tokenizer has no BOS token to start from; give start=, e.g. start='The'")
     begun = torch.tensor([ids], device=adapter.device_of(model)).expand(rows, -1)
-    draw, generator = Drawing(temperature, top_k), randomness.generator(seed)
-    writer = Writer(model, list(begun), length)
-    together = [[n] for n in range(rows)] if writer.alone else [list(range(rows))]
+    draw = Drawing(temperature, top_k, generator=randomness.generator(seed))
     done, ends = 0, {tokenizer.eos_token_id, tokenizer.bos_token_id}
     while done < tokens:
-        new = torch.cat([writer.write(n, lambda logits: draw.draw(logits, generator)) for n in together])
-        for row in new.tolist():
+        with set_options(max_rows=rows):  # all of them at the same time, whatever fits
+            written = continue_tokens(model, list(begun), length, draw)
+        for row in (new.tolist() for new in written):
             # A text that would be empty has its end as its only token: some chat models start with nothing else.
             kept = next((row[:n] for n, token in enumerate(row) if n and token in ends), row)
             if done < tokens:
@@ -201,6 +154,53 @@ def sample_templates(model: Any, count: int, *, seed: int) -> tuple[str, ...]:
         if words and words not in found:
             found.append(words)
     return ("{}", *(f"{words.rstrip('.')}. {{}}" for words in found))
+
+
+# --- what is continued -------------------------------------------------------------------------------------
+
+
+def start_tokens(model: Any, given: Starts) -> tuple[list[Tensor], bool]:
+    """The token ids `[pos]` of each text, and whether there is one text alone."""
+    if isinstance(given, Tensor | np.ndarray):
+        tokens = as_batch(model, torch.as_tensor(given))
+        check_padding(model, tokens)
+        return list(tokens), len(tokens) == 1
+    if isinstance(given, str | Prompt | Encoded):
+        return [_tokens(model, given)], True
+    if isinstance(given, Mapping) or not isinstance(given, Sequence):
+        raise TypeError(f"{given!r} cannot be continued; give a text, a Prompt, token ids, or a chat like {_EXAMPLE}")
+    if not given:
+        raise ValueError("no prompts given; pass a text, or a list with at least one")
+    if isinstance(given[0], Mapping | Integral):
+        return [_tokens(model, given)], True
+    return [_tokens(model, start) for start in given], False
+
+
+def _tokens(model: Any, start: Any) -> Int[Tensor, " pos"]:
+    if isinstance(start, Encoded):
+        return start.tokens[0, : start.position + 1]
+    if isinstance(start, str | Prompt):
+        return text_tokens(model, start if isinstance(start, str) else start.text)
+    listed = isinstance(start, Sequence) and not all(isinstance(token, Integral) for token in start)
+    [tokens] = as_batch(model, torch.as_tensor(_chat_tokens(model, start) if listed else start))
+    check_padding(model, tokens[None])
+    return tokens
+
+
+def _chat_tokens(model: Any, messages: Sequence[Any]) -> list[int]:
+    """A chat by the tokenizer's template; a last message of the assistant is continued, else it answers."""
+    if not messages or not all(isinstance(m, Mapping) and {"role", "content"} <= m.keys() for m in messages):
+        raise TypeError(f"{messages!r} is not a chat; write {_EXAMPLE}, or a list of such lists")
+    for content in (m["content"] for m in messages if isinstance(m["content"], str)):
+        whole_text("a message", content)
+    tokenizer = tokenizer_of(model)
+    if tokenizer.chat_template is None:
+        raise ValueError(
+            "the tokenizer has no chat template; give the text itself, or set model.tokenizer.chat_template"
+        )
+    own = messages[-1]["role"] == "assistant"
+    options = {"continue_final_message": own, "add_generation_prompt": not own, "return_dict": False}
+    return list(tokenizer.apply_chat_template(list(messages), tokenize=True, **options))
 
 
 # --- where a text ends --------------------------------------------------------------------------------------

@@ -1,6 +1,6 @@
 """What is run: prompts or token ids, the positions whose logits are asked for, and where each answer is."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -12,7 +12,7 @@ from kntools.arguments import is_one_number, shown
 from kntools.models import adapter
 from kntools.models.causality import is_masked
 from kntools.options import progress_bar
-from kntools.prompts import Encoded, Prompts, by_length, encode_many
+from kntools.prompts import Encoded, Prompts, encode_many
 from kntools.sites import Positions, resolve_positions
 
 #: Prompts, or token ids `[pos]` or `[prompt pos]`.
@@ -61,8 +61,7 @@ def make_inputs(
             check_padding(model, tokens)
         known = not is_masked(model) and (len(rows) == 1 or attention_mask is not None)
         answers: list[tuple[int, ...]] | None = [(len(row) - 1,) for row in rows] if known else None
-        lengths = [len(row) for row in rows]
-        groups = [[n for n, other in enumerate(lengths) if other == length] for length in dict.fromkeys(lengths)]
+        groups = alike(map(len, rows))
     else:
         if attention_mask is not None:
             raise ValueError("attention_mask= belongs to token ids; prompts are not padded: omit it")
@@ -86,6 +85,19 @@ def make_inputs(
         known_answers = None if answers is None else [answers[n] for n in group]
         found.append((group, Inputs(tokens, of_group, single, known_answers)))
     return found
+
+
+def alike(keys: Iterable[Hashable]) -> list[list[int]]:
+    """The numbers of equal keys, in the order in which these first come."""
+    groups: dict[Hashable, list[int]] = {}
+    for n, key in enumerate(keys):
+        groups.setdefault(key, []).append(n)
+    return list(groups.values())
+
+
+def by_length(encoded: Sequence[Encoded]) -> list[list[int]]:
+    """Those with equal numbers of tokens and of answer positions: such prompts share a pass."""
+    return alike((e.tokens.shape[1], len(e.positions)) for e in encoded)
 
 
 def _asked(pos: Positions | Sequence[Positions], rows: Sequence[Tensor]) -> list[tuple[int, ...]]:

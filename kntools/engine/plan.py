@@ -84,11 +84,6 @@ class Pass:
     items: list[Item] = field(default_factory=list)
 
     @property
-    def rows(self) -> int:
-        """Its rows, with the clean one of each prompt."""
-        return sum(i.intervention.rows for i in self.items) + len(self.prompts)
-
-    @property
     def prompts(self) -> list[int]:
         return sorted({i.intervention.prompt for i in self.items})
 
@@ -154,9 +149,9 @@ def pass_overhead(model: Any) -> int:
 
 
 def make_passes(items: Sequence[Item], *, max_rows: int, overhead: int) -> list[Pass]:
-    """Group items by the position at which they start, in passes of at most `max_rows` rows.
+    """Group items by the position at which they start, in passes of at most `max_rows` rows, clean ones included.
 
-    A small group joins the one before it where that costs less than a pass of its own.
+    One of a single item may have more. A small group joins the one before it where that costs less than a pass.
     """
     merged: list[tuple[int, list[Item]]] = []
     for start, alike in groupby(sorted(items, key=attrgetter("start")), attrgetter("start")):
@@ -166,20 +161,17 @@ def make_passes(items: Sequence[Item], *, max_rows: int, overhead: int) -> list[
             merged[-1][1].extend(group)
         else:
             merged.append((start, group))
-    return [p for start, group in merged for p in _chunks(start, group, max_rows)]
-
-
-def _chunks(start: int, group: list[Item], max_rows: int) -> list[Pass]:
-    """Passes of at most `max_rows` rows, clean ones included; one of a single item may need more."""
-    passes, rows, prompts = [Pass(start)], 0, set[int]()
-    for item in sorted(group, key=lambda i: i.fork):
-        inter = item.intervention
-        if rows and rows + inter.rows + len(prompts | {inter.prompt}) > max_rows:
-            passes.append(Pass(start))
-            rows, prompts = 0, set()
-        passes[-1].items.append(item)
-        rows += inter.rows
-        prompts.add(inter.prompt)
+    passes = []
+    for start, group in merged:
+        rows, prompts = max_rows, set[int]()
+        for item in sorted(group, key=attrgetter("fork")):
+            inter = item.intervention
+            if rows + inter.rows + len(prompts | {inter.prompt}) > max_rows:
+                passes.append(Pass(start))
+                rows, prompts = 0, set()
+            passes[-1].items.append(item)
+            rows += inter.rows
+            prompts.add(inter.prompt)
     return passes
 
 

@@ -93,8 +93,8 @@ class Runner:
                     if not is_out_of_memory(error) or len(current.items) == 1:
                         raise
                     # What did not fit once will not fit in the passes to come.
-                    clean = len(current.prompts)
-                    fit = max(2, (current.rows - clean) // 2 + clean)
+                    rows = sum(i.intervention.rows for i in current.items)
+                    fit = max(2, rows // 2 + len(current.prompts))
                     rest = [i for p in (current, *todo) for i in p.items]
                     todo = plan.make_passes(rest, max_rows=fit, overhead=overhead)
                     continue

@@ -20,7 +20,7 @@ from kntools.analyses.edit_result import EditConsistency, generation_entropy
 from kntools.analyses.fig11_edit_consistency import SAYS_IT, edit_consistency
 from kntools.editing.rome_settings import RomeSettings
 from kntools.engine.answers import ask
-from kntools.engine.generation import Drawing, continue_tokens
+from kntools.engine.writing import Drawing, continue_tokens
 from tests import zoo
 from tests.long_runs import PROCESSES
 

@@ -18,7 +18,7 @@ from kntools.editing.changes import Change
 from kntools.editing.rome_settings import RomeSettings
 from kntools.editing.weight_edits import LayerEdit
 from kntools.engine.answers import ask
-from kntools.engine.generation import Drawing, continue_tokens
+from kntools.engine.writing import Drawing, continue_tokens
 from kntools.models import adapter
 from kntools.results.provenance import provenance
 from tests import zoo

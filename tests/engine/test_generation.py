@@ -13,7 +13,8 @@ import transformers
 from torch import Tensor
 
 import kntools as kn
-from kntools.engine.generation import Drawing, continue_tokens, sample_templates, sample_texts
+from kntools.engine.generation import sample_templates, sample_texts
+from kntools.engine.writing import Drawing, continue_tokens
 from kntools.models import adapter
 from tests import zoo
 from tests.data_tokenizers import llama_like
