@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import kntools as kn
-from kntools.engine.plan import as_intervention
+from kntools.engine.plan import as_interventions
 from kntools.hooks.positioned import position_axis
 from kntools.sites import SITES, Neuron, as_neuron, as_neurons, hook_name, layer_of, resolve_positions
 from tests import zoo
@@ -96,7 +96,7 @@ def test_one_list_of_hooks_is_not_a_list_of_interventions() -> None:
     with pytest.raises(TypeError, match="interventions"):
         kn.sweep(model, tokens_for(model), kn.ablate_neurons([(0, 1)]))  # type: ignore[arg-type]
     with pytest.raises(TypeError, match=r"write \[hooks\], not hooks"):
-        as_intervention(kn.ablate_neurons([(0, 1)])[0], prompts=1)
+        as_interventions([kn.ablate_neurons([(0, 1)])[0]], prompts=1)
 
 
 # --- through a model ------------------------------------------------------------------------------------

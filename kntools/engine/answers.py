@@ -76,10 +76,10 @@ def _parts(rows: Sequence[_Row]) -> Iterator[slice]:
     """Prompts that follow each other, and have at most `_CHUNK` rows together."""
     first, found = 0, set[_Row]()
     for n, row in enumerate(rows):
-        if row not in found and len(found) == _CHUNK:
-            yield slice(first, n)
-            first, found = n, set()
         found.add(row)
+        if len(found) > _CHUNK:
+            yield slice(first, n)
+            first, found = n, {row}
     if rows:
         yield slice(first, len(rows))
 

@@ -76,16 +76,11 @@ class ForwardPass:
             self.prefix.use(self.rows)
         residual = self._embed_separately()
         self._note_rows(1)
-        points = [*self._forks(residual), *self._dispatchers(early=False)]
-        window = self.tokens[self.prompts[:1], self.start :]
-        logits = run_and_pick(
-            self.model,
-            {name for i in self.items for name in i.intervention.names()},
-            lambda x: gather_positions(x[len(self.prompts) :], self.asked),
-            lambda pick: adapter.run(
-                self.model, window, self.prefix, [*points, *pick], self.vocab_ids if pick else None
-            ),
-        )
+        names = {name for i in self.items for name in i.intervention.names()}
+        pick = Pick(self.model, names, lambda x: gather_positions(x[len(self.prompts) :], self.asked))
+        points = [*self._forks(residual), *self._dispatchers(early=False), *pick.points]
+        window, vocab_ids = self.tokens[self.prompts[:1], self.start :], self.vocab_ids if pick.points else None
+        logits = pick.of(adapter.run(self.model, window, self.prefix, points, vocab_ids))
         self.must_fire.check()
         # Cut in one piece of graph: the gradient of a slice is as large as all logits.
         parts = logits.split([item.intervention.rows for item in self.items])
@@ -185,22 +180,23 @@ def run_plain(model: Any, tokens: Tensor, asked: Sequence[Sequence[int]], item: 
     return PassOutput({item.number: logits[:, list(asked[inter.prompt])]}, watched)
 
 
-def run_and_pick(
-    model: Any, names: Iterable[str], pick: Callable[[Tensor], Tensor], run: Callable[[list[PointHook]], Tensor]
-) -> Tensor:
-    """The logits of what is picked from the last state, before the unembedding; or from all logits, if somebody looks
-    at them. `run` attaches what it is given behind all other hooks, which have these `names`.
+class Pick:
+    """What is asked for of the last state, taken before the unembedding; or of all logits, if somebody looks at them.
+
+    `points` go behind all other hooks, and what the run gives through `of`. `names` are those of the other hooks.
     """
-    picked: list[Tensor] = []
-    if not _ON_LOGITS.isdisjoint(names) or adapter.is_watched(model):
-        return pick(run([]))
 
-    def early(activation: Tensor, hook: Any) -> Tensor:
-        picked.append(pick(activation))
-        return picked[0]
+    def __init__(self, model: Any, names: Iterable[str], pick: Callable[[Tensor], Tensor]) -> None:
+        self.pick, self.done = pick, False
+        seen = not _ON_LOGITS.isdisjoint(names) or adapter.is_watched(model)
+        self.points = [] if seen else [(adapter.hook_point(model, "unembed.hook_in"), self._early)]
 
-    logits = run([(adapter.hook_point(model, "unembed.hook_in"), early)])
-    return logits if picked else pick(logits)
+    def _early(self, activation: Tensor, hook: Any) -> Tensor:
+        self.done = True
+        return self.pick(activation)
+
+    def of(self, logits: Tensor) -> Tensor:
+        return logits if self.done else self.pick(logits)
 
 
 def gather_positions(x: Tensor, positions: Tensor) -> Tensor:

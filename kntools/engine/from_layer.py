@@ -15,7 +15,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from kntools.engine.capability import capability
-from kntools.engine.forward import gather_positions, run_and_pick
+from kntools.engine.forward import Pick, gather_positions
 from kntools.engine.inputs import alike
 from kntools.engine.memory import rows_that_fit
 from kntools.engine.plan import pass_overhead
@@ -64,14 +64,11 @@ class Group:
     def run(self, hooks: Iterable[Hook], asked: Int[Tensor, "row asked"]) -> Float[Tensor, "row asked d_vocab"]:
         """Logits at the `asked` positions (of the whole text), with hooks that see the window `[row window ...]`."""
         given = list(hooks)
-        points = [(adapter.hook_point(self.model, name), fn) for name, fn in given]
-
-        def run(pick: list[PointHook]) -> Tensor:
-            if self.entry is None:
-                return adapter.run(self.model, self.tokens, hooks=[*points, *pick])
-            return self._pass([*points, *pick], self.layer, self.entry)
-
-        return run_and_pick(self.model, dict(given), lambda x: gather_positions(x, asked - self.start), run)
+        pick = Pick(self.model, dict(given), lambda x: gather_positions(x, asked - self.start))
+        points = [*((adapter.hook_point(self.model, name), fn) for name, fn in given), *pick.points]
+        if self.entry is None:
+            return pick.of(adapter.run(self.model, self.tokens, hooks=points))
+        return pick.of(self._pass(points, self.layer, self.entry))
 
     @torch.no_grad()
     def _states_at(self, layer: int) -> Float[Tensor, "row window d_model"]:

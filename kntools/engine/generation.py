@@ -12,7 +12,7 @@ from torch import Tensor
 from kntools import randomness
 from kntools.arguments import decimal, several, whole, whole_text
 from kntools.engine.inputs import as_batch, check_padding
-from kntools.engine.plan import Intervention, as_intervention
+from kntools.engine.plan import Intervention, checked_hooks
 from kntools.engine.writing import Drawing, continue_tokens
 from kntools.models import adapter
 from kntools.models.adapter import tokenizer_of
@@ -75,8 +75,7 @@ def generate(
         raise TypeError("generate takes hooks, which act in every text; give those of the Intervention: run.hooks")
     if isinstance(hooks, Sequence) and any(isinstance(hook, list) for hook in hooks):
         raise TypeError("generate takes one list of hooks, not a list of lists: hooks=kn.ablate_neurons('L24.N1005')")
-    own = as_intervention(hooks, 1).hooks
-    new = continue_tokens(model, rows, max_new_tokens, draw, own, ended=ends.ended)
+    new = continue_tokens(model, rows, max_new_tokens, draw, checked_hooks(hooks), ended=ends.ended)
     if model.tokenizer is None:
         return torch.stack(new)
     texts = list(map(ends.text, new))

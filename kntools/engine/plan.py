@@ -48,7 +48,7 @@ class Intervention:
     wrt: Sequence[tuple[str, Positions]] = ()
 
     def __post_init__(self) -> None:
-        hooks = _checked(self.hooks)
+        hooks = checked_hooks(self.hooks)
         if not all(map(_is_named, self.wrt)):
             raise TypeError(f"wrt={shown(self.wrt)}; give pairs of hook name and position: [(name, -1)]")
         names = [name for name, _ in self.wrt]
@@ -93,25 +93,22 @@ def as_interventions(given: Sequence[Any], prompts: int) -> list[Intervention]:
     listed = several("interventions", given, "[hooks] for a single one, [[]] for the unmodified run")
     if not listed:
         raise ValueError("no interventions given; pass a list with at least one list of hooks ([] changes nothing)")
-    out = [as_intervention(inter, prompts) for inter in listed]
-    for number, inter in enumerate(out):
+    out = []
+    for number, one in enumerate(listed):
+        if not isinstance(one, Intervention) and prompts > 1:
+            raise ValueError(
+                f"the sweep has {prompts} prompts, and a list of hooks does not name its prompt; "
+                "write kn.Intervention(hooks, prompt=n)"
+            )
+        # Checked here too: a type checker at run time would report the field alone.
+        inter = one if isinstance(one, Intervention) else Intervention(checked_hooks(one))
         if not 0 <= inter.prompt < prompts:
             raise IndexError(f"intervention {number} starts from prompt {inter.prompt}; there are {prompts}")
+        out.append(inter)
     return out
 
 
-def as_intervention(given: Any, prompts: int) -> Intervention:
-    if isinstance(given, Intervention):
-        return given
-    if prompts > 1:
-        raise ValueError(
-            f"the sweep has {prompts} prompts, and a list of hooks does not name its prompt; "
-            "write kn.Intervention(hooks, prompt=n)"
-        )
-    return Intervention(_checked(given))  # here too: a type checker at run time would report the field alone
-
-
-def _checked(given: Any) -> tuple[Hook, ...]:
+def checked_hooks(given: Any) -> tuple[Hook, ...]:
     hooks = tuple(given) if isinstance(given, Iterable) else (given,)
     if not all(_is_named(hook) and callable(hook[1]) for hook in hooks):
         raise TypeError(

@@ -12,11 +12,11 @@ from torch import Tensor
 from kntools import randomness
 from kntools.arguments import decimal, whole, without_effect
 from kntools.engine.capability import capability, close, of_longer, probe_text, works
-from kntools.engine.forward import MustFire, PassHook, by_row, run_and_pick
+from kntools.engine.forward import MustFire, PassHook, Pick, by_row
 from kntools.engine.inputs import alike
 from kntools.hooks.positioned import PositionedHook, StatefulHook, is_local
 from kntools.models import adapter
-from kntools.models.attachment import PointHook, with_hooks
+from kntools.models.attachment import with_hooks
 from kntools.models.causality import is_masked
 from kntools.models.modules import answers, once
 from kntools.models.neuron_layers import check_hook
@@ -119,17 +119,13 @@ def _write(
 ) -> Int[Tensor, "row new"]:
     run = adapter.Steps(model, tokens.shape[0]) if stepwise else partial(adapter.run, model)
     given, start, text = tokens.shape[1], 0, tokens
-
-    def attached(points: list[PointHook], new: Tensor, pick: list[PointHook]) -> Tensor:
-        return with_hooks([*points, *pick], lambda: run(new))
-
     with progress_bar(count, "token") as bar:
         for _ in range(count):
             must_fire = MustFire(model)
             placed = [(name, _placed(fn, given, start, text.shape[1])) for name, fn in hooks]
             points = must_fire.points((name, fn) for name, fn in placed if fn is not None)
-            step = partial(attached, points, text[:, start:])
-            logits = run_and_pick(model, dict(hooks), lambda x: x[:, -1:], step)[:, -1].float().cpu()
+            pick = Pick(model, dict(hooks), lambda x: x[:, -1:])
+            logits = pick.of(with_hooks([*points, *pick.points], partial(run, text[:, start:])))[:, -1].float().cpu()
             must_fire.check()
             if not bool(torch.isfinite(logits.amax(-1)).all()):
                 raise FloatingPointError("the logits are nan or inf: activations overflow; load it in float32")
