@@ -128,13 +128,14 @@ def stage_of(name: str, layers: int) -> int:
 
 def start_of(inter: Intervention, inputs: Inputs) -> int:
     """The first position at which a resolved intervention acts, or whose logits or gradients are asked for."""
-    places = [inputs.asked[inter.prompt], *(pos for _, pos in inter.wrt)]
+    places = [pos for _, pos in inter.wrt]
     for name, fn in inter.hooks:
         # A hook that has no position may look anywhere: nothing can be left out.
         if not (isinstance(fn, PositionedHook) and is_local(name, fn)):
             return 0
         places.append(fn.pos)
-    return min(p for pos in places for p in resolve_positions(pos, inputs.length))
+    acting = [p for pos in places for p in resolve_positions(pos, inputs.length)]
+    return min([*inputs.asked[inter.prompt], *acting])
 
 
 def pass_overhead(model: Any) -> int:

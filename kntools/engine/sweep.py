@@ -1,6 +1,8 @@
 """One forward pass, many interventions: the engine under attribution, patching, tracing and neuron scans.
 
-Four things make it fast (the parts are in `kntools/engine/`). Interventions share what comes before the first
+The way down: `make_inputs` (inputs.py), `Runner` (runner.py), `make_passes` (plan.py), `ForwardPass` (forward.py).
+
+Four things make it fast. Interventions share what comes before the first
 block where they act; they share the tokens before the first position where they act; many of them fill one
 batch; and only logits that are asked for are made. Three things make it safe: every row is what `run_with_hooks`
 would have given, a model that does not allow this runs the plain loop instead, and a hook that never fired is an
