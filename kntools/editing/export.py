@@ -16,10 +16,9 @@ from kntools.files import atomic
 from kntools.models import adapter
 from kntools.models.attachment import without_hooks
 from kntools.models.bridge_export import advice, bridge_weights
-from kntools.models.hf_folder import write_folder
+from kntools.models.hf_folder import StrictLoader, write_folder
 from kntools.models.hooked_export import huggingface_form
 from kntools.models.quiet import without_trace
-from kntools.models.strict import StrictLoader
 
 # How far logits of the folder may be off, relative to the largest: rounding.
 _TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-6}

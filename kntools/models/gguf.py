@@ -9,8 +9,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from kntools.models.converted import converted_folder
-from kntools.models.hf_folder import write_folder
-from kntools.models.strict import StrictLoader
+from kntools.models.hf_folder import StrictLoader, write_folder
 
 _MAGIC = b"GGUF"
 

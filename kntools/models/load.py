@@ -9,10 +9,10 @@ from transformer_lens.utilities.devices import get_device
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from kntools.arguments import flag
+from kntools.models.hf_folder import strict_loader
 from kntools.models.hooked import load_hooked
 from kntools.models.quiet import without_trace
 from kntools.models.sources import Source, find_source
-from kntools.models.strict import strict_loader
 
 
 def load_model(

@@ -8,7 +8,7 @@ from pathlib import Path
 from textwrap import shorten
 from typing import Any
 
-from kntools.models.strict import some
+from kntools.models.hf_folder import some
 
 ADAPTER = "adapter_config.json"
 

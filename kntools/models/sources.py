@@ -15,9 +15,9 @@ from transformers import PretrainedConfig, PreTrainedTokenizerBase
 from kntools.models import lora
 from kntools.models.architectures import check_architecture, check_code
 from kntools.models.gguf import gguf_file, gguf_folder
+from kntools.models.hf_folder import strict_loader
 from kntools.models.named import NAMED
 from kntools.models.names import nearest
-from kntools.models.strict import strict_loader
 
 # How long the Hub may take to say whether it has a model, in seconds.
 HUB_TIMEOUT = 10.0
