@@ -15,9 +15,8 @@ from kntools.engine.capability import check_dropout
 from kntools.files import atomic
 from kntools.models import adapter
 from kntools.models.attachment import without_hooks
-from kntools.models.bridge_export import advice, bridge_weights
+from kntools.models.export import advice, bridge_weights, huggingface_form
 from kntools.models.hf_folder import StrictLoader, write_folder
-from kntools.models.hooked_export import huggingface_form
 from kntools.models.quiet import without_trace
 
 # How far logits of the folder may be off, relative to the largest: rounding.

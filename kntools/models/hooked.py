@@ -13,6 +13,19 @@ from transformers import AutoTokenizer
 
 from kntools.models.sources import Source
 
+#: Sizes of a TransformerLens config, by their names in one of Hugging Face.
+FIELDS = {
+    "n_layers": "num_hidden_layers",
+    "d_model": "hidden_size",
+    "d_mlp": "intermediate_size",
+    "n_heads": "num_attention_heads",
+    "n_ctx": "max_position_embeddings",
+    "d_vocab": "vocab_size",
+    "act_fn": "hidden_act",
+}
+# Rotary tables and masks are made for the whole context, in every layer.
+_LONGEST = 2048
+
 
 def load_hooked(source: Source, device: str, dtype: torch.dtype | None) -> Any:
     """The weights as they are: nothing folded, nothing centred. They have one type: `None` is a model's main one."""
@@ -37,9 +50,8 @@ def _encoder(bert: Any, tokenizer: Any, options: dict[str, Any]) -> Any:
 
     c = bert.config
     config = HookedTransformerConfig(
-        **_shared(c),
+        **{own: getattr(c, theirs) for own, theirs in FIELDS.items()},
         d_head=c.hidden_size // c.num_attention_heads,
-        n_ctx=c.max_position_embeddings,
         eps=c.layer_norm_eps,
         attention_dir="bidirectional",
         **options,
@@ -58,10 +70,10 @@ def _transformer(llama: Any, tokenizer: Any, options: dict[str, Any]) -> Any:
 
     c = llama.config
     config = HookedTransformerConfig(
-        **_shared(c),
+        **{own: getattr(c, theirs) for own, theirs in FIELDS.items()}
+        | {"n_ctx": min(c.max_position_embeddings, _LONGEST)},
         d_head=c.head_dim,
         n_key_value_heads=c.num_key_value_heads,
-        n_ctx=min(c.max_position_embeddings, _LONGEST),
         normalization_type="RMS",
         final_rms=True,
         eps=c.rms_norm_eps,
@@ -83,20 +95,7 @@ def _transformer(llama: Any, tokenizer: Any, options: dict[str, Any]) -> Any:
     return model
 
 
-# Rotary tables and masks are made for the whole context, in every layer.
-_LONGEST = 2048
 _BUILDERS: dict[str, Callable[[Any, Any, dict[str, Any]], Any]] = {
     "BertForMaskedLM": _encoder,
     "LlamaForCausalLM": _transformer,
 }
-
-
-def _shared(c: Any) -> dict[str, Any]:
-    return {
-        "n_layers": c.num_hidden_layers,
-        "d_model": c.hidden_size,
-        "d_mlp": c.intermediate_size,
-        "n_heads": c.num_attention_heads,
-        "d_vocab": c.vocab_size,
-        "act_fn": c.hidden_act,
-    }
