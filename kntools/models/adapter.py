@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from types import FrameType
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
@@ -20,14 +20,11 @@ from transformers import DynamicCache
 
 from kntools.arguments import whole
 from kntools.models.attachment import PointHook, with_hooks, without_hooks
-from kntools.models.modules import has_own_forward, once
+from kntools.models.modules import forget_lengths, has_own_forward, once
 from kntools.models.names import nearest
 from kntools.models.prefix import Prefix, hooked_cache
-from kntools.models.rotary import forget_lengths
 from kntools.scopes import between
 from kntools.sites import layer_of
-
-T = TypeVar("T")
 
 # --- what the model is ------------------------------------------------------------------------------
 
@@ -199,10 +196,9 @@ def run(
     these alone if the model allows it.
     """
     n_layers(model)
-    forget_lengths(model)
-    matrix = None if vocab_ids is None else _unembedding_matrix(model)
-    if matrix is None:
-        return with_hooks(hooks, lambda: _logits(model, tokens, prefix))
+    matrix = getattr(model.unembed, "original_component", None)
+    if vocab_ids is None or type(matrix) is not torch.nn.Linear or is_watched(model):
+        return with_hooks(hooks, lambda: _forward(model, tokens, prefix))
 
     def few(x: Tensor) -> Tensor:
         bias = None if matrix.bias is None else matrix.bias[vocab_ids]
@@ -212,7 +208,7 @@ def run(
     begin = (hook_point(model, "unembed.hook_in"), lambda x, hook: setattr(matrix, "forward", few))
     return between(
         lambda: None,
-        lambda: with_hooks([*hooks, begin], lambda: _logits(model, tokens, prefix)),
+        lambda: with_hooks([*hooks, begin], lambda: _forward(model, tokens, prefix)),
         lambda: vars(matrix).pop("forward", None),
     )
 
@@ -224,12 +220,6 @@ def run_aside(model: Any, tokens: Int[Tensor, "batch pos"], hooks: Sequence[Poin
         return without_hooks(model, lambda: run(model, tokens, hooks=hooks))
 
 
-def _unembedding_matrix(model: Any) -> Any:
-    """The unembedding, if it is one matrix and nobody looks at all that it gives."""
-    found = getattr(model.unembed, "original_component", None)
-    return None if type(found) is not torch.nn.Linear or is_watched(model) else found
-
-
 def is_watched(model: Any) -> bool:
     """Does somebody's code look at all that the unembedding takes or gives: a hook of PyTorch, or another forward?"""
     seen = (model, getattr(model, "original_model", None), model.unembed)
@@ -237,13 +227,15 @@ def is_watched(model: Any) -> bool:
     return any(m._forward_hooks or m._forward_pre_hooks or has_own_forward(m) for m in modules)
 
 
-def _logits(model: Any, tokens: Tensor, prefix: Prefix | None) -> Tensor:
-    if is_bridge(model) and prefix is not None:
-        return model(tokens, return_type="logits", past_key_values=prefix)
-    if is_bridge(model) or declares_both_ways(model):
-        return model(tokens, return_type="logits")
-    # Without a mask, a HookedTransformer may take a first token for padding.
-    return model(tokens, return_type="logits", past_kv_cache=prefix, attention_mask=torch.ones_like(tokens))
+def _forward(model: Any, tokens: Tensor, cache: Any = None, return_type: str | None = "logits", **options: Any) -> Any:
+    """The model's own run, after the keys and values in `cache` if it is given."""
+    forget_lengths(model)
+    if is_bridge(model):
+        options |= {} if cache is None else {"past_key_values": cache}
+    elif not declares_both_ways(model):
+        # Without a mask, a HookedTransformer may take a first token for padding.
+        options |= {"past_kv_cache": cache, "attention_mask": torch.ones_like(tokens)}
+    return model(tokens, return_type=return_type, **options)
 
 
 @torch.no_grad()
@@ -275,21 +267,17 @@ def _keys_and_values(
     hooks: list[PointHook] = []
     if residual is not None:
         hooks.append((fork_point(model, 0), lambda x, hook: residual))
-    forget_lengths(model)
     if not is_bridge(model):
-        cache = hooked_cache(model, tokens.device, tokens.shape[0])
-        options = {"return_type": None, "past_kv_cache": cache, "attention_mask": torch.ones_like(tokens)}
-    else:
-        # Nobody asks for these logits; those of one position are the least that it gives.
-        hooks.append((hook_point(model, "unembed.hook_in"), lambda x, hook: x[:, -1:]))
-        # A cache of our own: the one that a model makes forgets what is outside of a sliding window, while the masks
-        # of a longer prompt count every position.
-        cache = DynamicCache()
-        options = {"return_type": "logits", "past_key_values": cache, "use_cache": True}
-    with_hooks(hooks, lambda: model(tokens, **options))
-    if is_bridge(model):
-        return [(layer.keys, layer.values) for layer in cache.layers]
-    return [(entry.past_keys, entry.past_values) for entry in cache.entries]
+        kept = hooked_cache(model, tokens.device, tokens.shape[0])
+        with_hooks(hooks, lambda: _forward(model, tokens, kept, return_type=None))
+        return [(entry.past_keys, entry.past_values) for entry in kept.entries]
+    # Nobody asks for these logits; those of one position are the least that it gives.
+    hooks.append((hook_point(model, "unembed.hook_in"), lambda x, hook: x[:, -1:]))
+    # A cache of our own: the one that a model makes forgets what is outside of a sliding window, while the masks
+    # of a longer prompt count every position.
+    cache = DynamicCache()
+    with_hooks(hooks, lambda: _forward(model, tokens, cache, use_cache=True))
+    return [(layer.keys, layer.values) for layer in cache.layers]
 
 
 class Steps:
@@ -300,12 +288,9 @@ class Steps:
         self.cache = None if is_bridge(model) else hooked_cache(model, device_of(model), rows)
 
     def __call__(self, tokens: Tensor) -> Tensor:
-        forget_lengths(self.model)
         if not is_bridge(self.model):
-            mask = tokens.new_ones(tokens.shape[0], tokens.shape[1])
-            return self.model(tokens, return_type="logits", past_kv_cache=self.cache, attention_mask=mask)
-        more = {} if self.cache is None else {"past_key_values": self.cache}
-        logits, self.cache = self.model(tokens, return_type="logits_and_cache", use_cache=True, **more)
+            return _forward(self.model, tokens, self.cache)
+        logits, self.cache = _forward(self.model, tokens, self.cache, "logits_and_cache", use_cache=True)
         return logits
 
 

@@ -1,4 +1,4 @@
-"""The modules of a model: modes, hooks of PyTorch, and what is remembered while they are wired the same."""
+"""The modules of a model: modes, hooks of PyTorch, what is remembered while they are wired the same, rotary tables."""
 
 from collections.abc import Callable, Hashable, Mapping
 from itertools import count
@@ -107,3 +107,22 @@ def _number(thing: Any) -> int:
         return _numbers.setdefault(thing, next(_next))
     except TypeError:  # it cannot be referred to weakly, or has no hash
         return id(thing)
+
+
+def forget_lengths(model: Any) -> None:
+    """Reset rotary tables that stretch in a long run and stay so (`rope_type="dynamic"`): no run changes the next."""
+    for module, prefix in once(model, "dynamic tables", lambda: _dynamic_tables(model)):
+        buffer = getattr(module, f"{prefix}inv_freq")
+        setattr(module, f"{prefix}inv_freq", getattr(module, f"{prefix}original_inv_freq").to(buffer))
+        setattr(module, f"{prefix}max_seq_len_cached", module.original_max_seq_len)
+
+
+def _dynamic_tables(model: Any) -> list[tuple[torch.nn.Module, str]]:
+    """The modules with such tables, and how their names begin: a module may have one per type of layer."""
+    found = []
+    for module in all_modules(model):
+        kinds = getattr(module, "rope_type", None)
+        for layer, kind in (kinds if isinstance(kinds, dict) else {"": kinds}).items():
+            if "dynamic" in str(kind):
+                found.append((module, f"{layer}_" if layer else ""))
+    return found
