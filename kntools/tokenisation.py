@@ -74,53 +74,39 @@ class Tokenisation:
     def check(self, text: str, answers: Mapping[str, str]) -> None:
         """What the text and its answers (the target and the foil, by name) show without a tokenizer."""
         masks = text.count(MASK)
-        if self.masked:
-            if masks != 1:
-                what = f"{text!r} holds {masks} masks; a masked model needs exactly one {MASK}"
-                raise PromptError(Reason.MASK, what)
-            before = text.partition(MASK)[0]
-            for name, answer in answers.items():
-                if is_glued(before, answer):
-                    raise PromptError(
-                        Reason.GLUED,
-                        f"the {name} {answer!r} would continue the word {before.split()[-1]!r} of the text; write "
-                        f"{before + ' ' + MASK!r} for a new word",
-                    )
-            return
-        if masks or (self.tokenizer.mask_token and self.tokenizer.mask_token in text):
+        if self.masked and masks != 1:
+            what = f"{text!r} holds {masks} masks; a masked model needs exactly one {MASK}"
+            raise PromptError(Reason.MASK, what)
+        if not self.masked and (masks or (self.tokenizer.mask_token and self.tokenizer.mask_token in text)):
             raise PromptError(
                 Reason.MASK, f"{text!r} holds a mask, but this is a causal model: end the text where the answer begins"
             )
+        if not self.masked and text[-1] in " \t":
+            text, answer = text.rstrip(" \t"), " " + answers["target"].lstrip()
+            raise PromptError(
+                Reason.SPACE, f"the text ends in a space, which belongs to the answer; write {text!r}, {answer!r}"
+            )
+        before = text.partition(MASK)[0]
         for name, answer in answers.items():
-            if text[-1] in " \t":
-                text, answer = text.rstrip(" \t"), " " + answer.lstrip()
-                raise PromptError(
-                    Reason.SPACE, f"the text ends in a space, which belongs to the answer; write {text!r}, {answer!r}"
-                )
-            if is_glued(text, answer):
+            if is_glued(before, answer):
                 raise PromptError(
                     Reason.GLUED,
-                    f"the {name} {answer!r} would continue the word {text.split()[-1]!r} of the text; "
-                    f"write {' ' + answer!r} for a new word",
+                    f"the {name} {answer!r} would continue the word {before.split()[-1]!r} of the text; "
+                    f"write {(before + ' ' + MASK if self.masked else ' ' + answer)!r} for a new word",
                 )
 
     def tokens(self, texts: Iterable[str]) -> dict[str, Tokens]:
         """The tokens of each text, in one call, with the special tokens of a masked model around them."""
-        listed = list(dict.fromkeys(texts))
+        listed, fast = list(dict.fromkeys(texts)), getattr(self.tokenizer, "is_fast", False)
         if not listed:
             return {}
-        rows: Iterable[Tokens]
-        if getattr(self.tokenizer, "is_fast", False):
-            out = self.tokenizer(listed, add_special_tokens=self.masked, return_offsets_mapping=True)
-            rows = zip(
-                map(list, out["input_ids"]), ([(a, b) for a, b in row] for row in out["offset_mapping"]), strict=True
-            )
-        elif self.masked:
+        if self.masked and not fast:
             raise ValueError("a masked model needs a fast tokenizer (use_fast=True) to locate words")
-        else:
-            every = map(list, self.tokenizer(listed, add_special_tokens=False)["input_ids"])
-            rows = ((ids, self._ranges(text, ids)) for text, ids in zip(listed, every, strict=True))
-        return dict(zip(listed, rows, strict=True))
+        offsets = {"return_offsets_mapping": True} if fast else {}
+        out = self.tokenizer(listed, add_special_tokens=self.masked, **offsets)
+        rows = [list(ids) for ids in out["input_ids"]]
+        ranges = out["offset_mapping"] if fast else map(self._ranges, listed, rows)
+        return dict(zip(listed, zip(rows, ranges, strict=True), strict=True))
 
     def place(self, ids: list[int]) -> int:
         """Where in the tokens of a text its answer belongs."""
@@ -135,7 +121,14 @@ class Tokenisation:
         end = len(filled) - len(after)
         found = tuple(filled[place:end])
         if filled[:place] != ids[:place] or filled[end:] != after:
-            raise PromptError(Reason.MELTS, f"the {name} {answer!r} {self._melting(text, answer)}")
+            how = (
+                f"changes the tokens around the mask of {text!r}; write the answer as in the sentence, "
+                f"with a space on one side only (e.g. {'is [MASK].'!r} and {answer.strip()!r})"
+                if self.masked
+                else f"merges with the last token of {text!r}; end the text at a word's end and begin the answer with "
+                f"its space, e.g. {' ' + answer.lstrip()!r}"
+            )
+            raise PromptError(Reason.MELTS, f"the {name} {answer!r} {how}")
         if not found or (answer.strip() and not "".join(map(self.piece, found)).strip()):
             raise PromptError(Reason.UNSEEN, f"nothing of the {name} {answer!r} is left: this tokenizer drops it")
         t = self.tokenizer
@@ -155,17 +148,6 @@ class Tokenisation:
             Reason.ANSWER_PIECES if name == "target" else Reason.FOIL_PIECES,
             f"{name} {answer!r} is {len(found)} tokens {[*map(self.piece, found)]}; {hint}, "
             f"or choose a single-token {name}",
-        )
-
-    def _melting(self, text: str, answer: str) -> str:
-        if self.masked:
-            return (
-                f"changes the tokens around the mask of {text!r}; write the answer as in the sentence, "
-                f"with a space on one side only (e.g. {'is [MASK].'!r} and {answer.strip()!r})"
-            )
-        return (
-            f"merges with the last token of {text!r}; end the text at a word's end and begin the answer with its "
-            f"space, e.g. {' ' + answer.lstrip()!r}"
         )
 
     def subject(self, text: str, ranges: Sequence[tuple[int, int]], subject: str, occurrence: int | None) -> range:
