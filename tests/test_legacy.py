@@ -147,7 +147,7 @@ def test_neuron_identity(name: str) -> None:
 def test_smollm2_on_hooked_transformer(smollm2: Any) -> None:
     """The real model: bridge and HookedTransformer give the same attribution."""
     # The bridge has wrapped its own copy of the model: read the weights anew.
-    source = AutoModelForCausalLM.from_pretrained(named.smollm2())
+    source = AutoModelForCausalLM.from_pretrained(named.NAMED["smollm2-135m"]())
     twin = as_hooked_transformer(source, smollm2.tokenizer)
     prompt = kn.encode(smollm2, kn.Prompt("The capital of France is", " Paris"), prepend_bos=False)
     of_bridge = kn.integrated_gradients(smollm2, prompt)

@@ -21,7 +21,7 @@ from kntools.hooks.positioned import PositionedHook
 from kntools.models import adapter
 from kntools.models.attachment import has_hooks
 from kntools.models.causality import is_causal
-from kntools.models.modules import all_modules, answers, is_training, look
+from kntools.models.modules import all_modules, answers, look
 from kntools.models.prefix import Prefix
 from kntools.sites import hook_name
 
@@ -49,8 +49,7 @@ def capability(model: Any, tokens: Tensor, length: int | None = None) -> Capabil
     modules, their code or settings have changed since is asked again. While somebody else's hooks are attached to it,
     nothing is shared: they would see other batches, and fewer positions.
     """
-    if is_training(model):
-        check_dropout(model)
+    check_dropout(model)
     if has_hooks(model):
         return Capability(False)
     probe = probe_text(model, tokens[0], length or tokens.shape[1])

@@ -71,6 +71,5 @@ def points_of(model: Any) -> Iterable[HookPoint]:
 def is_wiring(handle: Any) -> bool:
     """Did TransformerLens itself attach it, to wire the model?"""
     function = getattr(handle, "user_hook", None)  # transformer-lens 4.x keeps it; 3.x says only what is permanent
-    if function is None:
-        return bool(handle.is_permanent)
-    return bool(handle.is_permanent) and str(getattr(function, "__module__", "")).startswith("transformer_lens.")
+    own = function is None or str(getattr(function, "__module__", "")).startswith("transformer_lens.")
+    return bool(handle.is_permanent) and own

@@ -28,17 +28,14 @@ def is_causal(model: Any) -> bool:
 
     What it declares counts where it cannot be asked: a tokenizer without a model, logits that are nan.
     """
-    if not isinstance(model, torch.nn.Module):
-        return not adapter.declares_both_ways(model)
-    look(model)
-    known, key = answers(model), ("causal", has_pytorch_hooks(model))
-    found: bool | None = known.get(key)
-    if found is None:
-        found = _answer(model)
-    if found is None:
-        return not adapter.declares_both_ways(model)
-    known[key] = found
-    return found
+    found: bool | None = None
+    if isinstance(model, torch.nn.Module):
+        look(model)
+        known, key = answers(model), ("causal", has_pytorch_hooks(model))
+        if known.get(key) is None:
+            known[key] = _answer(model)
+        found = known[key]
+    return not adapter.declares_both_ways(model) if found is None else found
 
 
 def is_causal_with_hooks(model: Any) -> bool:

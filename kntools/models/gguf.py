@@ -11,8 +11,6 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from kntools.models.converted import converted_folder
 from kntools.models.hf_folder import StrictLoader, write_folder
 
-_MAGIC = b"GGUF"
-
 
 def gguf_file(path: Path) -> Path | None:
     """The GGUF file that a path means: itself, or the only one of a folder without other weights; else `None`."""
@@ -29,7 +27,7 @@ def gguf_file(path: Path) -> Path | None:
             "give the path of one. Parts of one model are joined with llama-gguf-split --merge"
         )
     with found[0].open("rb") as content:
-        if content.read(len(_MAGIC)) != _MAGIC:
+        if content.read(4) != b"GGUF":
             raise ValueError(f"{str(found[0])!r} is no GGUF file; give a folder with a config.json, or a GGUF file")
     return found[0]
 
@@ -39,21 +37,20 @@ def gguf_folder(name: str, parts: Sequence[Path]) -> Path:
     digest = hashlib.sha256()
     for part in parts:
         with part.open("rb") as content:
-            while chunk := content.read(1 << 24):
-                digest.update(chunk)
-    return converted_folder(f"{name}-{digest.hexdigest()[:16]}", lambda folder: _convert_parts(parts, folder))
+            hashlib.file_digest(content, lambda: digest)
 
+    def convert(folder: Path) -> None:
+        if len(parts) == 1:
+            return convert_gguf(parts[0], folder)
+        whole = folder / "joined.gguf"
+        with whole.open("wb") as file:
+            for part in parts:
+                with part.open("rb") as content:
+                    shutil.copyfileobj(content, file, 1 << 24)
+        convert_gguf(whole, folder)
+        whole.unlink()
 
-def _convert_parts(parts: Sequence[Path], folder: Path) -> None:
-    if len(parts) == 1:
-        return convert_gguf(parts[0], folder)
-    whole = folder / "joined.gguf"
-    with whole.open("wb") as file:
-        for part in parts:
-            with part.open("rb") as content:
-                shutil.copyfileobj(content, file, 1 << 24)
-    convert_gguf(whole, folder)
-    whole.unlink()
+    return converted_folder(f"{name}-{digest.hexdigest()[:16]}", convert)
 
 
 def convert_gguf(gguf: Path, folder: Path) -> None:

