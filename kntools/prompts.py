@@ -19,7 +19,7 @@ from kntools.models.modules import look
 from kntools.results.display import excerpt
 from kntools.results.result import Result
 from kntools.tokenisation import MASK as MASK
-from kntools.tokenisation import MultiToken, PromptError, Reason, Tokenisation, Tokens
+from kntools.tokenisation import MultiToken, PromptError, Reason, Tokenisation
 
 _EXAMPLE = "write kn.Prompt(text, answer), e.g. kn.Prompt('1 + 1 =', ' 2')"
 
@@ -189,40 +189,33 @@ def encode_each(
             texts += [own.written(prompt.text), *(own.filled(prompt.text, answer) for answer in answers.values())]
         except PromptError as error:
             problems[n] = error
-    tokens = own.tokens(texts)
+    own.read(texts)
     found: list[Encoded | PromptError] = []
     for n, prompt in enumerate(prompts):
         try:
-            found.append(problems.get(n) or _encoded(model, own, prompt, tokens))
+            found.append(problems.get(n) or _encoded(model, own, prompt))
         except PromptError as error:
             found.append(error)
     return found
 
 
-def _encoded(model: Any, own: Tokenisation, prompt: Prompt, tokens: dict[str, Tokens]) -> Encoded:
-    ids, ranges = tokens[own.written(prompt.text)]
-    subject = None
-    if prompt.subject is not None:
-        subject = own.subject(prompt.text, ranges, prompt.subject, prompt.occurrence)
-
-    def answer_ids(name: str, answer: str) -> tuple[int, ...]:
-        filled, _ = tokens[own.filled(prompt.text, answer)]
-        return own.answer(prompt.text, ids, filled, name, answer, prompt.multi_token)
-
-    target_ids = answer_ids("target", prompt.target)
-    foil_ids = None if prompt.foil is None else answer_ids("foil", prompt.foil)
+def _encoded(model: Any, own: Tokenisation, prompt: Prompt) -> Encoded:
+    text, how = prompt.text, prompt.multi_token
+    ids, place = own.placed(text)
+    subject = None if prompt.subject is None else own.subject(text, prompt.subject, prompt.occurrence)
+    target_ids = own.answer(text, "target", prompt.target, how)
+    foil_ids = None if prompt.foil is None else own.answer(text, "foil", prompt.foil, how)
     if foil_ids == target_ids:
         raise PromptError(
             Reason.SAME, f"target {prompt.target!r} and foil {prompt.foil!r} are the same token(s) {target_ids}"
         )
     # Teacher forcing: each piece of the answer is read by the prediction of the next one.
-    row = ids if own.masked else [*ids, *target_ids[:-1]]
-    first = own.place(ids) if own.masked else own.place(ids) - 1
+    row, first = (ids, place) if own.masked else ([*ids, *target_ids[:-1]], place - 1)
     if own.bos is not None and ids[:1] != [own.bos]:
         row, first = [own.bos, *row], first + 1
         subject = None if subject is None else range(subject.start + 1, subject.stop + 1)
     if first < 0:
-        raise PromptError(Reason.UNSEEN, f"nothing of the text {prompt.text!r} is left: this tokenizer drops it")
+        raise PromptError(Reason.UNSEEN, f"nothing of the text {text!r} is left: this tokenizer drops it")
     if len(row) > (limit := adapter.context_length(model)):
         raise PromptError(
             Reason.TOO_LONG,

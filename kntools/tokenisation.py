@@ -17,8 +17,6 @@ from kntools.word_borders import is_glued, occurrences
 MASK = "[MASK]"
 
 MultiToken = Literal["error", "first", "sum"]
-#: Token ids, and the characters that each covers.
-Tokens = tuple[list[int], list[tuple[int, int]]]
 
 
 class Reason(StrEnum):
@@ -63,6 +61,8 @@ class Tokenisation:
             if self.bos is None and prepend_bos:
                 raise ValueError("prepend_bos=True, but the tokenizer has no BOS token; use prepend_bos=False")
         self._pieces: dict[int, str] = {}
+        # Of each text that was read: its token ids, and the characters that each covers.
+        self._tokens: dict[str, tuple[list[int], Iterable[tuple[int, int]]]] = {}
 
     def written(self, text: str) -> str:
         """The text as the tokenizer gets it."""
@@ -95,28 +95,27 @@ class Tokenisation:
                     f"write {(before + ' ' + MASK if self.masked else ' ' + answer)!r} for a new word",
                 )
 
-    def tokens(self, texts: Iterable[str]) -> dict[str, Tokens]:
-        """The tokens of each text, in one call, with the special tokens of a masked model around them."""
+    def read(self, texts: Iterable[str]) -> None:
+        """Tokenise these, in one call, with the special tokens of a masked model around them."""
         listed, fast = list(dict.fromkeys(texts)), getattr(self.tokenizer, "is_fast", False)
         if not listed:
-            return {}
+            return
         if self.masked and not fast:
             raise ValueError("a masked model needs a fast tokenizer (use_fast=True) to locate words")
         offsets = {"return_offsets_mapping": True} if fast else {}
         out = self.tokenizer(listed, add_special_tokens=self.masked, **offsets)
         rows = [list(ids) for ids in out["input_ids"]]
         ranges = out["offset_mapping"] if fast else map(self._ranges, listed, rows)
-        return dict(zip(listed, zip(rows, ranges, strict=True), strict=True))
+        self._tokens = dict(zip(listed, zip(rows, ranges, strict=True), strict=True))
 
-    def place(self, ids: list[int]) -> int:
-        """Where in the tokens of a text its answer belongs."""
-        return ids.index(self.tokenizer.mask_token_id) if self.masked else len(ids)
+    def placed(self, text: str) -> tuple[list[int], int]:
+        """The tokens of a text that was read, and where in them its answer belongs."""
+        ids, _ = self._tokens[self.written(text)]
+        return ids, ids.index(self.tokenizer.mask_token_id) if self.masked else len(ids)
 
-    def answer(
-        self, text: str, ids: list[int], filled: list[int], name: str, answer: str, multi_token: MultiToken
-    ) -> tuple[int, ...]:
+    def answer(self, text: str, name: str, answer: str, multi_token: MultiToken) -> tuple[int, ...]:
         """The tokens that an answer adds to those of the text."""
-        place = self.place(ids)
+        (ids, place), (filled, _) = self.placed(text), self._tokens[self.filled(text, answer)]
         after = ids[place + 1 :] if self.masked else []
         end = len(filled) - len(after)
         found = tuple(filled[place:end])
@@ -150,8 +149,8 @@ class Tokenisation:
             f"or choose a single-token {name}",
         )
 
-    def subject(self, text: str, ranges: Sequence[tuple[int, int]], subject: str, occurrence: int | None) -> range:
-        """The tokens that overlap the subject; `ranges` are the characters of each token."""
+    def subject(self, text: str, subject: str, occurrence: int | None) -> range:
+        """The tokens that overlap the subject."""
         whole, wanted = self.written(text), subject.strip()
         found = occurrences(whole, wanted)
         if not found:
@@ -173,7 +172,7 @@ class Tokenisation:
                 Reason.SUBJECT,
                 f"occurrence={occurrence}, but the subject {wanted!r} occurs {len(found)} times in {text!r}",
             ) from None
-        inside = [i for i, (a, b) in enumerate(ranges) if a < end and b > start and b > a]
+        inside = [i for i, (a, b) in enumerate(self._tokens[whole][1]) if a < end and b > start and b > a]
         if not inside:
             raise PromptError(Reason.SUBJECT, f"no token of {text!r} covers the subject {subject!r}")
         return range(inside[0], inside[-1] + 1)

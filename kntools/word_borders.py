@@ -33,11 +33,8 @@ _PARTICLES = regex.compile(
 )
 
 
-#: What each letter is, composed however the text writes it, and where it stands (start, end).
-Letters = tuple[list[str], list[tuple[int, int]]]
-
-
-def _letters(text: str) -> Letters:
+def _letters(text: str) -> tuple[list[str], list[tuple[int, int]]]:
+    """What each letter is, composed however the text writes it, and where it stands (start, end)."""
     if text.isascii():
         return list(text), [(i, i + 1) for i in range(len(text))]
     forms, spans = [], []

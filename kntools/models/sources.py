@@ -21,14 +21,6 @@ from kntools.models.names import nearest
 
 # How long the Hub may take to say whether it has a model, in seconds.
 HUB_TIMEOUT = 10.0
-_TOKENIZER_FILES = (
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "vocab.json",
-    "vocab.txt",
-    "tokenizer.model",
-    "spiece.model",
-)
 
 
 @dataclass(frozen=True)
@@ -173,7 +165,8 @@ def _find_words(name: str | Path) -> str:
 
 
 def _has_tokenizer(folder: Path) -> bool:
-    return any((folder / file).is_file() for file in _TOKENIZER_FILES)
+    files = ("tokenizer.json", "tokenizer_config.json", "vocab.json", "vocab.txt", "tokenizer.model", "spiece.model")
+    return any((folder / file).is_file() for file in files)
 
 
 def _possible(name: str = "") -> str:
