@@ -11,9 +11,6 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from kntools.models.names import nearest
 
-# Heads that hold one for words too, which is all that TransformerLens loads of them.
-_MORE_HEADS = ("ForPreTraining", "DoubleHeadsModel")
-
 
 def check_architecture(name: str, config: Mapping[str, Any]) -> None:
     """Can kntools work with the model of this configuration?"""
@@ -26,7 +23,9 @@ def check_architecture(name: str, config: Mapping[str, Any]) -> None:
         )
     if architecture in AUDIO_ARCHITECTURES | VISION_ARCHITECTURES:
         raise ValueError(f"{name!r} ({architecture}) is not a language model; load one, such as 'gpt2'")
-    if listed and architecture not in SUPPORTED_ARCHITECTURES and not architecture.endswith(_MORE_HEADS):
+    # These have a head for words among others, which is all that TransformerLens loads of them.
+    known = architecture in SUPPORTED_ARCHITECTURES or architecture.endswith(("ForPreTraining", "DoubleHeadsModel"))
+    if listed and not known:
         raise ValueError(
             f"TransformerLens does not know the architecture {architecture!r} of {name!r}; the nearest supported "
             f"is {_nearest(architecture)!r}"

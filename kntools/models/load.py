@@ -91,8 +91,8 @@ def load_model(
 def _bridge(source: Source, device: str, dtype: torch.dtype | None) -> Any:
     # TransformerLens asks every tokenizer to add a BOS token. A generic fast tokenizer, one whose files name no class
     # of its own, takes that as leave to drop its template with [CLS] and [SEP].
-    masked = AutoTokenizer.from_pretrained(source.words) if source.is_masked else None
-    options = {"tokenizer": masked, "device": device}
+    masked = source.architecture.endswith(("ForMaskedLM", "ForPreTraining"))
+    options = {"tokenizer": AutoTokenizer.from_pretrained(source.words) if masked else None, "device": device}
     if source.model is None and source.words == source.files:
         return TransformerBridge.boot_transformers(
             source.files, model_class=strict_loader(source.files), dtype=dtype, **options

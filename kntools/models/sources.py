@@ -33,10 +33,6 @@ class Source:
     files: str = ""  # folder or id of the weights, if they are not in memory
     model: Any = None
 
-    @property
-    def is_masked(self) -> bool:
-        return self.architecture.endswith(("ForMaskedLM", "ForPreTraining"))
-
     def read(self, dtype: torch.dtype | None) -> Any:
         """The Hugging Face model; `None` leaves one in memory in the types that its weights have."""
         if self.model is None:
