@@ -1,15 +1,26 @@
-"""GGUF files, converted once into a Hugging Face folder in float32."""
+"""GGUF files, converted once into a Hugging Face folder in float32.
+
+The cache holds each folder complete or not at all; a damaged one is rebuilt.
+"""
 
 import hashlib
+import json
+import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import platformdirs
 import torch
+from filelock import FileLock
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from kntools.models.converted import converted_folder
+from kntools.files import atomic
 from kntools.models.hf_folder import StrictLoader, write_folder
+
+MANIFEST = "kntools.json"
+# Raised when what is written changes, so that older copies are left alone and not read.
+LAYOUT = 1
 
 
 def gguf_file(path: Path) -> Path | None:
@@ -60,3 +71,46 @@ def convert_gguf(gguf: Path, folder: Path) -> None:
     tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
     # `model.save_pretrained` still takes the weights, plain tensors by now, for quantised ones, and refuses.
     write_folder(folder, type(model), model.config, model.state_dict(), tokenizer)
+
+
+def cache_folder() -> Path:
+    """`$KNTOOLS_CACHE`, or else the user's cache folder of this operating system."""
+    chosen = os.environ.get("KNTOOLS_CACHE")
+    return Path(chosen).expanduser() if chosen else Path(platformdirs.user_cache_dir("kntools"))
+
+
+def converted_folder(key: str, build: Callable[[Path], None]) -> Path:
+    """The cached folder `key`, made by `build(folder)` if it is missing or damaged. Other processes wait meanwhile."""
+    models = cache_folder() / "models"
+    folder = models / f"{key}-v{LAYOUT}"
+    if is_intact(folder):
+        return folder
+    models.mkdir(parents=True, exist_ok=True)
+    with FileLock(models / f"{folder.name}.lock"):
+        if is_intact(folder):  # another process was faster
+            return folder
+        # Whoever holds the lock is alone: what lies here is damaged or was left by a killed process.
+        for remains in [folder, *models.glob(f"{folder.name}.part-*")]:
+            shutil.rmtree(remains, ignore_errors=True)
+        with atomic(folder) as part:
+            part.mkdir()
+            build(part)
+            # A folder without this is not a result.
+            (part / MANIFEST).write_text(json.dumps({"files": _describe(part)}, indent=2))
+    return folder
+
+
+def is_intact(folder: Path) -> bool:
+    """Does the folder hold just what was written? Of weight files, which take long to hash, sizes are compared."""
+    try:
+        manifest = json.loads((folder / MANIFEST).read_text())
+        return bool(manifest["files"]) and manifest["files"] == _describe(folder)
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+
+
+def _describe(folder: Path) -> dict[str, str]:
+    files = sorted(path for path in folder.iterdir() if path.is_file() and path.name != MANIFEST)
+    sizes = {path.name: f"{path.stat().st_size} bytes" for path in files if path.suffix == ".safetensors"}
+    others = [path for path in files if path.name not in sizes]
+    return sizes | {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in others}

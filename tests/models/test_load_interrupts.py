@@ -25,14 +25,14 @@ import transformers
 
 import kntools as kn
 from kntools import files, scopes
-from kntools.models import architectures, converted, hf_folder, hooked, load, lora, named, quiet, sources
+from kntools.models import architectures, hf_folder, hooked, load, lora, named, quiet, sources
 from kntools.models import gguf as gguf_module
 from tests import zoo
 from tests.line_interrupts import interrupted_runs
 from tests.models.test_sources import write_gguf
 from tests.test_modes import float64
 
-MODULES = (load, quiet, sources, lora, hf_folder, converted, gguf_module, named, architectures, hooked, files, scopes)
+MODULES = (load, quiet, sources, lora, hf_folder, gguf_module, named, architectures, hooked, files, scopes)
 FILES = {str(inspect.getsourcefile(module)) for module in MODULES}
 
 
@@ -109,13 +109,13 @@ def converted_anew() -> Path:
     def build(part: Path) -> None:
         hf_folder.write_folder(part, type(model), model.config, model.state_dict(), words)
 
-    shutil.rmtree(converted.cache_folder(), ignore_errors=True)
-    return converted.converted_folder("tiny", build)
+    shutil.rmtree(gguf_module.cache_folder(), ignore_errors=True)
+    return gguf_module.converted_folder("tiny", build)
 
 
 def from_gguf(folder: Path) -> Any:
     """Converted on every call, too."""
-    shutil.rmtree(converted.cache_folder(), ignore_errors=True)
+    shutil.rmtree(gguf_module.cache_folder(), ignore_errors=True)
     return kn.load_model(folder / "tiny.gguf", device="cpu")
 
 
@@ -173,7 +173,7 @@ def test_an_interrupted_load_leaves_nothing_behind(name: str, folder: Path) -> N
 
     expected = logits(run())
     before, struck = everything(), 0
-    # The rest of what converts a GGUF file is struck in "converted".
+    # The rest of what loads a folder is struck in "converted".
     struck_files = {str(inspect.getsourcefile(gguf_module))} if name == "gguf" else FILES
     for code, line in interrupted_runs(struck_files, run):
         after = everything()

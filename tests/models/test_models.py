@@ -13,7 +13,7 @@ from transformers.utils import logging as hf_logging
 
 import kntools as kn
 from kntools.models import gguf, named, sources
-from kntools.models.converted import MANIFEST, converted_folder, is_intact
+from kntools.models.gguf import MANIFEST, converted_folder, is_intact
 from tests import zoo
 
 
