@@ -18,7 +18,7 @@ from kntools.engine.forward import by_row
 from kntools.engine.from_layer import row_groups
 from kntools.engine.texts import chunks
 from kntools.models import adapter, neuron_layers
-from kntools.models.gradients import with_gradients
+from kntools.models.attachment import with_gradients
 from kntools.options import progress_bar
 from kntools.prompts import Encoded, Prompts
 from kntools.results.display import excerpt

@@ -13,7 +13,7 @@ from kntools.arguments import decimal, whole
 from kntools.editing.weight_edits import Application, applied_scope
 from kntools.engine.from_layer import row_groups
 from kntools.models import neuron_layers
-from kntools.models.gradients import check_gradients
+from kntools.models.attachment import check_gradients
 from kntools.options import progress_bar
 from kntools.prompts import Encoded, Prompt, encode_many
 from kntools.sites import Neuron, NeuronLike, by_layer

@@ -15,7 +15,7 @@ from kntools.editing.rank_one import Step
 from kntools.editing.requests import EditRows
 from kntools.editing.rome_batch import RowBatch
 from kntools.editing.rome_settings import RomeSettings
-from kntools.models.gradients import with_gradients
+from kntools.models.attachment import with_gradients
 from kntools.options import progress_bar
 from kntools.prompts import Encoded
 from kntools.results.fingerprint import fingerprint

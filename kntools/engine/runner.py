@@ -17,7 +17,7 @@ from kntools.engine.plan import Intervention, Item, Pass
 from kntools.engine.values import Derivative, Metric, RowGradients, differentiate, metric_values, vocab_ids_of
 from kntools.hooks.positioned import PositionedHook
 from kntools.models import adapter, neuron_layers
-from kntools.models.gradients import with_gradients
+from kntools.models.attachment import with_gradients
 from kntools.models.modules import look
 from kntools.models.prefix import Prefix
 from kntools.options import options, progress_bar

@@ -1,9 +1,10 @@
-"""Hook functions that are attached to a model for one run, and others that are kept out of it."""
+"""What a run changes in a model for its duration: hook functions attached or kept out, gradients of parameters."""
 
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TypeVar
 
+import torch
 from torch.nn import Module
 from transformer_lens.hook_points import HookPoint
 
@@ -73,3 +74,23 @@ def is_wiring(handle: Any) -> bool:
     function = getattr(handle, "user_hook", None)  # transformer-lens 4.x keeps it; 3.x says only what is permanent
     own = function is None or str(getattr(function, "__module__", "")).startswith("transformer_lens.")
     return bool(handle.is_permanent) and own
+
+
+def check_gradients(model: Any) -> None:
+    if torch.is_inference_mode_enabled():
+        raise RuntimeError("torch.inference_mode() has no gradients; use torch.no_grad() instead")
+    if any(p.is_inference() for p in model.parameters()):
+        raise RuntimeError("this model was made within torch.inference_mode(), without gradients; make it outside")
+
+
+@torch.enable_grad()
+def with_gradients(model: Any, compute: Callable[[], T]) -> T:
+    """What `compute` gives with gradients of activations. Parameters are left out of them for a while."""
+    check_gradients(model)
+    trainable = [p for p in model.parameters() if p.requires_grad]
+
+    def require(on: bool) -> None:
+        for p in trainable:
+            p.requires_grad_(on)
+
+    return between(lambda: require(False), compute, lambda: require(True))

@@ -13,7 +13,7 @@ from torch import Tensor
 import kntools as kn
 from kntools.editing.rome_settings import TEMPLATES, RomeSettings, layer_for
 from kntools.models import adapter
-from kntools.models.gradients import with_gradients
+from kntools.models.attachment import with_gradients
 from tests import zoo
 from tests.plain_rome import FEW, PROMPT, TARGET, Plain, rome, text_keys
 

@@ -15,7 +15,7 @@ from kntools.editing.changes import Change
 from kntools.editing.rome_settings import TEMPLATES, RomeSettings
 from kntools.editing.weight_edits import LayerEdit
 from kntools.engine.answers import ask
-from kntools.models.gradients import with_gradients
+from kntools.models.attachment import with_gradients
 from tests import zoo
 from tests.plain_rome import Plain
 
