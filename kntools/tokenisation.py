@@ -4,6 +4,7 @@ Answers are taken as written: the tokens of an answer are what the tokenizer mak
 place, minus what it makes of the text.
 """
 
+import functools
 from collections.abc import Iterable, Mapping, Sequence
 from enum import StrEnum
 from typing import Any, Literal
@@ -60,7 +61,7 @@ class Tokenisation:
             self.bos = self.tokenizer.bos_token_id
             if self.bos is None and prepend_bos:
                 raise ValueError("prepend_bos=True, but the tokenizer has no BOS token; use prepend_bos=False")
-        self._pieces: dict[int, str] = {}
+        self.piece = functools.cache(lambda token, t=self.tokenizer: text_of(t, [token]))
         # Of each text that was read: its token ids, and the characters that each covers.
         self._tokens: dict[str, tuple[list[int], Iterable[tuple[int, int]]]] = {}
 
@@ -176,11 +177,6 @@ class Tokenisation:
         if not inside:
             raise PromptError(Reason.SUBJECT, f"no token of {text!r} covers the subject {subject!r}")
         return range(inside[0], inside[-1] + 1)
-
-    def piece(self, token: int) -> str:
-        if token not in self._pieces:
-            self._pieces[token] = text_of(self.tokenizer, [token])
-        return self._pieces[token]
 
     def _ranges(self, text: str, ids: list[int]) -> list[tuple[int, int]]:
         """Character ranges for a slow tokenizer: decode ever longer prefixes; they must spell the text."""
