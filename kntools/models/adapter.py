@@ -196,8 +196,8 @@ def run(
     these alone if the model allows it.
     """
     n_layers(model)
-    matrix = getattr(model.unembed, "original_component", None)
-    if vocab_ids is None or type(matrix) is not torch.nn.Linear or is_watched(model):
+    matrix = None if vocab_ids is None else getattr(model.unembed, "original_component", None)
+    if type(matrix) is not torch.nn.Linear or is_watched(model):
         return with_hooks(hooks, lambda: _forward(model, tokens, prefix))
 
     def few(x: Tensor) -> Tensor:
