@@ -44,6 +44,10 @@ class PrefixLayer(DynamicLayer):
 
     append = update  # its name in a HookedTransformer
 
+    def before(self, start: int) -> "PrefixLayer":
+        keys, values = (x.narrow(self.axis, 0, start) for x in (self.keys, self.values))
+        return PrefixLayer(keys, values, self.axis)
+
 
 class Prefix(Cache):
     """The kept beginning of some prompts: a `transformers` cache, with what a HookedTransformer asks of its own.
@@ -61,8 +65,7 @@ class Prefix(Cache):
 
     def before(self, start: int) -> "Prefix":
         """The part before a position."""
-        parts = [(x.axis, x.keys.narrow(x.axis, 0, start), x.values.narrow(x.axis, 0, start)) for x in self.layers]
-        return Prefix(layers=[PrefixLayer(keys, values, axis) for axis, keys, values in parts])
+        return Prefix(layers=[layer.before(start) for layer in self.layers])
 
     def use(self, rows: Rows) -> None:
         for layer in self.layers:
