@@ -8,7 +8,7 @@ from importlib.metadata import version
 from typing import Any
 
 import torch
-from transformers import AutoTokenizer, BertForPreTraining
+from transformers import AutoTokenizer
 
 from kntools.models.sources import Source
 
@@ -40,6 +40,7 @@ def load_hooked(source: Source, device: str, dtype: torch.dtype | None) -> Any:
         )
     from transformer_lens import HookedEncoder, HookedTransformer, HookedTransformerConfig
     from transformer_lens.pretrained.weight_conversions import convert_bert_weights, convert_llama_weights
+    from transformers import BertForPreTraining
 
     weights, tokenizer = source.read(torch.float32), AutoTokenizer.from_pretrained(source.words)
     c = weights.config
