@@ -121,7 +121,7 @@ def encode(model: Any, prompt: PromptLike, *, prepend_bos: bool | None = None) -
     ```
 
     `prepend_bos` puts the beginning-of-sequence token first; `None` follows `model.cfg.default_prepend_bos`. No
-    second one is added to a text that begins with it. A masked model keeps its special tokens in any case.
+    second one is added to a text that begins with it. A masked model gets its special tokens in any case, once each.
 
     Raises:
         PromptError: (a ValueError) no or two masks for a masked model, a mask for a causal one, an answer that is

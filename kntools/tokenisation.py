@@ -63,7 +63,7 @@ class Tokenisation:
                 raise ValueError("prepend_bos=True, but the tokenizer has no BOS token; use prepend_bos=False")
         self.piece = functools.cache(lambda token, t=self.tokenizer: text_of(t, [token]))
         # Of each text that was read: its token ids, and the characters that each covers.
-        self._tokens: dict[str, tuple[list[int], Iterable[tuple[int, int]]]] = {}
+        self._tokens: dict[str, tuple[list[int], Sequence[tuple[int, int]]]] = {}
 
     def written(self, text: str) -> str:
         """The text as the tokenizer gets it."""
@@ -75,8 +75,9 @@ class Tokenisation:
     def check(self, text: str, answers: Mapping[str, str]) -> None:
         """What the text and its answers (the target and the foil, by name) show without a tokenizer."""
         masks = text.count(MASK)
-        if self.masked and masks != 1:
-            what = f"{text!r} holds {masks} masks; a masked model needs exactly one {MASK}"
+        if self.masked and not masks == self.written(text).count(self.tokenizer.mask_token) == 1:
+            found = max(masks, self.written(text).count(self.tokenizer.mask_token))
+            what = f"{text!r} holds {found} masks; a masked model needs exactly one {MASK}"
             raise PromptError(Reason.MASK, what)
         if not self.masked and (masks or (self.tokenizer.mask_token and self.tokenizer.mask_token in text)):
             raise PromptError(
@@ -107,7 +108,12 @@ class Tokenisation:
         out = self.tokenizer(listed, add_special_tokens=self.masked, **offsets)
         rows = [list(ids) for ids in out["input_ids"]]
         ranges = out["offset_mapping"] if fast else map(self._ranges, listed, rows)
-        self._tokens = dict(zip(listed, zip(rows, ranges, strict=True), strict=True))
+        around = list(self.tokenizer("")["input_ids"]) if self.masked else []
+        self._tokens = {}
+        for text, ids, spans in zip(listed, rows, ranges, strict=True):
+            # A text that begins or ends with the special token itself gets no second one.
+            first, end = int(ids[:2] == around[:1] * 2), len(ids) - int(ids[-2:] == around[-1:] * 2)
+            self._tokens[text] = ids[first:end], spans[first:end]
 
     def placed(self, text: str) -> tuple[list[int], int]:
         """The tokens of a text that was read, and where in them its answer belongs."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import warnings
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -148,3 +149,21 @@ def test_tokenizers_that_cannot_do_it_say_so() -> None:
     with pytest.raises(ValueError, match="prepend_bos=False"):
         kn.encode(stub_model(no_bos), CAPITAL, prepend_bos=True)
     assert not kn.encode(stub_model(no_bos), CAPITAL).prepend_bos
+
+
+@pytest.mark.parametrize("name", ["bert", "roberta"])
+def test_special_tokens_and_masks_that_the_text_holds_do_not_count_twice(name: str, request: Any) -> None:
+    model = zoo.tiny("bert") if name == "bert" else request.getfixturevalue("roberta")
+    t, prompt = model.tokenizer, kn.Prompt("The capital of Canada is [MASK].", "Ottawa", subject="Canada")
+    plain = kn.encode(model, prompt)
+    first, last = t.convert_ids_to_tokens(t("")["input_ids"])
+    written = kn.encode(model, replace(prompt, text=f"{first}{prompt.text}{last}"))
+    assert torch.equal(written.tokens, plain.tokens)
+    assert (written.positions, written.target_ids, written.subject) == (
+        plain.positions,
+        plain.target_ids,
+        plain.subject,
+    )
+    for text in (f"{t.mask_token} and [MASK].", *["The capital is <mask>."] * (name == "roberta")):
+        with pytest.raises(PromptError, match=r"masks; a masked model needs exactly one \[MASK\]"):
+            kn.encode(model, kn.Prompt(text, " Ottawa"))
