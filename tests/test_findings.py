@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import json
 import warnings
+from itertools import combinations
 from typing import Any
 
 import pandas as pd
 import pytest
+import torch
 from scipy import stats
 
 import kntools as kn
+from kntools.analyses.edit_result import SCORES
 from kntools.editing.rank_one import LOW_COSINE
 from kntools.editing.rome_settings import RomeSettings
+from kntools.results.statistics import holm, t_test
 from scripts.result_commands import RESULTS, ROOT, items
 
 
@@ -271,3 +276,14 @@ def test_what_the_page_says_of_both_metrics() -> None:
     layers = pd.read_csv(RESULTS / "localisation-contrast-layers.csv").set_index("layer")["share"]
     assert f"({layers[29]:.2f} in the last, {layers[0]:.2f} in the first)" in page
     assert set(layers.nlargest(2).index) == {0, 29}
+
+
+def test_eight_facts_do_not_tell_layers_apart() -> None:
+    lines = (RESULTS / "runs" / "edit-layers.jsonl").read_text("utf-8").splitlines()[1:]
+    after = {item["key"].split("/")[0]: item["payload"] for item in map(json.loads, lines)}
+    kept = [torch.tensor([SCORES["neighborhood"](p) for p in after[layer]]) for layer in ("1", "3", "5", "8", "11")]
+    assert {len(values) for values in kept} == {8}
+    p_values = [t_test(a, b)[1] for a, b in combinations(kept, 2)]
+    words = f"the lowest p is {min(p_values):.3f}, and {min(holm(p_values)):.3f} after Holm's correction"
+    assert len(p_values) == 10 and min(holm(p_values)) > 0.05
+    assert words in page_text("docs/editing.md")
