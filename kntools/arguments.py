@@ -50,7 +50,8 @@ def without_effect(where: str, **given: Any) -> None:
 
 def is_one_number(value: Any) -> bool:
     """One, and not several: arrays and tensors of several claim to be an index too."""
-    return isinstance(value, SupportsIndex) and not getattr(value, "ndim", 0)
+    # An int first: a sweep asks for thousands, and a protocol is looked up slowly.
+    return isinstance(value, int) or (isinstance(value, SupportsIndex) and not getattr(value, "ndim", 0))
 
 
 def whole_numbers(name: str, values: Any, least: int | None = None) -> tuple[int, ...]:
