@@ -211,9 +211,6 @@ def _encoded(model: Any, own: Tokenisation, prompt: Prompt) -> Encoded:
         )
     # Teacher forcing: each piece of the answer is read by the prediction of the next one.
     row, first = (ids, place) if own.masked else ([*ids, *target_ids[:-1]], place - 1)
-    if own.bos is not None and ids[:1] != [own.bos]:
-        row, first = [own.bos, *row], first + 1
-        subject = None if subject is None else range(subject.start + 1, subject.stop + 1)
     if first < 0:
         raise PromptError(Reason.UNSEEN, f"nothing of the text {text!r} is left: this tokenizer drops it")
     if len(row) > (limit := adapter.context_length(model)):
@@ -237,5 +234,4 @@ def text_tokens(model: Any, text: str) -> Int[Tensor, " pos"]:
     """The tokens of a text on its own, which begin as those of a prompt do."""
     checked, own = Prompt(text, " the").text, Tokenisation(model)
     ids = list(own.tokenizer(checked, add_special_tokens=False)["input_ids"])
-    before = [own.bos] if own.bos is not None and ids[:1] != [own.bos] else []
-    return torch.tensor([*before, *ids], device=adapter.device_of(model))
+    return torch.tensor([*own.before, *ids[own.own(ids)], *own.after], device=adapter.device_of(model))

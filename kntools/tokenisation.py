@@ -54,15 +54,17 @@ class Tokenisation:
     def __init__(self, model: Any, prepend_bos: bool | None = None) -> None:
         flag("prepend_bos", prepend_bos, None)
         self.tokenizer, self.masked = tokenizer_of(model), is_masked(model)
-        self.bos: int | None = None  # the token that texts begin with
-        if not self.masked and (
-            getattr(model.cfg, "default_prepend_bos", True) if prepend_bos is None else prepend_bos
-        ):
-            self.bos = self.tokenizer.bos_token_id
-            if self.bos is None and prepend_bos:
+        self.before, self.after = list[int](), list[int]()  # special tokens, around every text
+        if self.masked:
+            around = list(self.tokenizer("")["input_ids"])
+            self.before, self.after = around[:1], around[1:]
+        elif getattr(model.cfg, "default_prepend_bos", True) if prepend_bos is None else prepend_bos:
+            if self.tokenizer.bos_token_id is not None:
+                self.before = [self.tokenizer.bos_token_id]
+            elif prepend_bos:
                 raise ValueError("prepend_bos=True, but the tokenizer has no BOS token; use prepend_bos=False")
         self.piece = functools.cache(lambda token, t=self.tokenizer: text_of(t, [token]))
-        # Of each text that was read: its token ids, and the characters that each covers.
+        # Of each text that was read: its token ids with the special ones, and the characters that each covers.
         self._tokens: dict[str, tuple[list[int], Sequence[tuple[int, int]]]] = {}
 
     def written(self, text: str) -> str:
@@ -98,22 +100,27 @@ class Tokenisation:
                 )
 
     def read(self, texts: Iterable[str]) -> None:
-        """Tokenise these, in one call, with the special tokens of a masked model around them."""
+        """Tokenise these, in one call."""
         listed, fast = list(dict.fromkeys(texts)), getattr(self.tokenizer, "is_fast", False)
         if not listed:
             return
         if self.masked and not fast:
             raise ValueError("a masked model needs a fast tokenizer (use_fast=True) to locate words")
         offsets = {"return_offsets_mapping": True} if fast else {}
-        out = self.tokenizer(listed, add_special_tokens=self.masked, **offsets)
+        out = self.tokenizer(listed, add_special_tokens=False, **offsets)
         rows = [list(ids) for ids in out["input_ids"]]
         ranges = out["offset_mapping"] if fast else map(self._ranges, listed, rows)
-        around = list(self.tokenizer("")["input_ids"]) if self.masked else []
         self._tokens = {}
         for text, ids, spans in zip(listed, rows, ranges, strict=True):
-            # A text that begins or ends with the special token itself gets no second one.
-            first, end = int(ids[:2] == around[:1] * 2), len(ids) - int(ids[-2:] == around[-1:] * 2)
-            self._tokens[text] = ids[first:end], spans[first:end]
+            own = self.own(ids)
+            covered = [*[(0, 0)] * len(self.before), *spans[own], *[(0, 0)] * len(self.after)]
+            self._tokens[text] = [*self.before, *ids[own], *self.after], covered
+
+    def own(self, ids: list[int]) -> slice:
+        """A text's tokens without special ones at its ends: a text that holds these itself gets no second ones."""
+        start = len(self.before) if ids[: len(self.before)] == self.before else 0
+        end = max(start, len(ids) - len(self.after))
+        return slice(start, end if ids[end:] == self.after else len(ids))
 
     def placed(self, text: str) -> tuple[list[int], int]:
         """The tokens of a text that was read, and where in them its answer belongs."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import warnings
 from itertools import combinations
 from typing import Any
@@ -279,8 +278,7 @@ def test_what_the_page_says_of_both_metrics() -> None:
 
 
 def test_eight_facts_do_not_tell_layers_apart() -> None:
-    lines = (RESULTS / "runs" / "edit-layers.jsonl").read_text("utf-8").splitlines()[1:]
-    after = {item["key"].split("/")[0]: item["payload"] for item in map(json.loads, lines)}
+    after = {key.split("/")[0]: payloads for key, payloads in items("edit-layers.jsonl").items()}
     kept = [torch.tensor([SCORES["neighborhood"](p) for p in after[layer]]) for layer in ("1", "3", "5", "8", "11")]
     assert {len(values) for values in kept} == {8}
     p_values = [t_test(a, b)[1] for a, b in combinations(kept, 2)]

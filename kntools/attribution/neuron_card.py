@@ -11,12 +11,12 @@ from kntools.attribution.integrated_gradients import integrated_gradients
 from kntools.attribution.neuron_activity import Activity
 from kntools.attribution.neuron_card_result import Activation, Context, InPrompt, NeuronCard
 from kntools.attribution.neuron_scan import neuron_scan
-from kntools.engine.texts import Texts, check_context, special_tokens
+from kntools.engine.texts import Texts, check_context
 from kntools.models import neuron_layers, unembedding
 from kntools.prompts import Encoded, Prompt, encode_many
 from kntools.results.provenance import provenance
 from kntools.sites import Neuron, NeuronLike, is_one
-from kntools.tokenisation import text_of
+from kntools.tokenisation import Tokenisation, text_of
 
 _QUANTILES = (0.01, 0.1, 0.5, 0.9, 0.99, 0.999, 1.0)
 
@@ -115,7 +115,7 @@ def _words(model: Any, ids: Iterable[int]) -> tuple[str, ...]:
 def _keys(
     model: Any, neurons: Sequence[Neuron], texts: Texts, k: int, run: str | Path | None
 ) -> list[tuple[tuple[Context, ...], Activation | None]]:
-    bos = bool(special_tokens(model)[0])
+    bos = bool(Tokenisation(model).before)
     about = provenance(model, neurons=[repr(n) for n in neurons], k=k, context=check_context(model, None), special=bos)
     activity = Activity(model, neurons, k, run, about)
     activity.read_texts(texts)

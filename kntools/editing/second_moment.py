@@ -16,11 +16,12 @@ from torch import Tensor
 from kntools.arguments import is_one_number, whole, whole_numbers
 from kntools.editing.weight_edits import fingerprints
 from kntools.engine.text_measurement import TextMeasurement
-from kntools.engine.texts import Texts, check_context, neurons_in, passes, pieces, rows_of_texts, special_tokens
+from kntools.engine.texts import Texts, check_context, neurons_in, passes, pieces, rows_of_texts
 from kntools.models import adapter, neuron_layers
 from kntools.models.causality import is_masked
 from kntools.results.provenance import provenance
 from kntools.results.result import Result, checksum
+from kntools.tokenisation import Tokenisation
 
 T = TypeVar("T")
 
@@ -303,7 +304,7 @@ class _Sums(TextMeasurement):
             model,
             layers=layers,
             context=self.context,
-            prepend_bos=bool(special_tokens(model)[0]) and not is_masked(model),
+            prepend_bos=bool(Tokenisation(model).before) and not is_masked(model),
             dtype=str(dtype).removeprefix("torch."),
             site="mlp.hook_post",
         )

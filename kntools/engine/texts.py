@@ -15,10 +15,9 @@ from torch import Tensor
 from kntools.arguments import shown, whole, whole_text
 from kntools.engine.capability import check_dropout
 from kntools.models import adapter
-from kntools.models.adapter import tokenizer_of
-from kntools.models.causality import is_masked
 from kntools.options import options
 from kntools.sites import hook_name
+from kntools.tokenisation import Tokenisation
 
 T = TypeVar("T")
 
@@ -65,19 +64,11 @@ def numbered(texts: Texts) -> Iterator[tuple[int, str]]:
             yield number, text
 
 
-def special_tokens(model: Any) -> tuple[list[int], list[int]]:
-    tokenizer = tokenizer_of(model)
-    if is_masked(model):
-        return [tokenizer.cls_token_id], [tokenizer.sep_token_id]
-    bos = bool(getattr(model.cfg, "default_prepend_bos", True)) and tokenizer.bos_token_id is not None
-    return [tokenizer.bos_token_id] if bos else [], []
-
-
 def check_context(model: Any, context: int | None) -> int:
     """How many tokens a piece may have; `None` is the model's context, at most 512."""
-    limit, (before, after) = adapter.context_length(model), special_tokens(model)
+    limit, tokenisation = adapter.context_length(model), Tokenisation(model)
     chosen = min(limit, _LONGEST) if context is None else whole("context", context)
-    least = max(2, 1 + len(before) + len(after))
+    least = max(2, 1 + len(tokenisation.before) + len(tokenisation.after))
     if not least <= chosen <= limit:
         raise ValueError(f"context={context}; it must be between {least} and the model's {limit}")
     return chosen
@@ -85,10 +76,12 @@ def check_context(model: Any, context: int | None) -> int:
 
 def pieces(model: Any, texts: Iterable[tuple[int, str]], context: int | None = None) -> Iterator[Piece]:
     """Each text cut to the context, with the special tokens that the model expects around it."""
-    tokenizer, (before, after) = tokenizer_of(model), special_tokens(model)
+    tokenisation = Tokenisation(model)
+    before, after = tokenisation.before, tokenisation.after
     room = check_context(model, context) - len(before) - len(after)
     for number, text in texts:
-        ids = list(tokenizer(text, add_special_tokens=False)["input_ids"])
+        ids = list(tokenisation.tokenizer(text, add_special_tokens=False)["input_ids"])
+        ids = ids[tokenisation.own(ids)]
         for start in range(0, len(ids), room):
             inside = ids[start : start + room]
             yield Piece(number, start, (*before, *inside, *after), len(before), len(after))
