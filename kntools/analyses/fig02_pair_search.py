@@ -22,6 +22,7 @@ from kntools.sites import Neuron, NeuronLike, as_neurons
 
 NUMBERS = ("singular", "plural")
 DETERMINERS = ("this", "that", "these", "those")
+_EXAMPLE = "prompt_groups(model, 'determiner_noun_agreement_2')"
 
 
 class PairSearch(Table):
@@ -163,13 +164,10 @@ def pair_search(
         seed: of the halves.
 
     Raises:
-        ValueError: no groups, or groups that have no determiner (another paradigm, a relation).
+        ValueError: no groups, or groups without one of `DETERMINERS` (another paradigm, a relation).
     """
-    example = "prompt_groups(model, 'determiner_noun_agreement_2')"
-    check_list("groups", groups, PromptGroup, example)
-    others = [g.key for g in groups if g.label("determiner") is None]
-    if others:
-        raise ValueError(f"pair_search needs determiner-noun pairs: {others[:3]} have none; use {example}")
+    check_list("groups", groups, PromptGroup, _EXAMPLE)
+    _check_determiners(groups)
     found, provenance = search_each(model, groups, settings, kind="pair search", run=run)
     located = Localisation.of(map(row_of, groups, found), provenance, widths=list(neuron_layers.widths(model)))
     return pairs_of(located, groups, seed=seed)
@@ -180,6 +178,7 @@ def pairs_of(found: Localisation, groups: Sequence[PromptGroup], *, seed: int = 
     if [row["group"] for row in found.rows] != [group.key for group in groups]:
         raise ValueError("these are not the groups that were localised; give the same ones, in the same order")
     pairs = [(group, row) for group, row in zip(groups, found.rows, strict=True) if group.label("noun")]
+    _check_determiners([group for group, _ in pairs])
     half_of = halves([str(g.label("determiner")) for g, _ in pairs], [noun_of(g) for g, _ in pairs], seed)
     rows: list[Row] = []
     for (group, row), half in zip(pairs, half_of, strict=True):
@@ -188,6 +187,15 @@ def pairs_of(found: Localisation, groups: Sequence[PromptGroup], *, seed: int = 
         measured = {name: row[name] for name in ("prompts", "metric", "tau", "converged", "neurons", "against")}
         rows.append({**about, **measured, "nouns": noun_of(group), "half": half})
     return PairSearch.of(rows, found.provenance, halves_seed=seed, widths=found.details["widths"])
+
+
+def _check_determiners(groups: Sequence[PromptGroup]) -> None:
+    others = [group.key for group in groups if group.label("determiner") not in DETERMINERS]
+    if others:
+        raise ValueError(
+            f"pair_search needs determiner-noun pairs, of {', '.join(DETERMINERS)}: {others[:3]} have none; "
+            f"use {_EXAMPLE}"
+        )
 
 
 def noun_of(group: PromptGroup) -> str:

@@ -13,7 +13,11 @@ offers the nearest, a malformed record one that names file and line, and a data 
 
 from kntools.data.agreement import Frame, agreement_frames
 from kntools.data.blimp_pairs import PARADIGMS, MinimalPair, blimp
-from kntools.data.consequences import (
+from kntools.data.counterfact_records import CounterFactRecord, ReducedRecord, counterfact, counterfact_reduced
+from kntools.data.facts import KnownFact, known_facts
+from kntools.data.filters import Filters, known
+from kntools.data.grouping import determiner, gender, group, number
+from kntools.data.pararel_consequences import (
     SymmetricFact,
     SynonymFact,
     TwoHopFact,
@@ -22,10 +26,6 @@ from kntools.data.consequences import (
     synonym_facts,
     two_hop_facts,
 )
-from kntools.data.counterfact_records import CounterFactRecord, ReducedRecord, counterfact, counterfact_reduced
-from kntools.data.facts import KnownFact, known_facts
-from kntools.data.filters import Filters, known
-from kntools.data.grouping import determiner, gender, group, number
 from kntools.data.pararel_facts import RELATIONS, Fact, pararel
 from kntools.data.records import Loaded, PromptSet, Skipped, TokenizerOnly
 

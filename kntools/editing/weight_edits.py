@@ -240,7 +240,7 @@ def checked(edit: WeightEdit, model: Any) -> tuple[Change, ...]:
     It was made on these weights, as they are now or as they were before one of the edits applied, and is not there yet.
     """
     stack, changes = _stack(model), edit.changes
-    if any(same(changes, other.changes) for other in stack):
+    if any(other.edit is not None and same(changes, other.changes) for other in stack):
         raise AppliedAlready("this edit is applied already; undo it first, or leave its scope")
     now, *before = fingerprints(model)
     if stack and now != stack[-1].after:

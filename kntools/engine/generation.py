@@ -16,7 +16,6 @@ from kntools.engine.plan import Intervention, checked_hooks
 from kntools.engine.writing import Drawing, continue_tokens
 from kntools.models import adapter
 from kntools.models.adapter import tokenizer_of
-from kntools.options import set_options
 from kntools.prompts import Encoded, Prompt, text_tokens
 from kntools.sites import Hook
 from kntools.tokenisation import text_of
@@ -124,9 +123,7 @@ def sample_texts(
     draw = Drawing(temperature, top_k, generator=randomness.generator(seed))
     done, ends = 0, {tokenizer.eos_token_id, tokenizer.bos_token_id}
     while done < tokens:
-        with set_options(max_rows=rows):  # all of them at the same time, whatever fits
-            written = continue_tokens(model, list(begun), length, draw)
-        for row in (new.tolist() for new in written):
+        for row in (new.tolist() for new in continue_tokens(model, list(begun), length, draw, together=rows)):
             # A text that would be empty has its end as its only token: some chat models start with nothing else.
             kept = next((row[:n] for n, token in enumerate(row) if n and token in ends), row)
             if done < tokens:

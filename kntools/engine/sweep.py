@@ -2,11 +2,10 @@
 
 The way down: `make_inputs` (inputs.py), `Runner` (runner.py), `make_passes` (plan.py), `ForwardPass` (forward.py).
 
-Four things make it fast. Interventions share what comes before the first
-block where they act; they share the tokens before the first position where they act; many of them fill one
-batch; and only logits that are asked for are made. Three things make it safe: every row is what `run_with_hooks`
-would have given, a model that does not allow this runs the plain loop instead, and a hook that never fired is an
-error.
+Four things make it fast. Interventions share what comes before the first block where they act; they share the tokens
+before the first position where they act; many of them fill one batch; and only logits that are asked for are made.
+Three things make it safe: every row is what `run_with_hooks` would have given, a model that does not allow this runs
+the plain loop instead, and a hook that never fired is an error.
 """
 
 from collections.abc import Callable, Sequence

@@ -73,9 +73,11 @@ def continue_tokens(
     *,
     edits: Sequence[Sequence[Hook]] | None = None,
     ended: Callable[[Int[Tensor, "row new"]], bool] = lambda new: False,
+    together: int | None = None,
 ) -> list[Tensor]:
     """The ids of up to `count` tokens that follow each row of ids; rows written together stop when all have `ended`.
 
+    Rows of equal length are written `together` at a time, or as many as fit; one by one where the model needs it.
     `hooks` act in all rows: those with a position in the text that is given, those without at its last token and at
     every new one. Or `edits` are the hooks of each row's own edit, which act at every token.
     """
@@ -99,7 +101,7 @@ def continue_tokens(
     stepwise = can.fill and local and _steps_are_right(model, probe_text(model, longest, length))
     written: dict[int, Tensor] = {}
     for group in alike(map(len, rows)):
-        most = 1 if alone else options().max_rows or len(group)
+        most = 1 if alone else together or options().max_rows or len(group)
         for part in (group[start : start + most] for start in range(0, len(group), most)):
             own = hooks if edits is None else by_row([edits[n] for n in part])
             tokens = torch.stack([rows[n] for n in part])

@@ -38,6 +38,7 @@ def load_hooked(source: Source, device: str, dtype: torch.dtype | None) -> Any:
             f"hooked=True can hold BertForMaskedLM and LlamaForCausalLM, not {source.architecture!r}; "
             "leave it out for a TransformerBridge"
         )
+    # Here, not above: the first are of transformer-lens 3 alone, and BERT's class replaces the module `transformers`.
     from transformer_lens import HookedEncoder, HookedTransformer, HookedTransformerConfig
     from transformer_lens.pretrained.weight_conversions import convert_bert_weights, convert_llama_weights
     from transformers import BertForPreTraining

@@ -199,6 +199,11 @@ def test_errors_say_what_to_do(groups: Loaded[PromptGroup]) -> None:
     fact = PromptGroup("Canada", "P36", "factual", (kn.Prompt("a", " b"),) * 3)
     with pytest.raises(ValueError, match=r"\['Canada'\] have none"):
         pair_search(planted.cached(), [fact])
+    some = replace(
+        groups[0], labels=(("determiner", "some"), ("noun", "horses"), ("number", "plural")), key="some horses"
+    )
+    with pytest.raises(ValueError, match=r"of this, that, these, those: \['some horses'\]"):
+        pair_search(planted.cached(), [some])
     with pytest.raises(ValueError, match="'singular' or 'plural'"):
         PairSearch.of((), {"model": "m"}).leading("dual")
 

@@ -10,6 +10,8 @@ from torch.nn.functional import cross_entropy
 
 import kntools as kn
 from kntools.editing.planting import planted
+from kntools.editing.weight_edits import LayerEdit
+from kntools.results.provenance import provenance
 from tests import zoo
 
 CAPITAL = kn.Prompt("The capital of Canada is", " Rome")
@@ -87,6 +89,13 @@ def test_the_model_is_restored_after_an_error_and_training_ends_in_time() -> Non
     with planted(model, CAPITAL, everywhere, until=0.5) as learned:
         assert learned.probability >= 0.5 and learned.steps < 200
     assert all(torch.equal(p, before[key]) for key, p in weights(model).items())
+
+
+def test_what_is_planted_is_no_edit_that_is_applied_already() -> None:
+    model = zoo.fresh("llama")
+    nothing = LayerEdit((), "nothing", provenance(model))
+    with planted(model, CAPITAL, NEURONS, steps=1), nothing.applied(model):
+        pass
 
 
 @pytest.mark.parametrize("width", [zoo.D_MODEL, zoo.D_MODEL // 2])

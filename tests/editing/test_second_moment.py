@@ -52,6 +52,16 @@ def test_it_is_the_mean_over_all_tokens(name: str) -> None:
     torch.testing.assert_close(c.matrix.double(), expected, atol=1e-4 * float(expected.abs().max()), rtol=1e-4)
 
 
+@pytest.mark.parametrize("name", ["llama", "bert"])
+def test_special_tokens_that_a_text_holds_do_not_count_twice(name: str) -> None:
+    model = zoo.tiny(name)
+    t, plain = model.tokenizer, kn.second_moment(model, 1, TEXTS)
+    first, last = (t.cls_token, t.sep_token) if name == "bert" else (t.bos_token, "")
+    assert name == "bert" or model.cfg.default_prepend_bos
+    again = kn.second_moment(model, 1, [f"{first}{text}{last}" for text in TEXTS])
+    assert again.count == plain.count and torch.equal(again.matrix, plain.matrix)
+
+
 def test_layers_together_pieces_limits_and_forms(tmp_path: Path) -> None:
     model = zoo.tiny("llama")
     several = kn.second_moment(model, [2, 0], iter(TEXTS), context=7)
