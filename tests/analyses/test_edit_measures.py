@@ -14,7 +14,7 @@ import kntools as kn
 from kntools.analyses import EDITORS, Continuations, edit_consistency, editors
 from kntools.analyses.edit_cases import cases_of
 from kntools.analyses.edit_measures import UNRELATED, neighbour_logits, says_only
-from kntools.analyses.edit_result import share_of_cases
+from kntools.analyses.edit_result import SCORES, share_of_cases
 from kntools.data import TwoHopFact
 from kntools.editing.rome_settings import MEMIT, RomeSettings
 from tests import zoo
@@ -241,3 +241,11 @@ def test_the_entropy_is_that_of_the_edited_weights() -> None:
     before, hooked = how.entropy(model, text), how.entropy(model, text, edit.hooks(model))
     with edit.applied(model):
         assert hooked == how.entropy(model, text) != before
+
+
+def test_a_score_of_answers_that_were_not_all_measured_is_none() -> None:
+    """Runs from before a field was measured lack it: that is no answer of 0, and no mean over the others."""
+    answers = [{"p": 0.25, "exact": True, "tokens": 1.0}, {"p": 0.75, "exact": False}]
+    after = {"answers": {"rewrite new": answers}}
+    assert SCORES["reliability, tokens"](after) is None and SCORES["reliability, p"](after) == 0.5
+    assert SCORES["symmetry, p"](after) is None

@@ -45,7 +45,10 @@ def test_weights_of_the_chosen_neurons_alone_change_and_come_back(name: str) -> 
             [axis] = [a for a, size in enumerate(weight.shape) if size in (zoo.D_MLP, 2 * zoo.D_MLP)]
             changed += 1
             layer = next(n for n in range(model.cfg.n_layers) if f".{n}." in key)
-            assert {i % zoo.D_MLP for i in rows[:, axis].tolist()} <= {n.index for n in NEURONS if n.layer == layer}
+            entries = rows[:, axis].tolist()
+            assert {i % zoo.D_MLP for i in entries} <= {n.index for n in NEURONS if n.layer == layer}
+            parts = {i // zoo.D_MLP for i in entries}
+            assert parts == set(range(weight.shape[axis] // zoo.D_MLP)), "gate and input may be one parameter"
         assert changed >= 6, "what enters and what leaves, in three layers"
     restored = weights(model)
     assert all(torch.equal(restored[key], before[key]) for key in before)

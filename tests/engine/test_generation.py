@@ -258,6 +258,8 @@ def test_sampled_texts_depend_on_the_seed_alone() -> None:
     model = zoo.tiny("gpt2")
     texts, same, other = (list(sample_texts(model, 60, seed=s, length=10, rows=3)) for s in (0, 0, 1))
     assert texts == same != other
+    with kn.set_options(max_rows=2):
+        assert list(sample_texts(model, 60, seed=0, length=10, rows=3)) == texts
     assert list(sample_texts(model, 30, seed=0, length=10, rows=3)) == texts[: len(texts) // 2 + len(texts) % 2][:3]
     begun = list(sample_texts(model, 20, seed=0, length=5, rows=2, start="The cat"))
     assert all(text.startswith("The cat") for text in begun)
