@@ -29,7 +29,7 @@ from kntools.models import architectures, hf_folder, hooked, load, lora, named, 
 from kntools.models import gguf as gguf_module
 from tests import zoo
 from tests.line_interrupts import interrupted_runs
-from tests.models.test_sources import write_gguf
+from tests.models.test_gguf import write_gguf
 from tests.test_modes import float64
 
 MODULES = (load, quiet, sources, lora, hf_folder, gguf_module, named, architectures, hooked, files, scopes)
