@@ -32,7 +32,7 @@ class MlpLoss(Table):
         rows = []
         for layer, some in self.to_frame().groupby("layer"):
             values = torch.tensor(some["loss"].to_numpy())
-            low, high = bootstrap_interval(values)
+            low, high = bootstrap_interval(values, bounds=(-1, 1))  # of a change of a probability
             rows.append((layer, len(values), float(values.mean()), float(low), float(high)))
         return pd.DataFrame(rows, columns=["layer", "n", "loss", "low", "high"])
 

@@ -30,6 +30,9 @@ UNITS = {
     "kl_divergence": "KL divergence from the clean run (nats)",
 }
 
+#: Those from 0 to 1.
+PROBABILITIES = ("probability", "two_way")
+
 
 def alike(one: float, other: float) -> bool:
     """Do two values of a metric differ by rounding alone? Then nothing is to be divided by their difference."""

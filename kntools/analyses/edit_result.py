@@ -13,7 +13,7 @@ import torch
 from kntools.arguments import several
 from kntools.results.display import number
 from kntools.results.result import Result
-from kntools.results.statistics import mean_interval, share_interval
+from kntools.results.statistics import CHANGE_OF_SHARE, COUNT, SHARE, Bounds, mean_interval, share_interval
 
 #: What a model says to one case: `answers` is role -> list of `{"p", "first", "exact", "tokens"}`;
 #: `entropy`, `free`, `says`, `perplexity` and `kl` where they were measured.
@@ -98,8 +98,8 @@ KNOWN = {
 
 #: Scores that are shares of questions answered in one way, each yes or no.
 SHARES = {s for s in SCORES if s in _ASKED or s.endswith((", exact", ", first", ", free", " gone"))}
-#: Scores in units of their own, which do not go on one axis with the others.
-_OTHER_UNITS = ("neighborhood KL", "generation entropy", "perplexity")
+#: Scores in units of their own, which do not go on one axis with the others -> their bounds.
+_OTHER_UNITS: dict[str, Bounds] = {"neighborhood KL": COUNT, "generation entropy": COUNT, "perplexity": (1.0, math.inf)}
 
 
 def knew(before: Payload, score: str) -> bool:
@@ -120,7 +120,10 @@ def share_of_cases(values: Sequence[float]) -> dict[str, float]:
 
 def interval_of(score: str, values: Sequence[float]) -> dict[str, float]:
     """`mean`, `low`, `high` of a score, one value per case."""
-    return share_of_cases(values) if score in SHARES else mean_interval(values)
+    if score in SHARES:
+        return share_of_cases(values)
+    bounds = CHANGE_OF_SHARE if score.endswith(" magnitude") else SHARE
+    return mean_interval(values, bounds=_OTHER_UNITS.get(score, bounds))
 
 
 def generation_entropy(ids: Sequence[int]) -> float:

@@ -12,11 +12,12 @@ from kntools.analyses.prompt_group import PromptGroup
 from kntools.arguments import check_list
 from kntools.engine.inputs import check_choice
 from kntools.models import neuron_layers
-from kntools.results.statistics import holm, mean_interval, welch
+from kntools.results.statistics import COUNT, SHARE, holm, mean_interval, welch
 from kntools.results.table import Row, Table
 from kntools.sites import Neuron
 
 MEASURES = {"count": "|KN|", "tau": "tau", "r1": "R1^2"}
+_BOUNDS = {"count": COUNT, "tau": SHARE, "r1": SHARE}
 
 
 class Localisation(Table):
@@ -34,7 +35,7 @@ class Localisation(Table):
         for source, own in self.to_frame().groupby("source", sort=False):
             row: Row = {"source": source, "kind": own["kind"].iloc[0], "groups": len(own)}
             for name in MEASURES:
-                found = mean_interval(own[name].astype(float).tolist(), seed=seed)
+                found = mean_interval(own[name].astype(float).tolist(), bounds=_BOUNDS[name], seed=seed)
                 row |= {name: found["mean"], f"{name}_low": found["low"], f"{name}_high": found["high"]}
                 if f"null_{name}" in own:
                     row[f"null_{name}"] = float(own[f"null_{name}"].astype(float).mean())

@@ -11,7 +11,7 @@ from torch import Tensor
 from kntools import randomness
 from kntools.analyses.fig03_localisation import Localisation
 from kntools.arguments import whole
-from kntools.results.statistics import bootstrap_interval
+from kntools.results.statistics import SHARE, bootstrap_interval
 from kntools.results.table import Table
 from kntools.sites import NeuronLike, as_neurons
 
@@ -86,7 +86,8 @@ def layer_distribution(
     for kind, groups in layers.items():
         counts = [torch.bincount(torch.tensor(own), minlength=n_layers).double() for own in groups]
         shares[kind] = torch.stack([count / count.sum() for count in counts])
-        numbers = torch.stack([shares[kind].mean(0), *bootstrap_interval(shares[kind], seed=seed)]).T.tolist()
+        ends = bootstrap_interval(shares[kind], bounds=SHARE, seed=seed)
+        numbers = torch.stack([shares[kind].mean(0), *ends]).T.tolist()
         neurons = torch.stack(counts).sum(0).int().tolist()
         rows += [
             {"kind": kind, "layer": layer, "neurons": n, "share": share, "low": low, "high": high}

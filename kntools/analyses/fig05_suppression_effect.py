@@ -1,5 +1,6 @@
 """Figure 5: what suppressing a neuron does to the probability of plural, singular and neutral modifiers."""
 
+import math
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -13,7 +14,7 @@ from kntools.analyses.prompt_group import NamedPrompts, check_prompts
 from kntools.analyses.words import FIGURE_5, Words
 from kntools.arguments import decimal, flag
 from kntools.engine.inputs import check_choice
-from kntools.results.statistics import bootstrap_interval, holm, statistic_interval, t_test
+from kntools.results.statistics import UNBOUNDED, bootstrap_interval, holm, statistic_interval, t_test
 from kntools.results.table import Row, Table
 from kntools.sites import NeuronLike
 
@@ -31,7 +32,8 @@ CHANGES: dict[Definition, Callable[[Tensor, Tensor], Tensor]] = {
 _DEFINITIONS = tuple(CHANGES)  # a row holds each once
 CHANGES["eleutherai"] = CHANGES["mean_ratio"]
 CHANGES["log_odds"] = lambda b, a: a.mean(-1) - b.mean(-1)
-_MEANS = ("log_odds", "mean_ratio", "eleutherai")  # means of the changes of single prompts
+# Means of the changes of single prompts, and between which ends these lie.
+_MEANS = {"log_odds": UNBOUNDED, "mean_ratio": (-1.0, math.inf), "eleutherai": (-1.0, math.inf)}
 _RESAMPLES = 1000
 
 
@@ -133,7 +135,7 @@ def effect_of(
 
         if change in _MEANS:
             each = CHANGES[change](before[:, None], after[:, None])
-            low, high = map(float, bootstrap_interval(each, resamples=_RESAMPLES, seed=seed))
+            low, high = map(float, bootstrap_interval(each, bounds=_MEANS[change], resamples=_RESAMPLES, seed=seed))
         else:
             low, high = statistic_interval(statistic, len(before), resamples=_RESAMPLES, seed=seed)
         t, p = t_test(before, after, paper=paper)

@@ -17,7 +17,7 @@ from kntools.analyses.words import FIGURE_5, SLOT, Words, check_words, checked_w
 from kntools.arguments import decimal
 from kntools.hooks.neurons import scale_neurons
 from kntools.results.result import Result
-from kntools.results.statistics import mean_interval
+from kntools.results.statistics import CHANGE_OF_SHARE, mean_interval
 from kntools.results.table import Row
 from kntools.sites import Neuron, NeuronLike
 
@@ -80,7 +80,7 @@ class ProbabilityShift(Result):
         """
         rows = []
         for about, before, after in self.each():
-            change = mean_interval(after - before)
+            change = mean_interval(after - before, bounds=CHANGE_OF_SHARE)
             means = {"before": float(before.mean()), "after": float(after.mean()), "difference": change.pop("mean")}
             at = self._place(about["group"], about["word"])
             foils = {"foil_before": self.foil_before, "foil_after": self.foil_after}

@@ -23,7 +23,7 @@ from kntools.models import adapter
 from kntools.prompts import Prompt
 from kntools.results.display import number
 from kntools.results.result import Result
-from kntools.results.statistics import Interval, bootstrap_interval, mean_interval
+from kntools.results.statistics import CHANGE_OF_EFFECT, CHANGE_OF_SHARE, Interval, bootstrap_interval, mean_interval
 from kntools.results.table import Row
 from kntools.tracing.causal_tracing import trace_states
 from kntools.tracing.noise import noise_level, subject_sigma
@@ -87,7 +87,7 @@ class TracingProfile(Result):
 
     def interval(self, *, seed: int = 0) -> Interval:
         """95 % interval of the mean over prompts, `(low, high)`, `[variant role layer]` each: `bootstrap_interval`."""
-        return bootstrap_interval(self.effects.transpose(0, 1), seed=seed)
+        return bootstrap_interval(self.effects.transpose(0, 1), bounds=CHANGE_OF_SHARE, seed=seed)
 
     def peak(self, kind: str, role: str, *, sever: str | None = None) -> tuple[int, float]:
         """The layer with the largest mean effect for a role, and that effect."""
@@ -126,7 +126,10 @@ class TracingProfile(Result):
         for effects, (kind, cut) in zip(self.effects, self.variants, strict=True):
             rows += [(kind, cut or "", what, values) for what, values in site_effects(effects, self.roles).items()]
         named = [{"kind": k, "severed": c, "what": what, "n": int((~x.isnan()).sum())} for k, c, what, x in rows]
-        return pd.DataFrame([row | mean_interval(x, seed=seed) for row, (*_, x) in zip(named, rows, strict=True)])
+        differences = {f"{name} - rest" for name in SITES}
+        bounds = [CHANGE_OF_EFFECT if what in differences else CHANGE_OF_SHARE for _, _, what, _ in rows]
+        means = [mean_interval(x, bounds=b, seed=seed) for (*_, x), b in zip(rows, bounds, strict=True)]
+        return pd.DataFrame([row | mean for row, mean in zip(named, means, strict=True)])
 
     def tables(self) -> dict[str, pd.DataFrame]:
         return {"sites": self.summary()}

@@ -28,7 +28,7 @@ from kntools.hooks.neurons import ablate_neurons
 from kntools.models import neuron_layers
 from kntools.models.causality import is_masked
 from kntools.prompts import Prompt, encode_many
-from kntools.results.statistics import holm, mean_interval, t_test
+from kntools.results.statistics import CHANGE_OF_SHARE, SHARE, holm, mean_interval, t_test
 from kntools.results.table import Row, Table
 
 Selection = Callable[[Any, Prompt], Attribution]
@@ -95,7 +95,8 @@ class SelectionMethods(Table):
         for name, own in found.items():
             curve, cost = self.curve(name), (own["gradients"].mean(), own["seconds"].mean())
             areas = [x for at in ("cpr", "cmd") for x in (getattr(curve, at), *map(float, curve.interval(at)))]
-            rows.append((name, len(own), *mean_interval(drops[name]).values(), *areas, *cost))
+            drop = mean_interval(drops[name], bounds=CHANGE_OF_SHARE).values()
+            rows.append((name, len(own), *drop, *areas, *cost))
         columns = ["method", "n", "drop", "low", "high"]
         columns += [f"{at}{end}" for at in ("cpr", "cmd") for end in ("", "_low", "_high")] + ["gradients", "seconds"]
         p_values = [t_test(first, drop)[1] if len(drop) > 1 else float("nan") for drop in others]
@@ -107,7 +108,7 @@ class SelectionMethods(Table):
         rows = []
         for a, b in combinations(chosen, 2):
             shared = [len(x & y) / len(x | y) for x, y in zip(chosen[a], chosen[b], strict=True)]
-            rows.append((a, b, *mean_interval(shared).values()))
+            rows.append((a, b, *mean_interval(shared, bounds=SHARE).values()))
         return pd.DataFrame(rows, columns=["one", "other", "jaccard", "low", "high"])
 
     def tables(self) -> dict[str, pd.DataFrame]:

@@ -19,7 +19,7 @@ from kntools.engine.answers import answer_values
 from kntools.models import neuron_layers
 from kntools.prompts import Prompt
 from kntools.randomness import python_random
-from kntools.results.statistics import mean_interval
+from kntools.results.statistics import SHARE, mean_interval
 from kntools.results.table import Row, Table
 
 
@@ -39,7 +39,9 @@ class PlantedFacts(Table):
         rows = []
         for method, own in self.learned().groupby("method", sort=False):
             shares = [sum(rank <= size for rank in ranks) / len(ranks) for ranks in own["ranks"]]
-            rows.append((method, size, len(own), *mean_interval(shares).values(), size / self.details["neurons"]))
+            rows.append(
+                (method, size, len(own), *mean_interval(shares, bounds=SHARE).values(), size / self.details["neurons"])
+            )
         return pd.DataFrame(rows, columns=["method", "k", "n", "recall", "low", "high", "chance"])
 
     def summary(self) -> pd.DataFrame:

@@ -37,7 +37,7 @@ def choose_metrics(model: Any, encoded: Sequence[Encoded], given: Metrics | str)
     if not callable(given):
         return each, "one per prompt"
     name = getattr(given, "__name__", type(given).__name__)
-    return each, name if name.isidentifier() else "metric"
+    return each, name if name.isidentifier() and name not in _NAMED else "metric"
 
 
 def has_contrast(encoded: Encoded) -> bool:

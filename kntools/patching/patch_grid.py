@@ -8,11 +8,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from kntools.arguments import whole
-from kntools.metrics import alike
+from kntools.metrics import PROBABILITIES, alike
 from kntools.prompts import Prompt
 from kntools.results.display import number
 from kntools.results.result import Figure, Result
-from kntools.results.statistics import Interval, bootstrap_interval, pearson, spearman
+from kntools.results.statistics import CHANGE_OF_SHARE, UNBOUNDED, Interval, bootstrap_interval, pearson, spearman
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -77,7 +77,9 @@ class PatchGrid(Result):
 
     def interval(self, *, confidence: float = 0.95, resamples: int = 2000, seed: int = 0) -> Interval:
         """Interval of the mean effect over pairs, `(low, high)`, `[layer column]` each: `bootstrap_interval`."""
-        return bootstrap_interval(self.effect_per_pair, confidence=confidence, resamples=resamples, seed=seed)
+        bounds = CHANGE_OF_SHARE if self.metric in PROBABILITIES else UNBOUNDED
+        values = self.effect_per_pair
+        return bootstrap_interval(values, bounds=bounds, confidence=confidence, resamples=resamples, seed=seed)
 
     def agreement(self, other: "PatchGrid") -> dict[str, float]:
         """Agreement with another grid's effects, e.g. of an attribution grid with the exact ones.

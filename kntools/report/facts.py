@@ -25,6 +25,7 @@ from kntools.report.figure import ALPHA, Shown, asset, chart, paired_test, table
 from kntools.report.page import Block
 from kntools.report.study import Study
 from kntools.results.display import within
+from kntools.results.statistics import CHANGE_OF_SHARE
 from kntools.results.table import Row
 from kntools.sites import Hook, Neuron
 from kntools.tokenisation import text_of
@@ -121,7 +122,7 @@ def _control(study: Study, asked: Sequence[Prompt], name: str, top: Sequence[Neu
 def facts(study: Study) -> Shown:
     """The part of the report: is the answer lower without leading neurons than without random ones?"""
     found = fact_effects(study)
-    result = paired_test(found.leading.double() - found.random.double().mean(1))
+    result = paired_test(found.leading.double() - found.random.double().mean(1), CHANGE_OF_SHARE)
     change = within(result["mean"], result["low"], result["high"])
     claim = (
         f"Suppressing a fact's {found.top} leading neurons instead of {found.top} random ones changes the probability "

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from kntools.report.page import Block, Chart, PageTable
 from kntools.report.study import Study
-from kntools.results.statistics import share_interval, student_interval, t_test
+from kntools.results.statistics import Bounds, share_interval, student_interval, t_test
 from kntools.results.table import Row
 from kntools.sites import Neuron
 
@@ -111,9 +111,11 @@ def share(hits: int, of: int) -> str:
     return f"{hits} of {of} ({100 * hits / of:.0f} % [{100 * low:.0f}, {100 * high:.0f}])"
 
 
-def paired_test(differences: Float[Tensor, " item"]) -> Row:
-    """`n, mean, low, high, t, p`: the mean of differences, Student's 95 % interval, and the t-test of mean 0."""
+def paired_test(differences: Float[Tensor, " item"], bounds: Bounds) -> Row:
+    """`n, mean, low, high, t, p`: the mean of differences that lie within `bounds`, Student's 95 % interval, and the
+    t-test of mean 0.
+    """
     present = differences[~differences.isnan()].double()
-    low, high = map(float, student_interval(present))
+    low, high = (float(end.clamp(*bounds)) for end in student_interval(present))
     t, p = t_test(present * 0, present) if len(present) > 1 else (math.nan, math.nan)
     return {"n": len(present), "mean": float(present.mean()), "low": low, "high": high, "t": t, "p": p}

@@ -17,7 +17,7 @@ from kntools.report.figure import ALPHA, Shown, blocks, paired_test, share, test
 from kntools.report.page import Block
 from kntools.report.study import Study
 from kntools.results.display import within
-from kntools.results.statistics import fisher, holm, sign_test
+from kntools.results.statistics import CHANGE_OF_EFFECT, fisher, holm, sign_test
 from kntools.results.table import Row
 
 
@@ -127,7 +127,7 @@ def tracing(study: Study) -> Shown:
             for site in SITES:
                 about = {"prompts": _words(what), "kind": kind, "severed": cut or "", "site": site}
                 above = found[f"{site} - rest"]
-                rows.append({**about, **paired_test(above)})
+                rows.append({**about, **paired_test(above, CHANGE_OF_EFFECT)})
                 effects += [{**about, "prompt": n, "above rest": value} for n, value in enumerate(above.tolist())]
         unit = "the answer's probability" if profile.metric == "probability" else UNITS[profile.metric]
         shown: dict[str, Any] = {"part": what, "what": _words(what), "window": profile.window, "unit": unit}

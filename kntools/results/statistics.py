@@ -17,6 +17,15 @@ from torch import Tensor
 from kntools import randomness
 from kntools.arguments import decimal, whole
 
+#: Between which ends every value lies, and so every mean.
+Bounds = tuple[float, float]
+UNBOUNDED: Bounds = (-math.inf, math.inf)
+COUNT: Bounds = (0.0, math.inf)
+SHARE: Bounds = (0.0, 1.0)
+CHANGE_OF_SHARE: Bounds = (-1.0, 1.0)
+CHANGE_OF_EFFECT: Bounds = (-2.0, 2.0)  # the difference of two such changes
+_ROUNDING = 1e-4  # of shares that were computed with few bits
+
 # Percentile bootstraps of fewer items are too narrow: one of 95 % holds the mean of 10 in 89 %, that of 3 in 73 %.
 _FEW = 20
 
@@ -29,7 +38,12 @@ class Interval(NamedTuple):
 
 
 def bootstrap_interval(
-    values: Float[Tensor, "item ..."], *, confidence: float = 0.95, resamples: int = 2000, seed: int = 0
+    values: Float[Tensor, "item ..."],
+    *,
+    bounds: Bounds = UNBOUNDED,
+    confidence: float = 0.95,
+    resamples: int = 2000,
+    seed: int = 0,
 ) -> Interval:
     """Interval of the mean over items, `(low, high)`: a percentile bootstrap, and Student's of fewer than 20 items.
 
@@ -38,10 +52,15 @@ def bootstrap_interval(
     ```
 
     Entries that are nan are left out: an item need not have all of them. Where fewer than two items have a value, both
-    ends are nan.
+    ends are nan. Student's interval of shares may reach beyond 0 or 1: what is outside of `bounds`, between which every
+    value and so the mean lies, is cut off.
     """
     if values.shape[0] == 0:
         raise ValueError("no items; give at least one")
+    low, high = bounds
+    beyond = values[(values < low - _ROUNDING) | (values > high + _ROUNDING)]
+    if beyond.numel():
+        raise ValueError(f"a value of {beyond[0]:g} is not between {low:g} and {high:g}; give the bounds of all values")
     confidence = decimal("confidence", confidence, above=0, below=1)
     resamples = whole("resamples", resamples, least=1)
     # Not scipy's: one matrix product gives the means of all resamples of all entries, with those that are nan left out.
@@ -57,7 +76,7 @@ def bootstrap_interval(
     few = present.sum(0) < _FEW
     if bool(few.any()):
         ends = [torch.where(few, *both) for both in zip(student_interval(flat, confidence), ends, strict=True)]
-    return Interval(*(end.reshape(values.shape[1:]).to(values.dtype) for end in ends))
+    return Interval(*(end.clamp(low, high).reshape(values.shape[1:]).to(values.dtype) for end in ends))
 
 
 def student_interval(values: Float[Tensor, "item ..."], confidence: float = 0.95) -> Interval:
@@ -68,10 +87,12 @@ def student_interval(values: Float[Tensor, "item ..."], confidence: float = 0.95
     return Interval(*(mean + side * t_quantile(n - 1, confidence) * error for side in (-1, 1)))
 
 
-def mean_interval(values: Sequence[float] | Float[Tensor, " item"], *, seed: int = 0) -> dict[str, float]:
+def mean_interval(
+    values: Sequence[float] | Float[Tensor, " item"], *, bounds: Bounds = UNBOUNDED, seed: int = 0
+) -> dict[str, float]:
     """`mean`, `low`, `high` of one number per item, as entries of a row: the interval is `bootstrap_interval`."""
     items = torch.as_tensor(values, dtype=torch.float64)
-    low, high = bootstrap_interval(items, seed=seed)
+    low, high = bootstrap_interval(items, bounds=bounds, seed=seed)
     return {"mean": float(items.nanmean()), "low": float(low), "high": float(high)}
 
 

@@ -123,8 +123,10 @@ def test_the_two_sites_by_hand() -> None:
         "late site - rest": 0.595,
     }
     assert set(found["n"]) == {2}
-    ends = (0.6 - 12.706 * 0.1, 0.6 + 12.706 * 0.1)  # Student's of two
-    assert (found["low"]["late site"], found["high"]["late site"]) == pytest.approx(ends, abs=1e-4)
+    # Student's of two; an effect is at most 1, a difference of two at most 2.
+    assert (found["low"]["late site"], found["high"]["late site"]) == pytest.approx((0.6 - 12.706 * 0.1, 1), abs=1e-4)
+    assert found["high"]["late site - rest"] == pytest.approx(0.595 + 12.706 * 0.105, abs=1e-3)
+    assert 1 < found["high"]["late site - rest"] < 2
 
 
 def test_a_profile_says_its_metric() -> None:

@@ -88,6 +88,18 @@ def test_each_side_has_its_own_runs_metric_about_the_clean_answer(name: str, met
         torch.testing.assert_close(fast.effect_per_pair[n], line, atol=1e-3 * gap, rtol=1e-3)
 
 
+def test_a_function_does_not_get_the_name_of_one_of_ours() -> None:
+    """What a result calls a probability lies between 0 and 1."""
+
+    def probability(logits: Tensor) -> Tensor:
+        return 100 * logits.softmax(-1)[:, 5]
+
+    clean, corrupted, _ = pairs("llama")
+    grid = kn.activation_patch(zoo.tiny("llama"), clean, corrupted, site="attn_out", metric=probability)
+    assert grid.metric == "metric"
+    assert bool(grid.interval().low.isfinite().all())
+
+
 def first_order(
     model: Any, start: Tensor, source: Tensor, metric: Callable[[Tensor], Tensor], pos: int
 ) -> Tensor:  # [layer position]

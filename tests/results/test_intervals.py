@@ -17,6 +17,8 @@ from kntools.analyses.fig05_suppression_effect import SuppressionEffect, effect_
 from kntools.analyses.fig06_cooccurrence_bias import cooccurrence_bias
 from kntools.analyses.fig07_probability_shift import ProbabilityShift
 from kntools.analyses.fig09_tracing_profile import TracingProfile
+from kntools.analyses.method_comparison import RANDOM, SelectionMethods
+from kntools.analyses.planted_knowledge import PlantedFacts
 from kntools.patching.patch_grid import PatchGrid
 from kntools.prompts import Prompt
 from kntools.report.figure import paired_test, share
@@ -38,8 +40,9 @@ PROMPTS = tuple(Prompt(f"text {i}", " a") for i in range(N))
 
 
 def drawn(*shape: int, seed: int = 0) -> torch.Tensor:
-    """Skewed values: both ends of an interval have to be right."""
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).exp()
+    """Skewed values from 0 to 1: both ends of an interval have to be right."""
+    values = torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).exp()
+    return values / values.max()
 
 
 def assert_95(low: Any, high: Any, values: torch.Tensor, statistic: Callable[..., Any] = np.mean) -> None:
@@ -94,9 +97,11 @@ def test_the_ends_of_a_share_are_those_that_a_score_test_just_accepts(hits: int,
 
 def test_the_words_of_a_report_hold_the_same_ends() -> None:
     assert share(7, 8) == "7 of 8 (88 % [53, 98])"  # Wilson's, by hand: 0.529 to 0.978
-    values, found = drawn(N), paired_test(drawn(N))
+    values, found = drawn(N), paired_test(drawn(N), (-1, 1))
     test = stats.ttest_1samp(values.numpy(), 0)
     ends = test.confidence_interval(0.95)
+    few = paired_test(torch.tensor([0.5, 1.5, torch.nan]), (-2, 2))
+    assert (few["n"], few["low"], few["high"]) == (2, -2, 2), "Student's: -5.4 to 7.4"
     expected = [float(values.mean()), ends.low, ends.high, test.statistic, test.pvalue]
     assert [found[name] for name in ("mean", "low", "high", "t", "p")] == pytest.approx(expected)
 
@@ -135,13 +140,75 @@ def localised(rows: Sequence[dict[str, Any]]) -> Localisation:
 
 def test_intervals_of_localisation_are_of_95_percent() -> None:
     values = drawn(N)
-    [row] = localised([{"r1": v, "tau": 2 * v} for v in values.tolist()]).summary().to_dict("records")
+    [row] = localised([{"r1": v, "tau": v / 2} for v in values.tolist()]).summary().to_dict("records")
     assert_95(row["r1_low"], row["r1_high"], values)
-    assert_95(row["tau_low"], row["tau_high"], 2 * values)
+    assert_95(row["tau_low"], row["tau_high"], values / 2)
     layers = torch.randint(2, (N,), generator=torch.Generator().manual_seed(0))
     found = layer_distribution({"facts": [[(layer, 0)] for layer in layers.tolist()]}, n_layers=2)
     for row in found.rows:
         assert_95(row["low"], row["high"], (layers == row["layer"]).double())
+
+
+def test_intervals_of_two_items_end_where_values_can_be() -> None:
+    """Student's interval of 0 and 1 is -5.9 to 6.9."""
+    nothing, everything = torch.zeros(2), torch.tensor([0.0, 1.0])
+    found = localised([{"count": 1, "tau": 0.0, "r1": 0.0}, {"count": 9, "tau": 1.0, "r1": 1.0}])
+    [row] = found.summary().to_dict("records")
+    assert (row["tau_low"], row["tau_high"], row["r1_low"], row["r1_high"]) == (0, 1, 0, 1)
+    assert row["count_low"] == 0 and row["count_high"] == pytest.approx(5 + 12.706 * 4, abs=1e-2)
+    layers = layer_distribution({"facts": [[(0, 0)], [(1, 0)]]}, n_layers=2)
+    assert [(row["low"], row["high"]) for row in layers.rows] == [(0, 1), (0, 1)]
+    [row] = shifted(nothing[:, None], everything[:, None]).to_frame().to_dict("records")
+    assert (row["low"], row["high"]) == (-1, 1)
+    facts = [{"method": "a", "after": 1.0, "ranks": [rank]} for rank in (1, 50)]
+    recall = PlantedFacts.of(facts, HEADER, count=2, neurons=100, until=0.9).recall()
+    assert (recall["low"].item(), recall["high"].item()) == (0, 1)
+    about = {"text": "a", "target": " b", "before": 1.0, "ablated": 0.0, "gradients": 1, "seconds": 1.0}
+    about |= {"kept": [0.5, 1.0], "removed": [0.5, 0.0]}
+    drops = [{**about, "method": m, "drop": d} for m in ("a", RANDOM) for d in (0.0, 1.0)]
+    curve = {"shares": (0.1, 1.0), "counts": (1, 10), "ablation": "mean"}
+    table = SelectionMethods.of(drops, HEADER, methods=["a"], faithfulness=curve).summary()
+    assert table["low"].tolist() == [-1, -1] and table["high"].tolist() == [1, 1]
+
+    def scored(p: float) -> dict[str, Any]:
+        answer, other = ({"p": value, "first": False, "exact": False, "tokens": value} for value in (p, 1 - p))
+        answers = {"reverse new": [answer], "rewrite new": [answer], "rewrite true": [other]}
+        return {"answers": answers, "kl": p, "entropy": p, "perplexity": 1 + p}
+
+    both = (scored(0.0), scored(1.0))
+    result = EditConsistency(("a", "b"), both, {"rome": both}, {}, HEADER)
+    ends = result.to_frame().set_index("score")[["low", "high"]]
+    expected = {
+        "symmetry, p": (0, 1),
+        "reliability, tokens": (0, 1),
+        "efficacy magnitude": (-1, 1),
+        "neighborhood KL": (0, pytest.approx(6.853, abs=1e-3)),
+        "generation entropy": (0, pytest.approx(6.853, abs=1e-3)),
+        "perplexity": (1, pytest.approx(7.853, abs=1e-3)),
+    }
+    assert {score: tuple(ends.loc[score].to_numpy()[-1]) for score in expected} == expected
+
+
+def test_intervals_of_few_pairs_and_prompts_end_where_effects_can_be() -> None:
+    cells = torch.tensor([0.0, 1.0]).reshape(2, 1, 1)
+    settings = ((0,), (0,), "position", "resid_pre", "activation")
+    pairs = (False, (("a",),) * 2, tuple((p, p) for p in PROMPTS[:2]), HEADER)
+    for metric, end in (("probability", 1), ("two_way", 1), ("contrast", 6.853)):
+        grid = PatchGrid(cells, torch.zeros(2), torch.zeros(2), *settings, metric, *pairs)
+        low, high = grid.interval()
+        assert (float(low), float(high)) == pytest.approx((max(-end, 0.5 - 6.353), end), abs=1e-3)
+    effects = cells.reshape(1, 2, 1, 1).expand(1, 2, len(TracingProfile.roles), 6)
+    profile = TracingProfile(effects, torch.ones(2), torch.zeros(2), (("hidden", None),), PROMPTS[:2], 1, HEADER)
+    assert set(profile.to_frame()["low"]) == {-1} and set(profile.to_frame()["high"]) == {1}
+
+
+def test_a_value_beyond_its_bounds_is_an_error() -> None:
+    """An interval that is cut off would not hold the mean."""
+    assert bootstrap_interval(torch.tensor([0.0, 1 + 1e-6]), bounds=(0, 1)).high == 1, "rounding"
+    for wrong in ([0.5, 1.01], [-0.01, 0.5]):
+        with pytest.raises(ValueError, match="not between 0 and 1; give the bounds"):
+            bootstrap_interval(torch.tensor(wrong), bounds=(0, 1))
+    assert bootstrap_interval(torch.tensor([0.5, 0.6, torch.nan]), bounds=(0, 1)).low == 0
 
 
 def shifted(before: torch.Tensor, after: torch.Tensor) -> ProbabilityShift:
@@ -156,7 +223,7 @@ def test_intervals_of_word_effects_are_of_95_percent() -> None:
     assert_95(row["low"], row["high"], pair[1] - pair[0])
     [row] = effect_of(shifted(before[:5], after[:5]), change="mean_ratio").rows
     few = stats.ttest_1samp((after[:5, 0] / before[:5, 0] - 1).double().numpy(), 0).confidence_interval(0.95)
-    assert (row["low"], row["high"]) == pytest.approx((few.low, few.high), rel=1e-5)
+    assert (row["low"], row["high"]) == pytest.approx((-1, few.high), rel=1e-5) and few.low < -1
     [row] = effect_of(shift, change="dai").rows
     assert_95(row["low"], row["high"], pair, lambda b, a: (a.mean() - b.mean()) / b.mean())
     [row] = effect_of(shift, change="mean_ratio").rows
