@@ -158,7 +158,7 @@ TABLES: tuple[Table, ...] = (
     Table(
         "docs/editing.md",
         "edit-layers",
-        "edit-layers.csv",
+        "edit-layers-summary.csv",
         {
             "layer": column("layer"),
             "n": column("n"),

@@ -122,7 +122,7 @@ CONTRADICTIONS |= {
     ),
     "C under another layer": (_edited_in_one_layer, "has the C of layer 1 under 2; give {1: C}"),
     "C under a text": (
-        lambda m: layer_choice.sweep_layers(m, [], [1], second_moments={"1": None}),
+        lambda m: layer_choice.edit_layer(m, [], [1], second_moments={"1": None}),
         "a layer of second_moments='1'; give a whole number",
     ),
 }

@@ -279,9 +279,18 @@ def test_what_the_page_says_of_both_metrics() -> None:
 
 def test_eight_facts_do_not_tell_layers_apart() -> None:
     after = {key.split("/")[0]: payloads for key, payloads in items("edit-layers.jsonl").items()}
-    kept = [torch.tensor([SCORES["neighborhood"](p) for p in after[layer]]) for layer in ("1", "3", "5", "8", "11")]
-    assert {len(values) for values in kept} == {8}
-    p_values = [t_test(a, b)[1] for a, b in combinations(kept, 2)]
+    names = ("efficacy", "paraphrase", "neighborhood")
+    p_values = []
+    for name in names:
+        kept = [torch.tensor([SCORES[name](p) for p in after[layer]]) for layer in ("1", "3", "5", "8", "11")]
+        assert {len(values) for values in kept} == {8}
+        p_values += [t_test(a, b)[1] for a, b in combinations(kept, 2)]
+    found = kn.load(RESULTS / "edit-layers.json")
+    assert found.differences()["p"].tolist() == pytest.approx(p_values)
+    assert found.differences()["p_holm"].tolist() == pytest.approx(holm(p_values))
+    for name in (*names, "efficacy magnitude", "neighborhood magnitude"):
+        scores = [SCORES[name](p) for payloads in (after[str(n)] for n in (1, 3, 5, 8, 11)) for p in payloads]
+        assert found.to_frame()[name].tolist() == scores
     words = f"the lowest p is {min(p_values):.3f}, and {min(holm(p_values)):.3f} after Holm's correction"
-    assert len(p_values) == 10 and min(holm(p_values)) > 0.05
+    assert len(p_values) == 30 and min(holm(p_values)) > 0.05
     assert words in page_text("docs/editing.md")

@@ -27,6 +27,7 @@ from kntools.analyses.fig10_edit_examples import edit_examples
 from kntools.analyses.fig11_edit_consistency import edit_consistency
 from kntools.analyses.forgetting import forgetting_curve
 from kntools.analyses.hase_regression import TracingAndEditing
+from kntools.analyses.layer_choice import EditLayer
 from kntools.analyses.method_comparison import selection_methods
 from kntools.analyses.neuron_transfer import transfer
 from kntools.analyses.planted_knowledge import planted_facts
@@ -94,6 +95,15 @@ def traced_and_edited(model: Any) -> Any:
     return TracingAndEditing(frame, {"model": EVIL, "fingerprint": "", "settings": {}, "versions": {}})
 
 
+def edited_by_layer(model: Any) -> Any:
+    scores = ("efficacy", "paraphrase", "neighborhood", "efficacy magnitude", "neighborhood magnitude")
+    rows = [
+        {"layer": layer, "case": f"{EVIL}{n}", **dict.fromkeys(scores, n / 2)} for layer in (0, 1) for n in range(3)
+    ]
+    details = {"proposed": 1, "traced": 2, "effects": [0.1, 0.2]}
+    return EditLayer.of(rows, {"model": EVIL, "fingerprint": "", "settings": {}, "versions": {}}, **details)
+
+
 COUNTS = {word: {"plural": n + 10, "singular": 20 - n} for n, word in enumerate(("book", "books", "cat"))}
 RESULTS: dict[str, Callable[[Any], Any]] = {
     "Encoded": lambda m: kn.encode(m, PROMPT),
@@ -130,6 +140,7 @@ RESULTS: dict[str, Callable[[Any], Any]] = {
     "EditConsistency": lambda m: edit_consistency(m, [CASE], {METHOD: values_method(3)}, continuations=SHORT),
     "ForgettingCurve": lambda m: forgetting_curve(m, [CASE], {METHOD: values_method(3)}, counts=[1]),
     "TracingAndEditing": traced_and_edited,
+    "EditLayer": edited_by_layer,
     "Loaded": lambda m: Loaded(tuple(GROUPS * 20), Skipped.of([EVIL]), EVIL),
     "PromptSet": lambda m: kn.data.PromptSet(tuple(PAIRS), tuple(PAIRS), ("",) * len(PAIRS), Skipped(), EVIL),
 }

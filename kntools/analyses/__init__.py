@@ -18,7 +18,7 @@
 | | `transfer` | `Transfer`: neurons of one paradigm, suppressed in others |
 | | `selection_methods` | `SelectionMethods`: ways to choose neurons |
 | | `planted_facts` | `PlantedFacts`: which of them find neurons that a fact was trained into |
-| | `propose_layer`, `sweep_layers` | `Proposal`, a table: which layer to edit |
+| | `propose_layer`, `edit_layer` | `Proposal`, `EditLayer`: which layer to edit |
 
 Every result has `to_frame()`, `summary()`, `tables()` (further tables by name) and `plot()`. `settings` says how
 neurons are searched for (`PAPER`: the published way), `seed` is of what is drawn at random, and `run` a file that keeps
@@ -69,9 +69,10 @@ from kntools.analyses.forgetting import ForgettingCurve as ForgettingCurve
 from kntools.analyses.forgetting import forgetting_curve as forgetting_curve
 from kntools.analyses.hase_regression import TracingAndEditing as TracingAndEditing
 from kntools.analyses.hase_regression import tracing_and_editing as tracing_and_editing
+from kntools.analyses.layer_choice import EditLayer as EditLayer
 from kntools.analyses.layer_choice import Proposal as Proposal
+from kntools.analyses.layer_choice import edit_layer as edit_layer
 from kntools.analyses.layer_choice import propose_layer as propose_layer
-from kntools.analyses.layer_choice import sweep_layers as sweep_layers
 from kntools.analyses.method_comparison import METHODS as METHODS
 from kntools.analyses.method_comparison import SelectionMethods as SelectionMethods
 from kntools.analyses.method_comparison import selection_methods as selection_methods

@@ -113,9 +113,9 @@ def share_of_cases(values: Sequence[float]) -> dict[str, float]:
 
     A case with several questions may count as a fraction: the interval holds those of both whole numbers of cases.
     """
-    hits, n = sum(values), len(values)
+    hits, n = math.fsum(values), len(values)
     low, high = share_interval(math.floor(hits + 1e-9), n)[0], share_interval(math.ceil(hits - 1e-9), n)[1]
-    return {"mean": hits / n, "low": low, "high": high}
+    return {"mean": hits / n if n else math.nan, "low": low, "high": high}
 
 
 def interval_of(score: str, values: Sequence[float]) -> dict[str, float]:

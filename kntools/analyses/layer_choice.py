@@ -1,7 +1,9 @@
 """Which layer to edit: what causal traces propose, and what a sweep over layers finds."""
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import combinations
 from pathlib import Path
 from statistics import harmonic_mean
 from typing import Any
@@ -15,8 +17,9 @@ from kntools import data
 from kntools.analyses.edit_cases import Case, cases_of
 from kntools.analyses.edit_measures import Continuations
 from kntools.analyses.edit_methods import rome_method
+from kntools.analyses.edit_result import SCORES, interval_of
 from kntools.analyses.fig11_edit_consistency import edit_consistency
-from kntools.arguments import check_list, whole, whole_numbers, without_effect
+from kntools.arguments import check_distinct, check_list, whole, whole_numbers, without_effect
 from kntools.editing.rome_settings import RomeSettings
 from kntools.editing.second_moment import SecondMoment, second_moment
 from kntools.engine.answers import ask
@@ -26,11 +29,14 @@ from kntools.models.neuron_layers import layers_of
 from kntools.options import progress_bar
 from kntools.prompts import Prompt
 from kntools.results.result import load
+from kntools.results.statistics import holm, t_test
+from kntools.results.table import Row, Table
 from kntools.tracing.causal_tracing import causal_trace
 from kntools.tracing.token_roles import ROLES
 from kntools.tracing.weak_corruption import unwarned, warn_of_weak_corruption
 
-_MEASURED = ("efficacy", "efficacy magnitude", "paraphrase", "neighborhood", "neighborhood magnitude")
+_JOINED = ("efficacy", "paraphrase", "neighborhood")  # in the score of a layer
+_MEASURED = (*_JOINED, "efficacy magnitude", "neighborhood magnitude")
 
 
 @dataclass(frozen=True)
@@ -52,7 +58,7 @@ def propose_layer(
     ```
 
     That is how Meng et al. 2022 (section 2.2) chose. It is only a proposal: what is read at a layer need not be best
-    written there (Hase et al. 2023). `sweep_layers` measures.
+    written there (Hase et al. 2023). `edit_layer` measures.
 
     Arguments:
         prompts: facts with subjects that the model knows.
@@ -74,42 +80,110 @@ def propose_layer(
     return Proposal(max(editable, key=lambda layer: float(mean[layer])), mean, len(prompts))
 
 
-def sweep_layers(
+class EditLayer(Table):
+    """One row per layer and case: `layer, case`, and its scores `efficacy, paraphrase, neighborhood, efficacy
+    magnitude, neighborhood magnitude`; nan where the case has no such question.
+    """
+
+    def summary(self) -> pd.DataFrame:
+        """One row per layer: `layer, n`, the means of the scores with 95 % intervals (`..._low`, `..._high`), `score`,
+        the harmonic mean of efficacy, paraphrase and neighborhood (Meng et al. 2022, S), and the `traced effect`.
+        """
+        rows = []
+        for layer, own in self.frame.groupby("layer", sort=False):
+            row: Row = {"layer": layer, "n": len(own)}
+            for name in _MEASURED:
+                found = interval_of(name, own[name].dropna().tolist())
+                row |= {name: found["mean"], f"{name}_low": found["low"], f"{name}_high": found["high"]}
+            row["score"] = harmonic_mean([row[name] for name in _JOINED])
+            if self.details["effects"]:
+                row["traced effect"] = self.details["effects"][layer]
+            rows.append(row)
+        return pd.DataFrame(rows)
+
+    def differences(self) -> pd.DataFrame:
+        """Are two layers told apart? Paired t-tests over cases, with Holm's correction over the table.
+
+        Returns:
+            `one, other` (layers), `measure, difference` (other minus one), `n, p, p_holm`.
+        """
+        rows: list[Row] = []
+        for name in _JOINED:
+            wide = self.frame.pivot(index="case", columns="layer", values=name)
+            for one, other in combinations(self.frame["layer"].unique(), 2):
+                both = wide[[one, other]].dropna()
+                a, b = (torch.tensor(both[layer].tolist(), dtype=torch.float64) for layer in (one, other))
+                p = t_test(a, b)[1] if len(a) > 1 else math.nan
+                about = {"one": one, "other": other, "measure": name}
+                rows.append({**about, "difference": float((b - a).mean()), "n": len(a), "p": p})
+        columns = ["one", "other", "measure", "difference", "n", "p"]
+        return pd.DataFrame(rows, columns=columns).assign(p_holm=lambda frame: holm(frame["p"]))
+
+    def tables(self) -> dict[str, pd.DataFrame]:
+        return {"summary": self.summary(), "differences": self.differences()}
+
+    def plot(self, **look: Any) -> Any:
+        """A panel each for efficacy, paraphrase and neighborhood, with intervals, and for traced effects."""
+        from kntools.plots.charts import line_chart
+
+        means, effects = self.summary().sort_values("layer"), self.details["effects"]
+        panels = [{"panel": name, "layer": means["layer"], "value": means[name]} for name in _JOINED]
+        for name, panel in zip(_JOINED, panels, strict=True):
+            panel |= {"low": means[f"{name}_low"], "high": means[f"{name}_high"]}
+        if effects:
+            panels.append({"panel": "traced effect", "layer": range(len(effects)), "value": effects})
+        options = {"facet_col": "panel", "facet_col_wrap": 2, "one_scale": False, "markers": True}
+        options |= {"labels": {"value": ""}, "title": self.describe(), **look}
+        figure = line_chart(pd.concat(map(pd.DataFrame, panels)), "layer", "value", **options)
+        return figure.update_yaxes(rangemode="tozero")
+
+    def describe(self) -> str:
+        cases, model = self.frame["case"].nunique(), self.provenance["model"]
+        traced = self.details["traced"]
+        proposed = f"; causal traces of {traced} facts propose layer {self.details['proposed']}" if traced else ""
+        return f"{cases} edits by layer ({model}){proposed}"
+
+
+def edit_layer(
     model: Any,
     cases: Sequence[Case],
     layers: Sequence[int],
     *,
+    proposal: Proposal | None = None,
     second_moments: Mapping[int, SecondMoment] | None = None,
     settings: RomeSettings | None = None,
     run: str | Path | None = None,
-) -> pd.DataFrame:
+) -> EditLayer:
     """Edit the same facts in each of several layers, and measure efficacy and locality.
 
     ```python
-    sweep_layers(model, make_cases(model, "counterfact", 20), [2, 4, 8], second_moments=C)
+    cases = make_cases(model, "counterfact", 20)
+    found = edit_layer(model, cases, [2, 4, 8], proposal=propose_layer(model, facts), second_moments=C)
+    found.summary(), found.differences(), found.plot()
     ```
 
     Arguments:
         cases: of CounterFact.
+        proposal: of `propose_layer`, to be shown beside what is measured.
         second_moments: layer -> C; a layer that is not in it is edited with C = I.
         settings: of `kn.rome`; `None` takes `RomeSettings.for_model(model)`.
-
-    Returns:
-        One row per layer: `layer`, the scores of `EditConsistency`, and `score`, the harmonic mean of efficacy,
-        paraphrase and neighborhood (Meng et al. 2022, S).
     """
     chosen = settings or RomeSettings.for_model(model)
     moments = {whole("a layer of second_moments", n): c for n, c in (second_moments or {}).items()}
     layers = whole_numbers("layers", layers)
+    check_distinct("layer", layers)
     methods = {str(layer): rome_method(layer, moments.get(layer), chosen) for layer in layers}
-    alone = Continuations(answer=0, unrelated=())  # the table has no measure of generated text
+    alone = Continuations(answer=0, unrelated=())  # the result has no measure of generated text
     found = edit_consistency(model, cases, methods, continuations=alone, run=run)
-    rows = []
-    for layer in layers:
-        scores = {name: found.value(str(layer), name) for name in _MEASURED}
-        harmonic = harmonic_mean([scores[name] for name in ("efficacy", "paraphrase", "neighborhood")])
-        rows.append({"layer": layer, "n": len(found.cases), **scores, "score": harmonic})
-    return pd.DataFrame(rows)
+    rows = [
+        {"layer": layer, "case": case, **{name: SCORES[name](answers) for name in _MEASURED}}
+        for layer in layers
+        for case, answers in zip(found.cases, found.after[str(layer)], strict=True)
+    ]
+    about: dict[str, Any] = {"proposed": None, "traced": 0, "effects": []}
+    if proposal is not None:
+        about = {"proposed": proposal.layer, "traced": proposal.prompts, "effects": proposal.effects.tolist()}
+    return EditLayer.of(rows, found.provenance, skipped=found.skipped, **about)
 
 
 def cases_for_choice(model: Any, limit: int) -> list[Case]:

@@ -8,12 +8,10 @@ import typer
 from kntools import analyses, data
 from kntools.analyses import layer_choice
 from kntools.analyses.edit_cases import EditData, make_cases
-from kntools.cli.analysis import RunOptions, write_tables
+from kntools.cli.analysis import RunOptions
 from kntools.cli.command import command
-from kntools.cli.output import Output, Sheet
 from kntools.models.adapter import check_layer
 from kntools.models.neuron_layers import layers_of
-from kntools.results.provenance import provenance
 from kntools.results.result import Result
 
 Tokens = Annotated[int, typer.Option(min=0, help="Tokens to measure second moments on; 0: C = I.")]
@@ -28,7 +26,7 @@ def edit_layer(
     traced: Annotated[int, typer.Option(min=1, help="Known facts to trace for the proposal of a layer.")] = 10,
     tokens: Tokens = 50_000,
     moments: Folder = None,
-) -> Output:
+) -> Result:
     """Choose the layer to edit: by causal traces, and by edits in several layers.
 
     Example: kntools figure edit_layer --layer 1 --layer 3 --layer 5 --moments moments --out layers
@@ -36,17 +34,11 @@ def edit_layer(
     model = options.load()
     for number in layer:
         check_layer(model, number)
-    asked = {"layers": layer, "limit": limit, "traced": traced, "tokens": tokens, "seed": options.seed}
-    made = provenance(model, **asked)
     facts = data.known_facts(known_only=model, limit=traced, seed=options.seed).prompts(model, multi_token="first")
     proposal = layer_choice.propose_layer(model, list(facts), seed=options.seed)
     measured = layer_choice.measure(model, layer, tokens=tokens, seed=options.seed, folder=moments)
     cases = layer_choice.cases_for_choice(model, limit)
-    table = layer_choice.sweep_layers(model, cases, layer, second_moments=measured, run=options.kept)
-    table["traced effect"] = [float(proposal.effects[number]) for number in layer]
-    title = f"Edits by layer; causal traces of {proposal.prompts} facts propose layer {proposal.layer}"
-    found = {**made, "proposed": proposal.layer, "traced": proposal.prompts, "rows": table}
-    return Output(found, [Sheet(title, table)], lambda out: write_tables({"": table}, options))
+    return analyses.edit_layer(model, cases, layer, proposal=proposal, second_moments=measured, run=options.kept)
 
 
 @command

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import pytest
 import torch
+from scipy import stats
 
 import kntools as kn
 from kntools.analyses.edit_cases import cases_of, make_cases
 from kntools.analyses.edit_methods import rome_method
 from kntools.analyses.fig10_edit_examples import edit_examples
 from kntools.analyses.fig11_edit_consistency import edit_consistency
-from kntools.analyses.layer_choice import cases_for_choice, measure, propose_layer, sweep_layers
+from kntools.analyses.layer_choice import EditLayer, cases_for_choice, edit_layer, measure, propose_layer
 from kntools.editing.rome_settings import RomeSettings
+from kntools.results.statistics import holm
 from tests import zoo
 from tests.analyses.test_edit_consistency import ALONE, METHODS, cases
 
@@ -85,12 +88,48 @@ def test_proposals_and_sweeps_over_layers(tmp_path: Path) -> None:
         measure(model, [0, 2], tokens=10**9, seed=0, folder=tmp_path)
     moments = kn.second_moment(model, [0, 2], zoo.SENTENCES * 3)
     few = RomeSettings(steps=2, templates=["{}"])
-    table = sweep_layers(model, cases(2), [0, 2], second_moments=moments, settings=few)
-    assert table["layer"].tolist() == [0, 2] and set(table.columns) >= {"efficacy", "neighborhood", "score", "n"}
+    found = edit_layer(model, cases(2), [2, 0], proposal=proposal, second_moments=moments, settings=few)
+    table = found.summary()
+    assert table["layer"].tolist() == [2, 0] and table["n"].tolist() == [2, 2]
     alone = edit_consistency(model, cases(2), {"x": rome_method(2, moments[2], few)}, continuations=ALONE)
-    assert table["efficacy magnitude"][1] == pytest.approx(alone.value("x", "efficacy magnitude"))
+    own = found.to_frame().query("layer == 2")
+    assert own["case"].tolist() == [*alone.cases]
+    for name in ("efficacy", "paraphrase", "neighborhood", "efficacy magnitude", "neighborhood magnitude"):
+        assert own[name].tolist() == pytest.approx(alone.scores("x", name), abs=1e-6)
+        assert table[name][0] == pytest.approx(alone.value("x", name))
+        low, high = alone.to_frame().query("method == 'x' and score == @name")[["low", "high"]].to_numpy()[0]
+        assert (table[f"{name}_low"][0], table[f"{name}_high"][0]) == pytest.approx((low, high), abs=1e-5)
+    assert table["traced effect"].tolist() == pytest.approx(expected[[2, 0]].tolist())
+    assert [axis.text for axis in found.plot().layout.annotations][-1] == "traced effect"
+    assert "traced effect" not in edit_layer(model, cases(2), [0], settings=few).summary()
+    with pytest.raises(ValueError, match="layer 2 is given 2 times"):
+        edit_layer(model, cases(2), [2, 0, 2])
     with pytest.raises(ValueError, match="no prompts"):
         propose_layer(model, [])
+
+
+def test_layers_are_compared_case_by_case() -> None:
+    scores = {0: [0.9, 0.8, 0.6, 0.2], 1: [0.8, 0.6, 0.3, math.nan], 4: [1.0, 0.9, 0.7, 0.1]}
+    whole = {"efficacy": 1.0, "paraphrase": math.nan, "efficacy magnitude": 0.0, "neighborhood magnitude": 0.0}
+    rows = [
+        {"layer": layer, "case": f"case {n}", "neighborhood": value, **whole}
+        for layer, values in scores.items()
+        for n, value in enumerate(values)
+    ]
+    found = EditLayer.of(rows, {"model": "by hand"}, proposed=None, traced=0, effects=[])
+    table = found.differences().set_index(["measure", "one", "other"])
+    one, other = (found.to_frame().query("layer == @n")["neighborhood"].to_numpy()[:3] for n in (0, 1))
+    compared = table.loc[("neighborhood", 0, 1)]
+    assert compared["n"] == 3, "of the case without the question neither layer counts"
+    assert compared["difference"] == pytest.approx(-0.2) and compared["p"] == stats.ttest_rel(one, other).pvalue
+    assert table.loc[("neighborhood", 0, 4), "n"] == 4
+    falling = EditLayer.of(rows[::-1], found.provenance, **found.details).differences()
+    assert falling.query("measure == 'neighborhood'")["difference"].tolist() == pytest.approx([-0.3, -0.05, 0.2])
+    assert table.loc["efficacy", "p"].tolist() == [1, 1, 1]
+    assert table.loc["paraphrase", "p"].isna().all() and table.loc["paraphrase", "n"].tolist() == [0, 0, 0]
+    assert table["p_holm"].tolist() == pytest.approx(holm(table["p"].tolist()), nan_ok=True)
+    assert compared["p_holm"] > compared["p"]
+    assert found.summary()["n"].tolist() == [4, 4, 4] and found.summary()["paraphrase"].isna().all()
 
 
 @pytest.mark.data

@@ -51,7 +51,10 @@ FIGURES = {
     "tracing_profile": (("facts", "--model", "TINY", "--limit", "2", "--samples", "1", "--window", "1"), {"sites"}),
     "forgetting_curve": (("P36", "--model", "TINY", "--edits", "1", "--method", "fine_tune"), {"summary"}),
     "tracing_and_editing": (("P36", *TRACED), {"regression", "layers"}),
-    "edit_layer": (("--model", "TINY", "--layer", "1", "--limit", "1", "--traced", "1", "--tokens", "0"), {"rows"}),
+    "edit_layer": (
+        ("--model", "TINY", "--layer", "1", "--layer", "0", "--limit", "1", "--traced", "1", "--tokens", "0"),
+        {"summary", "differences"},
+    ),
 }
 # Which figure makes the RESULT that these read.
 MADE_FROM = {"layer_distribution": "localisation", "cooccurrence_bias": "suppression_effect"}

@@ -13,7 +13,7 @@ import kntools as kn
 from kntools.analyses.edit_cases import Case, Question
 from kntools.analyses.edit_result import KNOWN, EditConsistency, knew
 from kntools.analyses.fig11_edit_consistency import SAYS_IT, edit_consistency
-from kntools.analyses.layer_choice import sweep_layers
+from kntools.analyses.layer_choice import edit_layer
 from kntools.editing.changes import Change
 from kntools.editing.rome_settings import RomeSettings
 from kntools.editing.weight_edits import LayerEdit
@@ -155,12 +155,12 @@ def test_the_score_of_a_layer_is_a_harmonic_mean() -> None:
 
     options: dict[str, Any] = {"settings": RomeSettings(steps=2, templates=["{}"], lr=1e-6)}
     some = [case("Canada", True, (True, False)), case("Cuba", False, (False, False))]
-    table = sweep_layers(model, some, [1, 2], **options)
+    table = edit_layer(model, some, [1, 2], **options).summary()
     for row in table.to_dict("records"):
         parts = [row[s] for s in ("efficacy", "paraphrase", "neighborhood")]
         assert parts == pytest.approx([1 / 2, 1 / 4, 1]) and row["n"] == 2
         assert row["score"] == pytest.approx(3 / 7)
-    hopeless = sweep_layers(model, some[1:], [1], **options)
+    hopeless = edit_layer(model, some[1:], [1], **options).summary()
     assert hopeless["efficacy"].tolist() == hopeless["score"].tolist() == [0.0]
 
 
