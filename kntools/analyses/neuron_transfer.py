@@ -1,5 +1,6 @@
 """Is a neuron about number, or about a pattern of words? Found in one paradigm, suppressed in all others."""
 
+import warnings
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -157,8 +158,10 @@ def number_prompts(
         number: `"plural"` or `"singular"`: only these; `None` means both.
         without: nouns to leave out: those that selected the neurons.
 
+    A paradigm without a pair that this model can be asked is left out with a warning.
+
     Raises:
-        ValueError: a relation, or no pair of any paradigm that this model can be asked.
+        ValueError: a relation, or no pair of any paradigm.
     """
     if number is not None:
         check_choice("number", number, NUMBERS)
@@ -169,7 +172,10 @@ def number_prompts(
         for record, prompt in zip(asked.records, asked.prompts, strict=True):
             if number in (None, own := data.number(record)):
                 found.setdefault(f"{paradigm}, {own}", []).append(prompt)
-    if not found:
-        raise ValueError(f"{', '.join(paradigms)}: no pair of a number is left that this model can be asked")
+    if missing := [name for name in paradigms if not any(key.startswith(f"{name}, ") for key in found)]:
+        why = f"{', '.join(missing)}: no pair of a number is left that this model can be asked"
+        if not found:
+            raise ValueError(why)
+        warnings.warn(f"{why}; left out", stacklevel=2)
     rng = python_random(seed)
     return {name: sample(listed, limit, rng) for name, listed in found.items()}

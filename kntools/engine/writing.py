@@ -61,7 +61,8 @@ class Drawing:
     def _draw(self, logits: Float[Tensor, "row d_vocab"], generator: torch.Generator) -> Int[Tensor, " row"]:
         if self.top_k is not None and self.top_k < logits.shape[-1]:
             logits = logits.masked_fill(logits < logits.topk(self.top_k).values[:, -1:], -torch.inf)
-        return torch.multinomial((logits / self.temperature).softmax(-1), 1, generator=generator)[:, 0]
+        below = logits - logits.amax(-1, keepdim=True)  # the highest stays finite, however small the temperature
+        return torch.multinomial((below / self.temperature).softmax(-1), 1, generator=generator)[:, 0]
 
 
 def continue_tokens(

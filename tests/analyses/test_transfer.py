@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 from scipy import stats
 
 import kntools as kn
+from kntools.analyses import neuron_transfer
 from kntools.analyses.neuron_transfer import number_prompts, transfer
 from tests import planted, zoo
 
@@ -77,6 +79,18 @@ def test_what_is_asked(folder: Path) -> None:
         number_prompts(model, ["P36"])
     with pytest.raises(ValueError, match="needs a foil"):
         transfer(model, {"a": [kn.Prompt("The dog and", " book")]}, [planted.PLURAL])
+
+
+def test_a_paradigm_without_pairs_is_left_out_with_a_warning(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    paradigm, other, real = "determiner_noun_agreement_1", "anaphor_number_agreement", neuron_transfer.pairs_of_number
+
+    def pairs(model: Any, name: str, nouns: Any, path: Any) -> Any:
+        return real(model, paradigm, nouns if name == paradigm else ["cat", "book"], path)
+
+    monkeypatch.setattr(neuron_transfer, "pairs_of_number", pairs)
+    with pytest.warns(UserWarning, match=f"^{other}: no pair of a number is left .*; left out"):
+        left = number_prompts(planted.cached(), [paradigm, other], path=folder)
+    assert set(left) == {f"{paradigm}, plural", f"{paradigm}, singular"}
 
 
 def test_a_title_says_how_many_neurons_are_suppressed(folder: Path) -> None:

@@ -172,6 +172,8 @@ def test_drawn_tokens_have_their_probabilities() -> None:
         expected = p ** (1 / temperature) / (p ** (1 / temperature)).sum()
         frequency = torch.bincount(drawn, minlength=len(p)) / len(drawn)
         assert float((frequency - expected).abs().max()) < 4 * 0.5 / 2000**0.5
+    coldest = written(model, tokens[:20], 1, temperature=1e-40)
+    assert coldest.tolist() == written(model, tokens[:20], 1).tolist(), "as at 0, where no logits are the same"
     few = written(model, tokens[:500], 1, temperature=1.0, top_k=3)
     assert set(few.flatten().tolist()) == set(p.topk(3).indices.tolist())
 
