@@ -16,7 +16,7 @@ from kntools.analyses.edit_measures import Continuations
 from kntools.analyses.edit_methods import Method, settings_of
 from kntools.analyses.edit_result import EDITED, probability_of
 from kntools.analyses.fig11_edit_consistency import edit_consistency
-from kntools.analyses.neuron_search import open_run
+from kntools.analyses.neuron_search import beside, open_run
 from kntools.analyses.prompt_group import prompt_item
 from kntools.arguments import check_list, shown, whole
 from kntools.engine.inputs import check_choice
@@ -137,9 +137,8 @@ def tracing_and_editing(
         raise ValueError(f"methods={shown(methods)}; give a method for each layer, {{layer: rome_method(layer, C)}}")
     check_choice("kind", kind, get_args(Kind))
     named = {str(adapter.check_layer(model, layer)): method for layer, method in methods.items()}
-    traces_run = None if run is None else Path(run).with_name(f"{Path(run).name.removesuffix('.jsonl')}-traces.jsonl")
     how = {"traced": kind, "window": whole("window", window, 1), "samples": whole("samples", samples, 1), "seed": seed}
-    folder = open_run(traces_run, "traces of edited facts", model, **how, methods=settings_of(named))
+    folder = open_run(beside(run, "traces"), "traces of edited facts", model, **how, methods=settings_of(named))
     plain = Continuations(answer=0, unrelated=())
     facts = [replace(case, questions=tuple(q for q in case.questions if q.role in EDITED)) for case in cases]
     edited = edit_consistency(model, facts, named, continuations=plain, run=run)

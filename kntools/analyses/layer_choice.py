@@ -19,6 +19,8 @@ from kntools.analyses.edit_measures import Continuations
 from kntools.analyses.edit_methods import rome_method
 from kntools.analyses.edit_result import SCORES, interval_of
 from kntools.analyses.fig11_edit_consistency import edit_consistency
+from kntools.analyses.neuron_search import open_run
+from kntools.analyses.prompt_group import prompt_item
 from kntools.arguments import check_distinct, check_list, whole, whole_numbers, without_effect
 from kntools.editing.rome_settings import RomeSettings
 from kntools.editing.second_moment import SecondMoment, second_moment
@@ -26,7 +28,6 @@ from kntools.engine.answers import ask
 from kntools.engine.generation import sample_texts
 from kntools.models import adapter
 from kntools.models.neuron_layers import layers_of
-from kntools.options import progress_bar
 from kntools.prompts import Prompt
 from kntools.results.result import load
 from kntools.results.statistics import holm, t_test
@@ -49,7 +50,13 @@ class Proposal:
 
 
 def propose_layer(
-    model: Any, prompts: Sequence[Prompt], *, window: int | None = None, samples: int = 3, seed: int = 0
+    model: Any,
+    prompts: Sequence[Prompt],
+    *,
+    window: int | None = None,
+    samples: int = 3,
+    seed: int = 0,
+    run: str | Path | None = None,
 ) -> Proposal:
     """The layer around which restored MLPs at the subject's last token restore most of the answer.
 
@@ -67,15 +74,19 @@ def propose_layer(
     """
     check_list("prompts", prompts, Prompt, "kn.data.known_facts(known_only=model).prompts(model)")
     size = max(1, min(10, adapter.n_layers(model) // 3)) if window is None else window
-    last, traces = ROLES.index("last subject token"), []
-    with progress_bar(len(prompts), "prompt") as bar:
-        for n, prompt in enumerate(prompts):
-            asked = replace(prompt, multi_token="first")
-            with unwarned():
-                traces.append(causal_trace(model, asked, kind="mlp", window=size, samples=samples, seed=seed + n))
-            bar.update()
-    warn_of_weak_corruption([(p.text, t.clean, t.corrupted) for p, t in zip(prompts, traces, strict=True)])
-    mean = torch.stack([trace.by_role()[last] for trace in traces]).nanmean(0)
+    how: dict[str, Any] = {"window": size, "samples": samples}
+    folder = open_run(run, "traces for the choice of a layer", model, **how, seed=seed)
+
+    def trace(numbered: tuple[int, Prompt]) -> tuple[list[float], float, float]:
+        number, prompt = numbered
+        with unwarned():
+            found = causal_trace(model, replace(prompt, multi_token="first"), kind="mlp", seed=seed + number, **how)
+        return found.by_role()[ROLES.index("last subject token")].tolist(), found.clean, found.corrupted
+
+    numbered = list(enumerate(prompts))
+    traces = folder.each(numbered, key=lambda n: f"{n[0]}/{prompt_item(n[1])}", make=trace, unit="prompt")
+    warn_of_weak_corruption([(p.text, *values) for p, (_, *values) in zip(prompts, traces, strict=True)])
+    mean = torch.tensor([effects for effects, _, _ in traces]).nanmean(0)
     editable = layers_of(model, "mlp.hook_post")
     return Proposal(max(editable, key=lambda layer: float(mean[layer])), mean, len(prompts))
 

@@ -106,6 +106,11 @@ def open_run(run: str | Path | None, kind: str, model: Any, **settings: Any) -> 
     return RunStore(run, kind=kind, model=model, settings={**settings, "prepend_bos": bos})
 
 
+def beside(run: str | Path | None, name: str) -> Path | None:
+    """The file of a run for what an analysis does besides: `RUN-NAME.jsonl`."""
+    return None if run is None else Path(run).with_name(f"{Path(run).name.removesuffix('.jsonl')}-{name}.jsonl")
+
+
 def local_seed(*parts: object) -> int:
     """A number of what it is given, the same in every process and order: one item's seed, or a sign of its content."""
     return int.from_bytes(hashlib.blake2b(repr(without_numpy(parts)).encode(), digest_size=7).digest())

@@ -172,10 +172,11 @@ def number_prompts(
         for record, prompt in zip(asked.records, asked.prompts, strict=True):
             if number in (None, own := data.number(record)):
                 found.setdefault(f"{paradigm}, {own}", []).append(prompt)
-    if missing := [name for name in paradigms if not any(key.startswith(f"{name}, ") for key in found)]:
-        why = f"{', '.join(missing)}: no pair of a number is left that this model can be asked"
-        if not found:
-            raise ValueError(why)
+    missing = [name for name in paradigms if not any(key.startswith(f"{name}, ") for key in found)]
+    why = f"{', '.join(missing)}: no pair of a number is left that this model can be asked"
+    if not found:
+        raise ValueError(why)
+    if missing:
         warnings.warn(f"{why}; left out", stacklevel=2)
     rng = python_random(seed)
     return {name: sample(listed, limit, rng) for name, listed in found.items()}

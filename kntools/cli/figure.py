@@ -11,7 +11,7 @@ from kntools.analyses.fig05_suppression_effect import Definition
 from kntools.analyses.fig08_reliability import EDITS
 from kntools.analyses.fig09_tracing_profile import TRACED, Traced
 from kntools.analyses.method_comparison import METHODS
-from kntools.analyses.neuron_search import Null
+from kntools.analyses.neuron_search import Null, beside
 from kntools.analyses.neuron_search import check_neurons as in_model
 from kntools.analyses.prompt_group import is_relation
 from kntools.arguments import check_distinct, without_effect
@@ -279,7 +279,7 @@ def transfer(
     left_out: set[str] = set()
     if neurons is None:
         groups = chosen.load(model, [first], pairs or 100, options.seed)
-        kept = options.kept.with_suffix(".search.jsonl") if options.kept else None
+        kept = beside(options.kept, "search")
         found = analyses.pair_search(model, groups, settings=search.settings, seed=options.seed, run=kept)
         neurons, left_out = found.leading(number, count or 3), found.nouns("selection")
     how: dict[str, Any] = {"limit": limit, "number": number, "without": left_out, "seed": options.seed}

@@ -16,6 +16,7 @@ from kntools.analyses.fig10_edit_examples import edit_examples
 from kntools.analyses.fig11_edit_consistency import edit_consistency
 from kntools.analyses.layer_choice import EditLayer, cases_for_choice, edit_layer, measure, propose_layer
 from kntools.editing.rome_settings import RomeSettings
+from kntools.results.run_file import RunFile
 from kntools.results.statistics import holm
 from tests import zoo
 from tests.analyses.test_edit_consistency import ALONE, METHODS, cases
@@ -78,6 +79,12 @@ def test_proposals_and_sweeps_over_layers(tmp_path: Path) -> None:
     expected = torch.stack([t.effect[:, t.subject[-1]] for t in traces]).mean(0)
     torch.testing.assert_close(proposal.effects, expected)
     assert proposal.layer == int(expected.argmax()) and proposal.prompts == 2
+    for _ in range(2):  # made, and read
+        kept = propose_layer(model, prompts, samples=2, window=1, run=tmp_path / "run-traces.jsonl")
+        assert torch.equal(kept.effects, proposal.effects)
+    assert len(RunFile(tmp_path / "run-traces.jsonl").read()[1]) == 2
+    with pytest.raises(ValueError, match="another run"):
+        propose_layer(model, prompts, samples=1, window=1, run=tmp_path / "run-traces.jsonl")
     written = measure(model, [0, 2], tokens=20, seed=0, folder=tmp_path)
     assert all(c.count >= 20 for c in written.values())
     again = measure(model, [0, 2], tokens=20, seed=5, folder=tmp_path)  # read, and not written anew
