@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from kntools.arguments import shown
 from kntools.engine.plan import Item, Pass, stage_of
 from kntools.hooks.positioned import PositionedHook, StatefulHook, axis_of_positions, shares_memory
 from kntools.models import adapter
@@ -161,7 +162,7 @@ class ForwardPass:
         # In the order of their rows.
         parts = [(self.spans[n], [partial(fn, hook=hook) for fn in fns]) for n, fns in of_items.items()]
         version = None if activation.is_inference() else activation._version
-        changed = on_rows(activation, parts, hook.name)
+        changed = on_rows(activation, parts)
         # What some rows write in place, and others not, counts alike only where the model goes on with both.
         if changed is not None and version is not None and version != activation._version:
             raise NotBatched(hook.name)
@@ -225,7 +226,10 @@ class MustFire:
 
         def call(activation: Any, hook: Any) -> Any:
             self._waiting.pop(key, None)
-            return fn(activation, hook=hook)
+            new = fn(activation, hook=hook)
+            if new is not None and isinstance(activation, Tensor):
+                _check_returned(new, activation, label)
+            return new
 
         return call
 
@@ -237,9 +241,18 @@ class MustFire:
             )
 
 
-def on_rows(
-    x: Tensor, parts: Iterable[tuple[slice, Sequence[Callable[[Tensor], Tensor | None]]]], name: str
-) -> Tensor | None:
+def _check_returned(new: Any, old: Tensor, label: str) -> None:
+    """One shape and dtype: rows of other runs are put together with it."""
+    if not isinstance(new, Tensor):
+        raise TypeError(f"the hook on {label} returned {shown(new)}; return a tensor, or None to change nothing")
+    if new.shape != old.shape or new.dtype != old.dtype:
+        raise ValueError(
+            f"the hook on {label} returned {tuple(new.shape)} of {new.dtype} for {tuple(old.shape)} of {old.dtype}; "
+            "return the same shape and dtype, e.g. new.to(activation)"
+        )
+
+
+def on_rows(x: Tensor, parts: Iterable[tuple[slice, Sequence[Callable[[Tensor], Tensor | None]]]]) -> Tensor | None:
     """Rows of a batch, in ascending order, through functions of their own, in turn; `None` if nothing was changed."""
     pieces, done = [], 0
     if one_memory := x.shape[0] > 1 and x.stride(0) == 0:  # positions: what is written in place is for one row
@@ -250,8 +263,6 @@ def on_rows(
             new = fn(part)
             part = part if new is None else new
         if part is not old:
-            if part.shape != old.shape:
-                raise ValueError(f"a hook at {name} returned {tuple(part.shape)} for {tuple(old.shape)}")
             pieces += [x[done : span.start], part]
             done = span.stop
     if not pieces:
@@ -271,7 +282,7 @@ def by_row(each: Sequence[Sequence[Hook]]) -> list[Hook]:
 
     def point(name: str, rows: dict[int, list[PassHook]]) -> Hook:
         parts = [(slice(row, row + 1), fns) for row, fns in rows.items()]
-        return name, StatefulHook(lambda x, _: on_rows(x, parts, name), {})
+        return name, StatefulHook(lambda x, _: on_rows(x, parts), {})
 
     return [point(name, rows) for name, rows in points.items()]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -253,8 +254,35 @@ def test_errors_say_what_to_type() -> None:
         kn.set_options(max_rows=0)
     with pytest.raises(ValueError, match="token ids"):
         as_batch(model, torch.zeros(1, 4))
-    with pytest.raises(ValueError, match="returned"):
-        kn.sweep(model, tokens, [[("blocks.1.hook_resid_post", lambda x, hook: x[:, :2])]])
+
+
+@pytest.mark.parametrize("rows", [1, 3])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_hook_returns_what_its_activation_is_like(dtype: torch.dtype, rows: int) -> None:
+    """Put together with those of other runs, rows of another type would change the type of all."""
+    model, early, name = zoo.fresh("llama", dtype), ("blocks.0.hook_mlp_out", -1), "blocks.1.hook_mlp_out"
+    tokens = torch.arange(3, 9)[None]
+    prompt = kn.Prompt("The capital of Canada is", " Ottawa")
+    asks: list[Callable[[Any], Any]] = [
+        lambda hook: kn.sweep(model, tokens, [*[[]] * (rows - 1), [hook]]),
+        lambda hook: kn.sweep_gradients(
+            model, prompt, [kn.Intervention([hook], wrt=[early])] * rows, lambda x: x[:, 5]
+        ),
+        lambda hook: kn.generate(model, ["The dog"] * rows, max_new_tokens=2, hooks=[hook]),
+    ]
+    other = torch.float32 if dtype == torch.bfloat16 else torch.float64
+    wrong: dict[str, Callable[[Tensor], Any]] = {
+        str(other): lambda x: x.to(other),
+        r"\(1, 2, 32\)": lambda x: x[:, :2],
+        r"\(32,\)": lambda x: x[0, 0],
+        "returned 3; return a tensor, or None": lambda x: 3,
+    }
+    for ask in asks:
+        for says, edit in wrong.items():
+            with pytest.raises((ValueError, TypeError), match=f"^the hook on '{name}'.*{says}"):
+                ask((name, lambda x, hook, edit=edit: edit(x)))
+        ask((name, lambda x, hook: None))
+        ask((name, lambda x, hook: (x.to(other) * 1.5).to(x)))
 
 
 # --- metrics and hooks as others write them -----------------------------------------------------------------
