@@ -15,7 +15,7 @@ import kntools as kn
 from kntools.analyses.edit_result import SCORES
 from kntools.editing.rank_one import LOW_COSINE
 from kntools.editing.rome_settings import RomeSettings
-from kntools.results.statistics import holm, t_test
+from kntools.results.statistics import holm, sign_flip_test
 from scripts.result_commands import RESULTS, ROOT, items
 
 
@@ -282,9 +282,10 @@ def test_eight_facts_do_not_tell_layers_apart() -> None:
     names = ("efficacy", "paraphrase", "neighborhood")
     p_values = []
     for name in names:
-        kept = [torch.tensor([SCORES[name](p) for p in after[layer]]) for layer in ("1", "3", "5", "8", "11")]
+        scored = [[SCORES[name](p) for p in after[layer]] for layer in ("1", "3", "5", "8", "11")]
+        kept = torch.tensor(scored, dtype=torch.float64)
         assert {len(values) for values in kept} == {8}
-        p_values += [t_test(a, b)[1] for a, b in combinations(kept, 2)]
+        p_values += [sign_flip_test(b - a) for a, b in combinations(kept, 2)]
     found = kn.load(RESULTS / "edit-layers.json")
     assert found.differences()["p"].tolist() == pytest.approx(p_values)
     assert found.differences()["p_holm"].tolist() == pytest.approx(holm(p_values))

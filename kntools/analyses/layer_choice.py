@@ -1,6 +1,5 @@
 """Which layer to edit: what causal traces propose, and what a sweep over layers finds."""
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
@@ -30,7 +29,7 @@ from kntools.models import adapter
 from kntools.models.neuron_layers import layers_of
 from kntools.prompts import Prompt
 from kntools.results.result import load
-from kntools.results.statistics import holm, t_test
+from kntools.results.statistics import holm, sign_flip_test
 from kntools.results.table import Row, Table
 from kntools.tracing.causal_tracing import causal_trace
 from kntools.tracing.token_roles import ROLES
@@ -113,7 +112,7 @@ class EditLayer(Table):
         return pd.DataFrame(rows)
 
     def differences(self) -> pd.DataFrame:
-        """Are two layers told apart? Paired t-tests over cases, with Holm's correction over the table.
+        """Are two layers told apart? A sign-flip test over cases, with Holm's correction over the table.
 
         Returns:
             `one, other` (layers), `measure, difference` (other minus one), `n, p, p_holm`.
@@ -123,10 +122,9 @@ class EditLayer(Table):
             wide = self.frame.pivot(index="case", columns="layer", values=name)
             for one, other in combinations(self.frame["layer"].unique(), 2):
                 both = wide[[one, other]].dropna()
-                a, b = (torch.tensor(both[layer].tolist(), dtype=torch.float64) for layer in (one, other))
-                p = t_test(a, b)[1] if len(a) > 1 else math.nan
-                about = {"one": one, "other": other, "measure": name}
-                rows.append({**about, "difference": float((b - a).mean()), "n": len(a), "p": p})
+                change = torch.tensor((both[other] - both[one]).tolist(), dtype=torch.float64)
+                tested = {"difference": float(change.mean()), "n": len(change), "p": sign_flip_test(change)}
+                rows.append({"one": one, "other": other, "measure": name, **tested})
         columns = ["one", "other", "measure", "difference", "n", "p"]
         return pd.DataFrame(rows, columns=columns).assign(p_holm=lambda frame: holm(frame["p"]))
 

@@ -162,6 +162,20 @@ def t_test(
     return float(test.statistic), float(test.pvalue)
 
 
+def sign_flip_test(differences: Float[Tensor, " item"]) -> float:
+    """p of paired differences with mean 0, of values that are not normal, such as shares of a few questions.
+
+    Fisher's randomisation test: how often is the mean as far from 0 if each difference has its sign at random? Exact
+    for up to 13 items; 10,000 random choices of signs for more; nan of fewer than two.
+    """
+    if len(differences) < 2:
+        return math.nan
+    test = scipy.stats.permutation_test(
+        (differences.double().numpy(),), np.mean, permutation_type="samples", n_resamples=10_000, random_state=0
+    )
+    return float(test.pvalue)
+
+
 def welch(a: Float[Tensor, " item"], b: Float[Tensor, " other"]) -> tuple[float, float]:
     """`(t, p)` of the difference of the means of two unpaired groups with variances of their own; nan if too few."""
     # Means of equal numbers may differ in their last bit.

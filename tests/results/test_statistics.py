@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
+from itertools import product
 
 import pytest
 import torch
@@ -16,6 +17,7 @@ from kntools.results.statistics import (
     mean_interval,
     pearson,
     share_interval,
+    sign_flip_test,
     sign_test,
     spearman,
     statistic_interval,
@@ -77,6 +79,23 @@ def test_items_without_a_value_are_left_out() -> None:
     alone = bootstrap_interval(values[:, :1])
     assert float(low[0]) == float(alone.low[0]) and float(high[0]) == float(alone.high[0])
     assert low[1:].isnan().all() and high[1:].isnan().all()
+
+
+@pytest.mark.parametrize("values", [[0.1, 0.1], [0.3, -0.1, 0.2, 0.0, 0.1], [0.1] * 8, [0.0] * 3, [1, -1, 0.5, 0.5]])
+def test_signs_at_random(values: list[float]) -> None:
+    drawn = torch.tensor(list(product((-1.0, 1.0), repeat=len(values))), dtype=torch.float64)
+    given = torch.tensor(values, dtype=torch.float64)
+    extreme = (drawn @ given).abs() >= abs(sum(values)) - 1e-9
+    assert sign_flip_test(given) == pytest.approx(float(extreme.double().mean()))
+
+
+def test_signs_of_many_items_and_of_one() -> None:
+    """Two equal changes tell nothing: a t-test of them would give p = 0."""
+    assert sign_flip_test(torch.tensor([0.1, 0.1])) == 0.5 and t_test(torch.zeros(2), torch.full((2,), 0.1))[1] == 0
+    values = torch.randn(60, generator=torch.Generator().manual_seed(0), dtype=torch.float64) + 0.2
+    assert sign_flip_test(values) == pytest.approx(t_test(0 * values, values)[1], abs=0.02)
+    assert sign_flip_test(values + 9) == pytest.approx(1 / 5000, rel=0.01), "of 10,000 choices: never 0"
+    assert math.isnan(sign_flip_test(values[:1])) and math.isnan(sign_flip_test(values[:0]))
 
 
 def test_correlations() -> None:
