@@ -9,6 +9,7 @@ from kntools import analyses, data
 from kntools.analyses import layer_choice
 from kntools.analyses.edit_cases import EditData, make_cases
 from kntools.analyses.neuron_search import beside
+from kntools.arguments import check_distinct
 from kntools.cli.analysis import RunOptions
 from kntools.cli.command import command
 from kntools.models.adapter import check_layer
@@ -33,6 +34,7 @@ def edit_layer(
     Example: kntools figure edit_layer --layer 1 --layer 3 --layer 5 --moments moments --out layers
     """
     model = options.load()
+    check_distinct("layer", layer)
     for number in layer:
         check_layer(model, number)
     facts = data.known_facts(known_only=model, limit=traced, seed=options.seed).prompts(model, multi_token="first")
