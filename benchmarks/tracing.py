@@ -25,7 +25,7 @@ from peak import peak_gib
 from torch import Tensor
 
 import kntools as kn
-from kntools.tracing.noise import make_noise
+from kntools.tracing.noise import make_noise, subject_embeddings
 
 PROMPT = kn.Prompt("The Colosseum is located in the city of", " Rome", subject="The Colosseum")
 SAMPLES = 10
@@ -91,7 +91,7 @@ def peak_memory(which: str) -> float:
 def measure_alone(which: str) -> None:
     model = kn.load_model("smollm2-135m", device="cpu")
     e = kn.encode(model, PROMPT)
-    noise = make_noise(model, e, "3sigma", SAMPLES, seed=0)
+    noise = make_noise(subject_embeddings(model, e)[0], "3sigma", SAMPLES, seed=0)
     cells = [(0, 1), (15, 5), (29, e.position)]
     loop: Callable[[], Any] = lambda: plain_loop(model, noise, clean_states(model), cells)  # noqa: E731
     print(json.dumps({"gib": peak_gib((lambda: ours(model)) if which == "ours" else loop)}))

@@ -160,12 +160,12 @@ class _Corruption:
 
 
 def _noisy(model: Any, encoded: Encoded, noise: Noise, samples: int, seed: int) -> _Corruption:
-    subject = subject_embeddings(model, encoded)
-    added = make_noise(subject.embeddings, noise, samples, seed)
-    at, hook, scale = subject.positions, subject.hook, subject.scale
-    hooks = [corrupt(at, scale * sample, hook=hook) for sample in added]
+    embeddings, hook, scale = subject_embeddings(model, encoded)
+    subject, added = encoded.subject, make_noise(embeddings, noise, samples, seed)
+    assert subject is not None  # it has embeddings
+    hooks = [corrupt(subject, scale * sample, hook=hook) for sample in added]
     place = hook if scale == 1 else f"{hook} ({scale:g} x the embedding)"
-    return _Corruption([encoded] * len(added), hooks, at, at[0], noise=added, noise_at=place)
+    return _Corruption([encoded] * len(added), hooks, subject, subject[0], noise=added, noise_at=place)
 
 
 def _replaced(pair: Pair) -> _Corruption:

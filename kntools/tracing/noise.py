@@ -2,7 +2,6 @@
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -30,26 +29,20 @@ def subject_sigma(model: Any, prompts: Prompts) -> float:
     This is the sigma of Meng et al. 2022 (appendix B): of what the token embedding itself gives, before positions are
     added, before any scale and any norm.
     """
-    found = [subject_embeddings(model, e).embeddings for e in encode_many(model, prompts)]
+    found = [subject_embeddings(model, e)[0] for e in encode_many(model, prompts)]
     return float(torch.cat(found).double().std())
 
 
-@dataclass(frozen=True)
-class SubjectEmbeddings:
-    """What the token embedding gives for a subject, and where noise is added to it."""
+def subject_embeddings(model: Any, encoded: Encoded) -> tuple[Float[Tensor, "subject d_model"], str, float]:
+    """What the token embedding gives for a subject, in float32 on the CPU.
 
-    embeddings: Float[Tensor, "subject d_model"]  # float32, on the CPU
-    hook: str
-    scale: float  # the hook shows this many times the embedding (Granite)
-    positions: range
-
-
-def subject_embeddings(model: Any, encoded: Encoded) -> SubjectEmbeddings:
+    Also the hook where noise is added to it, and how many times the embedding is seen there (Granite).
+    """
     if encoded.subject is None:
         raise ValueError(
             f"the prompt {encoded.prompt.text!r} has no subject; tracing corrupts one: Prompt(..., subject='...')"
         )
-    positions, hook = encoded.subject, adapter.embedding_name(model)
+    hook = adapter.embedding_name(model)
     own, seen = (x[0].detach().double().cpu() for x in adapter.embedding_outputs(model, encoded.tokens))
     scale = 1.0
     if own.shape != seen.shape or not torch.equal(own, seen):
@@ -59,7 +52,7 @@ def subject_embeddings(model: Any, encoded: Encoded) -> SubjectEmbeddings:
                 f"{hook} of {adapter.model_name(model)} is not a multiple of the output of its token embedding: "
                 "noise cannot be added; give causal_trace(..., corrupted=...), another prompt"
             )
-    return SubjectEmbeddings(own[list(positions)].float(), hook, scale, positions)
+    return own[list(encoded.subject)].float(), hook, scale
 
 
 def noise_level(noise: str | float, sigma: Callable[[], float]) -> float:

@@ -1,9 +1,5 @@
 """The role of each token in a prompt about a subject, for averages over prompts of different lengths."""
 
-import torch
-from jaxtyping import Float
-from torch import Tensor
-
 #: In the order of the text. Each token has one; see `token_roles`.
 ROLES = (
     "before the subject",
@@ -23,22 +19,9 @@ def token_roles(length: int, subject: range, answer: int) -> tuple[str, ...]:
     model the mask, wherever it stands. The others are placed by the subject alone. A subject that ends the prompt
     keeps its roles; such a prompt has no "last token".
     """
-    return tuple(_role(p, subject, answer) for p in range(length))
-
-
-def _role(p: int, subject: range, answer: int) -> str:
-    if p in subject:
-        if p == subject[-1]:
-            return "last subject token"
-        return "first subject token" if p == subject[0] else "middle subject tokens"
-    if p == answer:
-        return "last token"
-    if p < subject[0]:
-        return "before the subject"
-    return "first subsequent token" if p == subject[-1] + 1 else "further tokens"
-
-
-def by_role(values: Float[Tensor, "layer token"], roles: tuple[str, ...]) -> Float[Tensor, "role layer"]:
-    """Mean over the tokens of each role, in the order of `ROLES`; nan where a prompt has none."""
-    tokens = [[i for i, other in enumerate(roles) if other == role] for role in ROLES]
-    return torch.stack([values[:, at].mean(1) for at in tokens])  # the mean of none is nan
+    roles = ["before the subject"] * subject[0] + ["further tokens"] * (length - subject[0])
+    roles[subject.stop : subject.stop + 1] = ["first subsequent token"] * (subject.stop < length)
+    roles[answer] = "last token"
+    roles[subject[0] : subject.stop] = ["middle subject tokens"] * len(subject)
+    roles[subject[0]], roles[subject[-1]] = "first subject token", "last subject token"
+    return tuple(roles)

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import pandas as pd
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -11,7 +12,7 @@ from kntools.arguments import whole
 from kntools.prompts import Prompt
 from kntools.results.display import excerpt, number
 from kntools.results.result import Figure, Result
-from kntools.tracing.token_roles import by_role, token_roles
+from kntools.tracing.token_roles import ROLES, token_roles
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -68,7 +69,9 @@ class Trace(Result):
 
     def by_role(self) -> Float[Tensor, "role layer"]:
         """Mean effect over the tokens of each role, in the order of `kntools.tracing.token_roles.ROLES`."""
-        return by_role(self.effect, self.roles)
+        effect, roles = self.effect, self.roles
+        tokens = [[i for i, other in enumerate(roles) if other == role] for role in ROLES]
+        return torch.stack([effect[:, at].mean(1) for at in tokens])  # nan where a prompt has no such token
 
     def top(self, k: int = 5) -> tuple[tuple[int, int], ...]:
         """The `k` states `(layer, token)` with the largest effect."""

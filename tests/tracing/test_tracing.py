@@ -183,7 +183,7 @@ def test_given_noise_the_table_depends_on_nothing_else() -> None:
 
 def test_the_strength_of_noise() -> None:
     model, prompt = zoo.tiny("gpt2"), fact("gpt2")
-    found = subject_embeddings(model, kn.encode(model, prompt)).embeddings
+    found, *_ = subject_embeddings(model, kn.encode(model, prompt))
     with torch.no_grad():
         table = model.W_E[kn.encode(model, prompt).tokens[0, kn.encode(model, prompt).subject]]
     torch.testing.assert_close(found, table)
