@@ -10,11 +10,12 @@ from torch import Tensor
 from kntools.attribution.attribution_result import Attribution
 from kntools.attribution.attribution_run import attribute
 from kntools.attribution.integration_path import Line, Paths
-from kntools.attribution.layer_writes import final_states, layer_writes
+from kntools.attribution.layer_writes import layer_writes, watched
 from kntools.engine.metric_choice import Metrics, has_contrast
 from kntools.engine.values import Metric, apply_metric
-from kntools.models import neuron_layers, unembedding
+from kntools.models import adapter, neuron_layers, unembedding
 from kntools.prompts import Prompts, encode_many
+from kntools.sites import ANSWER
 
 
 def direct_logit_attribution(model: Any, prompts: Prompts, *, metric: Metrics = None) -> Attribution:
@@ -54,10 +55,11 @@ def _lines(model: Any, paths: Paths, prompt: int, matrix: Float[Tensor, "d_model
     """The neurons of each layer, read by what the metric reads from the residual stream behind all norms."""
     layers = layer_writes(model, paths, prompt)
     directions = _coefficients(paths.metrics[prompt], paths.logits[prompt]) @ matrix.float().T
-    outside = unembedding.logit_multiplier(model)
+    outside, last = unembedding.logit_multiplier(model), adapter.n_layers(model) - 1
+    [states] = watched(paths, prompt, [("resid_post", last)], ANSWER).values()
     readers = [
         unembedding.held_norm(model, model.ln_final, state).back(outside * direction)
-        for state, direction in zip(final_states(model, paths, prompt), directions, strict=True)
+        for state, direction in zip(states, directions, strict=True)
     ]
     lines = []
     for own in layers:

@@ -6,7 +6,8 @@ number of lines are evaluated in one sweep.
 """
 
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,7 +20,7 @@ from kntools.attribution.quadrature import Rule
 from kntools.engine.inputs import make_inputs
 from kntools.engine.plan import Intervention
 from kntools.engine.runner import Runner
-from kntools.engine.values import Metric, RowGradients, apply_metric
+from kntools.engine.values import Metric, apply_metric
 from kntools.hooks.positioned import PositionedHook
 from kntools.hooks.states import capture, scale_site
 from kntools.metrics import probability
@@ -97,20 +98,6 @@ class Paths:
         """All of them, prompt by prompt."""
         return [Line(prompt, layer, end=end) for prompt, end in enumerate(self.ends.tolist()) for layer in self.layers]
 
-    def hold(self, prompt: int, layer: int) -> list[Hook]:
-        """Keep the norm behind this MLP at the scale that it has in the run as it is, where that is asked for."""
-        if layer not in self.norms:
-            return []
-        name = hook_name(self.norms[layer], layer)
-        scale = self.clean[prompt][name]
-        return [(name, PositionedHook(ANSWER, lambda x: scale.to(x).expand_as(x), f"hold {name}", name=name))]
-
-    def gradients(self, runs: Sequence[Intervention]) -> list[RowGradients]:
-        with warnings.catch_warnings():
-            # A bridge says that a norm whose scale is held is computed from that scale: as it should be.
-            warnings.filterwarnings("ignore", category=UserWarning, module=r"transformer_lens\.")
-            return self.runner.gradients(runs, self.metrics)
-
     def evaluate(self, asked: Mapping[Line, Iterable[float]]) -> None:
         """Fill in the `points` of lines at these g, where they are not known: a row of one sweep each.
 
@@ -125,7 +112,8 @@ class Paths:
                 unscaled.setdefault(line.prompt, []).append(line)
             rows += [([line], new[k : k + _TOGETHER]) for k in range(0, len(new), _TOGETHER)]
         rows += [(lines, [1.0]) for lines in unscaled.values()]
-        found = self.gradients([self._run(lines, at) for lines, at in rows])
+        with norms_may_be_held():
+            found = self.runner.gradients([self._run(lines, at) for lines, at in rows], self.metrics)
         read = [
             (line, at, own.values, derivative.gradient)
             for (lines, at), own in zip(rows, found, strict=True)
@@ -143,9 +131,24 @@ class Paths:
         hooks: list[Hook] = []
         for line in lines:
             hooks += [] if at == [1.0] else scale_site(self.site, line.layer, factors, pos=ANSWER)
-            hooks += self.hold(line.prompt, line.layer)
+            if line.layer in self.norms:
+                name = hook_name(self.norms[line.layer], line.layer)
+                hooks.append(hold(name, self.clean[line.prompt][name]))
         wrt = [(hook_name(self.site, line.layer), ANSWER) for line in lines]
         return Intervention(hooks, prompt=lines[0].prompt, rows=len(at), wrt=wrt)
+
+
+def hold(name: str, scale: Tensor) -> Hook:
+    """Keep a norm at a scale."""
+    return name, PositionedHook(ANSWER, lambda x: scale.to(x).expand_as(x), f"hold {name}", name=name)
+
+
+@contextmanager
+def norms_may_be_held() -> Iterator[None]:
+    """A bridge warns that a norm whose scale is held is computed from that scale: as it should be."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", category=UserWarning, module=r"transformer_lens\.")
+        yield
 
 
 def _on_cpu(tensors: Sequence[Tensor]) -> list[Tensor]:

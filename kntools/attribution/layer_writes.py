@@ -1,6 +1,5 @@
 """What the neurons of each layer add to the residual stream, and what a changed stream means for the answer."""
 
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -9,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from kntools.attribution.integration_path import Paths
+from kntools.attribution.integration_path import Paths, hold, norms_may_be_held
 from kntools.engine.plan import Intervention
 from kntools.hooks.positioned import PositionedHook
 from kntools.hooks.states import capture
@@ -65,12 +64,6 @@ def layer_writes(model: Any, paths: Paths, prompt: int, pos: Positions = ANSWER)
     return found
 
 
-def final_states(model: Any, paths: Paths, prompt: int) -> Float[Tensor, "pos d_model"]:
-    """The residual stream before the final norm, at the answer, in the model's dtype."""
-    last = adapter.n_layers(model) - 1
-    return watched(paths, prompt, [("resid_post", last)], ANSWER)[hook_name("resid_post", last)]
-
-
 def watched(
     paths: Paths, prompt: int, sites: Sequence[tuple[str, int]], pos: Positions
 ) -> dict[str, Float[Tensor, "pos ..."]]:
@@ -93,7 +86,7 @@ class EndOfStream:
             seen: dict[str, Tensor] = {}
             keep = PositionedHook(ANSWER, lambda x: seen.update(scale=x.clone()), f"watch {name}")
             paths.runner.rows([Intervention([(name, keep)], prompt=prompt)])
-            self.held = [(name, PositionedHook(ANSWER, lambda x: seen["scale"].expand_as(x), f"hold {name}"))]
+            self.held = [hold(name, seen["scale"])]
 
     def increase(
         self, state: Float[Tensor, "pos d_model"], moves: Float[Tensor, "move pos d_model"], pos: Positions
@@ -106,9 +99,7 @@ class EndOfStream:
 
         parts = moves.split(min(_BLOCK, options().max_rows or _BLOCK))
         runs = [run(part) for part in (torch.zeros_like(moves[:1]), *parts)]
-        with warnings.catch_warnings():
-            # A bridge says that a norm whose scale is held is computed from that scale: as it should be.
-            warnings.filterwarnings("ignore", category=UserWarning, module=r"transformer_lens\.")
+        with norms_may_be_held():
             values = torch.cat(self.paths.runner.rows(runs, self.paths.metrics)).double().cpu()
         return values[1:] - values[0]
 

@@ -135,7 +135,11 @@ def _in_prompt(model: Any, neurons: Sequence[Neuron], prompt: Prompt | Encoded) 
     [encoded] = encode_many(model, prompt)
     att, active = integrated_gradients(model, encoded, metric="probability"), activation(model, encoded)
     effects = neuron_scan(model, encoded, neurons, metric="probability").effect[0].tolist()
-    direct = _direct(model, neurons, encoded)
+    try:
+        scores = direct_logit_attribution(model, encoded, metric="logit").scores[0]
+        direct: list[float | None] = [float(scores[n.layer, n.index]) for n in neurons]
+    except unembedding.NotLinear:
+        direct = [None] * len(neurons)
     return [
         InPrompt(
             prompt=encoded.prompt,
@@ -147,12 +151,3 @@ def _in_prompt(model: Any, neurons: Sequence[Neuron], prompt: Prompt | Encoded) 
         )
         for n, effect, contribution in zip(neurons, effects, direct, strict=True)
     ]
-
-
-def _direct(model: Any, neurons: Sequence[Neuron], encoded: Encoded) -> list[float | None]:
-    """Contributions to the answer's logit, every norm held; none where the head is not linear."""
-    try:
-        att = direct_logit_attribution(model, encoded, metric="logit")
-    except unembedding.NotLinear:
-        return [None] * len(neurons)
-    return [float(att.scores[0, n.layer, n.index]) for n in neurons]
