@@ -54,7 +54,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-app.add_typer(figures, name="figure", help="Run one analysis of Niu et al. 2024, by number or by name.")
+app.add_typer(figures, name="figure")
 
 
 def _print_version(wanted: bool) -> None:

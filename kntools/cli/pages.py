@@ -78,8 +78,7 @@ def attribution_output(
     """The same for scores: how they were made, all of them as heatmaps, what suppressing the `neurons` does, and cards
     of the leading neurons in the first prompt.
     """
-    check = _check_neurons(model, att, neurons, draws, options.seed)
-    checked = [_check_sheet(check)] if check else []
+    check, checked = _ablation_test(model, att, neurons, draws, options.seed)
     prompt, n = att.prompts[0], f"{len(att.prompts)} prompt(s)"
 
     def with_heatmaps() -> Page:
@@ -105,44 +104,33 @@ def attribution_output(
     return page_output(options, att.provenance, [*sheets, *checked], data, with_heatmaps, attribution=att, **results)
 
 
-def _check_neurons(
+def _ablation_test(
     model: Any, att: Attribution, neurons: Sequence[Neuron], draws: int, seed: int
-) -> dict[str, Any] | None:
-    """The answer's probability (mean over prompts) untouched and under interventions on some neurons; as JSON."""
+) -> tuple[dict[str, Any] | None, list[Sheet]]:
+    """The answer's probability (mean over prompts) untouched and under interventions on some neurons: JSON, a table."""
     if draws == 0 or not neurons:
-        return None
+        return None, []
     generator = randomness.generator(seed)
     others = [random_like(neurons, att.widths, generator) for _ in range(draws)]
     edits = [[], ablate_neurons(neurons), enhance_neurons(neurons), *map(ablate_neurons, others)]
     untouched, suppressed, enhanced, *random = answer_values(model, att.prompts, edits).mean(1).tolist()
-    return {
-        "neurons": len(neurons),
-        "prompts": len(att.prompts),
-        "draws": draws,
-        "seed": seed,
-        "untouched": untouched,
-        "suppressed": suppressed,
-        "enhanced": enhanced,
-        "random_suppressed": random,
-        "random_mean": sum(random) / draws,
-    }
-
-
-def _check_sheet(check: Mapping[str, Any]) -> Sheet:
+    check: dict[str, Any] = {"neurons": len(neurons), "prompts": len(att.prompts), "draws": draws, "seed": seed}
+    check |= {"untouched": untouched, "suppressed": suppressed, "enhanced": enhanced}
+    check |= {"random_suppressed": random, "random_mean": sum(random) / draws}
     values = {
-        "none": check["untouched"],
-        "these neurons set to 0": check["suppressed"],
-        "these neurons doubled": check["enhanced"],
+        "none": untouched,
+        "these neurons set to 0": suppressed,
+        "these neurons doubled": enhanced,
         "random neurons set to 0, mean": check["random_mean"],
-        "lowest": min(check["random_suppressed"]),
-        "highest": max(check["random_suppressed"]),
+        "lowest": min(random),
+        "highest": max(random),
     }
     note = (
-        f"{check['neurons']} neurons at the answer position; mean over {check['prompts']} prompt(s). "
-        f"Random neurons: as many, of the same layers, {check['draws']} draws with seed {check['seed']}."
+        f"{len(neurons)} neurons at the answer position; mean over {len(att.prompts)} prompt(s). "
+        f"Random neurons: as many, of the same layers, {draws} draws with seed {seed}."
     )
     frame = pd.DataFrame({"intervention": list(values), "probability of the answer": list(values.values())})
-    return Sheet("Ablation test", frame, [note])
+    return check, [Sheet("Ablation test", frame, [note])]
 
 
 def notes(att: Attribution) -> list[str]:
