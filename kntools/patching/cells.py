@@ -1,7 +1,9 @@
 """The cells of a patching grid: a site in some layers, and along it positions, heads or neurons."""
 
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import product
 from typing import Any, Literal
 
 import torch
@@ -12,15 +14,20 @@ from kntools.arguments import whole, whole_numbers
 from kntools.engine.prompt_pairs import Pair
 from kntools.engine.sweep import sweep
 from kntools.hooks.heads import check_whole_heads
-from kntools.hooks.positioned import position_axis
+from kntools.hooks.positioned import PositionedHook, position_axis
 from kntools.hooks.states import capture, patch
 from kntools.models import adapter
+from kntools.models.attachment import without_hooks
 from kntools.models.causality import is_causal_with_hooks
+from kntools.models.modules import once
 from kntools.models.neuron_layers import check_hook, layers_of
-from kntools.patching.read_outs import check_live
+from kntools.prompts import Encoded
 from kntools.sites import Hook, Positions, hook_name, layer_window, resolve_positions
 
 Axis = Literal["position", "head", "neuron"]
+
+# What is disturbed moves by so many times its own size; a read-out moves the logits by at most so many roundings.
+_STRENGTH, _ROUNDINGS = 4.0, 8.0
 
 
 @dataclass(frozen=True)
@@ -57,10 +64,14 @@ class Cells:
     def changed(self, pair: Pair) -> range:
         return range(pair.first_difference if self.causal else 0, pair.length)
 
+    def places(self, pairs: int) -> Iterator[tuple[int, int, int]]:
+        """Every cell of each pair, `(pair, layer, column)`: indices of the grid."""
+        return product(range(pairs), range(len(self.layers)), range(len(self.columns)))
+
     def filled(
         self, own: Float[Tensor, " pair"], places: Sequence[tuple[int, int, int]], values: Float[Tensor, " place"]
     ) -> Float[Tensor, "pair layer column"]:
-        """A grid of the values of runs that are not patched, with others at some places `(pair, layer, column)`."""
+        """A grid of the values of runs that are not patched, with others at some places."""
         grid = own[:, None, None].repeat(1, len(self.layers), len(self.columns))
         if places:
             grid[tuple(torch.tensor(places).T)] = values
@@ -130,3 +141,38 @@ def _chosen(asked: bool | Sequence[int], count: int, what: str) -> tuple[int, ..
     if not wanted:
         raise ValueError(f"{what}s is empty; True stands for all of them")
     return wanted
+
+
+def check_live(model: Any, encoded: Encoded, site: str, layer: int) -> None:
+    """Raise an error if `site` is a read-out, which nothing that is patched into it could change.
+
+    Asked once per model and site: it is disturbed strongly, at all positions, and the logits at the answer must move.
+    """
+    name = hook_name(site, layer)
+    if encoded.tokens.shape[1] < 2:  # attention to one token is the same whatever its scores are
+        return
+    if not once(model, ("moves", site), lambda: without_hooks(model, lambda: _moves(model, encoded, name))):
+        raise ValueError(
+            f"{name!r} is a read-out on this model: the forward pass does not use it, so changing it has no "
+            f"effect. Patch {'v or z' if 'attn' in name else 'resid_post'} instead"
+            + (" (or q and k, which the pattern is made from)." if "pattern" in name or "scores" in name else ".")
+        )
+
+
+def _moves(model: Any, encoded: Encoded, name: str) -> bool:
+    def disturb(x: Tensor) -> Tensor:
+        usual = x.abs() < 1e30  # attention scores of masked positions are -inf or nearly so, and stay it
+        size = _STRENGTH * (x[usual].float().abs().mean() + 1)
+        # Uneven along every axis: a softmax does not see what is added to all of its inputs.
+        wave = torch.arange(x.numel(), device=x.device, dtype=torch.float32).mul(1.7).sin().view(x.shape)
+        return torch.where(usual, x + (size * wave).to(x), x)
+
+    with warnings.catch_warnings(action="ignore"):  # TransformerLens 4 itself warns about an edit of a read-out
+        # The same with what changes nothing: what differs then is rounding.
+        edits = disturb, lambda x: x.clone()
+        hooks = [[(name, PositionedHook(None, edit, f"disturb {name}"))] for edit in edits]
+        logits = sweep(model, encoded, [[], *hooks])
+    clean, disturbed, rewritten = logits.float()
+    rounding = _ROUNDINGS * float((clean - rewritten).abs().max())
+    smallest = torch.finfo(logits.dtype).eps * float(clean.abs().max())
+    return not float((clean - disturbed).abs().max()) <= max(rounding, smallest)  # nan has moved

@@ -109,14 +109,12 @@ def patched_cells(batch: Batch, sources: States) -> tuple[Float[Tensor, " pair"]
     """The metric of the runs as they are, and with each cell patched: a row of one sweep per cell."""
     cells = batch.cells
     runs = [Intervention((), prompt=p) for p in range(len(batch.pairs))]
-    places: list[tuple[int, int, int]] = []
-    for p, (pair, source) in enumerate(zip(batch.pairs, sources, strict=True)):
-        for i, window in enumerate(cells.windows):
-            for j, column in enumerate(cells.columns):
-                hooks = cells.hooks(pair, source, window, column)
-                if hooks:
-                    places.append((p, i, j))
-                    runs.append(Intervention(hooks, prompt=p))
+    places = []
+    for p, i, j in cells.places(len(batch.pairs)):
+        hooks = cells.hooks(batch.pairs[p], sources[p], cells.windows[i], cells.columns[j])
+        if hooks:
+            places.append((p, i, j))
+            runs.append(Intervention(hooks, prompt=p))
     found = sweep(batch.model, batch.patched, runs, metric=batch.metrics).float().cpu()
     own, patched = found.split([len(batch.pairs), len(places)])
     return own, {"per_pair": cells.filled(own, places, patched)}

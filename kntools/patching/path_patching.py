@@ -104,13 +104,7 @@ def path_cells(batch: Batch, sources: States, ends: Sequence[Node]) -> tuple[Flo
             hooks += patch(site, layer, {name: whole}, at, **which)
         return hooks
 
-    every = [
-        (p, i, j)
-        for p in range(len(batch.pairs))
-        for i, layer in enumerate(cells.layers)
-        for j in range(len(cells.columns))
-        if layer <= last
-    ]
+    every = [place for place in cells.places(len(batch.pairs)) if cells.layers[place[1]] <= last]
     places, values = [], []
     for part in (every[first : first + _ROWS] for first in range(0, len(every), _ROWS)):
         seen: States = [{} for _ in part]

@@ -11,8 +11,8 @@ from torch import Tensor
 
 import kntools as kn
 from kntools.engine.prompt_pairs import encode_pairs
+from kntools.patching.cells import check_live
 from kntools.patching.patch_grid import PatchGrid
-from kntools.patching.read_outs import check_live
 from tests import zoo
 from tests.loop import ALL, sites_of
 
