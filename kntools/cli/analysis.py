@@ -68,6 +68,7 @@ def result_output(
     about = {**found.provenance, **(found.details if isinstance(found, Table) else {})}
     summary = found.summary()
     further = {name: frame for name, frame in every.items() if frame is not None}
+    others = [Sheet(name, frame) for name, frame in further.items() if not frame.equals(summary)]
 
     def write(out: Path) -> list[Path]:
         tensors = any(isinstance(value, Tensor) for value in vars(found).values())
@@ -76,14 +77,8 @@ def result_output(
         files.write(page, found.plot().to_html(include_plotlyjs=True))
         return [saved, *write_tables({"": found.to_frame(), **further}, options), page]
 
-    return Output(
-        {**about, **more, **(every or {rows: found.to_frame()})},
-        [
-            Sheet(found.describe(), summary),
-            *(Sheet(name, frame) for name, frame in further.items() if not frame.equals(summary)),
-        ],
-        write,
-    )
+    data = {**about, **more, **(every or {rows: found.to_frame()})}
+    return Output(data, [Sheet(found.describe(), summary), *others], write)
 
 
 def write_tables(tables: Mapping[str, pd.DataFrame], options: Options) -> list[Path]:

@@ -40,9 +40,7 @@ class Output:
 
 def emit(output: Output, options: Options) -> None:
     """Write the files if there is `--out`, then print the tables or the JSON."""
-    files = []
-    if options.out is not None:
-        files = [str(file) for file in output.write(options.out)]
+    files = [] if options.out is None else [str(file) for file in output.write(options.out)]
     if options.as_json:
         found = without_nan({"command": options.command, **output.data, "files": files})
         typer.echo(json.dumps(found, ensure_ascii=False, indent=2, allow_nan=False))

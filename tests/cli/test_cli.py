@@ -36,11 +36,6 @@ def save_tiny(name: str, folder: Path) -> Path:
     return folder
 
 
-@pytest.fixture(scope="module")
-def tiny(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return str(save_tiny("llama", tmp_path_factory.mktemp("models") / "tiny-llama"))
-
-
 @cache
 def _loaded(source: str, **options: Any) -> Any:
     """A model that commands share: they leave it as they found it."""

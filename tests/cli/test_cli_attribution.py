@@ -11,11 +11,6 @@ import kntools as kn
 from tests.cli.test_cli import TARGET, TEXT, TEXTS, run, run_json, save_tiny
 
 
-@pytest.fixture(scope="module")
-def tiny(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return str(save_tiny("llama", tmp_path_factory.mktemp("models") / "tiny-llama"))
-
-
 def test_attribute_prints_what_the_library_says(tiny: str) -> None:
     found = run_json("attribute", TEXT, TARGET, "--model", tiny, "--top", "4")
     att = kn.integrated_gradients(kn.load_model(tiny), kn.Prompt(TEXT, TARGET))
@@ -61,20 +56,8 @@ def test_the_seed_and_nothing_else_chooses_the_random_neurons(tiny: str) -> None
 
 
 def test_options_reach_the_library(tiny: str) -> None:
-    found = run_json(
-        "attribute",
-        TEXT,
-        " Ouagadougou",
-        "-m",
-        tiny,
-        "--rule",
-        "midpoint",
-        "--steps",
-        "7",
-        "--multi-token",
-        "first",
-        "--no-bos",
-    )
+    words = ("--rule", "midpoint", "--steps", "7", "--multi-token", "first", "--no-bos")
+    found = run_json("attribute", TEXT, " Ouagadougou", "-m", tiny, *words)
     settings = found["settings"]
     assert (settings["rule"], settings["steps"], settings["tol"]) == ("midpoint", 7, None)
     assert settings["prepend_bos"] is False

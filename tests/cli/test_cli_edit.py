@@ -12,14 +12,9 @@ import kntools as kn
 from kntools import analyses
 from kntools.editing.rome_settings import RomeSettings
 from tests import zoo
-from tests.cli.test_cli import run, run_json, save_tiny
+from tests.cli.test_cli import run, run_json
 
 TEXT, TARGET = "The capital of Canada is", " Rome"
-
-
-@pytest.fixture(scope="module")
-def tiny(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return str(save_tiny("llama", tmp_path_factory.mktemp("models") / "tiny-llama"))
 
 
 def test_edit_prints_what_the_library_says(tiny: str, tmp_path: Path) -> None:

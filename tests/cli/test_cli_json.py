@@ -12,22 +12,17 @@ from typer.main import get_command
 
 from kntools import analyses
 from kntools.cli import app, figures
-from tests.cli.test_cli import TARGET, TEXT, TEXTS, run, run_json, save_tiny
+from tests.cli.test_cli import TARGET, TEXT, TEXTS, run, run_json
+
+
+def names(text: str) -> set[str]:
+    return set(text.split())
+
 
 PROVENANCE = {"model", "fingerprint", "settings", "versions"}
 RUN = PROVENANCE | {"kind", "format"}
 NEURON = {"neuron", "layer", "index", "score"}
-CHECK = {
-    "neurons",
-    "prompts",
-    "draws",
-    "seed",
-    "untouched",
-    "suppressed",
-    "enhanced",
-    "random_suppressed",
-    "random_mean",
-}
+CHECK = names("neurons prompts draws seed untouched suppressed enhanced random_suppressed random_mean")
 EDIT = ("edit", TEXT, " Rome", "-s", "Canada", "--old", TARGET, "--steps", "2", "--tokens", "2")
 PATCH = ("patch", TEXT, TARGET, "The capital of France is", "--foil", " Paris")
 TRACE = ("trace", TEXT, TARGET, "-s", "Canada", "--samples", "2", "--window", "2")
@@ -60,11 +55,6 @@ FIGURES = {
 MADE_FROM = {"layer_distribution": "localisation", "cooccurrence_bias": "suppression_effect"}
 
 
-@pytest.fixture(scope="module")
-def tiny(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return str(save_tiny("llama", tmp_path_factory.mktemp("models") / "tiny-llama"))
-
-
 @pytest.fixture(autouse=True)
 def _no_data(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("KNTOOLS_DATA", raising=False)
@@ -82,9 +72,9 @@ def files_are_there(found: dict[str, Any], folder: Path) -> None:
 
 
 def test_every_command_with_json_is_tested_here() -> None:
-    names = {name for name, command in get_command(app).commands.items() if name != "figure"}
-    assert names == {"attribute", "card", "edit", "evaluate", "patch", "report", "search", "trace"}
-    assert all("--json" in run(name, "-h").stdout for name in names)
+    commands = {name for name, command in get_command(app).commands.items() if name != "figure"}
+    assert commands == {"attribute", "card", "edit", "evaluate", "patch", "report", "search", "trace"}
+    assert all("--json" in run(name, "-h").stdout for name in commands)
     analyses_there = {name for name, command in get_command(figures).commands.items() if not command.hidden}
     assert analyses_there == {*FIGURES, "edit_examples", "edit_consistency"}
 
@@ -92,16 +82,7 @@ def test_every_command_with_json_is_tested_here() -> None:
 @pytest.mark.parametrize("draws", ["2", "0"])
 def test_attribute(tiny: str, draws: str, tmp_path: Path) -> None:
     found = run_json("attribute", TEXT, TARGET, "--model", tiny, "--top", "3", "--draws", draws, "--out", str(tmp_path))
-    assert set(found) == PROVENANCE | {
-        "command",
-        "prompt",
-        "probability",
-        "rule",
-        "largest_residual",
-        "neurons",
-        "check",
-        "files",
-    }
+    assert set(found) == PROVENANCE | names("command prompt probability rule largest_residual neurons check files")
     assert found["command"] == "attribute"
     assert found["prompt"] == {"text": TEXT, "target": TARGET}
     assert keys(found["neurons"]) == NEURON | {"rank"} and len(found["neurons"]) == 3
@@ -111,19 +92,8 @@ def test_attribute(tiny: str, draws: str, tmp_path: Path) -> None:
 
 def test_search(tiny: str, tmp_path: Path) -> None:
     found = run_json("search", TARGET, *TEXTS, "--model", tiny, "--draws", "2", "--out", str(tmp_path))
-    assert set(found) == PROVENANCE | {
-        "command",
-        "prompts",
-        "rule",
-        "largest_residual",
-        "search",
-        "share",
-        "found",
-        "converged",
-        "neurons",
-        "check",
-        "files",
-    }
+    made = names("prompts rule largest_residual search share found converged neurons check")
+    assert set(found) == PROVENANCE | made | {"command", "files"}
     assert found["command"] == "search"
     assert keys(found["prompts"]) == {"text", "target", "probability"} and len(found["prompts"]) == len(TEXTS)
     assert keys(found["neurons"]) == NEURON | {"prompts"} and set(found["check"]) == CHECK
@@ -131,23 +101,8 @@ def test_search(tiny: str, tmp_path: Path) -> None:
     files_are_there(found, tmp_path)
 
 
-PATCHED = PROVENANCE | {
-    "command",
-    "site",
-    "method",
-    "window",
-    "metric",
-    "noising",
-    "clean",
-    "corrupted",
-    "pairs",
-    "tokens",
-    "layers",
-    "values",
-    "effect",
-    "effect_interval",
-    "files",
-}
+PATCHED = PROVENANCE | names("command site method window metric noising clean corrupted pairs tokens layers files")
+PATCHED |= names("values effect effect_interval")
 
 
 @pytest.mark.parametrize(
@@ -176,17 +131,7 @@ def test_patch_of_several_pairs(tiny: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize(("options", "kinds"), [((), ["hidden"]), (("--kind", "all"), ["hidden", "mlp", "attn"])])
 def test_trace(tiny: str, options: tuple[str, ...], kinds: list[str], tmp_path: Path) -> None:
     found = run_json(*TRACE, *options, "--model", tiny, "--out", str(tmp_path))
-    assert set(found) == PROVENANCE | {
-        "command",
-        "prompt",
-        "tokens",
-        "clean",
-        "corrupted",
-        "total_effect",
-        "metric",
-        "traces",
-        "files",
-    }
+    assert set(found) == PROVENANCE | names("command prompt tokens clean corrupted total_effect metric traces files")
     assert found["command"] == "trace" and set(found["prompt"]) == {"text", "target", "subject"}
     assert keys(found["traces"]) == {"kind", "window", "sever", "effect", "leading"}
     assert [one["kind"] for one in found["traces"]] == kinds
@@ -201,22 +146,8 @@ def test_trace(tiny: str, options: tuple[str, ...], kinds: list[str], tmp_path: 
 
 def test_edit(tiny: str, tmp_path: Path) -> None:
     found = run_json(*EDIT, "--model", tiny, "--layer", "2", "--symmetric", "Rome is", "--out", str(tmp_path))
-    assert set(found) == PROVENANCE | {
-        "command",
-        "prompt",
-        "target",
-        "layer",
-        "uses_second_moment",
-        "before",
-        "after",
-        "key_cosine",
-        "relative_norm",
-        "warnings",
-        "saved_model",
-        "loss",
-        "examples",
-        "files",
-    }
+    made = names("target layer uses_second_moment before after key_cosine relative_norm warnings loss")
+    assert set(found) == PROVENANCE | made | {"command", "prompt", "saved_model", "examples", "files"}
     assert found["command"] == "edit" and found["uses_second_moment"] is False and len(found["loss"]) == 2
     assert found["prompt"] == {"text": TEXT, "target": TARGET, "subject": "Canada"} and found["target"] == " Rome"
     assert keys(found["examples"]) == {"group", "text", "before", "after"}
@@ -243,31 +174,9 @@ def test_localisation(tmp_path: Path) -> None:
     measured = {f"{name}{end}" for name in ("count", "tau", "r1") for end in ("", "_low", "_high")}
     nulls = {f"null_{name}" for name in ("count", "tau", "r1")}
     assert keys(found["summary"]) == {"source", "kind", "groups", "converged", "above_null"} | measured | nulls
-    assert keys(found["difference"]) == {
-        "measure",
-        "linguistic",
-        "factual",
-        "difference",
-        "paradigms",
-        "relations",
-        "t",
-        "p",
-        "p_holm",
-    }
+    assert keys(found["difference"]) == names("measure linguistic factual difference paradigms relations t p p_holm")
     assert [row["measure"] for row in found["difference"]] == ["|KN|", "tau", "R1^2"]
-    assert keys(found["shares"]) == {
-        "neuron",
-        "determiner",
-        "number",
-        "nouns",
-        "found",
-        "share",
-        "low",
-        "high",
-        "opposite",
-        "p",
-        "p_holm",
-    }
+    assert keys(found["shares"]) == names("neuron determiner number nouns found share low high opposite p p_holm")
     assert keys(found["layers"]) == {"kind", "layer", "neurons", "share", "low", "high"}
     files_are_there(found, tmp_path)
 

@@ -10,14 +10,9 @@ import pytest
 import torch
 
 import kntools as kn
-from tests.cli.test_cli import run, run_json, save_tiny
+from tests.cli.test_cli import run, run_json
 
 TEXT, TARGET = "The capital of Canada is", " Ottawa"
-
-
-@pytest.fixture(scope="module")
-def tiny(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return str(save_tiny("llama", tmp_path_factory.mktemp("models") / "tiny-llama"))
 
 
 def test_trace_prints_what_the_library_says(tiny: str, tmp_path: Path) -> None:
