@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import Any
 
@@ -14,7 +15,7 @@ from torch import Tensor
 import kntools as kn
 from kntools.sites import hook_name
 from tests import zoo
-from tests.loop import ALL
+from tests.loop import ALL, gradient_by_loop
 
 
 def prompts_for(name: str) -> list[kn.Prompt]:
@@ -23,41 +24,55 @@ def prompts_for(name: str) -> list[kn.Prompt]:
     return [kn.Prompt(f"The capital of {a} is{end}", space + b, subject=a) for a, b in places]
 
 
-def reference(model: Any, prompt: kn.Prompt, layer: int, nodes: Tensor, weights: Tensor) -> Tensor:
-    """One layer's scores by a plain loop over nodes; a norm behind the MLP keeps its scale."""
+def reference(
+    model: Any,
+    prompt: kn.Prompt,
+    layer: int,
+    nodes: Iterable[float] = (1.0,),
+    weights: Iterable[float] = (1.0,),
+    *,
+    site: str = "mlp.hook_post",
+    value: Callable[[Tensor], Tensor] | None = None,
+) -> Tensor:
+    """One layer's scores by a plain loop over nodes; a norm behind the MLP keeps its scale.
+
+    `value` is a metric of the logits `[1 pos d_vocab]` at the answer; left out, P of all tokens of the answer.
+    """
     e = kn.encode(model, prompt)
-    name, scale = hook_name("mlp.hook_post", layer), hook_name("ln2_post.hook_scale", layer)
+    name, scale, at = hook_name(site, layer), f"blocks.{layer}.ln2_post.hook_scale", list(e.positions)
     _, cache = model.run_with_cache(e.tokens)
     held = [(scale, lambda x, hook: cache[scale])] if scale in cache else []
-    w = cache[name][0, e.position].detach().double()
+    w = cache[name][0, at].detach().double()
     total = torch.zeros_like(w)
-    for g, weight in zip(nodes.tolist(), weights.tolist(), strict=True):
-        kept: list[Tensor] = []
 
-        def scaled(x: Tensor, hook: Any, g: float = g, kept: list[Tensor] = kept) -> Tensor:
-            out = x.detach().clone()
-            out[:, e.position] = out[:, e.position] * g
-            kept.append(out.requires_grad_())
-            return out
+    def p(logits: Tensor) -> Tensor:
+        return logits[0].softmax(-1)[range(len(at)), list(e.target_ids)].prod()
 
-        with torch.enable_grad():
-            logits = model.run_with_hooks(e.tokens, fwd_hooks=[(name, scaled), *held])
-            p = logits[0, e.position].softmax(-1)[e.target_ids[0]]
-            [gradient] = torch.autograd.grad(p, kept)
-        total += weight * w * gradient[0, e.position].double()
-    return total
+    def scaled(x: Tensor, g: float) -> Tensor:
+        out = x.clone()
+        out[:, at] *= g
+        return out
+
+    for g, weight in zip(nodes, weights, strict=True):
+        hooks = [(name, lambda x, hook, g=g: scaled(x, g)), *held]
+        total += float(weight) * gradient_by_loop(model, e.tokens, hooks, name, value or p, at)[0, at].double()
+    return (w * total).sum(0)
+
+
+def dense_near_zero(n: int) -> tuple[Any, Any]:
+    """Gauss nodes and weights in t, where g = t^4: tiny random models leap near zero."""
+    x, w = np.polynomial.legendre.leggauss(n)
+    t = (x + 1) / 2
+    return t**4, w / 2 * 4 * t**3
 
 
 @pytest.mark.parametrize("name", ["gpt2", "llama", "gemma2", "neox", "bert"])
 def test_adaptive_equals_a_fine_plain_loop(name: str) -> None:
-    """128 Gauss nodes, dense near zero (g = t^3), where tiny random models leap."""
     model = zoo.tiny(name)
     prompt = prompts_for(name)[0]
     att = kn.integrated_gradients(model, prompt, tol=0.001)
-    x, w = np.polynomial.legendre.leggauss(128)
-    t = torch.from_numpy((x + 1) / 2)
     for layer in (0, model.cfg.n_layers - 1):
-        expected = reference(model, prompt, layer, t**4, torch.from_numpy(w / 2) * 4 * t**3)
+        expected = reference(model, prompt, layer, *dense_near_zero(128))
         error = (att.scores[0, layer].double() - expected).norm() / expected.norm()
         assert float(error) < 0.01, layer
 
@@ -87,7 +102,7 @@ def test_fixed_rules_are_their_formula(rule: str) -> None:
     prompt = prompts_for("llama")[0]
     att = kn.integrated_gradients(model, prompt, rule=rule, steps=5)
     nodes = fixed_rule(rule, 5)
-    expected = reference(model, prompt, 1, torch.from_numpy(nodes.nodes), torch.from_numpy(nodes.weights))
+    expected = reference(model, prompt, 1, nodes.nodes, nodes.weights)
     torch.testing.assert_close(att.scores[0, 1].double(), expected, atol=1e-8, rtol=1e-3)
     assert att.nodes.unique().tolist() == [5]
 
@@ -96,7 +111,7 @@ def test_baselines_are_their_formula() -> None:
     model = zoo.tiny("gpt2")
     prompt = prompts_for("gpt2")[0]
     name = hook_name("mlp.hook_post", 2)
-    once = reference(model, prompt, 2, torch.tensor([1.0]), torch.tensor([1.0]))
+    once = reference(model, prompt, 2)
     att = kn.activation_x_gradient(model, prompt)
     torch.testing.assert_close(att.scores[0, 2].double(), once, atol=1e-9, rtol=1e-3)
     e = kn.encode(model, prompt)

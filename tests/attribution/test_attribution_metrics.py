@@ -7,15 +7,14 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
 import kntools as kn
-from kntools.sites import Neuron, hook_name
+from kntools.sites import Neuron
 from tests import planted, zoo
-from tests.attribution.test_attribution import prompts_for
+from tests.attribution.test_attribution import dense_near_zero, prompts_for, reference
 from tests.loop import ALL
 
 NOUN = Neuron(planted.LAYER, 11)
@@ -29,40 +28,14 @@ def pairs_for(name: str) -> list[kn.Prompt]:
 
 
 def by_hand(model: Any, prompt: kn.Prompt) -> dict[str, Callable[[Tensor], Tensor]]:
-    """Metrics on the logits `[d_vocab]` of the answer's position, written out."""
+    """Metrics on the logits `[... d_vocab]` of the answer's position, written out."""
     e = kn.encode(model, prompt)
     right, wrong = e.target_ids[0], e.foil_ids[0] if e.foil_ids else 0
     return {
-        "probability": lambda x: x.softmax(-1)[right],
-        "log_probability": lambda x: x.log_softmax(-1)[right],
-        "contrast": lambda x: x[right] - x[wrong],
+        "probability": lambda x: x.softmax(-1)[..., right],
+        "log_probability": lambda x: x.log_softmax(-1)[..., right],
+        "contrast": lambda x: x[..., right] - x[..., wrong],
     }
-
-
-def by_loop(model: Any, prompt: kn.Prompt, layer: int, value: Callable[[Tensor], Tensor], nodes: int) -> Tensor:
-    """Scores of a layer and m(1) - m(0): Gauss nodes, dense near zero (g = t^4), in TransformerLens alone.
-
-    Where a norm follows the MLP, its scale is what it is in the run.
-    """
-    e = kn.encode(model, prompt)
-    name, scale = hook_name("mlp.hook_post", layer), f"blocks.{layer}.ln2_post.hook_scale"
-    _, cache = model.run_with_cache(e.tokens)
-    held = [(scale, lambda x, hook: cache[scale])] if scale in cache else []
-    w = cache[name].detach()
-
-    def run(g: float) -> tuple[Tensor, Tensor]:
-        at = w.clone()
-        at[:, e.position] *= g
-        at.requires_grad_()
-        with torch.enable_grad():
-            m = value(model.run_with_hooks(e.tokens, fwd_hooks=[(name, lambda x, hook: at), *held])[0, e.position])
-            [gradient] = torch.autograd.grad(m, at)
-        return m.detach().double(), gradient[0, e.position].double()
-
-    x, weights = np.polynomial.legendre.leggauss(nodes)
-    t = (x + 1) / 2
-    total = sum(weight / 2 * 4 * s**3 * run(float(s**4))[1] for s, weight in zip(t, weights, strict=True))
-    return torch.cat([w[0, e.position].double() * total, (run(1.0)[0] - run(0.0)[0])[None]])
 
 
 @pytest.mark.parametrize("name", ALL)
@@ -89,11 +62,13 @@ def test_every_metric_equals_a_plain_loop_of_64_nodes(name: str, metric: Any) ->
     model, prompt = zoo.tiny(name), pairs_for(name)[0]
     att = kn.integrated_gradients(model, prompt, metric=metric, tol=0.001)
     assert att.metric == metric
+    e, value = kn.encode(model, prompt), by_hand(model, prompt)[metric]
     for layer in (0, model.cfg.n_layers - 1):
-        *expected, gap = by_loop(model, prompt, layer, by_hand(model, prompt)[metric], 64)
-        error = (att.scores[0, layer].double() - torch.stack(expected)).norm() / torch.stack(expected).norm()
-        assert float(error) < 0.01
-        assert float(att.gap[0, layer]) == pytest.approx(float(gap), rel=1e-3, abs=1e-6)
+        expected = reference(model, prompt, layer, *dense_near_zero(64), value=value)
+        assert float((att.scores[0, layer].double() - expected).norm() / expected.norm()) < 0.01
+        runs = [[], kn.scale_site("mlp.hook_post", layer, 0.0, pos=e.position)]
+        one, zero = (value(model.run_with_hooks(e.tokens, fwd_hooks=hooks)[0, e.position]) for hooks in runs)
+        assert float(att.gap[0, layer]) == pytest.approx(float(one - zero), rel=1e-3, abs=1e-6)
 
 
 def test_the_rule_knows_no_unit() -> None:
@@ -134,16 +109,9 @@ def test_the_default_is_the_contrast_where_every_prompt_has_a_foil() -> None:
 @pytest.mark.parametrize("metric", ["log_probability", "contrast"])
 def test_activation_x_gradient_is_its_formula_in_every_metric(metric: Any) -> None:
     model, prompt = zoo.tiny("gpt2"), pairs_for("gpt2")[0]
-    att, e, name = (
-        kn.activation_x_gradient(model, prompt, metric=metric),
-        kn.encode(model, prompt),
-        hook_name("mlp.hook_post", 1),
-    )
-    kept: list[Tensor] = []
-    with torch.enable_grad():
-        logits = model.run_with_hooks(e.tokens, fwd_hooks=[(name, lambda x, hook: kept.append(x))])
-        [gradient] = torch.autograd.grad(by_hand(model, prompt)[metric](logits[0, e.position]), kept)
-    torch.testing.assert_close(att.scores[0, 1], (kept[0] * gradient)[0, e.position].detach(), atol=1e-5, rtol=1e-3)
+    att = kn.activation_x_gradient(model, prompt, metric=metric)
+    expected = reference(model, prompt, 1, value=by_hand(model, prompt)[metric])
+    torch.testing.assert_close(att.scores[0, 1].double(), expected, atol=1e-5, rtol=1e-3)
 
 
 def test_answers_of_several_tokens() -> None:

@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
 
 import kntools as kn
 from kntools.sites import hook_name
 from tests import zoo
+from tests.attribution.test_attribution import reference
 
 SITES = ["mlp.hook_post", "mlp.hook_pre"]
 
@@ -30,36 +30,18 @@ SEVERAL = [
 ]
 
 
-def activations_and_gradients(model: Any, e: kn.Encoded, name: str) -> tuple[Tensor, Tensor]:
-    """`[answer position, neuron]` each: P is the product over the answer's tokens, differentiated by plain autograd."""
-    at = list(e.positions)
-    _, cache = model.run_with_cache(e.tokens, names_filter=name)
-    kept: list[Tensor] = []
-
-    def keep(x: Tensor, hook: Any) -> Tensor:
-        kept.append(x.detach().clone().requires_grad_())
-        return kept[0]
-
-    with torch.enable_grad():
-        logits = model.run_with_hooks(e.tokens, fwd_hooks=[(name, keep)])
-        p = torch.ones(())
-        for position, token in zip(at, e.target_ids, strict=True):
-            p = p * logits[0, position].softmax(-1)[token]
-        [gradient] = torch.autograd.grad(p, kept)
-    return cache[name][0, at].detach(), gradient[0, at]
-
-
 def assert_scores_are_the_formula(model: Any, prompts: list[kn.Prompt], site: str, max_rows: int | None) -> None:
     with kn.set_options(max_rows=max_rows):
         product = kn.activation_x_gradient(model, prompts, site=site)
         plain = kn.activation(model, prompts, site=site)
     for number, prompt in enumerate(prompts):
         e = kn.encode(model, prompt)
+        _, cache = model.run_with_cache(e.tokens)
         for layer in range(model.cfg.n_layers):
-            w, gradient = activations_and_gradients(model, e, hook_name(site, layer))
-            expected = (w * gradient).sum(0)
+            expected = reference(model, prompt, layer, site=site)
             error = (product.scores[number, layer] - expected).norm() / expected.norm()
             assert float(error) < 1e-3, (number, layer)
+            w = cache[hook_name(site, layer)][0, list(e.positions)]
             torch.testing.assert_close(plain.scores[number, layer], w.sum(0), atol=1e-5, rtol=1e-4)
 
 

@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
 
 import kntools as kn
 from kntools.analyses.fig01_attribution_profile import attribution_profile
@@ -18,6 +17,7 @@ from kntools.analyses.neuron_search import ADAPTIVE, shuffled_neurons
 from kntools.attribution.random_neurons import random_like
 from kntools.editing.rome_settings import RomeSettings, layer_for
 from tests import zoo
+from tests.attribution.test_attribution import reference
 from tests.loop import one_by_one
 
 PROMPTS = [
@@ -40,22 +40,6 @@ def neurons_of(name: str) -> set[kn.Neuron]:
     return {kn.Neuron(layer, i) for layer, width in enumerate(WIDTHS[name]) for i in range(width)}
 
 
-def by_loop(model: Any, prompt: kn.Prompt, layer: int, site: str, gammas: list[float]) -> Tensor:
-    """w * the mean gradient along the path: TransformerLens and autograd alone."""
-    e, name = kn.encode(model, prompt), f"blocks.{layer}.{site}"
-    _, cache = model.run_with_cache(e.tokens)
-    w, total = cache[name][0, -1].detach(), 0.0
-    for gamma in gammas:
-        at = (gamma * w).requires_grad_()
-
-        def put(x: Tensor, hook: Any, at: Tensor = at) -> Tensor:
-            return torch.cat([x[:, :-1], at.expand(1, 1, -1)], dim=1)
-
-        p = model.run_with_hooks(e.tokens, fwd_hooks=[(name, put)])[0, -1].softmax(-1)[e.target_ids[0]]
-        total = total + torch.autograd.grad(p, at)[0]
-    return w * total / len(gammas)
-
-
 RULES: dict[str, tuple[Callable[..., kn.Attribution], list[float]]] = {
     "midpoint": (
         lambda *a, **k: kn.integrated_gradients(*a, rule="midpoint", steps=4, **k),
@@ -75,8 +59,8 @@ def test_scores_are_those_of_the_plain_loop(name: str, site: str, rule: str) -> 
     for p, prompt in enumerate(PROMPTS):
         for layer, width in enumerate(WIDTHS[name]):
             if width:
-                expected = by_loop(model, prompt, layer, site, gammas)
-                torch.testing.assert_close(att.scores[p, layer, :width], expected, atol=1e-6, rtol=1e-3)
+                expected = reference(model, prompt, layer, gammas, [1 / len(gammas)] * len(gammas), site=site)
+                torch.testing.assert_close(att.scores[p, layer, :width].double(), expected, atol=1e-6, rtol=1e-3)
             assert not att.scores[p, layer, width:].any()
 
 

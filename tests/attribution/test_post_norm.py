@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import warnings
-from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -13,8 +12,8 @@ import torch
 import kntools as kn
 from kntools.models.neuron_layers import norms_behind
 from tests import zoo
-from tests.attribution.test_attribution import prompts_for
-from tests.attribution.test_attribution_metrics import by_hand, by_loop
+from tests.attribution.test_attribution import dense_near_zero, prompts_for, reference
+from tests.attribution.test_attribution_metrics import by_hand
 
 _GQA = {"num_key_value_heads": zoo.N_KV_HEADS}
 _HEADS = {**_GQA, "head_dim": 8, "query_pre_attn_scalar": 8, "sliding_window": 16}
@@ -57,9 +56,8 @@ def test_a_held_norm_is_complete_and_equals_a_plain_loop(name: str, compatibilit
             off = kn.scale_site("mlp.hook_post", layer, 0.0, pos=e.position)
             clean, without = kn.sweep(model, e, [[], off], metric=kn.probability(e.target_ids)).tolist()
             assert float(att.gap[n, layer]) == pytest.approx(clean - without, rel=1e-3, abs=1e-8)
-            *expected, _ = by_loop(model, prompt, layer, by_hand(model, prompt)["probability"], 32)
-            error = (att.scores[n, layer].double() - torch.stack(expected)).norm() / torch.stack(expected).norm()
-            assert float(error) < 0.01
+            expected = reference(model, prompt, layer, *dense_near_zero(32))
+            assert float((att.scores[n, layer].double() - expected).norm() / expected.norm()) < 0.01
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -85,22 +83,9 @@ def test_activation_x_gradient_is_the_slope_at_the_end_of_the_held_path(name: st
     att = kn.activation_x_gradient(model, prompts, metric=metric)
     assert att.post_norm == "frozen"
     for n, prompt in enumerate(prompts):
-        value: Callable[..., Any] = by_hand(model, prompt)[metric]
         for layer in range(model.cfg.n_layers):
-            e, seen = kn.encode(model, prompt), {}
-            name_of, scale = f"blocks.{layer}.mlp.hook_post", f"blocks.{layer}.ln2_post.hook_scale"
-            _, cache = model.run_with_cache(e.tokens, names_filter=scale)
-
-            def keep(x: Any, hook: Any, seen: dict[str, Any] = seen) -> Any:
-                seen["w"] = x.detach().clone().requires_grad_()
-                return seen["w"]
-
-            hold = (scale, lambda x, hook, cache=cache, scale=scale: cache[scale])
-            with torch.enable_grad():
-                logits = model.run_with_hooks(e.tokens, fwd_hooks=[(name_of, keep), hold])
-                [gradient] = torch.autograd.grad(value(logits[0, e.position]), seen["w"])
-            expected = (seen["w"] * gradient)[0, e.position].detach()
-            torch.testing.assert_close(att.scores[n, layer], expected, rtol=1e-3, atol=2e-7)
+            expected = reference(model, prompt, layer, value=by_hand(model, prompt)[metric])
+            torch.testing.assert_close(att.scores[n, layer].double(), expected, rtol=1e-3, atol=2e-7)
 
 
 def test_where_no_norm_follows_there_is_nothing_to_hold(monkeypatch: pytest.MonkeyPatch) -> None:
