@@ -2,7 +2,7 @@
 
 from typing import Annotated
 
-import typer
+from typer import Option
 
 from kntools.cli import pages
 from kntools.cli.command import command
@@ -21,7 +21,7 @@ def attribute(
     options: ModelOptions,
     integral: Integral,
     multi_token: MultiToken = "error",
-    top: Annotated[int, typer.Option(min=1, help="Number of leading neurons to show and to test.")] = 10,
+    top: Annotated[int, Option(min=1, help="Number of leading neurons to show and to test.")] = 10,
     draws: pages.Draws = 10,
 ) -> Output:
     """Attribute an answer to the neurons of a model.

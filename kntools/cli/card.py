@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Annotated, Any
 
-import typer
+from typer import Argument, Option
 
 from kntools.attribution.neuron_card import neuron_card
 from kntools.attribution.neuron_card_result import NeuronCard, cards_page
@@ -23,17 +23,13 @@ _TRIED = 100
 
 @command
 def card(
-    neurons: Annotated[list[str], typer.Argument(help="Names such as L24.N1005.")],
+    neurons: Annotated[list[str], Argument(help="Names such as L24.N1005.")],
     options: ModelOptions,
-    prompt: Annotated[str | None, typer.Option(help="Also show the effect on the answer of this text.")] = None,
-    target: Annotated[str | None, typer.Option(help="The answer (default: the most probable token).")] = None,
-    texts: Annotated[
-        Path | None, typer.Option(help="A file with one text per line: contexts of high activation.")
-    ] = None,
-    run: Annotated[Path | None, typer.Option(help="Save progress over the texts here, to resume.")] = None,
-    k: Annotated[
-        int, typer.Option("-k", min=1, help="Number of promoted and suppressed tokens, and of contexts.")
-    ] = 10,
+    prompt: Annotated[str | None, Option(help="Also show the effect on the answer of this text.")] = None,
+    target: Annotated[str | None, Option(help="The answer (default: the most probable token).")] = None,
+    texts: Annotated[Path | None, Option(help="A file with one text per line: contexts of high activation.")] = None,
+    run: Annotated[Path | None, Option(help="Save progress over the texts here, to resume.")] = None,
+    k: Annotated[int, Option("-k", min=1, help="Number of promoted and suppressed tokens, and of contexts.")] = 10,
 ) -> Output:
     """Show the tokens that neurons promote, their contexts, and their effect in a prompt.
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
-import typer
+from typer import Argument, Option
 
 from kntools.analyses.fig10_edit_examples import edit_examples
 from kntools.cli import pages
@@ -23,7 +23,7 @@ from kntools.results.result import load
 
 UNRELATED = ["The Eiffel Tower is located in the city of", "To treat my toothache, I should see a"]
 
-Texts = Annotated[list[str] | None, typer.Option(help="A text to continue; may be repeated.")]
+Texts = Annotated[list[str] | None, Option(help="A text to continue; may be repeated.")]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,19 +54,19 @@ class RomeOptions:
 
 @command
 def edit(
-    text: Annotated[str, typer.Argument(help="The words before the answer.")],
-    target: Annotated[str, typer.Argument(help="The new answer, e.g. ' Rome'.")],
+    text: Annotated[str, Argument(help="The words before the answer.")],
+    target: Annotated[str, Argument(help="The new answer, e.g. ' Rome'.")],
     subject: Subject,
     options: ModelOptions,
     how: RomeOptions,
-    old: Annotated[str | None, typer.Option(help="The old answer (default: the most probable token).")] = None,
+    old: Annotated[str | None, Option(help="The old answer (default: the most probable token).")] = None,
     symmetric: Texts = None,
     synonym: Texts = None,
     unrelated: Texts = None,
-    tokens: Annotated[int, typer.Option(min=1, help="Tokens to generate.")] = 12,
+    tokens: Annotated[int, Option(min=1, help="Tokens to generate.")] = 12,
     save: Annotated[
         Path | None,
-        typer.Option("--save-model", help="Save the edited model to this new folder, in the format of transformers."),
+        Option("--save-model", help="Save the edited model to this new folder, in the format of transformers."),
     ] = None,
 ) -> Output:
     """Edit a fact by a rank-one change of one layer (ROME), and show answers before and after.

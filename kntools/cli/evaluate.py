@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Annotated, Any
 
-import typer
+from typer import Argument, Option
 
 from kntools import analyses
 from kntools.analyses.edit_cases import EditData, make_cases
@@ -44,12 +44,12 @@ class EditorOptions(RomeOptions):
 
 @command
 def evaluate(
-    what: Annotated[EditData, typer.Argument(help="P36, P1376: symmetric facts; P101: synonyms; P27: two hops.")],
+    what: Annotated[EditData, Argument(help="P36, P1376: symmetric facts; P101: synonyms; P27: two hops.")],
     options: RunOptions,
     how: EditorOptions,
-    limit: Annotated[int, typer.Option(min=1, help="Facts to edit.")] = 20,
-    generations: Annotated[int, typer.Option(min=0, help="Number of facts for the entropy of generated text.")] = 0,
-    together: Annotated[int, typer.Option(min=1, help="Facts in shared passes; more are faster and need memory.")] = 8,
+    limit: Annotated[int, Option(min=1, help="Facts to edit.")] = 20,
+    generations: Annotated[int, Option(min=0, help="Number of facts for the entropy of generated text.")] = 0,
+    together: Annotated[int, Option(min=1, help="Facts in shared passes; more are faster and need memory.")] = 8,
 ) -> Output:
     """Edit facts one by one with several editors and score the answers after each edit.
 
@@ -65,13 +65,13 @@ def evaluate(
 
 @command
 def forgetting_curve(
-    what: Annotated[EditData, typer.Argument(help="Data set of the facts.")],
+    what: Annotated[EditData, Argument(help="Data set of the facts.")],
     options: RunOptions,
     how: EditorOptions,
     edits: Annotated[
-        list[int] | None, typer.Option(min=1, help="A number of edits; one or several (1, 10, 50, 100).")
+        list[int] | None, Option(min=1, help="A number of edits; one or several (1, 10, 50, 100).")
     ] = None,
-    order: Annotated[list[str] | None, typer.Option(help=f"{', '.join(ORDERS)} (both).")] = None,
+    order: Annotated[list[str] | None, Option(help=f"{', '.join(ORDERS)} (both).")] = None,
 ) -> Output:
     """Success of 1, 10, 50 and 100 edits, made at once and in sequence, by several editors.
 

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
-import typer
+from typer import Argument, Option
 
 from kntools import analyses
 from kntools.analyses.fig05_suppression_effect import Definition
@@ -24,14 +24,12 @@ from kntools.results.result import Result, load
 from kntools.sites import as_neurons
 from kntools.tracing.restoration import KINDS, Severed
 
-Sources = Annotated[list[str], typer.Argument(help="BLiMP paradigms and ParaRel relations.")]
-Paradigm = Annotated[str, typer.Argument(help="A BLiMP paradigm of determiners and nouns.")]
-Count = Annotated[int, typer.Option(min=1, help="Neurons per prompt: those with its highest scores.")]
-SomeNeurons = Annotated[list[str] | None, typer.Option("--neuron", "-n", help="A neuron; may be repeated.")]
-Limit = Annotated[int, typer.Option(min=1, help="Number of prompts, pairs or facts of each source.")]
-MethodNames = Annotated[
-    list[str] | None, typer.Option("--method", help=f"{', '.join(METHODS)}; may be repeated (all).")
-]
+Sources = Annotated[list[str], Argument(help="BLiMP paradigms and ParaRel relations.")]
+Paradigm = Annotated[str, Argument(help="A BLiMP paradigm of determiners and nouns.")]
+Count = Annotated[int, Option(min=1, help="Neurons per prompt: those with its highest scores.")]
+SomeNeurons = Annotated[list[str] | None, Option("--neuron", "-n", help="A neuron; may be repeated.")]
+Limit = Annotated[int, Option(min=1, help="Number of prompts, pairs or facts of each source.")]
+MethodNames = Annotated[list[str] | None, Option("--method", help=f"{', '.join(METHODS)}; may be repeated (all).")]
 Number = Literal["singular", "plural"]
 
 
@@ -39,10 +37,8 @@ Number = Literal["singular", "plural"]
 class Groups:
     """Which groups of prompts are searched."""
 
-    frames: Annotated[int, typer.Option(min=1, help="Sentences per pair of words.")] = 10
-    known: Annotated[bool, typer.Option("--known", help="Only pairs and facts that the model answers correctly.")] = (
-        False
-    )
+    frames: Annotated[int, Option(min=1, help="Sentences per pair of words.")] = 10
+    known: Annotated[bool, Option("--known", help="Only pairs and facts that the model answers correctly.")] = False
 
     def load(self, model: Any, sources: list[str], limit: int | None, seed: int) -> list[analyses.PromptGroup]:
         check_distinct("source", sources)
@@ -63,12 +59,11 @@ def prepared(options: RunOptions, sources: list[str], neurons: list[str] | None 
 class Suppressed:
     """Which neurons are suppressed, and before which nouns."""
 
-    neuron: Annotated[list[str], typer.Option("--neuron", "-n", help="A neuron, e.g. L9.N1094; may be repeated.")]
+    neuron: Annotated[list[str], Option("--neuron", "-n", help="A neuron, e.g. L9.N1094; may be repeated.")]
     limit: Limit = 200
-    factor: Annotated[float, typer.Option(help="Factor of the activations.")] = 0.0
+    factor: Annotated[float, Option(help="Factor of the activations.")] = 0.0
     found_by: Annotated[
-        Path | None,
-        typer.Option(help="Result of kntools figure pair_search: leave out the nouns that selected its neurons."),
+        Path | None, Option(help="Result of kntools figure pair_search: leave out the nouns that selected its neurons.")
     ] = None
 
     def load(self, options: RunOptions, paradigm: str) -> tuple[Any, Any, Any]:
@@ -85,11 +80,11 @@ def chosen_methods(names: list[str] | None) -> dict[str, Any] | None:
 
 @command
 def attribution_profile(
-    source: Annotated[str, typer.Argument(help="A BLiMP paradigm or a ParaRel relation.")],
+    source: Annotated[str, Argument(help="A BLiMP paradigm or a ParaRel relation.")],
     options: RunOptions,
     search: Search,
     limit: Limit = 100,
-    classes: Annotated[int, typer.Option(min=1, help="Answers, the most frequent ones.")] = 8,
+    classes: Annotated[int, Option(min=1, help="Answers, the most frequent ones.")] = 8,
 ) -> Result:
     """Mean scores of neurons by answer."""
     model, _ = prepared(options, [source])
@@ -103,7 +98,7 @@ def pair_search(
     options: RunOptions,
     search: Search,
     chosen: Groups,
-    limit: Annotated[int | None, typer.Option(min=1, help="Number of pairs (default: all).")] = None,
+    limit: Annotated[int | None, Option(min=1, help="Number of pairs (default: all).")] = None,
     neuron: SomeNeurons = None,
 ) -> Output:
     """Determiner-noun pairs in which each neuron is a knowledge neuron.
@@ -123,7 +118,7 @@ def localisation(
     search: Search,
     chosen: Groups,
     limit: Limit = 30,
-    null: Annotated[Null, typer.Option(help="Null: random neurons, shuffled answers, or shuffled foils.")] = "neurons",
+    null: Annotated[Null, Option(help="Null: random neurons, shuffled answers, or shuffled foils.")] = "neurons",
     neuron: SomeNeurons = None,
 ) -> Output:
     """Number, agreement (tau, R1^2) and layers of knowledge neurons.
@@ -143,9 +138,9 @@ def localisation(
 
 @command
 def layer_distribution(
-    result: Annotated[Path, typer.Argument(help="The result of kntools figure localisation.")],
+    result: Annotated[Path, Argument(help="The result of kntools figure localisation.")],
     options: Options,
-    layers: Annotated[int | None, typer.Option(min=1, help="Layers of the model (default: the result's).")] = None,
+    layers: Annotated[int | None, Option(min=1, help="Layers of the model (default: the result's).")] = None,
 ) -> Result:
     """Layers of knowledge neurons.
 
@@ -161,9 +156,9 @@ def suppression_effect(
     how: Suppressed,
     change: Annotated[
         Definition | None,
-        typer.Option(help="Definition of the change (default: log_odds; kn_thesis where there is no foil)."),
+        Option(help="Definition of the change (default: log_odds; kn_thesis where there is no foil)."),
     ] = None,
-    paper: Annotated[bool, typer.Option("--paper", help="Use the published test.")] = False,
+    paper: Annotated[bool, Option("--paper", help="Use the published test.")] = False,
 ) -> Result:
     """Effect of suppressing neurons on plural, singular and neutral words.
 
@@ -176,21 +171,19 @@ def suppression_effect(
 
 @command
 def cooccurrence_bias(
-    effect: Annotated[Path, typer.Argument(help="The result of kntools figure suppression_effect.")],
+    effect: Annotated[Path, Argument(help="The result of kntools figure suppression_effect.")],
     options: ModelOptions,
     corpus: Annotated[
-        list[Path] | None, typer.Argument(help="Text files, one sentence a line, or .jsonl with one row a line.")
+        list[Path] | None, Argument(help="Text files, one sentence a line, or .jsonl with one row a line.")
     ] = None,
-    field: Annotated[
-        str | None, typer.Option(help="Field of the rows of a .jsonl file that holds the text (text).")
-    ] = None,
+    field: Annotated[str | None, Option(help="Field of the rows of a .jsonl file that holds the text (text).")] = None,
     expected: Annotated[
-        bool, typer.Option("--expected", help="Also count what a causal model would write after each word.")
+        bool, Option("--expected", help="Also count what a causal model would write after each word.")
     ] = False,
-    group: Annotated[str, typer.Option(help="Number of the nouns in the prompts.")] = "plural",
-    section: Annotated[list[str] | None, typer.Option(help="Words of the effect; may be repeated (neutral).")] = None,
-    least: Annotated[int, typer.Option(min=1, help="Least number of nouns beside a word.")] = 10,
-    between: Annotated[int, typer.Option(min=0, help="Words allowed between a word and its noun.")] = 1,
+    group: Annotated[str, Option(help="Number of the nouns in the prompts.")] = "plural",
+    section: Annotated[list[str] | None, Option(help="Words of the effect; may be repeated (neutral).")] = None,
+    least: Annotated[int, Option(min=1, help="Least number of nouns beside a word.")] = 10,
+    between: Annotated[int, Option(min=0, help="Words allowed between a word and its noun.")] = 1,
 ) -> Result:
     """Correlate the effect of figure 5 with how often words occur with plural nouns.
 
@@ -229,11 +222,9 @@ def reliability(
     options: RunOptions,
     search: Search,
     limit: Limit = 100,
-    count: Annotated[
-        int | None, typer.Option(min=1, help="Neurons per prompt: those with its highest scores (5).")
-    ] = None,
+    count: Annotated[int | None, Option(min=1, help="Neurons per prompt: those with its highest scores (5).")] = None,
     neuron: SomeNeurons = None,
-    edit: Annotated[list[str] | None, typer.Option(help=f"{', '.join(EDITS)}; may be repeated (all).")] = None,
+    edit: Annotated[list[str] | None, Option(help=f"{', '.join(EDITS)}; may be repeated (all).")] = None,
 ) -> Result:
     """Predictions changed by editing neurons: the leading ones, or given ones.
 
@@ -250,20 +241,18 @@ def reliability(
 
 @command
 def transfer(
-    sources: Annotated[list[str] | None, typer.Argument(help="BLiMP paradigms (default: nine of number).")] = None,
+    sources: Annotated[list[str] | None, Argument(help="BLiMP paradigms (default: nine of number).")] = None,
     *,
     options: RunOptions,
     search: Search,
     chosen: Groups,
     limit: Limit = 50,
     found_in: Annotated[
-        str | None, typer.Option(help=f"Paradigm to find neurons in ({analyses.NUMBER_PARADIGMS[0]}).")
+        str | None, Option(help=f"Paradigm to find neurons in ({analyses.NUMBER_PARADIGMS[0]}).")
     ] = None,
-    number: Annotated[Number, typer.Option(help="Number of the neurons and of the pairs.")] = "plural",
-    pairs: Annotated[int | None, typer.Option(min=1, help="Pairs of words to find them in (100).")] = None,
-    count: Annotated[
-        int | None, typer.Option(min=1, help="Number of leading neurons to suppress together (3).")
-    ] = None,
+    number: Annotated[Number, Option(help="Number of the neurons and of the pairs.")] = "plural",
+    pairs: Annotated[int | None, Option(min=1, help="Pairs of words to find them in (100).")] = None,
+    count: Annotated[int | None, Option(min=1, help="Number of leading neurons to suppress together (3).")] = None,
     neuron: SomeNeurons = None,
 ) -> Result:
     """Neurons of number that are found in one paradigm, suppressed in others.
@@ -293,7 +282,7 @@ def selection_methods(
     limit: Limit = 20,
     count: Count = 5,
     method: MethodNames = None,
-    ablation: Annotated[AblationName, typer.Option(help="Replacement of ablated neurons.")] = "zero",
+    ablation: Annotated[AblationName, Option(help="Replacement of ablated neurons.")] = "zero",
 ) -> Result:
     """Compare methods of selecting neurons, by ablating the neurons and by keeping only them.
 
@@ -308,11 +297,11 @@ def selection_methods(
 
 @command
 def planted_facts(
-    source: Annotated[str, typer.Argument(help="A ParaRel relation; its facts are trained with wrong answers.")],
+    source: Annotated[str, Argument(help="A ParaRel relation; its facts are trained with wrong answers.")],
     options: RunOptions,
     limit: Limit = 10,
-    count: Annotated[int, typer.Option(min=1, help="Neurons per trained fact.")] = 10,
-    draws: Annotated[int, typer.Option(min=1, help="Draws of these neurons, per fact.")] = 3,
+    count: Annotated[int, Option(min=1, help="Neurons per trained fact.")] = 10,
+    draws: Annotated[int, Option(min=1, help="Draws of these neurons, per fact.")] = 3,
     method: MethodNames = None,
 ) -> Result:
     """Train facts into few neurons, and compare which attribution methods find them.
@@ -327,13 +316,13 @@ def planted_facts(
 
 @command
 def tracing_profile(
-    what: Annotated[Traced, typer.Argument(help="Prompts to trace.")],
+    what: Annotated[Traced, Argument(help="Prompts to trace.")],
     options: RunOptions,
     limit: Limit = 100,
-    samples: Annotated[int, typer.Option(min=1, help="Samples of noise per prompt.")] = 10,
-    window: Annotated[int | None, typer.Option(min=1, help="Layers restored together for mlp and attn (10).")] = None,
-    kind: Annotated[list[str] | None, typer.Option(help=f"{', '.join(KINDS)}; may be repeated (all).")] = None,
-    sever: Annotated[list[str] | None, typer.Option(help="mlp, attn; may be repeated (none).")] = None,
+    samples: Annotated[int, Option(min=1, help="Samples of noise per prompt.")] = 10,
+    window: Annotated[int | None, Option(min=1, help="Layers restored together for mlp and attn (10).")] = None,
+    kind: Annotated[list[str] | None, Option(help=f"{', '.join(KINDS)}; may be repeated (all).")] = None,
+    sever: Annotated[list[str] | None, Option(help="mlp, attn; may be repeated (none).")] = None,
 ) -> Result:
     """Causal traces of many prompts, by token role and layer.
 

@@ -6,8 +6,8 @@ from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import typer
 from rich.console import Console
+from typer import Argument, Option
 
 from kntools import prompts
 from kntools.analyses.neuron_search import SearchSettings
@@ -16,11 +16,11 @@ from kntools.models.load import load_model
 from kntools.results import processes
 
 # Options by the heading under which `--help` lists them.
-method, output, running = (partial(typer.Option, rich_help_panel=name) for name in ("Method", "Output", "Running"))
+method, output, running = (partial(Option, rich_help_panel=name) for name in ("Method", "Output", "Running"))
 
-Text = Annotated[str, typer.Argument(help="The words before the answer, or with one [MASK] for a masked model.")]
-Target = Annotated[str, typer.Argument(help="The answer exactly as in the text, e.g. ' Ottawa'.")]
-Subject = Annotated[str, typer.Option("--subject", "-s", help="The subject of the fact, as in the text.")]
+Text = Annotated[str, Argument(help="The words before the answer, or with one [MASK] for a masked model.")]
+Target = Annotated[str, Argument(help="The answer exactly as in the text, e.g. ' Ottawa'.")]
+Subject = Annotated[str, Option("--subject", "-s", help="The subject of the fact, as in the text.")]
 MultiToken = Annotated[
     prompts.MultiToken, method(help="An answer of several tokens: refuse it, use its first token, or all.")
 ]
@@ -56,7 +56,7 @@ class Options:
 
 @dataclass(frozen=True, kw_only=True)
 class ModelOptions(Options):
-    model: Annotated[str, typer.Option("--model", "-m", help="A name, a folder, a GGUF file or a Hugging Face id.")] = (
+    model: Annotated[str, Option("--model", "-m", help="A name, a folder, a GGUF file or a Hugging Face id.")] = (
         "smollm2-135m"
     )
     bos: Annotated[

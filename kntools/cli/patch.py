@@ -4,7 +4,7 @@ from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import typer
+from typer import Argument, Option
 
 from kntools.arguments import check_distinct, without_effect
 from kntools.cli import pages
@@ -25,19 +25,19 @@ _LINE = '{"text": .., "target": .., "corrupted": ..}'
 @command
 def patch(
     options: ModelOptions,
-    text: Annotated[str | None, typer.Argument(help="The clean prompt, up to the answer (or with one [MASK]).")] = None,
-    target: Annotated[str | None, typer.Argument(help="Its answer, e.g. ' Ottawa'.")] = None,
-    corrupted: Annotated[str | None, typer.Argument(help="The other prompt, of as many tokens.")] = None,
-    file: Annotated[Path | None, typer.Option("--file", "-f", help=f"Several pairs, one per line: {_LINE}.")] = None,
-    foil: Annotated[str | None, typer.Option(help="The wrong answer, for the contrast.")] = None,
-    site: Annotated[str, typer.Option(help="resid_pre, resid_mid, attn_out, mlp_out, z, q, k, v, ...")] = "resid_pre",
-    metric: Annotated[MetricName | None, typer.Option(help="Default: contrast with a foil, else probability.")] = None,
-    heads: Annotated[bool, typer.Option("--heads", help="One column per head, not per position.")] = False,
-    noising: Annotated[bool, typer.Option("--noising", help="Patch corrupted activations into the clean run.")] = False,
-    method: Annotated[Literal["activation", Method], typer.Option(help="Exact, or an estimate.")] = "activation",
-    window: Annotated[int, typer.Option(min=1, help="Layers patched together.")] = 1,
+    text: Annotated[str | None, Argument(help="The clean prompt, up to the answer (or with one [MASK]).")] = None,
+    target: Annotated[str | None, Argument(help="Its answer, e.g. ' Ottawa'.")] = None,
+    corrupted: Annotated[str | None, Argument(help="The other prompt, of as many tokens.")] = None,
+    file: Annotated[Path | None, Option("--file", "-f", help=f"Several pairs, one per line: {_LINE}.")] = None,
+    foil: Annotated[str | None, Option(help="The wrong answer, for the contrast.")] = None,
+    site: Annotated[str, Option(help="resid_pre, resid_mid, attn_out, mlp_out, z, q, k, v, ...")] = "resid_pre",
+    metric: Annotated[MetricName | None, Option(help="Default: contrast with a foil, else probability.")] = None,
+    heads: Annotated[bool, Option("--heads", help="One column per head, not per position.")] = False,
+    noising: Annotated[bool, Option("--noising", help="Patch corrupted activations into the clean run.")] = False,
+    method: Annotated[Literal["activation", Method], Option(help="Exact, or an estimate.")] = "activation",
+    window: Annotated[int, Option(min=1, help="Layers patched together.")] = 1,
     multi_token: MultiToken = "error",
-    top: Annotated[int, typer.Option(min=1, help="Number of cells to show.")] = 10,
+    top: Annotated[int, Option(min=1, help="Number of cells to show.")] = 10,
 ) -> Output:
     """Patch activations of one prompt into another, in every layer and position (or head).
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Annotated
 
 import pandas as pd
-import typer
+from typer import Option
 
 from kntools.cli.command import command
 from kntools.cli.group import say
@@ -32,10 +32,8 @@ class ReportOptions(ModelOptions):
 @command
 def report(
     options: ReportOptions,
-    quick: Annotated[
-        bool, typer.Option("--quick", help="Few prompts: minutes for a small model, wide intervals.")
-    ] = False,
-    figures: Annotated[list[str] | None, typer.Option(help="facts, a number or a name; may be repeated (all).")] = None,
+    quick: Annotated[bool, Option("--quick", help="Few prompts: minutes for a small model, wide intervals.")] = False,
+    figures: Annotated[list[str] | None, Option(help="facts, a number or a name; may be repeated (all).")] = None,
 ) -> Output:
     """Run all analyses on a model, and write one page that opens offline.
 

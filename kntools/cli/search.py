@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Annotated
 
 import pandas as pd
-import typer
+from typer import Argument, Option
 
 from kntools.arguments import check_distinct
 from kntools.attribution.knowledge_neurons import KnowledgeNeurons
@@ -22,9 +22,9 @@ from kntools.report.page import Block, Chart, Page, PageTable, Section, Text
 def search(
     options: ModelOptions,
     choice: Choice,
-    target: Annotated[str | None, typer.Argument(help="The answer to all of the texts, e.g. ' Ottawa'.")] = None,
-    texts: Annotated[list[str] | None, typer.Argument(help="Phrasings of one fact; three or more are best.")] = None,
-    file: Annotated[Path | None, typer.Option("--file", "-f", help='JSON lines: {"text": .., "target": ..}.')] = None,
+    target: Annotated[str | None, Argument(help="The answer to all of the texts, e.g. ' Ottawa'.")] = None,
+    texts: Annotated[list[str] | None, Argument(help="Phrasings of one fact; three or more are best.")] = None,
+    file: Annotated[Path | None, Option("--file", "-f", help='JSON lines: {"text": .., "target": ..}.')] = None,
     multi_token: MultiToken = "error",
     draws: pages.Draws = 10,
 ) -> Output:

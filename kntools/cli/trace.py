@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any, Literal
 
-import typer
+from typer import Option
 
 from kntools.arguments import without_effect
 from kntools.cli import pages
@@ -24,19 +24,15 @@ def trace(
     target: Target,
     subject: Subject,
     options: ModelOptions,
-    kind: Annotated[
-        Literal[Kind, "all"], typer.Option(help="States to restore; all: the three side by side.")
-    ] = "hidden",
-    window: Annotated[
-        int | None, typer.Option(min=1, help="Layers restored together for mlp, attn (default: 10).")
-    ] = None,
-    noise: Annotated[str, typer.Option(help="3sigma, or a standard deviation.")] = "3sigma",
-    corrupted: Annotated[str | None, typer.Option(help="A text of as many tokens, instead of noise.")] = None,
-    samples: Annotated[int | None, typer.Option(min=1, help="Samples of noise (default: 10).")] = None,
-    metric: Annotated[MetricName, typer.Option(help="Metric of the answer.")] = "probability",
-    foil: Annotated[str | None, typer.Option(help="The wrong answer, for contrast and two_way.")] = None,
+    kind: Annotated[Literal[Kind, "all"], Option(help="States to restore; all: the three side by side.")] = "hidden",
+    window: Annotated[int | None, Option(min=1, help="Layers restored together for mlp, attn (default: 10).")] = None,
+    noise: Annotated[str, Option(help="3sigma, or a standard deviation.")] = "3sigma",
+    corrupted: Annotated[str | None, Option(help="A text of as many tokens, instead of noise.")] = None,
+    samples: Annotated[int | None, Option(min=1, help="Samples of noise (default: 10).")] = None,
+    metric: Annotated[MetricName, Option(help="Metric of the answer.")] = "probability",
+    foil: Annotated[str | None, Option(help="The wrong answer, for contrast and two_way.")] = None,
     sever: Annotated[
-        Severed | None, typer.Option(help="Fix these outputs of higher layers at their corrupted values.")
+        Severed | None, Option(help="Fix these outputs of higher layers at their corrupted values.")
     ] = None,
     multi_token: MultiToken = "error",
 ) -> Output:
