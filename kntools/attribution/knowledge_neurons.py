@@ -125,6 +125,7 @@ def knowledge_neurons(
     mean = scores.mean(0)
     found = [Neuron(*pair) for pair in keep.nonzero().tolist()]
     found.sort(key=lambda n: -float(mean[n.layer, n.index]))
+    settings = {"threshold": threshold, "share": share, "target_count": [low, high], "step": step}
     return KnowledgeNeurons(
         neurons=tuple(found),
         share=float(tau),
@@ -132,13 +133,7 @@ def knowledge_neurons(
         counts=tuple(int(votes[n.layer, n.index]) for n in found),
         scores=tuple(float(mean[n.layer, n.index]) for n in found),
         prompts=scores.shape[0],
-        settings={
-            "threshold": threshold,
-            "share": share,
-            "target_count": [low, high],
-            "step": step,
-            "negatives": 0 if against is None else against.shape[0],
-        },
+        settings=settings | {"negatives": 0 if against is None else against.shape[0]},
         metric=getattr(att, "metric", None),
         provenance=att.provenance if isinstance(att, Attribution) else {},
     )

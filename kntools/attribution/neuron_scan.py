@@ -174,11 +174,9 @@ def neuron_scan(
         return Intervention([hook], prompt=prompt, rows=len(block))
 
     def measured(group: list[int]) -> dict[str, Tensor]:
-        runs = [
-            run
-            for p, i in enumerate(group)
-            for run in (Intervention((), prompt=p), *(moved(block, base[i], p) for block in blocks))
-        ]
+        runs = []
+        for p, i in enumerate(group):
+            runs += [Intervention((), prompt=p), *(moved(block, base[i], p) for block in blocks)]
         found = sweep(model, [encoded[i] for i in group], runs, metric=[metrics[i] for i in group])
         each = found.float().cpu().view(len(group), -1)
         return {"clean": each[:, 0], "values": each[:, 1:][:, [column[n] for n in scanned]]}

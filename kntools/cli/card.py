@@ -70,7 +70,7 @@ def _sheets(found: NeuronCard) -> list[Sheet]:
     sheets += [Sheet(name.replace("_", " "), tables[name]) for name in ("in_prompt", "activation") if name in tables]
     if found.contexts:
         lines = [f"{number(c.highest):>9}  {''.join(c.tokens[: c.peak])}>>{c.tokens[c.peak]}<<" for c in found.contexts]
-        sheets.append(Sheet("most active in", frame.head(0), [" ".join(line.splitlines()) for line in lines]))
+        sheets.append(Sheet("most active in", notes=[" ".join(line.splitlines()) for line in lines]))
     return sheets
 
 

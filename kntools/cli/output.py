@@ -27,7 +27,7 @@ class Sheet:
     """A table in the terminal: columns `x`, `x_low`, `x_high` are shown as one, and some lines stand below."""
 
     title: str
-    frame: pd.DataFrame
+    frame: pd.DataFrame = field(default_factory=pd.DataFrame)
     notes: Sequence[str] = ()
 
 

@@ -6,7 +6,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
 
-import pandas as pd
 from typer import Option
 
 from kntools.cli.command import command
@@ -48,11 +47,8 @@ def report(
     line = re.sub(r" --figures[ =]\S+", "", options.line)
     done = build(study, chosen, command=line, card_command=card_command(options), tell=lambda line: say(f"{line} ..."))
     rows = [{"figure": f.key, "analysis": f.name, "finding": s.sentence, "notes": s.remarks} for f, s in done.shown]
-    return Output(
-        {**study.header, "warning": study.size.warning, "figures": rows, "page": str(done.page), "note": done.note},
-        [
-            *(Sheet(figure.heading, pd.DataFrame(), [shown.sentence]) for figure, shown in done.shown),
-            Sheet(f"The page: {done.page}", pd.DataFrame(), [text for text in (study.size.warning, done.note) if text]),
-        ],
-        lambda out: done.files,
-    )
+    sheets = [Sheet(figure.heading, notes=[shown.sentence]) for figure, shown in done.shown]
+    notes = [text for text in (study.size.warning, done.note) if text]
+    sheets.append(Sheet(f"The page: {done.page}", notes=notes))
+    data = {**study.header, "warning": study.size.warning, "figures": rows, "page": str(done.page), "note": done.note}
+    return Output(data, sheets, lambda out: done.files)

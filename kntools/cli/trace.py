@@ -68,11 +68,7 @@ def trace(
         "tokens": list(first.tokens),
         **{name: getattr(first, name) for name in ("clean", "corrupted", "total_effect", "metric")},
         "traces": [
-            {
-                **{name: getattr(t, name) for name in ("kind", "window", "sever")},
-                "effect": t.effect.tolist(),
-                "leading": t.preview(),
-            }
+            {"kind": t.kind, "window": t.window, "sever": t.sever, "effect": t.effect.tolist(), "leading": t.preview()}
             for t in traces
         ],
     }

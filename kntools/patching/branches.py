@@ -58,12 +58,8 @@ def _check(model: Any, encoded: Encoded, sites: dict[int, list[str]]) -> None:
         entry = base[hook_name("resid_pre", n)][0, 0]
         shifts.append(0.1 * entry.abs().mean() * torch.arange(len(entry), device=entry.device).mul(1.7).sin().to(entry))
         disturb = PositionedHook(0, lambda x, by=shifts[-1]: x + by, "disturb the residual stream")
-        hooks: list[Hook] = [
-            (hook_name("resid_pre", n), disturb),
-            *freeze(own, [n], base),
-            *capture([out], [n], after[n]),
-        ]
-        runs.append(Intervention(hooks))
+        hooks: list[Hook] = [(hook_name("resid_pre", n), disturb), *freeze(own, [n], base)]
+        runs.append(Intervention(hooks + capture([out], [n], after[n])))
     sweep(model, encoded, runs)
     added = not adapter.declares_both_ways(model)  # BERT has a norm after each addition
     for n, shift in enumerate(shifts):

@@ -112,18 +112,17 @@ def trace_states(
         pairs = encode_pairs(model, prompts, corrupted)
         encoded, corruptions = [pair.clean for pair in pairs], (_replaced(pair) for pair in pairs)
     metrics, name = choose_metrics(model, encoded, "probability" if metric is None else metric)
-    drawn = None if corrupted is not None or isinstance(noise, Tensor) else seed
+    asked, drawn = (noise, seed) if corrupted is None else (None, None)
+    if isinstance(noise, Tensor):
+        asked, drawn = "given", None
     traces = []
     with progress_bar(len(encoded), "prompt") as bar:
         for e, corruption, own in zip(encoded, corruptions, metrics, strict=True):
-            about = provenance(
-                model,
-                noise="given" if isinstance(noise, Tensor) else noise if corrupted is None else None,
-                samples=len(corruption.runs),
-                seed=drawn,
-                prepend_bos=e.prepend_bos,
-            )
+            about = provenance(model, noise=asked, samples=len(corruption.runs), seed=drawn, prepend_bos=e.prepend_bos)
+            clean, broken, restored = _run(model, e, corruption, own, restorations)
             shared: dict[str, Any] = {
+                "clean": clean,
+                "corrupted_per_sample": broken,
                 "noise": corruption.noise,
                 "noise_at": corruption.noise_at,
                 "corrupted_prompt": corruption.prompt,
@@ -134,8 +133,6 @@ def trace_states(
                 "prompt": e.prompt,
                 "provenance": about,
             }
-            clean, broken, restored = _run(model, e, corruption, own, restorations)
-            shared |= {"clean": clean, "corrupted_per_sample": broken}
             traces.append(
                 [
                     Trace(**shared, per_sample=found, kind=r.kind, window=r.window, sever=r.sever, sever_at=r.sever_at)
@@ -202,9 +199,7 @@ def _run(
     rows, columns = torch.tensor(cells).T
     restored = [corrupted[:, None, None].repeat(1, len(layers), length) for _ in restorations]
     for r, grid in zip(restorations, restored, strict=True):
-        patched = [
-            Intervention(r.hooks(clean_states, held[s], *cell, length), prompt=s) for cell in cells for s in samples
-        ]
+        patched = [Intervention(r.hooks(clean_states, held[s], *cell), prompt=s) for cell in cells for s in samples]
         found = sweep(model, runs, patched, metric=metric, embedding=embedding).float().cpu()
         grid[:, rows, columns] = found.view(len(cells), len(samples)).T
     return float(clean), corrupted, restored

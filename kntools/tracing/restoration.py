@@ -41,9 +41,7 @@ class Restoration:
     early: bool  # restored where the next block reads it
     causal: bool
 
-    def hooks(
-        self, clean: dict[str, Tensor], held: dict[str, Tensor], layer: int, token: int, length: int
-    ) -> list[Hook]:
+    def hooks(self, clean: dict[str, Tensor], held: dict[str, Tensor], layer: int, token: int) -> list[Hook]:
         """Restore one state, and hold what is severed in all layers above."""
         window = layer_window(layer, self.window, len(self.layers))
         together = [n for n in window if n in self.having]
@@ -55,8 +53,7 @@ class Restoration:
         else:
             restored = freeze([self.site], together, clean, [token])
         # In a causal model, no token before the restored one can have learnt of it.
-        reached = range(token if self.causal else 0, length)
-        where = [token] if self.sever_at == "restored" else reached
+        where = [token] if self.sever_at == "restored" else slice(token if self.causal else 0, None)
         above = {site: [n for n in layers if n >= window.stop] for site, layers in self.severed.items()}
         return restored + [hook for site, layers in above.items() for hook in freeze(site, layers, held, where)]
 

@@ -13,6 +13,7 @@ from torch import Tensor
 import kntools as kn
 from kntools.engine.prompt_pairs import encode_pairs
 from tests import zoo
+from tests.loop import gradient_by_loop
 from tests.patching.test_patching import pair
 
 Metric = Callable[[Tensor], Tensor]
@@ -150,22 +151,10 @@ def test_one_step_of_integration_by_hand() -> None:
 # --- AtP* -------------------------------------------------------------------------------------------
 
 
-def dropped(model: Any, tokens: Tensor, name: str, layer: int | None, metric: Metric, pos: int) -> Tensor:
+def dropped(model: Any, tokens: Tensor, name: str, layer: int, metric: Metric, pos: int) -> Tensor:
     """Gradient by one activation, with none through what `layer` writes."""
-    leaf: list[Tensor] = []
-
-    def keep(x: Tensor, hook: Any) -> Tensor:
-        leaf.append(x.detach().clone().requires_grad_())
-        return leaf[0]
-
-    stop = (
-        []
-        if layer is None
-        else [(f"blocks.{layer}.hook_{part}_out", lambda x, hook: x.detach()) for part in ("attn", "mlp")]
-    )
-    value = metric(model.run_with_hooks(tokens, fwd_hooks=[(name, keep), *stop])[:, pos]).sum()
-    [found] = torch.autograd.grad(value, leaf, allow_unused=True, materialize_grads=True)
-    return found[0]
+    stop = [(f"blocks.{layer}.hook_{part}_out", lambda x, hook: x.detach()) for part in ("attn", "mlp")]
+    return gradient_by_loop(model, tokens, stop, name, metric, pos)[0]
 
 
 def combined(estimates: list[Tensor]) -> Tensor:

@@ -13,6 +13,8 @@ from torch import Tensor
 import kntools as kn
 from kntools.tracing.token_roles import ROLES, token_roles
 from tests import zoo
+from tests.loop import gradient_by_loop
+from tests.patching.test_first_order import states
 from tests.patching.test_patching import by_loop
 
 BEFORE, FIRST, MIDDLE, LAST_OF_SUBJECT, SUBSEQUENT, FURTHER, LAST = ROLES
@@ -100,23 +102,12 @@ def test_a_function_does_not_get_the_name_of_one_of_ours() -> None:
     assert bool(grid.interval().low.isfinite().all())
 
 
-def first_order(
-    model: Any, start: Tensor, source: Tensor, metric: Callable[[Tensor], Tensor], pos: int
-) -> Tensor:  # [layer position]
-    """(source activation - start activation) . d metric / d activation, of `attn_out`, by autograd."""
-    seen: list[dict[str, Tensor]] = [{}, {}]
-
-    def note(into: dict[str, Tensor], name: str) -> Any:
-        return lambda x, hook: into.setdefault(name, x)
-
+def first_order(model: Any, start: Tensor, source: Tensor, metric: Callable[[Tensor], Tensor], pos: int) -> Tensor:
+    """(source activation - start activation) . d metric / d activation, of `attn_out`: `[layer position]`."""
     names = [f"blocks.{layer}.hook_attn_out" for layer in range(model.cfg.n_layers)]
-    logits = [
-        model.run_with_hooks(tokens, fwd_hooks=[(name, note(into, name)) for name in names])
-        for tokens, into in zip((start, source), seen, strict=True)
-    ]
-    slopes = torch.autograd.grad(metric(logits[0][:, pos]).sum(), [seen[0][name] for name in names])
-    rows = [((seen[1][k] - seen[0][k]) * slope)[0].sum(-1) for k, slope in zip(names, slopes, strict=True)]
-    return torch.stack(rows).detach()
+    own, other = states(model, start, names), states(model, source, names)
+    slopes = [gradient_by_loop(model, start, [], name, metric, pos) for name in names]
+    return torch.stack([((other[k] - own[k]) * slope)[0].sum(-1) for k, slope in zip(names, slopes, strict=True)])
 
 
 def test_metrics_given_one_per_pair_stay_with_their_pair_in_both_directions() -> None:
