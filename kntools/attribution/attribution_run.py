@@ -11,7 +11,7 @@ from kntools.attribution.attribution_result import Attribution
 from kntools.attribution.integration_path import Line, Paths
 from kntools.engine.inputs import bos_of, check_choice, in_batches
 from kntools.engine.metric_choice import Metrics, choose_metrics
-from kntools.models import neuron_layers
+from kntools.models import adapter, neuron_layers
 from kntools.prompts import Prompts, encode_many
 from kntools.results.provenance import provenance
 
@@ -48,9 +48,10 @@ def attribute(
     def scored(group: list[int]) -> dict[str, Tensor]:
         own = [encoded[i] for i in group], [metrics[i] for i in group]
         paths = Paths(model, *own, site, norms if held else {})
-        return _tensors(score(paths), paths, neuron_layers.widths(model))
+        return _tensors(score(paths), paths, adapter.n_layers(model))
 
     tensors: dict[str, Any] = in_batches(encoded, scored)
+    widths = tensors.pop("widths")[0]
     return Attribution(
         **tensors,
         prompts=tuple(e.prompt for e in encoded),
@@ -59,20 +60,22 @@ def attribute(
         metric=name,
         post_norm=post_norm if norms else None,
         provenance=about,
-        widths=neuron_layers.widths(model),
+        widths=tuple(widths.tolist()),
     )
 
 
-def _tensors(lines: Sequence[Line], paths: Paths, widths: Sequence[int]) -> dict[str, Tensor]:
+def _tensors(lines: Sequence[Line], paths: Paths, layers: int) -> dict[str, Tensor]:
     """What `Attribution` says of these lines, with the prompt as the first axis; zero where a layer has no neurons."""
-    shape = len(paths.metrics), len(widths)
-    scores = torch.zeros(*shape, max(widths), dtype=torch.float64)
-    gap, floor = torch.zeros(2, *shape, dtype=torch.float64)
-    nodes = torch.zeros(shape, dtype=torch.long)
+    # As wide as the site is, not the model: `mlp.hook_pre` of ModernBERT shows its gate too.
+    prompts, widest = len(paths.metrics), max(len(line.scores) for line in lines)
+    scores = torch.zeros(prompts, layers, widest, dtype=torch.float64)
+    gap, floor = torch.zeros(2, prompts, layers, dtype=torch.float64)
+    nodes, widths = torch.zeros(2, prompts, layers, dtype=torch.long)
     for line in lines:
         at = line.prompt, line.layer
+        widths[at], nodes[at] = len(line.scores), line.nodes
         scores[at][: len(line.scores)] = line.scores
-        gap[at], floor[at], nodes[at] = line.end - line.start, line.floor, line.nodes
+        gap[at], floor[at] = line.end - line.start, line.floor
     return {
         "scores": scores.float(),
         "residual": (scores.sum(-1) - gap).float(),
@@ -81,4 +84,5 @@ def _tensors(lines: Sequence[Line], paths: Paths, widths: Sequence[int]) -> dict
         "probability": paths.probabilities.float().cpu(),
         "floor": floor.float(),
         "nodes": nodes,
+        "widths": widths,
     }

@@ -180,10 +180,11 @@ def test_answers_of_several_tokens() -> None:
     assert float(att.scores[0, 1].sum()) == pytest.approx(one - zero, abs=0.02 * max(one, zero))
 
 
-def test_pre_activation_site_on_bert_is_complete_too() -> None:
-    model = zoo.tiny("bert")
-    att = kn.integrated_gradients(model, prompts_for("bert"), site="mlp.hook_pre")
-    assert att.site == "mlp.hook_pre"
+@pytest.mark.parametrize(("name", "width"), [("bert", zoo.D_MLP), ("modernbert_decoder", 2 * zoo.D_MLP)])
+def test_pre_activation_site_is_complete_too(name: str, width: int) -> None:
+    """As wide as the site is: a gate that is made by the same matrix belongs to it."""
+    att = kn.integrated_gradients(zoo.tiny(name), prompts_for(name), site="mlp.hook_pre")
+    assert att.site == "mlp.hook_pre" and set(att.widths) == {width}
     assert float(att.residual.abs().max()) < 5e-4
 
 
