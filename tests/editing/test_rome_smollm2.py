@@ -74,7 +74,10 @@ CAPITALS = {
 def test_eight_capitals_hold_together_where_their_plain_sum_does_not(smollm2: Any) -> None:
     prompts = [kn.Prompt(f"The capital of {s} is", own, subject=s) for s, (own, _) in CAPITALS.items()]
     targets = [new for _, new in CAPITALS.values()]
-    single = kn.rome(smollm2, [kn.encode(smollm2, p, prepend_bos=False) for p in prompts], targets, layer=5)
+    asked = [kn.encode(smollm2, p, prepend_bos=False) for p in prompts]
+    # One template and 14 steps: enough for each edit to hold, and what happens to their sum does not depend on more.
+    settings = RomeSettings(templates=TEMPLATES[:1], steps=14)
+    single = kn.rome(smollm2, asked, targets, layer=5, settings=settings)
     total = reduce(add, single)
     new = [replace(p, target=t) for p, t in zip(prompts, targets, strict=True)]
     asked = [kn.encode(smollm2, p, prepend_bos=False) for p in new]
