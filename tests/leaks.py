@@ -21,9 +21,9 @@ PROMPTS = [
 NAME = "blocks.2.mlp.hook_post"
 
 
-def prepared(name: str, *, hooked: bool = False) -> Any:
+def prepared(name: str, *, hooked: bool = False, **options: Any) -> Any:
     """A model in training mode with some parameters frozen, and maybe with hooks of the user's."""
-    model = zoo.fresh(name)
+    model = zoo.fresh(name, **options)
     model.train()
     for parameter in list(model.parameters())[::3]:
         parameter.requires_grad_(False)

@@ -48,13 +48,13 @@ def _cached(name: str, dtype: torch.dtype) -> TransformerBridge:
     return fresh(name, dtype)
 
 
-def fresh(name: str, dtype: torch.dtype = torch.float32) -> TransformerBridge:
-    """A new copy of `tiny(name)` with the same weights."""
+def fresh(name: str, dtype: torch.dtype = torch.float32, **options: Any) -> TransformerBridge:
+    """A new copy of `tiny(name)` with the same weights; with other `options`, a model like it."""
     with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return TransformerBridge.boot_transformers(
             f"tiny-{name}",
-            hf_model=hf_model(name, dtype),
+            hf_model=hf_model(name, dtype, **options),
             tokenizer=tokenizer(name),
             dtype=dtype,
             device="cpu",

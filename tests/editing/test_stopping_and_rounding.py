@@ -24,7 +24,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:.*in L[0-9]+. the")
 def test_the_search_stops_by_its_whole_loss() -> None:
     """At thresholds where each term, and each sum of two terms, would stop it in another step."""
     model = zoo.tiny("llama")
-    settings = RomeSettings(steps=12, weight_decay=3.0, kl_weight=0.5, stop_loss=-1.0)
+    settings = RomeSettings(steps=12, weight_decay=3.0, kl_weight=0.5, stop_loss=-1.0, templates=["{}", "Yes. {}"])
     whole = kn.rome(model, PROMPT, TARGET, layer=1, settings=settings).steps
     assert len(whole) == 12
     parts = [
