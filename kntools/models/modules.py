@@ -67,9 +67,10 @@ def has_pytorch_hooks(model: Any) -> bool:
         torch_module._global_backward_hooks,
         torch_module._global_backward_pre_hooks,
     ]
-    for module in all_modules(model):
-        attached += module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks
-    functions = [fn for hooks in attached if hooks for fn in hooks.values()]
+    for m in all_modules(model):
+        if m._forward_hooks or m._forward_pre_hooks or m._backward_hooks or m._backward_pre_hooks:
+            attached += m._forward_hooks, m._forward_pre_hooks, m._backward_hooks, m._backward_pre_hooks
+    functions = [fn for hooks in attached for fn in hooks.values()]
     return any(not str(getattr(fn, "__module__", "")).startswith(_LIBRARIES) for fn in functions)
 
 
@@ -82,7 +83,8 @@ def has_own_forward(module: torch.nn.Module) -> bool:
 def wiring(model: Any) -> int:
     """A number that changes with the model's modules, their order, code, modes and settings, not with its weights."""
     modules = all_modules(model)
-    own = [(_number(m), type(m), m.training, _number(vars(m).get("forward"))) for m in modules]
+    own = [(_number(m), type(m), m.training) for m in modules]
+    forwards = [(n, _number(f)) for n, m in enumerate(modules) if (f := m.__dict__.get("forward")) is not None]
     classes = [(kind, _number(kind.forward)) for kind in {type(m) for m in modules}]
     settings = [
         (name, value)
@@ -91,16 +93,15 @@ def wiring(model: Any) -> int:
         for name, value in vars(config).items()
         if isinstance(value, bool | int | float | str)
     ]
-    types = {(p.dtype, p.device) for m in modules for p in m._parameters.values() if p is not None}
-    return hash((tuple(own), frozenset(classes), frozenset(settings), frozenset(types)))
+    types = {(p.dtype, p.device) for m in modules if m._parameters for p in m._parameters.values() if p is not None}
+    return hash((tuple(own), tuple(forwards), frozenset(classes), frozenset(settings), frozenset(types)))
 
 
 def _number(thing: Any) -> int:
     """The number of an object. Unlike its id, it is never given to another one."""
-    if thing is None:
-        return -1
     try:
-        return _numbers.setdefault(thing, next(_next))
+        found = _numbers.get(thing)  # `setdefault` alone makes a new reference each time: several times slower
+        return _numbers.setdefault(thing, next(_next)) if found is None else found
     except TypeError:  # it cannot be referred to weakly, or has no hash
         return id(thing)
 
