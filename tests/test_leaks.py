@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import gc
-import subprocess
-import sys
 import weakref
 from collections.abc import Callable
 from typing import Any
@@ -17,7 +15,6 @@ import kntools as kn
 from kntools.engine.capability import capability
 from kntools.engine.plan import Intervention
 from tests import zoo
-from tests.conftest import ROOT
 from tests.leaks import NAME, PROMPTS, nothing_leaks, prepared
 from tests.loop import one_by_one
 
@@ -148,27 +145,6 @@ def test_hooks_that_were_there_before_still_work(name: str, kind: str, pos: int,
     assert gradients.values.item() == pytest.approx(expected[0, 5].item(), rel=1e-3)
     torch.testing.assert_close(kn.sweep(model, tokens, runs, pos=-1).softmax(-1), clean, atol=1e-5, rtol=0)
     assert capability(model, tokens).prefix == (name == "llama"), "what was seen under the hook was taken for good"
-
-
-SCRIPT = """
-import random
-import numpy as np
-import kntools as kn
-from tests import zoo
-model = zoo.tiny("llama")
-prompt = kn.Prompt("The capital of Canada is", " Ottawa")
-before = random.getstate(), np.random.get_state()[1].tolist()
-kn.integrated_gradients(model, prompt)
-kn.set_options(progress=True)
-kn.sweep(model, prompt, [[], []])
-assert (random.getstate(), np.random.get_state()[1].tolist()) == before
-"""
-
-
-@pytest.mark.slow
-def test_pythons_random_numbers_stay() -> None:
-    # In a process of its own: here, the type checker of the tests draws from them.
-    subprocess.run([sys.executable, "-c", SCRIPT], check=True, cwd=ROOT)
 
 
 def test_a_model_that_nobody_uses_is_freed() -> None:

@@ -263,10 +263,16 @@ def test_every_number_has_a_least_value(group: Any) -> None:
     assert seen > 20
 
 
-def test_what_a_face_has_is_imported_when_it_is_asked_for() -> None:
+def test_what_a_face_has_is_imported_when_it_is_asked_for(tmp_path: Path) -> None:
+    """... and so are the analyses whose results are loaded."""
+    row = {"group": "edited", "text": "a", "before": "b", "after": "c"}
+    path = kn.analyses.EditExamples.of([row], {}, edit="an edit").save(tmp_path / "examples.safetensors")
     script = (
         "import sys, kntools as kn\n"
         "assert 'torch' not in sys.modules and kn.__version__\n"
+        "from kntools.results.result import load\n"
+        "assert 'kntools.face' not in sys.modules\n"
+        f"assert load({str(path)!r}).to_frame().to_dict('records') == [{row}]\n"
         "assert kn.Neuron(1, 2) == kn.sites.Neuron(1, 2) and 'torch' in sys.modules\n"
         "from kntools import *\n"
         "assert set(kn.__all__) - {'__version__'} <= set(globals()) and rome is kn.rome\n"

@@ -1,4 +1,4 @@
-"""Seeds alone draw: no process, and not Python's own hash of a text."""
+"""Seeds alone draw: no process, and not Python's own hash of a text; and global generators stay where they were."""
 
 from __future__ import annotations
 
@@ -17,15 +17,23 @@ from kntools.analyses.words import noun_prompts
 from tests import zoo
 from tests.conftest import ROOT
 
+# In a process of its own: here, the type checker of the tests draws from the global generator.
 DRAWS = """
 import json, random, warnings
 warnings.simplefilter("ignore")
+import numpy as np
 import torch
 torch.set_num_threads(1)
+import kntools as kn
+from tests import zoo
 from tests.data import test_seeds
-state = random.getstate()
+state = random.getstate(), np.random.get_state()[1].tolist()
 found = test_seeds.everything_drawn()
-assert random.getstate() == state, "the global generator moved"
+model, prompt = zoo.tiny("llama"), kn.Prompt("The capital of Canada is", " Ottawa")
+kn.integrated_gradients(model, prompt)
+with kn.set_options(progress=True):
+    kn.sweep(model, prompt, [[], []])
+assert (random.getstate(), np.random.get_state()[1].tolist()) == state, "a global generator moved"
 print(json.dumps(found))
 """
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import itertools
 import os
@@ -39,8 +40,9 @@ def scores(shipped: tuple[Any, Any]) -> dict[str, evaluation.Score]:
     return evaluation.evaluate(*shipped)
 
 
-def sentences(count: int) -> list[list[str]]:
-    return [text.words_of(sentence) for sentence in text.agreement_text(seed=1, count=count)]
+@functools.cache
+def sentences() -> list[list[str]]:
+    return [text.words_of(sentence) for sentence in text.agreement_text(seed=1, count=120_000)]
 
 
 def noun_phrases(words: list[str]) -> list[tuple[str, str, bool]]:
@@ -184,7 +186,7 @@ def test_vocabulary_does_not_depend_on_hash_order(shipped: tuple[Any, Any]) -> N
 def test_built_in_rates_are_recovered_from_text() -> None:
     plural: Counter[str] = Counter()
     count: Counter[str] = Counter()
-    for words in sentences(120_000):
+    for words in sentences():
         for determiner, _, is_plural in noun_phrases(words):
             count[determiner] += 1
             plural[determiner] += is_plural
@@ -201,7 +203,7 @@ def test_held_out_words_stay_out() -> None:
     assert len(verbs) == 2 * len(lexicon.HELD_OUT_VERBS) and len(nouns) == 2 * len(lexicon.HELD_OUT_NOUNS)
     seen_verbs, seen_nouns = set(), set()
     pronouns = {*lexicon.SINGULAR_PRONOUNS, *lexicon.PLURAL_PRONOUNS}
-    for words in sentences(40_000):
+    for words in sentences()[:40_000]:
         for determiner, noun, _ in noun_phrases(words):
             if noun in nouns:
                 seen_nouns.add(noun)

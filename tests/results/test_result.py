@@ -242,19 +242,3 @@ def test_two_results_of_one_name() -> None:
     again: Callable[..., Any] = type("Odd", (Result,), {"__module__": Odd.__module__})  # a cell that is run twice
     assert encoding.class_of("Odd") is again
     encoding._classes["Odd"] = Odd
-
-
-def test_results_of_analyses_are_found_without_an_import(tmp_path: Path) -> None:
-    import subprocess
-    import sys
-
-    from kntools.analyses.fig10_edit_examples import EditExamples
-
-    path = EditExamples.of([{"group": "edited", "text": "a", "before": "b", "after": "c"}], {}, edit="an edit").save(
-        tmp_path / "examples.safetensors"
-    )
-    code = f"import kntools as kn; print(kn.load({str(path)!r}).to_frame().to_dict('list'))"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300)
-    assert done.stdout.strip() == str({"group": ["edited"], "text": ["a"], "before": ["b"], "after": ["c"]}), (
-        done.stderr
-    )
