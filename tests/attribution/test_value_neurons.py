@@ -16,20 +16,25 @@ from tests.attribution.test_neuron_card import gain_of
 PROMPT = kn.Prompt("The capital of Canada is", " Ottawa")
 
 
-@torch.no_grad()
 def log_p(model: Any, e: kn.Encoded, state: Tensor, held: Tensor | None = None) -> float:
     """log P of the answer with another state behind the last layer."""
+    return float(log_ps(model, e, state[None], held))
+
+
+@torch.no_grad()
+def log_ps(model: Any, e: kn.Encoded, states: Tensor, held: Tensor | None = None) -> Tensor:
+    """The same of many states, a row each."""
 
     def put(x: Tensor, hook: Any) -> Tensor:
         out = x.clone()
-        out[0, e.position] = state
+        out[:, e.position] = states
         return out
 
     hooks: list[Any] = [(f"blocks.{model.cfg.n_layers - 1}.hook_resid_post", put)]
     if held is not None:
         hooks.append(("ln_final.hook_scale", lambda x, hook: held))
-    logits = model.run_with_hooks(e.tokens, fwd_hooks=hooks)
-    return float(logits[0, e.position].log_softmax(-1)[e.target_ids[0]])
+    logits = model.run_with_hooks(e.tokens.expand(len(states), -1), fwd_hooks=hooks)
+    return logits[:, e.position].log_softmax(-1)[:, e.target_ids[0]]
 
 
 def before_mlp(cache: Any, layer: int, at: int) -> Tensor:
@@ -90,7 +95,7 @@ def test_query_neurons_are_those_of_a_loop_over_entries_of_heads(name: str) -> N
     _, cache = model.run_with_cache(e.tokens)
     n_layers, length = model.cfg.n_layers, e.tokens.shape[1]
     centred = name != "llama"
-    entries = []
+    entries, states = [], []
     for layer in range(n_layers):
         at, attn = f"blocks.{layer}", model.blocks[layer].attn
         h = cache[f"{at}.hook_resid_pre"][0, e.position]
@@ -105,7 +110,10 @@ def test_query_neurons_are_those_of_a_loop_over_entries_of_heads(name: str) -> N
                     written = read * cache[f"{at}.attn.hook_v"][0, source, head // group, d] * attn.W_O[head, d]
                     key = gain * attn.W_V[head // group, :, d]
                     key = key - key.mean() if centred else key
-                    entries.append((log_p(model, e, h + written) - before, layer, source, key, float(x @ key)))
+                    states.append(h + written)
+                    entries.append((before, layer, source, key, float(x @ key)))
+    after = log_ps(model, e, torch.stack(states)).tolist()
+    entries = [(moved - before, *rest) for moved, (before, *rest) in zip(after, entries, strict=True)]
     entries.sort(key=lambda entry: -entry[0])
     expected = torch.zeros(n_layers, model.cfg.d_mlp)
     for importance, layer, source, key, whole in entries[:count]:
