@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import shlex
-import subprocess
-import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from importlib import import_module
@@ -24,9 +21,7 @@ from kntools.results.run_file import RunFile
 from kntools.results.run_store import RunStore
 from tests import browser, planted, zoo
 from tests.cli.test_cli import run, run_json
-from tests.conftest import ROOT
 from tests.report.test_page import Elements, assert_self_contained
-from tests.results.test_processes import LAUNCHER
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*using kntools' built-in sample:UserWarning")
 
@@ -253,22 +248,6 @@ def test_mistakes_are_told_before_a_model_is_loaded(tmp_path: Path) -> None:
     assert wrong.exit_code == 2 and "unknown figures 13; there are facts" in wrong.stderr
     assert run("report", "--model", "no-such-model", "--out", str(tmp_path)).exit_code == 2
     assert not any(tmp_path.iterdir())
-
-
-@pytest.mark.slow
-def test_two_processes_make_the_tables_of_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    words = ["report", "--model", "tiny-bert", "--quick"]
-    for figure in ("facts", "8"):  # a value per fact, and neurons by edits; all kinds of items: tests/results
-        words += ["--figures", figure]
-    env = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    env.pop("KNTOOLS_DATA", None)
-    monkeypatch.delenv("KNTOOLS_DATA", raising=False)
-    one = run_json(*words, "--out", tmp_path / "one")
-    command = [sys.executable, *LAUNCHER, "-m", "kntools", *words, "--json", "--out", str(tmp_path / "two")]
-    done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=900)
-    assert done.returncode == 0, done.stderr[-3000:]
-    assert json.loads(done.stdout)["figures"] == one["figures"]  # printed once
-    assert files_of(tmp_path / "one") == files_of(tmp_path / "two")
 
 
 # Pictures and the browser.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shlex
 import subprocess
@@ -70,10 +71,20 @@ except RuntimeError as error:
 """
 
 
-def launch(out: Path, pairs: Path) -> str:
+# A report, whose words come last.
+REPORT = """
+from contextlib import redirect_stdout, suppress
+from kntools.cli import app
+sys.argv = ["kntools", *sys.argv[3:], "--json", "--out", str(out / "report")]
+with open(out / f"report of {processes.index()}", "w") as said, redirect_stdout(said), suppress(SystemExit):
+    app()
+"""
+
+
+def launch(out: Path, pairs: Path, *words: str) -> str:
     script = out.with_suffix(".py")
-    script.write_text(SCRIPT + FAILING)  # in one launch, which takes seconds
-    command = [sys.executable, *LAUNCHER, str(script), str(out), str(pairs)]
+    script.write_text(SCRIPT + FAILING + REPORT)  # in one launch, which takes seconds
+    command = [sys.executable, *LAUNCHER, str(script), str(out), str(pairs), *words]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, cwd=out.parent, env=environment, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr[-3000:]
@@ -84,15 +95,21 @@ def launch(out: Path, pairs: Path) -> str:
 def test_two_processes_make_the_tables_of_one_and_an_error_in_one_is_told_to_both(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Kept in files and in memory."""
+    """Kept in files and in memory; and those of a report."""
     from tests import planted
+    from tests.cli.test_cli import run_json
+    from tests.report.test_report import files_of
 
     pairs = planted.write_pairs(tmp_path)
     one, two = tmp_path / "one", tmp_path / "two"
     monkeypatch.setattr(sys, "argv", ["one", str(one), str(pairs)])
     exec(SCRIPT, {})
     assert "process 0 of 1" in capsys.readouterr().out
-    said = launch(two, pairs)
+    # A value per fact, and neurons by edits; all kinds of items: in the script.
+    words = ("report", "--model", "tiny-bert", "--quick", "--figures", "facts", "--figures", "8")
+    monkeypatch.delenv("KNTOOLS_DATA", raising=False)
+    report = run_json(*words, "--out", one / "report")
+    said = launch(two, pairs, *words)
     assert "process 0 of 2" in said and "process 1 of 2" in said
     tables = sorted(p.name for p in one.iterdir() if p.suffix in (".csv", ".json"))
     assert len(tables) == 12
@@ -107,6 +124,10 @@ def test_two_processes_make_the_tables_of_one_and_an_error_in_one_is_told_to_bot
         assert f"process {index} was told: process 1: ZeroDivisionError: three is bad" in said
     assert {*RunFile(two / "failing").read()[1]} == {"0", "1", "2", "4"}, "what was finished is kept, in one file"
     assert [p.name for p in two.glob("failing*")] == ["failing.jsonl"]
+
+    assert json.loads((two / "report of 0").read_text())["figures"] == report["figures"]
+    assert (two / "report of 1").read_text() == "", "printed once"
+    assert files_of(one / "report") == files_of(two / "report")
 
 
 def test_one_process_has_everything() -> None:
