@@ -242,13 +242,13 @@ class MustFire:
 
 
 def _check_returned(new: Any, old: Tensor, label: str) -> None:
-    """One shape and dtype: rows of other runs are put together with it."""
+    """Of the same shape, dtype and device: rows of other runs are put together with it."""
     if not isinstance(new, Tensor):
         raise TypeError(f"the hook on {label} returned {shown(new)}; return a tensor, or None to change nothing")
-    if new.shape != old.shape or new.dtype != old.dtype:
+    if (new.shape, new.dtype, new.device) != (old.shape, old.dtype, old.device):
+        got, wanted = (f"{tuple(x.shape)} of {x.dtype} on {x.device}" for x in (new, old))
         raise ValueError(
-            f"the hook on {label} returned {tuple(new.shape)} of {new.dtype} for {tuple(old.shape)} of {old.dtype}; "
-            "return the same shape and dtype, e.g. new.to(activation)"
+            f"the hook on {label} returned {got} for {wanted}; return the same kind, e.g. new.to(activation)"
         )
 
 

@@ -275,6 +275,7 @@ def test_a_hook_returns_what_its_activation_is_like(dtype: torch.dtype, rows: in
         str(other): lambda x: x.to(other),
         r"\(1, 2, 32\)": lambda x: x[:, :2],
         r"\(32,\)": lambda x: x[0, 0],
+        "on meta for .* on cpu": lambda x: x.to("meta"),
         "returned 3; return a tensor, or None": lambda x: 3,
     }
     for ask in asks:
