@@ -17,7 +17,7 @@ from tests.drawn_figures import HEADER, drawn, plain
 
 
 def test_role_lines_and_bands_are_those_of_their_role_and_kind() -> None:
-    effects = drawn(2, 6, len(TracingProfile.roles), 4)
+    effects = drawn(2, 6, len(TracingProfile.roles), 4).tanh()
     effects[:, :, 2] = torch.nan
     prompts = tuple(kn.Prompt(f"text {i}", " a") for i in range(6))
     profile = TracingProfile(
@@ -44,7 +44,7 @@ def test_role_lines_and_bands_are_those_of_their_role_and_kind() -> None:
 
 
 def test_shift_dots_are_the_means_before_and_after_of_their_word() -> None:
-    before, after = drawn(6, 3).exp(), drawn(6, 3, seed=1).exp()
+    before, after = drawn(6, 3).sigmoid(), drawn(6, 3, seed=1).sigmoid()
     words = (("a", "the"), ("a", "some"), ("b", "all"))
     shift = ProbabilityShift(before, after, ("x", "y") * 3, words, (Neuron(0, 0),), 0.0, HEADER)
     frame = shift.to_frame().set_index(["group", "word"])
