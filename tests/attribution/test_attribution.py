@@ -34,29 +34,30 @@ def reference(
     site: str = "mlp.hook_post",
     value: Callable[[Tensor], Tensor] | None = None,
 ) -> Tensor:
-    """One layer's scores by a plain loop over nodes; a norm behind the MLP keeps its scale.
+    """One layer's scores by a plain backward pass, a row per node; a norm behind the MLP keeps its scale.
 
     `value` is a metric of the logits `[1 pos d_vocab]` at the answer; left out, P of all tokens of the answer.
     """
     e = kn.encode(model, prompt)
     name, scale, at = hook_name(site, layer), f"blocks.{layer}.ln2_post.hook_scale", list(e.positions)
     _, cache = model.run_with_cache(e.tokens)
-    held = [(scale, lambda x, hook: cache[scale])] if scale in cache else []
-    w = cache[name][0, at].detach().double()
-    total = torch.zeros_like(w)
+    held = [(scale, lambda x, hook: cache[scale].expand_as(x))] if scale in cache else []
+    factors, shares = (torch.tensor([*map(float, numbers)], dtype=torch.float64) for numbers in (nodes, weights))
 
     def p(logits: Tensor) -> Tensor:
         return logits[0].softmax(-1)[range(len(at)), list(e.target_ids)].prod()
 
-    def scaled(x: Tensor, g: float) -> Tensor:
+    def scaled(x: Tensor, hook: Any) -> Tensor:
         out = x.clone()
-        out[:, at] *= g
+        out[:, at] *= factors[:, None, None].to(x)
         return out
 
-    for g, weight in zip(nodes, weights, strict=True):
-        hooks = [(name, lambda x, hook, g=g: scaled(x, g)), *held]
-        total += float(weight) * gradient_by_loop(model, e.tokens, hooks, name, value or p, at)[0, at].double()
-    return (w * total).sum(0)
+    def metric(logits: Tensor) -> Tensor:
+        return torch.stack([(value or p)(row[None]) for row in logits])
+
+    rows = e.tokens.expand(len(factors), -1)
+    gradients = gradient_by_loop(model, rows, [(name, scaled), *held], name, metric, at)[:, at].double()
+    return (cache[name][0, at].detach().double() * torch.einsum("n,npd->pd", shares, gradients)).sum(0)
 
 
 def dense_near_zero(n: int) -> tuple[Any, Any]:
