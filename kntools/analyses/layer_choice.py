@@ -18,7 +18,7 @@ from kntools.analyses.edit_measures import Continuations
 from kntools.analyses.edit_methods import rome_method
 from kntools.analyses.edit_result import SCORES, interval_of
 from kntools.analyses.fig11_edit_consistency import edit_consistency
-from kntools.analyses.neuron_search import open_run
+from kntools.analyses.neuron_search import beside, open_run
 from kntools.analyses.prompt_group import prompt_item
 from kntools.arguments import check_distinct, check_list, whole, whole_numbers, without_effect
 from kntools.editing.rome_settings import RomeSettings
@@ -32,11 +32,12 @@ from kntools.results.result import load
 from kntools.results.statistics import holm, sign_flip_test
 from kntools.results.table import Row, Table
 from kntools.tracing.causal_tracing import causal_trace
-from kntools.tracing.token_roles import ROLES
 from kntools.tracing.weak_corruption import unwarned, warn_of_weak_corruption
 
 _JOINED = ("efficacy", "paraphrase", "neighborhood")  # in the score of a layer
 _MEASURED = (*_JOINED, "efficacy magnitude", "neighborhood magnitude")
+
+_FACTS = "kn.data.known_facts(known_only=model).prompts(model)"
 
 
 @dataclass(frozen=True)
@@ -70,8 +71,11 @@ def propose_layer(
         prompts: facts with subjects that the model knows.
         window: MLPs restored together; `None` is a third of the layers, at most 10.
         samples: of noise per prompt; prompt i draws them with `seed + i`.
+
+    Raises:
+        ValueError: no prompts, a prompt without a subject, or the file of another run.
     """
-    check_list("prompts", prompts, Prompt, "kn.data.known_facts(known_only=model).prompts(model)")
+    check_list("prompts", prompts, Prompt, _FACTS)
     size = max(1, min(10, adapter.n_layers(model) // 3)) if window is None else window
     how: dict[str, Any] = {"window": size, "samples": samples}
     folder = open_run(run, "traces for the choice of a layer", model, **how, seed=seed)
@@ -80,12 +84,12 @@ def propose_layer(
         number, prompt = numbered
         with unwarned():
             found = causal_trace(model, replace(prompt, multi_token="first"), kind="mlp", seed=seed + number, **how)
-        return found.by_role()[ROLES.index("last subject token")].tolist(), found.clean, found.corrupted
+        return found.effect[:, found.subject[-1]].tolist(), found.clean, found.corrupted
 
     numbered = list(enumerate(prompts))
     traces = folder.each(numbered, key=lambda n: f"{n[0]}/{prompt_item(n[1])}", make=trace, unit="prompt")
     warn_of_weak_corruption([(p.text, *values) for p, (_, *values) in zip(prompts, traces, strict=True)])
-    mean = torch.tensor([effects for effects, _, _ in traces]).nanmean(0)
+    mean = torch.tensor([effects for effects, _, _ in traces]).mean(0)
     editable = layers_of(model, "mlp.hook_post")
     return Proposal(max(editable, key=lambda layer: float(mean[layer])), mean, len(prompts))
 
@@ -158,30 +162,43 @@ def edit_layer(
     cases: Sequence[Case],
     layers: Sequence[int],
     *,
-    proposal: Proposal | None = None,
+    traced: Sequence[Prompt] | None = None,
     second_moments: Mapping[int, SecondMoment] | None = None,
     settings: RomeSettings | None = None,
+    seed: int = 0,
     run: str | Path | None = None,
 ) -> EditLayer:
     """Edit the same facts in each of several layers, and measure efficacy and locality.
 
     ```python
     cases = make_cases(model, "counterfact", 20)
-    found = edit_layer(model, cases, [2, 4, 8], proposal=propose_layer(model, facts), second_moments=C)
+    found = edit_layer(model, cases, [2, 4, 8], traced=facts, second_moments=C)
     found.summary(), found.differences(), found.plot()
     ```
 
     Arguments:
         cases: of CounterFact.
-        proposal: of `propose_layer`, to be shown beside what is measured.
+        traced: facts that the model knows, for `propose_layer`: what their traces say is shown beside what is measured.
         second_moments: layer -> C; a layer that is not in it is edited with C = I.
         settings: of `kn.rome`; `None` takes `RomeSettings.for_model(model)`.
+        seed: of the noise in traces.
+        run: traces are kept beside it, in a file whose name ends in `-traces`.
+
+    Raises:
+        ValueError: no cases or layers, a layer that does not exist or is given twice, or the file of another run.
     """
     chosen = settings or RomeSettings.for_model(model)
     moments = {whole("a layer of second_moments", n): c for n, c in (second_moments or {}).items()}
-    layers = whole_numbers("layers", layers)
+    layers = tuple(adapter.check_layer(model, layer) for layer in whole_numbers("layers", layers))
     check_distinct("layer", layers)
+    if not layers:
+        raise ValueError("layers is empty; give those to edit, e.g. [2, 4, 8]")
     methods = {str(layer): rome_method(layer, moments.get(layer), chosen) for layer in layers}
+    about: dict[str, Any] = {"proposed": None, "traced": 0, "effects": []}
+    if traced is not None:
+        check_list("traced", traced, Prompt, _FACTS)
+        proposal = propose_layer(model, traced, seed=seed, run=beside(run, "traces"))
+        about = {"proposed": proposal.layer, "traced": proposal.prompts, "effects": proposal.effects.tolist()}
     alone = Continuations(answer=0, unrelated=())  # the result has no measure of generated text
     found = edit_consistency(model, cases, methods, continuations=alone, run=run)
     rows = [
@@ -189,9 +206,6 @@ def edit_layer(
         for layer in layers
         for case, answers in zip(found.cases, found.after[str(layer)], strict=True)
     ]
-    about: dict[str, Any] = {"proposed": None, "traced": 0, "effects": []}
-    if proposal is not None:
-        about = {"proposed": proposal.layer, "traced": proposal.prompts, "effects": proposal.effects.tolist()}
     return EditLayer.of(rows, found.provenance, skipped=found.skipped, **about)
 
 

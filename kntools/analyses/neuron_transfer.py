@@ -166,13 +166,15 @@ def number_prompts(
     if number is not None:
         check_choice("number", number, NUMBERS)
     found: dict[str, list[Prompt]] = {}
+    missing: list[str] = []
     nouns = several("without", without, "found.nouns('selection')")
     for paradigm in (paradigms := several("paradigms", paradigms, "NUMBER_PARADIGMS")):
         asked = pairs_of_number(model, paradigm, nouns, path)
-        for record, prompt in zip(asked.records, asked.prompts, strict=True):
-            if number in (None, own := data.number(record)):
-                found.setdefault(f"{paradigm}, {own}", []).append(prompt)
-    missing = [name for name in paradigms if not any(key.startswith(f"{name}, ") for key in found)]
+        numbered = zip(map(data.number, asked.records), asked.prompts, strict=True)
+        kept = [(own, prompt) for own, prompt in numbered if number in (None, own)]
+        for own, prompt in kept:
+            found.setdefault(f"{paradigm}, {own}", []).append(prompt)
+        missing += [] if kept else [paradigm]
     why = f"{', '.join(missing)}: no pair of a number is left that this model can be asked"
     if not found:
         raise ValueError(why)

@@ -39,9 +39,8 @@ class PlantedFacts(Table):
         rows = []
         for method, own in self.learned().groupby("method", sort=False):
             shares = [sum(rank <= size for rank in ranks) / len(ranks) for ranks in own["ranks"]]
-            rows.append(
-                (method, size, len(own), *mean_interval(shares, bounds=SHARE).values(), size / self.details["neurons"])
-            )
+            recall = mean_interval(shares, bounds=SHARE).values()
+            rows.append((method, size, len(own), *recall, size / self.details["neurons"]))
         return pd.DataFrame(rows, columns=["method", "k", "n", "recall", "low", "high", "chance"])
 
     def summary(self) -> pd.DataFrame:

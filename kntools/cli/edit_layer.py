@@ -8,7 +8,6 @@ import typer
 from kntools import analyses, data
 from kntools.analyses import layer_choice
 from kntools.analyses.edit_cases import EditData, make_cases
-from kntools.analyses.neuron_search import beside
 from kntools.arguments import check_distinct
 from kntools.cli.analysis import RunOptions
 from kntools.cli.command import command
@@ -38,11 +37,9 @@ def edit_layer(
     for number in layer:
         check_layer(model, number)
     facts = data.known_facts(known_only=model, limit=traced, seed=options.seed).prompts(model, multi_token="first")
-    kept = beside(options.kept, "traces")
-    proposal = layer_choice.propose_layer(model, list(facts), seed=options.seed, run=kept)
     measured = layer_choice.measure(model, layer, tokens=tokens, seed=options.seed, folder=moments)
     cases = layer_choice.cases_for_choice(model, limit)
-    return analyses.edit_layer(model, cases, layer, proposal=proposal, second_moments=measured, run=options.kept)
+    return analyses.edit_layer(model, cases, layer, traced=facts, second_moments=measured, **options.shared)
 
 
 @command

@@ -242,7 +242,7 @@ class MustFire:
 
 
 def _check_returned(new: Any, old: Tensor, label: str) -> None:
-    """Of the same shape, dtype and device: rows of other runs are put together with it."""
+    """Raise if what a hook returned is not like its activation: it is put together with the rows of other runs."""
     if not isinstance(new, Tensor):
         raise TypeError(f"the hook on {label} returned {shown(new)}; return a tensor, or None to change nothing")
     if (new.shape, new.dtype, new.device) != (old.shape, old.dtype, old.device):

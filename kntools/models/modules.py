@@ -100,7 +100,7 @@ def wiring(model: Any) -> int:
 def _number(thing: Any) -> int:
     """The number of an object. Unlike its id, it is never given to another one."""
     try:
-        found = _numbers.get(thing)  # `setdefault` alone makes a new reference each time: several times slower
+        found = _numbers.get(thing)  # `setdefault` alone makes a new reference each time
         return _numbers.setdefault(thing, next(_next)) if found is None else found
     except TypeError:  # it cannot be referred to weakly, or has no hash
         return id(thing)

@@ -94,7 +94,9 @@ def test_proposals_and_sweeps_over_layers(tmp_path: Path) -> None:
         measure(model, [0, 2], tokens=10**9, seed=0, folder=tmp_path)
     moments = kn.second_moment(model, [0, 2], zoo.SENTENCES * 3)
     few = RomeSettings(steps=2, templates=["{}"])
-    found = edit_layer(model, cases(2), [2, 0], proposal=proposal, second_moments=moments, settings=few)
+    found = edit_layer(
+        model, cases(2), [2, 0], traced=prompts, second_moments=moments, settings=few, run=tmp_path / "edits"
+    )
     table = found.summary()
     assert table["layer"].tolist() == [2, 0] and table["n"].tolist() == [2, 2]
     alone = edit_consistency(model, cases(2), {"x": rome_method(2, moments[2], few)}, continuations=ALONE)
@@ -105,11 +107,20 @@ def test_proposals_and_sweeps_over_layers(tmp_path: Path) -> None:
         assert table[name][0] == pytest.approx(alone.value("x", name))
         low, high = alone.to_frame().query("method == 'x' and score == @name")[["low", "high"]].to_numpy()[0]
         assert (table[f"{name}_low"][0], table[f"{name}_high"][0]) == pytest.approx((low, high), abs=1e-5)
-    assert table["traced effect"].tolist() == pytest.approx(expected[[2, 0]].tolist())
+    proposed = propose_layer(model, prompts)
+    assert table["traced effect"].tolist() == pytest.approx(proposed.effects[[2, 0]].tolist())
+    assert (found.details["proposed"], found.details["traced"]) == (proposed.layer, 2)
+    assert len(RunFile(tmp_path / "edits-traces.jsonl").read()[1]) == 2
     assert [axis.text for axis in found.plot().layout.annotations][-1] == "traced effect"
     assert "traced effect" not in edit_layer(model, cases(2), [0], settings=few).summary()
     with pytest.raises(ValueError, match="layer 2 is given 2 times"):
         edit_layer(model, cases(2), [2, 0, 2])
+    with pytest.raises(ValueError, match="layers is empty"):
+        edit_layer(model, cases(2), [])
+    with pytest.raises(TypeError, match=r"traced=.*give several"):
+        edit_layer(model, cases(2), [1], traced=prompts[0])
+    with pytest.raises(IndexError, match="layer 9 does not exist"):
+        edit_layer(model, cases(2), [9], traced=prompts)
     with pytest.raises(ValueError, match="no prompts"):
         propose_layer(model, [])
 

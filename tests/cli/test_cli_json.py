@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from typer.main import get_command
 
+import kntools as kn
 from kntools import analyses
 from kntools.cli import app, figures
 from tests.cli.test_cli import TARGET, TEXT, TEXTS, run, run_json
@@ -195,9 +195,10 @@ def test_figures(name: str, tiny: str, tmp_path: Path, monkeypatch: pytest.Monke
     for command in ("evaluate", "edit_layer"):
         monkeypatch.setattr(f"kntools.cli.{command}.make_cases", lambda *args, **kwargs: cases(3))
     monkeypatch.setattr(analyses, "noun_numbers", lambda: dict.fromkeys(("horses", "books", "cats"), "plural"))
-    proposal = layer_choice.Proposal(1, torch.zeros(4), 1)
-    monkeypatch.setattr(layer_choice, "propose_layer", lambda *args, **settings: proposal)
-    monkeypatch.setattr(layer_choice, "cases_for_choice", lambda *args: cases(2))
+    if name == "edit_layer":  # the model knows no fact
+        facts = kn.data.known_facts(path="sample", limit=2)
+        monkeypatch.setattr(kn.data, "known_facts", lambda **settings: facts)
+        monkeypatch.setattr(layer_choice, "cases_for_choice", lambda *args: cases(2))
     words, tables = FIGURES[name]
     if name in MADE_FROM:
         run_json("figure", MADE_FROM[name], *FIGURES[MADE_FROM[name]][0], "--out", str(tmp_path / "made"))
