@@ -289,6 +289,8 @@ def test_eight_facts_do_not_tell_layers_apart() -> None:
     found = kn.load(RESULTS / "edit-layers.json")
     assert found.differences()["p"].tolist() == pytest.approx(p_values)
     assert found.differences()["p_holm"].tolist() == pytest.approx(holm(p_values))
+    for name, table in found.tables().items():
+        pd.testing.assert_frame_equal(pd.read_csv(RESULTS / f"edit-layers-{name}.csv"), table, check_exact=True)
     for name in (*names, "efficacy magnitude", "neighborhood magnitude"):
         scores = [SCORES[name](p) for payloads in (after[str(n)] for n in (1, 3, 5, 8, 11)) for p in payloads]
         assert found.to_frame()[name].tolist() == scores

@@ -72,7 +72,10 @@ def test_examples_are_those_of_the_edited_weights(case: str) -> None:
 
 def test_proposals_and_sweeps_over_layers(tmp_path: Path) -> None:
     model = zoo.tiny("llama")
-    prompts = [c.prompt for c in cases(2)]
+    prompts = [
+        cases(1)[0].prompt,
+        kn.Prompt("The city of Paris is the capital of", " France", subject="The city of Paris"),
+    ]
     proposal = propose_layer(model, prompts, samples=2, window=1)
     traces = [kn.causal_trace(model, p, kind="mlp", window=1, samples=2, seed=n) for n, p in enumerate(prompts)]
     expected = torch.stack([t.effect[:, t.subject[-1]] for t in traces]).mean(0)
@@ -95,7 +98,7 @@ def test_proposals_and_sweeps_over_layers(tmp_path: Path) -> None:
     moments = kn.second_moment(model, [0, 2], zoo.SENTENCES * 3)
     few = RomeSettings(steps=2, templates=["{}"])
     found = edit_layer(
-        model, cases(2), [2, 0], traced=prompts, second_moments=moments, settings=few, run=tmp_path / "edits"
+        model, cases(2), [2, 0], traced=prompts, seed=3, second_moments=moments, settings=few, run=tmp_path / "edits"
     )
     table = found.summary()
     assert table["layer"].tolist() == [2, 0] and table["n"].tolist() == [2, 2]
@@ -107,7 +110,7 @@ def test_proposals_and_sweeps_over_layers(tmp_path: Path) -> None:
         assert table[name][0] == pytest.approx(alone.value("x", name))
         low, high = alone.to_frame().query("method == 'x' and score == @name")[["low", "high"]].to_numpy()[0]
         assert (table[f"{name}_low"][0], table[f"{name}_high"][0]) == pytest.approx((low, high), abs=1e-5)
-    proposed = propose_layer(model, prompts)
+    proposed = propose_layer(model, prompts, seed=3)
     assert table["traced effect"].tolist() == pytest.approx(proposed.effects[[2, 0]].tolist())
     assert (found.details["proposed"], found.details["traced"]) == (proposed.layer, 2)
     assert len(RunFile(tmp_path / "edits-traces.jsonl").read()[1]) == 2

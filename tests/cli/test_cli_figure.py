@@ -40,6 +40,12 @@ def test_every_figure_is_found_by_number_and_by_name() -> None:
     assert all(name in listed for name in by_name)
 
 
+def test_a_layer_given_twice_is_refused_before_anything_is_traced(tiny: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kn.data, "known_facts", lambda **settings: pytest.fail("facts were asked for"))
+    found = run("figure", "edit_layer", "--model", tiny, "--layer", "1", "--layer", "1")
+    assert found.exit_code == 2 and "layer 1 is given 2 times" in found.stderr
+
+
 def test_localisation_is_what_the_library_finds(tmp_path: Path) -> None:
     found = run_json(*LOCALISE, "--out", str(tmp_path / "loc"), "--neuron", "L3.N10", "--neuron", "L2.N7")
     model = kn.load_model("tiny-bert")

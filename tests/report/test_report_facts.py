@@ -86,6 +86,13 @@ def test_tables_hold_the_effects(study: Study, found: FactEffects) -> None:
     assert len([block for block in shown.blocks if isinstance(block, Chart)]) == 7
 
 
+def test_the_loss_of_few_facts_is_at_most_1(study: Study, found: FactEffects, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Student's interval of these three is -1.25 to -0.22."""
+    few = replace(found, leading=torch.tensor([0.1, 0.5, 0.2]), random=torch.ones(3, 4))
+    monkeypatch.setattr(module, "fact_effects", lambda study: few)
+    assert "by -0.733 [-1.000, -0.216]" in facts(study).sentence
+
+
 def test_facts_that_a_model_has_no_token_for_are_named(study: Study, found: FactEffects) -> None:
     one_token = []
     for name, fact in FACTS.items():
