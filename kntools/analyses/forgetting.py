@@ -127,9 +127,11 @@ def forgetting_curve(
             found, failed = {}, 0
             for n, case in enumerate(cases[:count], start=1):
                 try:
-                    apply(applied, chosen[name](model, [case.prompt], [case.target]))
+                    edits = chosen[name](model, [case.prompt], [case.target])
                 except (ValueError, FloatingPointError):
                     failed += 1
+                else:
+                    apply(applied, edits)
                 if n in sizes:
                     found[str(n)] = state(n, failed)
             return found

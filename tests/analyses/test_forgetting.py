@@ -14,6 +14,7 @@ import torch
 
 import kntools as kn
 from kntools.analyses import Continuations, editors, fine_tune_method, forgetting_curve
+from kntools.analyses.forgetting import ORDERS
 from kntools.editing.rome_settings import RomeSettings
 from tests import zoo
 from tests.analyses.test_edit_consistency import cases
@@ -100,6 +101,20 @@ def test_edits_that_cannot_be_made_are_counted() -> None:
     values = found[found["score"] == "perplexity"].set_index(["editor", "order"])
     assert set(values.loc["alpha_edit", "failed"]) == {2}
     assert values.loc[("alpha_edit", "at once"), "value"] == values.loc[("before", "at once"), "value"]
+
+
+@pytest.mark.parametrize("order", ORDERS)
+def test_a_method_whose_edits_are_nan_is_not_one_that_failed(order: Any) -> None:
+    model = zoo.fresh("llama")
+    digest = zoo.bits(model)
+
+    def broken(model: Any, prompts: Any, targets: Any) -> Any:
+        edits = kn.rome(model, prompts, targets, layer=1, settings=FEW)
+        return [replace(edit, right=edit.right * math.nan) for edit in edits]
+
+    with pytest.raises(FloatingPointError, match="nan"):
+        forgetting_curve(model, cases(2), {"broken": broken}, counts=[2], orders=[order], continuations=HOW)
+    assert zoo.bits(model) == digest
 
 
 def test_a_change_that_two_facts_need_is_made_once() -> None:
