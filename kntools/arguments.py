@@ -3,6 +3,7 @@
 Checks that need a model are in `kntools.models.adapter` and `kntools.engine.inputs`.
 """
 
+import re
 from collections import Counter
 from collections.abc import Hashable, Iterable
 from math import inf, isfinite
@@ -15,6 +16,8 @@ from torch import Tensor
 
 T = TypeVar("T")
 Limit = float | int | None
+
+_HALF_OF_A_PAIR = re.compile("[\ud800-\udfff]")
 
 
 def shown(value: Any) -> str:
@@ -96,11 +99,10 @@ def _range(least: object, most: object, above: object = None, below: object = No
 
 def whole_text(name: str, value: str) -> str:
     """A text without half of a surrogate pair, which no tokenizer and no file can hold."""
-    lone = next((i for i, c in enumerate(value) if 0xD800 <= ord(c) <= 0xDFFF), None)
-    if lone is not None:
+    if lone := _HALF_OF_A_PAIR.search(value):
         raise ValueError(
-            f"character {lone} of {name} is half of a surrogate pair, which is not valid text; leave it out, or read "
-            "the text with errors='replace'"
+            f"character {lone.start()} of {name} is half of a surrogate pair, which is not valid text; leave it out, "
+            "or read the text with errors='replace'"
         )
     return value
 

@@ -4,7 +4,7 @@ A prompt is a text and the answer that a model should give. For a causal model t
 masked one the text holds one `[MASK]`.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, get_args
 
@@ -146,6 +146,9 @@ def encode_many(model: Any, prompts: Prompts, *, prepend_bos: bool | None = None
         if not isinstance(prompt, Prompt | Encoded):
             raise TypeError(f"{shown(prompt)} is not a Prompt; {_EXAMPLE}")
     new = iter(encode_each(model, [p for p in asked if isinstance(p, Prompt)], prepend_bos=prepend_bos))
+    # A model without a tokenizer cannot tell what it reads.
+    compared = model.tokenizer is not None and any(isinstance(p, Encoded) for p in asked)
+    piece = Tokenisation(model).piece if compared else None
     out = []
     for prompt in asked:
         if isinstance(prompt, Encoded) and prepend_bos not in (None, prompt.prepend_bos):
@@ -153,18 +156,16 @@ def encode_many(model: Any, prompts: Prompts, *, prepend_bos: bool | None = None
                 f"prepend_bos={prepend_bos}, but {excerpt(prompt.prompt.text)!r} was encoded with "
                 f"prepend_bos={prompt.prepend_bos}; give the Prompt: encoded.prompt"
             )
-        result = _own(model, prompt) if isinstance(prompt, Encoded) else next(new)
+        result = _own(prompt, piece) if isinstance(prompt, Encoded) else next(new)
         if isinstance(result, PromptError):
             raise result
         out.append(result)
     return out
 
 
-def _own(model: Any, encoded: Encoded) -> Encoded:
-    """An `Encoded`, if this model reads the same in its tokens (one without a tokenizer cannot tell)."""
-    if model.tokenizer is None:
-        return encoded
-    read = tuple(map(Tokenisation(model).piece, encoded.tokens[0].tolist()))
+def _own(encoded: Encoded, piece: Callable[[int], str] | None) -> Encoded:
+    """An `Encoded`, if a model reads the same in its tokens: `piece` is what it reads in one."""
+    read = encoded.str_tokens if piece is None else tuple(map(piece, encoded.tokens[0].tolist()))
     if read != encoded.str_tokens:
         raise ValueError(
             f"the tokens of {excerpt(encoded.prompt.text)!r} are of another model: this one reads "

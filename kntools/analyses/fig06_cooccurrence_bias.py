@@ -20,7 +20,7 @@ from kntools.engine.answers import Answer, ask
 from kntools.engine.texts import Texts, numbered
 from kntools.models.causality import is_masked
 from kntools.prompts import Encoded, Prompt, encode_many
-from kntools.results.statistics import pearson, spearman, statistic_interval
+from kntools.results.statistics import pearson, spearman, spearman_rows, statistic_interval
 from kntools.results.table import Table
 
 #: What comes before a word in the texts of `expected_beside`.
@@ -141,11 +141,7 @@ def cooccurrence_bias(
             "give more text, more sections or a lower least"
         )
     x, y = (torch.tensor([float(row[name]) for row in rows], dtype=torch.float64) for name in ("bias", "effect"))
-
-    def correlations(drawn: torch.Tensor) -> torch.Tensor:
-        return torch.tensor([spearman(x[i], y[i]) for i in drawn], dtype=torch.float64)
-
-    low, high = statistic_interval(correlations, len(x), resamples=2000, seed=seed)
+    low, high = statistic_interval(lambda i: spearman_rows(x[i], y[i]), len(x), resamples=2000, seed=seed)
     found = {"n": len(rows), "spearman": spearman(x, y), "low": low, "high": high, "pearson": pearson(x, y)}
     details = {**effect.details, "group": chosen, "rare": rare, "correlation": found}
     return CooccurrenceBias.of(rows, effect.provenance, **details)

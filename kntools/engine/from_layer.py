@@ -110,9 +110,10 @@ def grouped(starts: Sequence[int], lengths: Sequence[int], max_rows: int, overhe
     order = sorted(range(len(starts)), key=lambda n: (starts[n], lengths[n]))
     best: list[tuple[int, int]] = [(0, 0)]  # for the first n rows: the cost, and where their last group begins
     for stop in range(1, len(order) + 1):
-        ways = []
-        for begin in range(max(0, stop - max_rows), stop):
-            window = max(lengths[n] for n in order[begin:stop]) - starts[order[begin]]
+        ways, longest = [], 0
+        for begin in range(stop - 1, max(0, stop - max_rows) - 1, -1):
+            longest = max(longest, lengths[order[begin]])
+            window = longest - starts[order[begin]]
             ways.append((best[begin][0] + overhead + (stop - begin) * window, begin))
         best.append(min(ways))
     cuts = [len(order)]

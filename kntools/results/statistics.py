@@ -84,7 +84,8 @@ def student_interval(values: Float[Tensor, "item ..."], confidence: float = 0.95
     items = values.detach().double().cpu()
     n, mean = (~items.isnan()).sum(0), items.nanmean(0)
     error = ((items - mean).square().nansum(0) / (n - 1) / n).sqrt()
-    return Interval(*(mean + side * t_quantile(n - 1, confidence) * error for side in (-1, 1)))
+    reach = t_quantile(n - 1, confidence) * error
+    return Interval(mean - reach, mean + reach)
 
 
 def mean_interval(
@@ -112,7 +113,7 @@ def statistic_interval(
 
 def t_quantile(freedom: Int[Tensor, "..."], confidence: float = 0.95) -> Float[Tensor, "..."]:
     """How many standard errors the interval of a mean reaches to either side (Student's t); nan without freedom."""
-    return torch.as_tensor(scipy.stats.t.ppf((1 + confidence) / 2, freedom.numpy()))
+    return torch.as_tensor(scipy.special.stdtrit(freedom.numpy(), (1 + confidence) / 2))
 
 
 def share_interval(hits: int, of: int, confidence: float = 0.95) -> tuple[float, float]:
@@ -131,6 +132,13 @@ def pearson(a: Tensor, b: Tensor) -> float:
 def spearman(a: Tensor, b: Tensor) -> float:
     """The same of their ranks; equal values share a rank."""
     return _correlation(scipy.stats.spearmanr, a, b)
+
+
+def spearman_rows(a: Float[Tensor, "sample item"], b: Float[Tensor, "sample item"]) -> Float[Tensor, " sample"]:
+    """`spearman` of each row with the same row of the other."""
+    ranks = (torch.from_numpy(scipy.stats.rankdata(x.double().numpy(), axis=-1)) for x in (a, b))
+    x, y = (rank - rank.mean(-1, keepdim=True) for rank in ranks)
+    return (x * y).sum(-1) / (x.square().sum(-1) * y.square().sum(-1)).sqrt()
 
 
 def _correlation(test: Callable[..., Any], a: Tensor, b: Tensor) -> float:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import combinations, pairwise
 from types import SimpleNamespace
 from typing import Any
 
@@ -14,7 +16,7 @@ from torch import Tensor
 import kntools as kn
 from kntools.engine import memory
 from kntools.engine.capability import capability
-from kntools.engine.from_layer import row_groups
+from kntools.engine.from_layer import grouped, row_groups
 from kntools.engine.memory import MOST_ROWS, rows_that_fit
 from kntools.engine.plan import PASS_OVERHEAD, pass_overhead
 from kntools.models import adapter
@@ -173,6 +175,26 @@ def test_on_a_gpu_a_pass_of_its_own_must_save_far_more(monkeypatch: pytest.Monke
     monkeypatch.setattr("kntools.engine.plan.PASS_OVERHEAD", gpu)
     assert passes(model, tokens, runs) == [(PASS_OVERHEAD + 2, n)]
     assert len(row_groups(model, texts, starts, 1)) == 1
+
+
+@pytest.mark.parametrize("most", [2, 7])
+def test_groups_are_the_cheapest_cut_of_their_order(most: int) -> None:
+    """Of all cuts, tried one by one: a late start with a short text follows early starts with long ones."""
+    draw = random.Random(0)
+    for _ in range(20):
+        starts = [draw.randrange(4) for _ in range(7)]
+        lengths = [start + draw.randrange(1, 8) for start in starts]
+        order = sorted(range(7), key=lambda n: (starts[n], lengths[n]))
+
+        def cost(parts: list[list[int]], starts: list[int] = starts, lengths: list[int] = lengths) -> int:
+            windows = [max(lengths[n] for n in part) - min(starts[n] for n in part) for part in parts]
+            return sum(2 + len(part) * window for part, window in zip(parts, windows, strict=True))
+
+        cuts = [[0, *inner, 7] for count in range(7) for inner in combinations(range(1, 7), count)]
+        every = [[order[a:b] for a, b in pairwise(cut)] for cut in cuts]
+        allowed = [parts for parts in every if max(map(len, parts)) <= most]
+        found = grouped(starts, lengths, most, 2)
+        assert found in allowed and cost(found) == min(map(cost, allowed))
 
 
 def test_an_attribution_baseline_is_one_pass_for_prompts_of_equal_length() -> None:

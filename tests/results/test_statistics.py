@@ -20,6 +20,7 @@ from kntools.results.statistics import (
     sign_flip_test,
     sign_test,
     spearman,
+    spearman_rows,
     statistic_interval,
     t_test,
     welch,
@@ -113,6 +114,14 @@ def test_correlations() -> None:
         assert math.isnan(pearson(a, torch.ones(4))) and math.isnan(spearman(a[:1], b[:1]))
     grid = torch.randn(2, 3, 4, generator=torch.Generator().manual_seed(0))
     assert pearson(grid, grid.exp()) == pytest.approx(pearson(grid.flatten(), grid.exp().flatten()))
+
+
+def test_correlations_of_rows_are_those_of_each_row() -> None:
+    a, b = torch.randint(4, (2, 40, 6), generator=torch.Generator().manual_seed(0)).double()  # with ties
+    a[0], b[1] = 2, 3
+    expected = torch.tensor([spearman(x, y) for x, y in zip(a, b, strict=True)], dtype=torch.float64)
+    assert expected[:2].isnan().all() and not expected[2:].isnan().any(), "a constant has no correlation"
+    torch.testing.assert_close(spearman_rows(a, b), expected, equal_nan=True)
 
 
 def test_errors_say_what_to_type() -> None:
