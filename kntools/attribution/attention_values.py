@@ -40,7 +40,7 @@ class AttentionValues:
             except (AttributeError, NotImplementedError):  # no norm in front, or latent attention
                 raise ValueError(_refusal(model, layer)) from None
             w_v, w_o = of_values.detach().float(), of_output.detach().float()
-            held = [unembedding.held_norm(model, norm, x) for x in stream]
+            held = unembedding.held_norms(model, norm, stream)
             heads = pattern.shape[0]
             values = v.float().repeat_interleave(heads // v.shape[1], 1)
             w_v = w_v.repeat_interleave(heads // len(w_v), 0)
@@ -53,7 +53,8 @@ class AttentionValues:
             bias = getattr(block.attn, "b_O", None)
             whole = torch.einsum("hd,hdm->m", z[at].float(), w_o) + (0 if bias is None else bias.float())
             inside = unembedding.multiplier(model, "attn_out", layer)
-            behind = unembedding.held_norm(model, getattr(block, "ln1_post", None), whole.to(stream), inside)
+            after = getattr(block, "ln1_post", None)
+            [behind] = unembedding.held_norms(model, after, whole.to(stream)[None], inside)
             yield AttentionValues(layer, stream.float(), parts, w_v, w_o, held, behind)
 
     def heads(self) -> Float[Tensor, "source head d_model"]:

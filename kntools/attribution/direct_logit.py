@@ -58,8 +58,8 @@ def _lines(model: Any, paths: Paths, prompt: int, matrix: Float[Tensor, "d_model
     outside, last = unembedding.logit_multiplier(model), adapter.n_layers(model) - 1
     [states] = watched(paths, prompt, [("resid_post", last)], ANSWER).values()
     readers = [
-        unembedding.held_norm(model, model.ln_final, state).back(outside * direction)
-        for state, direction in zip(states, directions, strict=True)
+        norm.back(outside * direction)
+        for norm, direction in zip(unembedding.held_norms(model, model.ln_final, states), directions, strict=True)
     ]
     lines = []
     for own in layers:

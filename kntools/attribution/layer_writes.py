@@ -57,7 +57,7 @@ def layer_writes(model: Any, paths: Paths, prompt: int, pos: Positions = ANSWER)
         own = raw.float()
         inner = (own @ weight + constant).to(raw)
         inside = unembedding.multiplier(model, sites[layer], layer)
-        held = [unembedding.held_norm(model, norm, state, inside) for state in inner]
+        held = unembedding.held_norms(model, norm, inner, inside)
         added = inside * seen[hook_name(sites[layer], layer)].float()
         before = seen[hook_name("resid_post", layer)].float() - added
         found.append(LayerWrites(layer, own, weight, constant, added, before, held))

@@ -112,11 +112,13 @@ def _reading(model: Any, paths: Paths, prompt: int, end: EndOfStream, heads: int
         layers = {own.layer: own for own in AttentionValues.of_prompt(model, paths, prompt, answer)}
         whole = {(layer,): end.increase_at(answer, own.stream[answer], own.heads()) for layer, own in layers.items()}
         leading = [place for place, _ in _highest(whole, heads)]
-        within = {
-            (layer, source, head): end.increase_at(answer, own.stream[answer], own.entries(source, head))
-            for layer, source, head in leading
-            for own in [layers[layer]]
-        }
+        within: dict[tuple[int, ...], Tensor] = {}
+        for layer, own in layers.items():  # the entries of a layer share runs
+            places = [(source, head) for at, source, head in leading if at == layer]
+            if places:
+                moves = torch.stack([own.entries(*place) for place in places])  # [place entry d_model]
+                values = end.increase_at(answer, own.stream[answer], moves)
+                within |= {(layer, *place): row for place, row in zip(places, values, strict=True)}
         for (layer, source, head, entry), importance in _highest(within, entries):
             own = layers[layer]
             key = own.key(source, head, entry)

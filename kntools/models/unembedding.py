@@ -84,21 +84,22 @@ class HeldNorm:
 
 
 @torch.no_grad()
-def held_norm(model: Any, norm: Any, state: Float[Tensor, " d_model"], times: float = 1.0) -> HeldNorm:
-    """`times` the norm `gain (v - mean v) / scale`, at the scale that it has for `state`; `times` alone without one.
+def held_norms(model: Any, norm: Any, states: Float[Tensor, "state d_model"], times: float = 1.0) -> list[HeldNorm]:
+    """`times` the norm `gain (v - mean v) / scale`, at the scale that it has for each state; `times` alone without one.
 
     Of a state without a direction (an embedding of zeros) it is the scale near 0.
     """
+    x = states.float()
     if norm is None:
-        return HeldNorm(torch.full_like(state, times, dtype=torch.float32), False)
-    probe, g, x = _probe(model), gain(model, norm), state.float()
+        return [HeldNorm(torch.full_like(state, times), False) for state in x]
+    probe, g = _probe(model), gain(model, norm)
     plain, moved = _apply(model, norm, torch.stack([probe, probe + 1]) * _SCALE).float()
     centred = bool((plain - moved).abs().max() < 1e-2 * plain.abs().max())  # as LayerNorm takes away the mean
-    x = x - x.mean() if centred else x
-    x = x if bool(x.any()) else probe.float() * _TINY
-    zero, out = _apply(model, norm, torch.stack([torch.zeros_like(x), x])).float()
-    expected = g * x
-    return HeldNorm(times * g * ((out - zero) @ expected / (expected @ expected)), centred)
+    x = x - x.mean(-1, keepdim=True) if centred else x
+    x = x.where((x != 0).any(-1, keepdim=True), probe.float() * _TINY)
+    zero, *out = _apply(model, norm, torch.cat([torch.zeros_like(x[:1]), x])).float()
+    pairs = zip(out, g * x, strict=True)
+    return [HeldNorm(times * g * ((given - zero) @ own / (own @ own)), centred) for given, own in pairs]
 
 
 def multiplier(model: Any, site: str, layer: int) -> float:

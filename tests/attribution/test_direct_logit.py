@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 import kntools as kn
-from kntools.models.unembedding import held_norm
+from kntools.models.unembedding import held_norms
 from tests import zoo
 from tests.attribution.test_attribution import prompts_for
 from tests.attribution.test_attribution_metrics import pairs_for
@@ -106,7 +106,8 @@ def test_the_norm_of_nothing(name: str) -> None:
     with torch.no_grad():
         expected = (norm(1e-6 * row[None, None]) - norm(0 * row[None, None]))[0, 0] / 1e-6
     for state in (torch.zeros(32), torch.ones(32) * (name == "gpt2")):
-        torch.testing.assert_close(held_norm(model, norm, state).forward(row), expected, rtol=1e-2, atol=1e-2)
+        [held] = held_norms(model, norm, state[None])
+        torch.testing.assert_close(held.forward(row), expected, rtol=1e-2, atol=1e-2)
 
 
 def test_the_default_and_functions_of_the_logits() -> None:
