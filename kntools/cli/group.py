@@ -60,7 +60,7 @@ class Group(TyperGroup):
         try:
             code = super().main(words, prog_name, standalone_mode=False, obj=words, **options)
         except _UsageError as error:
-            if message := error.format_message():  # else help was asked for
+            if message := _message(error):  # else help was asked for
                 say(f"{message.rstrip('.')} (see {error.ctx.command_path if error.ctx else 'kntools'} --help)")
             code = 2
         return sys.exit(code) if alone else code
@@ -72,6 +72,14 @@ class Group(TyperGroup):
             except ValueError as error:
                 raise _UsageError(str(error), ctx) from None
         return super().resolve_command(ctx, args)
+
+
+def _message(error: Any) -> str:
+    """What is wrong; of a value that pydantic refused for typer, the value and the reason, without its own words."""
+    for found in getattr(error.__cause__, "errors", list)():
+        reason = str(found.get("ctx", {}).get("error", found["msg"]))
+        error.message = reason.replace("Input", str(found["input"]), 1) if reason.startswith("Input ") else reason
+    return str(error.format_message())
 
 
 def group_of(commands: Mapping[str, LateCommand]) -> type[Group]:
