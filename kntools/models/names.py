@@ -3,6 +3,8 @@
 import difflib
 from collections.abc import Iterable, Mapping
 
+_FEW = 10  # as many are all offered
+
 
 def nearest(name: str, known: Iterable[str], count: int = 4) -> list[str]:
     """Those of `known` that `name` may have been meant to be, the nearest first."""
@@ -11,12 +13,14 @@ def nearest(name: str, known: Iterable[str], count: int = 4) -> list[str]:
 
 
 def check_name(kind: str, name: str, known: Iterable[str] | Mapping[str, str]) -> None:
-    """Raise a `ValueError` that offers the nearest of `known` (a mapping also matches by what it says)."""
+    """Raise a `ValueError` that offers the nearest of `known` (a mapping also matches by what it says), or all."""
     names = dict(known) if isinstance(known, Mapping) else dict.fromkeys(known, "")
     if isinstance(name, str) and name in names:
         return
     labels = {label: key for key, label in names.items() if label}
     near = dict.fromkeys([*nearest(str(name), names), *(labels[label] for label in nearest(str(name), labels))])
     offered = [f"{key!r}" + (f" ({names[key]})" if names[key] else "") for key in near]
-    hint = f"did you mean {' or '.join(offered)}?" if offered else f"there are {len(names)}, e.g. {next(iter(names))!r}"
+    listed = ", ".join(map(repr, names))
+    hint = f"use one of {listed}" if len(names) <= _FEW else f"there are {len(names)}, e.g. {next(iter(names))!r}"
+    hint = f"did you mean {' or '.join(offered)}?" if offered else hint
     raise ValueError(f"unknown {kind} {name!r}; {hint}")

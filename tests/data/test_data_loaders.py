@@ -234,6 +234,11 @@ def test_an_unknown_name_gets_the_nearest_ones(load: Any, message: str) -> None:
         load()
 
 
+def test_few_names_are_all_offered() -> None:
+    with pytest.raises(ValueError, match="unknown letter 'xyz'; use one of 'a', 'b'"):
+        check_name("letter", "xyz", ["a", "b"])
+
+
 def test_check_name_accepts_what_is_known() -> None:
     check_name("letter", "a", ["a", "b"])
     check_name("letter", "b", {"a": "first", "b": "second"})
