@@ -17,6 +17,7 @@ from kntools.editing.rome import rome
 from kntools.editing.rome_settings import Key, RomeSettings, layer_for
 from kntools.editing.second_moment import SecondMoment
 from kntools.engine.generation import generate
+from kntools.models.causality import is_masked
 from kntools.prompts import MASK, Prompt
 from kntools.report.page import Chart, Page, PageTable, Section
 from kntools.results.result import load
@@ -73,11 +74,14 @@ def edit(
 
     Example: kntools edit "The capital of Canada is" " Rome" --subject Canada --symmetric "Rome is the capital of"
     """
-    if MASK in text:
-        raise ValueError("kntools edit supports causal models only: end the text where the answer begins")
     if save is not None:
         new_folder(save)
     model = options.load()
+    if MASK in text or is_masked(model):
+        raise ValueError(
+            "only causal models can be edited here, by a text that ends where the answer begins; "
+            "for a masked model use kn.edit_values or kn.erase_values in Python"
+        )
     arguments, moments = how.arguments(model), how.moments()
     c = moments.get(arguments["layer"], next(iter(moments.values()), None))  # rome refuses C of another layer
     prompt = Prompt(text, old or generate(model, text, max_new_tokens=1), subject=subject)

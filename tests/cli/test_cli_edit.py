@@ -123,6 +123,7 @@ def test_editors_of_several_layers_take_a_second_moment_of_each(
         (["edit", TEXT, TARGET, "-s", "Canada", "--tokens", "0"], "--tokens"),
         (["edit", TEXT, TARGET, "-s", "Canada", "--second-moment", "nowhere"], "no file"),
         (["edit", "The capital of [MASK]", TARGET, "-s", "The"], "causal models"),
+        (["edit", TEXT, "Ottawa", "-s", "Canada", "--model", "tiny-bert"], "only causal models can be edited"),
         (["evaluate", "counterfact", "--method", "luck"], "unknown method 'luck'"),
         (["evaluate", "P36", "--method", "rome", "--bound", "1"], "bound=1.0 has no effect on rome"),
         (["evaluate", "P36", "--method", "edit_values", "--layer", "2"], "layer=2 has no effect on edit_values"),
@@ -130,6 +131,6 @@ def test_editors_of_several_layers_take_a_second_moment_of_each(
     ],
 )
 def test_mistakes_are_one_line(words: list[str], said: str, tiny: str) -> None:
-    result = run(*words, "--model", tiny)
+    result = run(words[0], "--model", tiny, *words[1:])
     assert result.exit_code == 2
     assert said in result.stderr and "Traceback" not in result.stderr
