@@ -189,6 +189,8 @@ def cooccurrence_bias(
 
     Example: kntools figure 6 effect.json corpus.txt --out bias
     """
+    if not corpus and not expected:
+        raise ValueError("nothing to count; give text files after the result, or --expected")
     check_distinct("corpus", [path.resolve() for path in corpus or ()])
     if not any(path.suffix == ".jsonl" for path in corpus or ()):
         without_effect("without a .jsonl file", field=field)

@@ -135,6 +135,7 @@ def test_only_the_main_process_prints_and_writes(tmp_path: Path, monkeypatch: py
             ["3", VERBS, "--frames", "3", "--neuron", "L0.N1", *BERT],
             "has no effect on sources without determiner-noun pairs",
         ),
+        (["6", "nowhere.json"], "give text files after the result, or --expected"),
         (["6", "nowhere.json", __file__, "--field", "x"], "field='x' has no effect"),
         (["6", "nowhere.json", __file__, *BERT[:2]], "model='tiny-bert' has no effect without --expected"),
         (["8", "P36", "--neuron", "L0.N1", "--count", "7", "--model", "no-such-model"], "count=7 has no effect"),
