@@ -6,7 +6,7 @@ with `fig.update_layout(template="kntools_dark")`.
 """
 
 import textwrap
-from html import escape
+from html import escape, unescape
 from typing import Any, TypedDict, Unpack
 
 import plotly.graph_objects as go
@@ -37,8 +37,9 @@ FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, s
 
 _STOPS = 16  # per sign: enough for a smooth power law
 # In pixels: a figure without a width of its own, what is above the title, lines of title and legend, names of panels,
-# what is below the axes, and a character of the title and of the legend.
-WIDTH, _ABOVE, _LINE, _LEGEND, _PANELS, _BOTTOM, _TITLE_CHARACTER, CHARACTER = 800, 18, 21, 20, 26, 56, 9, 6.3
+# what is below the axes, and a character of the title, of the names of panels and of the legend.
+WIDTH, _ABOVE, _LINE, _LEGEND, _PANELS, _BOTTOM = 800, 18, 21, 20, 26, 56
+_TITLE_CHARACTER, _PANEL_CHARACTER, CHARACTER = 9, 7.5, 6.3
 
 
 def diverging(power: float, strongest: float) -> list[tuple[float, str]]:
@@ -115,11 +116,16 @@ def framed(figure: go.Figure, *, plot: int = 0, **look: Unpack[Look]) -> go.Figu
     if look.get("colorscale") is not None:
         _recolour(figure, look["colorscale"])
     width = look.get("width") or WIDTH
-    how: dict[str, Any] = {"break_long_words": False, "break_on_hyphens": False, "max_lines": 3, "placeholder": " ..."}
-    lines = textwrap.wrap(look.get("title") or "", width // _TITLE_CHARACTER, **how)
+    how: dict[str, Any] = {"break_on_hyphens": False, "max_lines": 3, "placeholder": " ..."}
+    lines = textwrap.wrap(look.get("title") or "", width // _TITLE_CHARACTER, break_long_words=False, **how)
     names = [t.name for t in figure.data if t.name and t.showlegend is not False and t.type != "heatmap"]
     names += [shape.name for shape in figure.layout.shapes if shape.showlegend]
-    panels = _PANELS * any(note.yref == "paper" for note in figure.layout.annotations)
+    notes = [note for note in figure.layout.annotations if note.yref == "paper"]
+    room = max(8, int((width - 120) / _PANEL_CHARACTER / len({note.x for note in notes}))) if notes else 0
+    parts = [textwrap.wrap(unescape(note.text.replace("<br>", " ")), room, **how) for note in notes]
+    for note, part in zip(notes, parts, strict=True):
+        note.text = "<br>".join(map(plain, part))
+    panels = max((_PANELS + _LINE * (len(part) - 1) for part in parts), default=0)
     top = _ABOVE + _LINE * len(lines) + 14 + _LEGEND * _rows(names, width - 120) + panels
     if not plot:
         rows, labels = len(figure.data[0].y), figure.layout.xaxis.ticktext or figure.data[0].x

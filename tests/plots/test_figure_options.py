@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from html import unescape
 from typing import Any
 
 import pandas as pd
@@ -96,6 +97,20 @@ def test_title_legend_and_names_of_panels_stand_apart(width: int | None) -> None
     legend = layout.margin.t - names - 20 * -(-7 // columns)
     assert lines > 1 and 18 + 21 * lines <= legend and names >= 20
     assert [note.text for note in layout.annotations] == ["k", "l"]
+
+
+def test_long_names_of_panels_do_not_cover_each_other() -> None:
+    """They take lines of their own, above the panels; a name without spaces too."""
+    names = ["attention output, 10 layers, MLPs severed", "determiner_noun_agreement_with_adjective_1", "a < b"]
+    short, long = (
+        plots.heatmap({f"{n} {name}": [[1.0]] for n, name in enumerate(given)}).layout for given in ("abc", names)
+    )
+    texts = [note.text for note in long.annotations]
+    assert [unescape(text.replace("<br>", "")).replace(" ", "") for text in texts] == [
+        f"{n}{name}".replace(" ", "") for n, name in enumerate(names)
+    ]
+    assert max(len(unescape(line)) for text in texts for line in text.split("<br>")) * 7.5 <= (800 - 120) / 3
+    assert long.margin.t == short.margin.t + 21
 
 
 def test_importing_the_figures_leaves_the_default_template_alone() -> None:
