@@ -65,8 +65,6 @@ def line_chart(frame: pd.DataFrame, x: str, y: str, **options: Any) -> go.Figure
         options["custom_data"] = ["low", "high"]
     figure, look = _drawn(px.line, frame, x, y, _PANEL, render_mode="svg", **options)
     figure.update_xaxes(showticklabels=True)  # also above a place without a panel
-    if pd.api.types.is_integer_dtype(frame[x]) and np.ptp(frame[x]) <= 12:
-        figure.update_xaxes(dtick=1)  # no half layers
     for line in figure.data if ends else ():
         low, high = line.customdata[:, :2].astype(float).T
         if np.isfinite(low).all():
@@ -191,4 +189,6 @@ def _drawn(
             update(type="category")  # "1984" is a name, not a place on a line
         elif not one_scale:
             update(matches=None, showticklabels=True)
+    if len(frame) and pd.api.types.is_integer_dtype(frame[x]) and not _is_text(frame, y) and np.ptp(frame[x]) <= 12:
+        figure.update_xaxes(dtick=1)  # no half layers
     return figure, {"plot": plot, **look}

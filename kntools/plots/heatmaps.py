@@ -52,7 +52,7 @@ def heatmap(
     hover = f"{plain(y)} %{{y}}<br>{plain(x)} %{{x}}<br>%{{customdata}}<extra></extra>"
     sign = "" if limits else "+"
     for panel, table in enumerate(tables, start=1):
-        (across, x_axis), (down, y_axis) = _axis(table.columns), _axis(table.index)
+        (across, x_axis), (down, y_axis) = _axis(table.columns, len(tables)), _axis(table.index)
         z, at = table.to_numpy(), {"row": 1, "col": panel}
         exact = [["no value" if np.isnan(value) else f"{value:{sign}.4g}" for value in row] for row in z.tolist()]
         cells = go.Heatmap(z=z, x=across, y=down, customdata=exact, hovertemplate=hover, coloraxis="coloraxis")
@@ -87,14 +87,14 @@ def _table(values: Any, rows: Iterable[Any] | None, columns: Iterable[Any] | Non
     return table
 
 
-def _axis(labels: Iterable[Any]) -> tuple[list[Any], dict[str, Any]]:
+def _axis(labels: Iterable[Any], panels: int = 1) -> tuple[list[Any], dict[str, Any]]:
     """Where cells are, and an axis on which all are equally wide and equal labels stand apart."""
     names = [plain(label) if isinstance(label, str) else label for label in labels]
     places = list(range(len(names)))
     axis = {"showgrid": False, "zeroline": False, "range": [-0.5, len(names) - 0.5]}
     axis |= {"showline": True, "mirror": True}  # cells of 0 have no colour
     if names == places:
-        return names, axis | {"tickformat": "d", "dtick": 1 if len(names) <= _FEW else None}
+        return names, axis | {"tickformat": "d", "dtick": 1 if len(names) * panels <= _FEW else None}
     if len(set(names)) == len(names):
         return names, axis | {"type": "category"}
     return places, axis | {"tickvals": places, "ticktext": names}

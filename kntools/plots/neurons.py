@@ -168,9 +168,10 @@ def layer_histogram(
             here = [n for n in group if n.layer == layer]
             count = {"number of neurons": len(here), "share of the group's neurons": len(here) / max(1, len(group))}
             rows.append({"group": f"{name} (n = {len(group)})", "layer": layer, **count, "neurons": _first(here)})
+    frame = pd.DataFrame(rows)
     options: dict[str, Any] = {"title": "Neurons per layer", **look}
     figure = bar_chart(
-        pd.DataFrame(rows),
+        frame,
         "layer",
         "share of the group's neurons" if normalize else "number of neurons",
         color="group" if len(groups) > 1 else None,
@@ -178,7 +179,8 @@ def layer_histogram(
         barmode="stack" if stacked else "group",
         **options,
     )
-    few = not normalize and len(max(groups.values(), key=len)) <= 6  # no half neurons
+    highest = frame.groupby("layer")["number of neurons"].agg("sum" if stacked else "max").max()
+    few = not normalize and highest <= 6  # no half neurons
     return figure.update_yaxes(tickformat=".0%" if normalize else ",d", dtick=1 if few else None)
 
 

@@ -138,3 +138,11 @@ def test_axes_of_few_numbers_have_no_ticks_between_cells(count: int) -> None:
     figure = plots.heatmap(np.zeros((count, count)))
     assert figure.layout.xaxis.dtick == figure.layout.yaxis.dtick == 1
     assert figure.layout.xaxis.mirror and figure.layout.yaxis.mirror  # cells of 0 have an outline, all together
+    frame = pd.DataFrame({"layer": [27, 28], "effect": [0.1, 0.2]})
+    for draw in (plots.bar_chart, plots.line_chart, plots.scatter_chart):
+        assert draw(frame, "layer", "effect").layout.xaxis.dtick == 1
+
+
+def test_heatmaps_side_by_side_have_room_for_their_ticks() -> None:
+    figure = plots.heatmap({str(n): np.ones((4, 10)) for n in range(6)})
+    assert figure.layout.xaxis.dtick is None and figure.layout.yaxis.dtick == 1

@@ -146,6 +146,12 @@ def test_groups_side_by_side_and_as_shares() -> None:
     assert figure.data[1].name == "b (n = 3)"
 
 
+@pytest.mark.parametrize(("stacked", "tick"), [(False, 1), (True, None)])
+def test_numbers_of_neurons_have_no_halves(stacked: bool, tick: int | None) -> None:
+    groups = {str(n): [(layer, n) for layer in range(9)] for n in range(7)}  # one neuron of each group in a layer
+    assert plots.layer_histogram(groups, stacked=stacked).layout.yaxis.dtick == tick
+
+
 def test_against_random_shows_every_draw() -> None:
     random = torch.rand(2, 5, generator=torch.Generator().manual_seed(0))
     figure = plots.against_random(["a", "b"], torch.tensor([0.9, 0.8]), torch.tensor([0.1, 0.2]), random)
