@@ -63,8 +63,11 @@ def heatmap(
             words = ["" if np.isnan(value) else number(value, sign) for value in z.ravel().tolist()]
             text = go.Scatter(x=across * len(down), y=[row for row in down for _ in across], text=words, mode="text")
             figure.add_trace(text.update(textfont_size=11, hoverinfo="skip", showlegend=False), **at)
-    largest = max(float(np.nan_to_num(np.abs(table.to_numpy())).max()) for table in tables) or 1.0
-    low, high = limits or (-largest, largest)
+    largest = max(float(np.nan_to_num(np.abs(table.to_numpy())).max()) for table in tables)
+    low, high = limits or (-(largest or 1.0), largest or 1.0)
+    if not largest:  # nothing to see needs a word
+        nothing = "no values" if all(table.isna().all(axis=None) for table in tables) else "all 0"
+        unit = ", ".join(filter(None, [unit, nothing]))
     strongest = 0.75 if say else 1.0  # text stays readable
     one_sided = [(0, faded(CATEGORIES[0], 0.0)), (1, faded(CATEGORIES[0], strongest))]
     bar = {"title": {"text": plain(unit), "side": "right"}, "thickness": 14, "outlinewidth": 0, "ticksuffix": " "}

@@ -146,3 +146,9 @@ def test_axes_of_few_numbers_have_no_ticks_between_cells(count: int) -> None:
 def test_heatmaps_side_by_side_have_room_for_their_ticks() -> None:
     figure = plots.heatmap({str(n): np.ones((4, 10)) for n in range(6)})
     assert figure.layout.xaxis.dtick is None and figure.layout.yaxis.dtick == 1
+
+
+@pytest.mark.parametrize(("value", "says"), [(0.0, "effect, all 0"), (np.nan, "effect, no values"), (0.1, "effect")])
+def test_a_heatmap_without_colour_says_why(value: float, says: str) -> None:
+    figure = plots.heatmap({"a": [[value, value]], "b": [[value, 0.0 if value == 0 else value]]}, unit="effect")
+    assert figure.layout.coloraxis.colorbar.title.text == says
