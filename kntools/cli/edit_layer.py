@@ -37,6 +37,8 @@ def edit_layer(
     for number in layer:
         check_layer(model, number)
     facts = data.known_facts(known_only=model, limit=traced, seed=options.seed).prompts(model, multi_token="first")
+    if not facts:
+        raise ValueError(f"{options.model} answers none of the known facts; give another model")
     measured = layer_choice.measure(model, layer, tokens=tokens, seed=options.seed, folder=moments)
     cases = layer_choice.cases_for_choice(model, limit)
     return analyses.edit_layer(model, cases, layer, traced=facts, second_moments=measured, **options.shared)

@@ -46,6 +46,16 @@ def test_a_layer_given_twice_is_refused_before_anything_is_traced(tiny: str, mon
     assert found.exit_code == 2 and "layer 1 is given 2 times" in found.stderr
 
 
+def test_a_model_that_knows_no_fact_is_refused_before_text_is_written(
+    tiny: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    none = kn.data.known_facts(path="sample", limit=0)
+    monkeypatch.setattr(kn.data, "known_facts", lambda **settings: none)
+    monkeypatch.setattr("kntools.analyses.layer_choice.measure", lambda *args, **settings: pytest.fail("measured"))
+    found = run("figure", "edit_layer", "--model", tiny, "--layer", "1")
+    assert found.exit_code == 2 and "none of the known facts" in found.stderr
+
+
 def test_localisation_is_what_the_library_finds(tmp_path: Path) -> None:
     found = run_json(*LOCALISE, "--out", str(tmp_path / "loc"), "--neuron", "L3.N10", "--neuron", "L2.N7")
     model = kn.load_model("tiny-bert")
