@@ -79,7 +79,7 @@ class RunFile:
         end, size = self._known.get(path, (0, 0))
         with path.open("r+b" if path.exists() else "x+b", buffering=0) as file:
             if file.seek(0, 2) != size:
-                raise RuntimeError(f"another process has written to {path}; let one process work on a run at a time")
+                raise OSError(f"another process has written to {path}; let one process work on a run at a time")
             file.truncate(file.seek(end))
             try:
                 rest = memoryview(data)

@@ -95,6 +95,20 @@ def test_an_interrupted_figure_is_resumed(tmp_path: Path, monkeypatch: pytest.Mo
     assert resumed["summary"] == run_json(*LOCALISE)["summary"]
 
 
+def test_two_commands_that_write_one_run_are_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    attribute, file = analyses.SearchSettings.attribute, tmp_path / "run.jsonl"
+
+    def beside_another(self: Any, model: Any, prompts: Any) -> Any:
+        with file.open("a") as other:
+            other.write("{")
+        return attribute(self, model, prompts)
+
+    monkeypatch.setattr(analyses.SearchSettings, "attribute", beside_another)
+    found = run(*LOCALISE, "--run", str(file))
+    assert found.exit_code == 2 and found.stdout == ""
+    assert "another process has written to" in found.stderr and found.stderr.count("\n") == 1
+
+
 def test_out_alone_keeps_what_is_finished(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     words = ("figure", "pair_search", PAIRS, *BERT, "--frames", "3", "--out", str(tmp_path / "pairs"))
     first = run_json(*words)

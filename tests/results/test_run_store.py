@@ -208,7 +208,7 @@ def test_a_disk_that_is_full(tmp_path: Path) -> None:
 def test_two_that_write_the_same_run(tmp_path: Path) -> None:
     one, other = store(tmp_path / "run"), store(tmp_path / "run")
     one.put("one", 1)
-    with pytest.raises(RuntimeError, match="another process has written to"):
+    with pytest.raises(OSError, match="another process has written to"):
         other.put("other", 2)
     assert list(store(tmp_path / "run").items) == ["one"]
 
