@@ -143,7 +143,8 @@ def tracing_and_editing(
     facts = [replace(case, questions=tuple(q for q in case.questions if q.role in EDITED)) for case in cases]
     edited = edit_consistency(model, facts, named, continuations=plain, run=run)
     if len(edited.cases) < 3:
-        raise ValueError(f"{len(edited.cases)} facts could be edited in all layers ({edited.skipped}); give more facts")
+        left_out = edited.skipped or "none"
+        raise ValueError(f"{len(edited.cases)} facts (left out: {left_out}), a regression needs 3; give more facts")
 
     def trace(numbered: tuple[int, Case]) -> list[float]:
         number, case = numbered

@@ -112,5 +112,5 @@ def test_what_is_refused() -> None:
     for settings in ({"kind": "mpl"}, {"samples": 0}, {"seed": "a"}):
         with pytest.raises((TypeError, ValueError), match=next(iter(settings))):
             tracing_and_editing(model, cases(3), {1: rome_method(1)}, **settings)
-    with pytest.raises(ValueError, match="give more facts"):
+    with pytest.raises(ValueError, match=r"2 facts \(left out: none\), a regression needs 3; give more facts"):
         tracing_and_editing(model, cases(2), {1: rome_method(1, settings=FEW)}, samples=1)
