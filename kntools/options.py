@@ -58,6 +58,9 @@ class set_options(ExitStack):
             self.callback(_set, before)
         _set(changes)
 
+    def __repr__(self) -> str:
+        return repr(_options)
+
 
 def _set(changes: dict[str, Any]) -> None:
     global _options

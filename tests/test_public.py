@@ -66,6 +66,13 @@ def test_autocompletion_offers_the_public_names() -> None:
     """... and not the fifty modules behind them."""
     assert [name for name in dir(kn) if not name.startswith("__")] == sorted(set(kn.__all__) - {"__version__"})
     assert {"__version__", "__doc__", "__path__"} <= set(dir(kn))
+    for folder in (kn.data, kn.plots, kn.analyses):
+        assert dir(folder) == sorted(folder.__all__)
+
+
+def test_options_at_the_end_of_a_cell_are_shown() -> None:
+    with kn.set_options(progress=False, max_rows=7) as changed:
+        assert repr(changed) == "Options(progress=False, max_rows=7)"
 
 
 def test_progress_bars_are_those_of_notebooks() -> None:

@@ -93,3 +93,8 @@ from kntools.analyses.words import FIGURE_5 as FIGURE_5
 from kntools.analyses.words import noun_prompts as noun_prompts
 
 __all__ = [name for name, value in vars().items() if callable(value) or name.isupper()]
+
+
+def __dir__() -> list[str]:
+    """What autocompletion offers: the public names, without the modules that they come from."""
+    return __all__

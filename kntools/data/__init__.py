@@ -62,3 +62,8 @@ __all__ = [
     "synonym_facts",
     "two_hop_facts",
 ]
+
+
+def __dir__() -> list[str]:
+    """What autocompletion offers: the public names, without the modules that they come from."""
+    return __all__

@@ -31,3 +31,8 @@ __all__ = [
     "trace_panels",
     "with_cards",
 ]
+
+
+def __dir__() -> list[str]:
+    """What autocompletion offers: the public names, without the modules that they come from."""
+    return __all__
