@@ -13,6 +13,7 @@ from plotly.subplots import make_subplots
 from kntools.plots.theme import CATEGORIES, CHARACTER, COLOURS, NEUTRAL, WIDTH, Look, framed, plain
 
 _PANEL, _BETWEEN = 290, 70  # pixels: a panel, and between two rows of them
+_LINES = ("color", "line_group", "line_dash", "symbol", "facet_col", "facet_row", "animation_frame")
 # Where a name may stand, best first, and on which side of its dot that is.
 _AROUND = {"top center": (0, 1), "bottom center": (0, -1), "middle right": (1, 0), "middle left": (-1, 0)}
 
@@ -59,8 +60,16 @@ def line_chart(frame: pd.DataFrame, x: str, y: str, **options: Any) -> go.Figure
     kn.plots.line_chart(profile.to_frame(), "layer", "effect", color="role", facet_col="kind")
     ```
 
-    `x` and `y` are columns, `options` those of `plotly.express.line`, as in `bar_chart`.
+    `x` and `y` are columns, `options` those of `plotly.express.line`, as in `bar_chart`; `line_group` tells lines of
+    one colour apart.
+
+    Raises:
+        ValueError: several rows of one line have the same `x`.
     """
+    parts = [x, *(options[name] for name in _LINES if isinstance(options.get(name), str))]
+    if (twice := frame[frame.duplicated(parts)]).size:
+        row = ", ".join(f"{column} {value!r}" for column, value in twice[parts].to_dict("records")[0].items())
+        raise ValueError(f"several rows of one line at {row}; give line_group= a column that tells them apart")
     if ends := {"low", "high"} <= set(frame):
         options["custom_data"] = ["low", "high"]
     figure, look = _drawn(px.line, frame, x, y, _PANEL, render_mode="svg", **options)

@@ -56,6 +56,17 @@ def test_panels_and_colours_of_numbers_say_of_what() -> None:
     assert {line.name: list(line.y) for line in figure.data} == {"prompt 3": [0.1, 0.2], "prompt 5": [0.3, 0.4]}
 
 
+def test_rows_of_one_line_have_places_of_their_own() -> None:
+    """Two tokens of one name are two lines, and not one that goes up and down at every layer."""
+    frame = pd.DataFrame(
+        {"layer": [0, 1, 0, 1], "token": " the", "position": [1, 1, 4, 4], "effect": [0.1, 0.2, 0.3, 0.4]}
+    )
+    with pytest.raises(ValueError, match=r"several rows of one line at layer 0, token ' the'; give line_group="):
+        plots.line_chart(frame, "layer", "effect", color="token")
+    lines = plots.line_chart(frame, "layer", "effect", color="token", line_group="position").data
+    assert [list(line.y) for line in lines] == [[0.1, 0.2], [0.3, 0.4]]
+
+
 def test_dots_that_belong_together_are_joined() -> None:
     figure = plots.scatter_chart(FRAME[:4], "value", "name", color="group", join="name")
     lines = {line.y[0]: list(line.x) for line in figure.data if line.mode == "lines"}
