@@ -104,7 +104,7 @@ class RankOneEdit(WeightEdit):
         if self.relative_norm > LARGE_UPDATE:
             found.append(
                 f"the update is large ({self.relative_norm:.2f} of the norm of W_out): expect other facts to change. "
-                "Give second_moment=, try another layer, or a smaller clamp"
+                "Try another layer, a smaller clamp, or a second moment of more text"
             )
         if self.after < LOW_PROBABILITY:
             found.append(
