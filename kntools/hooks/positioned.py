@@ -4,6 +4,7 @@ A `PositionedHook` lets a sweep leave out the part of a prompt before the first 
 and moved when the first tokens are not there. A `StatefulHook` treats each token by itself.
 """
 
+import re
 from collections.abc import Callable
 from dataclasses import KW_ONLY, dataclass, replace
 from typing import Any
@@ -18,17 +19,21 @@ from kntools.sites import ANSWER, SITES, Answer, Positions, resolve_positions
 
 # Attention scores and patterns are [batch head query key]: their position is the query's.
 QUERY_AXIS = ("hook_pattern", "hook_attn_scores")
+# Within attention these are [batch head pos d_head] in some architectures, and [batch pos head d_head] in others.
+_HEADS_FIRST = re.compile(r"\.attn\.(hook_[qkv]|hook_[qk]_normed|\w+_norm\.\w+)$")
 # Sites with one entry per token that is run, whatever was kept from a prefix.
 _OUTSIDE = ("hook_embed", "hook_pos_embed", "hook_in", "hook_out", "hook_normalized", "hook_scale")
 _PER_TOKEN = (*SITES.values(), *_OUTSIDE)
 
 
-def position_axis(hook: Any) -> int:
-    """Which axis of an activation is the position (batch is always the first)."""
-    declared = getattr(hook, "pos_dim", None)  # transformer-lens 4.x says so where it is unusual
+def position_axis(hook: Any, model: Any = None) -> int:
+    """Which axis of an activation is the position (batch is always the first). `None`: of the model that is running."""
+    declared, name = getattr(hook, "pos_dim", None), hook.name or ""  # transformer-lens 4.x says so at most hook points
     if declared is not None:
         return int(declared)
-    return 2 if (hook.name or "").endswith(QUERY_AXIS) else 1
+    if _HEADS_FIRST.search(name) and (owner := adapter.running_model() if model is None else model) is not None:
+        return adapter.position_axes(owner).get(name, 1)
+    return 2 if name.endswith(QUERY_AXIS) else 1
 
 
 def axis_of_positions(activation: Tensor, hook: Any) -> int:

@@ -19,7 +19,7 @@ from transformer_lens.model_bridge import TransformerBridge
 from transformers import DynamicCache
 
 from kntools.arguments import whole
-from kntools.models.attachment import PointHook, with_hooks, without_hooks
+from kntools.models.attachment import PointHook, points_of, with_hooks, without_hooks
 from kntools.models.modules import forget_lengths, has_own_forward, once
 from kntools.models.names import nearest
 from kntools.models.prefix import Prefix, hooked_cache
@@ -169,6 +169,27 @@ def state_site(model: Any, kind: str) -> str:
     if kind == "attn":
         return "attn.o.hook_out" if post_norm and is_bridge(model) else "attn_out"
     return "mlp_out"
+
+
+def position_axes(model: Any) -> dict[str, int]:
+    """For each hook point of a bridge, the axis of positions: the first behind the batch that grows with the text."""
+    return once(model, "position axes", lambda: _position_axes(model)) if is_bridge(model) else {}
+
+
+@torch.no_grad()
+def _position_axes(model: Any) -> dict[str, int]:
+    shapes: list[dict[str, torch.Size]] = [{}, {}]
+    for seen, length in zip(shapes, (2, 3), strict=True):
+
+        def note(x: Any, hook: Any, seen: dict[str, torch.Size] = seen) -> None:
+            if isinstance(x, Tensor):
+                seen[hook.name] = x.shape
+
+        tokens = torch.arange(length, device=device_of(model))[None] % int(model.cfg.d_vocab)
+        run_aside(model, tokens, [(point, note) for point in points_of(model)])
+    short, long = shapes
+    grown = {name: [n for n, size in enumerate(short[name]) if n and size != long[name][n]] for name in short}
+    return {name: axes[0] for name, axes in grown.items() if axes}
 
 
 def running_model() -> Any:

@@ -122,7 +122,7 @@ def _columns(
     if choice.heads is not False:
         if found.ndim != 4:
             raise ValueError(f"site {choice.site!r} has no heads; those of z, q, k, v and pattern do")
-        count = found.shape[3 - position_axis(adapter.hook_point(model, name))]
+        count = found.shape[3 - position_axis(adapter.hook_point(model, name), model)]
         check_whole_heads(model, name, count)
         return "head", _chosen(choice.heads, count, "head")
     if found.ndim != 3:

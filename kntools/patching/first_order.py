@@ -104,6 +104,6 @@ def _estimate(
 
 def shift(model: Any, name: str, own: dict[str, Tensor], other: dict[str, Tensor]) -> Float[Tensor, "pos ..."]:
     """What a patch of a whole hook point changes there."""
-    axis = position_axis(adapter.hook_point(model, name))
+    axis = position_axis(adapter.hook_point(model, name), model)
     a, b = (states[name].movedim(axis, 1)[0] for states in (own, other))
     return torch.where(a == b, 0, b - a)  # masked attention scores are -inf in both runs

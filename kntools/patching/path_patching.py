@@ -98,7 +98,7 @@ def path_cells(batch: Batch, sources: States, ends: Sequence[Node]) -> tuple[Flo
         at, hooks = cells.changed(batch.pairs[p]), []
         for end, (site, layer) in zip(ends, read, strict=True):
             name, index = hook_name(site, layer), None if end.index is None else [end.index]
-            axis, whole = position_axis(adapter.hook_point(model, name)), base[p][name].clone()
+            axis, whole = position_axis(adapter.hook_point(model, name), model), base[p][name].clone()
             whole.narrow(axis, at.start, len(at)).copy_(seen[name])
             which = {"neurons": index} if end.kind == "neuron" else {"heads": index}
             hooks += patch(site, layer, {name: whole}, at, **which)
@@ -128,7 +128,7 @@ def _check_head(model: Any, end: Node, state: Tensor) -> None:
     if state.ndim != 4:
         raise ValueError(f"layer {end.layer} shows no heads on this model; {end} cannot receive")
     name = hook_name(end.site(model), end.layer)
-    count = state.shape[3 - position_axis(adapter.hook_point(model, name))]
+    count = state.shape[3 - position_axis(adapter.hook_point(model, name), model)]
     check_whole_heads(model, name, count)
     if end.index >= count:
         raise IndexError(f"{end} does not exist: layer {end.layer} has {count} heads of {end.kind}")

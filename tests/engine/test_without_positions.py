@@ -9,6 +9,7 @@ import pytest
 import torch
 
 import kntools as kn
+from scripts.architectures.build import built
 from tests import zoo
 
 TOKENS = torch.arange(5, 13)[None]
@@ -57,6 +58,33 @@ def test_parts_of_z_that_are_no_heads_are_an_error(name: str) -> None:
     assert not torch.allclose(expected, model(TOKENS)[0, -1])
     grid = kn.activation_patch(model, *PAIR, site="q", heads=True)
     assert len(grid.columns) == model.cfg.n_heads
+
+
+@pytest.mark.parametrize(
+    ("name", "site"),
+    [
+        *(("deepseek2", site) for site in ("q", "k", "v")),
+        ("deepseek3", "q"),
+        ("qwen3", "attn.q_norm.hook_out"),
+        ("nanochat", "attn.q_norm.hook_in"),
+    ],
+)
+def test_positions_behind_heads(name: str, site: str) -> None:
+    """[batch head pos d_head], as many heads as tokens: transformer-lens 3.9 says it nowhere, 4.3 at most sites."""
+    model, tokens, point = built(name).model, TOKENS[:, :4], kn.sites.hook_name(site, 1)
+
+    def third(x: torch.Tensor, hook: Any) -> torch.Tensor:
+        assert x.shape[1:3] == (4, 4)
+        return torch.cat([x[:, :, :2], 0.3 * x[:, :, 2:3], x[:, :, 3:]], 2)
+
+    hooks = kn.scale_site(site, 1, 0.3, pos=2)
+    expected = model.run_with_hooks(tokens, fwd_hooks=[(point, third)])
+    assert not torch.allclose(expected, model(tokens))
+    torch.testing.assert_close(model.run_with_hooks(tokens, fwd_hooks=hooks), expected)
+    torch.testing.assert_close(kn.sweep(model, tokens, [hooks], pos=range(4))[0], expected[0])
+    [row] = kn.sweep_gradients(model, tokens, [kn.Intervention((), wrt=[(point, 2)])], kn.probability(7))
+    [whole] = kn.sweep_gradients(model, tokens, [kn.Intervention((), wrt=[(point, None)])], kn.probability(7))
+    torch.testing.assert_close(row.wrt[point].gradient[0, 0], whole.wrt[point].gradient[0, 2])
 
 
 @pytest.mark.parametrize("form", [list, tuple, np.array, torch.tensor])
