@@ -34,14 +34,9 @@ def build(name: str = "llama", push: float = 1.2, identity: float = 0.0) -> Any:
     model = zoo.fresh(name)
     token = {w: model.tokenizer.encode(f" {w}", add_special_tokens=False) for w in (*DETERMINERS, *NOUNS)}
     assert all(len(ids) == 1 for ids in token.values()), "each word must be one token"
-    weights = dict(model.named_parameters())
-
-    def weight(*parts: str) -> Any:
-        [found] = [p for n, p in weights.items() if all(part in n for part in parts)]
-        return found
-
+    weight = functools.partial(zoo.weight, model)
     with torch.no_grad():
-        for n, p in weights.items():
+        for n, p in model.named_parameters():
             if any(part in n for part in ("o_proj", "down_proj")):
                 p.zero_()
             elif "norm" in n:

@@ -179,6 +179,12 @@ def _config(options: dict[str, Any]) -> Any:
     return HookedTransformerConfig(**options)
 
 
+def weight(model: Any, *parts: str) -> torch.nn.Parameter:
+    """The one weight whose name has all these parts. A bridge of transformer-lens 3.x may add a bias of zeros to it."""
+    [found] = [p for n, p in model.named_parameters() if n.endswith("weight") and all(part in n for part in parts)]
+    return found
+
+
 def bits(model: Any) -> str:
     """A hash of every bit of all parameters: the proof that a model is as it was."""
     whole = hashlib.sha256()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import pytest
@@ -154,12 +155,7 @@ def test_what_cannot_be_asked_says_what_to_type() -> None:
 def with_noun(effect: float) -> Any:
     """`planted.build`, with one more neuron that fires after every determiner and raises both forms of each noun."""
     model = planted.build(push=0.25)
-    weights = dict(model.named_parameters())
-
-    def weight(*parts: str) -> Any:
-        [found] = [p for n, p in weights.items() if all(part in n for part in parts)]
-        return found
-
+    weight = partial(zoo.weight, model)
     at = f"layers.{planted.LAYER}."
     with torch.no_grad():
         weight(at, "gate_proj")[NOUN.index, 1:3] = weight(at, "up_proj")[NOUN.index, 1:3] = 1.0

@@ -36,19 +36,13 @@ def chained(*chains: Sequence[int]) -> Any:
     Nothing attends and no MLP writes. A token with two successors likes both equally well, bit by bit.
     """
     model = zoo.fresh("llama")
-    weights = dict(model.named_parameters())
-
-    def weight(part: str) -> Any:
-        [found] = [p for name, p in weights.items() if part in name]
-        return found
-
     with torch.no_grad():
-        for name, p in weights.items():
+        for name, p in model.named_parameters():
             if any(part in name for part in ("o_proj", "down_proj")):
                 p.zero_()
             elif "norm" in name:
                 p.fill_(1.0)
-        embed, read = weight("embed_tokens"), weight("lm_head")
+        embed, read = zoo.weight(model, "embed_tokens"), zoo.weight(model, "lm_head")
         embed.zero_()
         read.zero_()
         embed[:, 0] = 1.0  # of all tokens without a successor

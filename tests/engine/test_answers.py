@@ -78,7 +78,7 @@ def test_what_the_model_says_is_known_and_a_tie_is_not() -> None:
     e = kn.encode(model, prompt)
     [ottawa], [paris] = e.target_ids, e.foil_ids or ()
     with torch.no_grad():
-        [head] = [p for n, p in model.named_parameters() if "lm_head" in n]
+        head = zoo.weight(model, "lm_head")
         row = head[int(rows_of(model, e)[0].argmax())].clone()
         head[ottawa] = row * 2
         [clear] = ask(model, prompt)

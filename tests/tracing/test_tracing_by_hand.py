@@ -7,6 +7,7 @@ from its output on.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import pytest
@@ -39,11 +40,7 @@ def model() -> Any:
 
 def by_hand(model: Any, text: str, noise: Tensor | None = None) -> Tensor:
     """Logits at the last token, from the weights alone."""
-    weights = {name: p for name, p in model.named_parameters()}
-
-    def weight(*parts: str) -> Tensor:
-        [found] = [p for name, p in weights.items() if all(part in name for part in parts)]
-        return found
+    weight = partial(zoo.weight, model)
 
     def norm(x: Tensor, scale: Tensor) -> Tensor:
         return scale * x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + model.cfg.eps)
