@@ -24,6 +24,13 @@ def prompts_for(name: str) -> list[kn.Prompt]:
     return [kn.Prompt(f"The capital of {a} is{end}", space + b, subject=a) for a, b in places]
 
 
+def scale_behind(model: Any, layer: int) -> str:
+    """The hook on the scale of the norm behind an MLP. That of OLMo 2 is `ln2` in transformer-lens 3.x."""
+    norms = {name: str(getattr(getattr(model.blocks[layer], name, None), "name", "")) for name in ("ln2_post", "ln2")}
+    behind = [name for name, wrapped in norms.items() if wrapped.startswith("post_feedforward")]
+    return f"blocks.{layer}.{(behind or ['ln2_post'])[0]}.hook_scale"
+
+
 def reference(
     model: Any,
     prompt: kn.Prompt,
@@ -39,7 +46,7 @@ def reference(
     `value` is a metric of the logits `[1 pos d_vocab]` at the answer; left out, P of all tokens of the answer.
     """
     e = kn.encode(model, prompt)
-    name, scale, at = hook_name(site, layer), f"blocks.{layer}.ln2_post.hook_scale", list(e.positions)
+    name, scale, at = hook_name(site, layer), scale_behind(model, layer), list(e.positions)
     _, cache = model.run_with_cache(e.tokens)
     held = [(scale, lambda x, hook: cache[scale].expand_as(x))] if scale in cache else []
     factors, shares = (torch.tensor([*map(float, numbers)], dtype=torch.float64) for numbers in (nodes, weights))

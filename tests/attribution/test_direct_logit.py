@@ -12,7 +12,7 @@ from torch import Tensor
 import kntools as kn
 from kntools.models.unembedding import held_norms
 from tests import zoo
-from tests.attribution.test_attribution import prompts_for
+from tests.attribution.test_attribution import prompts_for, scale_behind
 from tests.attribution.test_attribution_metrics import pairs_for
 from tests.attribution.test_post_norm import model_of
 from tests.models.test_neuron_layers import native
@@ -56,7 +56,7 @@ def on_the_direct_path(model: Any, e: kn.Encoded, layer: int, hooks: list[Any]) 
 
     later = range(layer + 1, model.cfg.n_layers)
     held = [f"blocks.{n}.{site}" for n in later for site in ("hook_attn_out", "hook_mlp_out")]
-    scales = [s for s in (f"blocks.{layer}.ln2_post.hook_scale", "ln_final.hook_scale") if s in cache]
+    scales = [s for s in (scale_behind(model, layer), "ln_final.hook_scale") if s in cache]
     return model.run_with_hooks(e.tokens, fwd_hooks=[*hooks, *map(stay, [*held, *scales])])[0, e.position]
 
 
