@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 import transformers
+from transformer_lens.factories.architecture_adapter_factory import SUPPORTED_ARCHITECTURES
 from transformer_lens.model_bridge import TransformerBridge
 from transformers import PreTrainedModel
 
@@ -92,6 +93,11 @@ def _randomise(model: PreTrainedModel, seed: int) -> None:
             parameter.data += 0.2 * noise
         else:
             parameter.data = 0.2 * noise
+
+
+def known(names: list[str]) -> list[str]:
+    """Those whose architecture this transformer-lens has a bridge for (3.x has none for RoBERTa)."""
+    return [name for name in names if RECIPES[name].model in SUPPORTED_ARCHITECTURES]
 
 
 # The names that have a twin in the classes of transformer-lens 3.x.
