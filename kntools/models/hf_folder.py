@@ -5,7 +5,7 @@ transformers makes up random weights for those that files lack, and warns.
 
 import copy
 import functools
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,9 +20,13 @@ _ADVICE = "save the whole model there again with save_pretrained"
 
 @dataclass(frozen=True)
 class StrictLoader:
-    """A Hugging Face class, the `from_pretrained` of which raises a ValueError where files lack weights."""
+    """A Hugging Face class, the `from_pretrained` of which raises a ValueError where files lack weights.
+
+    `then` is called with the model.
+    """
 
     model_class: Any
+    then: Callable[[Any], None] = lambda model: None
 
     def from_pretrained(self, files: str | Path, **options: Any) -> Any:
         options |= {"output_loading_info": True, "ignore_mismatched_sizes": True}  # the report names those
@@ -44,13 +48,14 @@ class StrictLoader:
                 f"the weights in {str(files)!r} lack {len(missing)} of the {len(model.state_dict())} of {kind}: "
                 f"{some(sorted(missing))}; {advice}"
             )
+        self.then(model)
         return model
 
 
-def strict_loader(files: str | Path) -> StrictLoader:
+def strict_loader(files: str | Path, then: Callable[[Any], None] = lambda model: None) -> StrictLoader:
     """The one with the class that a TransformerBridge takes for these files."""
     architecture = boot.determine_architecture_from_hf_config(AutoConfig.from_pretrained(files))
-    return StrictLoader(boot.get_hf_model_class_for_architecture(architecture))
+    return StrictLoader(boot.get_hf_model_class_for_architecture(architecture), then)
 
 
 def some(names: Iterable[str]) -> str:

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from transformers import AutoTokenizer
 
+from kntools.models.same_logits import check_logits, plain_logits
 from kntools.models.sources import Source
 
 #: Sizes of a TransformerLens config, by their names in one of Hugging Face.
@@ -44,7 +45,7 @@ def load_hooked(source: Source, device: str, dtype: torch.dtype | None) -> Any:
     from transformers import BertForPreTraining
 
     weights, tokenizer = source.read(torch.float32), AutoTokenizer.from_pretrained(source.words)
-    c = weights.config
+    c, expected = weights.config, plain_logits(weights)
     options = {own: getattr(c, theirs) for own, theirs in FIELDS.items()}
     options |= {"device": device, "dtype": dtype or source.model.dtype}
     if source.architecture == "BertForMaskedLM":
@@ -75,4 +76,5 @@ def load_hooked(source: Source, device: str, dtype: torch.dtype | None) -> Any:
         )
         model, converted = HookedTransformer(config, tokenizer), convert_llama_weights(weights, config)
     model.load_state_dict(converted, strict=False)
+    check_logits(model, expected, source.architecture)
     return model

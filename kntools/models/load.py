@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
 from transformer_lens.utilities.devices import get_device
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
@@ -12,6 +13,7 @@ from kntools.arguments import flag
 from kntools.models.hf_folder import strict_loader
 from kntools.models.hooked import load_hooked
 from kntools.models.quiet import without_trace
+from kntools.models.same_logits import check_logits, plain_logits
 from kntools.models.sources import Source, find_source
 
 
@@ -60,7 +62,7 @@ def load_model(
         ValueError: there is no such model, or the Hub cannot be reached to ask; its files lack weights, or have them in
             other shapes; an encoder-decoder, or an architecture that TransformerLens does not know; a model in memory
             whose tokenizer is not known, or whose weights are on disk; `hooked=True` with a transformer-lens or an
-            architecture for which it is not.
+            architecture for which it is not; a model that this transformer-lens computes otherwise than transformers.
         ModuleNotFoundError: a named model without its wheel, or a LoRA without peft; the message is the command that
             installs it.
     """
@@ -93,13 +95,23 @@ def _bridge(source: Source, device: str, dtype: torch.dtype | None) -> Any:
     # of its own, takes that as leave to drop its template with [CLS] and [SEP].
     masked = source.architecture.endswith(("ForMaskedLM", "ForPreTraining"))
     options = {"tokenizer": AutoTokenizer.from_pretrained(source.words) if masked else None, "device": device}
+    expected: list[Tensor] = []
+
+    def note(weights: Any) -> None:
+        expected.append(plain_logits(weights))
+
     if source.model is None and source.words == source.files:
-        return TransformerBridge.boot_transformers(
-            source.files, model_class=strict_loader(source.files), dtype=dtype, **options
+        model = TransformerBridge.boot_transformers(
+            source.files, model_class=strict_loader(source.files, note), dtype=dtype, **options
         )
-    weights = source.read(dtype).to(device)
-    weights.set_attn_implementation("eager")  # others show no attention pattern to hooks
-    return TransformerBridge.boot_transformers(source.words, hf_model=weights, dtype=dtype or weights.dtype, **options)
+    else:
+        weights = source.read(dtype).to(device)
+        weights.set_attn_implementation("eager")  # others show no attention pattern to hooks
+        note(weights)
+        options["dtype"] = dtype or weights.dtype
+        model = TransformerBridge.boot_transformers(source.words, hf_model=weights, **options)
+    check_logits(model, expected[0], source.architecture)
+    return model
 
 
 def _dtype(given: str | torch.dtype | None) -> torch.dtype:
