@@ -20,6 +20,9 @@ LEGACY := .venv-legacy
 LEGACY_BIN := $(LEGACY)/bin
 LEGACY_STAMP := $(LEGACY)/.installed
 
+# Bridges that differ between the two versions: run on both.
+BOTH := tests/models/test_same_logits.py tests/engine/test_without_positions.py
+
 # Not compiled: Python does that for the modules that it imports, and for all of PyTorch it takes a minute.
 INSTALL := -m pip install -qq --disable-pip-version-check --no-compile
 
@@ -55,6 +58,7 @@ docs: $(STAMP)
 
 test-legacy: $(LEGACY_STAMP)
 	HF_HUB_OFFLINE=1 $(LEGACY_BIN)/python -m pytest -m legacy
+	HF_HUB_OFFLINE=1 $(LEGACY_BIN)/python -m pytest $(BOTH)
 
 bench: $(STAMP)
 	@for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python "$$script" || exit 1; done
