@@ -128,7 +128,8 @@ def _write(
             placed = [(name, _placed(fn, given, start, text.shape[1])) for name, fn in hooks]
             points = must_fire.points((name, fn) for name, fn in placed if fn is not None)
             pick = Pick(model, dict(hooks), lambda x: x[:, -1:])
-            logits = pick.of(with_hooks([*points, *pick.points], partial(run, text[:, start:])))[:, -1].float().cpu()
+            step = partial(run, text[:, start:])
+            logits = pick.of(with_hooks(model, [*points, *pick.points], step))[:, -1].float().cpu()
             must_fire.check()
             if not bool(torch.isfinite(logits.amax(-1)).all()):
                 raise FloatingPointError("the logits are nan or inf: activations overflow; load it in float32")

@@ -19,7 +19,7 @@ from transformer_lens.model_bridge import TransformerBridge
 from transformers import DynamicCache
 
 from kntools.arguments import whole
-from kntools.models.attachment import PointHook, points_of, with_hooks, without_hooks
+from kntools.models.attachment import PointHook, one_thread, points_of, with_hooks, without_hooks
 from kntools.models.modules import forget_lengths, has_own_forward, once
 from kntools.models.names import nearest
 from kntools.models.prefix import Prefix, hooked_cache
@@ -219,7 +219,7 @@ def run(
     n_layers(model)
     matrix = None if vocab_ids is None else getattr(model.unembed, "original_component", None)
     if type(matrix) is not torch.nn.Linear or is_watched(model):
-        return with_hooks(hooks, lambda: _forward(model, tokens, prefix))
+        return with_hooks(model, hooks, lambda: _forward(model, tokens, prefix))
 
     def few(x: Tensor) -> Tensor:
         bias = None if matrix.bias is None else matrix.bias[vocab_ids]
@@ -227,10 +227,12 @@ def run(
 
     # From the way into the unembedding on: hooks before it may use the matrix themselves.
     begin = (hook_point(model, "unembed.hook_in"), lambda x, hook: setattr(matrix, "forward", few))
-    return between(
-        lambda: None,
-        lambda: with_hooks([*hooks, begin], lambda: _forward(model, tokens, prefix)),
-        lambda: vars(matrix).pop("forward", None),
+    return with_hooks(
+        model,
+        [*hooks, begin],
+        lambda: between(
+            lambda: None, lambda: _forward(model, tokens, prefix), lambda: vars(matrix).pop("forward", None)
+        ),
     )
 
 
@@ -248,6 +250,7 @@ def is_watched(model: Any) -> bool:
     return any(m._forward_hooks or m._forward_pre_hooks or has_own_forward(m) for m in modules)
 
 
+@one_thread
 def _forward(model: Any, tokens: Tensor, cache: Any = None, return_type: str | None = "logits", **options: Any) -> Any:
     """The model's own run, after the keys and values in `cache` if it is given."""
     forget_lengths(model)
@@ -290,14 +293,14 @@ def _keys_and_values(
         hooks.append((fork_point(model, 0), lambda x, hook: residual))
     if not is_bridge(model):
         kept = hooked_cache(model, tokens.device, tokens.shape[0])
-        with_hooks(hooks, lambda: _forward(model, tokens, kept, return_type=None))
+        with_hooks(model, hooks, lambda: _forward(model, tokens, kept, return_type=None))
         return [(entry.past_keys, entry.past_values) for entry in kept.entries]
     # Nobody asks for these logits; those of one position are the least that it gives.
     hooks.append((hook_point(model, "unembed.hook_in"), lambda x, hook: x[:, -1:]))
     # A cache of our own: the one that a model makes forgets what is outside of a sliding window, while the masks
     # of a longer prompt count every position.
     cache = DynamicCache()
-    with_hooks(hooks, lambda: _forward(model, tokens, cache, use_cache=True))
+    with_hooks(model, hooks, lambda: _forward(model, tokens, cache, use_cache=True))
     return [(layer.keys, layer.values) for layer in cache.layers]
 
 

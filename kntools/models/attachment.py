@@ -2,7 +2,10 @@
 
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, TypeVar
+from functools import wraps
+from threading import RLock
+from typing import Any, Concatenate, ParamSpec, TypeVar
+from weakref import WeakKeyDictionary
 
 import torch
 from torch.nn import Module
@@ -11,13 +14,28 @@ from transformer_lens.hook_points import HookPoint
 from kntools.models.modules import has_pytorch_hooks
 from kntools.scopes import between
 
+P = ParamSpec("P")
 T = TypeVar("T")
 
 #: A hook point (or another module, whose output is meant) and a function `fn(activation, hook=...)`.
 PointHook = tuple[Module, Callable[..., Any]]
 
+_locks: WeakKeyDictionary[Any, Any] = WeakKeyDictionary()
 
-def with_hooks(hooks: Sequence[PointHook], call: Callable[[], T]) -> T:
+
+def one_thread(function: Callable[Concatenate[Any, P], T]) -> Callable[Concatenate[Any, P], T]:
+    """A function of a model that one thread calls at a time: what it changes would act on the runs of others."""
+
+    @wraps(function)
+    def alone(model: Any, *args: P.args, **options: P.kwargs) -> T:
+        with _locks.setdefault(model, RLock()):
+            return function(model, *args, **options)
+
+    return alone
+
+
+@one_thread
+def with_hooks(model: Any, hooks: Sequence[PointHook], call: Callable[[], T]) -> T:
     """What `call` gives while hook functions are attached. These are detached, and only these, whatever happens."""
     attached: list[tuple[Module, set[int], list[int]]] = []  # the numbers of what was there before, and of what is new
 
@@ -42,6 +60,7 @@ def with_hooks(hooks: Sequence[PointHook], call: Callable[[], T]) -> T:
     return between(attach, call, detach)
 
 
+@one_thread
 def without_hooks(model: Any, call: Callable[[], T]) -> T:
     """What `call` gives while no hook that somebody attached acts; what is attached meanwhile does."""
     points = [(p, p._forward_hooks) for p in points_of(model)]
@@ -58,6 +77,7 @@ def without_hooks(model: Any, call: Callable[[], T]) -> T:
     return between(hide, call, show)
 
 
+@one_thread
 def has_hooks(model: Any) -> bool:
     """Has somebody attached hooks to the model, at hook points or by PyTorch? Those that wire a bridge do not count."""
     at_points = any(not is_wiring(handle) for p in points_of(model) for handle in [*p.fwd_hooks, *p.bwd_hooks])
@@ -83,6 +103,7 @@ def check_gradients(model: Any) -> None:
         raise RuntimeError("this model was made within torch.inference_mode(), without gradients; make it outside")
 
 
+@one_thread
 @torch.enable_grad()
 def with_gradients(model: Any, compute: Callable[[], T]) -> T:
     """What `compute` gives with gradients of activations. Parameters are left out of them for a while."""

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from threading import Event
 from typing import Any
 
 import pytest
@@ -381,3 +383,23 @@ def test_a_forward_of_somebodys_class_sees_all_positions() -> None:
     hooks = [kn.scale_site("resid_post", 1, 0.5, pos=1), []]
     for pos in (-1, 2):
         assert_equal_to_loop(model, tokens_for(model), hooks, pos=pos)
+
+
+def test_two_threads_share_a_model() -> None:
+    """A run waits for the one of another thread, whose hooks would act on it too."""
+    model, name, began, done = zoo.fresh("gpt2"), "blocks.1.hook_mlp_out", Event(), Event()
+    tokens = tokens_for(model)
+    clean, scaled = kn.sweep(model, tokens, [[], [(name, lambda x, hook: 2 * x)]])
+
+    def slow(x: Tensor, hook: Any) -> Tensor:
+        began.set()
+        done.wait(0.3)  # in vain, unless the other run does not wait
+        return 2 * x
+
+    with ThreadPoolExecutor(1) as pool:
+        other = pool.submit(kn.sweep, model, tokens, [[(name, slow)]])
+        assert began.wait(60)
+        own = kn.sweep(model, tokens, [kn.scale_site("mlp_out", layer, 1.0, pos=1) for layer in range(3)])
+        torch.testing.assert_close(own, clean.expand_as(own))
+        done.set()
+        torch.testing.assert_close(other.result()[0], scaled)
