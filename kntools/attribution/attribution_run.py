@@ -11,6 +11,7 @@ from kntools.attribution.attribution_result import Attribution
 from kntools.attribution.integration_path import Line, Paths
 from kntools.engine.inputs import bos_of, check_choice, in_batches
 from kntools.engine.metric_choice import Metrics, choose_metrics
+from kntools.metrics import PROBABILITIES
 from kntools.models import adapter, neuron_layers
 from kntools.prompts import Prompts, encode_many
 from kntools.results.provenance import provenance
@@ -21,6 +22,11 @@ PostNorm = Literal["frozen", "live"]
 _LIVE = (
     "post_norm='live': a norm after the MLP cancels the scaling of the path, except where that norm's epsilon matters; "
     "scores measure the epsilon. post_norm='frozen' fixes the norm's scale"
+)
+# Of a long answer, the probability may be less than float32 holds: its gradient is 0, which says nothing of a neuron.
+_LOST = (
+    "the {metric} of {lost} of {prompts} prompts is too small for float32, or constant, and all of their scores are 0; "
+    "use metric='log_probability'"
 )
 
 
@@ -52,6 +58,9 @@ def attribute(
 
     tensors: dict[str, Any] = in_batches(encoded, scored)
     widths = tensors.pop("widths")[0]
+    lost = tensors["scores"].abs().amax((1, 2)) < torch.finfo(torch.float32).tiny
+    if name in PROBABILITIES and bool(lost.any()):
+        warnings.warn(_LOST.format(metric=name, lost=int(lost.sum()), prompts=len(encoded)), stacklevel=3)
     return Attribution(
         **tensors,
         prompts=tuple(e.prompt for e in encoded),

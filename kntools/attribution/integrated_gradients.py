@@ -57,7 +57,8 @@ def integrated_gradients(
         metric: what is attributed: `"probability"` of the answer, `"log_probability"`, `"contrast"` (logit of the
             target minus logit of the foil), or a function from logits `[row d_vocab]` at the answer position to one
             value per row (or one per prompt). `None` is the contrast where every prompt has a foil of one token, else
-            the probability. Which it was is in the result.
+            the probability. Which it was is in the result. Of a probability below 1e-38, which float32 does not hold,
+            all scores are 0, with a warning.
         post_norm: only where a norm follows the MLP (Gemma 2 and 3, OLMo 2): `"frozen"` fixes that norm's scale at its
             value in the run; `"live"` is the published path, along which the norm undoes the scaling.
 

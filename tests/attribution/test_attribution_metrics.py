@@ -182,3 +182,14 @@ def test_number_neurons_are_found_in_the_contrast_whatever_the_noun_does(effect:
             in_p = kn.integrated_gradients(model, prompts, metric="probability")
             found = kn.knowledge_neurons(in_p, target_count=(1, 5)).neurons
             assert found == ((number,) if effect == 0 else (NOUN,))
+
+
+def test_a_probability_below_float32_is_warned_of() -> None:
+    """Its gradient is 0: the leading neurons are no neurons of the answer."""
+    model = zoo.tiny("gpt2")
+    far = kn.Prompt("The capital of Canada is", " Ouagadougou Ouagadougou", multi_token="sum")
+    near = kn.Prompt("The capital of Canada is", " Ottawa")
+    for score in (kn.integrated_gradients, kn.activation_x_gradient):
+        with pytest.warns(UserWarning, match="of 1 of 2 prompts is too small .* metric='log_probability'"):
+            score(model, [near, far])
+        assert bool(score(model, far, metric="log_probability").scores.any())
