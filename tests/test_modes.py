@@ -170,6 +170,13 @@ def test_the_numbers_are_the_same(name: str, model: Any, tmp_path: Path) -> None
     assert content(call(model), tmp_path) == expected
 
 
+@pytest.mark.parametrize("name", CALLS | WITH_GRADIENTS)
+def test_another_default_device_is_an_error(name: str, model: Any) -> None:
+    """Results, and the generators of random numbers, are on the CPU; tensors of the two do not mix."""
+    with nothing_leaks(model), torch.device("meta"), pytest.raises(ValueError, match=r"set_default_device\(None\)"):
+        (CALLS | WITH_GRADIENTS)[name](model)
+
+
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("name", ["integrated_gradients", "activation", "sweep"])
 def test_a_masked_model(name: str, mode: str, tmp_path: Path) -> None:

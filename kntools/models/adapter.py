@@ -30,11 +30,16 @@ from kntools.sites import layer_of
 
 
 def check_model(model: Any) -> None:
-    """An error for what is no model at all, or one of transformers."""
+    """An error for what is no model at all, or one of transformers, and where tensors are made on another device."""
     if not hasattr(model, "cfg"):
         raise TypeError(
             f"{type(model).__name__} is no TransformerLens model; the first argument is the model, as "
             "kn.load_model('smollm2-135m') returns it (or kn.load_model(model) of one of transformers)"
+        )
+    if (default := torch.get_default_device()).type != "cpu":
+        raise ValueError(
+            f"the default device is {str(default)!r}, but kntools keeps results on the CPU; call "
+            f"torch.set_default_device(None), and kn.load_model(..., device={str(default)!r}) for the model"
         )
 
 
