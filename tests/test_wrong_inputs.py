@@ -84,6 +84,10 @@ CALLS: dict[str, tuple[Call, list[Any]]] = {
     "direct_logit_attribution": (lambda m, a, x: kn.direct_logit_attribution(m, x), [*PROMPTS, TEXT]),
     "neuron_scan": (lambda m, a, x: kn.neuron_scan(m, x, layers=1), [*PROMPTS, TEXT]),
     "scanned neurons": (lambda m, a, x: kn.neuron_scan(m, PROMPT, x), NEURONS),
+    "ablation": (
+        lambda m, a, x: kn.neuron_scan(m, PROMPT, layers=1, ablation=x),
+        ["zer", None, 3, np.zeros(2), np.full((4, 48), np.nan)],
+    ),
     "scanned layers": (lambda m, a, x: kn.neuron_scan(m, PROMPT, layers=x), LAYERS),
     "knowledge_neurons": (lambda m, a, x: kn.knowledge_neurons(x), SCORES),
     "coarse_sets": (lambda m, a, x: kn.coarse_sets(x), SCORES),
@@ -115,6 +119,7 @@ CALLS: dict[str, tuple[Call, list[Any]]] = {
     ),
     "causal_trace": (lambda m, a, x: kn.causal_trace(m, x, samples=1, window=1), [*PROMPTS, TEXT]),
     "noise": (lambda m, a, x: kn.causal_trace(m, PROMPT, samples=1, noise=x), ["3sgma", None, -1, [1], torch.ones(2)]),
+    "kind": (lambda m, a, x: kn.causal_trace(m, PROMPT, kind=x), ["hiden", None, 3, np.zeros(2), ["mlp"]]),
     "samples": (lambda m, a, x: kn.causal_trace(m, PROMPT, samples=x), GIVEN),
     "seed": (lambda m, a, x: kn.causal_trace(m, PROMPT, samples=1, seed=x), [1.5, "x", None, 2**70]),
     "rome": (lambda m, a, x: kn.rome(m, x, " cat", layer=1), [*PROMPTS, TEXT]),
@@ -126,6 +131,12 @@ CALLS: dict[str, tuple[Call, list[Any]]] = {
     "emmet layers": (lambda m, a, x: kn.emmet(m, PROMPT, " cat", layers=x), [*LAYERS, []]),
     "memit C": (lambda m, a, x: kn.memit(m, PROMPT, " cat", layers=1, second_moments=x), [torch.eye(48), "C", 3, {}]),
     "alpha_edit C": (lambda m, a, x: kn.alpha_edit(m, PROMPT, " cat", layers=1, second_moments=x), ["C", 3, {}]),
+    "alpha_edit threshold": (
+        lambda m, a, x: kn.alpha_edit(
+            m, PROMPT, " cat", layers=1, second_moments=kn.second_moment(m, 1, [TEXT]), threshold=x
+        ),
+        ["0.02", None, np.zeros(2), np.nan],
+    ),
     "fine_tune layer": (lambda m, a, x: kn.fine_tune(m, PROMPT, " cat", layer=x, steps=1), [*LAYERS, [1]]),
     "second_moment": (lambda m, a, x: kn.second_moment(m, x, [TEXT]), LAYERS),
     "second_moment texts": (lambda m, a, x: kn.second_moment(m, 1, x), [*TEXTS, None]),

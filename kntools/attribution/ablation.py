@@ -3,10 +3,12 @@
 from collections.abc import Sequence
 from typing import Any, Literal, get_args
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from kntools.arguments import tensor
 from kntools.attribution.baselines import activation
 from kntools.engine.inputs import check_choice
 from kntools.hooks.positioned import PositionedHook
@@ -17,7 +19,7 @@ from kntools.sites import ANSWER, Hook, Positions, hook_name
 #: `"zero"`; `"mean"` over the prompts; `"resample"`: the activations of the next prompt.
 AblationName = Literal["zero", "mean", "resample"]
 #: A name; or activations, as those of `kn.activation(model, other_prompts).scores`: of each prompt, or for all of them.
-Ablation = AblationName | Float[Tensor, "... layer neuron"]
+Ablation = AblationName | Float[Tensor | np.ndarray, "... layer neuron"]
 
 
 def ablation_name(ablation: Ablation) -> str:
@@ -28,10 +30,11 @@ def replacements(model: Any, encoded: Sequence[Encoded], ablation: Ablation) -> 
     """What replaces the activations of all neurons, for each prompt."""
     widths = neuron_layers.widths(model)
     shape = len(encoded), len(widths), max(widths)
-    if isinstance(ablation, Tensor):
-        if ablation.shape not in (shape, shape[1:]):
-            raise ValueError(f"ablation is {tuple(ablation.shape)}; give activations {shape[1:]} or {shape}")
-        return ablation.detach().float().cpu().expand(shape)
+    if not isinstance(ablation, str):
+        given = tensor("ablation", ablation, "of activations [layer neuron], or 'zero', 'mean' or 'resample'")
+        if given.shape not in (shape, shape[1:]):
+            raise ValueError(f"ablation is {tuple(given.shape)}; give activations {shape[1:]} or {shape}")
+        return given.detach().float().cpu().expand(shape)
     check_choice("ablation", ablation, get_args(AblationName))
     if ablation == "zero":
         return torch.zeros(1, *shape[1:], dtype=torch.float32).expand(shape)

@@ -1,5 +1,6 @@
 """Edits of many facts at once: EMMET, MEMIT and AlphaEdit, which differ in how one linear system is weighed."""
 
+import math
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -149,7 +150,9 @@ def alpha_edit(
     """
     if second_moments is None:
         raise ValueError("alpha_edit needs second_moments; measure kn.second_moment(model, layers, texts)")
-    moments, limit = _moments(model, layers, second_moments), float(threshold)
+    moments = _moments(model, layers, second_moments)
+    everything = isinstance(threshold, float) and threshold == math.inf
+    limit = math.inf if everything else decimal("threshold", threshold)
     ridge = decimal("regularisation", regularisation, above=0)
     method = _Method("alpha_edit", moments, lambda c, keys: c.project(keys, limit), lambda _: ridge)
     return _edit(model, prompts, targets, method, settings, threshold=limit, l2=ridge)

@@ -162,7 +162,7 @@ def bos_of(encoded: Sequence[Encoded]) -> bool | None:
 
 
 def check_choice(name: str, value: Any, choices: Sequence[Any]) -> None:
-    if value not in choices:
+    if not isinstance(value, str | None) or value not in choices:
         raise ValueError(f"{name}={shown(value)} is unknown; use {', '.join(map(repr, choices))}")
 
 

@@ -98,6 +98,8 @@ def test_ablation_puts_other_activations_in_place(name: str, ablation: str) -> N
     given = base[0] if ablation == "given" else ablation
     scan = kn.neuron_scan(model, prompts, neurons, ablation=given, metric="probability")
     half = kn.neuron_scan(model, prompts, neurons, ablation=given, factor=0.5, metric="probability")
+    if isinstance(given, torch.Tensor):  # an array will do
+        assert kn.neuron_scan(model, prompts, neurons, ablation=given.numpy(), metric="probability") == scan
     by = (
         "scaled by 0"
         if ablation == "zero"
