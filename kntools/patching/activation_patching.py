@@ -85,7 +85,8 @@ def attribution_patch(
     ```
 
     Each cell is the metric plus (other activation - own activation) . d metric / d activation. In a window, each layer
-    counts with the others held, as the exact patch holds them.
+    counts with the others held at all positions. The exact patch holds them at the patched ones alone: what passes
+    through the window's layers at other positions (or heads) is not in the estimate of a cell.
 
     Arguments:
         method: `"gradient"` takes it in the run that is patched (Nanda 2023): two forward passes and one backward.
