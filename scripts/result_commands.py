@@ -6,6 +6,9 @@ import shlex
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
+
+import kntools as kn
 from kntools.results.run_file import RunFile
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -87,6 +90,17 @@ def command(name: str) -> str:
     return (
         f"kntools figure {analysis} {arguments} --no-bos --run docs/results/runs/{name}.jsonl --out docs/results/{name}"
     )
+
+
+#: The results that are kept whole, beside their tables.
+SAVED = sorted(path.stem for path in RESULTS.glob("*.json"))
+
+
+def tables_of(name: str) -> dict[Path, pd.DataFrame]:
+    """The tables of a result that is kept, as `command` writes them, by file."""
+    result = kn.load(RESULTS / f"{name}.json")
+    tables = {name: result.to_frame(), **{f"{name}-{part}": frame for part, frame in result.tables().items()}}
+    return {RESULTS / f"{stem}.csv": frame for stem, frame in tables.items()}
 
 
 def items(name: str) -> dict[str, Any]:

@@ -1,9 +1,9 @@
 """The tables of the documentation, from the results they stand on: `python -m scripts.results`, from the root.
 
 `docs/results/runs/` holds every finished item of the runs that `COMMANDS` name, `docs/results/` the tables that these
-commands wrote. This script puts the tables into the pages, between their markers; a test compares pages, tables and
-items. A command that is given again finds all its items there, and writes the same tables, unless its run is one of an
-earlier version, which can be read but not resumed.
+commands wrote. This script makes the tables anew from the results beside them, and puts them into the pages, between
+their markers; a test compares pages, tables, results and items. A command that is given again finds all its items
+there, and writes the same tables, unless its run is one of an earlier version, which can be read but not resumed.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from typing import Any
 import pandas as pd
 
 from kntools.analyses import EDITORS
+from kntools.files import write
 from scripts import tables
 from scripts.result_cells import (
     CUT,
@@ -33,7 +34,7 @@ from scripts.result_cells import (
     p_value,
     share,
 )
-from scripts.result_commands import COMMANDS, COUNTS, RESULTS, ROOT, TRACES, command
+from scripts.result_commands import COMMANDS, COUNTS, RESULTS, ROOT, SAVED, TRACES, command, tables_of
 
 
 @dataclass(frozen=True)
@@ -259,6 +260,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     if parser.parse_args(argv).commands:
         print("\n".join(map(command, COMMANDS)))
         return
+    for name in SAVED:
+        for path, frame in tables_of(name).items():
+            write(path, frame.to_csv(index=False))
     for table in TABLES:
         table.write(ROOT / table.page)
 
