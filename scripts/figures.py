@@ -4,6 +4,7 @@
     run NOTEBOOK.ipynb ...             run notebooks, and keep every figure in them as a picture too
     readme                             run the code of README.md, and draw its pictures
     gallery                            run the code of docs/gallery.md, and draw its pictures
+    results                            draw the results in docs/results that a page has pictures of
 
 All need a Chromium browser; nothing is fetched.
 """
@@ -24,12 +25,14 @@ from typing import Any
 
 import plotly.offline
 
+import kntools as kn
 from scripts.png import smaller
+from scripts.result_commands import RESULTS, ROOT, SAVED
 from tests import browser
 
 PLOTLY = "application/vnd.plotly.v1+json"
-# CSS pixels.
-WIDTH = 800
+WIDTH, SCALE = 800, 1.5  # CSS pixels of a figure, and pixels for each of them
+IMAGES = ROOT / "docs" / "images"
 # What a figure is in a page that `write_html` wrote: the arguments of this call.
 CALL = re.compile(r"Plotly\.newPlot\(\s*")
 PAGE = """<!doctype html><meta charset="utf-8"><body><script>{plotly}</script><script>
@@ -102,6 +105,13 @@ def run_notebook(path: Path) -> None:
     print(f"{path}: {len(drawn)} figures, {path.stat().st_size // 1024} kB")
 
 
+def draw_results() -> None:
+    names = sorted({path.stem for path in IMAGES.glob("*.png")} & {*SAVED})
+    drawn = pictures([json.loads(kn.load(RESULTS / f"{name}.json").plot().to_json()) for name in names], scale=SCALE)
+    for name, png in zip(names, drawn, strict=True):
+        (IMAGES / f"{name}.png").write_bytes(png)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(dest="command", required=True)
@@ -109,11 +119,12 @@ def main() -> None:
     png.add_argument("page", type=Path)
     png.add_argument("image", type=Path)
     png.add_argument("--width", type=int, default=WIDTH)
-    png.add_argument("--scale", type=float, default=1.5)
+    png.add_argument("--scale", type=float, default=SCALE)
     run = commands.add_parser("run")
     run.add_argument("notebooks", type=Path, nargs="+")
     commands.add_parser("readme")
     commands.add_parser("gallery")
+    commands.add_parser("results")
     options = parser.parse_args()
     if browser.find() is None:
         sys.exit(browser.MISSING)
@@ -123,6 +134,8 @@ def main() -> None:
         figure = from_page(options.page.read_text("utf-8"))
         [png] = pictures([figure], width=options.width, scale=options.scale)
         options.image.write_bytes(png)
+    elif options.command == "results":
+        draw_results()
     elif options.command in ("readme", "gallery"):
         importlib.import_module(f"scripts.{options.command}").make()
     else:
