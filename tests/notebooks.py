@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import base64
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,6 +20,7 @@ from nbclient import NotebookClient
 EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
 PATHS = sorted(EXAMPLES.glob("*.ipynb"))
 PLOTLY = "application/vnd.plotly.v1+json"
+MEASURED = {"x", "y", "z", "array", "arrayminus"}
 
 
 def stored(name: str) -> Any:
@@ -97,6 +99,30 @@ def numbers(field: Any) -> np.ndarray:
         return np.array(field, dtype=float)
     flat = np.frombuffer(base64.b64decode(field["bdata"]), dtype=field["dtype"]).astype(float)
     return flat.reshape([int(n) for n in str(field.get("shape", flat.size)).split(",")])
+
+
+def leaves(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
+    """What a figure consists of: its words without digits, and what it measures as arrays."""
+    if isinstance(value, dict) and "bdata" not in value:
+        for key in sorted(value):
+            yield from leaves(value[key], key)
+    elif isinstance(value, list) and not all(isinstance(own, float | int | None) for own in value):
+        for own in value:
+            yield from leaves(own, name)
+    elif isinstance(value, str):
+        yield name, re.sub(r"[-+]?\d[-+.,\de]*", "#", value)
+    elif name in MEASURED and not isinstance(value, float | int | None):
+        yield name, numbers(value)
+
+
+def check_same_figure(old: Any, new: Any) -> None:
+    """Neurons of nearly equal scores may change places, and numbers by what another processor rounds."""
+    before, after = list(leaves(old)), list(leaves(new))
+    words, expected = ([leaf for leaf in each if isinstance(leaf[1], str)] for each in (before, after))
+    assert words == expected, "the stored figure is of other code: python -m scripts.figures run"
+    kept, found = ([leaf[1] for leaf in each if not isinstance(leaf[1], str)] for each in (before, after))
+    for one, other in zip(kept, found, strict=True):
+        np.testing.assert_allclose(one, other, rtol=0.05, atol=0.02 * np.nanmax(np.abs(other), initial=0))
 
 
 def bars(trace: Any) -> dict[str, float]:

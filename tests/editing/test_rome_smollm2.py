@@ -33,7 +33,8 @@ def test_ottawa_becomes_rome_and_back(smollm2: Any) -> None:
     ]
     questions = [kn.encode(smollm2, prompt, prepend_bos=False) for prompt in prompts]
     clean = ask(smollm2, questions)
-    edit = kn.rome(smollm2, kn.encode(smollm2, PROMPT, prepend_bos=False), " Rome", layer=8)
+    bare, few = kn.encode(smollm2, PROMPT, prepend_bos=False), RomeSettings(templates=TEMPLATES[:4])
+    edit = kn.rome(smollm2, bare, " Rome", layer=8, settings=few)
     with edit.applied(smollm2):
         edited = ask(smollm2, questions)
     assert zoo.bits(smollm2) == before
