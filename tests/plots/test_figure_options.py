@@ -110,6 +110,7 @@ def test_long_names_of_panels_do_not_cover_each_other() -> None:
         f"{n}{name}".replace(" ", "") for n, name in enumerate(names)
     ]
     assert max(len(unescape(line)) for text in texts for line in text.split("<br>")) * 7.5 <= (800 - 120) / 3
+    assert texts[1] == "1 determiner_noun_agreement_<br>with_adjective_1"
     assert long.margin.t == short.margin.t + 21
 
 

@@ -14,11 +14,13 @@
   function layoutOf(spec) {
     const layout = structuredClone(spec.layout);
     layout.template = isDark() ? templates.dark : templates.light;
-    layout.margin = { r: 12, ...layout.margin, t: layout.showlegend === false ? 24 : 56 };
-    // Names of panels stand where the legend would.
-    if ((layout.annotations ?? []).some((a) => a.yref === "paper" && a.y >= 1) && layout.showlegend !== false) {
-      layout.margin.t = 88;
-      layout.legend = { ...layout.legend, y: 1 + 26 / (layout.height - layout.margin.t - 56) };
+    // Names of panels, of a line or more, stand where the legend would.
+    const names = (layout.annotations ?? []).filter((a) => a.yref === "paper" && a.y >= 1);
+    const above = 21 * Math.max(0, ...names.map((a) => a.text.split("<br>").length));
+    layout.margin = { r: 12, ...layout.margin, t: layout.showlegend === false ? Math.max(24, above + 3) : 56 };
+    if (above && layout.showlegend !== false) {
+      layout.margin.t = above + 67;
+      layout.legend = { ...layout.legend, y: 1 + (above + 5) / (layout.height - layout.margin.t - 56) };
     }
     if (narrow.matches) {
       const bar = layout.coloraxis && layout.coloraxis.colorbar;
