@@ -12,6 +12,7 @@ import torch
 from scipy import stats
 
 import kntools as kn
+from kntools.analyses import layer_distribution
 from kntools.analyses.edit_result import SCORES
 from kntools.editing.rank_one import LOW_COSINE
 from kntools.editing.rome_settings import RomeSettings
@@ -272,7 +273,8 @@ def test_what_the_page_says_of_both_metrics() -> None:
     )
     assert f"({count[0]} on average, against {count[1]})" in page
     assert f"(R1^2 {r1[0]}, {r1[1]})" in page and f"by chance ({null[0]}, {null[1]})" in page
-    layers = pd.read_csv(RESULTS / "localisation-contrast-layers.csv").set_index("layer")["share"]
+    found = layer_distribution(kn.load(RESULTS / "localisation-contrast.json"))
+    layers = found.to_frame().set_index("layer")["share"]
     assert f"({layers[29]:.2f} in the last, {layers[0]:.2f} in the first)" in page
     assert set(layers.nlargest(2).index) == {0, 29}
 

@@ -259,3 +259,15 @@ def test_every_cell_runs_and_shows_what_the_text_says(name: str, tmp_path: Path,
 
 def test_each_notebook_has_its_checks() -> None:
     assert set(CHECKS) == {path.stem for path in PATHS}
+
+
+def test_a_stored_figure_of_other_code_is_seen() -> None:
+    def figure(title: str, neuron: str, ends: list[float]) -> dict[str, Any]:
+        trace = {"y": [neuron], "x": [0.5], "error_x": {"array": ends}, "customdata": [ends]}
+        return {"data": [trace], "layout": {"title": {"text": title}}}
+
+    kept = figure("Share of pairs, n = 12", "L3.N7", [0.1, 0.2])
+    check_same_figure(kept, figure("Share of pairs, n = 13", "L3.N8", [0.1, 0.204]))
+    for title, ends in (("Share of nouns, n = 12", [0.1, 0.2]), ("Share of pairs, n = 12", [0.1, 0.3])):
+        with pytest.raises(AssertionError):
+            check_same_figure(kept, figure(title, "L3.N7", ends))

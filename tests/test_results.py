@@ -70,6 +70,13 @@ def test_tables_are_what_the_result_says_now(name: str) -> None:
         pd.testing.assert_frame_equal(pd.read_csv(path), made, check_exact=False, rtol=1e-9)
 
 
+def test_every_table_has_its_result() -> None:
+    """Those of traces are compared with their items below; these two are of results that are large."""
+    made = {path.stem for name in SAVED for path in tables_of(name)}
+    traces = {f"tracing-{what}{part}" for what in TRACES for part in ("", "-sites")}
+    assert {path.stem for path in RESULTS.glob("*.csv")} == made | traces | {"profile", "shift-plural"}
+
+
 @pytest.mark.parametrize("name", ["pairs", "pairs-probability"])
 def test_only_a_contrast_has_neurons_of_the_foil(name: str) -> None:
     assert pd.read_csv(RESULTS / f"{name}-claims.csv")["against"].isna().all() == (name == "pairs-probability")

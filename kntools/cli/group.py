@@ -77,8 +77,8 @@ class Group(TyperGroup):
 def _message(error: Any) -> str:
     """What is wrong; of a value that pydantic refused for typer, the value and the reason, without its own words."""
     for found in getattr(error.__cause__, "errors", list)():
-        reason = str(found.get("ctx", {}).get("error", found["msg"]))
-        error.message = reason.replace("Input", str(found["input"]), 1) if reason.startswith("Input ") else reason
+        own = found.get("ctx", {}).get("error")  # of a function that typer called
+        error.message = str(own or found["msg"].replace("Input", str(found["input"]), 1))
     return str(error.format_message())
 
 

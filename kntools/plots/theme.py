@@ -5,6 +5,7 @@ apart with any kind of colour vision. Nothing but the templates depends on the b
 with `fig.update_layout(template="kntools_dark")`.
 """
 
+import re
 import textwrap
 from html import escape, unescape
 from typing import Any, TypedDict, Unpack
@@ -122,11 +123,11 @@ def framed(figure: go.Figure, *, plot: int = 0, **look: Unpack[Look]) -> go.Figu
     names += [shape.name for shape in figure.layout.shapes if shape.showlegend]
     notes = [note for note in figure.layout.annotations if note.yref == "paper"]
     room = max(8, int((width - 120) / _PANEL_CHARACTER / len({note.x for note in notes}))) if notes else 0
-    # A name of a paradigm is cut behind an underscore.
-    words = [unescape(note.text.replace("<br>", " ")).replace("_", "_ ") for note in notes]
-    parts = [textwrap.wrap(text, room, **how) for text in words]
+    wrapper = textwrap.TextWrapper(room, **how)
+    wrapper.wordsep_simple_re = re.compile(r"(\s+|(?<=_)(?!\s))")  # names of paradigms are cut behind an underscore
+    parts = [wrapper.wrap(unescape(note.text.replace("<br>", " "))) for note in notes]
     for note, part in zip(notes, parts, strict=True):
-        note.text = "<br>".join(plain(line.replace("_ ", "_")) for line in part)
+        note.text = "<br>".join(map(plain, part))
     panels = max((_PANELS + _LINE * (len(part) - 1) for part in parts), default=0)
     top = _ABOVE + _LINE * len(lines) + 14 + _LEGEND * _rows(names, width - 120) + panels
     if not plot:

@@ -33,7 +33,7 @@ def test_a_loaded_model_gives_the_logits_of_transformers_or_is_refused(
         return kn.load_model(source, tokenizer=tmp_path, device="cpu") if in_memory else kn.load_model(tmp_path)
 
     if zoo.has_hooked_classes() and name in NAMES[:2]:
-        with pytest.raises(ValueError, match=r"ForCausalLM otherwise than transformers.*pip install -U"):
+        with pytest.raises(ValueError, match=r"ForCausalLM differently from transformers.*pip install -U"):
             load()
     else:
         torch.testing.assert_close(load()(case.tokens()), expected, atol=1e-4, rtol=1e-4)
@@ -56,5 +56,10 @@ def test_other_weights_are_seen(dtype: torch.dtype) -> None:
     check_logits(model, expected, "Llama")
     with torch.no_grad():
         zoo.weight(model, "layers.2.", "q_proj").neg_()
-    with pytest.raises(ValueError, match="computes Llama otherwise"):
+    with pytest.raises(ValueError, match="computes Llama differently"):
+        check_logits(model, expected, "Llama")
+    check_logits(model, torch.full_like(expected, torch.nan), "Llama")  # nothing to compare with
+    with torch.no_grad():
+        zoo.weight(model, "layers.2.", "q_proj").fill_(torch.nan)
+    with pytest.raises(ValueError, match="off by nan%"):
         check_logits(model, expected, "Llama")

@@ -111,6 +111,7 @@ def test_long_names_of_panels_do_not_cover_each_other() -> None:
     ]
     assert max(len(unescape(line)) for text in texts for line in text.split("<br>")) * 7.5 <= (800 - 120) / 3
     assert texts[1] == "1 determiner_noun_agreement_<br>with_adjective_1"
+    assert plots.heatmap({"_ the": [[1.0]], "b": [[1.0]]}).layout.annotations[0].text == "_ the"
     assert long.margin.t == short.margin.t + 21
 
 
