@@ -9,6 +9,7 @@ import pytest
 import torch
 
 import kntools as kn
+from kntools.models import load
 from kntools.models.same_logits import check_logits, plain_logits
 from scripts.architectures.build import built, fresh
 from tests import zoo
@@ -48,6 +49,15 @@ def test_an_architecture_is_loaded_or_refused_by_name(tmp_path: Path) -> None:
     else:
         with pytest.raises(ValueError, match="TransformerLens does not know the architecture 'RobertaForMaskedLM'"):
             kn.load_model(tmp_path)
+
+
+@pytest.mark.parametrize("in_memory", [False, True])
+def test_every_load_is_compared(in_memory: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(load, "plain_logits", lambda weights: -plain_logits(weights))
+    zoo.hf_model("llama").save_pretrained(tmp_path)
+    zoo.tokenizer("llama").save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="differently from transformers"):
+        kn.load_model(zoo.hf_model("llama") if in_memory else tmp_path, tokenizer=tmp_path if in_memory else None)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

@@ -225,6 +225,28 @@ def test_a_browser_draws_it_without_a_complaint(tmp_path: Path, width: int, dark
     assert ("transform: scale(0." in seen.dom) == (width == 390)
 
 
+# Notes by how many pixels the names of panels reach into the legend.
+REACH = """<script>
+addEventListener("load", () => setTimeout(() => {
+  const box = (name) => document.querySelector(name).getBoundingClientRect();
+  document.documentElement.dataset.reach = Math.ceil(box("g.legend").bottom - box("g.annotation").top);
+}, 5000));
+</script>"""
+
+
+@pytest.mark.skipif(browser.find() is None, reason=browser.MISSING)
+@pytest.mark.parametrize("name", ["P36", "sample_determiner_noun_agreement_1, and what follows"])
+def test_names_of_panels_stand_below_the_legend(tmp_path: Path, name: str) -> None:
+    panels = [name] * 2 + ["c"] * 2 + ["d"] * 2
+    frame = pd.DataFrame({"x": ["a", "b"] * 3, "y": 0.5, "edit": ["one", "other"] * 3, "part": panels})
+    figure = plots.bar_chart(frame, "x", "y", color="edit", facet_col="part")
+    shown = page.Page("x", [page.Section("A", [page.Chart(figure, "One.")])])
+    path = page.write(tmp_path / "index.html", shown)
+    path.write_text(path.read_text(encoding="utf-8").replace("</body>", REACH + "</body>"), encoding="utf-8")
+    [reach] = re.findall(r'data-reach="(-?\d+)"', browser.visit(path, tmp_path / "profile").dom)
+    assert int(reach) <= 0
+
+
 # Pushes all buttons, and notes what a browser would download instead of doing so.
 PUSH = """<script>
 const noted = document.documentElement.dataset;
